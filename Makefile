@@ -1,0 +1,111 @@
+# graceful, from a bare checkout on Debian with Python 3.10 or later:
+#
+#   make demo     serve the built-in demo application on port 8080
+#   make test     every check and every test; installs what it needs, also with apt (as root or by sudo)
+#   make bench    measure the throughput beside other servers; BENCH="--rounds 15" passes options
+#   make install  only bring the installed copy up to date with the sources
+#   make clean    remove what all this has made
+#
+# Everything is installed into .venv, once: while nothing has changed, nothing is downloaded or built again.
+#
+# It is the *wheel* that is installed, never an editable install: that one hides the plugin from twistd, and with
+# a wheel the tests see what users get.  So there are two copies of graceful.  The real processes that the tests
+# start, in temporary directories, run the installed copy; what pytest imports itself comes from the checkout,
+# so that one can edit and run a test.  To keep them the same, every target below first builds and installs a
+# new wheel if any source is newer, and `make test` compares the wheel with the checkout byte by byte.  Whoever
+# runs pytest by hand after a change runs `make install` before.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: demo test bench install clean system lint types wheel docs tests
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+WHEEL = $$(echo dist/graceful-*.whl)
+
+# The first that is new enough; `make PYTHON=python3.13 test` chooses another one.
+PYTHON ?= $(or $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done), \
+	$(error no python3.11 and no python3 that is 3.10 or later; say which one: make PYTHON=...))
+
+SYSTEM := chromium curl gcc haproxy libc6-dev nginx postgresql wrk
+
+# All that a wheel is made of.  The directories are in it too: a deleted file leaves no other trace.
+SOURCES := $(shell find graceful twisted -name __pycache__ -prune -o \
+	! -name '*.pyc' ! -name dropin.cache -print) setup.py pyproject.toml LICENSE README.md
+
+demo: install
+	exec $(BIN)/twistd -n graceful-app
+
+test: system lint types wheel docs tests
+
+bench: $(VENV)/.bench install
+	tools/apt-missing wrk
+	$(BIN)/python bench/throughput.py $(BENCH)
+
+install: $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist docs/_build _trial_temp* *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find twisted -name dropin.cache -delete
+
+# The parts of `make test`.
+
+system:
+	tools/apt-missing $(SYSTEM)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --quiet --check
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+wheel: install
+	$(BIN)/python tools/check_wheel.py $(WHEEL)
+
+docs: $(VENV)/.test
+	if [ -e docs/conf.py ]; then $(BIN)/sphinx-build -q -W --keep-going docs docs/_build; fi
+
+# trial's asynchronous tests and pytest-twisted fight over the reactor of a process: each has its own.
+tests: $(VENV)/.test install
+	$(BIN)/pytest
+	if [ -d tests/trial ]; then $(BIN)/trial --temp-directory=$(VENV)/trial tests/trial/test_*.py; fi
+
+# The environment.  A file whose name begins with a dot says when something was last done.
+
+# Debian has the venv module without what it needs, until its package is installed.
+$(VENV)/.python:
+	if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	    tools/apt-missing $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	fi
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(PIP) install 'setuptools>=77'
+	touch $@
+
+# What an earlier build has left in build/ would be packed again.
+dist/.built: $(SOURCES) $(VENV)/.python
+	rm -rf build dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build graceful.egg-info
+	touch $@
+
+# What the wheel needs, and with it for a moment the wheel itself.
+$(VENV)/.runtime: pyproject.toml | dist/.built
+	$(PIP) install $(WHEEL)
+	touch $@
+
+$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | dist/.built
+	$(PIP) install "$(WHEEL)[$*]"
+	touch $@
+
+# Twisted keeps a list of the plugins beside them, which a server that may not write there cannot bring up to
+# date; so it is done here.
+$(VENV)/.installed: dist/.built $(VENV)/.runtime
+	$(PIP) install --no-deps --no-index --force-reinstall $(WHEEL)
+	$(BIN)/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	touch $@
