@@ -1,0 +1,87 @@
+"""Listening through a Twisted endpoint plugin: `ssl:`, `haproxy:`, and whatever else is installed.
+
+Such an endpoint binds, accepts and closes by itself, inside the reactor.  Its sockets cannot be handed to a
+successor, and connections that it has not accepted when it closes are reset.  What is left to do is to give
+it the same interface as our own listeners, so that the drain need not know the difference.
+"""
+
+from __future__ import annotations
+
+import os
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
+from twisted.logger import Logger
+
+from graceful.sockets.binding import BindError
+
+
+class ForeignListener:
+    """One endpoint that a plugin listens on.  Everything here happens in the reactor thread.
+
+    :ivar name: what log lines call it: the plugin's prefix and where it listens, `ssl:0.0.0.0:8443`.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorCore, description: str, factory: IProtocolFactory) -> None:
+        """Nothing is bound before `start`.
+
+        :param reactor: for the endpoint.
+        :param description: as `twisted.internet.endpoints.serverFromString` takes it.
+        :param factory: makes the protocols of its connections.
+        """
+        self.name = description
+        self._reactor = reactor
+        self._description = description
+        self._factory = factory
+        self._port: IListeningPort | None = None
+
+    def start(self) -> Deferred[None]:
+        """Bind and begin to accept.
+
+        :returns: fires once it listens; fails with `BindError`, one line for the operator.
+        """
+        # Not at import time: it takes LISTEN_FDS out of the environment.
+        from twisted.internet.endpoints import serverFromString
+
+        def listening(port: IListeningPort) -> None:
+            self._port = port
+            self.name = self._name(port)
+
+        def cannot(failure: object) -> None:
+            reason = getattr(failure, "value", failure)
+            raise BindError(f"cannot listen on {self._description}: {str(reason) or repr(reason)}")
+
+        starting = maybeDeferred(lambda: serverFromString(self._reactor, self._description).listen(self._factory))
+        return starting.addCallbacks(listening, cannot)
+
+    def close(self) -> Deferred[None]:
+        """Stop listening, and say so in the log.
+
+        :returns: fires when it is done, and never with a failure.
+        """
+        if self._port is None:
+            return succeed(None)
+        port, self._port = self._port, None
+
+        def closed(ignored: object) -> None:
+            self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
+
+        stopping: Deferred[object] = maybeDeferred(port.stopListening)
+        stopping.addErrback(
+            lambda failure: self._log.failure("socket {name}: trouble while closing", failure, name=self.name)
+        )
+        return stopping.addCallback(closed)
+
+    def _name(self, port: IListeningPort) -> str:
+        kind = self._description.partition(":")[0]
+        where = port.getHost()
+        if isinstance(where, IPv4Address):
+            return f"{kind}:{where.host}:{where.port}"
+        if isinstance(where, IPv6Address):
+            return f"{kind}:[{where.host}]:{where.port}"
+        if isinstance(where, UNIXAddress) and where.name is not None:
+            return f"{kind}:{os.fsdecode(where.name)}"
+        return self._description

@@ -1,0 +1,99 @@
+"""Handshakes that the kernel has begun with clients, and how to let no more of them begin.
+
+A client may believe itself connected while its last acknowledgement is still on the way: closing the
+listening socket then resets it.  accept(2) knows nothing of such half-open handshakes, and the kernel has no
+call for "no new ones, but finish these".  A socket filter can say it: drop the segments that ask for a new
+connection (SYN), let all others pass.  A client whose SYN is dropped tries again a second later, and then is
+refused, or served by a successor.
+
+The filter belongs to the socket, not to the descriptor.  On a socket that another process holds, it would go
+on dropping that process's clients, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from contextlib import suppress
+from typing import Final
+
+# <asm-generic/socket.h>; Python has no names for them.
+SO_ATTACH_FILTER: Final = 26
+SO_DETACH_FILTER: Final = 27
+
+#: Classic BPF, <linux/filter.h>: (code, jump if true, jump if false, operand).  The kernel shows a filter on
+#: a TCP socket the segment from the TCP header on, for IPv4 and IPv6 alike (`tcp_filter`); byte 13 has the
+#: flags.
+_DROP_SYN: Final = (
+    (0x30, 0, 0, 13),  # load that byte
+    (0x45, 0, 1, 0x02),  # SYN set?
+    (0x06, 0, 0, 0),  # yes: keep nothing of the segment
+    (0x06, 0, 0, 0xFFFFFFFF),  # no: keep all of it
+)
+
+#: <linux/netlink.h>, <linux/sock_diag.h>, <net/tcp_states.h>.
+_NLMSGHDR: Final = struct.Struct("=IHHII")
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_NLM_F_REQUEST: Final = 0x1
+_NLM_F_DUMP: Final = 0x300
+_TCP_SYN_RECV: Final = 3
+
+
+def drop_new(listening: socket.socket) -> bool:
+    """Let no new handshake begin on a TCP socket that we have bound and nobody else holds.
+
+    :returns: whether it is so now.  It needs CAP_NET_ADMIN, and a kernel with socket filters.
+    """
+    instructions = b"".join(struct.pack("=HBBI", *instruction) for instruction in _DROP_SYN)
+    memory = ctypes.create_string_buffer(instructions, len(instructions))
+    # struct sock_fprog: a count and, aligned, a pointer.
+    program = struct.pack("@HP", len(_DROP_SYN), ctypes.addressof(memory))
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    except OSError:
+        return False
+    return True
+
+
+def detach_filter(listening: socket.socket) -> None:
+    """Remove whatever filter is on a socket; this needs no privilege."""
+    # ENOENT: there is none, as nearly always.
+    with suppress(OSError):
+        listening.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
+def half_open(port: int) -> int:
+    """Count the handshakes on a local TCP port that have begun and are not complete.
+
+    The kernel is asked by sock_diag(7), for these sockets only: /proc/net/tcp lists every connection of the
+    machine, which takes ten times as long, and the reactor thread waits for it.
+
+    :param port: the local port, of IPv4 and IPv6 together.
+    :returns: their number; 0 as well where the kernel does not tell.
+    """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+            return sum(_half_open(kernel, family, port) for family in (socket.AF_INET, socket.AF_INET6))
+    except OSError:
+        return 0
+
+
+def _half_open(kernel: socket.socket, family: int, port: int) -> int:
+    # struct inet_diag_req_v2 and, within it, inet_diag_sockid: of the latter only the local port is given.
+    asked = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 1 << _TCP_SYN_RECV)
+    asked += struct.pack("!H", port) + bytes(46)
+    size = _NLMSGHDR.size + len(asked)
+    header = _NLMSGHDR.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
+    kernel.send(header + asked)
+    found = 0
+    while True:
+        answer = kernel.recv(65536)
+        at = 0
+        while at < len(answer):
+            length, kind, *_ = _NLMSGHDR.unpack_from(answer, at)
+            if kind != _SOCK_DIAG_BY_FAMILY:  # NLMSG_DONE; or NLMSG_ERROR, from a kernel that cannot tell
+                return found
+            found += 1
+            at += (length + 3) & ~3

@@ -1,0 +1,274 @@
+"""Accepting connections, and ending it without losing one.
+
+Twisted's own `Port` does three things that a server with careful clients cannot use.  Out of file
+descriptors, it accepts and closes, though the kernel's queue would have kept the connections until there is
+room.  When it stops, it calls `shutdown(2)`, which ends the listening of every process that holds the socket,
+a successor included.  And it closes at once: every connection that the kernel had already completed, and that
+nobody had accepted yet, is reset, however politely its client had waited.
+
+A `Listener` therefore accepts itself.  To close, it lets no new handshake begin where it may, accepts until
+the queue is empty, waits a moment for handshakes under way, accepts once more, and only then closes its
+descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from graceful.sockets.binding import BoundSocket
+from graceful.sockets.handshakes import drop_new, half_open
+
+Accepted = Callable[[socket.socket, Any], None]
+
+#: Connections accepted in one turn of the reactor, before everybody else gets theirs.
+A_TURN: Final = 256
+
+#: Seconds until accepting is tried again after the system had no room for one more connection.
+NO_ROOM_PAUSE: Final = 0.1
+
+#: Seconds that a closing listener waits, at most, for clients whose handshake is under way; and between
+#: looks. A quarter of a second is the round trip to nearly anywhere.
+HANDSHAKES_WAIT: Final = 0.25
+HANDSHAKES_LOOK: Final = 0.005
+
+#: Errors that belong to one connection, which is gone from the queue with them; accept(2) says to go on.
+_THAT_ONE_IS_GONE: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+        errno.ECONNRESET,
+        errno.EINTR,
+    }
+)
+
+
+class _Queue(Enum):
+    """How an attempt to accept has left the kernel's queue."""
+
+    EMPTY = auto()
+    MAY_HAVE_MORE = auto()
+    NO_ROOM = auto()  # EMFILE, ENFILE, ENOBUFS, ENOMEM, or what nobody has thought of: at once again would spin
+
+
+@implementer(IReadDescriptor)
+class Listener:
+    """One listening socket in the reactor.  Everything here happens in the reactor thread.
+
+    :ivar name: what log lines call the socket.
+    :ivar paused: why nothing is accepted for now, None if it is; a full server says `max-connections`.
+    :ivar closed: whether the descriptor is closed.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorFDSet,
+        clock: IReactorTime,
+        bound: BoundSocket,
+        accepted: Accepted,
+        *,
+        half_open: Callable[[int], int] = half_open,
+    ) -> None:
+        """Take over a bound socket; nothing is accepted before `start`.
+
+        :param reactor: watches the socket.
+        :param clock: times the pauses.
+        :param bound: the socket; closed by us from now on.
+        :param accepted: called with each new connection's non-blocking socket and its peer's address.
+        :param half_open: counts the handshakes under way on a TCP port.
+        """
+        self.name = bound.name
+        self.paused: str | None = None
+        self.closed = False
+        self._reactor = reactor
+        self._clock = clock
+        self._bound = bound
+        self._accepted = accepted
+        self._half_open = half_open
+        self._started = False
+        self._closing = False
+        self._no_room = False  # the last accept found no room; said in the log once, until one succeeds
+        self._retry: IDelayedCall | None = None
+        self._waiting: list[Deferred[None]] = []
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._started = True
+        self._watch()
+
+    def pause(self, reason: str) -> None:
+        """Leave new connections in the kernel's queue until `resume`.  `accepted` may call this."""
+        self.paused = reason
+        self._watch()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self.paused = None
+        self._watch()
+
+    def close(self, within: float) -> Deferred[None]:
+        """Stop listening without losing a connection that the kernel has completed.
+
+        A pause does not hold here: these connections exist, and leaving them would reset them.
+
+        :param within: seconds for which to go on trying when the system has no room for one more connection.
+        :returns: fires when the descriptor is closed, and never with a failure.
+        """
+        done: Deferred[None] = Deferred()
+        self._waiting.append(done)
+        if self.closed:
+            self._tell()
+        elif not self._closing:
+            self._closing = True
+            self._watch()
+            Deferred.fromCoroutine(self._close(self._clock.seconds() + within)).addErrback(self._close_anyway)
+        return done
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, -1 once closed.  For the reactor."""
+        return self._bound.socket.fileno()
+
+    def logPrefix(self) -> str:
+        """Return what the reactor calls us in the log.  For the reactor."""
+        return self.name
+
+    def doRead(self) -> None:
+        """Accept what has come.  For the reactor."""
+        if self._accept_some() is _Queue.NO_ROOM:
+            self._retry = self._clock.callLater(NO_ROOM_PAUSE, self._watch_again)
+            self._watch()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close at once: the reactor is leaving and nobody has closed us before.  For the reactor."""
+        self._finish()
+
+    def _watch(self) -> None:
+        """Be in the reactor, or not, as our state wants it."""
+        if self.closed:
+            return
+        if self._started and self.paused is None and self._retry is None and not self._closing:
+            self._reactor.addReader(self)
+        else:
+            self._reactor.removeReader(self)
+
+    def _watch_again(self) -> None:
+        self._retry = None
+        self._watch()
+
+    def _accept_some(self) -> _Queue:
+        """Accept until the queue is empty, but at most `A_TURN` times."""
+        for _ in range(A_TURN):
+            if self.paused is not None and not self._closing:
+                return _Queue.MAY_HAVE_MORE
+            try:
+                connection, address = self._bound.socket.accept()
+            except BlockingIOError:
+                return _Queue.EMPTY
+            except OSError as error:
+                if error.errno in _THAT_ONE_IS_GONE:
+                    continue
+                self._say_no_room(error)
+                return _Queue.NO_ROOM
+            if self._no_room:
+                self._no_room = False
+                self._log.info("socket {name} accepts again", name=self.name)
+            connection.setblocking(False)
+            try:
+                self._accepted(connection, address)
+            except Exception:
+                self._log.failure("socket {name}: a new connection could not be taken", name=self.name)
+                connection.close()
+        return _Queue.MAY_HAVE_MORE
+
+    def _say_no_room(self, error: OSError) -> None:
+        if self._no_room:
+            return
+        self._no_room = True
+        self._log.error(
+            "socket {name} cannot accept: {reason}; new connections wait in its queue until it can{advice}",
+            name=self.name,
+            reason=error.strerror,
+            advice="; raise the limit on open files" if error.errno in (errno.EMFILE, errno.ENFILE) else "",
+        )
+
+    async def _close(self, give_up: float) -> None:
+        """Accept whoever is connected already, let nobody else in, close.
+
+        :param give_up: the clock's time at which to stop trying to accept without room for it.
+        """
+        listening = self._bound.socket
+        own_tcp = listening.family != socket.AF_UNIX and not self._bound.shared
+        door_shut = own_tcp and drop_new(listening)
+        port = listening.getsockname()[1] if door_shut else 0
+        await self._accept_all(give_up)
+        if door_shut:
+            await self._handshakes_done(port)
+            await self._accept_all(give_up)
+        self._finish()
+
+    async def _accept_all(self, give_up: float) -> None:
+        while not self.closed:
+            queue = self._accept_some()
+            if queue is _Queue.EMPTY:
+                return
+            if queue is _Queue.MAY_HAVE_MORE:
+                await deferLater(self._clock, 0)
+            elif self._clock.seconds() + NO_ROOM_PAUSE <= give_up:
+                await deferLater(self._clock, NO_ROOM_PAUSE)
+            else:
+                self._log.error(
+                    "socket {name} closes with connections in its queue, which are reset: there was no room"
+                    " to accept them; raise the limit on open files",
+                    name=self.name,
+                )
+                return
+
+    async def _handshakes_done(self, port: int) -> None:
+        """Wait for clients that have sent their SYN and are about to be connected, but not for long."""
+        give_up = self._clock.seconds() + HANDSHAKES_WAIT
+        while not self.closed and self._clock.seconds() < give_up and self._half_open(port):
+            await deferLater(self._clock, HANDSHAKES_LOOK)
+
+    def _close_anyway(self, failure: Failure) -> None:
+        self._log.failure("socket {name}: trouble while closing", failure, name=self.name)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Close the descriptor, say so, and tell who waits."""
+        if self.closed:
+            return
+        self._reactor.removeReader(self)
+        self.closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._bound.close()
+        self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
+        self._tell()
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.callback(None)
