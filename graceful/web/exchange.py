@@ -1,0 +1,325 @@
+"""One request and its answer: what is in flight.
+
+An exchange begins with the first byte of its request and ends when the last byte of its answer has reached the
+client's kernel, or cannot any more.  In between it passes through the hands of the reactor, of a thread or of
+the event loop, and every one of them has to be able to say what became of it.  So the exchange holds the facts
+(who asks for what, since when, how far it is) and the framing of its answer, and nothing of how either is
+transported or made.
+
+The framing is where a server can lie.  It never does: no more bytes than announced, a body that cannot be
+completed ends visibly short (RFC 9112 §6.3, §8), and no second status line in a started body.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import IO, TYPE_CHECKING, Final
+
+from graceful.web.fields import (
+    CONNECTION,
+    DATE,
+    HOP,
+    LENGTH,
+    NAMES,
+    SERVER,
+    STATUSES,
+    bodiless,
+    learn_name,
+    learn_status,
+    reason,
+)
+
+if TYPE_CHECKING:
+    from graceful.web.connection import Connection
+
+RECEIVING: Final = 0
+QUEUED: Final = 1
+APPLICATION: Final = 2
+SENDING: Final = 3
+LINGERING: Final = 4
+PHASES: Final = ("receiving", "queued", "in the application", "sending", "lingering")
+
+_log = logging.getLogger("graceful")
+
+
+class Disconnected(ConnectionError):
+    """Nobody will read the rest of this answer.  Ends its making; not an error of the application's."""
+
+
+class Exchange:
+    """A request, its answer, and how far both are.
+
+    Until the request is complete and it is the exchange's turn, it belongs to the reactor thread; then to
+    whoever answers it.  Others only look (`id` to `sent` are what the register shows).
+
+    :ivar id: its number in this process.
+    :ivar started: when the first byte came, monotonic seconds.
+    :ivar ended: when the last byte of the answer went to the kernel, monotonic seconds; 0.0 until then.
+    :ivar phase: index into `PHASES`.
+    :ivar method: the method token.
+    :ivar target: the request target as it was sent (RFC 9112 §3.2), without a URI's scheme and authority.
+    :ivar version: `"1.1"` or `"1.0"`.
+    :ivar headers: name and value of each field in order, names as sent, values without surrounding whitespace.
+    :ivar trailers: fields that came behind a chunked body; never mixed with the headers.
+    :ivar peer: the client's address, which a trusted proxy may have told; empty on a Unix socket.
+    :ivar scheme: `http` or `https`, likewise.
+    :ivar received: body bytes that have come.
+    :ivar body: the request's body in memory, as pieces, or the file it was spooled to, or None.
+    :ivar thread: `threading.get_ident()` of the thread that works for it, or 0.
+    :ivar mount: the path that its handler was found at, without a trailing slash; empty at the root.
+    :ivar keep: whether the connection may carry another exchange after this one.
+    :ivar status: the answer's status code, 0 until there is one.
+    :ivar sent: body bytes handed over for sending.
+    :ivar begun: the head has gone out, or is on its way.
+    :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
+    """
+
+    __slots__ = (
+        "_bare",
+        "_flags",
+        "_head",
+        "begun",
+        "body",
+        "chunked",
+        "connection",
+        "ended",
+        "error",
+        "flushed",
+        "headers",
+        "id",
+        "keep",
+        "length",
+        "method",
+        "mount",
+        "own_id",
+        "peer",
+        "phase",
+        "received",
+        "scheme",
+        "sent",
+        "started",
+        "status",
+        "target",
+        "thread",
+        "through",
+        "trailers",
+        "version",
+    )
+
+    id: int
+    _flags: int
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.started = monotonic()
+        self.ended = 0.0
+        self.phase = RECEIVING
+        self.method = "-"
+        self.target = b""
+        self.version = "1.1"
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.trailers: list[tuple[bytes, bytes]] | None = None
+        self.peer = connection.peer
+        self.scheme = connection.scheme
+        self.received = 0
+        self.body: list[bytes] | IO[bytes] | None = None
+        self.thread = 0
+        self.keep = True
+        self.status = self.sent = self.error = 0
+        self.length = -1
+        self.begun = self.chunked = self.flushed = self.through = False
+        self.own_id: str | None = None
+        self.mount = ""
+        self._head: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<exchange {self.id} {self.method} {self.shown_target} {PHASES[self.phase]}>"
+
+    @property
+    def shown_target(self) -> str:
+        """The target for people and logs, with nothing in it that could break a line."""
+        return self.target.decode("latin-1").encode("unicode_escape").decode("ascii")
+
+    @property
+    def request_id(self) -> str:
+        """The id that a trusted proxy gave it, or our own, unlike any other process's."""
+        return self.own_id or f"{self.connection.site.run_id}-{self.id}"
+
+    @property
+    def started_answer(self) -> bool:
+        """Whether the application has said what it will answer."""
+        return self._head is not None
+
+    # -- the answer, by whoever makes it ------------------------------------------------------------------
+
+    def start(self, status: str, headers: list[tuple[str, str]]) -> None:
+        """Say status and headers; nothing is sent before the first piece of the body, or its end.
+
+        :param status: as PEP 3333 has it, `"200 OK"`.
+        :param headers: names and values as str of latin-1 characters.  Hop-by-hop fields are dropped, but
+            `Connection: close` is heeded.
+        :raises ValueError, TypeError: something in them must not be sent.
+        """
+        length, flags = -1, 0
+        code = STATUSES.get(status) or learn_status(status)
+        out = ["HTTP/1.1 " + status]
+        for name, value in headers:
+            kind = NAMES.get(name)
+            if kind is None:
+                kind = learn_name(name)
+            if kind:
+                if kind == LENGTH:
+                    announced = int(value) if value.isascii() and value.isdigit() else -1
+                    if announced < 0 or length not in (-1, announced):
+                        raise ValueError(f"not a Content-Length: {value!r}")
+                    if length >= 0 or code == 204:
+                        continue
+                    length = announced
+                elif kind == HOP:
+                    continue
+                elif kind == CONNECTION:
+                    if "close" in value.lower():
+                        self.keep = False
+                    continue
+                flags |= kind
+            out.append(name + ": " + value)
+        head = "\r\n".join(out)
+        breaks = len(out) - 1
+        if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
+            raise ValueError("a header holds a line break or NUL")
+        self._head, self.status, self.length, self._flags = head, code, length, flags
+
+    def _render(self, total: int) -> bytes:
+        """The head as bytes, and the decision how the body is framed (RFC 9112 §6).
+
+        :param total: the whole body's length, or -1 if nobody knows yet.
+        """
+        head = self._head
+        if head is None:
+            raise AssertionError("a body was sent before start_response was called")
+        code = self.status
+        site = self.connection.site
+        keep = self.keep
+        if site.draining and keep:
+            # What has been read is still answered; the last of it says close.
+            keep = self.connection.more_requests()
+        bare = self.method == "HEAD" or bodiless(code)
+        self._bare = bare
+        if self.length < 0:
+            if bare:
+                if total > 0 and not bodiless(code):
+                    head += f"\r\nContent-Length: {total}"
+            elif total >= 0:
+                self.length = total
+                head += f"\r\nContent-Length: {total}"
+            elif self.version == "1.0":
+                keep = False
+            else:
+                self.chunked = True
+                head += "\r\nTransfer-Encoding: chunked"
+        elif 0 <= total < self.length and not bare:
+            keep = False
+        self.keep = keep
+        if self._flags > LENGTH:
+            tail = site.tail(keep, date=not self._flags & DATE, server=not self._flags & SERVER)
+        else:
+            tail = site.tail_keep if keep else site.tail_close
+        out = (head + tail).encode("latin-1")
+        self.begun = True
+        return out
+
+    def _clip(self, data: bytes) -> bytes:
+        """Never more bytes than announced: what is behind them would be taken for the next answer."""
+        left = self.length - self.sent
+        if len(data) > left:
+            _log.error(
+                "%s %s: the application sends more than its Content-Length of %d bytes; the rest is dropped",
+                self.method,
+                self.shown_target,
+                self.length,
+            )
+            self.keep = False
+            return data[:left]
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, of which more may follow; may wait for a slow client in a thread.
+
+        :raises Disconnected: nobody will read it.
+        """
+        if type(data) is not bytes:
+            raise TypeError(f"pieces of a body must be bytes, not {type(data).__name__}")
+        head = b"" if self.begun else self._render(-1)
+        if self._bare:
+            data = b""
+        elif self.chunked:
+            self.sent += len(data)
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        else:
+            if self.length >= 0:
+                data = self._clip(data)
+            self.sent += len(data)
+        if head or data:
+            self.connection.send(self, head, data, False)
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send the last piece, which is the whole body of most answers, and end the framing.
+
+        :raises Disconnected: nobody will read it.
+        """
+        if type(data) is not bytes:
+            raise TypeError(f"pieces of a body must be bytes, not {type(data).__name__}")
+        if not self.begun:
+            head = self._render(len(data))
+            if self._bare:
+                data = b""
+            elif len(data) != self.length:
+                data = self._clip(data)
+            self.sent = len(data)
+        else:
+            if data:
+                self.write(data)
+            head = b""
+            if self.chunked:
+                data = b"0\r\n\r\n"
+            else:
+                data = b""
+                if self.sent < self.length and not self._bare:
+                    self.keep = False
+        self.ended = monotonic()
+        self.phase = SENDING
+        self.connection.send(self, head, data, True)
+
+    def fail(self, code: int, extra: str = "") -> None:
+        """Answer with a short text of the server's own, and close; or cut the body, if it has begun.
+
+        :param code: the status.
+        :param extra: more header lines, each beginning with a line break.
+        """
+        if self.begun:
+            self.cut()
+            return
+        self.keep = self.keep and code == 503
+        text = f"{code} {reason(code)}"
+        self._head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8{extra}"
+        self.status, self.length, self._flags = code, -1, 0
+        self.finish(f"{text}\n".encode())
+
+    def cut(self) -> None:
+        """The body cannot be completed: what has been said goes out, and then it ends visibly short."""
+        self.keep = False
+        self.ended = self.ended or monotonic()
+        if self.begun and not self._bare and self.length < 0 and not self.chunked:
+            # It would have ended with the connection: an orderly close would make it look whole.
+            self.connection.abort()
+        else:
+            self.connection.cut(self)
+
+    def describe(self, now: float) -> str:
+        """One line for people: what it is, how old, how far."""
+        size = f", {self.sent} bytes sent" if self.begun else ""
+        return (
+            f"exchange {self.id} {self.method} {self.shown_target} from {self.peer or 'unix'}: "
+            f"{PHASES[self.phase]} for {now - self.started:.1f} s{size}"
+        )

@@ -1,0 +1,391 @@
+"""From bytes to requests: the parser, its gates, and how much is taken in ahead.  No I/O.
+
+`httptools` (llhttp) is fast and strict about syntax, but it is no gate: it lets through a request without Host,
+HTTP/0.9 and 2.0, Transfer-Encoding on HTTP/1.0 and chunk extensions without end, mixes trailers with headers,
+knows a fixed list of methods, and it cannot pause: a single packet with 2,000 pipelined requests becomes 2,000
+exchanges.  Behind it stand the rules of RFC 9112 and 9110 that a request must pass here.
+
+Pausing is done by feeding it slices.  Every message head, and every chunked body, ends with an empty line, so a
+slice that ends with the first empty line ends at most the message under way and one more; a body with a
+Content-Length is a slice of its own.  What may not be parsed yet stays in `stash`.
+
+An error ends the parser for good, and so do two things that are none: an `Upgrade` that we do not follow, and a
+method that llhttp does not know.  Both go on with a fresh parser, put where the old one stood.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+import httptools
+
+from graceful.web.exchange import Exchange
+
+END: Final = b"\r\n\r\n"
+MAX_TARGET: Final = 8190
+MAX_HEAD: Final = 65536
+MAX_FIELDS: Final = 200
+MAX_METHOD: Final = 64
+
+# What a field means to the framing, by its name as sent; names are learnt, boundedly.
+_PLAIN, _HOST, _CONNECTION, _EXPECT, _LENGTH, _CODING, _UPGRADE, _DROP = range(8)
+_KINDS: Final = {
+    b"host": _HOST,
+    b"connection": _CONNECTION,
+    b"expect": _EXPECT,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"upgrade": _UPGRADE,
+}
+_names: dict[bytes, int] = {}
+_hosts: set[bytes] = set()
+_methods: dict[bytes, str] = {}
+_REMEMBERED: Final = 1024
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_HOST_FORM: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?\Z")
+
+
+class Refuse(Exception):
+    """Raised out of a parser callback: the request gets this status, and the connection ends."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Sink(Protocol):
+    """Who gets what the intake makes of the bytes; a connection, or a test."""
+
+    def began(self) -> Exchange:
+        """The first byte of a request has come."""
+
+    def expects(self) -> None:
+        """The client waits for 100 Continue before it sends the body."""
+
+    def body(self, exchange: Exchange, data: bytes) -> None:
+        """A piece of the body has come."""
+
+    def complete(self, exchange: Exchange) -> None:
+        """The request is whole, or refused (`exchange.error`)."""
+
+    def full(self) -> bool:
+        """Whether parsing shall stop until `resume` is called."""
+
+
+def _learn(name: bytes) -> int:
+    # A name with an underscore looks in the environ like its twin with a hyphen: a way past proxies' filters.
+    kind = _DROP if b"_" in name else _KINDS.get(name.lower(), _PLAIN)
+    if len(_names) < _REMEMBERED:
+        _names[name] = kind
+    return kind
+
+
+class Intake:
+    """Parses what one connection receives.  Reactor thread only.
+
+    :ivar exchange: the exchange whose request is under way, or None between requests.
+    :ivar stash: bytes that have been received and may not be parsed yet.
+    :ivar deaf: nothing that comes from now on is a request.
+    :ivar head_done: the head of the request under way is complete, its body is coming.
+    """
+
+    __slots__ = (
+        "_body_left",
+        "_chunked",
+        "_expect",
+        "_hosts",
+        "_length",
+        "_max_body",
+        "_method",
+        "_parser",
+        "_persist",
+        "_priming",
+        "_refused",
+        "_sink",
+        "_start",
+        "_unread",
+        "_upgrade",
+        "deaf",
+        "exchange",
+        "head_done",
+        "stash",
+    )
+
+    def __init__(self, sink: Sink, max_body: int) -> None:
+        self._sink = sink
+        self._max_body = max_body
+        self.exchange: Exchange | None = None
+        self.stash = b""
+        self.deaf = self.head_done = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._start = b""
+        self._method: bytes | None = None
+        self._unread = self._body_left = self._hosts = 0
+        self._length = -1
+        self._chunked = self._expect = self._persist = self._upgrade = self._priming = False
+        self._refused: Refuse | None = None
+
+    # -- bytes --------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Parse what has been received, as far as the sink has room."""
+        if self.stash or self._body_left or data.find(END) != len(data) - 4:
+            self.stash += data
+            self.resume()
+        else:
+            self._parse(data)
+
+    def resume(self) -> None:
+        """Go on with what was received earlier: as much of it as the sink has room for now."""
+        data, self.stash = self.stash, b""
+        position, size = 0, len(data)
+        while position < size and not self.deaf:
+            if self.stash or self._sink.full():
+                self.stash += data[position:]
+                return
+            if self._body_left:
+                end = min(position + self._body_left, size)
+            else:
+                end = data.find(END, position) + 4
+                if end == 3:
+                    end = size
+            self._parse(data[position:end])
+            position = end
+
+    def _parse(self, data: bytes) -> None:
+        if self._start:
+            data, self._start = self._start + data, b""
+        self._unread += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._continue(data[upgrade.args[0] :])
+        except httptools.HttpParserInvalidMethodError:
+            self._unusual_method(data)
+        except httptools.HttpParserError as error:
+            self._failed(error)
+        else:
+            if self._unread > MAX_HEAD:
+                self._too_much()
+            elif self.exchange is not None and not self.exchange.target:
+                # A method so far; if it turns out to be an unusual one it is needed again, from its first byte.
+                self._start = data
+                self._parser = httptools.HttpRequestParser(self)
+
+    def _failed(self, error: Exception) -> None:
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            self.refuse(refused.status)
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            raise error.__context__ or error
+        elif not self.deaf:  # what comes behind a last request is no request
+            text = str(error)
+            self.refuse(505 if "HTTP version" in text or "PRI" in text else 400)
+
+    def _too_much(self) -> None:
+        """More came than a head, a chunk's extensions or a body's trailers may take without an end."""
+        exchange = self.exchange
+        if exchange is None or self.head_done:
+            self.refuse(400 if self.head_done else 431)
+        else:
+            self.refuse(414 if len(exchange.target) > MAX_TARGET else 431)
+
+    def _continue(self, rest: bytes) -> None:
+        """We do not upgrade (RFC 9110 §7.8 lets us): the rest is the request's body, and then the next one."""
+        self._parser = httptools.HttpRequestParser(self)
+        if self._upgrade:
+            self._upgrade = False
+            self._priming = True
+            framing = b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self._length
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + END)
+            self._priming = False
+        self.stash = rest + self.stash
+        self.resume()
+
+    def _unusual_method(self, data: bytes) -> None:
+        """llhttp knows a list of methods; RFC 9110 §9.1 says that any token may be one."""
+        data = data.lstrip(b"\r\n")
+        method, space, _ = data.partition(b" ")
+        if not _TOKEN.match(method) or len(method) > MAX_METHOD:
+            self.refuse(400)
+        elif space:
+            self._method = method
+            self._parser = httptools.HttpRequestParser(self)
+            self._unread = 0
+            self._parse(b"GET" + data[len(method) :])
+        else:
+            self._start = data
+            self._parser = httptools.HttpRequestParser(self)
+
+    def refuse(self, status: int) -> None:
+        """Answer the request under way with this status, when its turn comes; the framing is lost."""
+        self.deaf = True
+        self.stash = b""
+        exchange = self.exchange
+        if exchange is None:
+            exchange = self._sink.began()
+        self.exchange = None
+        self.head_done = False
+        exchange.error, exchange.keep = status, False
+        self._sink.complete(exchange)
+
+    def close(self) -> None:
+        """Let go of the parser, which holds on to this object."""
+        self.deaf = True
+        self.exchange = None
+        self.stash = self._start = b""
+        del self._parser
+
+    # -- the parser's callbacks ---------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.exchange is None:
+            self.exchange = self._sink.began()
+
+    def on_url(self, part: bytes) -> None:
+        if not self._priming:
+            exchange = self.exchange
+            assert exchange is not None
+            exchange.target = exchange.target + part if exchange.target else part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        kind = _names.get(name)
+        if kind is None:
+            kind = _learn(name)
+        if self.head_done:
+            if not self._priming and kind == _PLAIN:
+                if exchange.trailers is None:
+                    exchange.trailers = []
+                exchange.trailers.append((name, value.rstrip(b" \t")))
+            return
+        if value[-1:] in b" \t":
+            value = value.rstrip(b" \t")
+        if kind:
+            if kind == _DROP:
+                return
+            self._framing(kind, value, exchange)
+        exchange.headers.append((name, value))
+
+    def _framing(self, kind: int, value: bytes, exchange: Exchange) -> None:
+        if kind == _HOST:
+            self._hosts += 1
+            if value not in _hosts:
+                if not _HOST_FORM.match(value):
+                    self._refuse(400)
+                if len(_hosts) < _REMEMBERED:
+                    _hosts.add(value)
+        elif kind == _CONNECTION:
+            tokens = {token.strip() for token in value.lower().split(b",")}
+            if b"close" in tokens:
+                exchange.keep = False
+            elif b"keep-alive" in tokens:
+                self._persist = True
+        elif kind == _EXPECT:
+            if value.lower() != b"100-continue":
+                self._refuse(417)
+            self._expect = True
+        elif kind == _LENGTH:
+            self._length = int(value)
+        elif kind == _CODING:
+            # What follows an unknown coding cannot be framed (RFC 9112 §6.1).
+            if self._chunked or value.lower() != b"chunked":
+                self._refuse(501)
+            self._chunked = True
+        elif kind == _UPGRADE:
+            self._upgrade = True
+
+    def _refuse(self, status: int) -> None:
+        self._refused = Refuse(status)
+        raise self._refused
+
+    def on_headers_complete(self) -> None:
+        if self._priming:
+            return
+        exchange = self.exchange
+        assert exchange is not None
+        parser = self._parser
+        version = parser.get_http_version()
+        if version == "1.1":
+            if self._hosts != 1:
+                self._refuse(400)
+        elif version == "1.0":
+            exchange.version = "1.0"
+            exchange.keep = exchange.keep and self._persist
+            if self._chunked or self._hosts > 1:
+                self._refuse(400)
+            self._expect = False
+        else:
+            self._refuse(505)
+        method = self._method or parser.get_method()
+        self._method = None
+        name = _methods.get(method)
+        if name is None:
+            name = method.decode("ascii")
+            if len(_methods) < _REMEMBERED:
+                _methods[method] = name
+        exchange.method = name
+        target = exchange.target
+        if len(target) > MAX_TARGET:
+            self._refuse(414)
+        if len(exchange.headers) > MAX_FIELDS:
+            self._refuse(431)
+        if target[:1] != b"/" or b"#" in target:
+            self._other_form(exchange, target)
+        if self._chunked or self._length > 0:
+            if self._length > self._max_body:
+                self._refuse(413)
+            self._body_left = max(self._length, 0)
+            self._upgrade = self._upgrade and parser.should_upgrade()
+            if self._expect:
+                self._sink.expects()
+        else:
+            self._upgrade = False
+        self.head_done = True
+        self._unread = 0
+
+    def _other_form(self, exchange: Exchange, target: bytes) -> None:
+        """Every request target that is not a plain path (RFC 9112 §3.2)."""
+        if exchange.method == "CONNECT":
+            self._refuse(501)
+        if target == b"*" and exchange.method == "OPTIONS":
+            return
+        scheme, colon, rest = target.partition(b"://")
+        if not colon or scheme.lower() not in (b"http", b"https") or b"#" in target:
+            self._refuse(400)
+        cut = min(len(rest) if at < 0 else at for at in (rest.find(b"/"), rest.find(b"?")))
+        authority = rest[:cut]
+        if not authority or b"@" in authority or not _HOST_FORM.match(authority):
+            self._refuse(400)
+        path = rest[cut:]
+        exchange.target = path if path[:1] == b"/" else b"/" + path
+        # The authority of the target replaces what Host said (RFC 9112 §3.2.2).
+        exchange.headers = [(n, v) for n, v in exchange.headers if _names.get(n) != _HOST]
+        exchange.headers.append((b"Host", authority))
+
+    def on_body(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        self._unread = 0
+        if self._body_left:
+            self._body_left -= len(data)
+        exchange.received += len(data)
+        if exchange.received > self._max_body:
+            self._refuse(413)
+        self._sink.body(exchange, data)
+
+    def on_message_complete(self) -> None:
+        if self._upgrade:
+            return  # llhttp thinks so; the body is still to come
+        exchange = self.exchange
+        assert exchange is not None
+        self.exchange = None
+        self.head_done = self._chunked = self._expect = self._persist = False
+        self._unread = self._hosts = self._body_left = 0
+        self._length = -1
+        if not exchange.keep:
+            self.deaf = True
+        self._sink.complete(exchange)

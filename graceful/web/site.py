@@ -1,0 +1,212 @@
+"""What is served, with its limits: where a connection comes in and where an exchange is handed on.
+
+A site's root may be any `twisted.web.resource.IResource` tree.  Something in it that can answer an exchange itself
+(an :class:`~graceful.web.handler.IHandler`, such as a `WSGIResource`) gets it as it is, in the fast way; every other
+resource gets a real `twisted.web.server.Request`.  If the root itself is a handler, no tree is walked and no Request
+is made at all.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.logger import Logger
+
+from graceful.register import Register
+from graceful.settings import Settings
+from graceful.web.connection import Connection
+from graceful.web.exchange import LINGERING, QUEUED, Disconnected, Exchange
+from graceful.web.timeouts import Sweep
+
+if TYPE_CHECKING:
+    from twisted.web.resource import IResource
+
+    from graceful.web.body import Spooler
+    from graceful.web.hub import Hub
+    from graceful.web.proxies import TrustedProxies
+
+HELD_BY_ALL: Final = 1 << 28
+RETRY_AFTER: Final = "\r\nRetry-After: 5"
+
+
+class Budget:
+    """What all slow readers together have waiting in memory.
+
+    A thread need not wait for one slow reader of a small answer; a thousand of them would take all memory.
+    """
+
+    def __init__(self, limit: int = HELD_BY_ALL) -> None:
+        self._limit = limit
+        self._slow: set[Connection] = set()  # any thread; single set operations are atomic
+
+    def add(self, connection: Connection) -> None:
+        """The connection has a rest to send."""
+        self._slow.add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """It has none any more."""
+        self._slow.discard(connection)
+
+    def room(self) -> bool:
+        """Whether one more answer may be held without its thread."""
+        return sum(connection.turn.held for connection in self._slow.copy()) < self._limit
+
+
+class Site:
+    """A tree of resources, served.
+
+    :param root: an `IResource`, or an `IHandler`.
+    :param settings: limits and time-outs.
+    :param register: where connections and exchanges are listed.
+    :ivar draining: answers say `Connection: close`, and idle connections end.  Set by the reactor thread.
+    :ivar draining_since: when that began, monotonic seconds.
+    :ivar quiet: no more requests are expected on idle connections: they end at once.
+    :ivar new_pool: makes a pool of threads, of a size or the usual one, for a function; set by the service.
+    :ivar tail_keep, tail_close: the end of a head, renewed each second by the reactor thread.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(
+        self,
+        root: IResource | Any,
+        settings: Settings | None = None,
+        register: Register | None = None,
+        *,
+        record: Callable[[Exchange], object] | None = None,
+        proxies: TrustedProxies | None = None,
+        spooler: Spooler | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else Settings()
+        self.register = register if register is not None else Register()
+        self.record = record
+        self.spooler: Any = spooler
+        self._proxies = proxies
+        self.budget = Budget()
+        self.draining = self.quiet = False
+        self.draining_since = 0.0
+        self.run_id = f"{os.getpid():x}-{os.urandom(4).hex()}"
+        self.on_room: Callable[[], None] | None = None
+        self.sweep = Sweep(self)
+        self._second = 0
+        self.tail_keep = self.tail_close = ""
+        self._date = ""
+        self.tick()
+        self.root = root
+        self._handler: Any = None
+        self.new_pool: Callable[[int | None, Callable[[Exchange], None]], Any]
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Renew what an answer says about time.  Reactor thread, once a second or oftener."""
+        second = int(time())
+        if second != self._second:
+            self._second = second
+            self._date = formatdate(second, usegmt=True)
+            self.tail_keep = self._tail(True, True, True)
+            self.tail_close = self._tail(False, True, True)
+
+    def tail(self, keep: bool, date: bool, server: bool) -> str:
+        """The end of a head, for an application that sends some of its fields itself."""
+        return self._tail(keep, date, server)
+
+    def _tail(self, keep: bool, date: bool, server: bool) -> str:
+        lines = [""]
+        if server:
+            lines.append("Server: graceful")
+        if date:
+            lines.append(f"Date: {self._date}")
+        if keep:
+            lines.append("Connection: keep-alive")
+            lines.append(f"Keep-Alive: timeout={int(self.settings.keep_alive)}")
+        else:
+            lines.append("Connection: close")
+        return "\r\n".join([*lines, "", ""])
+
+    # -- connections: reactor thread ----------------------------------------------------------------------
+
+    def connections(self) -> Iterator[Connection]:
+        """The open client connections."""
+        for connection in self.register.connections:
+            assert isinstance(connection, Connection)
+            yield connection
+
+    def accepted(self, hub: Hub, sock: socket.socket, peer: Any, server: Any) -> None:
+        """Take an accepted socket in.
+
+        :param peer: what `accept` said of the client.
+        :param server: the listener's own address, host and port.
+        """
+        address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
+        hub.add(Connection(self, hub, sock, address, server))
+
+    def trusts(self, peer: tuple[str, int] | None) -> bool:
+        """Whether what this client says about others is believed."""
+        return self._proxies is not None and self._proxies.trusts(peer[0] if peer is not None else None)
+
+    def forwarded(self, exchange: Exchange) -> None:
+        """Take over what a trusted proxy says about the client."""
+        assert self._proxies is not None
+        told = self._proxies.client(exchange.headers, exchange.peer)
+        exchange.peer = told.address or exchange.peer
+        exchange.scheme = told.scheme or exchange.scheme
+        exchange.own_id = told.request_id
+
+    def connection_gone(self) -> None:
+        """A connection was closed; there is room for another."""
+        if self.on_room is not None:
+            self.on_room()
+
+    # -- exchanges: any thread ----------------------------------------------------------------------------
+
+    def serve(self, handler: Any) -> None:
+        """Have everything answered by this `IHandler`."""
+        self._handler = handler
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """It is this exchange's turn: have it answered."""
+        if exchange.error:
+            self.answer(exchange, exchange.error)
+        else:
+            self._handler.handle(exchange)
+
+    def answer(self, exchange: Exchange, status: int) -> None:
+        """Answer with a short text of the server's own."""
+        try:
+            exchange.fail(status, RETRY_AFTER if status == 503 else "")
+        except Disconnected:
+            exchange.flushed = True
+        self.through(exchange)
+
+    def through(self, exchange: Exchange) -> None:
+        """Whoever answered has done all it will do; the exchange ends now, or with its last byte."""
+        exchange.thread = 0
+        exchange.through = True
+        if exchange.flushed:
+            self.finished(exchange)
+        elif exchange.connection.turn.lingering:
+            exchange.phase = LINGERING
+
+    def finished(self, exchange: Exchange) -> None:
+        """The exchange is over: off the register, into the access log.  Any thread; only the first call counts."""
+        if self.register.remove(exchange):
+            body = exchange.body
+            if body is not None:
+                exchange.body = None
+                if not isinstance(body, list):
+                    body.close()
+            if self.record is not None:
+                if not exchange.ended:
+                    exchange.ended = monotonic()
+                self.record(exchange)
+
+    def disconnected(self, exchange: Exchange) -> None:
+        """The client is gone while somebody answers.  Reactor thread."""
+        if exchange.phase >= QUEUED and not exchange.error:
+            self._handler.disconnected(exchange)

@@ -1,0 +1,300 @@
+"""Whose turn is it to write: the one write token of a connection, as a model without I/O.
+
+Worker threads send their answers themselves; that is where the speed is.  It is also where the danger is:
+
+* While a thread is in `send(2)`, the reactor may see the connection break.  If it closed the descriptor then,
+  the number would be given to the next connection, and one client's bytes would reach another.
+* The client may have read the whole answer, and its next request may be parsed, before the thread that
+  answered has written down that it is done.  Treated carelessly, that request sleeps for ever.
+* What the socket does not take at once is left to the reactor.  From then on the thread must not send past it.
+
+So every connection has one write token and one small lock.  The token is held by nobody, by a *sender* that is
+inside `send(2)`, or by the reactor for as long as it has a rest to send.  Four rules:
+
+1. Only the holder sends.  Only the reactor thread closes the descriptor, and only when no sender holds.
+2. Who wants to close while a sender holds says so (`closing`); the sender, when it lets go, is told to call for
+   *attention*, and the reactor comes back.
+3. "My answer is done", "the next request is here", "nothing more will come" and "is this connection idle?" are
+   answered under the same lock.
+4. The lock is never held across a system call that can wait.
+
+Every method is one atomic step, made to be interleaved with all the others by a test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from graceful.web.exchange import Exchange
+
+Piece = bytes | memoryview
+
+
+class Holder(IntEnum):
+    """Who may write on the connection now."""
+
+    NOBODY = 0
+    SENDER = 1
+    REACTOR = 2
+
+
+class Claim(IntEnum):
+    """The answer to somebody who wants to write."""
+
+    GONE = 0
+    SEND = 1
+    QUEUE = 2
+
+
+NOBODY: Final = Holder.NOBODY
+SENDER: Final = Holder.SENDER
+REACTOR: Final = Holder.REACTOR
+GONE: Final = Claim.GONE
+SEND: Final = Claim.SEND
+QUEUE: Final = Claim.QUEUE
+
+
+class Turn:
+    """The order of writing on one connection.
+
+    All fields belong to the lock, except where a method says that it may be called by the reactor thread only,
+    which may also read them without it.
+
+    :ivar holder: who holds the write token.
+    :ivar current: the exchange whose answer is being made or sent; None when the connection is idle.
+    :ivar waiting: exchanges whose requests are complete, in order, behind the current one.
+    :ivar rest: what a sender could not send; the reactor's while it holds the token.
+    :ivar held: bytes in `rest`.
+    :ivar begun: something of the current answer has been sent, or is about to be.
+    :ivar last: the rest holds the end of the current answer.
+    :ivar lingering: the last byte of the last answer is in the kernel, and the sending side is shut down.
+    :ivar eof: the client will send nothing more.
+    :ivar closing: the reactor wants to close and waits for the sender to let go.
+    :ivar closed: the descriptor is closed, or just about to be by the reactor.
+    :ivar attention: set by the reactor when it wants to hear of the next change of turn.
+    """
+
+    __slots__ = (
+        "attention",
+        "begun",
+        "closed",
+        "closing",
+        "current",
+        "eof",
+        "held",
+        "holder",
+        "last",
+        "lingering",
+        "lock",
+        "rest",
+        "room",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.room: threading.Condition | None = None
+        self.holder = NOBODY
+        self.current: Exchange | None = None
+        self.waiting: deque[Exchange] = deque()
+        self.rest: deque[Piece] = deque()
+        self.held = 0
+        self.begun = self.last = self.lingering = self.eof = False
+        self.closing = self.closed = self.attention = False
+
+    # -- order ------------------------------------------------------------------------------------------
+
+    def arrive(self, exchange: Exchange) -> bool:
+        """A request is complete.  True: it is its turn, start it.  Reactor thread."""
+        with self.lock:
+            if self.current is None and not self.closing and not self.closed:
+                self.current = exchange
+                return True
+            self.waiting.append(exchange)
+            return False
+
+    def _next(self, exchange: Exchange) -> Exchange | bool:
+        """The answer of the current exchange is in the kernel to its end.  Lock held."""
+        if not exchange.keep:
+            self.lingering = True
+            return self.attention or self.eof
+        self.begun = False
+        if self.waiting and not self.closing:
+            self.current = self.waiting.popleft()
+            return self.current
+        self.current = None
+        return self.attention or self.eof
+
+    # -- a sender: any thread ---------------------------------------------------------------------------
+
+    def claim(self, exchange: Exchange) -> Claim:
+        """Ask for the token to send a piece of an answer.
+
+        `SEND`: it is yours, until you call :meth:`done` or :meth:`left`.  `QUEUE`: the reactor is still sending
+        what was left, so :meth:`append` to it.  `GONE`: nobody will read this answer.
+        """
+        with self.lock:
+            if exchange is not self.current or self.closing or self.closed or self.lingering:
+                return GONE
+            if self.holder:
+                return QUEUE
+            self.holder = SENDER
+            self.begun = True
+            return SEND
+
+    def done(self, exchange: Exchange, last: bool) -> Exchange | bool:
+        """The sender's piece is in the kernel; it lets go.
+
+        Returned is the exchange to start now, or True when the reactor wants to be called, or False.
+        """
+        with self.lock:
+            self.holder = NOBODY
+            if last and not self.closing:
+                following = self._next(exchange)
+                if following is not False:
+                    return following
+            return self.attention
+
+    def release(self) -> bool:
+        """Let go of the token with nothing to tell.  True when the reactor wants to be called."""
+        with self.lock:
+            self.holder = NOBODY
+            return self.attention
+
+    def left(self, rest: list[Piece], last: bool) -> bool:
+        """The kernel did not take it all; the token goes to the reactor, with the rest.
+
+        True when the reactor wants to be called: it meant to close meanwhile, and the rest is dropped.
+        """
+        with self.lock:
+            if self.closing:
+                self.holder = NOBODY
+                return True
+            self.holder = REACTOR
+            self._append(rest, last)
+            return self.attention
+
+    def append(self, exchange: Exchange, pieces: list[Piece], last: bool) -> bool:
+        """Put pieces behind what the reactor is sending.  False: it is through meanwhile, claim again."""
+        with self.lock:
+            if self.holder is not REACTOR or exchange is not self.current:
+                return False
+            self._append(pieces, last)
+            return True
+
+    def _append(self, pieces: list[Piece], last: bool) -> None:
+        for piece in pieces:
+            if piece:
+                self.rest.append(piece)
+                self.held += len(piece)
+        self.last = last
+
+    def wait(self, exchange: Exchange, above: int, until: int) -> bool:
+        """Let a thread wait while more than `above` bytes are held, until no more than `until` are.
+
+        The wait ends when the connection is closed or the exchange taken down.  False: nobody will read it.
+        """
+        with self.lock:
+            if self.held > above:
+                if self.room is None:
+                    self.room = threading.Condition(self.lock)
+                while self.held > until and exchange is self.current and not self.closed:
+                    self.room.wait()
+            return not self.closed
+
+    # -- the reactor ------------------------------------------------------------------------------------
+
+    def interject(self) -> bool:
+        """Take the token for an interim answer (100 Continue), which only an idle connection can get."""
+        with self.lock:
+            if self.current is not None or self.holder or self.closing or self.closed or self.lingering:
+                return False
+            self.holder = SENDER
+            return True
+
+    def first(self) -> Piece | None:
+        """What the reactor has to send next, if it holds the token."""
+        with self.lock:
+            return self.rest[0] if self.holder is REACTOR and self.rest else None
+
+    def sent(self, count: int) -> bool:
+        """The kernel took `count` bytes of the first piece.  True when nothing is left of the rest."""
+        with self.lock:
+            piece = self.rest[0]
+            if count < len(piece):
+                self.rest[0] = memoryview(piece)[count:]
+            else:
+                self.rest.popleft()
+            self.held -= count
+            if self.room is not None:
+                self.room.notify_all()
+            return not self.rest
+
+    def flushed(self) -> tuple[bool, Exchange | bool]:
+        """The reactor sent the whole rest, and lets go if really nothing was added meanwhile.
+
+        Returned is whether it let go, and, when the rest was the end of an answer, what :meth:`done` returns.
+        """
+        with self.lock:
+            if self.rest:
+                return False, False
+            self.holder = NOBODY
+            if not self.last or self.current is None:
+                return True, self.attention
+            self.last = False
+            return True, self._next(self.current)
+
+    def end_of_input(self) -> bool:
+        """The client will send nothing more.  True: close now; False: an answer is still owed."""
+        with self.lock:
+            self.eof = True
+            return self.lingering or (self.current is None and not self.held)
+
+    def idle(self) -> bool:
+        """Nothing is being answered, nothing waits, nothing is left to send."""
+        with self.lock:
+            return self.current is None and not self.waiting and self.holder is NOBODY
+
+    def linger(self) -> bool:
+        """Stop answering an idle connection, to shut its sending side down.  False: a request came first."""
+        with self.lock:
+            if self.current is not None or self.holder or self.closing or self.closed:
+                return False
+            self.lingering = True
+            return True
+
+    def oust(self, exchange: Exchange, by: Exchange) -> bool:
+        """Put another exchange in the place of one that does not come to an end, to answer instead of it.
+
+        Whoever still works for the old one finds itself gone.  False: a piece of its answer is in the kernel or
+        on its way, so that the connection can only be closed.
+        """
+        with self.lock:
+            if exchange is not self.current or self.begun or self.closing or self.closed or self.lingering:
+                return False
+            self.current = by
+            return True
+
+    def close(self) -> bool:
+        """Ask to close.  True, once: nobody sends, close the descriptor.
+
+        False: a sender holds the token.  Its letting go returns True; then ask again.  What is `current` and
+        `waiting` afterwards will get no answer, or no more of it.
+        """
+        with self.lock:
+            if self.closed:
+                return False
+            if self.holder is SENDER:
+                self.closing = self.attention = True
+                return False
+            self.closed = self.closing = True
+            self.holder = NOBODY
+            self.rest.clear()
+            self.held = 0
+            if self.room is not None:
+                self.room.notify_all()
+            return True
