@@ -1,0 +1,64 @@
+"""Finding the application that the command line names.
+
+It is imported in the process that will run it: after daemonizing (threads do not survive a fork) and after
+privileges are shed, but before success is reported, so that a broken application is told to the operator's face.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+DEFAULT_NAMES: Final = ("application", "app")
+
+
+class CannotLoad(Exception):
+    """There is no such application, or it does not import.  Its text is one line for the operator."""
+
+
+def load(name: str | None) -> Callable[..., Any]:
+    """Import an application.
+
+    :param name: `MODULE:CALLABLE`, `MODULE` (then its `application` or `app`), or None for the built-in demo.
+        Modules are also looked for in the current directory.
+    :raises CannotLoad: with one line that says why; the import's own exception is its cause.
+    """
+    if name is None:
+        name = "graceful.demo:application"
+    module_name, _, path = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        where = _where(error)
+        raise CannotLoad(f"{module_name} cannot be imported: {type(error).__name__}: {error}{where}") from error
+    except SystemExit as error:
+        raise CannotLoad(f"{module_name} cannot be imported: it called sys.exit({error.code!r})") from error
+    for candidate in (path,) if path else DEFAULT_NAMES:
+        found: Any = module
+        for part in candidate.split("."):
+            found = getattr(found, part, None)
+        if found is not None:
+            break
+    else:
+        wanted = path or " or ".join(DEFAULT_NAMES)
+        raise CannotLoad(f"{module_name} has no {wanted}: name the application as {module_name}:CALLABLE")
+    if not callable(found):
+        raise CannotLoad(f"{module_name}:{candidate} is a {type(found).__name__}, not a WSGI callable")
+    return found  # type: ignore[no-any-return]
+
+
+def _where(error: BaseException) -> str:
+    """The innermost place in somebody's own code that an import came to."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        if not filename.startswith("<") and filename != __file__ and "importlib" not in filename:
+            place = f" ({filename}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place

@@ -1,0 +1,354 @@
+"""The command line of `twistd graceful-app`.
+
+A value that is only found bad when it is first used stops a server in the middle of a night, or never stops
+it and does something else.  So everything that can be checked is checked while the command line is parsed, in
+the terminal of whoever typed it, and each refusal is one line that names the option, the value and what is
+expected.
+
+twistd parses before it forks and before it has chosen a reactor: nothing here may import the reactor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+from twisted import __version__ as twisted_version
+from twisted.python import usage
+
+from graceful import __version__
+from graceful.pidfile import PidFile, PidFileBusy, PidFileError
+from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
+from graceful.sockets.binding import activation
+from graceful.startup import Startup
+
+_WHOLE: Final = re.compile(r"[0-9]{1,18}")
+_SECONDS: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?")
+_SIZE: Final = re.compile(r"([0-9]{1,18})([KMGkmg]?)")
+_INDENT: Final = 28
+_SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
+
+
+def _whole(text: str) -> int | str:
+    return int(text) if _WHOLE.fullmatch(text) else text
+
+
+def _seconds(text: str) -> float | str:
+    return float(text) if _SECONDS.fullmatch(text) else text
+
+
+def _size(text: str) -> int | str:
+    match = _SIZE.fullmatch(text)
+    return int(match[1]) << _SHIFTS[match[2].upper()] if match else text
+
+
+class _Option(NamedTuple):
+    """One row of the help, and for an option that takes one value also its parsing.
+
+    :ivar value: what its value is called; empty for a flag.
+    :ivar default: as it would be typed, or in words.
+    :ivar read: makes the setting of what was typed.  What it does not understand it hands on as it is: the
+        settings refuse it, and say what they expect.
+    """
+
+    name: str
+    value: str
+    default: str
+    help: str
+    read: Callable[[str], int | float | str] | None = None
+
+
+_LISTEN: Final = _Option(
+    "listen",
+    "ENDPOINT",
+    "tcp:8080",
+    "Listen there: tcp:8080, tcp:8080:interface=127.0.0.1, tcp6:8080, unix:/run/site.socket, fd:3, "
+    "systemd:..., or any other Twisted endpoint. Can be repeated.",
+)
+_TRUSTED_PROXY: Final = _Option(
+    "trusted-proxy",
+    "CIDR",
+    "nobody",
+    "Believe what this network, address, or unix (every peer on a Unix socket) says in X-Forwarded-For and "
+    "-Proto, Forwarded and X-Request-Id. Can be repeated.",
+)
+_CHECK: Final = _Option(
+    "check",
+    "",
+    "",
+    "Import the application, check the options and that the sockets can be bound; serve nothing.",
+)
+
+_GROUPS: Final = {
+    "Sockets and clients": (
+        _LISTEN,
+        _Option(
+            "max-connections",
+            "N",
+            "half of ulimit -n, at most 10000",
+            "Client connections open at a time; more wait in the kernel's queue.",
+            _whole,
+        ),
+        _Option(
+            "keep-alive",
+            "SECONDS",
+            "75",
+            "How long clients may reuse an idle connection; it is kept a second longer than they are told.",
+            _seconds,
+        ),
+        _Option(
+            "header-timeout",
+            "SECONDS",
+            "20",
+            "Within this time the head of a request must be complete.",
+            _seconds,
+        ),
+        _Option(
+            "send-timeout",
+            "SECONDS",
+            "60",
+            "How long a client may neither take nor send anything in the middle of a body.",
+            _seconds,
+        ),
+        _TRUSTED_PROXY,
+    ),
+    "Application": (
+        _Option("threads", "N", "20", "Threads that run the application.", _whole),
+        _Option(
+            "queue",
+            "N",
+            "1000",
+            "Requests that may wait for a thread; one more is answered with 503.",
+            _whole,
+        ),
+        _Option(
+            "max-body",
+            "BYTES",
+            "1G",
+            "The largest request body, in bytes, or with K, M or G; a larger one is answered with 413.",
+            _size,
+        ),
+        _Option(
+            "spool",
+            "DIR",
+            "the system's temporary one",
+            "Directory for request bodies that are too large for memory.",
+            str,
+        ),
+    ),
+    "Stopping": (
+        _Option(
+            "deadline",
+            "SECONDS",
+            "200",
+            "How long requests may run once the sockets are closed; then they are taken down.",
+            _seconds,
+        ),
+        _Option(
+            "idle-grace",
+            "SECONDS",
+            "5",
+            "How long an idle connection stays open while stopping, for one last request.",
+            _seconds,
+        ),
+    ),
+    "Other": (
+        _Option(
+            "access-log",
+            "PATH",
+            "none",
+            "Where to log requests, in combined format with duration and request id; - is standard output.",
+            str,
+        ),
+        _CHECK,
+        _Option("version", "", "", "Show the versions and exit."),
+        _Option("help", "", "", "Show this help and exit."),
+    ),
+}
+
+# Those that take one value.
+_PARAMETERS: Final = [option for group in _GROUPS.values() for option in group if option.read]
+
+_DESCRIPTION: Final = (
+    "Serves a WSGI application. On SIGTERM it closes its sockets, finishes every live request, and exits. "
+    "MODULE is imported as Python imports it, also from the current directory; CALLABLE is by default "
+    "application, or else app. Without a MODULE a built-in demo is served. Defaults stand in brackets."
+)
+
+_EXAMPLES: Final = """\
+Examples:
+  twistd -n graceful-app mysite.wsgi:application
+  twistd --pidfile /run/site.pid graceful-app --listen tcp:8000:interface=127.0.0.1 \\
+      --trusted-proxy 127.0.0.1 --access-log /var/log/site/access.log mysite.wsgi
+"""
+
+
+class Options(usage.Options):
+    """The options of `twistd graceful-app` and `twist graceful-app`.
+
+    :ivar settings: what was asked for, checked; there after parsing.
+    :ivar application: `MODULE[:CALLABLE]`, or None for the built-in demo.
+    :ivar check: only check that it would start.
+    :ivar startup: what surrounds everything that may fail until the reactor runs.
+    :ivar pid_file: taken over from twistd; None under `twist`, and for a mere check.
+    :ivar sockets: what systemd has said of the sockets it hands over, to the process `pid`.
+    """
+
+    synopsis = "[options] [MODULE[:CALLABLE]]"
+    longdesc = _DESCRIPTION
+
+    optFlags = [[_CHECK.name, None, _CHECK.help]]
+    optParameters = [[option.name, None, None, option.help] for option in _PARAMETERS]
+
+    def __init__(self) -> None:
+        usage.Options.__init__(self)
+        self.settings: Settings
+        self.startup: Startup
+        self.pid_file: PidFile | None = None
+        self.sockets: dict[str, str] = {}
+        self.pid = 0
+        self.application: str | None = None
+        self._listen: list[str] = []
+        self._trusted_proxy: list[str] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        self._listen.append(endpoint)
+
+    opt_listen.__doc__ = _LISTEN.help
+
+    def opt_trusted_proxy(self, network: str) -> None:
+        self._trusted_proxy.append(network)
+
+    opt_trusted_proxy.__doc__ = _TRUSTED_PROXY.help
+
+    def opt_version(self) -> NoReturn:
+        """Show the versions and exit."""
+        print(f"graceful {__version__}, Twisted {twisted_version}")
+        sys.exit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Take the one positional argument.
+
+        :raises usage.UsageError: there are more, or it cannot name a callable.
+        """
+        if len(arguments) > 1:
+            raise usage.UsageError(f"{arguments[1]}: expected nothing behind {arguments[0]}, options come before it")
+        if arguments:
+            self.application = _application(arguments[0])
+
+    def postOptions(self) -> None:
+        """Check everything that was typed, as a whole.
+
+        :raises usage.UsageError: something cannot be used.
+        """
+        self.settings = self._read_settings()
+        self._check_standard_output()
+        self.pid = os.getpid()
+        self.sockets = activation(os.environ, self.pid)
+        self.startup = Startup(self._logs_elsewhere())
+        if not self.check:
+            self.pid_file = self._take_pid_file()
+            self.startup.begin()
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse; what is wrong is told in one line, which twistd would bury under its whole help."""
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            print(f"graceful-app: {error}; see graceful-app --help", file=sys.stderr)
+            sys.exit(2)
+
+    def _logs_elsewhere(self) -> bool:
+        """Whether the log goes anywhere but to the terminal."""
+        parent = self.parent
+        if parent is None or "nodaemon" not in parent:
+            return False
+        return not parent["nodaemon"] or parent.get("syslog") or parent.get("logfile") not in (None, "", "-")
+
+    def _take_pid_file(self) -> PidFile | None:
+        """Take the pid file out of twistd's hands: it would not let a successor start, and remove its file."""
+        parent = self.parent
+        if parent is None or not parent.get("pidfile"):
+            return None
+        path = parent["pidfile"]
+        parent["pidfile"] = ""
+        pid_file = PidFile(os.path.join(parent.get("rundir", "."), path))
+        try:
+            pid_file.check()
+        except (PidFileBusy, PidFileError) as error:
+            raise usage.UsageError(str(error)) from None
+        return pid_file
+
+    @property
+    def check(self) -> bool:
+        return bool(self["check"])
+
+    def _read_settings(self) -> Settings:
+        typed: dict[str, str] = {}
+        given: dict[str, Any] = {}
+        for option in _PARAMETERS:
+            text = self[option.name]
+            if text is not None and option.read is not None:
+                typed[option.name] = text
+                given[option.name.replace("-", "_")] = option.read(text)
+        for name in ("spool", "access_log"):
+            if given.get(name) and given[name] != STANDARD_OUTPUT:
+                given[name] = self._absolute(given[name])
+        if self._listen:
+            given["listen"] = self._listen
+        if self._trusted_proxy:
+            given["trusted_proxy"] = self._trusted_proxy
+        try:
+            return Settings(**given)
+        except BadSetting as bad:
+            name = bad.name.replace("_", "-")
+            raise usage.UsageError(f"--{name} {typed.get(name, bad.value)}: {bad.problem}") from None
+        except FileNotFoundError as error:
+            raise usage.UsageError(f"--spool: {error.strerror}; name a directory that can be written to") from None
+
+    def _absolute(self, path: str) -> str:
+        # twistd changes to its --rundir only after parsing, and --logfile is taken from there too.
+        rundir = self.parent.get("rundir", ".") if self.parent is not None else "."
+        return os.path.abspath(os.path.join(rundir, path))
+
+    def _check_standard_output(self) -> None:
+        # `twist` never forks, and has no such keys.
+        parent = self.parent
+        daemon = parent is not None and not (parent.get("nodaemon", True) or parent.get("debug"))
+        if daemon and self.settings.access_log == STANDARD_OUTPUT:
+            raise usage.UsageError("--access-log -: a daemon has no standard output; name a file, or use twistd -n")
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help: the options in groups, and examples.
+
+        :param width: columns; by default what COLUMNS says, or 80.
+        """
+        width = width or int(os.environ.get("COLUMNS", "80"))
+        lines = [*textwrap.wrap(_DESCRIPTION, width), ""]
+        for title, group in _GROUPS.items():
+            lines.append(f"{title}:")
+            for option in group:
+                head = f"  --{option.name} {option.value}".rstrip()
+                text = f"{option.help} [{option.default}]" if option.default else option.help
+                body = textwrap.wrap(text, max(width - _INDENT, 20))
+                if len(head) > _INDENT - 2:
+                    lines.append(head)
+                    head = ""
+                lines.append(f"{head:<{_INDENT}}{body[0]}")
+                lines.extend(" " * _INDENT + line for line in body[1:])
+            lines.append("")
+        return "\n".join(lines) + "\n" + _EXAMPLES
+
+
+def _application(text: str) -> str:
+    module, colon, name = text.partition(":")
+    if "/" in text or module.endswith(".py"):
+        raise usage.UsageError(f"{text}: expected MODULE[:CALLABLE] as Python imports it, not a file's path")
+    parts = module.split(".") + (name.split(".") if colon else [])
+    if not all(part.isidentifier() for part in parts):
+        raise usage.UsageError(f"{text}: expected MODULE[:CALLABLE], such as mysite.wsgi:application")
+    return text

@@ -1,0 +1,157 @@
+"""What can be set about an instance, whoever sets it.
+
+The command line is one way to start the server, an `Application` in a .tac file another, a test a third.  All
+of them need the same limits with the same defaults, and the same refusal of values that would only show much
+later what they break.  So the values live here, apart from how they are typed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import Attribute, field, frozen
+
+from graceful.sockets.address import parse as parse_address
+from graceful.web.proxies import UNIX, parse_network
+
+STANDARD_OUTPUT: Final = "-"
+YEAR: Final = 365 * 86_400
+MOST_CONNECTIONS: Final = 10_000
+
+
+class BadSetting(ValueError):
+    """A value that cannot be used.
+
+    :ivar name: the setting.
+    :ivar value: the value, or the one of several that is bad.
+    :ivar problem: what is wrong with it, or what is expected.
+    """
+
+    def __init__(self, name: str, value: object, problem: str) -> None:
+        super().__init__(f"{name}={value!r}: {problem}")
+        self.name = name
+        self.value = value
+        self.problem = problem
+
+
+Validator = Callable[[Any, "Attribute[Any]", Any], None]
+
+
+def _whole(least: int, what: str = "whole number") -> Validator:
+    def check(settings: object, attribute: Attribute[Any], value: object) -> None:
+        if type(value) is not int or value < least:
+            raise BadSetting(attribute.name, value, f"expected a {what}, {least} or more")
+
+    return check
+
+
+def _seconds(*, zero: bool) -> Validator:
+    def check(settings: object, attribute: Attribute[Any], value: object) -> None:
+        good = isinstance(value, int | float) and 0 <= value <= YEAR
+        if not good or (value == 0 and not zero):
+            least = "0 or more" if zero else "more than 0"
+            raise BadSetting(attribute.name, value, f"expected seconds, {least}, at most a year ({YEAR})")
+
+    return check
+
+
+def _directory(settings: object, attribute: Attribute[Any], value: str) -> None:
+    if not os.path.isdir(value):
+        raise BadSetting(attribute.name, value, "expected a directory, which this is not")
+    if not os.access(value, os.W_OK | os.X_OK):
+        raise BadSetting(attribute.name, value, "expected a directory that can be written to")
+
+
+def _log_file(settings: object, attribute: Attribute[Any], value: str | None) -> None:
+    if value is None or value == STANDARD_OUTPUT:
+        return
+    place = value if os.path.exists(value) else os.path.dirname(value) or "."
+    if not value or os.path.isdir(value) or not os.access(place, os.W_OK):
+        raise BadSetting(attribute.name, value, "expected a file that can be written, or - (standard output)")
+
+
+def _listen(settings: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    if not value:
+        raise BadSetting(attribute.name, value, "expected at least one endpoint, such as tcp:8080")
+    for endpoint in value:
+        try:
+            parse_address(endpoint)
+        except ValueError as error:
+            problem = str(error).removeprefix(f"{endpoint!r} ")
+            raise BadSetting(attribute.name, endpoint, problem) from None
+
+
+def _proxies(settings: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    for network in value:
+        try:
+            if network != UNIX:
+                parse_network(network)
+        except ValueError as error:
+            problem = f"expected a network such as 10.0.0.0/8, an address, or {UNIX} ({error})"
+            raise BadSetting(attribute.name, network, problem) from None
+
+
+def _several(value: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def half_of_open_files(
+    getrlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
+) -> int:
+    """How many connections to hold, by what the process may open (`ulimit -n`).
+
+    A connection needs a descriptor, and a second one while a large body of it is in a temporary file or while
+    the application answers from a file or a database.  So it is half of the limit, and 10,000 at most.
+    """
+    soft, _ = getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(1, min(soft // 2, MOST_CONNECTIONS))
+
+
+@frozen(kw_only=True)
+class Settings:
+    """The settings of an instance, with the command line's defaults.
+
+    Every time is in seconds and may be a fraction.
+
+    :ivar listen: endpoints to listen on: `tcp:8080`, `tcp:8080:interface=127.0.0.1`, `tcp6:8080`,
+        `unix:/run/site.socket`, `fd:3`, `systemd:...`, or any other Twisted endpoint string.
+    :ivar max_connections: how many client connections are open at a time; more wait in the kernel's queue.
+        Default: half of the open files that the process may have, and 10,000 at most.
+    :ivar threads: how many threads run the application.
+    :ivar queue: how many exchanges may wait for a thread; one more is answered with 503.
+    :ivar deadline: seconds from the closing of the sockets until what is still running is taken down.
+    :ivar idle_grace: seconds that an idle connection is kept open in a drain, for one last request.
+    :ivar keep_alive: seconds that clients are told they may reuse an idle connection.  It is really kept a
+        second longer, so that a request sent in the last moment is still answered.
+    :ivar header_timeout: seconds within which the head of a request must be complete.
+    :ivar send_timeout: seconds for which a client may neither take nor send anything in the middle of a body.
+    :ivar max_body: bytes of the largest request body that is taken; a larger one is answered with 413.
+    :ivar spool: directory for request bodies too large for memory.  Default: the system's temporary one.
+    :ivar trusted_proxy: whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Id are believed:
+        networks (`10.0.0.0/8`), addresses, and `unix` for every peer on a Unix socket.
+    :ivar access_log: file for the access log, `-` for standard output, None for none.
+    :raises BadSetting: a value cannot be used.
+    """
+
+    listen: tuple[str, ...] = field(default=("tcp:8080",), converter=_several, validator=_listen)
+    max_connections: int = field(factory=half_of_open_files, validator=_whole(1))
+    threads: int = field(default=20, validator=_whole(1))
+    queue: int = field(default=1000, validator=_whole(0))
+    deadline: float = field(default=200, validator=_seconds(zero=True))
+    idle_grace: float = field(default=5, validator=_seconds(zero=True))
+    keep_alive: float = field(default=75, validator=_seconds(zero=False))
+    header_timeout: float = field(default=20, validator=_seconds(zero=False))
+    send_timeout: float = field(default=60, validator=_seconds(zero=False))
+    max_body: int = field(
+        default=1 << 30,
+        validator=_whole(1, "number of bytes (on a command line also as 64M or 1G)"),
+    )
+    spool: str = field(factory=tempfile.gettempdir, validator=_directory)
+    trusted_proxy: tuple[str, ...] = field(default=(), converter=_several, validator=_proxies)
+    access_log: str | None = field(default=None, validator=_log_file)

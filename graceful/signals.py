@@ -1,0 +1,105 @@
+"""What the signals mean.
+
+Twisted's own handlers stop the reactor at once and log a traceback at the second SIGTERM; twistd rotates its log at
+SIGUSR1 when it has one, and dies of it when it has none; SIGHUP kills.  Ours are installed when the reactor runs,
+after Twisted's.  A handler does as little as it can: it sees to the last limit, which must not depend on the
+reactor, and leaves the rest to the reactor thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Server(Protocol):
+    """What can be asked of a server by signals.  Reactor thread, except `limit`."""
+
+    def limit(self) -> None:
+        """See to it that the process ends in time, whatever happens; in the signal handler itself."""
+
+    def stop(self, quiet: bool) -> None:
+        """Begin to drain, or say what it waits for."""
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+
+    def reopen_logs(self) -> None:
+        """Open the log files anew: somebody has moved them."""
+
+    def say_in_flight(self) -> None:
+        """Log every exchange in flight, with its thread's stack."""
+
+
+class Signals:
+    """Takes signals to a server.
+
+    :param server: who acts on them.
+    :param call: calls a function in the reactor thread; safe in a signal handler.
+    :param on_terminal: whether a person sits at standard input.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(
+        self,
+        server: Server,
+        call: Callable[..., object],
+        on_terminal: Callable[[], bool] = lambda: os.isatty(0),
+        set_handler: Callable[[int, Handler], Any] = signal.signal,
+    ) -> None:
+        self._server = server
+        self._call = call
+        self._on_terminal = on_terminal
+        self._set_handler = set_handler
+        self._interrupted = False
+
+    def stoppers(self) -> dict[int, Handler]:
+        """The handlers of the two signals that mean "stop"."""
+        return {signal.SIGTERM: self._terminate, signal.SIGINT: self._interrupt}
+
+    def install(self) -> None:
+        """Install all handlers.  Main thread, when the reactor runs."""
+        for number, handler in self.stoppers().items():
+            self._set_handler(number, handler)
+        self._set_handler(signal.SIGQUIT, self._quit)
+        self._set_handler(signal.SIGHUP, self._hang_up)
+        self._set_handler(signal.SIGUSR1, lambda number, frame: self._later(self._server.reopen_logs))
+        self._set_handler(signal.SIGUSR2, lambda number, frame: self._later(self._server.say_in_flight))
+
+    def _later(self, function: Callable[..., object], *args: object) -> None:
+        self._call(function, *args)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self._server.limit()
+        self._later(self._server.stop, False)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """A person pressed Ctrl-C: do not wait for a browser's idle connections; twice: for nothing."""
+        self._server.limit()
+        self._later(self._server.hurry if self._interrupted else self._stop_quietly)
+        self._interrupted = True
+
+    def _stop_quietly(self) -> None:
+        self._server.stop(True)
+
+    def _quit(self, number: int, frame: FrameType | None) -> None:
+        self._server.limit()
+        self._later(self._server.hurry)
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        """A closed terminal ends what was started in it; a daemon goes on."""
+        if self._on_terminal():
+            self._terminate(number, frame)
+        else:
+            self._later(self._ignore_hang_up)
+
+    def _ignore_hang_up(self) -> None:
+        self.log.info("SIGHUP is ignored: to deploy, stop this instance and start the next one")

@@ -1,0 +1,82 @@
+"""The deadline of a drain: what is still running is ended honestly, and named.
+
+Most servers kill the process at this point and say nothing.  The client of an answer that had not begun deserves
+a 503 and a time to try again; the client of one that had must see that it is cut; and the operator must read which
+requests were interrupted, how old they were, and where their threads stood.  Threads are given a moment to notice
+that their client is gone; those that do not end are abandoned with the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from graceful.takedown.stacks import stack_of
+from graceful.web.connection import Connection
+from graceful.web.exchange import Exchange
+from graceful.web.site import Site
+
+LAST_MOMENT: Final = 2.0
+LOOK_AGAIN: Final = 0.05
+
+
+class Takedown:
+    """Takes down what a site still has in flight.  Reactor thread.
+
+    :param site: whose connections and exchanges.
+    :param clock: monotonic time.
+    :param working: how many threads still work for an exchange.
+    :ivar taken: how many exchanges were interrupted.
+    :ivar abandoned: how many threads did not end.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(self, site: Site, clock: IReactorTime, working: Callable[[], int]) -> None:
+        self._site = site
+        self._clock = clock
+        self._working = working
+        self.taken = 0
+        self.abandoned = 0
+
+    def start(self) -> Deferred[None]:
+        """End everything; fires when all threads have ended, or have had their time."""
+        for exchange in self._site.register.in_flight():
+            self._name(exchange)
+        for connection in list(self._site.connections()):
+            self._end(connection)
+        for exchange in self._site.register.in_flight():
+            if exchange.thread:  # its client has left, and it goes on
+                self.taken += 1
+                self._site.finished(exchange)
+        done: Deferred[None] = Deferred()
+        self._wait(done, self._clock.seconds() + LAST_MOMENT)
+        return done
+
+    def _name(self, exchange: Exchange) -> None:
+        stack = stack_of(exchange.thread)
+        self.log.warn(
+            "taking down {what}{stack}",
+            what=exchange.describe(self._clock.seconds()),
+            stack=f", its thread is here:\n{stack}" if stack else "",
+        )
+
+    def _end(self, connection: Connection) -> None:
+        interrupted = connection.take_down()
+        if interrupted is not None:
+            self.taken += 1
+            self._site.finished(interrupted)
+
+    def _wait(self, done: Deferred[None], until: float) -> None:
+        left = self._working()
+        if (left or self._site.register.connections) and self._clock.seconds() < until:
+            self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
+            return
+        self.abandoned = left
+        for connection in list(self._site.connections()):
+            connection.close(reset=True)
+        done.callback(None)

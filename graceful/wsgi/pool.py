@@ -1,0 +1,138 @@
+"""The application's threads.
+
+`twisted.python.threadpool` drops what is offered after its stop without a word, joins its threads without a
+limit, and takes two locks and a condition for each job; at tens of thousands of requests a second waking threads
+is the larger half of the cost.  So this pool
+
+* keeps its jobs in one deque and wakes at most one thread at a time: a woken thread wakes the next while there is
+  work; and while the hub works through a batch of reads nobody is woken before its end;
+* never says no by itself: who offers a job looks at `crowded` first;
+* has daemon threads, so that a thread that does not come to an end cannot hold the process, and one deadline for
+  all of them when it stops.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Generic, TypeVar
+
+from twisted.logger import Logger
+
+Job = TypeVar("Job")
+
+
+class Pool(Generic[Job]):
+    """Threads that run one function on each job.
+
+    `list` and `deque` operations are atomic in CPython; that, and looking again after each change, is why there
+    is no lock.
+
+    :param size: how many threads.
+    :param queue: how many jobs may wait when all threads are busy.
+    :param run: called with each job in a thread.  What it raises is logged.
+    :ivar backlog: jobs that wait; any thread.
+    :ivar working: what each busy thread works on, by its `threading.get_ident()`; each thread writes its own.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(self, size: int, queue: int, run: Callable[[Job], None]) -> None:
+        self.size = size
+        self.queue = queue
+        self._run = run
+        self.backlog: deque[Job] = deque()
+        self.working: dict[int, Job] = {}
+        self.threads: list[threading.Thread] = []
+        self._idle: list[threading.Lock] = []
+        self._waking = self._holding = self._stopping = False
+
+    def start(self) -> None:
+        """Start the threads.  After the fork: threads do not survive one."""
+        for number in range(self.size):
+            thread = threading.Thread(target=self._work, name=f"graceful-{number + 1}", daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def crowded(self) -> bool:
+        """Whether as many jobs wait as may."""
+        return len(self.backlog) >= self.queue + len(self._idle)
+
+    @property
+    def queued(self) -> int:
+        """How many jobs wait for a thread."""
+        return len(self.backlog)
+
+    def put(self, job: Job) -> None:
+        """Have a job run.  Any thread."""
+        self.backlog.append(job)
+        if not self._holding and not self._waking and self._idle:
+            self._wake()
+
+    def hold(self) -> None:
+        """A batch begins: wake nobody before :meth:`kick`.  Reactor thread."""
+        self._holding = True
+
+    def kick(self) -> None:
+        """The batch is over: wake a thread if there is work."""
+        self._holding = False
+        if self.backlog and not self._waking and self._idle:
+            self._wake()
+
+    def stop(self, timeout: float) -> list[threading.Thread]:
+        """End the threads that are idle, and wait for the others at most `timeout` seconds together.
+
+        Blocks.  Returned are the threads that did not end.
+        """
+        self._stopping = True
+        while self._idle:
+            self._wake()
+        until = monotonic() + timeout
+        for thread in self.threads:
+            thread.join(max(0.0, until - monotonic()))
+        return [thread for thread in self.threads if thread.is_alive()]
+
+    def _wake(self) -> None:
+        try:
+            sleeper = self._idle.pop()
+        except IndexError:
+            return
+        self._waking = True
+        sleeper.release()
+
+    def _work(self) -> None:
+        mine = threading.Lock()
+        mine.acquire()
+        idle, backlog, working, run = self._idle, self.backlog, self.working, self._run
+        me = threading.get_ident()
+        while True:
+            try:
+                job = backlog.popleft()
+            except IndexError:
+                if self._stopping:
+                    return
+                idle.append(mine)
+                if (backlog and not self._waking) or self._stopping:
+                    # Something came between looking and lying down.
+                    try:
+                        idle.remove(mine)
+                        continue
+                    except ValueError:
+                        pass  # somebody chose us meanwhile and is about to release the lock
+                mine.acquire()
+                self._waking = False
+                try:
+                    job = backlog.popleft()
+                except IndexError:
+                    continue
+                if backlog and idle:
+                    self._wake()
+            working[me] = job
+            try:
+                run(job)
+            except BaseException:
+                self.log.failure("a thread of the pool goes on after this")
+            del working[me]
+            del job

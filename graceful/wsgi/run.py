@@ -1,0 +1,107 @@
+"""One exchange in a thread of the pool: call the application, send what it gives, close what it gave.
+
+PEP 3333 lets an application answer in many ways (one list, an iterator, `write`, a second `start_response` with
+an error), fail in each of them, and promises it that `close` is called exactly once, whatever happens: also when
+the client has left.  And the wish of every other part of this server is that the thread is soon back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from threading import get_ident
+from types import TracebackType
+from typing import Any
+
+from twisted.logger import Logger
+
+from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
+from graceful.wsgi.environ import of_connection, of_request, of_server
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+StartResponse = Callable[..., Callable[[bytes], None]]
+Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+log = Logger(namespace="graceful")
+
+
+class Runner:
+    """Runs one WSGI application.
+
+    :param application: the application.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._server = of_server()
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer the exchange.  In a thread of the pool."""
+        connection = exchange.connection
+        if connection.turn.current is not exchange or connection.turn.closed:
+            exchange.flushed = True  # the client left, or the deadline came, while it waited for a thread
+            connection.site.through(exchange)
+            return
+        exchange.thread = get_ident()
+        exchange.phase = APPLICATION
+        base = connection.memo
+        if base is None:
+            base = connection.memo = of_connection(self._server, connection)
+        result: Iterable[bytes] | None = None
+        try:
+            environ = of_request(base, exchange)
+            if exchange.mount:
+                environ["SCRIPT_NAME"] = exchange.mount
+                environ["PATH_INFO"] = environ["PATH_INFO"][len(exchange.mount) :]
+
+            def start_response(
+                status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+            ) -> Callable[[bytes], None]:
+                if exchange.started_answer:
+                    _again(exchange, exc_info)
+                exchange.start(status, headers)
+                return exchange.write
+
+            result = self._application(environ, start_response)
+            if type(result) is list and len(result) == 1 and not exchange.begun:
+                exchange.finish(result[0])
+            else:
+                for piece in result:
+                    if piece:
+                        exchange.write(piece)
+                    elif connection.turn.closed:
+                        raise Disconnected
+                exchange.finish()
+        except Disconnected:
+            exchange.flushed = True
+        except BaseException:
+            self._failed(exchange)
+        finally:
+            if exchange.phase == APPLICATION:
+                exchange.phase = SENDING
+            if type(result) is not list:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    try:
+                        close()
+                    except BaseException:
+                        log.failure("{exchange}: close() of the answer failed", exchange=exchange)
+            connection.site.through(exchange)
+
+    def _failed(self, exchange: Exchange) -> None:
+        """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
+        log.failure("{exchange} [{request}]: the application failed", exchange=exchange, request=exchange.request_id)
+        try:
+            exchange.fail(500)
+        except Disconnected:
+            exchange.flushed = True
+
+
+def _again(exchange: Exchange, exc_info: ExcInfo | None) -> None:
+    """`start_response` was called a second time: only to report an error, and only before anything was sent."""
+    if exc_info is None:
+        raise AssertionError("start_response was called a second time without exc_info")
+    try:
+        if exchange.begun:
+            raise exc_info[1].with_traceback(exc_info[2])
+    finally:
+        del exc_info  # it refers to this frame
