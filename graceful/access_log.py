@@ -109,7 +109,7 @@ def stamp(second: int) -> str:
     )
 
 
-def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) -> bytes:
+def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) -> list[str]:
     lines = []
     for exchange in batch:
         started = exchange.started
@@ -134,7 +134,7 @@ def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) ->
             f'{exchange.peer or "-"} - - [{moment}] "{request}" {exchange.status} {exchange.sent}'
             f' "{referer}" "{agent}" {exchange.ended - started:.6f} {exchange.request_id}\n'
         )
-    return "".join(lines).encode("utf-8")
+    return lines
 
 
 def _clean(data: bytes, count: int) -> bool:
@@ -150,16 +150,14 @@ def format_lines(batch: Sequence[Finished], offset: float, stamps: dict[int, str
     """
     if stamps is None:
         stamps = {}
-    data = _render(batch, offset, stamps)
-    if _clean(data, len(batch)):
-        return data
-    lines = []
-    for exchange in batch:
-        line = _render([exchange], offset, stamps)
-        if not _clean(line, 1):
-            line = _render([_Escaped(exchange)], offset, stamps)
-        lines.append(line)
-    return b"".join(lines)
+    lines = _render(batch, offset, stamps)
+    data = "".join(lines).encode()
+    if not _clean(data, len(lines)):
+        for number, line in enumerate(lines):
+            if not _clean(line.encode(), 1):
+                (lines[number],) = _render([_Escaped(batch[number])], offset, stamps)
+        data = "".join(lines).encode()
+    return data
 
 
 class AccessLog:

@@ -252,7 +252,7 @@ class Options(usage.Options):
         self.startup = Startup(self._logs_elsewhere())
         if not self.check:
             self.pid_file = self._take_pid_file()
-            self.startup.begin()
+        self.startup.begin()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse; what is wrong is told in one line, which twistd would bury under its whole help."""

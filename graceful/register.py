@@ -33,8 +33,8 @@ class Register:
     """All connections and all exchanges in flight on them.
 
     :ivar connections: every open client connection; reactor thread only.
-    :ivar exchanges: every exchange in flight by its number; added by the reactor thread, removed by whichever
-        thread sees its end.
+    :ivar exchanges: every exchange in flight by its number; added by the reactor thread, popped by whichever
+        thread sees its end: of several that do, one gets it.
     :ivar issued: the last exchange number given out; reactor thread only.
     """
 
@@ -49,10 +49,6 @@ class Register:
         """Number an exchange whose first byte has come, and list it.  Reactor thread."""
         self.issued = exchange.id = self.issued + 1
         self.exchanges[exchange.id] = exchange
-
-    def remove(self, exchange: Exchange) -> bool:
-        """Strike an exchange off, from any thread.  True for the one caller that really did it."""
-        return self.exchanges.pop(exchange.id, None) is not None
 
     @property
     def finished(self) -> int:

@@ -20,6 +20,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.python.logfile import BaseLogFile
 from twisted.web.resource import IResource
 
@@ -109,6 +110,7 @@ class AppServer(Service):
         self._access_log: AccessLog | None = None
         self._takedown: Takedown | None = None
         self._finished_before = 0
+        self._failed: BaseException | None = None
         self.site: Site
         self.drain: Drain
         self._clock: MonotonicClock
@@ -161,11 +163,12 @@ class AppServer(Service):
             root = self._root
             if not IResource.providedBy(root) and not IHandler.providedBy(root):
                 root = root()
+            if self._process is not None:
+                self._reactor.callWhenRunning(self._running)
             self._build(root)
             self._accept()
         if self._process is not None:
             self._limit.install()
-            self._reactor.callWhenRunning(self._running)
         super().startService()  # type: ignore[no-untyped-call]
 
     def _running(self) -> None:
@@ -229,17 +232,25 @@ class AppServer(Service):
         self.site.on_room = self._room
         for listener in self._listeners:
             started = listener.start()
-            if started is None:
-                self._opened(listener)
-            else:
-                started.addCallbacks(lambda ignored, listener=listener: self._opened(listener), self._cannot_listen)
+            if started is not None:
+                started.addErrback(self._cannot_listen)
+        if self._failed is not None:
+            raise self._failed
+        self._reactor.callWhenRunning(self._opened)
         self._clock.callLater(SWEEP, self._sweep)
 
-    def _opened(self, listener: Listener | ForeignListener) -> None:
-        self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
+    def _opened(self) -> None:
+        """Say what is open; not before signals are obeyed, since somebody may wait for these lines to send one."""
+        for listener in self._listeners:
+            self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
 
-    def _cannot_listen(self, failure: Any) -> None:
+    def _cannot_listen(self, failure: Failure) -> None:
+        """An endpoint's plugin has failed: if it was at once, start-up fails with it, else we leave."""
+        if not self._reactor.running:
+            self._failed = failure.value
+            return
         self.log.critical("{reason}: stopping", reason=failure.getErrorMessage())
+        self._failed = failure.value
         self.stop(True)
 
     def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
@@ -390,6 +401,8 @@ class AppServer(Service):
         )
         if self._process is not None:
             status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
+            if self._failed is not None:
+                status = 1
             self._limit.verdict(status, REPORTS + LEAVING)
             if self._process.pid_file is not None:
                 self._process.pid_file.remove()

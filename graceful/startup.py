@@ -301,5 +301,7 @@ def _explain(error: BaseException) -> StartupError:
         return StartupError(f"stopped by {signal.Signals(error.signum).name} while starting")
     if isinstance(error, SystemExit):
         return StartupError(f"something called sys.exit({error.code!r}) while starting: see what was imported")
+    if type(error).__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return StartupError(str(error))  # one of our own: written for the operator
     place = traceback.extract_tb(error.__traceback__)[-1]
     return StartupError(f"cannot start: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})")

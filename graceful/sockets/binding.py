@@ -27,6 +27,8 @@ from graceful.sockets.handshakes import detach_filter
 #: The first descriptor that systemd hands over, sd_listen_fds(3).
 FIRST_INHERITED: Final = 3
 
+_JUST_TAKEN: Final = "another process has just taken it: stop that one, or choose another path"
+
 
 class BindError(OSError):
     """A socket cannot be had.  Its text is one line: which address, why, and what to do about it."""
@@ -174,6 +176,9 @@ def _bind_unix(address: Address) -> BoundSocket:
         inode = inode_of(path)
         os.chmod(path, address.mode)
         bound.listen(address.backlog)
+        # Before we listened, another starting instance may have thought the file stale.
+        if inode_of(path) != inode:
+            _fail(address, _JUST_TAKEN)
     except BindError:
         bound.close()
         raise
@@ -186,7 +191,7 @@ def _bind_unix(address: Address) -> BoundSocket:
 def _why_not_unix(address: Address, error: OSError) -> str:
     directory = os.path.dirname(address.path) or "."
     if error.errno == errno.EADDRINUSE:
-        return "another process has just taken it: stop that one, or choose another path"
+        return _JUST_TAKEN
     if error.errno == errno.ENOENT:
         return f"there is no directory {directory}: create it first"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -197,22 +202,20 @@ def _why_not_unix(address: Address, error: OSError) -> str:
 def _clear_stale(address: Address) -> None:
     """Remove a socket file that a crashed server left behind; refuse one that somebody answers on."""
     path = address.path
-    judged = inode_of(path)
-    if judged is None:
+    if inode_of(path) is None:
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         _fail(address, "a file that is not a socket is at this path: remove it, or choose another path")
     if _answers(path):
         _fail(address, "it is in use: stop the server that answers there, or choose another path")
-    # Another instance, starting in the same moment, may have replaced the file since it was judged.  So it is
-    # moved aside first, looked at, and put back if it is not the one.
-    aside = f"{path}.{os.getpid()}.stale"
+    # Another instance, starting in the same moment, may have replaced the file since.  So it is moved aside
+    # first, asked again, and put back if somebody answers now.
+    aside = os.path.join(os.path.dirname(path), f".{os.getpid()}")
     os.rename(path, aside)
-    if inode_of(aside) == judged:
-        os.unlink(aside)
-    else:
+    if _answers(aside):
         os.rename(aside, path)
-        _fail(address, "another process has just taken it: stop that one, or choose another path")
+        _fail(address, _JUST_TAKEN)
+    os.unlink(aside)
 
 
 def _answers(path: str) -> bool:

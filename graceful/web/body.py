@@ -10,11 +10,14 @@ write that fails costs that one upload an answer of 507 and nobody else anything
 from __future__ import annotations
 
 import errno
+import io
 import tempfile
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import IO, Final
+from typing import IO, Any, Final
+
+from twisted.logger import Logger
 
 MEMORY: Final = 65536
 HIGH: Final = 262144
@@ -26,23 +29,26 @@ FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 class Spool:
     """One request body on its way to a temporary file.
 
-    :ivar file: the file; belongs to the writer thread until `told` has been called, then to the exchange.
-    :ivar behind: bytes accepted and not yet written; added by the reactor thread, both only look otherwise.
-    :ivar error: why it could not be written, or None.
+    :param told: called in the reactor thread when the disk has caught up, and when it has failed.
+    :ivar file: the file; the writer thread's until the body is finished, then the exchange's.
+    :ivar error: why it could not be written, or None.  Set by the writer thread.
+    :ivar accepted: bytes that have come.  The reactor thread's.
+    :ivar written: bytes that are in the file.  The writer thread's.
+    :ivar dropped: nobody wants it any more.  Set by the reactor thread.
     """
 
-    __slots__ = ("accepted", "closed", "error", "file", "told", "written")
+    __slots__ = ("accepted", "dropped", "error", "file", "told", "written")
 
     def __init__(self, told: Callable[[Spool], None]) -> None:
         self.file: IO[bytes] | None = None
         self.error: OSError | None = None
         self.told = told
         self.accepted = self.written = 0
-        self.closed = False
+        self.dropped = False
 
     @property
     def behind(self) -> int:
-        """Bytes that wait for the disk.  `accepted` is the reactor's field, `written` the writer thread's."""
+        """Bytes that wait for the disk."""
         return self.accepted - self.written
 
 
@@ -53,28 +59,32 @@ class Spooler:
     :param call: calls a function in the reactor thread, from any thread.
     """
 
+    log = Logger(namespace="graceful")
+
     def __init__(self, directory: str | None, call: Callable[..., object]) -> None:
         self._directory = directory
         self._call = call
-        self._work: SimpleQueue[tuple[Spool, bytes | None] | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    # -- the reactor thread
+
     def write(self, spool: Spool, data: bytes) -> None:
-        """Accept a piece.  Reactor thread; `told` is called there when enough of it is written."""
+        """Accept a piece."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="graceful-spool", daemon=True)
             self._thread.start()
         spool.accepted += len(data)
-        self._work.put((spool, data))
+        self._work.put((self._write, (spool, data)))
 
-    def finish(self, spool: Spool) -> None:
-        """Nothing more will come: rewind the file, then call `told` in the reactor thread."""
-        self._work.put((spool, None))
+    def finish(self, spool: Spool, told: Callable[[], None]) -> None:
+        """Nothing more will come: rewind the file, then call `told` in the reactor thread, also after an error."""
+        self._work.put((self._finish, (spool, told)))
 
     def drop(self, spool: Spool) -> None:
-        """Nobody wants it any more.  Any thread."""
-        spool.closed = True
-        self._work.put((spool, None))
+        """Nobody wants it any more: close the file."""
+        spool.dropped = True
+        self._work.put((self._close, (spool,)))
 
     def stop(self) -> None:
         """End the thread when it has done what it was given before."""
@@ -82,38 +92,43 @@ class Spooler:
             self._work.put(None)
             self._thread = None
 
+    # -- the writer thread
+
     def _run(self) -> None:
         while (job := self._work.get()) is not None:
-            spool, data = job
+            function, arguments = job
             try:
-                self._write(spool, data)
+                function(*arguments)
+            except Exception:
+                self.log.failure("the writer of request bodies goes on after this")
+            del job, function, arguments
+
+    def _write(self, spool: Spool, data: bytes) -> None:
+        was = spool.behind
+        if not spool.dropped and spool.error is None:
+            try:
+                if spool.file is None:
+                    spool.file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - it stays open
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[spool.file.write(rest) :]
             except OSError as error:
                 spool.error = error
                 self._close(spool)
                 self._call(spool.told, spool)
-
-    def _write(self, spool: Spool, data: bytes | None) -> None:
-        if spool.closed:
-            self._close(spool)
-        elif spool.error is not None:
-            spool.written = spool.accepted
-        elif data is None:
-            if spool.file is not None:
-                spool.file.seek(0)
+        spool.written += len(data)
+        if spool.behind <= LOW < was and spool.error is None:
             self._call(spool.told, spool)
-        else:
-            if spool.file is None:
-                spool.file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - outlives this call
-            spool.file.write(data)
-            was = spool.behind
-            spool.written += len(data)
-            if spool.behind <= LOW < was:
-                self._call(spool.told, spool)
+
+    def _finish(self, spool: Spool, told: Callable[[], None]) -> None:
+        if spool.file is not None and spool.error is None and not spool.dropped:
+            # Unbuffered so far, so that an error came with the write that met it; the application reads lines.
+            spool.file.seek(0)
+            spool.file = io.BufferedReader(spool.file)  # type: ignore[type-var]
+        self._call(told)
 
     @staticmethod
     def _close(spool: Spool) -> None:
-        if spool.file is not None:
-            try:
-                spool.file.close()
-            except OSError:
-                pass  # its last buffered bytes did not fit either
+        file, spool.file = spool.file, None
+        if file is not None:
+            file.close()

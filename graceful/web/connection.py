@@ -1,4 +1,4 @@
-"""One client connection: the thin shell around the intake and the turn, with a socket.
+"""One client connection: the thin shell around the receiver and the turn, with a socket.
 
 Reading, timing and closing are the reactor thread's.  Sending is whoever's turn it is.  What happens to a
 connection that nobody needs any more is where servers lose requests, so closing has its rules here:
@@ -22,21 +22,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 
-from graceful.web.body import FULL, HIGH, LOW, MEMORY, Spool
-from graceful.web.exchange import QUEUED, Disconnected, Exchange
-from graceful.web.intake import Intake
-from graceful.web.turn import GONE, SEND, Piece, Turn
+from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.receiver import Receiver
+from graceful.web.turn import GONE, REACTOR, SEND, Piece, Turn
 
 if TYPE_CHECKING:
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
-PIPELINE: Final = 8
 HELD: Final = (1 << 20) + 65536
 ROOM: Final = 1 << 18
 JOIN: Final = 16384
 READ: Final = 65536
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -47,7 +44,9 @@ class Connection:
     :ivar site: what is served here, with its limits and its register.
     :ivar peer: the client's address as text; empty on a Unix socket.
     :ivar turn: whose turn it is to write.
-    :ivar intake: what has been received.  Reactor thread.
+    :ivar receiver: the half that reads, with its `intake`.  Reactor thread.
+    :ivar reading: whether what comes is read.  Changed by the reactor thread.
+    :ivar writing: whether the reactor waits to send a rest.  Under the turn's lock.
     :ivar active: when something last came from or went to the client, monotonic seconds.
     :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
@@ -55,10 +54,10 @@ class Connection:
     """
 
     __slots__ = (
-        "_expects",
         "_gone",
         "_hub",
-        "_spool",
+        "_register",
+        "_reset",
         "active",
         "answered",
         "drained",
@@ -69,6 +68,7 @@ class Connection:
         "peer",
         "port",
         "reading",
+        "receiver",
         "scheme",
         "server",
         "site",
@@ -91,16 +91,17 @@ class Connection:
         self.scheme = scheme
         self.trusted = site.trusts(peer)
         self.turn = Turn()
-        self.intake = Intake(self, site.settings.max_body)
+        self.receiver = Receiver(self, site)
+        self.intake = self.receiver.intake
         self.active = self.opened = monotonic()
         self.answered = False
         self.reading, self.writing = True, False
         self.memo: Any = None
         self.drained: Callable[[], None] | None = None
-        self._expects = False
-        self._spool: Spool | None = None
+        self._reset = False
         self._gone: list[Deferred[None]] = []
-        site.register.connections.add(self)
+        self._register = site.register
+        self._register.connections.add(self)
 
     def when_gone(self) -> Deferred[None]:
         """Return a new Deferred that fires when the connection is closed.  Reactor thread."""
@@ -120,140 +121,40 @@ class Connection:
             self.close()
             return
         if data:
-            self.received(data)
+            self.active = self._hub.now
+            self.receiver.received(data)
         else:
-            self.reading = False
-            self.end_of_input()
+            self.read(False)
+            if self.receiver.end_of_input():
+                self.close()
 
-    def received(self, data: bytes) -> None:
-        """Bytes have come."""
-        self.active = self._hub.now
-        intake = self.intake
-        if intake.deaf:
-            return
-        intake.feed(data)
-        if intake.stash:
-            self._pause()
+    def read(self, more: bool) -> None:
+        """Read on, or leave what comes in the kernel."""
+        if self.reading is not more and not (more and self.turn.eof):
+            self.reading = more
+            self.interest()
 
-    def end_of_input(self) -> None:
-        """The client will send nothing more; its answers are still sent (RFC 9112 §9.6)."""
-        self.intake.deaf = True
-        self._interest()
-        if self.turn.end_of_input() or self.intake.exchange is not None:
-            self.close()
+    def idle(self) -> bool:
+        """Whether nothing is owed to the client, and nothing has come that is not answered."""
+        return self.turn.idle() and not self.receiver.more_requests()
 
-    def full(self) -> bool:
-        """Whether enough requests wait already (or one whose body is still on its way to the disk)."""
-        return len(self.turn.waiting) >= PIPELINE or (self._spool is not None and not self.intake.head_done)
-
-    def _pause(self) -> None:
-        """Stop reading until an answer is done; and look again, since it may have been done just now."""
-        self.turn.attention = True
-        if self.full() or self._too_far_ahead():
-            if self.reading:
-                self.reading = False
-                self._interest()
-        else:
-            self._resume()
-
-    def _too_far_ahead(self) -> bool:
-        return self._spool is not None and self._spool.behind > HIGH
-
-    def _resume(self) -> None:
-        if self.full() or self._too_far_ahead():
-            return
-        if not self.reading and not self.turn.eof:
-            self.reading = True
-            self._interest()
-        self.intake.resume()
-        if self.intake.stash:
-            self._pause()
-
-    def more_requests(self) -> bool:
-        """Whether something that has been read is still to be answered behind the current exchange."""
-        return bool(self.turn.waiting) or self.intake.exchange is not None or bool(self.intake.stash)
-
-    # -- what the intake makes of it: reactor thread ------------------------------------------------------
-
-    def began(self) -> Exchange:
-        """The first byte of a request has come."""
-        exchange = Exchange(self)
-        self.site.register.add(exchange)
-        return exchange
-
-    def expects(self) -> None:
-        """The client waits for 100 Continue; it gets it when everything before it is answered."""
-        self._expects = True
-        self._say_continue()
-
-    def _say_continue(self) -> None:
+    def interject(self, data: bytes) -> bool:
+        """Send an interim answer (RFC 9110 §15.2), if nothing is being answered.  False: not now."""
         turn = self.turn
-        turn.attention = True  # before looking, so that an answer that ends just now calls for attention
         if not turn.interject():
-            return
-        self._expects = False
-        rest = self.transmit(CONTINUE, b"")
+            return False
+        try:
+            rest = self.transmit(data, b"")
+        except OSError:
+            turn.release()
+            self._hub.call(self.close)
+            return True
         if rest:
             turn.left(rest, False)
             self._want_write()
         else:
             turn.release()
-
-    def body(self, exchange: Exchange, data: bytes) -> None:
-        """A piece of a body: to memory, or through the spooler to a file."""
-        spool = self._spool
-        if spool is None:
-            pieces = exchange.body
-            if pieces is None:
-                exchange.body = [data]
-                return
-            assert isinstance(pieces, list)
-            if exchange.received <= MEMORY:
-                pieces.append(data)
-                return
-            spool = self._spool = Spool(self._spooled)
-            data = b"".join(pieces) + data
-            exchange.body = None
-        self.site.spooler.write(spool, data)
-        if spool.behind > HIGH:
-            self._pause()
-
-    def complete(self, exchange: Exchange) -> None:
-        """A request is whole, or refused."""
-        spool = self._spool
-        if spool is not None:
-            if exchange.error:
-                self.site.spooler.drop(spool)
-                self._spool = None
-            else:
-                spool.told = lambda spool: self._spooled(spool, exchange)
-                self.site.spooler.finish(spool)
-                return
-        if self.trusted:
-            self.site.forwarded(exchange)
-        exchange.phase = QUEUED
-        if self.turn.arrive(exchange):
-            self.site.dispatch(exchange)
-
-    def _spooled(self, spool: Spool, exchange: Exchange | None = None) -> None:
-        """The spooler has caught up, or has failed, or (with an exchange) is through."""
-        if self._spool is not spool:
-            return
-        if spool.error is not None:
-            self._spool = None
-            status = 507 if spool.error.errno in FULL else 500
-            self.site.log.error("a request body could not be written: {error}", error=spool.error)
-            if exchange is None:
-                self.intake.refuse(status)
-            else:
-                self.intake.deaf = True
-                exchange.error, exchange.keep = status, False
-                self.complete(exchange)
-        elif exchange is not None:
-            self._spool = None
-            exchange.body = spool.file
-            self.complete(exchange)
-        self._resume()
+        return True
 
     # -- sending: whoever's turn it is --------------------------------------------------------------------
 
@@ -267,10 +168,10 @@ class Connection:
                 count = self.sock.sendmsg((head, data))
             else:
                 head += data
+                data = b""
                 count = self.sock.send(head)
                 if count == len(head):
                     return []
-                data = b""
         except BlockingIOError:
             count = 0
         if count < len(head):
@@ -353,7 +254,7 @@ class Connection:
         try:
             while (piece := turn.first()) is not None:
                 count = self.push(piece)
-                self.active = self._hub.now
+                self.active = monotonic()
                 if not turn.sent(count) and count < len(piece):
                     return
         except BlockingIOError:
@@ -367,9 +268,12 @@ class Connection:
         through, following = turn.flushed()
         if not through:
             return
-        self.writing = False
-        self._interest()
-        self.site.budget.remove(self)
+        with turn.lock:
+            if turn.holder is REACTOR:
+                return  # a thread has left another rest already
+            self.writing = False
+            self._arm()
+            self.site.budget.remove(self)
         if ended is not None:
             self.answered = True
             if ended.keep:
@@ -399,16 +303,21 @@ class Connection:
     def _want_write(self) -> None:
         """Have the reactor send the rest.  Any thread; the epoll is told without waking the reactor."""
         self.active = monotonic()
-        self.site.budget.add(self)
         with self.turn.lock:
-            if not self.turn.closed:
+            if self.turn.holder is REACTOR:
+                self.site.budget.add(self)
                 self.writing = True
-                self._hub.interest(self)
+                self._arm()
 
-    def _interest(self) -> None:
+    def interest(self) -> None:
+        """What is waited for has changed."""
         with self.turn.lock:
             if not self.turn.closed:
-                self._hub.interest(self)
+                self._arm()
+
+    def _arm(self) -> None:
+        """Tell the epoll what is waited for.  Any thread, under the turn's lock."""
+        self._hub.interest(self)
 
     # -- ending: reactor thread ---------------------------------------------------------------------------
 
@@ -417,19 +326,13 @@ class Connection:
         turn = self.turn
         if turn.closed:
             return
-        if turn.closing or (turn.eof and (turn.lingering or turn.idle())):
+        if turn.closing or (turn.eof and (turn.lingering or self.idle())):
             self.close()
-            return
-        if turn.lingering:
-            if not self.reading and not turn.eof:
-                self.reading = True
-                self._interest()
-            return
-        turn.attention = False
-        if self._expects:
-            self._say_continue()
-        if self.intake.stash or not self.reading:
-            self._resume()
+        elif turn.lingering:
+            self.read(True)
+        else:
+            turn.attention = False
+            self.receiver.attend()
 
     def close(self, reset: bool = False) -> None:
         """Close the descriptor, or have it closed by whoever is sending right now.
@@ -437,12 +340,12 @@ class Connection:
         :param reset: so that the client sees that it was cut.
         """
         turn = self.turn
-        if not turn.close():
-            if not turn.closed:
-                self._disturb()
-            return
-        self._release(reset)
-        self.lost()
+        self._reset = self._reset or reset
+        if turn.close():
+            self._release(self._reset)
+            self.lost()
+        elif not turn.closed:
+            self._disturb()
 
     def _disturb(self) -> None:
         """Make a sender let go.  The descriptor's number stays ours until it has."""
@@ -464,26 +367,20 @@ class Connection:
 
     def lost(self) -> None:
         """The descriptor is closed: nobody gets an answer any more."""
-        site = self.site
-        if self._spool is not None:
-            site.spooler.drop(self._spool)
-            self._spool = None
+        site, turn = self.site, self.turn
         site.budget.remove(self)
-        turn = self.turn
-        receiving, current = self.intake.exchange, turn.current
-        for exchange in (*turn.waiting, *((receiving,) if receiving is not None else ())):
+        for exchange in (*turn.waiting, *self.receiver.drop()):
             exchange.through = exchange.flushed = True
             site.finished(exchange)
         turn.waiting.clear()
+        current = turn.current
         if current is not None:
             current.flushed = True
             if current.through:
                 site.finished(current)
             else:
                 site.disconnected(current)
-        self.intake.exchange = None
-        self.intake.close()
-        site.register.connections.discard(self)
+        self._register.connections.discard(self)
         site.connection_gone()
         for gone in self._gone:
             gone.callback(None)
@@ -491,7 +388,7 @@ class Connection:
     def half_close(self) -> None:
         """Close an idle connection; what has come meanwhile is still a request."""
         self.readable()
-        if self.turn.closed or self.intake.exchange is not None or not self.turn.linger():
+        if self.turn.closed or self.receiver.more_requests() or not self.turn.linger():
             return
         self._shut()
         self.intake.deaf = True
@@ -505,12 +402,11 @@ class Connection:
         Returned is the exchange that was interrupted, if one was.
         """
         turn = self.turn
-        current, receiving = turn.current, self.intake.exchange
+        current = turn.current
         if current is None:
+            receiving = self.receiver.refuse(503)
             if receiving is None:
                 self.close()
-            else:
-                self.intake.refuse(503)
             return receiving
         if turn.lingering:
             if self.unsent() == 0:
@@ -535,7 +431,3 @@ class Connection:
             return int(struct.unpack("i", ioctl(self.fd, TIOCOUTQ, b"\0\0\0\0"))[0])
         except OSError:
             return 0
-
-    def stalled(self) -> bool:
-        """Whether it is we who do not read."""
-        return not self.reading or (self._spool is not None and self._spool.behind > LOW)

@@ -19,12 +19,15 @@ from typing import IO, TYPE_CHECKING, Final
 from graceful.web.fields import (
     CONNECTION,
     DATE,
-    HOP,
     LENGTH,
+    LINES,
     NAMES,
+    PLAIN,
     SERVER,
     STATUSES,
     bodiless,
+    checked_line,
+    learn_line,
     learn_name,
     learn_status,
     reason,
@@ -163,31 +166,31 @@ class Exchange:
         """
         length, flags = -1, 0
         code = STATUSES.get(status) or learn_status(status)
-        out = ["HTTP/1.1 " + status]
+        head = f"HTTP/1.1 {status}\r\n"
         for name, value in headers:
-            kind = NAMES.get(name)
-            if kind is None:
-                kind = learn_name(name)
-            if kind:
-                if kind == LENGTH:
+            line = LINES.get((name, value))
+            if line is None:
+                kind = NAMES.get(name)
+                if kind is None:
+                    kind = learn_name(name)
+                if kind == PLAIN:
+                    line = learn_line(name, value)
+                elif kind == LENGTH:
                     announced = int(value) if value.isascii() and value.isdigit() else -1
                     if announced < 0 or length not in (-1, announced):
                         raise ValueError(f"not a Content-Length: {value!r}")
                     if length >= 0 or code == 204:
                         continue
                     length = announced
-                elif kind == HOP:
-                    continue
-                elif kind == CONNECTION:
-                    if "close" in value.lower():
+                    line = f"{name}: {value}\r\n"
+                elif kind in (DATE, SERVER):
+                    flags |= kind
+                    line = checked_line(name, value)
+                else:
+                    if kind == CONNECTION and "close" in value.lower():
                         self.keep = False
                     continue
-                flags |= kind
-            out.append(name + ": " + value)
-        head = "\r\n".join(out)
-        breaks = len(out) - 1
-        if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
-            raise ValueError("a header holds a line break or NUL")
+            head += line
         self._head, self.status, self.length, self._flags = head, code, length, flags
 
     def _render(self, total: int) -> bytes:
@@ -203,25 +206,25 @@ class Exchange:
         keep = self.keep
         if site.draining and keep:
             # What has been read is still answered; the last of it says close.
-            keep = self.connection.more_requests()
+            keep = self.connection.receiver.more_requests()
         bare = self.method == "HEAD" or bodiless(code)
         self._bare = bare
         if self.length < 0:
             if bare:
                 if total > 0 and not bodiless(code):
-                    head += f"\r\nContent-Length: {total}"
+                    head += f"Content-Length: {total}\r\n"
             elif total >= 0:
                 self.length = total
-                head += f"\r\nContent-Length: {total}"
+                head += f"Content-Length: {total}\r\n"
             elif self.version == "1.0":
                 keep = False
             else:
                 self.chunked = True
-                head += "\r\nTransfer-Encoding: chunked"
+                head += "Transfer-Encoding: chunked\r\n"
         elif 0 <= total < self.length and not bare:
             keep = False
         self.keep = keep
-        if self._flags > LENGTH:
+        if self._flags:
             tail = site.tail(keep, date=not self._flags & DATE, server=not self._flags & SERVER)
         else:
             tail = site.tail_keep if keep else site.tail_close
@@ -239,7 +242,6 @@ class Exchange:
                 self.shown_target,
                 self.length,
             )
-            self.keep = False
             return data[:left]
         return data
 
@@ -295,14 +297,14 @@ class Exchange:
         """Answer with a short text of the server's own, and close; or cut the body, if it has begun.
 
         :param code: the status.
-        :param extra: more header lines, each beginning with a line break.
+        :param extra: more header lines, each with its line break.
         """
         if self.begun:
             self.cut()
             return
         self.keep = self.keep and code == 503
         text = f"{code} {reason(code)}"
-        self._head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8{extra}"
+        self._head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\n{extra}"
         self.status, self.length, self._flags = code, -1, 0
         self.finish(f"{text}\n".encode())
 

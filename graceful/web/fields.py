@@ -2,8 +2,7 @@
 
 An application can put anything into its status and headers, and a line break there would let whoever supplied
 the value write headers, or a whole second response, of his own.  Checking each character of each header of each
-answer is dear, but names and status lines repeat: the verdict on each is remembered (boundedly), and line
-breaks are counted once over the finished head.
+answer is dear, but most of them repeat: the verdict on each name, field and status is remembered, boundedly.
 """
 
 from __future__ import annotations
@@ -34,9 +33,13 @@ _KINDS: Final = {
 }
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _STATUS: Final = re.compile(r"[2-9]\d\d(?: [^\x00-\x1f\x7f]*)?\Z")
+_BREAK: Final = re.compile(r"[\r\n\0]")
 _REMEMBERED: Final = 1024
+_LONGEST_REMEMBERED: Final = 256
 
+#: What has been checked: names, whole fields as lines of a head, and status lines.
 NAMES: Final[dict[str, int]] = {}
+LINES: Final[dict[tuple[str, str], str]] = {}
 STATUSES: Final[dict[str, int]] = {}
 
 
@@ -54,6 +57,34 @@ def learn_name(name: object) -> int:
     if len(NAMES) < _REMEMBERED:
         NAMES[name] = kind
     return kind
+
+
+def checked_line(name: str, value: str) -> str:
+    """Check a field's value, and return the field as a line of a head.
+
+    :raises TypeError: the value is no str.
+    :raises ValueError: the value holds a line break or NUL, or what latin-1 has not.
+    """
+    if type(value) is not str:
+        raise TypeError(f"header values must be str, not {value!r}")
+    if _BREAK.search(value):
+        raise ValueError(f"the header {name} holds a line break or NUL")
+    line = f"{name}: {value}\r\n"
+    line.encode("latin-1")
+    return line
+
+
+def learn_line(name: str, value: str) -> str:
+    """Check an ordinary field, and remember its line in case it comes again.
+
+    When there is no more room all are forgotten: those that really come again will soon be back.
+    """
+    line = checked_line(name, value)
+    if len(line) < _LONGEST_REMEMBERED:
+        if len(LINES) >= _REMEMBERED:
+            LINES.clear()
+        LINES[name, value] = line
+    return line
 
 
 def learn_status(status: object) -> int:

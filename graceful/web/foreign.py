@@ -7,6 +7,7 @@ writes as much as the transport's buffer likes and goes on when that is empty.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IAddress, IPushProducer, ISSLTransport
@@ -35,6 +36,11 @@ class TransportConnection(Connection):
         server = _address(transport.getHost()) or ("", 0)
         self._begin(site, hub, _address(transport.getPeer()), server, scheme)
 
+    def received(self, data: bytes) -> None:
+        """The transport has delivered bytes."""
+        self.active = monotonic()
+        self.receiver.received(data)
+
     def readable(self) -> None:
         """Nothing waits to be read: the reactor has delivered what came."""
 
@@ -59,8 +65,8 @@ class TransportConnection(Connection):
         self.site.budget.add(self)
         self._hub.call(self.writable)
 
-    def _interest(self) -> None:
-        if not self.turn.closed and not self._transport.disconnecting:
+    def _arm(self) -> None:
+        if not self._transport.disconnecting:
             if self.reading:
                 self._transport.resumeProducing()
             else:

@@ -6,7 +6,7 @@ knows a fixed list of methods, and it cannot pause: a single packet with 2,000 p
 exchanges.  Behind it stand the rules of RFC 9112 and 9110 that a request must pass here.
 
 Pausing is done by feeding it slices.  Every message head, and every chunked body, ends with an empty line, so a
-slice that ends with the first empty line ends at most the message under way and one more; a body with a
+slice that ends with the first empty line never goes past the end of the message under way; a body with a
 Content-Length is a slice of its own.  What may not be parsed yet stays in `stash`.
 
 An error ends the parser for good, and so do two things that are none: an `Upgrade` that we do not follow, and a
@@ -29,10 +29,11 @@ MAX_FIELDS: Final = 200
 MAX_METHOD: Final = 64
 
 # What a field means to the framing, by its name as sent; names are learnt, boundedly.
-_PLAIN, _HOST, _CONNECTION, _EXPECT, _LENGTH, _CODING, _UPGRADE, _DROP = range(8)
+_PLAIN, _HOST, _CONNECTION, _PROXY_CONNECTION, _EXPECT, _LENGTH, _CODING, _UPGRADE, _DROP = range(9)
 _KINDS: Final = {
     b"host": _HOST,
     b"connection": _CONNECTION,
+    b"proxy-connection": _PROXY_CONNECTION,
     b"expect": _EXPECT,
     b"content-length": _LENGTH,
     b"transfer-encoding": _CODING,
@@ -42,6 +43,11 @@ _names: dict[bytes, int] = {}
 _hosts: set[bytes] = set()
 _methods: dict[bytes, str] = {}
 _REMEMBERED: Final = 1024
+# Methods that llhttp takes for another protocol's.
+_RTSP: Final = frozenset(
+    b"DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH".split()
+)
+_STOPPED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _HOST_FORM: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?\Z")
@@ -87,6 +93,7 @@ class Intake:
 
     :ivar exchange: the exchange whose request is under way, or None between requests.
     :ivar stash: bytes that have been received and may not be parsed yet.
+    :ivar held: the sink is full; only set and reset by it.
     :ivar deaf: nothing that comes from now on is a request.
     :ivar head_done: the head of the request under way is complete, its body is coming.
     """
@@ -102,6 +109,7 @@ class Intake:
         "_parser",
         "_persist",
         "_priming",
+        "_progress",
         "_refused",
         "_sink",
         "_start",
@@ -110,6 +118,7 @@ class Intake:
         "deaf",
         "exchange",
         "head_done",
+        "held",
         "stash",
     )
 
@@ -118,24 +127,32 @@ class Intake:
         self._max_body = max_body
         self.exchange: Exchange | None = None
         self.stash = b""
-        self.deaf = self.head_done = False
+        self.deaf = self.head_done = self.held = False
         self._parser = httptools.HttpRequestParser(self)
         self._start = b""
         self._method: bytes | None = None
         self._unread = self._body_left = self._hosts = 0
         self._length = -1
-        self._chunked = self._expect = self._persist = self._upgrade = self._priming = False
+        self._chunked = self._expect = self._persist = self._upgrade = False
+        self._priming = self._progress = False
         self._refused: Refuse | None = None
 
     # -- bytes --------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
         """Parse what has been received, as far as the sink has room."""
-        if self.stash or self._body_left or data.find(END) != len(data) - 4:
+        if self.exchange is not None or self.stash or self.held or data.find(END) != len(data) - 4:
             self.stash += data
             self.resume()
-        else:
-            self._parse(data)
+            return
+        # By far the most of what comes: one head without a body, in one piece.
+        try:
+            self._parser.feed_data(data)
+        except _STOPPED as error:
+            self._exceptional(error, data)
+        if self.exchange is not None:
+            self._unread += len(data)
+            self._incomplete(data)
 
     def resume(self) -> None:
         """Go on with what was received earlier: as much of it as the sink has room for now."""
@@ -147,6 +164,9 @@ class Intake:
                 return
             if self._body_left:
                 end = min(position + self._body_left, size)
+            elif position == 0 and self.exchange is not None and data[0] in b"\r\n":
+                # The empty line may have begun earlier; what follows it is the next message.
+                end = min(size, 4) - len(data[:4].lstrip(b"\r\n"))
             else:
                 end = data.find(END, position) + 4
                 if end == 3:
@@ -155,24 +175,42 @@ class Intake:
             position = end
 
     def _parse(self, data: bytes) -> None:
+        self._unread += len(data)
         if self._start:
             data, self._start = self._start + data, b""
-        self._unread += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._continue(data[upgrade.args[0] :])
-        except httptools.HttpParserInvalidMethodError:
+        except _STOPPED as error:
+            self._exceptional(error, data)
+        if self.exchange is not None:
+            self._incomplete(data)
+
+    def _incomplete(self, data: bytes) -> None:
+        """The request is not complete with this."""
+        exchange = self.exchange
+        assert exchange is not None
+        if self._progress:
+            self._progress = False
+            self._unread = 0
+        elif self._unread > MAX_HEAD:
+            self._too_much()
+        elif self.head_done or self._start:
+            pass
+        elif not exchange.target:
+            # A method so far; if it turns out to be an unusual one it is needed again, from its first byte.
+            self._start = data
+            self._parser = httptools.HttpRequestParser(self)
+        elif self._parser.get_method() in _RTSP:
             self._unusual_method(data)
-        except httptools.HttpParserError as error:
-            self._failed(error)
+
+    def _exceptional(self, error: Exception, data: bytes) -> None:
+        """The parser has stopped: for good, or for something that is no error to us."""
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._continue(data[error.args[0] :])
+        elif isinstance(error, httptools.HttpParserInvalidMethodError) or "Invalid method for HTTP" in str(error):
+            self._unusual_method(data)
         else:
-            if self._unread > MAX_HEAD:
-                self._too_much()
-            elif self.exchange is not None and not self.exchange.target:
-                # A method so far; if it turns out to be an unusual one it is needed again, from its first byte.
-                self._start = data
-                self._parser = httptools.HttpRequestParser(self)
+            self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         refused, self._refused = self._refused, None
@@ -211,6 +249,8 @@ class Intake:
         if not _TOKEN.match(method) or len(method) > MAX_METHOD:
             self.refuse(400)
         elif space:
+            assert self.exchange is not None
+            self.exchange.target = b""
             self._method = method
             self._parser = httptools.HttpRequestParser(self)
             self._unread = 0
@@ -284,6 +324,10 @@ class Intake:
                 exchange.keep = False
             elif b"keep-alive" in tokens:
                 self._persist = True
+        elif kind == _PROXY_CONNECTION:
+            # No business of ours; but llhttp takes it for the real one, and would take no more requests.
+            if b"close" in value.lower():
+                exchange.keep = False
         elif kind == _EXPECT:
             if value.lower() != b"100-continue":
                 self._refuse(417)
@@ -324,6 +368,8 @@ class Intake:
         self._method = None
         name = _methods.get(method)
         if name is None:
+            if method == b"CONNECT":  # never remembered; llhttp would take its body for the next request
+                self._refuse(501)
             name = method.decode("ascii")
             if len(_methods) < _REMEMBERED:
                 _methods[method] = name
@@ -331,7 +377,7 @@ class Intake:
         target = exchange.target
         if len(target) > MAX_TARGET:
             self._refuse(414)
-        if len(exchange.headers) > MAX_FIELDS:
+        if len(exchange.headers) > MAX_FIELDS or self._unread > MAX_HEAD:
             self._refuse(431)
         if target[:1] != b"/" or b"#" in target:
             self._other_form(exchange, target)
@@ -344,13 +390,10 @@ class Intake:
                 self._sink.expects()
         else:
             self._upgrade = False
-        self.head_done = True
-        self._unread = 0
+        self.head_done = self._progress = True
 
     def _other_form(self, exchange: Exchange, target: bytes) -> None:
         """Every request target that is not a plain path (RFC 9112 §3.2)."""
-        if exchange.method == "CONNECT":
-            self._refuse(501)
         if target == b"*" and exchange.method == "OPTIONS":
             return
         scheme, colon, rest = target.partition(b"://")
@@ -363,13 +406,13 @@ class Intake:
         path = rest[cut:]
         exchange.target = path if path[:1] == b"/" else b"/" + path
         # The authority of the target replaces what Host said (RFC 9112 §3.2.2).
-        exchange.headers = [(n, v) for n, v in exchange.headers if _names.get(n) != _HOST]
+        exchange.headers = [(n, v) for n, v in exchange.headers if n.lower() != b"host"]
         exchange.headers.append((b"Host", authority))
 
     def on_body(self, data: bytes) -> None:
         exchange = self.exchange
         assert exchange is not None
-        self._unread = 0
+        self._progress = True
         if self._body_left:
             self._body_left -= len(data)
         exchange.received += len(data)
@@ -383,7 +426,7 @@ class Intake:
         exchange = self.exchange
         assert exchange is not None
         self.exchange = None
-        self.head_done = self._chunked = self._expect = self._persist = False
+        self.head_done = self._chunked = self._expect = self._persist = self._progress = False
         self._unread = self._hosts = self._body_left = 0
         self._length = -1
         if not exchange.keep:

@@ -112,7 +112,7 @@ class TrustedProxies:
         if peer_ip is None:
             return self._unix
         try:
-            return self._contains(_parse_address(peer_ip.partition("%")[0]))
+            return self._contains(_parse_address(peer_ip))
         except ValueError:
             return False
 

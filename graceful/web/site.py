@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from graceful.web.proxies import TrustedProxies
 
 HELD_BY_ALL: Final = 1 << 28
-RETRY_AFTER: Final = "\r\nRetry-After: 5"
+RETRY_AFTER: Final = "Retry-After: 5\r\n"
 
 
 class Budget:
@@ -84,6 +84,7 @@ class Site:
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.register = register if register is not None else Register()
+        self._exchanges = self.register.exchanges
         self.record = record
         self.spooler: Any = spooler
         self._proxies = proxies
@@ -117,7 +118,7 @@ class Site:
         return self._tail(keep, date, server)
 
     def _tail(self, keep: bool, date: bool, server: bool) -> str:
-        lines = [""]
+        lines = []
         if server:
             lines.append("Server: graceful")
         if date:
@@ -195,7 +196,7 @@ class Site:
 
     def finished(self, exchange: Exchange) -> None:
         """The exchange is over: off the register, into the access log.  Any thread; only the first call counts."""
-        if self.register.remove(exchange):
+        if self._exchanges.pop(exchange.id, None) is not None:
             body = exchange.body
             if body is not None:
                 exchange.body = None

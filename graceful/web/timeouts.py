@@ -55,7 +55,7 @@ class Sweep:
                 self._site.log.info("a client takes nothing: {exchange} is cut", exchange=turn.current)
                 connection.close()
         elif receiving is not None:
-            if connection.stalled():
+            if connection.receiver.stalled():
                 return
             if connection.intake.head_done:
                 late = silent > settings.send_timeout
@@ -63,7 +63,7 @@ class Sweep:
                 late = now - receiving.started > settings.header_timeout
             if late:
                 connection.intake.refuse(408)
-        elif turn.idle():
+        elif connection.idle():
             if now > self._until(connection):
                 connection.half_close()
 

@@ -240,7 +240,7 @@ class Turn:
         Returned is whether it let go, and, when the rest was the end of an answer, what :meth:`done` returns.
         """
         with self.lock:
-            if self.rest:
+            if self.rest or self.holder is not REACTOR:
                 return False, False
             self.holder = NOBODY
             if not self.last or self.current is None:

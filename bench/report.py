@@ -1,0 +1,131 @@
+"""What many cells say together: medians, ratios, and whether a small difference is one at all.
+
+A machine is never the same twice: its clock goes up and down, and neighbours come and go.  So two servers are
+compared round by round, where they were measured within seconds of each other, and the ratio comes with the
+interval in which it lies 95 times in 100.  A server measured against a second instance of itself shows what
+such an interval is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import comb
+from statistics import median
+
+from measure import NOISE, SCENARIOS, Cell
+from servers import KINDS
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def table(cells: Sequence[Cell], scenario: str, servers: Sequence[str], reference: str) -> str:
+    """Return a table in Markdown of one scenario: a line for each server, ratios against the reference."""
+    heading = (
+        "server",
+        "req/s, median [min-max]",
+        f"× {reference}",
+        "CPU µs/req",
+        "p50 ms",
+        "p99 ms",
+        "notes",
+    )
+    lines = [_row(heading), _row(["---"] + ["---:"] * (len(heading) - 2) + ["---"])]
+    good = {server: [cell for cell in cells if cell.server == server and not cell.faults] for server in servers}
+    base = median(cell.rate for cell in good[reference]) if good.get(reference) else None
+    for server in servers:
+        valid = good[server]
+        rounds = [cell for cell in cells if cell.server == server]
+        if valid:
+            rates = [cell.rate for cell in valid]
+            figures = [
+                f"{_number(median(rates))} [{_number(min(rates))}-{_number(max(rates))}]",
+                f"{median(rates) / base:.2f}" if base else "-",
+                *(_number(median(getattr(cell, name) for cell in valid)) for name in ("cpu", "p50", "p99")),
+            ]
+        else:
+            figures = ["-"] * 5
+        lines.append(_row([server, *figures, _notes(rounds) or KINDS[server].unable.get(scenario, "")]))
+    return "\n".join(lines)
+
+
+def _notes(cells: Sequence[Cell]) -> str:
+    notes = []
+    invalid = sum(bool(cell.faults) for cell in cells)
+    noisy = [cell.foreign for cell in cells if cell.noisy]
+    if invalid:
+        notes.append(f"**{invalid} of {len(cells)} INVALID**")
+    if noisy:
+        notes.append(f"{len(noisy)} of {len(cells)} noisy (others up to {max(noisy):.0%} of a cpu)")
+    return ", ".join(notes)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return an interval that holds the median of what the values are drawn from, 95 times in 100.
+
+    It takes nothing for granted about how they are spread.  Fewer than 6 values cannot give one: then it is
+    from the least to the greatest.
+    """
+    ordered = sorted(values)
+    count, outside, cut = len(ordered), 1, 0
+    # How often would `cut` values or fewer of `count` lie on one side of the median?
+    while 2 * (outside + comb(count, cut + 1)) <= 0.05 * 2**count:
+        cut += 1
+        outside += comb(count, cut)
+    return ordered[cut], ordered[count - 1 - cut]
+
+
+def comparison(cells: Sequence[Cell], servers: Sequence[str], reference: str) -> str:
+    """Return a table in Markdown of one scenario: each server against the reference, round by round."""
+    heading = (
+        "server",
+        "rounds",
+        f"req/s, × {reference}",
+        "95 % interval",
+        f"CPU, × {reference}",
+        "95 % interval",
+    )
+    lines = [_row(heading), _row(["---"] + ["---:"] * (len(heading) - 1))]
+    good = {(cell.server, cell.round): cell for cell in cells if not cell.faults}
+    numbers = sorted({cell.round for cell in cells})
+    for server in servers:
+        pairs = [
+            (good[server, number], good[reference, number])
+            for number in numbers
+            if (server, number) in good and (reference, number) in good
+        ]
+        if server == reference or not pairs:
+            continue
+        figures = [str(len(pairs))]
+        for name in ("rate", "cpu"):
+            ratios = [getattr(mine, name) / getattr(theirs, name) for mine, theirs in pairs]
+            low, high = median_interval(ratios)
+            figures += [f"{median(ratios):.3f}", f"{low:.3f}-{high:.3f}"]
+        lines.append(_row([server, *figures]))
+    return "\n".join(lines)
+
+
+def report(cells: Sequence[Cell], servers: Sequence[str], scenarios: Sequence[str]) -> str:
+    """Return all tables: each scenario's, and below it ours against variants of ours if there are any."""
+    reference = "stock" if "stock" in servers else servers[0]
+    variants = [server for server in servers if server.startswith("ours")]
+    parts = []
+    for name in scenarios:
+        chosen = [cell for cell in cells if cell.scenario == name]
+        parts += [f"### {SCENARIOS[name].title}", table(chosen, name, servers, reference)]
+        if len(variants) > 1:
+            parts += ["Round by round:", comparison(chosen, variants, variants[0])]
+    faults = [
+        f"- {cell.server}, {cell.scenario}, round {cell.round}: {'; '.join(cell.faults)}"
+        for cell in cells
+        if cell.faults
+    ]
+    if faults:
+        parts += ["### INVALID: left out of every figure", "\n".join(faults)]
+    parts.append(f"Noisy: others used more than {NOISE:.0%} of a cpu, however often it was tried.")
+    return "\n\n".join(parts)

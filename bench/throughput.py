@@ -1,0 +1,195 @@
+"""How many requests a second, against other servers, in one run on one machine.
+
+Figures of different days or machines cannot be compared, so all servers are started at once and measured in
+turns, in random order, some rounds of it.  The server has the first cpu that this process may use, wrk the
+second one, with 32 kept-alive connections.  Before anything is measured, every server has to give the same
+answers.
+
+    python bench/throughput.py --rounds 5
+    python bench/throughput.py --servers ours,ours-nolog --scenarios small --rounds 15 --control
+
+The second tells differences of 2 % apart.  Prints tables in Markdown; exits 1 if any cell was invalid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NoReturn
+
+from attrs import asdict
+
+from app import BIG, SMALL
+from measure import SCENARIOS, Cell, Scenario, measure
+from report import report
+from servers import KINDS, Kind, Server, ServerFailed, versions
+
+PEERS = ("stock", "gunicorn", "waitress", "cheroot", "uwsgi", "granian")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+
+    def some_of(names: Sequence[str], text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in names:
+                raise argparse.ArgumentTypeError(f"no {name!r}; there are {', '.join(names)}")
+        return chosen
+
+    def at_least(least: int, text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"at least {least}")
+        return int(text)
+
+    parser = argparse.ArgumentParser(
+        description="Compare the throughput of WSGI servers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--servers",
+        type=lambda text: some_of(list(KINDS), text),
+        default=[*PEERS, "ours"],
+        metavar="A,B,...",
+        help=f"which ones: {', '.join(KINDS)}",
+    )
+    parser.add_argument(
+        "--scenarios",
+        type=lambda text: some_of(list(SCENARIOS), text),
+        default=list(SCENARIOS),
+        metavar="A,B,...",
+        help=f"which loads: {', '.join(SCENARIOS)}",
+    )
+    parser.add_argument("--rounds", type=lambda text: at_least(1, text), default=3, metavar="N", help="how many")
+    parser.add_argument(
+        "--seconds",
+        type=lambda text: at_least(1, text),
+        default=2,
+        metavar="N",
+        help="how long each cell takes",
+    )
+    parser.add_argument(
+        "--control",
+        action="store_true",
+        help="measure a second instance of ours, to see how far equal servers differ",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every cell to this file")
+    options = parser.parse_args(arguments)
+    if options.control and "ours2" not in options.servers:
+        options.servers.append("ours2")
+    return options
+
+
+def check_answers(server: Server, scenario: Scenario) -> None:
+    """See that a server gives the answer that all give.
+
+    :raises ServerFailed: if not.
+    """
+    expected = BIG if scenario.path == "/big" else SMALL
+    closing = "Connection" in scenario.headers
+    times = 1 if closing else 2
+    bodies, left_open = server.get(scenario.path, scenario.headers, times)
+    if bodies != [expected] * times:
+        raise server.failure(f"GET {scenario.path} was answered with {[body[:40] for body in bodies]}")
+    if left_open == closing:
+        raise server.failure("it keeps a connection that it was asked to close, or the other way round")
+
+
+def machine(kinds: dict[str, Kind]) -> dict[str, object]:
+    """Return what the figures depend on: machine, kernel, versions, date."""
+    with open("/proc/cpuinfo") as info:
+        models = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
+    wrk = subprocess.run(["wrk", "--version"], stdout=subprocess.PIPE, text=True).stdout
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "wrk": wrk.split()[1],
+        "versions": versions(kinds),
+    }
+
+
+def machine_line(facts: dict[str, object]) -> str:
+    """Return the same for people."""
+    found = facts["versions"]
+    assert isinstance(found, dict)
+    servers = ", ".join(f"{name} {number}" for name, number in sorted(found.items()))
+    return (
+        f"{facts['date']}; {facts['cpu']}, {facts['cores']} cores; Linux {facts['kernel']}; "
+        f"CPython {facts['python']}; {servers}; wrk {facts['wrk']}"
+    )
+
+
+def cells(
+    servers: Sequence[Server], scenarios: Sequence[str], options: argparse.Namespace, wrk_cpu: int
+) -> Iterator[Cell]:
+    """Measure everything, round by round, the servers of one scenario one right after the other."""
+    for number in range(1, options.rounds + 1):
+        for name in random.sample(scenarios, len(scenarios)):
+            for server in random.sample(servers, len(servers)):
+                if name not in server.kind.unable:
+                    yield measure(server, SCENARIOS[name], number, options.seconds, wrk_cpu)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start the servers, measure, print; return the exit status."""
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        raise ServerFailed("two cpus are needed: one for the server, one for wrk")
+    for program in ("wrk", "taskset"):
+        if shutil.which(program) is None:
+            raise ServerFailed(f"{program} is not installed")
+    server_cpu, wrk_cpu = usable[:2]
+    kinds = {name: KINDS[name] for name in options.servers}
+    facts = machine(kinds)
+    measured: list[Cell] = []
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graceful-bench-")))
+        servers = [stack.enter_context(Server(kind, server_cpu, logs)) for kind in kinds.values()]
+        for server in servers:
+            server.wait_until_ready()
+        for server in servers:
+            for name in options.scenarios:
+                if name not in server.kind.unable:
+                    check_answers(server, SCENARIOS[name])
+        for cell in cells(servers, options.scenarios, options, wrk_cpu):
+            measured.append(cell)
+            trouble = f"  INVALID: {'; '.join(cell.faults)}" if cell.faults else ""
+            figures = f"{cell.rate:9,.0f}/s {cell.cpu:7.1f} µs, others {cell.foreign:4.1%}, attempt {cell.attempts}"
+            print(f"round {cell.round}  {cell.scenario:8} {cell.server:16} {figures}{trouble}", file=sys.stderr)
+    print(machine_line(facts))
+    print()
+    print(report(measured, options.servers, options.scenarios))
+    if options.json is not None:
+        options.json.write_text(
+            json.dumps({"machine": facts, "cells": [asdict(cell) for cell in measured]}, indent=1)
+        )
+    return 1 if any(cell.faults for cell in measured) else 0
+
+
+def _leave(signum: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    # Ended by a signal, it ends its servers first.
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _leave)
+    try:
+        sys.exit(run(parse_arguments()))
+    except ServerFailed as error:
+        sys.exit(f"throughput: {error}")

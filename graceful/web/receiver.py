@@ -1,0 +1,212 @@
+"""The half of a connection that takes requests in, for as long as there is room for them.
+
+What a client sends must cost bounded memory, whatever it sends and however slowly it is answered: only a few
+requests wait behind the one that is being answered, a large body goes to a file, and while the one or the other is
+behind, nothing more is read.  Everything here is done by the reactor thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from graceful.web.body import FULL, HIGH, LOW, MEMORY, Spool
+from graceful.web.exchange import QUEUED, Exchange
+from graceful.web.intake import Intake
+
+if TYPE_CHECKING:
+    from graceful.web.connection import Connection
+    from graceful.web.site import Site
+
+PIPELINE: Final = 8
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Receiver:
+    """Takes requests in, and gives each to its connection's turn when it is whole.
+
+    :ivar intake: the parser.
+    """
+
+    __slots__ = ("_connection", "_expects", "_site", "_spool", "_spooled", "intake")
+
+    def __init__(self, connection: Connection, site: Site) -> None:
+        self._connection = connection
+        self._site = site
+        self.intake = Intake(self, site.settings.max_body)
+        self._expects = False
+        self._spool: Spool | None = None
+        # Whole, but for the end of its body, which is still on its way to the disk.
+        self._spooled: Exchange | None = None
+
+    # -- bytes --------------------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Bytes have come."""
+        intake = self.intake
+        if not intake.deaf:
+            intake.feed(data)
+            if intake.stash:
+                self._pause()
+
+    def end_of_input(self) -> bool:
+        """The client will send nothing more (RFC 9112 §9.6).  True: nothing is owed to it."""
+        intake = self.intake
+        intake.deaf = True
+        begun, intake.exchange = intake.exchange, None
+        if begun is not None:
+            # Only this one can never be answered; those before it are.
+            begun.through = begun.flushed = True
+            self._drop_spool()
+            self._site.finished(begun)
+        return self._connection.turn.end_of_input() and self._spooled is None
+
+    def full(self) -> bool:
+        """Whether enough requests wait already, or one whose body is still on its way to the disk."""
+        return len(self._connection.turn.waiting) >= PIPELINE or self._spooled is not None
+
+    def more_requests(self) -> bool:
+        """Whether something that has been read is still to be answered behind the current exchange."""
+        intake = self.intake
+        return bool(
+            self._connection.turn.waiting or intake.exchange is not None or intake.stash or self._spooled is not None
+        )
+
+    def stalled(self) -> bool:
+        """Whether it is we who are behind, not the client."""
+        return not self._connection.reading or (self._spool is not None and self._spool.behind > LOW)
+
+    # -- room ---------------------------------------------------------------------------------------------
+
+    def attend(self) -> None:
+        """An answer is done, for which we have asked to be called."""
+        if self._expects:
+            self._say_continue()
+        if self.intake.stash or not self._connection.reading:
+            self._pause()
+
+    def _no_room(self) -> bool:
+        return self.full() or (self._spool is not None and self._spool.behind > HIGH)
+
+    def _pause(self) -> None:
+        """Read on when an answer is done, or the disk has caught up; which may have been just now."""
+        self._connection.turn.attention = True
+        while not self._no_room():
+            self.intake.held = False
+            self._connection.read(True)
+            if not self.intake.stash:
+                return
+            self.intake.resume()
+        self.intake.held = True
+        self._connection.read(False)
+
+    # -- what the intake makes of it ----------------------------------------------------------------------
+
+    def began(self) -> Exchange:
+        """The first byte of a request has come."""
+        exchange = Exchange(self._connection)
+        self._site.register.add(exchange)
+        return exchange
+
+    def expects(self) -> None:
+        """The client waits for 100 Continue; it gets it when everything before it is answered."""
+        self._expects = True
+        self._say_continue()
+
+    def _say_continue(self) -> None:
+        self._connection.turn.attention = True  # before looking: an answer that ends just now will call
+        if self._connection.interject(CONTINUE):
+            self._expects = False
+
+    def body(self, exchange: Exchange, data: bytes) -> None:
+        """A piece of a body: to memory, or through the spooler to a file."""
+        spool = self._spool
+        if spool is None:
+            pieces = exchange.body
+            if pieces is None:
+                exchange.body = [data]
+                return
+            assert isinstance(pieces, list)
+            if exchange.received <= MEMORY:
+                pieces.append(data)
+                return
+            spool = self._spool = Spool(self._caught_up)
+            data = b"".join(pieces) + data
+            exchange.body = None
+        self._site.spooler.write(spool, data)
+        if spool.behind > HIGH:
+            self._pause()
+
+    def complete(self, exchange: Exchange) -> None:
+        """A request is whole, or refused."""
+        self._expects = False  # it did not wait
+        spool = self._spool
+        if spool is not None:
+            if exchange.error:
+                self._drop_spool()
+            else:
+                self._spooled = exchange
+                self.intake.held = True
+                self._site.spooler.finish(spool, lambda: self._written(spool, exchange))
+                return
+        connection = self._connection
+        if connection.trusted:
+            self._site.forwarded(exchange)
+        exchange.phase = QUEUED
+        if connection.turn.arrive(exchange):
+            self._site.dispatch(exchange)
+        elif self.full():
+            self.intake.held = True
+            self._pause()
+
+    def refuse(self, status: int) -> Exchange | None:
+        """Answer with this status what has not been received to its end; None if there is no such request."""
+        spooled, self._spooled = self._spooled, None
+        if spooled is not None:
+            self.intake.deaf = True
+            spooled.error, spooled.keep = status, False
+            self.complete(spooled)
+            return spooled
+        begun = self.intake.exchange
+        if begun is not None:
+            self.intake.refuse(status)
+        return begun
+
+    def drop(self) -> list[Exchange]:
+        """The connection is closed: let go of everything; returned are the exchanges that were under way."""
+        lost = [exchange for exchange in (self.intake.exchange, self._spooled) if exchange is not None]
+        self._spooled = None
+        self._drop_spool()
+        self.intake.close()
+        return lost
+
+    # -- the spooler --------------------------------------------------------------------------------------
+
+    def _drop_spool(self) -> None:
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            self._site.spooler.drop(spool)
+
+    def _caught_up(self, spool: Spool) -> None:
+        """The disk has caught up with the client, or has failed; if the body is whole, `_written` follows."""
+        if self._spool is spool and self._spooled is None:
+            if spool.error is not None:
+                self._drop_spool()
+                self.intake.refuse(self._why_not_written(spool.error))
+            self._pause()
+
+    def _written(self, spool: Spool, exchange: Exchange) -> None:
+        """The whole body is in its file, or never will be."""
+        if self._spool is not spool:
+            return  # dropped meanwhile, and the file with it
+        self._spool = self._spooled = None
+        if spool.error is None:
+            exchange.body = spool.file
+        else:
+            self.intake.deaf = True
+            exchange.error, exchange.keep = self._why_not_written(spool.error), False
+        self.complete(exchange)
+        self._pause()
+
+    def _why_not_written(self, error: OSError) -> int:
+        self._site.log.error("a request body could not be written: {error}", error=error)
+        return 507 if error.errno in FULL else 500
