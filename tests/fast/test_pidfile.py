@@ -1,0 +1,304 @@
+"""The pid file that two instances pass from one to the next."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.pidfile import PidFile, PidFileBusy, PidFileError, alive
+
+SOMEBODY = 4711
+ME = str(os.getpid())
+
+
+class Case(SynchronousTestCase):
+    """A directory, in which process 4711 alone is known to live."""
+
+    def setUp(self) -> None:
+        """Make it."""
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = os.path.join(self.directory, "app.pid")
+        self.living = {SOMEBODY}
+
+    def pid_file(self) -> PidFile:
+        """An instance's hold, which ends with the test."""
+        made = PidFile(self.path, lambda pid: pid in self.living)
+        self.addCleanup(made.remove)
+        return made
+
+    def put(self, text: str) -> None:
+        """Let somebody have written the file."""
+        with open(self.path, "w") as file:
+            file.write(text)
+
+    def files(self) -> dict[str, str]:
+        """All files and what they say."""
+        found = {}
+        for name in os.listdir(self.directory):
+            with open(os.path.join(self.directory, name)) as file:
+                found[name] = file.read().strip()
+        return found
+
+    def assert_busy(self, what: Callable[[], None]) -> str:
+        """Assert that the path is refused in one line that names it."""
+        line = str(self.assertRaises(PidFileBusy, what))
+        self.assertNotIn("\n", line)
+        self.assertIn(self.path, line)
+        self.assertIn("--pidfile", line)
+        return line
+
+
+class StartTests(Case):
+    """Taking the path."""
+
+    def test_write(self) -> None:
+        """The file holds our pid, and other programs inherit nothing."""
+        made = self.pid_file()
+        made.check()
+        made.write()
+        self.assertEqual(self.files(), {"app.pid": ME})
+        self.assertFalse(os.get_inheritable(made._fd))
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode) & 0o022, 0)
+
+    def test_living(self) -> None:
+        """A living process's file is refused, before the fork and after, and left as it is."""
+        self.put(f"{SOMEBODY}")
+        self.assertIn(f"process {SOMEBODY}", self.assert_busy(self.pid_file().check))
+        self.assert_busy(self.pid_file().write)
+        self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
+
+    def test_stale(self) -> None:
+        """What a dead process left is replaced, with a line in the log; so is what is no pid at all."""
+        for text in ("4712", "4712\n", "garbage", "0", "-1", "4711x", "9" * 40, "\N{SUPERSCRIPT TWO}"):
+            self.put(text)
+            made = self.pid_file()
+            made.check()
+            with capturedLogs() as events:
+                made.write()
+            self.assertEqual([formatEvent(e) for e in events], [f"the stale pid file {self.path} is taken over"])
+            self.assertEqual(self.files(), {"app.pid": ME})
+            made.remove()
+
+    def test_released(self) -> None:
+        """An empty file is free, and nothing to talk about."""
+        self.put("")
+        made = self.pid_file()
+        made.check()
+        with capturedLogs() as events:
+            made.write()
+        self.assertEqual(events, [])
+        self.assertEqual(self.files(), {"app.pid": ME})
+
+    def test_own_number(self) -> None:
+        """Our own number in the file is a dead predecessor's: in a container they are all alike."""
+        self.living.add(os.getpid())
+        self.put(ME)
+        made = self.pid_file()
+        made.check()
+        made.write()
+        self.assertEqual(self.files(), {"app.pid": ME})
+
+    def test_shorter_than_before(self) -> None:
+        """Nothing of a longer text is left behind ours."""
+        self.put("x" * 100)
+        self.pid_file().write()
+        self.assertEqual(self.files(), {"app.pid": ME})
+
+    def test_owner(self) -> None:
+        """The file can be given to the user who will run the server."""
+        made = self.pid_file()
+        made.write(os.getuid(), os.getgid())
+        calls: list[tuple[int, int]] = []
+        self.patch(os, "fchown", lambda fd, uid, gid: calls.append((uid, gid)))
+        made.remove()
+        made.write(33, 34)
+        self.assertEqual(calls, [(33, 34)])
+
+    def test_relative_path(self) -> None:
+        """The path is meant from where the operator was."""
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.directory)
+        made = PidFile("app.pid")
+        self.addCleanup(made.remove)
+        os.chdir("/")
+        made.write()
+        self.assertEqual(self.files(), {"app.pid": ME})
+
+    def test_cannot_be_written(self) -> None:
+        """A directory that is not there, and a link that leads elsewhere, are one line."""
+        line = str(self.assertRaises(PidFileError, PidFile("/nonexistent/app.pid").write))
+        self.assertIn("/nonexistent/app.pid: No such file or directory", line)
+        os.symlink("/nonexistent", self.path)
+        self.assertRaises(PidFileError, self.pid_file().write)
+        PidFile("/nonexistent/app.pid").check()
+
+    def test_being_written(self) -> None:
+        """While another instance is just writing it, the path is refused."""
+        self.put("")
+        with open(self.path) as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            self.assertIn("just starting", self.assert_busy(self.pid_file().write))
+
+    def test_released_while_we_looked(self) -> None:
+        """If the file moves away between open and lock, the path is what counts, not the file."""
+        self.put(f"{SOMEBODY}")
+        flock = fcntl.flock
+
+        def released(fd: int, how: int) -> None:
+            self.patch(fcntl, "flock", flock)
+            os.rename(self.path, f"{self.path}.{SOMEBODY}")
+            flock(fd, how)
+
+        self.patch(fcntl, "flock", released)
+        self.pid_file().write()
+        self.assertEqual(self.files(), {"app.pid": ME, f"app.pid.{SOMEBODY}": str(SOMEBODY)})
+
+    def test_several_at_once(self) -> None:
+        """Of many instances that start in the same moment, one gets the path: its own pid is in the file."""
+        for _ in range(20):
+            go, begin = os.pipe()
+            stay, end = os.pipe()
+            verdicts, verdict = os.pipe()
+            children = []
+            for _ in range(6):
+                pid = os.fork()
+                if not pid:
+                    os.close(begin)
+                    os.close(end)
+                    os.read(go, 1)  # until all are there
+                    try:
+                        PidFile(self.path).write()
+                        os.write(verdict, b"%8d" % os.getpid())
+                    except PidFileBusy:
+                        os.write(verdict, b"%8d" % 0)
+                    os.read(stay, 1)  # alive until all have judged
+                    os._exit(0)
+                children.append(pid)
+            os.close(go)
+            os.close(stay)
+            os.close(begin)
+            said = [int(os.read(verdicts, 8)) for _ in children]
+            os.close(end)
+            for pid in children:
+                os.waitpid(pid, 0)
+            os.close(verdict)
+            os.close(verdicts)
+            (winner,) = [pid for pid in said if pid]
+            self.assertEqual(self.files(), {"app.pid": str(winner)})
+
+
+class StopTests(Case):
+    """Giving the path up, and leaving."""
+
+    def test_release(self) -> None:
+        """Once released, the path is free for a successor, and the one that leaves lives on at its own."""
+        first = self.pid_file()
+        first.write()
+        first.release()
+        self.assertEqual(self.files(), {f"app.pid.{ME}": ME})
+        first.release()
+        self.put(f"{SOMEBODY}")
+        first.remove()
+        self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
+
+    def test_no_right_to_the_directory(self) -> None:
+        """Where files cannot be renamed or removed any more, an empty one says that the path is free."""
+        first, second = self.pid_file(), self.pid_file()
+        first.write()
+        rename, unlink = os.rename, os.unlink
+
+        def refuse(*paths: str) -> None:
+            raise PermissionError
+
+        self.patch(os, "rename", refuse)
+        self.patch(os, "unlink", refuse)
+        first.release()
+        self.assertEqual(self.files(), {"app.pid": ""})
+        second.write()
+        first.release()
+        first.remove()
+        self.assertEqual(self.files(), {"app.pid": ME})
+        second.remove()
+        self.assertEqual(self.files(), {"app.pid": ""})
+        self.patch(os, "rename", rename)
+        self.patch(os, "unlink", unlink)
+
+    def test_never_released(self) -> None:
+        """One that ends without having released removes the path."""
+        made = self.pid_file()
+        made.write()
+        fd = made._fd
+        made.remove()
+        made.remove()
+        made.release()
+        self.assertEqual(self.files(), {})
+        self.assertRaises(OSError, os.fstat, fd)
+
+    def test_never_written(self) -> None:
+        """One that has not come to write touches nothing."""
+        self.put(f"{SOMEBODY}")
+        made = self.pid_file()
+        made.release()
+        made.remove()
+        self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
+
+    def test_replaced(self) -> None:
+        """A file that somebody has put in the place of ours is left alone."""
+        for stop in (PidFile.release, PidFile.remove):
+            made = self.pid_file()
+            made.write()
+            os.unlink(self.path)
+            self.put(ME)
+            stop(made)
+            self.assertEqual(self.files(), {"app.pid": ME})
+            made.remove()
+            self.assertEqual(self.files(), {"app.pid": ME})
+            os.unlink(self.path)
+
+    def test_overwritten(self) -> None:
+        """So is ours if somebody has written something else into it, as stock twistd does."""
+        for stop in (PidFile.release, PidFile.remove):
+            made = self.pid_file()
+            made.write()
+            self.put(f"{SOMEBODY}")
+            stop(made)
+            self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
+            made.remove()
+            os.unlink(self.path)
+
+    def test_forked(self) -> None:
+        """A process that was forked from the instance does not take the instance's file with it."""
+        made = self.pid_file()
+        made.write()
+        pid = os.fork()
+        if not pid:
+            made.release()
+            made.remove()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        self.assertEqual(self.files(), {"app.pid": ME})
+
+
+class AliveTests(SynchronousTestCase):
+    """Which processes live."""
+
+    def test_alive(self) -> None:
+        """We do; one that has ended does not; another user's does; a number too large for one does not."""
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        self.assertEqual((alive(os.getpid()), alive(pid), alive(2**70)), (True, False, False))
+
+        def refuse(pid: int, number: int) -> None:
+            raise PermissionError
+
+        self.assertTrue(alive(1, refuse))

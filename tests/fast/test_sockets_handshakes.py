@@ -1,0 +1,146 @@
+"""The kernel's half-open handshakes: counted, and no new ones let in.
+
+A handshake stays half-open for as long as a test needs it by TCP_DEFER_ACCEPT: the kernel then completes it only
+when the client has sent its first bytes.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.sockets.handshakes import detach_filter, drop_new, half_open
+
+ESTABLISHED, SYN_SENT = 1, 2
+CAP_NET_ADMIN = 12
+
+Address = tuple[str, int]
+
+
+def may_filter() -> bool:
+    """Whether this process may put a filter on a TCP socket."""
+    with open("/proc/self/status") as status:
+        effective = next(line for line in status if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1)
+
+
+def state(client: socket.socket) -> int:
+    """How far the kernel has come with a client's connection, tcp(7)."""
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def readable(waiting: socket.socket) -> bool:
+    """Wait until a socket is readable."""
+    return bool(select.select([waiting], [], [], 10)[0])
+
+
+class HandshakeTests(SynchronousTestCase):
+    """With real sockets; only the kernel can say what it does."""
+
+    def listening(self, where: Address = ("127.0.0.1", 0), deferred: bool = False) -> socket.socket:
+        """A listening socket; if deferred, handshakes with it stay half-open until the client sends."""
+        made = socket.socket(socket.AF_INET6 if ":" in where[0] else socket.AF_INET)
+        self.addCleanup(made.close)
+        if deferred:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 10)
+        made.bind(where)
+        made.listen(1024)
+        return made
+
+    def client(self, where: Address) -> socket.socket:
+        """A client that has begun to connect."""
+        made = socket.socket(socket.AF_INET6 if ":" in where[0] else socket.AF_INET)
+        self.addCleanup(made.close)
+        made.setblocking(False)
+        made.connect_ex(where)
+        return made
+
+    def connected(self, where: Address) -> socket.socket:
+        """A client that believes itself connected."""
+        made = self.client(where)
+        select.select([], [made], [], 10)
+        self.assertEqual(state(made), ESTABLISHED)
+        return made
+
+    def each_family(self, test: Callable[[socket.socket, Address], None]) -> None:
+        """Test over IPv4, over IPv6, and over IPv4 with an IPv6 socket."""
+        for bind, connect in (("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")):
+            made = self.listening((bind, 0), deferred=True)
+            test(made, (connect, made.getsockname()[1]))
+
+    def test_count(self) -> None:
+        """Handshakes count from the client's SYN until they are complete, over each family."""
+
+        def count(made: socket.socket, where: Address) -> None:
+            self.assertEqual(half_open(where[1]), 0)
+            clients = [self.connected(where) for _ in range(3)]
+            self.assertEqual(half_open(where[1]), 3)
+            for left, client in enumerate(clients):
+                self.assertEqual(half_open(where[1]), 3 - left)
+                client.send(b"x")
+                self.assertTrue(readable(made))
+                made.accept()[0].close()
+            self.assertEqual(half_open(where[1]), 0)
+
+        self.each_family(count)
+
+    def test_many(self) -> None:
+        """More of them than fit into one answer of the kernel's are counted, and those of other ports are not."""
+        made = self.listening(deferred=True)
+        other = self.listening(deferred=True)
+        for _ in range(400):
+            self.connected(made.getsockname())
+        self.connected(other.getsockname())
+        self.assertEqual(half_open(made.getsockname()[1]), 400)
+
+    def test_kernel_that_does_not_tell(self) -> None:
+        """Without sock_diag nobody waits for anything."""
+
+        class Refusing(socket.socket):
+            def __init__(self, family: int, *more: int) -> None:
+                raise OSError("not here")
+
+        self.patch(socket, "socket", Refusing)
+        self.assertEqual(half_open(80), 0)
+
+    def test_filter(self) -> None:
+        """With the filter on, no new handshake begins, and one that had begun is completed."""
+
+        def filtered(made: socket.socket, where: Address) -> None:
+            early = self.connected(where)
+            may = may_filter()
+            self.assertEqual(drop_new(made), may)
+            late = self.client(where)
+            self.assertEqual(state(late), SYN_SENT if may else ESTABLISHED)
+            self.assertEqual(half_open(where[1]), 1 if may else 2)
+            early.send(b"hello")
+            self.assertTrue(readable(made))
+            accepted, _ = made.accept()
+            self.addCleanup(accepted.close)
+            self.assertTrue(readable(accepted))
+            self.assertEqual(accepted.recv(10), b"hello")
+            accepted.send(b"good bye")
+            self.assertTrue(readable(early))
+
+        self.each_family(filtered)
+
+    def test_without_the_right(self) -> None:
+        """Where the process may not, it is told so, and nothing has changed."""
+
+        class Refusing(socket.socket):
+            def setsockopt(self, *option: object) -> None:
+                raise PermissionError
+
+        with Refusing() as made:
+            self.assertFalse(drop_new(made))
+
+    def test_detach(self) -> None:
+        """Once the filter is off, clients get in again; where there is none, nothing happens."""
+        made = self.listening()
+        detach_filter(made)
+        drop_new(made)
+        detach_filter(made)
+        self.connected(made.getsockname())

@@ -1,0 +1,425 @@
+"""The write token, in every order of steps of the threads that want it.
+
+The connection, its turn, its intake and its exchanges are the real ones.  The socket is a double that knows what
+must never happen: bytes of two senders at once, anything on a closed descriptor, a descriptor closed while
+somebody sends on it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.settings import Settings
+from graceful.web import connection as connection_module
+from graceful.web import receiver as receiver_module
+from graceful.web.connection import Connection
+from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.site import Site
+from graceful.web.turn import Turn
+from tests.fast.interleave import Scheduler, Violation, explore
+
+STEPS = (
+    "arrive claim done release left append interject first sent flushed end_of_input idle linger oust close"
+).split()
+
+
+def checked_turn(scheduler: Scheduler) -> Callable[[], Turn]:
+    """A Turn before each of whose steps another thread may come."""
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        step = getattr(Turn, name)
+
+        def checked(self: Turn, *args: Any) -> Any:
+            scheduler.checkpoint(name)
+            return step(self, *args)
+
+        return checked
+
+    return type("CheckedTurn", (Turn,), {"__slots__": (), **{name: wrapped(name) for name in STEPS}})
+
+
+class Kernel:
+    """A socket, as the kernel has it."""
+
+    def __init__(self, scheduler: Scheduler, takes: list[int]) -> None:
+        self._scheduler = scheduler
+        self._takes = takes
+        self.received = b""
+        self.sending = 0
+        self.closed = 0
+        self.shut = False
+        self.broken = False
+        self.input: list[bytes] = []
+
+    def fileno(self) -> int:
+        return 9
+
+    def setsockopt(self, *args: Any) -> None:
+        pass
+
+    def recv(self, size: int) -> bytes:
+        if self.closed:
+            raise Violation("recv on a closed descriptor")
+        if self.broken:
+            raise OSError(errno.ECONNRESET, "reset")
+        if not self.input:
+            raise BlockingIOError
+        return self.input.pop(0)
+
+    def send(self, data: Any) -> int:
+        return self._send(bytes(data))
+
+    def sendmsg(self, pieces: Any) -> int:
+        return self._send(b"".join(pieces))
+
+    def _send(self, data: bytes) -> int:
+        if self.closed:
+            raise Violation("sent on a descriptor that was closed, and may be another client's")
+        if self.sending:
+            raise Violation("two senders at once")
+        self.sending += 1
+        self._scheduler.checkpoint("in send(2)")
+        self.sending -= 1
+        if self.closed:
+            raise Violation("the descriptor was closed under send(2)")
+        if self.broken or self.shut:
+            raise OSError(errno.EPIPE, "broken pipe")
+        count = min(len(data), self._takes.pop(0)) if self._takes else len(data)
+        if not count and data:
+            raise BlockingIOError
+        self.received += data[:count]
+        return count
+
+    def shutdown(self, how: int) -> None:
+        if self.closed:
+            raise Violation("shutdown of a closed descriptor")
+        self.shut = True
+
+    def close(self) -> None:
+        if self.sending:
+            raise Violation("closed while somebody sends")
+        if self.closed:
+            raise Violation("closed twice")
+        self.closed += 1
+
+
+class World:
+    """A connection, its reactor thread with a script of what happens, and a thread for each exchange."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        script: list[Callable[[World], None]],
+        answer: Callable[[Exchange], None],
+        takes: list[int],
+    ) -> None:
+        self.scheduler = scheduler
+        self.now = 0.0
+        self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._script = script
+        self._answer = answer
+        self.answered: list[str] = []
+        self.started: list[str] = []
+        self._writing = False
+        self._reactor = True
+        self.site = Site(None, Settings())
+        self.site.serve(self)
+        self.kernel = Kernel(scheduler, takes)
+        self.connection = Connection(self.site, self, self.kernel, ("192.0.2.1", 1), ("", 80))  # type: ignore[arg-type]
+        scheduler.spawn("reactor", self._run)
+
+    # -- a hub
+    def call(self, function: Callable[..., Any], *args: Any) -> None:
+        self.scheduler.checkpoint("calls the reactor")
+        self._calls.append((function, args))
+
+    def in_reactor_thread(self) -> bool:
+        return False
+
+    def interest(self, connection: Connection) -> None:
+        self._writing = connection.writing
+
+    def forget(self, connection: Connection) -> None:
+        self._writing = False
+
+    # -- a handler
+    def handle(self, exchange: Exchange) -> None:
+        name = exchange.target.decode()
+        self.started.append(name)
+
+        def run() -> None:
+            try:
+                self._answer(exchange)
+                self.answered.append(name)
+            except Disconnected:
+                exchange.flushed = True
+            self.scheduler.checkpoint("is through")
+            self.site.through(exchange)
+
+        self.scheduler.spawn(f"thread {name}", run)
+
+    def disconnected(self, exchange: Exchange) -> None:
+        pass
+
+    # -- the reactor thread
+    def _possible(self) -> list[Callable[[], None]]:
+        possible: list[Callable[[], None]] = []
+        if self._calls:
+            possible.append(self._next_call)
+        if self._script:
+            possible.append(self._next_event)
+        if self._writing and not self.connection.turn.closed:
+            possible.append(self.connection.writable)
+        return possible
+
+    def _next_call(self) -> None:
+        function, args = self._calls.pop(0)
+        function(*args)
+
+    def _next_event(self) -> None:
+        self._script.pop(0)(self)
+
+    def _run(self) -> None:
+        while self.scheduler.wait_until(lambda: bool(self._possible())):
+            self.scheduler.checkpoint("next")
+            possible = self._possible()
+            possible[self.scheduler.choose(len(possible))]()
+
+    # -- judgement
+    def judge(self) -> None:
+        turn, kernel = self.connection.turn, self.kernel
+        if self._calls or self._script:
+            raise Violation("the reactor was never called for what waits")
+        if turn.holder and not kernel.closed:
+            raise Violation(f"the token is held by {turn.holder!r} for ever")
+        if not kernel.closed:
+            if turn.waiting or (turn.current is not None and not turn.lingering):
+                raise Violation(f"a request sleeps: {turn.current} {list(turn.waiting)}")
+            if self.connection.intake.stash:
+                raise Violation("received bytes are never parsed")
+            if turn.eof:
+                raise Violation("the client has closed, everything is answered, and it is not closed")
+        elif self.site.register.connections:
+            raise Violation("a closed connection stays in the register")
+        left = [e for e in self.site.register.exchanges.values() if kernel.closed or not turn.lingering]
+        if left:
+            raise Violation(f"left in the register: {left}")
+
+
+def received(data: bytes) -> Callable[[World], None]:
+    """Bytes come from the client."""
+
+    def event(world: World) -> None:
+        if not world.connection.turn.closed:
+            world.connection.receiver.received(data)
+
+    return event
+
+
+def end_of_input(world: World) -> None:
+    """The client closes its sending side."""
+    if not world.connection.turn.closed:
+        world.kernel.input.append(b"")
+        world.connection.readable()
+
+
+def reset(world: World) -> None:
+    """The client resets."""
+    world.kernel.broken = True
+    if not world.connection.turn.closed:
+        world.connection.close()
+
+
+def take_down(world: World) -> None:
+    """The deadline comes."""
+    connection = world.connection
+    if not connection.turn.closed:
+        interrupted = connection.take_down()
+        if interrupted is not None:
+            world.site.finished(interrupted)
+
+
+def idle_time_is_over(world: World) -> None:
+    """The sweep finds the connection idle."""
+    if not world.connection.turn.closed and world.connection.turn.idle():
+        world.connection.half_close()
+
+
+def whole(exchange: Exchange) -> None:
+    """Answer in one piece."""
+    exchange.start("200 OK", [])
+    exchange.finish(b"<" + exchange.target + b">")
+
+
+def pieces(exchange: Exchange) -> None:
+    """Answer in pieces."""
+    exchange.start("200 OK", [])
+    exchange.write(b"<" + exchange.target)
+    exchange.finish(b">")
+
+
+def get(path: str, fields: str = "") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode()
+
+
+class TurnTests(SynchronousTestCase):
+    """Whatever the order, nobody writes out of turn, and no request sleeps."""
+
+    def run_all(
+        self,
+        script: list[Callable[[World], None]],
+        answer: Callable[[Exchange], None] = whole,
+        takes: list[int] | None = None,
+        judge: Callable[[World], None] | None = None,
+        preemptions: int = 2,
+    ) -> None:
+        def build(scheduler: Scheduler) -> Callable[[], None]:
+            with patch.object(connection_module, "Turn", checked_turn(scheduler)):
+                world = World(scheduler, list(script), answer, list(takes or []))
+
+            def end() -> None:
+                world.judge()
+                if judge is not None:
+                    judge(world)
+
+            return end
+
+        self.orders = explore(build, preemptions)
+
+    def both_answered(self, world: World) -> None:
+        """Both answers arrived, whole and in order."""
+        if world.kernel.closed:
+            return
+        body = world.kernel.received
+        if not (0 <= body.find(b"/1") < body.find(b"/2")) or body.count(b"HTTP/1.1 200") != 2:
+            raise Violation(f"not both answers, in order: {body!r}")
+
+    def test_next_request_meets_answer(self) -> None:
+        """The next request may be parsed before the thread that answered knows that it is done."""
+        self.run_all([received(get("/1")), received(get("/2"))], judge=self.both_answered, preemptions=3)
+        self.assertGreater(self.orders, 20)  # the scheduler did look
+
+    def test_pipelined(self) -> None:
+        """Requests that came together are answered one after the other."""
+        self.run_all([received(get("/1") + get("/2"))], pieces, judge=self.both_answered)
+
+    def test_slow_client(self) -> None:
+        """What the kernel does not take is sent by the reactor, and nothing overtakes it."""
+        self.run_all([received(get("/1")), received(get("/2"))], pieces, takes=[10, 0, 7], judge=self.both_answered)
+
+    def test_reset_meets_answer(self) -> None:
+        """A connection that breaks is closed once, and never under a sender."""
+        self.run_all([received(get("/1")), reset], pieces, preemptions=3)
+
+    def test_reset_meets_rest(self) -> None:
+        """A connection that breaks while the reactor has a rest to send is closed, and its thread is let go."""
+        self.run_all([received(get("/1")), reset], pieces, takes=[10, 0])
+
+    def test_reset_meets_second_exchange(self) -> None:
+        """A request that waits behind the broken answer leaves the register, too."""
+        self.run_all([received(get("/1") + get("/2")), reset])
+
+    def test_half_close(self) -> None:
+        """A client that closes after its request still gets its answer, and then the connection ends."""
+
+        def judge(world: World) -> None:
+            if b"</1>" not in world.kernel.received or not world.kernel.closed:
+                raise Violation(f"{world.kernel.received!r}")
+
+        self.run_all([received(get("/1")), end_of_input], judge=judge, preemptions=3)
+
+    def test_half_close_of_a_slow_client(self) -> None:
+        """The same when the reactor sends the rest."""
+
+        def judge(world: World) -> None:
+            if b"/1" not in world.kernel.received or not world.kernel.closed:
+                raise Violation(f"{world.kernel.received!r}")
+
+        self.run_all([received(get("/1")), end_of_input], pieces, takes=[10, 0], judge=judge)
+
+    def test_last_answer(self) -> None:
+        """After `Connection: close` the sending side is shut, and the client's close ends it."""
+
+        def judge(world: World) -> None:
+            if not world.kernel.shut or not world.kernel.closed:
+                raise Violation("not shut, or not closed")
+
+        self.run_all([received(get("/1", "Connection: close\r\n")), end_of_input], judge=judge, preemptions=3)
+
+    def test_takedown_meets_answer(self) -> None:
+        """At the deadline there is one status line at the most, whoever wrote it."""
+
+        def judge(world: World) -> None:
+            if world.kernel.received.count(b"HTTP/1.1") > 1:
+                raise Violation(f"{world.kernel.received!r}")
+            if not world.kernel.received and not world.kernel.closed:
+                raise Violation("no answer, and not closed")
+
+        self.run_all([received(get("/1")), take_down], pieces, judge=judge, preemptions=3)
+
+    def test_takedown_of_a_slow_client(self) -> None:
+        """An answer that has begun is cut."""
+
+        def judge(world: World) -> None:
+            if world.kernel.received.count(b"HTTP/1.1") > 1:
+                raise Violation(f"{world.kernel.received!r}")
+
+        self.run_all([received(get("/1")), take_down], pieces, takes=[10, 0], judge=judge)
+
+    def test_idle_time_meets_request(self) -> None:
+        """The end of an idle connection and the next request on it: either an answer, or an orderly end."""
+
+        def judge(world: World) -> None:
+            if len(world.started) == 2 and world.kernel.received.count(b"HTTP/1.1 200") != 2:
+                raise Violation(f"{world.kernel.received!r}")
+
+        self.run_all([received(get("/1")), idle_time_is_over, received(get("/2"))], judge=judge)
+
+    def test_continue_behind_an_answer(self) -> None:
+        """100 Continue for a request that waits is said when everything before it is answered, and only then."""
+        head = b"POST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+
+        def judge(world: World) -> None:
+            received = world.kernel.received
+            if received.count(b"100 Continue") != 1 or received.find(b"100 Continue") < received.find(b"</1>"):
+                raise Violation(f"{received!r}")
+
+        def patient(world: World) -> None:
+            """The client sends its body when it has been told to."""
+            if b"100 Continue" in world.kernel.received:
+                world.connection.receiver.received(b"hi")
+            elif not world.connection.turn.closed:
+                world.scheduler.wait_until(lambda: bool(world._calls) or world.connection.writing)
+                world._script.insert(0, patient)
+                if world._calls:
+                    world._next_call()
+
+        self.run_all([received(get("/1")), received(head), patient], judge=judge)
+
+    def test_more_than_wait_in_order(self) -> None:
+        """What may not be parsed ahead is parsed when there is room, and never forgotten."""
+
+        def judge(world: World) -> None:
+            if world.kernel.received.count(b"HTTP/1.1 200") != 3:
+                raise Violation(f"{world.kernel.received!r}")
+
+        with patch.object(receiver_module, "PIPELINE", 1):
+            self.run_all([received(get("/1") + get("/2") + get("/3"))], judge=judge)
+
+    def test_the_scheduler_finds_a_race(self) -> None:
+        """A token that forgets its holder is found out: the test can fail."""
+
+        def forgetful(self: Turn) -> bool:
+            with self.lock:
+                if self.closed:
+                    return False
+                self.closed = self.closing = True
+                return True
+
+        with patch.object(Turn, "close", forgetful):
+            self.assertRaises(Violation, self.run_all, [received(get("/1")), reset], pieces)

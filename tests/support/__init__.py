@@ -1,0 +1,1 @@
+"""What the real tests are made of: processes, clients, load, gates, a balancer."""

@@ -1,0 +1,397 @@
+"""A real server process: started, watched, and always ended.
+
+What this project promises can only be seen from outside the process: a line in the log, an exit status, a
+port that refuses.  A `Server` starts `twistd graceful-app` as people do, in the foreground or as a daemon,
+collects its log while it is written, and ends it by its own pid whatever the test does.  Leaving its `with`
+block normally is itself a test: the server must stop at SIGTERM with exit status 0, and no traceback may
+stand in its log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from support.home import Home
+
+APPLICATIONS = Path(__file__).parent.parent / "apps"
+PROGRAMS = Path(sys.executable).parent
+OPEN = r"socket (?P<address>\S+) open \(pid (?P<pid>\d+)\)"
+CLOSED = r"socket (?P<address>\S+) closed \(pid (?P<pid>\d+)\)"
+DRAINED = (
+    r"drained in (?P<seconds>[0-9.]+) s: "
+    r"(?P<finished>\d+) finished, (?P<taken_down>\d+) taken down, (?P<abandoned>\d+) abandoned"
+)
+LOOPBACK = "tcp:{port}:interface=127.0.0.1"
+
+# The interpreter of a test run may live in a home directory that only root can read, so unprivileged users are
+# allowed to read everything, and nothing else: when they are unprivileged from the start,
+UNPRIVILEGED_USER = ("--clear-groups", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+# and when they become so by `twistd --uid`, which otherwise takes all privileges away.
+KEEPS_READING = (
+    "setpriv",
+    "--securebits=+no_setuid_fixup",
+    "--bounding-set=-all,+dac_read_search,+setuid,+setgid,+chown",
+)
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Log:
+    """The lines that a process has written so far, with the moment each was read (`time.monotonic`)."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._lines: list[tuple[float, str]] = []
+        self._ended = False
+
+    def __str__(self) -> str:
+        with self._changed:
+            return "".join(f"  | {line}\n" for _, line in self._lines)
+
+    def add(self, line: str) -> None:
+        """Append a line; called by the reading thread."""
+        with self._changed:
+            self._lines.append((time.monotonic(), line))
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Say that no more lines will come."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._lines)
+
+    def find_all(self, pattern: str, start: int = 0) -> list[tuple[float, re.Match[str]]]:
+        """Return the moments and matches of a pattern in the lines from number `start` on."""
+        with self._changed:
+            found = [(moment, re.search(pattern, line)) for moment, line in self._lines[start:]]
+        return [(moment, match) for moment, match in found if match is not None]
+
+    def wait(self, pattern: str, timeout: float, count: int = 1) -> tuple[float, re.Match[str]]:
+        """Wait for the `count`-th line that matches, written before or later.
+
+        :raises AssertionError: with the whole log, if it does not come.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            with self._changed:
+                known, ended = len(self._lines), self._ended
+            found = self.find_all(pattern)
+            if len(found) >= count:
+                return found[count - 1]
+            remaining = end - time.monotonic()
+            if ended or remaining <= 0:
+                when = "before the log ended" if ended else f"in {timeout} s"
+                raise AssertionError(f"no line {pattern!r} {when}:\n{self}")
+            with self._changed:
+                if len(self._lines) == known and not self._ended:
+                    self._changed.wait(remaining)
+
+
+class Server:
+    """A `twistd graceful-app` process.
+
+    :param home: where it runs.
+    :param options: options of `graceful-app`.
+    :param application: MODULE:CALLABLE in tests/apps, or None for the built-in demo.
+    :param port: to listen on; 0 lets the kernel choose one.
+    :param listen: endpoints instead of the loopback `port`.
+    :param daemon: whether twistd goes to the background.
+    :param twistd_options: options before `graceful-app`.
+    :param environment: added to the process's environment.
+    :param preload: a shared library for LD_PRELOAD.
+    :param open_files: RLIMIT_NOFILE.
+    :param cpu: the only processor that the process may use.
+    :param pass_fds: descriptors that the process inherits.
+    :param prefix: a command that starts this one, such as setpriv(1).
+    :param program: `twistd`, or `twist`, which knows no daemons.
+    :param wait_open: whether to wait until it accepts connections.
+    :param tracebacks: how many tracebacks the test expects in the log.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *options: str,
+        application: str | None = "basic:application",
+        port: int = 0,
+        listen: Sequence[str] | None = None,
+        daemon: bool = False,
+        twistd_options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        preload: Path | None = None,
+        open_files: int | None = None,
+        cpu: int | None = None,
+        pass_fds: Sequence[int] = (),
+        prefix: Sequence[str] = (),
+        program: str = "twistd",
+        wait_open: bool = True,
+        tracebacks: int = 0,
+    ) -> None:
+        self.home = home
+        self.daemon = daemon
+        self.log = Log()
+        self.log_file = home.logs / "twistd.log"
+        self.pid = 0
+        self.status: int | None = None
+        self.tracebacks = tracebacks
+        self._wait_open = wait_open
+        self._open_files = open_files
+        self._cpu = cpu
+        self._pass_fds = pass_fds
+        self._reader: threading.Thread | None = None
+        self._no_more = threading.Event()
+        self.command = self._command(
+            prefix, program, twistd_options, options, listen or [LOOPBACK.format(port=port)], application
+        )
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(APPLICATIONS),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(home.temporary),
+            **(environment or {}),
+        }
+        if preload is not None:
+            self.environment["LD_PRELOAD"] = str(preload)
+
+    def _command(
+        self,
+        prefix: Sequence[str],
+        program: str,
+        twistd_options: Sequence[str],
+        options: Sequence[str],
+        listen: Sequence[str],
+        application: str | None,
+    ) -> list[str]:
+        command = list(prefix)
+        if self.home.uid != os.getuid():
+            user = (f"--reuid={self.home.uid}", f"--regid={self.home.uid}")
+            command += ["setpriv", *user, *UNPRIVILEGED_USER]
+        command += [str(PROGRAMS / program), *twistd_options]
+        if self.daemon:
+            command.append(f"--logfile={self.log_file}")
+        else:
+            command.append("-n" if program == "twistd" else "--log-format=text")
+        command.append("graceful-app")
+        for endpoint in listen:
+            command += ["--listen", endpoint]
+        command += options
+        if application is not None:
+            command.append(application)
+        return command
+
+    def __enter__(self) -> Server:
+        try:
+            self.start()
+            if self._wait_open:
+                self.wait_open()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                if self.status is None:
+                    self.terminate()
+                    assert self.wait() == 0, f"exit status {self.status}:\n{self.log}"
+                self.check_log()
+        finally:
+            self.kill()
+            if kind is not None:
+                print(f"{' '.join(self.command)}\nexit status {self.status}\n{self.log}", file=sys.stderr)
+
+    def start(self) -> None:
+        """Start the process; with `daemon`, return when the parent has ended well."""
+        process = subprocess.Popen(
+            self.command,
+            cwd=self.home.run,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=self._limit,
+            pass_fds=self._pass_fds,
+            errors="replace",
+        )
+        self._process = process
+        if not self.daemon:
+            self.pid = process.pid
+            self._read(self._follow_pipe)
+            return
+        become_subreaper()
+        assert process.stdout is not None
+        try:
+            said, _ = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise AssertionError("the parent of the daemon hangs") from None
+        assert process.returncode == 0, f"twistd ended with {process.returncode}: {said}"
+        self.pid = int((self.home.run / "twistd.pid").read_text())
+        self._read(self._follow_file)
+
+    def run(self, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end instead of starting a server: for a start that must fail, or `--check`.
+
+        :raises AssertionError: if it does not end.
+        """
+        try:
+            return subprocess.run(
+                self.command,
+                cwd=self.home.run,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                preexec_fn=self._limit,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as hang:
+            raise AssertionError(f"does not end in {timeout} s: {hang.output!r}") from None
+
+    def _limit(self) -> None:
+        """Set the limits of the new process, in the new process."""
+        if self._open_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files, self._open_files))
+        if self._cpu is not None:
+            os.sched_setaffinity(0, {self._cpu})
+
+    def _read(self, follow: object) -> None:
+        assert callable(follow)
+        self._reader = threading.Thread(target=follow, name="log reader", daemon=True)
+        self._reader.start()
+
+    def _follow_pipe(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.add(line.rstrip("\n"))
+        self.log.end()
+
+    def _follow_file(self) -> None:
+        with self.log_file.open(errors="replace") as lines:
+            partial = ""
+            while True:
+                last = self._no_more.is_set()
+                while piece := lines.readline():
+                    partial += piece
+                    if partial.endswith("\n"):
+                        self.log.add(partial.rstrip("\n"))
+                        partial = ""
+                if last:
+                    break
+                self._no_more.wait(0.01)
+        self.log.end()
+
+    def wait_line(self, pattern: str, timeout: float = 10.0, count: int = 1) -> re.Match[str]:
+        """Wait for the `count`-th log line that matches the pattern, and return the match."""
+        return self.log.wait(pattern, timeout, count)[1]
+
+    def wait_open(self, timeout: float = 30.0) -> float:
+        """Wait until the first listener accepts; return the moment (`time.monotonic`) it was known."""
+        return self.log.wait(OPEN, timeout)[0]
+
+    def wait_closed(self, timeout: float = 10.0) -> float:
+        """Wait until the first listener is closed; return the moment (`time.monotonic`) it was known."""
+        return self.log.wait(CLOSED, timeout)[0]
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports of its TCP listeners, in the order in which they were opened."""
+        addresses = [match["address"] for _, match in self.log.find_all(OPEN)]
+        return [int(address.rpartition(":")[2]) for address in addresses if address.startswith("tcp")]
+
+    @property
+    def port(self) -> int:
+        """The port of its first TCP listener."""
+        return self.ports[0]
+
+    def drained(self) -> tuple[int, int, int]:
+        """Return what the last line says: how many were finished, taken down and abandoned."""
+        match = self.wait_line(DRAINED, 1.0)
+        return int(match["finished"]), int(match["taken_down"]), int(match["abandoned"])
+
+    def send_signal(self, number: signal.Signals) -> float:
+        """Send a signal; return the moment just before (`time.monotonic`)."""
+        moment = time.monotonic()
+        os.kill(self.pid, number)
+        return moment
+
+    def terminate(self) -> float:
+        """Send SIGTERM; return the moment just before (`time.monotonic`)."""
+        return self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float = 20.0) -> int:
+        """Wait for its end; return the exit status, negative for a signal.
+
+        :raises AssertionError: if it still runs.
+        """
+        if self.status is None:
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                if not select.select([pidfd], [], [], timeout)[0]:
+                    raise AssertionError(f"process {self.pid} still runs after {timeout} s:\n{self.log}")
+            finally:
+                os.close(pidfd)
+            self._reap()
+        assert self.status is not None
+        return self.status
+
+    def stays(self, seconds: float) -> bool:
+        """Whether the process is still there after so many seconds."""
+        if self.status is not None:
+            return False
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            return not select.select([pidfd], [], [], seconds)[0]
+        finally:
+            os.close(pidfd)
+
+    def kill(self) -> None:
+        """End the process at once, if it has not ended, and collect the rest of its log."""
+        if self.pid and self.status is None:
+            self.home.disturbed = True
+            os.kill(self.pid, signal.SIGKILL)
+            self._reap()
+
+    def _reap(self) -> None:
+        if self.daemon:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        else:
+            self.status = self._process.wait()
+        self._no_more.set()
+        if self._reader is not None:
+            self._reader.join(10)
+
+    def check_log(self) -> None:
+        """Assert that the log has just the tracebacks that the test expects."""
+        found = self.log.find_all("Traceback|Unhandled")
+        tracebacks = [match for _, match in found if match[0] == "Traceback"]
+        assert len(tracebacks) == len(found) == self.tracebacks, f"expected {self.tracebacks} tracebacks:\n{self.log}"
+
+
+def become_subreaper() -> None:
+    """Become the parent of daemons that this process starts, to learn their exit status (prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
