@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from typing import Any, Final
+
+from twisted.web.resource import IResource
 
 DEFAULT_NAMES: Final = ("application", "app")
 
@@ -19,8 +20,8 @@ class CannotLoad(Exception):
     """There is no such application, or it does not import.  Its text is one line for the operator."""
 
 
-def load(name: str | None) -> Callable[..., Any]:
-    """Import an application.
+def load(name: str | None) -> Any:
+    """Import an application: a WSGI callable, or the root of a tree of Twisted's resources.
 
     :param name: `MODULE:CALLABLE`, `MODULE` (then its `application` or `app`), or None for the built-in demo.
         Modules are also looked for in the current directory.
@@ -48,9 +49,10 @@ def load(name: str | None) -> Callable[..., Any]:
     else:
         wanted = path or " or ".join(DEFAULT_NAMES)
         raise CannotLoad(f"{module_name} has no {wanted}: name the application as {module_name}:CALLABLE")
-    if not callable(found):
-        raise CannotLoad(f"{module_name}:{candidate} is a {type(found).__name__}, not a WSGI callable")
-    return found  # type: ignore[no-any-return]
+    if not callable(found) and not IResource.providedBy(found):
+        kind = type(found).__name__
+        raise CannotLoad(f"{module_name}:{candidate} is a {kind}, neither a WSGI callable nor a Twisted resource")
+    return found
 
 
 def _where(error: BaseException) -> str:

@@ -252,6 +252,8 @@ class Exchange:
         """
         if type(data) is not bytes:
             raise TypeError(f"pieces of a body must be bytes, not {type(data).__name__}")
+        if self.ended:
+            raise Disconnected("the answer has ended already")
         head = b"" if self.begun else self._render(-1)
         if self._bare:
             data = b""

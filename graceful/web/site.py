@@ -66,7 +66,7 @@ class Site:
     :ivar draining: answers say `Connection: close`, and idle connections end.  Set by the reactor thread.
     :ivar draining_since: when that began, monotonic seconds.
     :ivar quiet: no more requests are expected on idle connections: they end at once.
-    :ivar new_pool: makes a pool of threads, of a size or the usual one, for a function; set by the service.
+    :ivar new_pool: makes a pool of threads, of a size or the usual one, for a function.
     :ivar tail_keep, tail_close: the end of a head, renewed each second by the reactor thread.
     """
 
@@ -81,13 +81,17 @@ class Site:
         record: Callable[[Exchange], object] | None = None,
         proxies: TrustedProxies | None = None,
         spooler: Spooler | None = None,
+        new_pool: Callable[[int | None, Callable[[Exchange], None]], Any] | None = None,
     ) -> None:
+        self.root = root
         self.settings = settings if settings is not None else Settings()
         self.register = register if register is not None else Register()
         self._exchanges = self.register.exchanges
         self.record = record
         self.spooler: Any = spooler
+        self.new_pool: Any = new_pool
         self._proxies = proxies
+        self._handler: Any = None
         self.budget = Budget()
         self.draining = self.quiet = False
         self.draining_since = 0.0
@@ -95,12 +99,8 @@ class Site:
         self.on_room: Callable[[], None] | None = None
         self.sweep = Sweep(self)
         self._second = 0
-        self.tail_keep = self.tail_close = ""
-        self._date = ""
+        self._date = self.tail_keep = self.tail_close = ""
         self.tick()
-        self.root = root
-        self._handler: Any = None
-        self.new_pool: Callable[[int | None, Callable[[Exchange], None]], Any]
 
     # -- time ---------------------------------------------------------------------------------------------
 

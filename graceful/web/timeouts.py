@@ -3,7 +3,7 @@
 A timer per request costs more than the request; one sweep a second over thousands of idle connections costs a
 few milliseconds.  Each connection is in exactly one of these situations, and each has its rule:
 
-* *lingering*: everything is sent, and the client has yet to close;
+* *lingering*: the kernel has everything, and the client has yet to take it and to close;
 * *sending*: the client is slow to take what is left of an answer;
 * *receiving*: a request has begun and is not complete: its head has one limit in all, its body may not pause
   for longer than another;
@@ -35,9 +35,13 @@ class Sweep:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        # How much of a lingering connection's last answer its client had yet to take, and since when.
+        self._unsent: dict[Connection, tuple[int, float]] = {}
+        self._unsent_before = self._unsent
 
     def __call__(self, now: float) -> None:
         """Look at all connections; `now` is in monotonic seconds."""
+        self._unsent_before, self._unsent = self._unsent, {}
         for connection in list(self._site.connections()):
             if not connection.turn.closed:
                 self.look(connection, now)
@@ -49,11 +53,11 @@ class Sweep:
         silent = now - connection.active
         receiving = connection.intake.exchange
         if turn.lingering:
-            self._linger(connection, now, silent)
+            self._linger(connection, now)
         elif turn.held:
             if silent > settings.send_timeout:
                 self._site.log.info("a client takes nothing: {exchange} is cut", exchange=turn.current)
-                connection.close()
+                connection.close(reset=True)
         elif receiving is not None:
             if connection.receiver.stalled():
                 return
@@ -70,29 +74,30 @@ class Sweep:
     def _until(self, connection: Connection) -> float:
         """When an idle connection has had its time, monotonic seconds."""
         site, settings = self._site, self._site.settings
-        if not connection.answered:
-            until = connection.active + settings.header_timeout
-            if site.quiet:
-                return 0.0
-            if site.draining:
-                least = max(FRESH_LEAST, settings.idle_grace)
-                until = min(until, max(site.draining_since, connection.opened) + least)
-            return until
+        if connection.answered:
+            since, least, grace = connection.active, 0.0, settings.idle_grace
+            until = since + settings.keep_alive + GRACE_PAST_ANNOUNCED
+        else:
+            since, least, grace = connection.opened, FRESH_LEAST, max(FRESH_LEAST, settings.idle_grace)
+            until = since + settings.header_timeout
         if site.quiet:
-            return 0.0
-        until = connection.active + settings.keep_alive + GRACE_PAST_ANNOUNCED
+            return since + least
         if site.draining:
-            announced = connection.active + settings.keep_alive
-            until = min(announced, max(site.draining_since, connection.active) + settings.idle_grace)
+            return min(until, max(site.draining_since, since) + grace)
         return until
 
-    def _linger(self, connection: Connection, now: float, silent: float) -> None:
-        """Everything is sent: wait for the client to close, or to have all of it and be silent."""
+    def _linger(self, connection: Connection, now: float) -> None:
+        """Nothing more will be sent: wait until the client has all of it, and a moment for it to close."""
         current = connection.turn.current
-        since = current.ended if current is not None else connection.active
-        if (
-            now - since > LINGER_LONGEST
-            or (silent > LINGER and connection.unsent() == 0)
-            or silent > self._site.settings.send_timeout
-        ):
+        ended = current.ended if current is not None else connection.active
+        unsent = connection.unsent()
+        if unsent:
+            before, since = self._unsent_before.get(connection, (-1, now))
+            if unsent != before:
+                since = now
+            self._unsent[connection] = unsent, since
+            late = now - since > self._site.settings.send_timeout
+        else:
+            late = now - max(connection.active, ended) > LINGER or now - ended > LINGER_LONGEST
+        if late:
             connection.close()

@@ -58,7 +58,7 @@ class Pool(Generic[Job]):
 
     def crowded(self) -> bool:
         """Whether as many jobs wait as may."""
-        return len(self.backlog) >= self.queue + len(self._idle)
+        return len(self.backlog) + len(self.working) >= self.queue + self.size
 
     @property
     def queued(self) -> int:

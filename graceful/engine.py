@@ -1,0 +1,206 @@
+"""The running half of an instance: everything that exists from "the application is imported" to "all is gone".
+
+It is made in one go, after every fork and with the final privileges, because threads, epolls and timers survive
+neither.  Who owns what is decided here: the hub its connections, the listeners their sockets, the pools their
+threads, and the engine all of them, until :meth:`Engine.close`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList, FirstError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from graceful.access_log import AccessLog
+from graceful.clock import on
+from graceful.settings import Settings
+from graceful.sockets.address import Address
+from graceful.sockets.binding import BoundSocket
+from graceful.sockets.foreign import ForeignListener
+from graceful.sockets.listener import Listener
+from graceful.takedown.stacks import stack_of
+from graceful.web.body import Spooler
+from graceful.web.exchange import Exchange
+from graceful.web.foreign import ForeignFactory
+from graceful.web.handler import IHandler
+from graceful.web.hub import Hub
+from graceful.web.proxies import TrustedProxies
+from graceful.web.resources import Tree
+from graceful.web.site import Site
+from graceful.wsgi.pool import Pool
+
+SWEEP: Final = 1.0
+SWEEP_IN_DRAIN: Final = 0.1
+IDLE_THREADS_END: Final = 1.0
+
+Root = Any  # an IResource, or something that IHandler can be made of
+
+
+class Engine:
+    """Serves a root on listeners.  Reactor thread, except where something else is said.
+
+    :param reactor: Twisted's.
+    :param settings: limits and time-outs.
+    :param root: an `IResource`, or something that :class:`~graceful.web.handler.IHandler` can be made of.
+    :ivar site: what is served, with the register of all that is in flight.
+    :ivar clock: monotonic time, for every deadline.
+    :ivar access_log: None if there is none.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(self, reactor: Any, settings: Settings, root: Root) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self.clock = on(reactor)
+        self.clock.start()
+        self._hub = Hub(reactor)
+        self._listeners: list[Listener | ForeignListener] = []
+        self._pools: list[Pool[Exchange]] = []
+        self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
+        self.site = Site(
+            root,
+            settings,
+            record=self.access_log.record if self.access_log is not None else None,
+            proxies=TrustedProxies(settings.trusted_proxy) if settings.trusted_proxy else None,
+            spooler=Spooler(settings.spool, self._hub.call),
+            new_pool=self._new_pool,
+        )
+        self.site.serve(IHandler(root, None) or Tree(root, self._hub))
+        self.site.on_room = self._room
+        if self.access_log is not None:
+            self.access_log.start()
+        # What was imported lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+
+    # -- threads ------------------------------------------------------------------------------------------
+
+    def _new_pool(self, size: int | None, run: Callable[[Exchange], None]) -> Pool[Exchange]:
+        """A pool whose threads are woken once for each batch of the hub's.  Any thread."""
+        pool = Pool(size or self._settings.threads, self._settings.queue, run)
+        pool.start()
+        self._pools.append(pool)
+        if len(self._pools) == 1:
+            self._hub.before, self._hub.after = pool.hold, pool.kick
+        else:
+            self._hub.before, self._hub.after = self._hold_all, self._kick_all
+        return pool
+
+    def _hold_all(self) -> None:
+        for pool in self._pools:
+            pool.hold()
+
+    def _kick_all(self) -> None:
+        for pool in self._pools:
+            pool.kick()
+
+    def working(self) -> int:
+        """How many threads work for an exchange."""
+        return sum(len(pool.working) for pool in self._pools)
+
+    # -- listeners ----------------------------------------------------------------------------------------
+
+    def accept(self, bound: Sequence[BoundSocket], foreign: Sequence[Address]) -> Deferred[None]:
+        """Begin to accept.
+
+        :param bound: sockets that are ours from now on.
+        :param foreign: endpoints that a plugin listens on.
+        :returns: fires when all of them listen; fails with the reason if one of them cannot.
+        """
+        self._hub.start()
+        self._listeners += [Listener(self._reactor, self.clock, one, self._accepter(one)) for one in bound]
+        factory = ForeignFactory(self.site, self._hub)
+        self._listeners += [ForeignListener(self._reactor, one.text, factory) for one in foreign]
+        starting = [started for one in self._listeners if (started := one.start()) is not None]
+        self.clock.callLater(SWEEP, self._sweep)
+        all_listen: Deferred[None] = Deferred()
+
+        def listening(results: list[tuple[bool, object]]) -> None:
+            all_listen.callback(None)
+
+        def cannot(first: Failure) -> None:
+            assert isinstance(first.value, FirstError)
+            all_listen.errback(first.value.subFailure)
+
+        DeferredList(starting, fireOnOneErrback=True, consumeErrors=True).addCallbacks(listening, cannot)
+        return all_listen
+
+    def say_open(self) -> None:
+        """Say of each listener that it is open."""
+        for listener in self._listeners:
+            self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
+
+    def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
+        """What takes a listener's connections in."""
+        name = bound.socket.getsockname()
+        server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
+        site, hub, most = self.site, self._hub, self._settings.max_connections
+        connections = site.register.connections
+
+        def accepted(sock: socket.socket, peer: Any) -> None:
+            site.accepted(hub, sock, peer, server)
+            if len(connections) >= most and not site.draining:
+                for listener in self._listeners:
+                    if isinstance(listener, Listener):
+                        listener.pause("max-connections")
+
+        return accepted
+
+    def _room(self) -> None:
+        """A connection was closed: accept again, if their number was the limit."""
+        if len(self.site.register.connections) < self._settings.max_connections:
+            for listener in self._listeners:
+                if isinstance(listener, Listener) and listener.paused is not None:
+                    listener.resume()
+
+    def close_listeners(self) -> Deferred[None]:
+        """Close all listening sockets without losing a connection; each says so in the log."""
+        within = self._settings.deadline
+        closing = [
+            listener.close(within) if isinstance(listener, Listener) else listener.close()
+            for listener in self._listeners
+        ]
+        closed: Deferred[None] = Deferred()
+        DeferredList(closing).addCallback(lambda ignored: closed.callback(None))
+        return closed
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
+        self.site.tick()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """End what has had its time."""
+        self.site.sweep(self.clock.seconds())
+
+    # -- people -------------------------------------------------------------------------------------------
+
+    def in_flight(self) -> str:
+        """Every exchange in flight, with its thread's stack, in lines for people."""
+        now = self.clock.seconds()
+        exchanges = self.site.register.in_flight()
+        lines = [f"{len(exchanges)} in flight, {len(self.site.register.connections)} connections"]
+        for exchange in exchanges:
+            lines += [exchange.describe(now), stack_of(exchange.thread)]
+        return "\n".join(line for line in lines if line)
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give everything back: threads, descriptors, timers; every line of the access log is written."""
+        for pool in self._pools:
+            pool.stop(0 if self.working() else IDLE_THREADS_END)
+        self.site.spooler.stop()
+        if self.access_log is not None:
+            self.access_log.close()
+        self._hub.stop()
+        self.clock.stop()

@@ -1,0 +1,123 @@
+"""What the steps of a drain do to an engine, and how the process ends when it is ours.
+
+The order of the steps is :mod:`graceful.drain`'s; what they mean for sockets, connections and threads is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+
+from graceful.engine import Engine
+from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
+from graceful.pidfile import PidFile
+from graceful.startup import Startup
+from graceful.takedown.deadline import Takedown
+
+LOOK_AGAIN: Final = 0.02
+
+
+@frozen
+class Process:
+    """What a server gets when the process is its own: it takes the signals, and the exit status is its verdict.
+
+    :ivar startup: surrounds everything that may fail until the reactor runs.
+    :ivar pid_file: given up when the sockets are closed; None for none.
+    :ivar sockets: what systemd has said of the sockets that it hands over.
+    :ivar pid: the process it has said it to.
+    :ivar limit: the moment at which the process ends in any case.
+    """
+
+    startup: Startup
+    pid_file: PidFile | None
+    sockets: dict[str, str]
+    pid: int
+    limit: LastLimit
+
+
+class Stopping:
+    """An engine on its way out; a `graceful.drain.Drainable`.  Reactor thread.
+
+    :param engine: what is drained.
+    :param reactor: stopped at the end, if the process is ours.
+    :param process: None if it is not.
+    :ivar failed: why the server stops by itself; None if it was told to.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(self, engine: Engine, reactor: Any, process: Process | None) -> None:
+        self._engine = engine
+        self._site = engine.site
+        self._reactor = reactor
+        self._process = process
+        self._finished_before = 0
+        self._takedown: Takedown | None = None
+        self.failed: BaseException | None = None
+
+    def last_requests(self, quiet: bool) -> None:
+        """From now on every answer is its connection's last."""
+        site, clock = self._site, self._engine.clock
+        if not site.draining:
+            site.draining = True
+            site.draining_since = clock.seconds()
+            self._finished_before = site.register.finished
+            self.log.info("stopping: {count} in flight", count=len(site.register.exchanges))
+        site.quiet = site.quiet or quiet
+        clock.callLater(0, self._engine.sweep)
+
+    def close_listeners(self) -> Deferred[None]:
+        """Close all listening sockets; each says so in the log."""
+        if self._process is not None and self._process.pid_file is not None:
+            self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
+        return self._engine.close_listeners()
+
+    def all_gone(self) -> Deferred[None]:
+        """Fire when no connection is left, and no thread works for an exchange any more."""
+        done: Deferred[None] = Deferred()
+
+        def look(ignored: object) -> None:
+            if self._site.register.exchanges:
+                self._engine.clock.callLater(LOOK_AGAIN, look, None)
+            else:
+                done.callback(None)
+
+        self._site.register.all_gone().addCallback(look)
+        return done
+
+    def take_down(self) -> Deferred[None]:
+        """End what is left."""
+        self._takedown = Takedown(self._site, self._engine.clock, self._engine.working)
+        return self._takedown.start()
+
+    def gone(self, seconds: float) -> None:
+        """Say how it went, give everything back, and leave."""
+        taken = self._takedown.taken if self._takedown is not None else 0
+        abandoned = self._takedown.abandoned if self._takedown is not None else 0
+        finished = self._site.register.finished - self._finished_before - taken
+        self._engine.close()
+        self.log.info(
+            "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
+            seconds=seconds,
+            finished=finished,
+            taken=taken,
+            abandoned=abandoned,
+        )
+        if self._process is not None:
+            status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
+            self._leave(self._process, 1 if self.failed is not None else status)
+
+    def _leave(self, process: Process, status: int) -> None:
+        process.limit.verdict(status, REPORTS + LEAVING)
+        if process.pid_file is not None:
+            process.pid_file.remove()
+        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
+        self._reactor._exitSignal = None
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            pass  # it was the reactor's stopping that made us drain
