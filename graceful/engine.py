@@ -34,6 +34,7 @@ from graceful.web.proxies import TrustedProxies
 from graceful.web.resources import Tree
 from graceful.web.site import Site
 from graceful.wsgi.pool import Pool
+from graceful.wsgi.run import Runner
 
 SWEEP: Final = 1.0
 SWEEP_IN_DRAIN: Final = 0.1
@@ -62,7 +63,7 @@ class Engine:
         self.clock.start()
         self._hub = Hub(reactor)
         self._listeners: list[Listener | ForeignListener] = []
-        self._pools: list[Pool[Exchange]] = []
+        self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self.site = Site(
             root,
@@ -70,7 +71,7 @@ class Engine:
             record=self.access_log.record if self.access_log is not None else None,
             proxies=TrustedProxies(settings.trusted_proxy) if settings.trusted_proxy else None,
             spooler=Spooler(settings.spool, self._hub.call),
-            new_pool=self._new_pool,
+            pool_for=self._pool_for,
         )
         self.site.serve(IHandler(root, None) or Tree(root, self._hub))
         self.site.on_room = self._room
@@ -82,11 +83,17 @@ class Engine:
 
     # -- threads ------------------------------------------------------------------------------------------
 
-    def _new_pool(self, size: int | None, run: Callable[[Exchange], None]) -> Pool[Exchange]:
-        """A pool whose threads are woken once for each batch of the hub's.  Any thread."""
-        pool = Pool(size or self._settings.threads, self._settings.queue, run)
+    def _pool_for(self, threadpool: Any) -> Pool[Exchange]:
+        """The pool of all applications that share a `ThreadPool` of Twisted's, or have none.  Any thread.
+
+        Its threads are woken once for each batch of the hub's.
+        """
+        size = self._settings.threads if threadpool is None else threadpool.max
+        made = Pool(size, self._settings.queue, Runner())
+        pool = self._pools.setdefault(threadpool, made)
+        if pool is not made:
+            return pool
         pool.start()
-        self._pools.append(pool)
         if len(self._pools) == 1:
             self._hub.before, self._hub.after = pool.hold, pool.kick
         else:
@@ -94,16 +101,17 @@ class Engine:
         return pool
 
     def _hold_all(self) -> None:
-        for pool in self._pools:
+        for pool in list(self._pools.values()):
             pool.hold()
 
     def _kick_all(self) -> None:
-        for pool in self._pools:
+        for pool in list(self._pools.values()):
             pool.kick()
 
-    def working(self) -> int:
-        """How many threads work for an exchange."""
-        return sum(len(pool.working) for pool in self._pools)
+    def working(self) -> dict[Exchange, int]:
+        """The exchanges that a thread works for, each with its thread.  Any thread."""
+        pools = list(self._pools.values())
+        return {exchange: thread for pool in pools for thread, exchange in pool.working.copy().items()}
 
     # -- listeners ----------------------------------------------------------------------------------------
 
@@ -186,18 +194,18 @@ class Engine:
 
     def in_flight(self) -> str:
         """Every exchange in flight, with its thread's stack, in lines for people."""
-        now = self.clock.seconds()
+        now, working = self.clock.seconds(), self.working()
         exchanges = self.site.register.in_flight()
         lines = [f"{len(exchanges)} in flight, {len(self.site.register.connections)} connections"]
         for exchange in exchanges:
-            lines += [exchange.describe(now), stack_of(exchange.thread)]
+            lines += [exchange.describe(now), stack_of(working.get(exchange, 0))]
         return "\n".join(line for line in lines if line)
 
     # -- the end ------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
-        for pool in self._pools:
+        for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
         self.site.spooler.stop()
         if self.access_log is not None:

@@ -276,7 +276,7 @@ class Options(usage.Options):
             return None
         path = parent["pidfile"]
         parent["pidfile"] = ""
-        pid_file = PidFile(os.path.join(parent.get("rundir", "."), path))
+        pid_file = PidFile(path)
         try:
             pid_file.check()
         except (PidFileBusy, PidFileError) as error:

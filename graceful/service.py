@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.logfile import BaseLogFile
 from twisted.web.resource import IResource
 
+from graceful import logs
 from graceful.drain import Drain
 from graceful.engine import Engine, Root
-from graceful.exit import LastLimit, latest_exit
+from graceful.exit import LEAVING, LastLimit, latest_exit
 from graceful.loading import load
 from graceful.settings import Settings
 from graceful.signals import Signals
@@ -111,6 +111,10 @@ class AppServer(Service):
                 from twisted.internet import reactor
 
                 self._reactor = reactor
+            if self._process is not None:
+                # Before the application is imported, since what is registered with atexit later runs earlier.
+                self._process.limit.install()
+                self._process.startup.undo.callback(self._process.limit.verdict, 1, LEAVING)
             root = self._root
             if not IResource.providedBy(root) and not IHandler.providedBy(root):
                 root = root()
@@ -118,8 +122,6 @@ class AppServer(Service):
             self._stopping = Stopping(self._engine, self._reactor, self._process)
             self._drain = Drain(self._engine.clock, self._stopping, self.settings.deadline)
             self._accept()
-        if self._process is not None:
-            self._process.limit.install()
         super().startService()  # type: ignore[no-untyped-call]
 
     def _accept(self) -> None:
@@ -143,6 +145,7 @@ class AppServer(Service):
         """The reactor runs, and has installed its own signal handlers: install ours."""
         if self._process is None:
             return
+        logs.append_only()
         signals = Signals(self, self._reactor.callFromThread)
         early = self._process.startup.succeeded(signals.stoppers())
         signals.install()
@@ -175,11 +178,7 @@ class AppServer(Service):
         """Open the access log and twistd's log anew; somebody has moved them."""
         if self._engine.access_log is not None:
             self._engine.access_log.reopen()
-        for observer in globalLogPublisher._observers:
-            file = getattr(observer, "_outFile", None)
-            if isinstance(file, BaseLogFile):
-                file.reopen()
-        self.log.info("log files opened anew")
+        logs.reopen()
 
     def say_in_flight(self) -> None:
         """Log every exchange in flight, with its thread's stack."""

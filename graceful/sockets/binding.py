@@ -54,12 +54,16 @@ class BoundSocket:
     def close(self) -> None:
         """Close the descriptor, and unlink a Unix socket's path if it still leads to this socket.
 
-        Never `shutdown(2)`, which would end the listening of everybody who holds the socket.
+        If nobody is meant to share it, `shutdown(2)` ends the listening of everybody who holds it all the same: a
+        child that the application has forked would keep the port from a successor.
         """
         if self.path is not None and inode_of(self.path) == self.inode:
             # The directory may have become unwritable with the privileges that were shed.
             with suppress(OSError):
                 os.unlink(self.path)
+        if not self.shared:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
 

@@ -29,14 +29,14 @@ class Takedown:
 
     :param site: whose connections and exchanges.
     :param clock: monotonic time.
-    :param working: how many threads still work for an exchange.
+    :param working: the exchanges that a thread works for, each with its thread.
     :ivar taken: how many exchanges were interrupted.
     :ivar abandoned: how many threads did not end.
     """
 
     log = Logger(namespace="graceful")
 
-    def __init__(self, site: Site, clock: IReactorTime, working: Callable[[], int]) -> None:
+    def __init__(self, site: Site, clock: IReactorTime, working: Callable[[], dict[Exchange, int]]) -> None:
         self._site = site
         self._clock = clock
         self._working = working
@@ -45,20 +45,20 @@ class Takedown:
 
     def start(self) -> Deferred[None]:
         """End everything; fires when all threads have ended, or have had their time."""
+        working = self._working()
         for exchange in self._site.register.in_flight():
-            self._name(exchange)
+            self._name(exchange, stack_of(working.get(exchange, 0)))
         for connection in list(self._site.connections()):
             self._end(connection)
         for exchange in self._site.register.in_flight():
-            if exchange.thread:  # its client has left, and it goes on
+            if exchange in working:  # its client has left, and it goes on
                 self.taken += 1
                 self._site.finished(exchange)
         done: Deferred[None] = Deferred()
         self._wait(done, self._clock.seconds() + LAST_MOMENT)
         return done
 
-    def _name(self, exchange: Exchange) -> None:
-        stack = stack_of(exchange.thread)
+    def _name(self, exchange: Exchange, stack: str) -> None:
         self.log.warn(
             "taking down {what}{stack}",
             what=exchange.describe(self._clock.seconds()),
@@ -66,13 +66,12 @@ class Takedown:
         )
 
     def _end(self, connection: Connection) -> None:
-        interrupted = connection.take_down()
-        if interrupted is not None:
+        for interrupted in connection.take_down():
             self.taken += 1
             self._site.finished(interrupted)
 
     def _wait(self, done: Deferred[None], until: float) -> None:
-        left = self._working()
+        left = len(self._working())
         if (left or self._site.register.connections) and self._clock.seconds() < until:
             self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
             return

@@ -131,4 +131,7 @@ class Spooler:
     def _close(spool: Spool) -> None:
         file, spool.file = spool.file, None
         if file is not None:
-            file.close()
+            try:
+                file.close()
+            except OSError:
+                pass  # nobody will miss what was in it

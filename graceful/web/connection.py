@@ -122,16 +122,21 @@ class Connection:
             return
         if data:
             self.active = self._hub.now
-            self.receiver.received(data)
+            intake = self.intake
+            if not intake.deaf:
+                intake.feed(data)
+                if intake.stash:
+                    self.receiver.pause()
         else:
             self.read(False)
-            if self.receiver.end_of_input():
+            if self.receiver.end_of_input() or self.site.parked(self.turn.current):
                 self.close()
 
     def read(self, more: bool) -> None:
         """Read on, or leave what comes in the kernel."""
         if self.reading is not more and not (more and self.turn.eof):
             self.reading = more
+            self.active = monotonic()  # it was we who kept the client waiting
             self.interest()
 
     def idle(self) -> bool:
@@ -262,12 +267,11 @@ class Connection:
         except OSError:
             self.close()
             return
-        ended = turn.current if turn.last else None
-        if ended is not None and not ended.keep:
-            self._shut()
-        through, following = turn.flushed()
+        through, ended, following = turn.flushed()
         if not through:
             return
+        if ended is not None and not ended.keep:
+            self._shut()
         with turn.lock:
             if turn.holder is REACTOR:
                 return  # a thread has left another rest already
@@ -396,10 +400,10 @@ class Connection:
         if self.turn.eof:
             self.close()
 
-    def take_down(self) -> Exchange | None:
+    def take_down(self) -> list[Exchange]:
         """The deadline has come.  End what is left here: 503 if no head went out, else a visible cut.
 
-        Returned is the exchange that was interrupted, if one was.
+        Returned are the exchanges that were interrupted: the one that is being answered, and those behind it.
         """
         turn = self.turn
         current = turn.current
@@ -407,23 +411,23 @@ class Connection:
             receiving = self.receiver.refuse(503)
             if receiving is None:
                 self.close()
-            return receiving
-        if turn.lingering:
-            if self.unsent() == 0:
-                return None
-            self.close()
-            return current
+                return []
+            return [receiving]
+        if turn.lingering and self.unsent() == 0:
+            return []
+        interrupted = [current, *turn.waiting, *self.receiver.under_way()]
         substitute = Exchange(self)
         substitute.id, substitute.method, substitute.target = current.id, current.method, current.target
         substitute.keep = False
         if turn.oust(current, substitute):
+            self.site.disconnected(current)
             current.status = 503
             self.site.answer(substitute, 503)
         else:
             framed = current.chunked or current.length >= 0
             self.close(reset=not framed)
         current.flushed = True
-        return current
+        return interrupted
 
     def unsent(self) -> int:
         """Bytes that the kernel holds and the client's kernel has not confirmed."""

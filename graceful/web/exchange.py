@@ -13,8 +13,9 @@ completed ends visibly short (RFC 9112 §6.3, §8), and no second status line in
 from __future__ import annotations
 
 import logging
+import re
 from time import monotonic
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from graceful.web.fields import (
     CONNECTION,
@@ -43,6 +44,8 @@ SENDING: Final = 3
 LINGERING: Final = 4
 PHASES: Final = ("receiving", "queued", "in the application", "sending", "lingering")
 
+_LENGTH: Final = re.compile(r"[0-9]+\Z")
+
 _log = logging.getLogger("graceful")
 
 
@@ -69,8 +72,8 @@ class Exchange:
     :ivar scheme: `http` or `https`, likewise.
     :ivar received: body bytes that have come.
     :ivar body: the request's body in memory, as pieces, or the file it was spooled to, or None.
-    :ivar thread: `threading.get_ident()` of the thread that works for it, or 0.
-    :ivar mount: the path that its handler was found at, without a trailing slash; empty at the root.
+    :ivar handler: who answers it, for whoever is called to do so in another thread.
+    :ivar mount: where its handler was found in a tree, and the path behind that, both decoded; None at the root.
     :ivar keep: whether the connection may carry another exchange after this one.
     :ivar status: the answer's status code, 0 until there is one.
     :ivar sent: body bytes handed over for sending.
@@ -89,6 +92,7 @@ class Exchange:
         "ended",
         "error",
         "flushed",
+        "handler",
         "headers",
         "id",
         "keep",
@@ -104,7 +108,6 @@ class Exchange:
         "started",
         "status",
         "target",
-        "thread",
         "through",
         "trailers",
         "version",
@@ -127,13 +130,13 @@ class Exchange:
         self.scheme = connection.scheme
         self.received = 0
         self.body: list[bytes] | IO[bytes] | None = None
-        self.thread = 0
         self.keep = True
         self.status = self.sent = self.error = 0
         self.length = -1
         self.begun = self.chunked = self.flushed = self.through = False
         self.own_id: str | None = None
-        self.mount = ""
+        self.handler: Any = None
+        self.mount: tuple[str, str] | None = None
         self._head: str | None = None
 
     def __repr__(self) -> str:
@@ -164,34 +167,46 @@ class Exchange:
             `Connection: close` is heeded.
         :raises ValueError, TypeError: something in them must not be sent.
         """
-        length, flags = -1, 0
-        code = STATUSES.get(status) or learn_status(status)
-        head = f"HTTP/1.1 {status}\r\n"
+        length = -1
+        self._flags = 0
+        code, head = STATUSES.get(status) or learn_status(status)
         for name, value in headers:
+            if name == "Content-Length":
+                length = self._announced(value, length)
+                continue
             line = LINES.get((name, value))
             if line is None:
                 kind = NAMES.get(name)
                 if kind is None:
                     kind = learn_name(name)
-                if kind == PLAIN:
-                    line = learn_line(name, value)
-                elif kind == LENGTH:
-                    announced = int(value) if value.isascii() and value.isdigit() else -1
-                    if announced < 0 or length not in (-1, announced):
-                        raise ValueError(f"not a Content-Length: {value!r}")
-                    if length >= 0 or code == 204:
-                        continue
-                    length = announced
-                    line = f"{name}: {value}\r\n"
-                elif kind in (DATE, SERVER):
-                    flags |= kind
-                    line = checked_line(name, value)
-                else:
-                    if kind == CONNECTION and "close" in value.lower():
-                        self.keep = False
+                if kind == LENGTH:
+                    length = self._announced(value, length)
                     continue
+                line = self._line(kind, name, value)
             head += line
-        self._head, self.status, self.length, self._flags = head, code, length, flags
+        self._head, self.status, self.length = head, code, length
+
+    @staticmethod
+    def _announced(value: str, before: int) -> int:
+        """What a Content-Length of the application's says."""
+        if type(value) is not str:
+            raise TypeError(f"header values must be str, not {value!r}")
+        if value.isascii() and value.isdigit():
+            length = int(value)
+            if before in (-1, length):
+                return length
+        raise ValueError(f"not a Content-Length: {value!r}")
+
+    def _line(self, kind: int, name: str, value: str) -> str:
+        """A field that has not been seen before, as a line of the head; empty if it is not the application's."""
+        if kind == PLAIN:
+            return learn_line(name, value)
+        if kind in (DATE, SERVER):
+            self._flags |= kind
+            return checked_line(name, value)
+        if kind == CONNECTION and "close" in value.lower():
+            self.keep = False
+        return ""
 
     def _render(self, total: int) -> bytes:
         """The head as bytes, and the decision how the body is framed (RFC 9112 §6).
@@ -209,7 +224,8 @@ class Exchange:
             keep = self.connection.receiver.more_requests()
         bare = self.method == "HEAD" or bodiless(code)
         self._bare = bare
-        if self.length < 0:
+        length = self.length
+        if length < 0:
             if bare:
                 if total > 0 and not bodiless(code):
                     head += f"Content-Length: {total}\r\n"
@@ -221,8 +237,10 @@ class Exchange:
             else:
                 self.chunked = True
                 head += "Transfer-Encoding: chunked\r\n"
-        elif 0 <= total < self.length and not bare:
-            keep = False
+        elif code != 204:  # RFC 9110 §8.6
+            head += f"Content-Length: {length}\r\n"
+            if 0 <= total < length and not bare:
+                keep = False
         self.keep = keep
         if self._flags:
             tail = site.tail(keep, date=not self._flags & DATE, server=not self._flags & SERVER)

@@ -40,7 +40,7 @@ _LONGEST_REMEMBERED: Final = 256
 #: What has been checked: names, whole fields as lines of a head, and status lines.
 NAMES: Final[dict[str, int]] = {}
 LINES: Final[dict[tuple[str, str], str]] = {}
-STATUSES: Final[dict[str, int]] = {}
+STATUSES: Final[dict[str, tuple[int, str]]] = {}
 
 
 def learn_name(name: object) -> int:
@@ -87,8 +87,8 @@ def learn_line(name: str, value: str) -> str:
     return line
 
 
-def learn_status(status: object) -> int:
-    """Check a status as PEP 3333 has it (`"200 OK"`), remember it, and return its code.
+def learn_status(status: object) -> tuple[int, str]:
+    """Check a status as PEP 3333 has it (`"200 OK"`), remember it, and return its code and its line of a head.
 
     :raises TypeError: it is no str.
     :raises ValueError: it is no final status, or holds control characters.
@@ -97,10 +97,11 @@ def learn_status(status: object) -> int:
         raise TypeError(f"the status must be str, not {status!r}")
     if not _STATUS.match(status):
         raise ValueError(f"not a status: {status!r}")
-    code = int(status[:3])
+    # The space belongs to the line even if no reason follows it (RFC 9112 §4).
+    known = int(status[:3]), f"HTTP/1.1 {status}\r\n" if len(status) > 3 else f"HTTP/1.1 {status} \r\n"
     if len(STATUSES) < _REMEMBERED:
-        STATUSES[status] = code
-    return code
+        STATUSES[status] = known
+    return known
 
 
 def bodiless(code: int) -> bool:

@@ -3,12 +3,19 @@
 Their bytes go through layers that live in the reactor thread, so no other thread may send on them.  The
 connection is the same; only what it does with its bytes differs: a sender leaves everything to the reactor, which
 writes as much as the transport's buffer likes and goes on when that is empty.
+
+Such a transport closes in its own time.  It has a buffer, which it sends before; TLS says goodbye, and waits without
+a limit for the other side to say so, too.  So the connection is in the register until the transport is really
+closed, and what it holds back counts as unsent.
 """
 
 from __future__ import annotations
 
+import struct
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IAddress, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
@@ -16,54 +23,96 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from graceful.web.connection import Address, Connection
-from graceful.web.turn import Piece
+from graceful.web.turn import REACTOR, Piece
 
 if TYPE_CHECKING:
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
+SLICE: Final = 65536
+UNIX: Final = ("localhost", 80)
+
 
 class TransportConnection(Connection):
     """A connection on a transport of Twisted's."""
 
-    __slots__ = ("_blocked", "_transport")
+    __slots__ = ("_blocked", "_gone_already", "_heard", "_lowest", "_transport")
 
     def __init__(self, site: Site, hub: Hub, transport: Any) -> None:
         self.fd = -1
-        self._transport = transport
-        self._blocked = False
+        self._transport = self._lowest = transport
+        while (below := getattr(self._lowest, "transport", None)) is not None:
+            self._lowest = below
+        self._blocked = self._heard = self._gone_already = False
         scheme = "https" if ISSLTransport.providedBy(transport) else "http"
-        server = _address(transport.getHost()) or ("", 0)
-        self._begin(site, hub, _address(transport.getPeer()), server, scheme)
+        self._begin(site, hub, _address(transport.getPeer()), _address(transport.getHost()) or UNIX, scheme)
+
+    # -- reading ------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
         """The transport has delivered bytes."""
         self.active = monotonic()
-        self.receiver.received(data)
+        if not self._heard:
+            self._heard = True
+            self._learn_addresses()
+        if not self.intake.deaf:
+            self.intake.feed(data)
+            if self.intake.stash:
+                self.receiver.pause()
+
+    def _learn_addresses(self) -> None:
+        """Look again who is there: a proxy's protocol says so in front of the first byte."""
+        peer = _address(self._transport.getPeer())
+        self.peer, self.port = peer if peer is not None else ("", 0)
+        self.server = _address(self._transport.getHost()) or UNIX
+        self.trusted = self.site.trusts(peer)
 
     def readable(self) -> None:
-        """Nothing waits to be read: the reactor has delivered what came."""
+        """Have the transport deliver at once what has come."""
+        read = getattr(self._lowest, "doRead", None)
+        if read is not None and not self._gone_already:
+            read()  # the end, or an error, it will find again
+
+    # -- sending ------------------------------------------------------------------------------------------
 
     def transmit(self, head: bytes, data: bytes) -> list[Piece]:
         """Leave it all to the reactor thread."""
         return [head, data]
 
     def push(self, piece: Piece) -> int:
-        """Give a piece to the transport, unless that has enough."""
-        if self._blocked:
+        """Give a piece to the transport, until that has enough."""
+        count, size = 0, len(piece)
+        while count < size and not self._blocked:
+            self._transport.write(bytes(piece[count : count + SLICE]))
+            count += SLICE
+        if not count:
             raise BlockingIOError
-        self._transport.write(bytes(piece))
-        return len(piece)
+        return min(count, size)
 
-    def unblock(self, blocked: bool) -> None:
-        """The transport's buffer is full, or empty again."""
-        self._blocked = blocked
-        if not blocked:
-            self.writable()
+    def block(self) -> None:
+        """The transport's buffer is full."""
+        self._blocked = True
+
+    def unblock(self) -> None:
+        """The transport's buffer is empty."""
+        self._blocked = False
+        self.writable()
+
+    def writable(self) -> None:
+        """The transport takes more of the rest, if there is one."""
+        if self.turn.holder is REACTOR:
+            super().writable()
 
     def _want_write(self) -> None:
-        self.site.budget.add(self)
-        self._hub.call(self.writable)
+        self.active = monotonic()
+        with self.turn.lock:
+            if self.turn.holder is not REACTOR:
+                return
+            self.site.budget.add(self)
+        if self._hub.in_reactor_thread():
+            self.writable()
+        else:
+            self._hub.call(self.writable)
 
     def _arm(self) -> None:
         if not self._transport.disconnecting:
@@ -72,26 +121,51 @@ class TransportConnection(Connection):
             else:
                 self._transport.pauseProducing()
 
+    # -- ending -------------------------------------------------------------------------------------------
+
     def _shut(self) -> None:
-        self._hub.call(self._lose)
+        self._transport.unregisterProducer()  # with one, TLS would not close
+        if not ISSLTransport.providedBy(self._transport) and hasattr(self._transport, "loseWriteConnection"):
+            self._transport.loseWriteConnection()
+        else:
+            self._transport.loseConnection()
 
-    def _lose(self) -> None:
-        # TLS does not close while a producer is registered.
-        self._transport.unregisterProducer()
-        self._transport.loseConnection()
+    def close(self, reset: bool = False) -> None:
+        """Have the transport close, when it has sent what it has; it is gone when it says so.
 
-    def _disturb(self) -> None:
-        """A sender here only fills a list; it lets go by itself."""
+        :param reset: at once, and so that the client sees that it was cut.
+        """
+        self._reset = self._reset or reset
+        if self.turn.close():
+            self._end(self._reset or (self.turn.lingering and self.unsent() > 0))
+        elif reset and self.turn.closed and not self._gone_already:
+            self._transport.abortConnection()
 
-    def _release(self, reset: bool) -> None:
-        if reset:
+    def _end(self, reset: bool) -> None:
+        if self._gone_already:
+            self.lost()
+        elif reset:
             self._transport.abortConnection()
         else:
-            self._lose()
+            self._transport.unregisterProducer()
+            self._transport.loseConnection()
+            self._lowest.loseConnection()  # TLS has said goodbye, and need not hear it
+
+    def gone(self) -> None:
+        """The transport is closed, by whichever side."""
+        self._gone_already = True
+        if self.turn.close() or self.turn.closed:
+            self.lost()
+        # Else a sender is filling its list this moment; when it lets go, it has us called, to close.
 
     def unsent(self) -> int:
-        """The transport tells nobody; it closes when it has sent all."""
-        return 0
+        """Bytes that the transport and the kernel hold and the client's kernel has not confirmed."""
+        lowest = self._lowest
+        try:
+            held = len(lowest.dataBuffer) - lowest.offset + lowest._tempDataLen
+            return int(held + struct.unpack("i", ioctl(lowest.fileno(), TIOCOUTQ, b"\0\0\0\0"))[0])
+        except (AttributeError, OSError, ValueError):
+            return 0  # it is closed, or of a kind that tells nobody
 
 
 def _address(address: IAddress) -> Address | None:
@@ -125,18 +199,18 @@ class ForeignProtocol(Protocol):
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The transport is closed, by whichever side."""
         connection, self._connection = self._connection, None
-        if connection is not None and connection.turn.close():
-            connection.lost()
+        if connection is not None:
+            connection.gone()
 
     def pauseProducing(self) -> None:
         """The transport has enough for now."""
         if self._connection is not None:
-            self._connection.unblock(True)
+            self._connection.block()
 
     def resumeProducing(self) -> None:
         """The transport takes more."""
         if self._connection is not None:
-            self._connection.unblock(False)
+            self._connection.unblock()
 
     def stopProducing(self) -> None:
         """The transport is about to close."""

@@ -14,13 +14,21 @@ class IHandler(Interface):
     """Answers exchanges."""
 
     def handle(exchange: Exchange) -> None:
-        """Answer an exchange at the root, now or later.  Called in any thread; must not wait."""
+        """Answer an exchange, now or later.  Called in any thread; must not wait."""
 
-    def take(exchange: Exchange, prefix: list[bytes]) -> None:
-        """Answer an exchange that was found below a prefix of a tree.
+    def take(exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
+        """Answer an exchange that was found below a prefix of a tree.  Reactor thread.
 
-        :param prefix: the path's segments up to the handler, decoded.
+        :param prefix: the path's segments that led to the handler, decoded.
+        :param rest: the segments behind them, decoded.
         """
 
     def disconnected(exchange: Exchange) -> None:
         """Nobody will read the answer any more.  Reactor thread."""
+
+    def parked(exchange: Exchange) -> bool:
+        """Whether the exchange waits with no thread and nothing to send.  Reactor thread.
+
+        Its client, if it says that it will send nothing more, is taken to be gone: a closed browser tab says just
+        that, and nothing is on its way that would find out.
+        """

@@ -112,6 +112,7 @@ class Intake:
         "_progress",
         "_refused",
         "_sink",
+        "_special",
         "_start",
         "_unread",
         "_upgrade",
@@ -134,7 +135,7 @@ class Intake:
         self._unread = self._body_left = self._hosts = 0
         self._length = -1
         self._chunked = self._expect = self._persist = self._upgrade = False
-        self._priming = self._progress = False
+        self._priming = self._progress = self._special = False
         self._refused: Refuse | None = None
 
     # -- bytes --------------------------------------------------------------------------------------------
@@ -151,6 +152,7 @@ class Intake:
         except _STOPPED as error:
             self._exceptional(error, data)
         if self.exchange is not None:
+            self._special = True
             self._unread += len(data)
             self._incomplete(data)
 
@@ -175,6 +177,7 @@ class Intake:
             position = end
 
     def _parse(self, data: bytes) -> None:
+        self._special = True
         self._unread += len(data)
         if self._start:
             data, self._start = self._start + data, b""
@@ -291,34 +294,39 @@ class Intake:
             exchange.target = exchange.target + part if exchange.target else part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        exchange = self.exchange
-        assert exchange is not None
+        exchange: Exchange = self.exchange  # type: ignore[assignment]
         kind = _names.get(name)
         if kind is None:
             kind = _learn(name)
         if self.head_done:
-            if not self._priming and kind == _PLAIN:
-                if exchange.trailers is None:
-                    exchange.trailers = []
-                exchange.trailers.append((name, value.rstrip(b" \t")))
+            self._trailer(exchange, kind, name, value)
             return
-        if value[-1:] in b" \t":
-            value = value.rstrip(b" \t")
+        value = value.rstrip(b" \t")
         if kind:
-            if kind == _DROP:
+            if kind == _HOST and value in _hosts:
+                self._hosts += 1
+            elif kind == _DROP:
                 return
-            self._framing(kind, value, exchange)
+            else:
+                self._framing(kind, value, exchange)
         exchange.headers.append((name, value))
+
+    def _trailer(self, exchange: Exchange, kind: int, name: bytes, value: bytes) -> None:
+        if not self._priming and kind == _PLAIN:
+            if exchange.trailers is None:
+                exchange.trailers = []
+            exchange.trailers.append((name, value.rstrip(b" \t")))
 
     def _framing(self, kind: int, value: bytes, exchange: Exchange) -> None:
         if kind == _HOST:
             self._hosts += 1
-            if value not in _hosts:
-                if not _HOST_FORM.match(value):
-                    self._refuse(400)
-                if len(_hosts) < _REMEMBERED:
-                    _hosts.add(value)
-        elif kind == _CONNECTION:
+            if not _HOST_FORM.match(value):
+                self._refuse(400)
+            if len(_hosts) < _REMEMBERED:
+                _hosts.add(value)
+            return
+        self._special = True
+        if kind == _CONNECTION:
             tokens = {token.strip() for token in value.lower().split(b",")}
             if b"close" in tokens:
                 exchange.keep = False
@@ -352,20 +360,16 @@ class Intake:
         exchange = self.exchange
         assert exchange is not None
         parser = self._parser
-        version = parser.get_http_version()
-        if version == "1.1":
-            if self._hosts != 1:
-                self._refuse(400)
-        elif version == "1.0":
-            exchange.version = "1.0"
-            exchange.keep = exchange.keep and self._persist
-            if self._chunked or self._hosts > 1:
-                self._refuse(400)
-            self._expect = False
+        # Without a Connection field only HTTP/1.1 persists; asking for the version is four times as dear.
+        if self._special or not parser.should_keep_alive():
+            self._settle_version(exchange, parser.get_http_version())
+        if self._hosts != 1 and exchange.version == "1.1":
+            self._refuse(400)
+        method = self._method
+        if method is None:
+            method = parser.get_method()
         else:
-            self._refuse(505)
-        method = self._method or parser.get_method()
-        self._method = None
+            self._method = None
         name = _methods.get(method)
         if name is None:
             if method == b"CONNECT":  # never remembered; llhttp would take its body for the next request
@@ -381,16 +385,34 @@ class Intake:
             self._refuse(431)
         if target[:1] != b"/" or b"#" in target:
             self._other_form(exchange, target)
+        self.head_done = True
+        if self._special:
+            self._expect_body()
+
+    def _settle_version(self, exchange: Exchange, version: str) -> None:
+        """What an HTTP version that may not be 1.1 means (RFC 9112 §2.3, §9.3)."""
+        self._special = True
+        if version == "1.0":
+            exchange.version = "1.0"
+            exchange.keep = exchange.keep and self._persist
+            if self._chunked or self._hosts > 1:
+                self._refuse(400)
+            self._expect = False
+        elif version != "1.1":
+            self._refuse(505)
+
+    def _expect_body(self) -> None:
+        """The head is complete, and may have announced a body (RFC 9112 §6)."""
+        self._progress = True
         if self._chunked or self._length > 0:
             if self._length > self._max_body:
                 self._refuse(413)
             self._body_left = max(self._length, 0)
-            self._upgrade = self._upgrade and parser.should_upgrade()
+            self._upgrade = self._upgrade and self._parser.should_upgrade()
             if self._expect:
                 self._sink.expects()
         else:
             self._upgrade = False
-        self.head_done = self._progress = True
 
     def _other_form(self, exchange: Exchange, target: bytes) -> None:
         """Every request target that is not a plain path (RFC 9112 §3.2)."""
@@ -423,12 +445,14 @@ class Intake:
     def on_message_complete(self) -> None:
         if self._upgrade:
             return  # llhttp thinks so; the body is still to come
-        exchange = self.exchange
-        assert exchange is not None
+        exchange: Exchange = self.exchange  # type: ignore[assignment]
         self.exchange = None
-        self.head_done = self._chunked = self._expect = self._persist = self._progress = False
-        self._unread = self._hosts = self._body_left = 0
-        self._length = -1
-        if not exchange.keep:
-            self.deaf = True
+        self.head_done = False
+        self._hosts = 0
+        if self._special:
+            self._special = self._chunked = self._expect = self._persist = self._progress = False
+            self._unread = self._body_left = 0
+            self._length = -1
+            if not exchange.keep:
+                self.deaf = True
         self._sink.complete(exchange)

@@ -7,6 +7,7 @@ behind, nothing more is read.  Everything here is done by the reactor thread.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from graceful.web.body import FULL, HIGH, LOW, MEMORY, Spool
@@ -40,14 +41,6 @@ class Receiver:
 
     # -- bytes --------------------------------------------------------------------------------------------
 
-    def received(self, data: bytes) -> None:
-        """Bytes have come."""
-        intake = self.intake
-        if not intake.deaf:
-            intake.feed(data)
-            if intake.stash:
-                self._pause()
-
     def end_of_input(self) -> bool:
         """The client will send nothing more (RFC 9112 §9.6).  True: nothing is owed to it."""
         intake = self.intake
@@ -73,7 +66,7 @@ class Receiver:
 
     def stalled(self) -> bool:
         """Whether it is we who are behind, not the client."""
-        return not self._connection.reading or (self._spool is not None and self._spool.behind > LOW)
+        return self._expects or not self._connection.reading or (self._spool is not None and self._spool.behind > LOW)
 
     # -- room ---------------------------------------------------------------------------------------------
 
@@ -82,12 +75,12 @@ class Receiver:
         if self._expects:
             self._say_continue()
         if self.intake.stash or not self._connection.reading:
-            self._pause()
+            self.pause()
 
     def _no_room(self) -> bool:
         return self.full() or (self._spool is not None and self._spool.behind > HIGH)
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
         """Read on when an answer is done, or the disk has caught up; which may have been just now."""
         self._connection.turn.attention = True
         while not self._no_room():
@@ -116,6 +109,7 @@ class Receiver:
         self._connection.turn.attention = True  # before looking: an answer that ends just now will call
         if self._connection.interject(CONTINUE):
             self._expects = False
+            self._connection.active = monotonic()  # the client has waited for this
 
     def body(self, exchange: Exchange, data: bytes) -> None:
         """A piece of a body: to memory, or through the spooler to a file."""
@@ -134,7 +128,7 @@ class Receiver:
             exchange.body = None
         self._site.spooler.write(spool, data)
         if spool.behind > HIGH:
-            self._pause()
+            self.pause()
 
     def complete(self, exchange: Exchange) -> None:
         """A request is whole, or refused."""
@@ -153,10 +147,13 @@ class Receiver:
             self._site.forwarded(exchange)
         exchange.phase = QUEUED
         if connection.turn.arrive(exchange):
-            self._site.dispatch(exchange)
+            if exchange.error:
+                self._site.answer(exchange, exchange.error)
+            else:
+                self._site.handle(exchange)
         elif self.full():
             self.intake.held = True
-            self._pause()
+            self.pause()
 
     def refuse(self, status: int) -> Exchange | None:
         """Answer with this status what has not been received to its end; None if there is no such request."""
@@ -171,9 +168,13 @@ class Receiver:
             self.intake.refuse(status)
         return begun
 
+    def under_way(self) -> list[Exchange]:
+        """The exchanges whose requests have not been received to their end."""
+        return [exchange for exchange in (self._spooled, self.intake.exchange) if exchange is not None]
+
     def drop(self) -> list[Exchange]:
         """The connection is closed: let go of everything; returned are the exchanges that were under way."""
-        lost = [exchange for exchange in (self.intake.exchange, self._spooled) if exchange is not None]
+        lost = self.under_way()
         self._spooled = None
         self._drop_spool()
         self.intake.close()
@@ -192,7 +193,7 @@ class Receiver:
             if spool.error is not None:
                 self._drop_spool()
                 self.intake.refuse(self._why_not_written(spool.error))
-            self._pause()
+            self.pause()
 
     def _written(self, spool: Spool, exchange: Exchange) -> None:
         """The whole body is in its file, or never will be."""
@@ -205,7 +206,7 @@ class Receiver:
             self.intake.deaf = True
             exchange.error, exchange.keep = self._why_not_written(spool.error), False
         self.complete(exchange)
-        self._pause()
+        self.pause()
 
     def _why_not_written(self, error: OSError) -> int:
         self._site.log.error("a request body could not be written: {error}", error=error)

@@ -14,11 +14,12 @@ Everything here runs in the reactor thread.
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,20 +38,67 @@ HIGH: Final = 65536
 
 
 class Request(server.Request):
-    """Twisted's request, whose answer is framed by the exchange, and which steps aside for a handler."""
+    """Twisted's request, with three differences.
+
+    Its answer is framed by the exchange.  It steps aside for a handler.  And it reads a form only when somebody
+    looks at `args`: a large upload on its way to a WSGI application must not be parsed in the event loop.
+    """
 
     channel: Any
+    content: Any
+    _finishing = False
+    _form_is_unread = False
+    _reads_form = False
+
+    @property
+    def args(self) -> dict[bytes, list[bytes]]:
+        """The arguments of the query, and of a form in the body (see :class:`twisted.web.http.Request`)."""
+        if self._form_is_unread:
+            self._read_form()
+        args: dict[bytes, list[bytes]] = self.__dict__["args"]
+        return args
+
+    @args.setter
+    def args(self, args: dict[bytes, list[bytes]]) -> None:
+        self._form_is_unread = False
+        self.__dict__["args"] = args
+
+    def process(self) -> None:
+        """Find the resource, and have it rendered."""
+        if not self._reads_form:
+            self._form_is_unread = self.method == b"POST"
+            super().process()  # type: ignore[no-untyped-call]
+
+    def _read_form(self) -> None:
+        # Twisted reads the form when it receives the request, if the body is not empty, which it takes from the
+        # file's position.  When it really received it, that was at the beginning.
+        path, position = self.path, self.content.tell()
+        self._reads_form = True
+        self.content.seek(0, io.SEEK_END)
+        self.requestReceived(self.method, self.uri, self.clientproto)  # type: ignore[no-untyped-call]
+        self._reads_form = False
+        self.content.seek(position)
+        self.path = path
 
     def render(self, resource: Any) -> None:
         """Render the resource found for this request, or give the exchange to it."""
         handler = IHandler(resource, None)
-        if handler is not None:
-            self.channel.give_to(handler, self.prepath)
+        if self.channel is None:
+            return  # a resource that was found late, when the client had left
+        if handler is not None and not self.startedWriting:
+            self.channel.give_to(handler, self.prepath, self.postpath)
+            return
+        self.args  # noqa: B018 - as every resource expects it, the form is read by now
+        if self.channel.bad_request:
+            self.channel.fail(400)
         else:
-            super().render(resource)
+            super().render(resource)  # type: ignore[no-untyped-call]
 
     def write(self, data: bytes) -> None:
-        """Write a piece of the body (see :meth:`twisted.web.http.Request.write`)."""
+        """Write a piece of the body (see :meth:`twisted.web.http.Request.write`).
+
+        An empty piece at the beginning sends the head, for a client that waits for events.
+        """
         if self.startedWriting:
             super().write(data)  # type: ignore[no-untyped-call]
             return
@@ -60,6 +108,22 @@ class Request(server.Request):
             super().write(data)  # type: ignore[no-untyped-call]
         finally:
             self.clientproto = protocol
+        if self.startedWriting and not data and not self._finishing:
+            self.channel.flush()
+
+    def finish(self) -> None:
+        """Say that the answer is complete (see :meth:`twisted.web.http.Request.finish`)."""
+        self._finishing = True
+        super().finish()  # type: ignore[no-untyped-call]
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Answer 500; or cut a body that has begun, where Twisted would put an error page behind it."""
+        if not self.startedWriting:
+            return super().processingFailed(reason)  # type: ignore[no-any-return, no-untyped-call]
+        self._log.failure("", failure=reason)
+        if self.channel is not None:
+            self.channel.fail(500)
+        return reason
 
 
 @implementer(IHandler)
@@ -72,6 +136,7 @@ class Tree:
 
     def __init__(self, root: IResource, hub: Hub) -> None:
         self.site = server.Site(root, requestFactory=Request)
+        self.call = hub.call
         self._hub = hub
         self._streams: dict[Exchange, Stream] = {}
 
@@ -82,24 +147,32 @@ class Tree:
         else:
             self._hub.call(self._render, exchange)
 
-    def take(self, exchange: Exchange, prefix: list[bytes]) -> None:
+    def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
         """A tree is always a root."""
         self.handle(exchange)
 
     def disconnected(self, exchange: Exchange) -> None:
         """Tell the request that its client is gone."""
-        stream = self._streams.pop(exchange, None)
+        stream = self._streams.get(exchange)
         if stream is not None:
             stream.lost()
 
+    def parked(self, exchange: Exchange) -> bool:
+        """Whether its resource has neither anything to send nor somebody who makes it."""
+        stream = self._streams.get(exchange)
+        return stream is not None and stream.parked()
+
     def _render(self, exchange: Exchange) -> None:
-        if exchange.connection.turn.closed:
-            exchange.flushed = True
+        turn = exchange.connection.turn
+        if turn.closed or turn.current is not exchange:
+            exchange.flushed = True  # the client left, or the deadline came, on the way to this thread
             exchange.connection.site.through(exchange)
             return
         stream = self._streams[exchange] = Stream(self, exchange)
         exchange.phase = APPLICATION
         stream.render()
+        if turn.eof and self.parked(exchange):
+            exchange.connection.close()
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange is answered, or somebody else's."""
@@ -110,18 +183,21 @@ class Stream:
     """What a `Request` takes for its channel and its transport: one exchange.
 
     :ivar site: Twisted's site, which finds resources and keeps sessions.
+    :ivar bad_request: the form in the request's body is none.
     """
 
     log = Logger(namespace="graceful")
     factory = None  # twisted.web would log through it; our access log does
 
     def __init__(self, tree: Tree, exchange: Exchange) -> None:
-        self._tree = tree
         self.site = tree.site
+        self.bad_request = False
+        self._tree = tree
         self._exchange = exchange
         self._connection = exchange.connection
         self._producer: Any = None
         self._paused = False
+        self._over = False  # the exchange is no longer this request's
         self._request: Any = None
 
     @property
@@ -133,44 +209,66 @@ class Stream:
         """Make the request, and send it down the tree."""
         exchange = self._exchange
         request = self._request = self.site.requestFactory(self)
-        headers = Headers()
-        for name, value in exchange.headers:
-            headers.addRawHeader(name, value)
-        request.requestHeaders = headers
+        request.requestHeaders = _headers(exchange)
         request.parseCookies()
         request.content = _content(exchange.body)
+        self._connection.drained = self._drained
         version = b"HTTP/1.1" if exchange.version == "1.1" else b"HTTP/1.0"
         try:
             request.requestReceived(exchange.method.encode("ascii"), exchange.target, version)
         except Exception:
             self.log.failure("{exchange}: the resource failed", exchange=exchange)
-            self._tree.forget(exchange)
-            exchange.connection.site.answer(exchange, 500)
+            self.fail(500)
 
-    def give_to(self, handler: Any, prefix: list[bytes]) -> None:
+    def give_to(self, handler: Any, prefix: list[bytes], rest: list[bytes]) -> None:
         """Let a handler answer instead; the request is forgotten.
 
         :param prefix: the path segments above it.
+        :param rest: the path segments below it.
         """
-        exchange = self._exchange
-        self._tree.forget(exchange)
-        body = exchange.body
+        self._leave()
+        body = self._exchange.body
         if body is not None and not isinstance(body, list):
             body.seek(0)
-        handler.take(exchange, prefix)
+        handler.take(self._exchange, prefix, rest)
+
+    def parked(self) -> bool:
+        """Whether nothing is on its way to the client, and nobody has promised to make it."""
+        return self._producer is None and not self._connection.turn.held
 
     def lost(self) -> None:
         """The client is gone."""
+        if self._over:
+            return
+        self._leave()
+        reason = ConnectionDone() if self._connection.turn.eof else ConnectionLost()
+        self._tell(Failure(reason))
+        self._connection.site.through(self._exchange)
+
+    def fail(self, status: int) -> None:
+        """The request will not answer, or not to the end: say so, or cut what has begun."""
+        if self._over:
+            return
+        self._leave()
+        self._connection.site.answer(self._exchange, status)
+        self._tell(Failure(ConnectionLost("the answer could not be completed")))
+
+    def _leave(self) -> None:
+        """The exchange is no longer this request's."""
+        self._over = True
+        if self._connection.drained == self._drained:
+            self._connection.drained = None
+        self._tree.forget(self._exchange)
+
+    def _tell(self, reason: Failure) -> None:
+        """End the request; its resource's code runs here, and may fail."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.stopProducing()
-        self._request.connectionLost(Failure(ConnectionLost("the client left")))
-        self._end()
-
-    def _end(self) -> None:
-        self._connection.drained = None
-        self._tree.forget(self._exchange)
-        self._connection.site.through(self._exchange)
+            try:
+                producer.stopProducing()
+            except Exception:
+                self.log.failure("{exchange}: its producer could not be stopped", exchange=self._exchange)
+        self._request.connectionLost(reason)
 
     # -- what a Request asks of its channel ---------------------------------------------------------------
 
@@ -182,6 +280,10 @@ class Stream:
             for value in values
         ]
         self._exchange.start(f"{code.decode('ascii')} {reason.decode('latin-1')}", fields)
+
+    def flush(self) -> None:
+        """Send the head, although nothing of the body is there yet."""
+        self.write(b"")
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body; a producer that is too fast is paused."""
@@ -199,18 +301,25 @@ class Stream:
 
     def requestDone(self, request: Any) -> None:
         """The answer is complete."""
+        if self._over:
+            return
+        self._leave()
         try:
             self._exchange.finish()
         except Disconnected:
             self._exchange.flushed = True
-        self._end()
+        self._connection.site.through(self._exchange)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """The form in the body is none."""
+        self.bad_request = True
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """A producer takes over; it is asked to wait while the client is behind."""
         if not streaming:
-            producer = _PullToPush(producer, self)
+            producer = _PullToPush(producer, SimpleNamespace(unregisterProducer=self._producer_failed))
         self._producer = producer
-        self._connection.drained = self._resume
+        self._paused = False
         if not streaming:
             producer.startStreaming()
 
@@ -219,29 +328,54 @@ class Stream:
         producer, self._producer = self._producer, None
         if isinstance(producer, _PullToPush):
             producer.stopStreaming()
-        self._connection.drained = None
 
-    def _resume(self) -> None:
-        if self._paused and self._producer is not None:
+    def _producer_failed(self) -> None:
+        """A pull producer has raised, which is logged: there will be no more of this answer."""
+        self.unregisterProducer()
+        self.fail(500)
+
+    def _drained(self) -> None:
+        """The client has taken everything."""
+        if self._paused:
             self._paused = False
-            self._producer.resumeProducing()
+            if self._producer is not None:
+                self._producer.resumeProducing()
+        elif self._connection.turn.eof and self.parked():
+            self._connection.close()
 
     def loseConnection(self) -> None:
         """A resource wants no more of this connection: what has been said goes out, then it ends."""
-        self._exchange.cut()
+        connection, exchange = self._connection, self._exchange
+        if not self._over:
+            exchange.cut()
+            # Not now: a resource may go on to write, or to finish, what nobody will read.
+            self._tree.call(self.lost)
+        elif connection.turn.current is exchange:
+            exchange.keep = False  # its last bytes are on their way
+        elif connection.idle():
+            connection.half_close()
 
     def abortConnection(self) -> None:
         """End the connection at once."""
         self._connection.abort()
 
     def getPeer(self) -> IAddress:
-        """The client's address."""
-        return _address(self._exchange.peer, self._connection.port)
+        """The client's address, which a trusted proxy may have told; it does not tell the port."""
+        connection, peer = self._connection, self._exchange.peer
+        return _address(peer, connection.port if peer == connection.peer else 0)
 
     def getHost(self) -> IAddress:
-        """The address that the client has connected to."""
+        """The address that the client has connected to; behind a trusted proxy, with the port of that."""
         host, port = self._connection.server
-        return _address(host, port)
+        return _address(host, self._port_at_proxy() if self._connection.trusted else port)
+
+    def _port_at_proxy(self) -> int:
+        for name, value in self._exchange.headers:
+            if name.lower() == b"host":
+                port = value.rpartition(b":")[2]
+                if port.isdigit():
+                    return int(port)
+        return 443 if self.isSecure() else 80
 
     def isSecure(self) -> bool:
         """Whether the client speaks TLS, with us or with a trusted proxy."""
@@ -254,13 +388,19 @@ def _address(host: str, port: int) -> IAddress:
     return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
 
 
+def _headers(exchange: Exchange) -> Headers:
+    """The request's fields.  A body that came in chunks is whole by now: it is described by its length."""
+    headers = Headers()
+    for name, value in exchange.headers:
+        headers.addRawHeader(name, value)
+    if headers.hasHeader(b"Transfer-Encoding"):
+        headers.removeHeader(b"Transfer-Encoding")
+        headers.setRawHeaders(b"Content-Length", [b"%d" % exchange.received])
+    return headers
+
+
 def _content(body: list[bytes] | IO[bytes] | None) -> IO[bytes]:
-    """The body as the file that a request reads, positioned at its end as Twisted's own has it."""
+    """The body as the file that a request reads."""
     if body is None:
         return io.BytesIO()
-    if isinstance(body, list):
-        content = io.BytesIO()
-        content.writelines(body)
-        return content
-    body.seek(0, io.SEEK_END)
-    return body
+    return io.BytesIO(b"".join(body)) if isinstance(body, list) else body

@@ -66,7 +66,8 @@ class Site:
     :ivar draining: answers say `Connection: close`, and idle connections end.  Set by the reactor thread.
     :ivar draining_since: when that began, monotonic seconds.
     :ivar quiet: no more requests are expected on idle connections: they end at once.
-    :ivar new_pool: makes a pool of threads, of a size or the usual one, for a function.
+    :ivar handle: the handler's, which answers an exchange.
+    :ivar pool_for: finds the pool of our threads that stands for a `ThreadPool` of Twisted's, or for None.
     :ivar tail_keep, tail_close: the end of a head, renewed each second by the reactor thread.
     """
 
@@ -81,7 +82,7 @@ class Site:
         record: Callable[[Exchange], object] | None = None,
         proxies: TrustedProxies | None = None,
         spooler: Spooler | None = None,
-        new_pool: Callable[[int | None, Callable[[Exchange], None]], Any] | None = None,
+        pool_for: Callable[[Any], Any] | None = None,
     ) -> None:
         self.root = root
         self.settings = settings if settings is not None else Settings()
@@ -89,9 +90,10 @@ class Site:
         self._exchanges = self.register.exchanges
         self.record = record
         self.spooler: Any = spooler
-        self.new_pool: Any = new_pool
+        self.pool_for: Any = pool_for
         self._proxies = proxies
         self._handler: Any = None
+        self.handle: Callable[[Exchange], None]
         self.budget = Budget()
         self.draining = self.quiet = False
         self.draining_since = 0.0
@@ -169,13 +171,14 @@ class Site:
     def serve(self, handler: Any) -> None:
         """Have everything answered by this `IHandler`."""
         self._handler = handler
+        self.handle = handler.handle
 
     def dispatch(self, exchange: Exchange) -> None:
         """It is this exchange's turn: have it answered."""
         if exchange.error:
             self.answer(exchange, exchange.error)
         else:
-            self._handler.handle(exchange)
+            self.handle(exchange)
 
     def answer(self, exchange: Exchange, status: int) -> None:
         """Answer with a short text of the server's own."""
@@ -187,7 +190,6 @@ class Site:
 
     def through(self, exchange: Exchange) -> None:
         """Whoever answered has done all it will do; the exchange ends now, or with its last byte."""
-        exchange.thread = 0
         exchange.through = True
         if exchange.flushed:
             self.finished(exchange)
@@ -211,3 +213,7 @@ class Site:
         """The client is gone while somebody answers.  Reactor thread."""
         if exchange.phase >= QUEUED and not exchange.error:
             self._handler.disconnected(exchange)
+
+    def parked(self, exchange: Exchange | None) -> bool:
+        """Whether the exchange waits with no thread and nothing to send.  Reactor thread."""
+        return exchange is not None and not exchange.error and bool(self._handler.parked(exchange))

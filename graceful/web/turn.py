@@ -234,19 +234,21 @@ class Turn:
                 self.room.notify_all()
             return not self.rest
 
-    def flushed(self) -> tuple[bool, Exchange | bool]:
+    def flushed(self) -> tuple[bool, Exchange | None, Exchange | bool]:
         """The reactor sent the whole rest, and lets go if really nothing was added meanwhile.
 
-        Returned is whether it let go, and, when the rest was the end of an answer, what :meth:`done` returns.
+        Returned is whether it let go; the exchange whose answer has ended with this, if one has; and, if so, what
+        :meth:`done` returns.
         """
         with self.lock:
             if self.rest or self.holder is not REACTOR:
-                return False, False
+                return False, None, False
             self.holder = NOBODY
-            if not self.last or self.current is None:
-                return True, self.attention
+            ended = self.current
+            if not self.last or ended is None:
+                return True, None, self.attention
             self.last = False
-            return True, self._next(self.current)
+            return True, ended, self._next(ended)
 
     def end_of_input(self) -> bool:
         """The client will send nothing more.  True: close now; False: an answer is still owed."""

@@ -41,6 +41,9 @@ def of_server() -> dict[str, Any]:
         "wsgi.errors": sys.stderr,
         "wsgi.file_wrapper": FileWrapper,
         "wsgi.input_terminated": True,
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SCRIPT_NAME": "",
+        "QUERY_STRING": "",
     }
 
 
@@ -53,7 +56,8 @@ def of_connection(server: dict[str, Any], connection: Connection) -> dict[str, A
     base["REMOTE_ADDR"] = connection.peer
     base["REMOTE_PORT"] = str(connection.port)
     base["wsgi.url_scheme"] = connection.scheme
-    base["SCRIPT_NAME"] = ""
+    if connection.scheme == "https":
+        base["HTTPS"] = "on"
     return base
 
 
@@ -63,15 +67,15 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
     :param base: what :func:`of_connection` made.
     """
     environ = base.copy()
-    target = exchange.target
     environ["REQUEST_METHOD"] = exchange.method
-    environ["REQUEST_URI"] = target.decode("latin-1")
-    path, _, query = target.partition(b"?")
-    if b"%" in path:
-        path = unquote_to_bytes(path)
-    environ["PATH_INFO"] = path.decode("latin-1") if path != b"*" else ""
-    environ["QUERY_STRING"] = query.decode("latin-1")
-    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if exchange.version == "1.1" else "HTTP/1.0"
+    environ["REQUEST_URI"] = path = exchange.target.decode("latin-1")
+    if "?" in path:
+        path, _, environ["QUERY_STRING"] = path.partition("?")
+    if "%" in path:
+        path = unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
+    environ["PATH_INFO"] = path if path != "*" else ""
+    if exchange.version != "1.1":
+        environ["SERVER_PROTOCOL"] = "HTTP/1.0"
     for name, value in exchange.headers:
         key = _keys.get(name) or _key(name)
         if key in environ:
@@ -80,26 +84,31 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
             environ[key] += joint + value.decode("latin-1")
         else:
             environ[key] = value.decode("latin-1")
-    connection = exchange.connection
-    if connection.trusted:
-        environ["REMOTE_ADDR"] = exchange.peer
-        environ["wsgi.url_scheme"] = exchange.scheme
-    if exchange.scheme == "https":
-        environ["HTTPS"] = "on"
-    if exchange.trailers:
-        environ["graceful.trailers"] = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in exchange.trailers]
-    environ["wsgi.input"] = _input(exchange.body)
-    if exchange.received and "CONTENT_LENGTH" not in environ:
-        # The body came in chunks; all of it is here, so its length is known.
-        environ["CONTENT_LENGTH"] = str(exchange.received)
-    if exchange.own_id is not None:
-        environ["HTTP_X_REQUEST_ID"] = exchange.own_id
+    body = exchange.body
+    if body is None:
+        environ["wsgi.input"] = io.BytesIO()
+    else:
+        environ["wsgi.input"] = _input(body)
+        # If it came in chunks its length was not announced; all of it is here, so it is known.
+        environ.setdefault("CONTENT_LENGTH", str(exchange.received))
+        if exchange.trailers:
+            environ["graceful.trailers"] = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in exchange.trailers]
+    if exchange.connection.trusted:
+        _from_proxy(environ, exchange)
     return environ
 
 
-def _input(body: list[bytes] | IO[bytes] | None) -> IO[bytes]:
-    if body is None:
-        return io.BytesIO()
+def _from_proxy(environ: dict[str, Any], exchange: Exchange) -> None:
+    """What a trusted proxy has told of the client."""
+    environ["REMOTE_ADDR"] = exchange.peer
+    environ["wsgi.url_scheme"] = exchange.scheme
+    if exchange.scheme == "https":
+        environ["HTTPS"] = "on"
+    if exchange.own_id is not None:
+        environ["HTTP_X_REQUEST_ID"] = exchange.own_id
+
+
+def _input(body: list[bytes] | IO[bytes]) -> IO[bytes]:
     if isinstance(body, list):
         return io.BytesIO(body[0] if len(body) == 1 else b"".join(body))
     return body

@@ -6,7 +6,7 @@ is the larger half of the cost.  So this pool
 
 * keeps its jobs in one deque and wakes at most one thread at a time: a woken thread wakes the next while there is
   work; and while the hub works through a batch of reads nobody is woken before its end;
-* never says no by itself: who offers a job looks at `crowded` first;
+* says no when as many jobs wait as may, instead of letting them grow old;
 * has daemon threads, so that a thread that does not come to an end cannot hold the process, and one deadline for
   all of them when it stops.
 """
@@ -41,7 +41,7 @@ class Pool(Generic[Job]):
 
     def __init__(self, size: int, queue: int, run: Callable[[Job], None]) -> None:
         self.size = size
-        self.queue = queue
+        self._most = size + queue
         self._run = run
         self.backlog: deque[Job] = deque()
         self.working: dict[int, Job] = {}
@@ -56,20 +56,19 @@ class Pool(Generic[Job]):
             self.threads.append(thread)
             thread.start()
 
-    def crowded(self) -> bool:
-        """Whether as many jobs wait as may."""
-        return len(self.backlog) + len(self.working) >= self.queue + self.size
+    def offer(self, job: Job) -> bool:
+        """Have a job run, unless as many wait as may.  Any thread."""
+        if len(self.backlog) + len(self.working) >= self._most:
+            return False
+        self.backlog.append(job)
+        if not self._holding and not self._waking and self._idle:
+            self._wake()
+        return True
 
     @property
     def queued(self) -> int:
         """How many jobs wait for a thread."""
         return len(self.backlog)
-
-    def put(self, job: Job) -> None:
-        """Have a job run.  Any thread."""
-        self.backlog.append(job)
-        if not self._holding and not self._waking and self._idle:
-            self._wake()
 
     def hold(self) -> None:
         """A batch begins: wake nobody before :meth:`kick`.  Reactor thread."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from twisted.python.components import registerAdapter
 from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface import implementer
 
 from graceful.web.exchange import Exchange
 from graceful.web.handler import IHandler
 from graceful.wsgi.pool import Pool
-from graceful.wsgi.run import Application, Runner
+from graceful.wsgi.run import Application
 
 
 @implementer(IResource, IHandler)
@@ -23,8 +23,8 @@ class WSGIResource:
     It has the signature of :class:`twisted.web.wsgi.WSGIResource`, which is recognised in a tree as well.
 
     :param reactor: not needed any more; a thread answers by itself.
-    :param threadpool: tells how many threads, by its `max`, and is otherwise left alone; None: as many as the
-        settings say.
+    :param threadpool: tells how many threads, by its `max`, and is otherwise left alone: all applications that
+        have it share so many.  None: as many as the settings say.
     :param application: the application, as PEP 3333 has it.
     """
 
@@ -32,35 +32,51 @@ class WSGIResource:
     server: Any = None
 
     def __init__(self, reactor: Any, threadpool: Any, application: Application) -> None:
-        self._size: int | None = getattr(threadpool, "max", None)
-        self._run = Runner(application)
-        self._pool: Pool[Exchange] | None = None
+        self.application = application
+        self._threadpool = threadpool
+        # The site that has asked last, and its pool: one field, since any thread may ask.
+        self._known: tuple[Any, Pool[Exchange] | None] = (None, None)
 
     # -- IHandler -----------------------------------------------------------------------------------------
 
     def handle(self, exchange: Exchange) -> None:
         """Have a thread answer; with too many waiting already, say so at once."""
-        pool = self._pool
-        if pool is None:
-            pool = self._pool = exchange.connection.site.new_pool(self._size, self._run)
-        if pool.crowded():
-            exchange.connection.site.answer(exchange, 503)
-        else:
-            pool.put(exchange)
+        site = exchange.connection.site
+        known, pool = self._known
+        if known is not site or pool is None:
+            pool = site.pool_for(self._threadpool)
+            self._known = site, pool
+        exchange.handler = self
+        if not pool.offer(exchange):
+            site.answer(exchange, 503)
 
-    def take(self, exchange: Exchange, prefix: list[bytes]) -> None:
+    def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
         """Answer below a prefix, which the application sees as its `SCRIPT_NAME`."""
-        exchange.mount = b"".join(b"/" + segment for segment in prefix).decode("latin-1").rstrip("/")
+        end = len(prefix)
+        while end and not prefix[end - 1]:
+            end -= 1  # an application at `a/` is seen at `a`, and asked for `/`
+        exchange.mount = _path(prefix[:end]), _path([*prefix[end:], *rest])
         self.handle(exchange)
 
     def disconnected(self, exchange: Exchange) -> None:
         """The thread will notice by itself when it has something to send."""
 
+    def parked(self, exchange: Exchange) -> bool:
+        """A thread works for it, or will."""
+        return False
+
     # -- IResource, for trees that ask --------------------------------------------------------------------
 
-    def render(self, request: Any) -> bytes:
-        """Only `graceful`'s own site can serve it."""
-        raise RuntimeError("graceful's WSGIResource is served by graceful's Site, not by twisted.web.server.Site")
+    def render(self, request: Any) -> int:
+        """Take the exchange over, from a resource that is wrapped around this one.
+
+        :raises RuntimeError: the request is stock Twisted's.
+        """
+        give_to = getattr(request.channel, "give_to", None)
+        if give_to is None:
+            raise RuntimeError("graceful's WSGIResource is served by graceful, not by twisted.web.server.Site")
+        give_to(self, request.prepath, request.postpath)
+        return NOT_DONE_YET
 
     def getChildWithDefault(self, name: bytes, request: Any) -> Any:
         """A leaf has no children."""
@@ -71,16 +87,13 @@ class WSGIResource:
         raise RuntimeError("a WSGI application has no child resources")
 
 
-_recognised: WeakKeyDictionary[TwistedWSGIResource, WSGIResource] = WeakKeyDictionary()
+def _path(segments: list[bytes]) -> str:
+    return b"".join(b"/" + segment for segment in segments).decode("latin-1")
 
 
 def _recognise(resource: TwistedWSGIResource) -> WSGIResource:
     """Twisted's own resource is served the fast way, too."""
-    ours = _recognised.get(resource)
-    if ours is None:
-        ours = WSGIResource(resource._reactor, resource._threadpool, resource._application)
-        _recognised[resource] = ours
-    return ours
+    return WSGIResource(resource._reactor, resource._threadpool, resource._application)
 
 
 registerAdapter(_recognise, TwistedWSGIResource, IHandler)

@@ -8,7 +8,6 @@ the client has left.  And the wish of every other part of this server is that th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -25,13 +24,9 @@ log = Logger(namespace="graceful")
 
 
 class Runner:
-    """Runs one WSGI application.
+    """Runs WSGI applications: of each exchange, its handler's."""
 
-    :param application: the application.
-    """
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
+    def __init__(self) -> None:
         self._server = of_server()
 
     def __call__(self, exchange: Exchange) -> None:
@@ -41,7 +36,6 @@ class Runner:
             exchange.flushed = True  # the client left, or the deadline came, while it waited for a thread
             connection.site.through(exchange)
             return
-        exchange.thread = get_ident()
         exchange.phase = APPLICATION
         base = connection.memo
         if base is None:
@@ -49,9 +43,8 @@ class Runner:
         result: Iterable[bytes] | None = None
         try:
             environ = of_request(base, exchange)
-            if exchange.mount:
-                environ["SCRIPT_NAME"] = exchange.mount
-                environ["PATH_INFO"] = environ["PATH_INFO"][len(exchange.mount) :]
+            if exchange.mount is not None:
+                environ["SCRIPT_NAME"], environ["PATH_INFO"] = exchange.mount
 
             def start_response(
                 status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -61,7 +54,7 @@ class Runner:
                 exchange.start(status, headers)
                 return exchange.write
 
-            result = self._application(environ, start_response)
+            result = exchange.handler.application(environ, start_response)
             if type(result) is list and len(result) == 1 and not exchange.begun:
                 exchange.finish(result[0])
             else:

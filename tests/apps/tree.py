@@ -8,14 +8,14 @@ import os
 from typing import Any
 from urllib.parse import parse_qsl
 
-from basic import PATTERN
+from basic import PATTERN, show_environ
 from basic import application as basic_application
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.internet.threads import deferToThread
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.resource import EncodingResourceWrapper, Resource
+from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Request
 from twisted.web.static import Data, File
 from twisted.web.util import DeferredResource, Redirect, redirectTo
 from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
@@ -113,32 +113,31 @@ def pass_gate(path: str) -> None:
         fifo.read()
 
 
-def gate(request: Request) -> object:
-    """Answer when the test opens the gate, and not before; no thread of ours waits."""
+def finish_at_gate(request: Request, last: bytes) -> None:
+    """Send the last of the body when the test opens the gate, if the client is still there."""
     watch(request)
     lost: list[object] = []
     request.notifyFinish().addErrback(lost.append)
 
     def finish(ignored: object) -> None:
         if not lost:
-            request.write(b"passed")
+            request.write(last)
             request.finish()
 
     deferToThread(pass_gate, query(request)["path"]).addCallback(finish)
+
+
+def gate(request: Request) -> object:
+    """Answer when the test opens the gate, and not before; no thread of ours waits."""
+    finish_at_gate(request, b"passed")
     return NOT_DONE_YET
 
 
 def half_gate(request: Request) -> object:
     """Send the head and half of the body, and the other half when the gate opens."""
-    watch(request)
     request.setHeader(b"Content-Length", b"10")
     request.write(b"first")
-
-    def finish(ignored: object) -> None:
-        request.write(b"after")
-        request.finish()
-
-    deferToThread(pass_gate, query(request)["path"]).addCallback(finish)
+    finish_at_gate(request, b"after")
     return NOT_DONE_YET
 
 
@@ -146,12 +145,7 @@ def early_head(request: Request) -> object:
     """Send only the head, and the body when the gate opens."""
     request.setHeader(b"X-Early", b"yes")
     request.write(b"")
-
-    def finish(ignored: object) -> None:
-        request.write(b"late")
-        request.finish()
-
-    deferToThread(pass_gate, query(request)["path"]).addCallback(finish)
+    finish_at_gate(request, b"late")
     return NOT_DONE_YET
 
 
@@ -264,6 +258,7 @@ class Pull:
 
     def stopProducing(self) -> None:
         """Note that nobody wants more."""
+        self.left = 0
         CLIENTS_GONE.append(f"{self.name} stopped")
 
 
@@ -339,7 +334,7 @@ class Rewritten(Resource):
     def getChild(self, path: bytes, request: Request) -> Any:
         """Take one segment away, and put another one in."""
         request.prepath = [b"elsewhere"]
-        request.postpath = [b"environ"]
+        request.postpath = [b"instead"]
         return self.served
 
 
@@ -352,7 +347,8 @@ class Root(Resource):
 
     def getChild(self, path: bytes, request: Request) -> Any:
         """Give the application the whole path."""
-        request.postpath.insert(0, request.prepath.pop())
+        request.postpath[:0] = request.prepath
+        request.prepath = []
         return self.application
 
 
@@ -364,15 +360,32 @@ def directory(**children: Any) -> Resource:
     return made
 
 
+def place() -> Resource:
+    """Return a directory with an application that answers its environ at each kind of place."""
+    shown = WSGIResource(None, None, show_environ)
+    made = Root(shown)
+    for name, child in {
+        b"wsgi": shown,
+        b"stock": TwistedWSGIResource(reactor, reactor.getThreadPool(), show_environ),
+        b"deep": directory(er=directory(wsgi=shown)),
+        b"a/b": shown,
+        b"ends/": shown,
+        b"rewritten": Rewritten(shown),
+    }.items():
+        made.putChild(name, child)
+    slash = Resource()
+    slash.putChild(b"", shown)
+    made.putChild(b"slash", slash)
+    return made
+
+
 wsgi = WSGIResource(None, None, basic_application)
 root = Root(wsgi)
 for name, child in {
     b"wsgi": wsgi,
     b"stock": TwistedWSGIResource(reactor, reactor.getThreadPool(), basic_application),
-    b"deep": directory(er=directory(wsgi=WSGIResource(None, None, basic_application))),
-    b"a/b": wsgi,
-    b"ends/": wsgi,
-    b"rewritten": Rewritten(wsgi),
+    b"place": place(),
+    b"wrapped": EncodingResourceWrapper(wsgi, [GzipEncoderFactory()]),
     b"deferred": Leaf(lambda request: DeferredResource(later_resource()).render(request)),
     b"files": File(os.environ.get("TREE_FILES", ".")),
     b"data": Data(b"some data", "text/plain"),
@@ -384,9 +397,6 @@ for name, child in {
     b"produced": Leaf(lambda request: show_json(request, PRODUCED)),
 }.items():
     root.putChild(name, child)
-slash = Resource()
-slash.putChild(b"", wsgi)
-root.putChild(b"slash", slash)
 for function in (
     *(form, body, session, where, gate, half_gate, early_head, never, pieces, later),
     *(fail, fail_late, bad_header, text, lose, finish_and_lose, lose_and_finish, pull, push, unkind),

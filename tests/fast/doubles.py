@@ -1,4 +1,4 @@
-"""Stand-ins that the engine's tests share: a reactor that only collects calls, clients on socketpairs, a handler that writes down.
+"""Stand-ins that the engine's tests share: a reactor that only collects calls, clients on socketpairs, a slow disk.
 
 The hub, the site and the connections are the real ones.  Nothing happens by itself: `Engine.turn` does what the
 reactor would do now, and returns when there is nothing left to do.
@@ -6,28 +6,49 @@ reactor would do now, and returns when there is nothing left to do.
 
 from __future__ import annotations
 
+import io
+import re
 import select
 import socket
+import struct
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-from attrs import define, field
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.settings import Settings
-from graceful.web import connection as connection_module
-from graceful.web import exchange as exchange_module
-from graceful.web import site as site_module
+from graceful.web import body as body_module
+from graceful.web.body import Spooler
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 from graceful.web.site import Site
 
+HOST = b"Host: a\r\n"
+GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
+CLOSE = b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+EXPECT = b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+MIB = 1 << 20
 PEER = ("192.0.2.1", 50000)
 SERVER = ("198.51.100.1", 8080)
 MANY_TURNS = 10_000
+
+
+def get(number: int) -> bytes:
+    """A request that can be told from others."""
+    return b"GET /%d HTTP/1.1\r\n" % number + HOST + b"\r\n"
+
+
+def post(size: int, *fields: bytes) -> bytes:
+    """A request with a body of so many bytes."""
+    head = b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n" % size
+    return head + b"".join(field + b"\r\n" for field in fields) + b"\r\n" + b"u" * size
 
 
 class Reactor:
@@ -75,14 +96,50 @@ class Handler:
         self.left.append(exchange)
 
 
-@define
-class Spooler:
-    """A writer of bodies that writes when the test says so, in memory.
+class SlowDisk(Spooler):
+    """The writer of request bodies, without its thread: it does its work when the test says so.
 
-    :ivar work: what it was asked to do and has not done, in order.
+    :ivar files: every file it has opened.
+    :ivar trouble: raised by each write from now on.
     """
 
-    work: deque[Callable[[], None]] = field(factory=deque)
+    def __init__(self, call: Callable[..., object]) -> None:
+        super().__init__(None, call)
+        self._thread = threading.current_thread()  # so that it starts none
+        self.files: list[BodyFile] = []
+        self.trouble: OSError | None = None
+
+    def open(self, **options: Any) -> BodyFile:
+        """What stands for `tempfile.TemporaryFile`."""
+        file = BodyFile(self)
+        self.files.append(file)
+        return file
+
+    def idle(self) -> bool:
+        """Whether it has done all it was asked to do."""
+        return self._work.empty()
+
+    def work(self, jobs: int = 1 << 30) -> None:
+        """Do so much of what it was asked to do."""
+        while jobs and not self.idle():
+            jobs -= 1
+            job = self._work.get()
+            assert job is not None
+            function, arguments = job
+            function(*arguments)
+
+
+class BodyFile(io.BytesIO):
+    """A file that cannot be written when the disk has trouble."""
+
+    def __init__(self, disk: SlowDisk) -> None:
+        super().__init__()
+        self._disk = disk
+
+    def write(self, data: Any) -> int:
+        if self._disk.trouble is not None:
+            raise self._disk.trouble
+        return super().write(data)
 
 
 class Socket:
@@ -90,16 +147,16 @@ class Socket:
 
     :ivar sent: what each `send` and `sendmsg` shall do instead of sending: an exception to raise, or how many
         bytes to take; when there is nothing in it, the kernel is asked.
-    :ivar options: what was set with `setsockopt`.
+    :ivar meanwhile: called inside the next `send`, before anything is sent: what others do in that moment.
+    :ivar reset: whether it is set to reset the connection when it is closed.
     :ivar closed: whether it was closed.
     """
 
     def __init__(self, real: socket.socket) -> None:
         self.real = real
         self.script: deque[OSError | int] = deque()
-        self.options: list[tuple[int, int, Any]] = []
-        self.shut: list[int] = []
-        self.closed = False
+        self.meanwhile: Callable[[], object] | None = None
+        self.closed = self.reset = False
 
     def fileno(self) -> int:
         return self.real.fileno()
@@ -108,6 +165,9 @@ class Socket:
         return self.real.recv(size)
 
     def send(self, data: bytes | memoryview) -> int:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
         if self.script:
             what = self.script.popleft()
             if isinstance(what, OSError):
@@ -116,14 +176,16 @@ class Socket:
         return self.real.send(data)
 
     def sendmsg(self, pieces: tuple[bytes, ...]) -> int:
-        return self.send(b"".join(pieces)) if self.script else self.real.sendmsg(pieces)
+        if self.script or self.meanwhile is not None:
+            return self.send(b"".join(pieces))
+        return self.real.sendmsg(pieces)
 
     def shutdown(self, how: int) -> None:
-        self.shut.append(how)
         self.real.shutdown(how)
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
-        self.options.append((level, option, value))
+        assert (level, option, value) == (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.reset = True
 
     def close(self) -> None:
         self.closed = True
@@ -156,7 +218,7 @@ class Client:
             try:
                 data = data[self.end.send(data) :]
             except BlockingIOError:
-                self._engine.turn()
+                assert self._engine.turn(), "the server does not read"
         self._engine.turn()
         return self
 
@@ -171,7 +233,7 @@ class Client:
         self._engine.turn()
 
     def take(self, size: int = 1 << 30) -> bytes:
-        """Read what there is, at most so much, and let the server go on meanwhile."""
+        """Read what there is, at most so much, and have the server go on meanwhile."""
         data = b""
         while len(data) < size and not self.eof:
             try:
@@ -192,16 +254,23 @@ class Engine:
     """Hub, site and handler, with as many clients as a test connects.
 
     :param test: whose cleanup closes everything.
+    :param record: called with each exchange that is finished.
+    :param proxies: which proxies the site trusts.
     :param settings: of the site.
+    :ivar disk: writes large bodies, when it is told to.
     """
 
-    def __init__(self, test: SynchronousTestCase, *, spooler: Any = None, record: Any = None, **settings: Any) -> None:
+    def __init__(
+        self, test: SynchronousTestCase, *, record: Any = None, proxies: Any = None, **settings: Any
+    ) -> None:
         self.test = test
         self.reactor = Reactor()
         self.hub = Hub(self.reactor)
         self.hub.start()
         self.handler = Handler()
-        self.site = Site(None, Settings(**settings), spooler=spooler, record=record)
+        self.disk = SlowDisk(self.hub.call)
+        test.patch(body_module, "tempfile", SimpleNamespace(TemporaryFile=self.disk.open))
+        self.site = Site(None, Settings(**settings), record=record, proxies=proxies, spooler=self.disk)
         self.site.serve(self.handler)
         test.addCleanup(self.hub.stop)
 
@@ -218,6 +287,12 @@ class Engine:
             self.hub.doRead()
         raise AssertionError("the hub never comes to rest")
 
+    def settle(self) -> None:
+        """Let the disk and the reactor work until nothing is left to do for either."""
+        while not self.disk.idle():
+            self.disk.work()
+            self.turn()
+
     @property
     def asked(self) -> list[Exchange]:
         """The exchanges that the handler was given, in order."""
@@ -228,21 +303,129 @@ class Engine:
         """What the register holds."""
         return self.site.register.in_flight()
 
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self.site.register.connections)
+
     def answer(self, exchange: Exchange, body: bytes = b"", status: str = "200 OK", *fields: tuple[str, str]) -> None:
-        """Answer an exchange whose turn it is, as a thread would."""
+        """Answer an exchange whose turn it is, as a thread would, before the reactor does anything."""
         exchange.start(status, list(fields))
         exchange.finish(body)
         self.site.through(exchange)
-        self.turn()
+
+
+class Answer(NamedTuple):
+    """An answer as a strict client reads it.
+
+    :ivar whole: whether its body came to the end that its framing says; None if that is the connection's end.
+    """
+
+    status: int
+    reason: str
+    fields: dict[str, str]
+    body: bytes
+    whole: bool | None
+
+
+def parse_answers(data: bytes, *methods: str) -> list[Answer]:
+    """Read answers from everything that a client has received.
+
+    :param methods: of the requests that they answer; GET where there are no more.
+    """
+    answers: list[Answer] = []
+    while data:
+        head, end, data = data.partition(b"\r\n\r\n")
+        assert end, head
+        first, *lines = head.decode("latin-1").split("\r\n")
+        match = re.fullmatch(r"HTTP/1\.1 ([0-9]{3}) (.*)", first)
+        assert match, first
+        fields: dict[str, str] = {}
+        for line in lines:
+            name, colon, value = line.partition(": ")
+            assert colon and name.lower() not in fields, line
+            fields[name.lower()] = value
+        status = int(match[1])
+        method = methods[len(answers)] if len(answers) < len(methods) else "GET"
+        whole: bool | None = True
+        body = b""
+        if status < 200 or status in (204, 304) or method == "HEAD":
+            assert "transfer-encoding" not in fields
+        elif "transfer-encoding" in fields:
+            assert fields["transfer-encoding"] == "chunked" and "content-length" not in fields
+            body, whole, data = _chunks(data)
+        elif "content-length" in fields:
+            length = int(fields["content-length"])
+            body, data = data[:length], data[length:]
+            whole = len(body) == length
+        else:
+            body, whole, data = data, None, b""
+        answers.append(Answer(status, match[2], fields, body, whole))
+    return answers
+
+
+def _chunks(data: bytes) -> tuple[bytes, bool, bytes]:
+    body = b""
+    while True:
+        size, end, rest = data.partition(b"\r\n")
+        if not end or len(rest) < int(size, 16) + 2:
+            return body, False, b""
+        chunk, crlf, data = rest[: int(size, 16)], rest[int(size, 16) :][:2], rest[int(size, 16) + 2 :]
+        assert crlf == b"\r\n", data
+        if not chunk:
+            return body, True, data
+        body += chunk
+
+
+class Case(SynchronousTestCase):
+    """An engine with clients."""
+
+    def setUp(self) -> None:
+        """Start an engine."""
+        self.engine = Engine(self)
+
+    def ask(self, data: bytes = GET, **options: Any) -> tuple[Client, Exchange]:
+        """Connect, and send a request; the exchange that it becomes."""
+        client = self.engine.connect(**options)
+        client.send(data)
+        return client, self.engine.asked[-1]
+
+    def answer(self, *exchanges: Exchange, body: bytes = b"") -> None:
+        """Answer, and let the reactor do what follows."""
+        for exchange in exchanges:
+            self.engine.answer(exchange, body or exchange.target)
+        self.engine.turn()
+
+    def bodies(self, client: Client) -> list[bytes]:
+        """The bodies that a client gets now."""
+        return [answer.body for answer in parse_answers(client.take())]
+
+    def stream(self, exchange: Exchange, *pieces: bytes, length: int | None = None) -> None:
+        """Begin an answer, whose end is still to come."""
+        exchange.start("200 OK", [] if length is None else [("Content-Length", str(length))])
+        for piece in pieces:
+            exchange.write(piece)
+
+    def end(self, exchange: Exchange, last: bytes = b"") -> None:
+        """End an answer."""
+        exchange.finish(last)
+        self.engine.site.through(exchange)
+        self.engine.turn()
+
+    def nothing_left(self) -> None:
+        """Check that nobody knows any connection or exchange any more."""
+        self.engine.turn()
+        self.assertEqual((self.engine.open, self.engine.in_flight), (0, []))
 
 
 def virtual_time(test: SynchronousTestCase, now: float = 1000.0) -> Clock:
-    """Have connections, exchanges and sites take the time from a clock that stands still.
+    """Have everything in `graceful.web` take the time from a clock that stands still.
 
     :param now: what it says at first, seconds.
     """
     clock = Clock()
     clock.advance(now)
-    for module in (connection_module, exchange_module, site_module):
-        test.patch(module, "monotonic", clock.seconds)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("graceful.web.") and hasattr(module, "monotonic"):
+            test.patch(module, "monotonic", clock.seconds)
     return clock

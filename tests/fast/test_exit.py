@@ -15,6 +15,7 @@ import graceful
 from graceful.exit import ABANDONED, FINISHED, KERNEL_AFTER, TAKEN_DOWN, LastLimit, System, latest_exit
 
 CHECKOUT = os.path.dirname(os.path.dirname(graceful.__file__))
+PATH = f"{CHECKOUT}:{os.environ.get('PYTHONPATH', '')}"
 
 
 class Left(BaseException):
@@ -230,7 +231,7 @@ class ProcessTests(SynchronousTestCase):
         begin = "import ctypes, sys, threading, time, graceful.exit as exit\nlimit = exit.LastLimit()\n"
         return subprocess.run(
             [sys.executable, "-c", begin + code],
-            env={**os.environ, "PYTHONPATH": CHECKOUT, "PYTHONUNBUFFERED": ""},
+            env={**os.environ, "PYTHONPATH": PATH, "PYTHONUNBUFFERED": ""},
             capture_output=True,
             text=True,
             timeout=30,

@@ -1,7 +1,8 @@
-"""From bytes to requests: the same requests however the network cuts them, and no more of them than there is room for."""
+"""From bytes to requests: the same ones however the network cuts them, and no more of them than there is room for."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -179,9 +180,7 @@ GOOD: dict[str, tuple[bytes, Request]] = {
     "the longest method": (b"M" * MAX_METHOD + b" / HTTP/1.1\r\n" + HOST + END, Request("M" * MAX_METHOD)),
     "an unusual method with chunks": (
         b"FROB / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-T: 1\r\n\r\n",
-        Request(
-            "FROB", body=b"ab", headers=fields((b"Transfer-Encoding", b"chunked")), trailers=((b"X-T", b"1"),)
-        ),
+        Request("FROB", body=b"ab", headers=fields((b"Transfer-Encoding", b"chunked")), trailers=((b"X-T", b"1"),)),
     ),
     "a method that another protocol knows": (b"PLAY /x HTTP/1.1\r\n" + HOST + END, Request("PLAY", b"/x")),
     "an upgrade": (
@@ -247,8 +246,7 @@ LAST: dict[str, tuple[bytes, Request]] = {
         Request(keep=False, headers=fields((b"Connection", b"keep-alive, close"))),
     ),
     "close, with an upgrade and chunks": (
-        POST
-        + b"Connection: close, upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        POST + b"Connection: close, upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
         Request(
             "POST",
             body=b"a",
@@ -287,7 +285,10 @@ BAD: dict[str, tuple[int, bytes]] = {
         b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ),
     "chunked twice": (400, POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"),
-    "chunked in two fields": (400, POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "chunked in two fields": (
+        400,
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
     "chunked before another": (400, POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
     "hexadecimal prefix": (400, CHUNKED + b"0x3\r\nabc\r\n0\r\n\r\n"),
     "signed chunk": (400, CHUNKED + b"+3\r\nabc\r\n0\r\n\r\n"),
@@ -495,9 +496,7 @@ class ExpectTests(SynchronousTestCase):
         """Nobody waits without a body to come, on HTTP/1.0, or for a refusal (RFC 9110 §10.1.1)."""
         self.assertEqual(self.expected(POST + b"Expect: 100-continue\r\n\r\n"), 0)
         self.assertEqual(self.expected(POST + b"Expect: 100-continue\r\nContent-Length: 0\r\n\r\n"), 0)
-        self.assertEqual(
-            self.expected(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"), 0
-        )
+        self.assertEqual(self.expected(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"), 0)
         self.assertEqual(self.expected(POST + b"Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n"), 0)
 
     def test_each_for_itself(self) -> None:
@@ -608,12 +607,12 @@ class BoundTests(SynchronousTestCase):
         self.assertLessEqual(sink.begun, 1)
 
     def test_head_size(self) -> None:
-        """A head may have so many bytes and not one more, however it is cut."""
+        """A head may have so many bytes and not one more, however the reads cut it."""
         start = GET + b"X: "
         for size, expected in ((MAX_HEAD, "GET"), (MAX_HEAD + 1, 431), (2 * MAX_HEAD - 1, 431)):
             data = start + b"a" * (size - len(start) - 4) + b"\r\n\r\n"
             self.assertEqual(len(data), size)
-            for pieces in ([data], in_reads(data), [data[:-1], data[-1:]], [data[:100], data[100:]]):
+            for pieces in (in_reads(data), [data[:-1], data[-1:]], [data[:100], *in_reads(data[100:])]):
                 (result,) = outcome(*pieces)
                 self.assertEqual(result if isinstance(result, int) else result.method, expected, size)
 
@@ -657,7 +656,7 @@ def mixes() -> st.SearchStrategy[tuple[list[bytes], list[Request | int]]]:
         requests, places = drawn
         data = b"".join(data for data, _ in requests)
         at = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-        return [data[a:b] for a, b in zip(at, at[1:], strict=False)], [request for _, request in requests]
+        return [data[a:b] for a, b in pairwise(at)], [request for _, request in requests]
 
     good = st.one_of(st.sampled_from(list(GOOD.values())), bodies())
     end: st.SearchStrategy[list[tuple[bytes, Any]]] = st.one_of(
@@ -691,7 +690,8 @@ def bodies() -> st.SearchStrategy[tuple[bytes, Request]]:
         return data, Request(method, b"/", b"".join(chunks), headers, ((b"X-T", b"y"),) if trailer else ())
 
     return st.one_of(
-        st.builds(with_length, token, pieces), st.builds(with_chunks, token, st.lists(pieces, max_size=3), st.booleans())
+        st.builds(with_length, token, pieces),
+        st.builds(with_chunks, token, st.lists(pieces, max_size=3), st.booleans()),
     )
 
 

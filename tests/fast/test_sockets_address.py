@@ -67,7 +67,8 @@ class MeaningTests(SynchronousTestCase):
             " graceful.clock, graceful.exit, graceful.sockets.listener, graceful.sockets.foreign;"
             "sys.exit('twisted.internet.reactor' in sys.modules or 'twisted.internet.endpoints' in sys.modules)"
         )
-        environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(graceful.__file__))}
+        checkout = os.path.dirname(os.path.dirname(graceful.__file__))
+        environ = {**os.environ, "PYTHONPATH": f"{checkout}:{os.environ.get('PYTHONPATH', '')}"}
         done = subprocess.run([sys.executable, "-c", code], env=environ, timeout=30, check=False)
         self.assertEqual(done.returncode, 0)
 

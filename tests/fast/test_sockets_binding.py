@@ -15,6 +15,7 @@ import tempfile
 import types
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.sockets import binding
@@ -344,3 +345,25 @@ class AdoptionTests(Case):
         self.patch(sys, "modules", {**sys.modules, "twisted.internet.endpoints": module})
         said = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:a"}
         self.assertEqual(activation({}, 7), said)
+
+
+class HeldByAChildTests(SynchronousTestCase):
+    """A child that the application has forked holds our descriptors, too."""
+
+    def test_the_port_is_free_all_the_same(self) -> None:
+        """Once we have closed a socket that is ours alone, a successor can listen on its address."""
+        bound = bind(parse("tcp:0:interface=127.0.0.1"), {})
+        childs = bound.socket.dup()
+        self.addCleanup(childs.close)
+        port = bound.socket.getsockname()[1]
+        bound.close()
+        bind(parse(f"tcp:{port}:interface=127.0.0.1"), {}).close()
+
+    def test_a_shared_one_listens_on(self) -> None:
+        """A socket that another process is meant to hold goes on listening for it."""
+        bound = bind(parse("tcp:0:interface=127.0.0.1"), {})
+        others = bound.socket.dup()
+        self.addCleanup(others.close)
+        evolve(bound, shared=True).close()
+        with socket.create_connection(others.getsockname(), 5):
+            others.accept()[0].close()

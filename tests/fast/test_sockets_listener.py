@@ -92,6 +92,10 @@ class Queue:
         """Be somewhere."""
         return "0.0.0.0", 8080
 
+    def shutdown(self, how: int) -> None:
+        """End the listening of everybody who holds it: only ever the step before the close."""
+        assert not self.left, "what the kernel has completed would be reset"
+
     def fileno(self) -> int:
         """Be open."""
         return -1 if "close" in self.log else 99
@@ -283,7 +287,7 @@ class CloseTests(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_queue_is_served(self) -> None:
-        """Every connection that the kernel has completed is accepted before the socket is closed, never shut down."""
+        """Every connection that the kernel has completed is accepted before the socket is shut down and closed."""
         queue = Queue(*[Connection() for _ in range(3)])
         done = self.listener(queue).close(within=0)
         self.assertEqual(len(self.taken), 3)

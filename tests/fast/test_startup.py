@@ -367,6 +367,7 @@ try:
     with open('started', 'w') as file:
         file.write(str(os.getpid()))
     time.sleep(60)
+    os._exit(9)
 except Exception:
     pass
 """
@@ -400,7 +401,7 @@ class TwistdTests(SynchronousTestCase):
         return subprocess.Popen(
             [*command, *([] if daemon else ["-n"]), "throw-away", code],
             cwd=self.rundir,
-            env={**os.environ, "PYTHONPATH": f"{self.directory}:{CHECKOUT}"},
+            env={**os.environ, "PYTHONPATH": f"{self.directory}:{CHECKOUT}:{os.environ.get('PYTHONPATH', '')}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

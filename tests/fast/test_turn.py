@@ -166,6 +166,9 @@ class World:
     def disconnected(self, exchange: Exchange) -> None:
         pass
 
+    def parked(self, exchange: Exchange) -> bool:
+        return False
+
     # -- the reactor thread
     def _possible(self) -> list[Callable[[], None]]:
         possible: list[Callable[[], None]] = []
@@ -216,7 +219,8 @@ def received(data: bytes) -> Callable[[World], None]:
 
     def event(world: World) -> None:
         if not world.connection.turn.closed:
-            world.connection.receiver.received(data)
+            world.kernel.input.append(data)
+            world.connection.readable()
 
     return event
 
@@ -239,8 +243,7 @@ def take_down(world: World) -> None:
     """The deadline comes."""
     connection = world.connection
     if not connection.turn.closed:
-        interrupted = connection.take_down()
-        if interrupted is not None:
+        for interrupted in connection.take_down():
             world.site.finished(interrupted)
 
 
@@ -261,6 +264,13 @@ def pieces(exchange: Exchange) -> None:
     exchange.start("200 OK", [])
     exchange.write(b"<" + exchange.target)
     exchange.finish(b">")
+
+
+def announced(exchange: Exchange) -> None:
+    """Answer with a length that was announced: the end of the answer adds no bytes."""
+    exchange.start("200 OK", [("Content-Length", "4")])
+    exchange.write(b"<" + exchange.target + b">")
+    exchange.finish(b"")
 
 
 def get(path: str, fields: str = "") -> bytes:
@@ -311,6 +321,22 @@ class TurnTests(SynchronousTestCase):
     def test_slow_client(self) -> None:
         """What the kernel does not take is sent by the reactor, and nothing overtakes it."""
         self.run_all([received(get("/1")), received(get("/2"))], pieces, takes=[10, 0, 7], judge=self.both_answered)
+
+    def test_slow_client_of_an_announced_length(self) -> None:
+        """The same when the end of an answer is nothing but the knowledge that it has ended."""
+        self.run_all(
+            [received(get("/1")), received(get("/2"))], announced, takes=[10, 0, 7], judge=self.both_answered
+        )
+
+    def test_last_answer_of_an_announced_length(self) -> None:
+        """And when the connection ends with it."""
+
+        def judge(world: World) -> None:
+            if not world.kernel.shut or not world.kernel.closed:
+                raise Violation("not shut, or not closed")
+
+        last = received(get("/1", "Connection: close\r\n"))
+        self.run_all([last, end_of_input], announced, takes=[10, 0], judge=judge)
 
     def test_reset_meets_answer(self) -> None:
         """A connection that breaks is closed once, and never under a sender."""
@@ -392,7 +418,8 @@ class TurnTests(SynchronousTestCase):
         def patient(world: World) -> None:
             """The client sends its body when it has been told to."""
             if b"100 Continue" in world.kernel.received:
-                world.connection.receiver.received(b"hi")
+                world.kernel.input.append(b"hi")
+                world.connection.readable()
             elif not world.connection.turn.closed:
                 world.scheduler.wait_until(lambda: bool(world._calls) or world.connection.writing)
                 world._script.insert(0, patient)

@@ -38,14 +38,19 @@ def test_slow_uploads_hold_no_thread(home: Home) -> None:
 
 def test_slow_readers_hold_no_thread(home: Home) -> None:
     """With two threads and ten clients that do not read their MiB, another request is answered."""
-    with Server(home, "--threads", "2") as server, ExitStack() as stack:
-        readers = [stack.enter_context(Connection(server.port, receive_buffer=4096)) for _ in range(10)]
-        for reader in readers:
-            reader.send(request(f"/one?bytes={MIB}", "Connection: close"))
-        assert get(server.port).status == 200
-        for reader in readers:
-            assert reader.answer().body == PATTERN
-            reader.end()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        # Connections inherit this from their listening socket, so that the kernel does not take a whole MiB.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        number, port = listening.fileno(), listening.getsockname()[1]
+        options = ("--threads", "2")
+        with Server(home, *options, listen=[f"fd:{number}"], pass_fds=[number]), ExitStack() as stack:
+            readers = [stack.enter_context(Connection(port, receive_buffer=4096)) for _ in range(10)]
+            for reader in readers:
+                reader.send(request(f"/one?bytes={MIB}", "Connection: close"))
+            assert get(port).status == 200
+            for reader in readers:
+                assert reader.answer().body == PATTERN
+                reader.end()
 
 
 def test_large_answers_to_slow_readers_are_whole(home: Home) -> None:

@@ -19,8 +19,6 @@ from support.server import Server
 
 MIB = 1024 * 1024
 PATTERN = bytes(range(256)) * 4096
-TRACEBACKS = 7
-"""How many tracebacks the tests that share a server leave in its log, each wanted."""
 
 Sites = Callable[..., Server]
 
@@ -41,9 +39,9 @@ def site(home: Home, files: Path, *options: str, **more: Any) -> Server:
 
 @pytest.fixture(scope="module")
 def server(module_home: Home, files: Path) -> Iterator[Server]:
-    """One server for all tests that do not stop it; the tracebacks in its log are counted at its end."""
+    """One server for all tests that do not stop it."""
     options = ("--idle-grace", "0.5", "--threads", "3", "--spool", str(module_home.spool))
-    with site(module_home, files, *options, tracebacks=TRACEBACKS) as running:
+    with site(module_home, files, *options) as running:
         yield running
 
 
@@ -52,11 +50,16 @@ def show(port: int, target: str, *fields: str) -> Any:
     return json.loads(get(port, target, *fields).body)
 
 
-def wait_gone(server: Server, said: str) -> None:
-    """Wait until `notifyFinish` has said this in the server."""
+def wait_lost(server: Server, name: str) -> None:
+    """Wait until a named request was told that its client is gone, cleanly or not."""
+    wait_gone(server, f"{name} lost: ConnectionLost", f"{name} lost: ConnectionDone")
+
+
+def wait_gone(server: Server, *said: str) -> None:
+    """Wait until `notifyFinish` has said one of these in the server."""
     end = time.monotonic() + 10
     with Connection(server.port) as connection:
-        while said not in (known := json.loads(connection.get("/gone").body)):
+        while not {*said} & {*(known := json.loads(connection.get("/gone").body))}:
             assert time.monotonic() < end, f"no {said!r} in {known}"
             time.sleep(0.005)
 
@@ -67,29 +70,29 @@ def wait_gone(server: Server, said: str) -> None:
 @pytest.mark.parametrize(
     ("target", "script_name", "path_info"),
     [
-        ("/environ", "", "/environ"),
-        ("/wsgi/environ", "/wsgi", "/environ"),
-        ("/wsgi/environ?a=b%2Fc", "/wsgi", "/environ"),
-        ("/stock/environ", "/stock", "/environ"),
-        ("/deep/er/wsgi/environ", "/deep/er/wsgi", "/environ"),
-        ("/d%65ep/er/wsgi/environ", "/deep/er/wsgi", "/environ"),
-        ("/a%2Fb/environ", "/a/b", "/environ"),
-        ("/ends%2F/environ", "/ends/", "/environ"),
-        ("/wsgi/environ%2F", "/wsgi", "/environ/"),
-        ("/wsgi//environ", "/wsgi", "//environ"),
-        ("/wsgi/a%2Fb/caf%C3%A9/", "/wsgi", "/a/b/caf\xc3\xa9/"),
-        ("/wsgi/", "/wsgi", "/"),
-        ("/wsgi", "/wsgi", ""),
-        ("/slash/", "/slash", "/"),
-        ("/slash//environ", "/slash", "//environ"),
-        ("//environ", "", "//environ"),
-        ("/", "", "/"),
-        ("/rewritten/x", "/elsewhere", "/environ"),
+        ("/place/environ", "", "/place/environ"),
+        ("/place/wsgi/x", "/place/wsgi", "/x"),
+        ("/place/wsgi/x?a=b%2Fc", "/place/wsgi", "/x"),
+        ("/place/stock/x", "/place/stock", "/x"),
+        ("/place/deep/er/wsgi/x", "/place/deep/er/wsgi", "/x"),
+        ("/place/d%65ep/er/wsgi/x", "/place/deep/er/wsgi", "/x"),
+        ("/place/a%2Fb/x", "/place/a/b", "/x"),
+        ("/place/ends%2F/x", "/place/ends/", "/x"),
+        ("/place/wsgi/x%2F", "/place/wsgi", "/x/"),
+        ("/place/wsgi//x", "/place/wsgi", "//x"),
+        ("/place/wsgi/a%2Fb/caf%C3%A9/", "/place/wsgi", "/a/b/caf\xc3\xa9/"),
+        ("/place/wsgi/", "/place/wsgi", "/"),
+        ("/place/wsgi", "/place/wsgi", ""),
+        ("/place/slash/", "/place/slash", "/"),
+        ("/place/slash//x", "/place/slash", "//x"),
+        ("/place//x", "", "/place//x"),
+        ("/place/", "", "/place/"),
+        ("/place/rewritten/x", "/elsewhere", "/instead"),
     ],
 )
 def test_place_of_an_application(server: Server, target: str, script_name: str, path_info: str) -> None:
     """SCRIPT_NAME is where the application stands in the tree, PATH_INFO what is left, REQUEST_URI as sent."""
-    environ = show(server.port, target, "X-Show: environ")
+    environ = show(server.port, target)
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == (script_name, path_info)
     assert environ["REQUEST_URI"] == target
 
@@ -101,8 +104,13 @@ def test_stock_resource_takes_the_fast_path(server: Server) -> None:
 
 def test_application_found_later(server: Server) -> None:
     """A resource that is known only after a while may be a WSGI application."""
-    assert get(server.port, "/deferred/echo?found").status == 404
-    assert get(server.port, "/deferred").status == 404
+    assert get(server.port, "/deferred/echo?found").body == b"found"
+
+
+def test_wrapped_application(server: Server) -> None:
+    """An application in a wrapper, here one that would compress, is answered, as the application says it."""
+    answer = get(server.port, "/wrapped/echo?wrapped", "Accept-Encoding: gzip")
+    assert (answer.body, answer.header("Content-Encoding")) == (b"wrapped", None)
 
 
 @pytest.mark.parametrize("size", [10, 65536, 3 * MIB])
@@ -185,8 +193,6 @@ def test_session(server: Server) -> None:
 def test_where(server: Server) -> None:
     """A request knows its client, its server, and its own place."""
     with Connection(server.port) as connection:
-        here = json.loads(connection.get("/where/more/here?x", "Host: site.example").body)
-    with Connection(server.port) as connection:
         connection.send(request("/where/more%2Fhere/", host="site.example:81"))
         there = json.loads(connection.answer().body)
         port = connection.socket.getsockname()[1]
@@ -196,7 +202,6 @@ def test_where(server: Server) -> None:
     assert (there["prepath"], there["postpath"]) == (["where"], ["more/here", ""])
     assert there["url"] == f"http://site.example:{server.port}/where"
     assert there["version"] == "HTTP/1.1"
-    assert here == 400 or True
 
 
 def test_behind_a_proxy(home: Home, files: Path) -> None:
@@ -251,7 +256,7 @@ def test_redirects(server: Server) -> None:
         for target in ("/redirect", "/moved"):
             answer = connection.get(target)
             assert (answer.status, answer.header("Location")) == (302, "/data")
-        assert connection.get("/files").header("Location") == f"http://test.example:{server.port}/files/"
+        assert connection.get("/files").header("Location") == "/files/"
 
 
 def test_head(server: Server) -> None:
@@ -267,7 +272,7 @@ def test_head(server: Server) -> None:
 def test_other_methods(server: Server) -> None:
     """A method that a resource does not have is answered with 405 and what it has."""
     with Connection(server.port) as connection:
-        answer = connection.get("/files/small.txt", method="PUT")
+        answer = connection.get("/files/small.txt", method="POST")
         assert answer.status == 405
         assert {"GET", "HEAD"} <= set(str(answer.header("Allow")).split(", "))
         assert connection.get("/data", method="BREW").status == 501
@@ -344,27 +349,25 @@ def test_head_is_sent_when_it_is_flushed(server: Server, module_home: Home) -> N
 def test_failures(server: Server) -> None:
     """A resource that fails is answered with 500, wherever it fails, and the connection stays."""
     with Connection(server.port) as connection:
-        for target in ("/fail", "/failing-directory/x", "/bad-header?name=bad", "/text"):
+        for target in ("/fail", "/failing-directory/x", "/text"):
             assert connection.get(target).status == 500, target
+            server.tracebacks += target != "/text"
         assert connection.get("/data").status == 200
 
 
 def test_bad_header_ends_the_request(server: Server) -> None:
     """A request whose answer could not be begun is told that it is over."""
+    server.tracebacks += 1
     assert get(server.port, "/bad-header?name=refused").status == 500
-    wait_gone(server, "refused lost: ConnectionLost")
+    wait_lost(server, "refused")
 
 
 def test_failure_in_the_middle(server: Server) -> None:
     """A resource that fails in the middle of its body does not make it look whole."""
-    with Connection(server.port) as connection:
-        connection.send(request("/fail-late?name=late"))
-        try:
-            answer = connection.answer()
-        except Failure as failure:
-            assert failure.outcome in ("truncated", "reset")
-        else:
-            assert b"Processing Failed" in answer.body
+    server.tracebacks += 1
+    with Connection(server.port) as connection, pytest.raises(Failure, match="truncated"):
+        connection.get("/fail-late?name=late")
+    wait_lost(server, "late")
 
 
 # -- the ends of requests ---------------------------------------------------------------------------------------
@@ -389,7 +392,7 @@ def test_client_leaves(server: Server, module_home: Home, how: str) -> None:
             while not (received := connection.socket.recv(1000)).endswith(b"first"):
                 assert received
             connection.close()
-            wait_gone(server, f"{name} lost: ConnectionLost")
+            wait_lost(server, name)
             return
         connection.send(request(f"/never?name={name}"))
         get(server.port, "/data")
@@ -397,7 +400,7 @@ def test_client_leaves(server: Server, module_home: Home, how: str) -> None:
             connection.reset()
         else:
             connection.close()
-        wait_gone(server, f"{name} lost: ConnectionLost")
+        wait_lost(server, name)
 
 
 def test_half_close_behind_other_requests(server: Server, module_home: Home) -> None:
@@ -410,7 +413,7 @@ def test_half_close_behind_other_requests(server: Server, module_home: Home) -> 
         assert connection.answer().body == b"passed"
         assert connection.answer().body == b"one two three"
         connection.end()
-    wait_gone(server, "behind lost: ConnectionLost")
+    wait_lost(server, "behind")
 
 
 def test_half_close_during_a_download(server: Server) -> None:
@@ -425,11 +428,12 @@ def test_half_close_during_a_download(server: Server) -> None:
 def test_client_leaves_a_producer(server: Server, kind: str) -> None:
     """A producer is stopped when its client leaves, and nothing of it stays, even if it fails to stop."""
     name = f"left-{kind}"
+    server.tracebacks += kind == "unkind"
     with Connection(server.port, receive_buffer=4096) as connection:
         connection.send(request(f"/{kind}?name={name}&bytes={100 * MIB}"))
         connection.socket.recv(1000)
         connection.reset()
-    wait_gone(server, f"{name} lost: ConnectionLost")
+    wait_lost(server, name)
     if kind != "unkind":
         wait_gone(server, f"{name} stopped")
 
@@ -441,7 +445,7 @@ def test_connection_is_lost_by_the_resource(server: Server, by: str) -> None:
         connection.send(request(f"/lose?by={by}&name=lose-{by}"))
         with pytest.raises(Failure, match="truncated: 94 bytes"):
             connection.answer()
-    wait_gone(server, f"lose-{by} lost: ConnectionLost")
+    wait_lost(server, f"lose-{by}")
     with Connection(server.port) as connection:
         connection.send(request(f"/lose?by={by}&whole=no"))
         with pytest.raises(Failure, match="truncated"):
@@ -454,7 +458,7 @@ def test_connection_is_aborted_by_the_resource(server: Server) -> None:
         connection.send(request("/lose?by=abort&name=abort"))
         with pytest.raises(Failure, match=r"truncated|reset"):
             connection.answer()
-    wait_gone(server, "abort lost: ConnectionLost")
+    wait_lost(server, "abort")
 
 
 def test_connection_is_lost_after_the_answer(server: Server) -> None:
@@ -520,7 +524,7 @@ def test_stop_waits_for_resources(home: Home, files: Path) -> None:
         Connection(server.port) as working,
         Connection(server.port, receive_buffer=4096) as reading,
     ):
-        waiting.send(request(deferred.target()[:0] + deferred.target("/gate") + "&name=waiting"))
+        waiting.send(request(deferred.target() + "&name=waiting"))
         working.send(request("/wsgi" + thread.target()))
         reading.send(request("/files/large"))
         deferred.wait_reached()
@@ -535,6 +539,7 @@ def test_stop_waits_for_resources(home: Home, files: Path) -> None:
         assert reading.answer().body == PATTERN * 12
         for connection in (waiting, working, reading):
             connection.end()
+            connection.close()
         assert server.wait() == 0
         assert server.drained() == (3, 0, 0)
 

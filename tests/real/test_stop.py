@@ -8,14 +8,16 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
-from support.clients import Connection, Failure, request
+from support.clients import Connection, Failure, get, request
 from support.gate import Gate
 from support.home import Home
 from support.load import Load
+from support.preload import library
 from support.server import Server
 
 GENERATIONS = 10
@@ -52,6 +54,30 @@ def test_nobody_notices_ten_deploys(any_home: Home) -> None:
             assert server.wait() == 0
             assert server.drained()[1:] == (0, 0)
         report.check(unheard)
+
+
+def test_no_client_falls_into_the_gap(any_home: Home) -> None:
+    """Between the last accept and the close of the socket, no client is connected only to be reset.
+
+    Clients who try in that moment, which is made long here, are refused in the end, and not told a lie before.
+    """
+    outcomes: set[str] = set()
+
+    def connect_until_refused(port: int) -> None:
+        while "refused" not in outcomes:
+            try:
+                get(port)
+            except Failure as failure:
+                outcomes.add(failure.outcome)
+
+    slow_close = library("slow_close", any_home.path)
+    with Server(any_home, preload=slow_close) as server, ThreadPoolExecutor(8) as executor:
+        for _ in range(8):
+            executor.submit(connect_until_refused, server.port)
+        get(server.port)
+        server.terminate()
+        server.wait_closed()
+    assert outcomes == {"refused"}
 
 
 def test_stop_waits_for_the_application(home: Home) -> None:
@@ -223,6 +249,21 @@ def test_deadline_in_the_queue(home: Home) -> None:
             gate.open()
         assert server.wait() == 70
         assert server.drained() == (0, 2, 0)
+
+
+def test_deadline_for_pipelined_requests(home: Home) -> None:
+    """Requests behind one that is taken down are lost with its connection, and counted as taken down."""
+    with Server(home, *SHORT) as server, Gate(home.path / "gate") as gate:
+        with Connection(server.port) as connection:
+            connection.send(request(gate.target()) + request("/echo?second") + request("/echo?third"))
+            gate.wait_reached()
+            server.terminate()
+            answer = connection.answer()
+            assert (answer.status, answer.says_close) == (503, True)
+            connection.end()
+            gate.open()
+        assert server.wait() == 70
+        assert server.drained() == (0, 3, 0)
 
 
 def test_deadline_for_a_slow_reader(home: Home) -> None:

@@ -120,7 +120,7 @@ class Server:
     :param prefix: a command that starts this one, such as setpriv(1).
     :param program: `twistd`, or `twist`, which knows no daemons.
     :param wait_open: whether to wait until it accepts connections.
-    :param tracebacks: how many tracebacks the test expects in the log.
+    :ivar tracebacks: how many tracebacks the test expects in the log.
     """
 
     def __init__(
@@ -140,7 +140,6 @@ class Server:
         prefix: Sequence[str] = (),
         program: str = "twistd",
         wait_open: bool = True,
-        tracebacks: int = 0,
     ) -> None:
         self.home = home
         self.daemon = daemon
@@ -148,7 +147,7 @@ class Server:
         self.log_file = home.logs / "twistd.log"
         self.pid = 0
         self.status: int | None = None
-        self.tracebacks = tracebacks
+        self.tracebacks = 0
         self._wait_open = wait_open
         self._open_files = open_files
         self._cpu = cpu

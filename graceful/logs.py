@@ -1,0 +1,50 @@
+"""twistd's log file, shared by an instance and its successor, and moved away by logrotate.
+
+twistd opens its log without O_APPEND, at what was the end then: an instance that still drains and its successor would
+write over each other's lines.  And it closes the log before it opens it anew, so that a directory which privileges
+were shed for leaves the process without any.  Both are mended on the descriptor, beneath Twisted's file object.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+
+from twisted.logger import Logger, globalLogPublisher
+from twisted.python.logfile import BaseLogFile, LogFile
+
+log = Logger(namespace="graceful")
+
+
+def _files() -> Iterator[BaseLogFile]:
+    for observer in globalLogPublisher._observers:
+        file = getattr(observer, "_outFile", None)
+        if isinstance(file, BaseLogFile):
+            yield file
+
+
+def append_only() -> None:
+    """Have every write go to the end of the log, wherever that is by then."""
+    for file in _files():
+        fd = file._file.fileno()
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+
+
+def reopen() -> None:
+    """Open the log anew by its path; somebody has moved it.  If that cannot be, the old file is kept."""
+    for file in _files():
+        try:
+            fresh = os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            log.error(
+                "the log {path} cannot be opened anew, it goes on in the old file: {error}",
+                path=file.path,
+                error=error,
+            )
+            continue
+        os.dup2(fresh, file._file.fileno(), inheritable=False)
+        os.close(fresh)
+        if isinstance(file, LogFile):
+            file.size = os.fstat(file._file.fileno()).st_size  # by which it knows when to rotate
+    log.info("log files opened anew")
