@@ -94,6 +94,7 @@ class Intake:
     :ivar exchange: the exchange whose request is under way, or None between requests.
     :ivar stash: bytes that have been received and may not be parsed yet.
     :ivar held: the sink is full; only set and reset by it.
+    :ivar parsing: bytes that were in the stash are on their way.  Other threads may look.
     :ivar deaf: nothing that comes from now on is a request.
     :ivar head_done: the head of the request under way is complete, its body is coming.
     """
@@ -120,6 +121,7 @@ class Intake:
         "exchange",
         "head_done",
         "held",
+        "parsing",
         "stash",
     )
 
@@ -128,7 +130,7 @@ class Intake:
         self._max_body = max_body
         self.exchange: Exchange | None = None
         self.stash = b""
-        self.deaf = self.head_done = self.held = False
+        self.deaf = self.head_done = self.held = self.parsing = False
         self._parser = httptools.HttpRequestParser(self)
         self._start = b""
         self._method: bytes | None = None
@@ -158,6 +160,11 @@ class Intake:
 
     def resume(self) -> None:
         """Go on with what was received earlier: as much of it as the sink has room for now."""
+        self.parsing = True
+        self._parse_stash()
+        self.parsing = False
+
+    def _parse_stash(self) -> None:
         data, self.stash = self.stash, b""
         position, size = 0, len(data)
         while position < size and not self.deaf:
@@ -243,7 +250,7 @@ class Intake:
             self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + END)
             self._priming = False
         self.stash = rest + self.stash
-        self.resume()
+        self._parse_stash()
 
     def _unusual_method(self, data: bytes) -> None:
         """llhttp knows a list of methods; RFC 9110 §9.1 says that any token may be one."""

@@ -58,10 +58,15 @@ class Receiver:
         return len(self._connection.turn.waiting) >= PIPELINE or self._spooled is not None
 
     def more_requests(self) -> bool:
-        """Whether something that has been read is still to be answered behind the current exchange."""
+        """Whether something that has been read is still to be answered behind the current exchange.  Any thread."""
         intake = self.intake
+        # In the order in which bytes go through: what moves on meanwhile is met further on.
         return bool(
-            self._connection.turn.waiting or intake.exchange is not None or intake.stash or self._spooled is not None
+            intake.stash
+            or intake.parsing
+            or intake.exchange is not None
+            or self._spooled is not None
+            or self._connection.turn.waiting
         )
 
     def stalled(self) -> bool:

@@ -80,12 +80,14 @@ class Handler:
     :ivar asked: the exchanges whose turn has come, in order.
     :ivar left: those whose client has left before they were answered.
     :ivar answer: called with each exchange at once, instead of waiting for the test.
+    :ivar parks: whether its exchanges wait for something, with no thread.
     """
 
     def __init__(self) -> None:
         self.asked: list[Exchange] = []
         self.left: list[Exchange] = []
         self.answer: Callable[[Exchange], object] | None = None
+        self.parks = False
 
     def handle(self, exchange: Exchange) -> None:
         self.asked.append(exchange)
@@ -94,6 +96,9 @@ class Handler:
 
     def disconnected(self, exchange: Exchange) -> None:
         self.left.append(exchange)
+
+    def parked(self, exchange: Exchange) -> bool:
+        return self.parks
 
 
 class SlowDisk(Spooler):

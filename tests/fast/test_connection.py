@@ -252,6 +252,15 @@ class HalfCloseTests(Case):
         self.assertEqual((self.bodies(client), client.eof), ([b"taken"], True))
         self.nothing_left()
 
+    def test_parked(self) -> None:
+        """A client whose exchange waits for something with no thread is taken to be gone."""
+        self.engine.handler.parks = True
+        client, exchange = self.ask()
+        client.finish()
+        self.assertEqual((self.engine.open, self.engine.handler.left), (0, [exchange]))
+        self.engine.site.through(exchange)
+        self.nothing_left()
+
     def test_slow_reader(self) -> None:
         """It gets all of a long answer, and then the end."""
         client, exchange = self.ask(buffer=5000)
@@ -432,7 +441,7 @@ class WaitingTests(Case):
         """The wait ends when the exchange is taken down."""
         client, exchange = self.ask(buffer=5000)
         thread, errors = self.held_back(client, exchange, 3 * MIB)
-        self.assertIs(client.connection.take_down(), exchange)
+        self.assertEqual(client.connection.take_down(), [exchange])
         thread.join(5)
         self.assertEqual([type(error) for error in errors], [Disconnected])
 

@@ -13,12 +13,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
+from support.clients import Connection, Failure, request
 from support.gate import Gate
 from support.home import Home
 from support.load import Load
 from support.preload import library
 from support.server import Server
+from support.waiting import wait_for
 
 GENERATIONS = 10
 MIB = 1024 * 1024
@@ -59,25 +60,28 @@ def test_nobody_notices_ten_deploys(any_home: Home) -> None:
 def test_no_client_falls_into_the_gap(any_home: Home) -> None:
     """Between the last accept and the close of the socket, no client is connected only to be reset.
 
-    Clients who try in that moment, which is made long here, are refused in the end, and not told a lie before.
+    Clients who try in that moment, which is made long here, are refused in the end, not told a lie before.
     """
-    outcomes: set[str] = set()
-
-    def connect_until_refused(port: int) -> None:
-        while "refused" not in outcomes:
-            try:
-                get(port)
-            except Failure as failure:
-                outcomes.add(failure.outcome)
-
     slow_close = library("slow_close", any_home.path)
-    with Server(any_home, preload=slow_close) as server, ThreadPoolExecutor(8) as executor:
-        for _ in range(8):
-            executor.submit(connect_until_refused, server.port)
-        get(server.port)
-        server.terminate()
-        server.wait_closed()
-    assert outcomes == {"refused"}
+    with Server(any_home, preload=slow_close) as server, ExitStack() as stack:
+        connections: list[Connection] = []
+
+        def connect_until_refused() -> str:
+            while True:
+                try:
+                    connections.append(stack.enter_context(Connection(server.port)))
+                except Failure as failure:
+                    return failure.outcome
+                time.sleep(0.0005)
+
+        with ThreadPoolExecutor(1) as executor:
+            end = executor.submit(connect_until_refused)
+            wait_for(lambda: len(connections) > 10)
+            server.terminate()
+            assert end.result() == "refused"
+        for connection in connections:
+            assert connection.get("/").status == 200
+            connection.end()
 
 
 def test_stop_waits_for_the_application(home: Home) -> None:

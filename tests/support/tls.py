@@ -63,9 +63,7 @@ class TLSConnection(Connection):
         super().__init__(address, **more)
         self.socket: ssl.SSLSocket
         try:
-            self.socket = context.wrap_socket(
-                self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False
-            )
+            self.socket = context.wrap_socket(self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
         except ConnectionError as error:
             self.socket.close()
             raise Failure("reset", f"in the handshake: {error}") from error

@@ -1,0 +1,112 @@
+"""The examples: each runs as its docstring says, and loses nothing when it is stopped in the middle of a request."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from support.clients import Connection, get, request
+from support.home import Home
+from support.server import Server
+from support.tac import TacServer
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+MIB = 1024 * 1024
+PATTERN = bytes(range(256)) * 4096
+
+
+def example(home: Home, name: str) -> Server:
+    """Return a server of the example's tree, not started yet."""
+    return Server(home, application=f"{name}:root", environment={"PYTHONPATH": str(EXAMPLES)})
+
+
+def wait_in_flight(server: Server, target: str) -> None:
+    """Wait until the server says that an exchange for this target is in the application."""
+    end = time.monotonic() + 10
+    while not server.log.find_all(f"{target} .*in the application"):
+        assert time.monotonic() < end, f"{target} is not in flight:\n{server.log}"
+        asked = len(server.log.find_all(r"\d+ in flight"))
+        server.send_signal(signal.SIGUSR2)
+        server.wait_line(r"\d+ in flight", count=asked + 1)
+
+
+def test_commands() -> None:
+    """Each example says, in its docstring, the command that runs it."""
+    for path in EXAMPLES.iterdir():
+        if path.suffix == ".tac":
+            assert f"\n    twistd -ny {path.name}\n" in path.read_text()
+        elif path.suffix == ".py":
+            command = f"\n    twistd -n graceful-app --listen tcp:8080:interface=127.0.0.1 {path.stem}:root\n"
+            assert command in path.read_text()
+
+
+def test_files_beside_wsgi(home: Home) -> None:
+    """A slow request and a slow download are both finished after SIGTERM; status 0."""
+    file = home.run / "large"
+    file.write_bytes(PATTERN * 8)
+    with (
+        example(home, "files_beside_wsgi") as server,
+        Connection(server.port) as working,
+        Connection(server.port, receive_buffer=4096) as reading,
+    ):
+        assert get(server.port, "/any/where").body == b"This is /any/where of the application.\n"
+        assert b"large" in get(server.port, "/files/").body
+        working.send(request("/slow?seconds=0.5"))
+        reading.send(request("/files/large"))
+        wait_in_flight(server, "/slow")
+        wait_in_flight(server, "/files/large")
+        server.terminate()
+        server.wait_closed()
+        assert working.answer().body == b"This is /slow of the application.\n"
+        assert reading.answer().body == PATTERN * 8
+        working.close()
+        reading.close()
+        assert server.wait() == 0
+        assert server.drained() == (2, 0, 0)
+    file.unlink()
+
+
+def test_klein_beside_wsgi(home: Home) -> None:
+    """A Deferred of klein's is waited for after SIGTERM; status 0."""
+    with example(home, "klein_beside_wsgi") as server, Connection(server.port) as connection:
+        assert get(server.port, "/any").body == b"This is /any of the application.\n"
+        assert get(server.port, "/api/hello/world").body == b"Hello, world!\n"
+        assert get(server.port, "/api/nothing").status == 404
+        connection.send(request("/api/slow/0.5"))
+        wait_in_flight(server, "/api/slow")
+        server.terminate()
+        server.wait_closed()
+        answer = connection.answer()
+        assert (answer.body, answer.says_close) == (b"0.5 seconds later\n", True)
+        connection.close()
+        assert server.wait() == 0
+        assert server.drained() == (1, 0, 0)
+
+
+def test_client_leaves_klein(home: Home) -> None:
+    """A call of the API whose client has left is cancelled, and does not hold a stop."""
+    with example(home, "klein_beside_wsgi") as server, Connection(server.port) as connection:
+        connection.send(request("/api/slow/60"))
+        wait_in_flight(server, "/api/slow")
+        connection.close()
+        told = server.terminate()
+        assert server.wait() == 0
+        assert time.monotonic() - told < 5
+
+
+def test_embedded(home: Home) -> None:
+    """The server in somebody's own application finishes what is in flight, and twistd ends as by the signal."""
+    with TacServer(home, EXAMPLES / "embedded.tac") as server, Connection(server.port) as connection:
+        assert get(server.port).body.startswith(b"The other service has ticked")
+        connection.send(request("/slow?0.5"))
+        # There is no signal that asks; but the server answers in order.
+        assert get(server.port).status == 200
+        server.terminate()
+        server.wait_closed()
+        answer = connection.answer()
+        assert (answer.status, answer.says_close) == (200, True)
+        connection.close()
+        assert server.wait() == -signal.SIGTERM
+        assert server.drained() == (1, 0, 0)
+        assert home.left_behind() == []

@@ -1,0 +1,25 @@
+"""A real process of twistd's own that runs a .tac file, with the server somewhere in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from support.home import Home
+from support.server import LOOPBACK, PROGRAMS, Server
+
+
+class TacServer(Server):
+    """A `twistd -ny FILE.tac` process (see :class:`support.server.Server`).
+
+    :param file: the .tac file, which takes the endpoint to listen on from the environment's LISTEN.
+    """
+
+    def __init__(self, home: Home, file: Path, *, environment: dict[str, str] | None = None, **more: Any) -> None:
+        self._file = file
+        listen = LOOPBACK.format(port=0)
+        super().__init__(home, environment={"LISTEN": listen, **(environment or {})}, **more)
+
+    def _command(self, *ignored: Sequence[str] | str | None) -> list[str]:
+        return [str(PROGRAMS / "twistd"), "-ny", str(self._file)]
