@@ -37,7 +37,8 @@ def load(name: str | None) -> Any:
         module = importlib.import_module(module_name)
     except Exception as error:
         where = _where(error)
-        raise CannotLoad(f"{module_name} cannot be imported: {type(error).__name__}: {error}{where}") from error
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CannotLoad(f"{module_name} cannot be imported: {why}{where}") from error
     except SystemExit as error:
         raise CannotLoad(f"{module_name} cannot be imported: it called sys.exit({error.code!r})") from error
     for candidate in (path,) if path else DEFAULT_NAMES:

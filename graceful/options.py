@@ -250,8 +250,7 @@ class Options(usage.Options):
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
         self.startup = Startup(self._logs_elsewhere())
-        if not self.check:
-            self.pid_file = self._take_pid_file()
+        self.pid_file = self._take_pid_file()
         self.startup.begin()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -276,6 +275,8 @@ class Options(usage.Options):
             return None
         path = parent["pidfile"]
         parent["pidfile"] = ""
+        if self.check:
+            return None  # a check is made beside an instance that runs
         pid_file = PidFile(path)
         try:
             pid_file.check()

@@ -1,20 +1,29 @@
 """Listening through a Twisted endpoint plugin: `ssl:`, `haproxy:`, and whatever else is installed.
 
 Such an endpoint binds, accepts and closes by itself, inside the reactor.  Its sockets cannot be handed to a
-successor, and connections that it has not accepted when it closes are reset.  What is left to do is to give
-it the same interface as our own listeners, so that the drain need not know the difference.
+successor.  What is left to do is to give it the same interface as our own listeners, so that the drain need not know
+the difference; and to have it accept whoever is connected already before it closes, which would reset them.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import socket
+from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from graceful.sockets.binding import BindError
+from graceful.sockets.handshakes import drop_new, half_open
+from graceful.sockets.listener import HANDSHAKES_LOOK, HANDSHAKES_WAIT
+
+#: Looks for one more connection that waits to be accepted, at the end.
+MOST: Final = 4096
 
 
 class ForeignListener:
@@ -25,7 +34,7 @@ class ForeignListener:
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorCore, description: str, factory: IProtocolFactory) -> None:
+    def __init__(self, reactor: Any, description: str, factory: IProtocolFactory) -> None:
         """Nothing is bound before `start`.
 
         :param reactor: for the endpoint.
@@ -69,11 +78,24 @@ class ForeignListener:
         def closed(ignored: object) -> None:
             self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
 
-        stopping: Deferred[object] = maybeDeferred(port.stopListening)
+        stopping: Deferred[object] = Deferred.fromCoroutine(self._close(port))
         stopping.addErrback(
             lambda failure: self._log.failure("socket {name}: trouble while closing", failure, name=self.name)
         )
         return stopping.addCallback(closed)
+
+    async def _close(self, port: Any) -> None:
+        """Accept whoever is connected already, let nobody else in, close."""
+        listening = getattr(port, "socket", None)
+        if isinstance(listening, socket.socket):
+            if listening.family != socket.AF_UNIX and drop_new(listening):
+                number, looks = listening.getsockname()[1], int(HANDSHAKES_WAIT / HANDSHAKES_LOOK)
+                while looks and half_open(number):
+                    looks -= 1
+                    await deferLater(self._reactor, HANDSHAKES_LOOK)
+            # The port closes in the reactor's next turn; this is called just before.
+            self._reactor.callLater(0, _accept_all, port)
+        await maybeDeferred(port.stopListening)
 
     def _name(self, port: IListeningPort) -> str:
         kind = self._description.partition(":")[0]
@@ -85,3 +107,13 @@ class ForeignListener:
         if isinstance(where, UNIXAddress) and where.name is not None:
             return f"{kind}:{os.fsdecode(where.name)}"
         return self._description
+
+
+def _accept_all(port: Any) -> None:
+    """Have a port of the reactor's accept every connection that the kernel has completed."""
+    poll = select.poll()
+    poll.register(port.fileno(), select.POLLIN)
+    for _ in range(MOST):
+        if not poll.poll(0):
+            return
+        port.doRead()

@@ -66,9 +66,16 @@ class Takedown:
         )
 
     def _end(self, connection: Connection) -> None:
-        for interrupted in connection.take_down():
+        try:
+            interrupted = connection.take_down()
+        except Exception:
+            # One that fails must not keep the others from their end.
+            self.log.failure("a connection could not be taken down and is closed")
+            connection.close(reset=True)
+            return
+        for exchange in interrupted:
             self.taken += 1
-            self._site.finished(interrupted)
+            self._site.finished(exchange)
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         left = len(self._working())
@@ -77,5 +84,5 @@ class Takedown:
             return
         self.abandoned = left
         for connection in list(self._site.connections()):
-            connection.close(reset=True)
+            connection.close()
         done.callback(None)

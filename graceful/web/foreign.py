@@ -17,7 +17,7 @@ from termios import TIOCOUTQ
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import IAddress, IPushProducer, ISSLTransport
+from twisted.internet.interfaces import IAddress, IPushProducer, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -43,6 +43,8 @@ class TransportConnection(Connection):
         self._transport = self._lowest = transport
         while (below := getattr(self._lowest, "transport", None)) is not None:
             self._lowest = below
+        if ITCPTransport.providedBy(self._lowest):
+            self._lowest.setTcpNoDelay(True)  # else each answer of several pieces waits for an acknowledgement
         self._blocked = self._heard = self._gone_already = False
         scheme = "https" if ISSLTransport.providedBy(transport) else "http"
         self._begin(site, hub, _address(transport.getPeer()), _address(transport.getHost()) or UNIX, scheme)

@@ -91,8 +91,8 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
         environ["wsgi.input"] = _input(body)
         # If it came in chunks its length was not announced; all of it is here, so it is known.
         environ.setdefault("CONTENT_LENGTH", str(exchange.received))
-        if exchange.trailers:
-            environ["graceful.trailers"] = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in exchange.trailers]
+    if exchange.trailers:
+        environ["graceful.trailers"] = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in exchange.trailers]
     if exchange.connection.trusted:
         _from_proxy(environ, exchange)
     return environ
