@@ -273,11 +273,10 @@ class Connection:
         if ended is not None and not ended.keep:
             self._shut()
         with turn.lock:
-            if turn.holder is REACTOR:
-                return  # a thread has left another rest already
-            self.writing = False
-            self._arm()
-            self.site.budget.remove(self)
+            if turn.holder is not REACTOR:  # else a thread has left another rest already
+                self.writing = False
+                self._arm()
+                self.site.budget.remove(self)
         if ended is not None:
             self.answered = True
             if ended.keep:

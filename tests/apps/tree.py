@@ -21,7 +21,7 @@ from twisted.web.util import DeferredResource, Redirect, redirectTo
 from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface import implementer
 
-from graceful.wsgi import WSGIResource
+from graceful import WSGIResource
 
 MIB = 1024 * 1024
 CLIENTS_GONE: list[str] = []

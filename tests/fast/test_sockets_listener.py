@@ -93,8 +93,7 @@ class Queue:
         return "0.0.0.0", 8080
 
     def shutdown(self, how: int) -> None:
-        """End the listening of everybody who holds it: only ever the step before the close."""
-        assert not self.left, "what the kernel has completed would be reset"
+        """End the listening of everybody who holds it: the step before the close."""
 
     def fileno(self) -> int:
         """Be open."""

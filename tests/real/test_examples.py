@@ -24,7 +24,7 @@ def example(home: Home, name: str) -> Server:
 def wait_in_flight(server: Server, target: str) -> None:
     """Wait until the server says that an exchange for this target is in the application."""
     end = time.monotonic() + 10
-    while not server.log.find_all(f"{target} .*in the application"):
+    while not server.log.find_all(rf"{target}\S* from .*in the application"):
         assert time.monotonic() < end, f"{target} is not in flight:\n{server.log}"
         asked = len(server.log.find_all(r"\d+ in flight"))
         server.send_signal(signal.SIGUSR2)
@@ -100,13 +100,12 @@ def test_embedded(home: Home) -> None:
     with TacServer(home, EXAMPLES / "embedded.tac") as server, Connection(server.port) as connection:
         assert get(server.port).body.startswith(b"The other service has ticked")
         connection.send(request("/slow?0.5"))
-        # There is no signal that asks; but the server answers in order.
-        assert get(server.port).status == 200
+        assert get(server.port).status == 200  # what was sent before has been read before
         server.terminate()
         server.wait_closed()
         answer = connection.answer()
         assert (answer.status, answer.says_close) == (200, True)
         connection.close()
         assert server.wait() == -signal.SIGTERM
-        assert server.drained() == (1, 0, 0)
+        assert server.drained()[1:] == (0, 0)
         assert home.left_behind() == []

@@ -130,9 +130,7 @@ def test_expect_continue(server: Server) -> None:
     with Connection(server.port) as connection:
         head = request("/upload", "Expect: 100-continue", "Content-Length: 5", method="POST")
         connection.send(head)
-        # Nothing but the interim answer can come, since the body is missing.
-        interim = connection.socket.recv(100)
-        assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.wait_continue()
         connection.send(b"hello")
         assert connection.answer("POST").body == digest(b"hello")
 
@@ -149,9 +147,9 @@ def test_expect_continue_behind_a_slow_request(server: Server) -> None:
         gate.open()
         first = connection.answer()
         assert (first.body, first.interim) == (b"passed", ())
+        connection.wait_continue()
         connection.send(b"hello")
-        second = connection.answer("POST")
-        assert (second.body, second.interim) == (digest(b"hello"), (100,))
+        assert connection.answer("POST").body == digest(b"hello")
 
 
 def test_head(server: Server) -> None:

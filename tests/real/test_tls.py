@@ -322,7 +322,7 @@ def test_a_request_that_came_just_before_the_close(home: Home, connect: Connect,
                 continue
             assert connection.get("/echo?late").body == b"late"
             answered += 1
-        assert 0 < answered
+        assert answered > 0
         for connection in connections:
             connection.close()
         assert server.wait() == 0
@@ -376,6 +376,14 @@ def test_deadline(home: Home, connect: Connect, certificate: Certificate) -> Non
         assert time.monotonic() - told < 6
         server.wait_line(r"taking down .*/gate", 1)
         server.wait_line(r"taking down .*/big", 1)
+
+
+def test_check(home: Home, certificate: Certificate) -> None:
+    """`--check` finds that an endpoint's certificate is not there, and says where one that is there would listen."""
+    found = Server(home, "--check", listen=[certificate.endpoint]).run()
+    assert (found.returncode, "ssl:127.0.0.1:" in found.stdout) == (0, True), found.stdout
+    missed = Server(home, "--check", listen=[certificate.endpoint.replace("certKey=", "certKey=/nowhere")]).run()
+    assert (missed.returncode, "No such file" in missed.stdout) == (1, True), missed.stdout
 
 
 def test_a_broken_endpoint(home: Home, certificate: Certificate) -> None:

@@ -219,6 +219,12 @@ class Connection:
         self._may_be_reused = not answer.says_close
         return Answer(status, reason, headers, b"".join(pieces), trailers, tuple(interim))
 
+    def wait_continue(self) -> None:
+        """Read the interim answer that tells the client to send its body."""
+        status, _, _ = self._head()
+        if status != 100:
+            self._bad(f"{status} instead of 100")
+
     def end(self) -> None:
         """Expect the connection to be closed cleanly, with nothing more on it, and close it too."""
         if self._buffer or self._receive():

@@ -1,0 +1,258 @@
+"""The way out: which step follows which, in whatever state something happens."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.drain import Drain
+
+DEADLINE = 200.0
+
+
+class Work:
+    """What is drained: writes down what it is asked to do, and does it when the test says so.
+
+    :param at_once: every step is done as soon as it is asked for.
+    :ivar steps: what it was asked, in order.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.steps: list[str] = []
+        self._at_once = at_once
+        self.listeners_closed, self.empty, self.taken_down = Deferred[None](), Deferred[None](), Deferred[None]()
+        self.seconds: float | None = None
+
+    def last_requests(self, quiet: bool) -> None:
+        self.steps.append("last requests, quiet" if quiet else "last requests")
+
+    def _step(self, name: str, done: Deferred[None]) -> Deferred[None]:
+        self.steps.append(name)
+        return succeed(None) if self._at_once else done
+
+    def close_listeners(self) -> Deferred[None]:
+        return self._step("close listeners", self.listeners_closed)
+
+    def all_gone(self) -> Deferred[None]:
+        return self._step("wait", self.empty)
+
+    def take_down(self) -> Deferred[None]:
+        return self._step("take down", self.taken_down)
+
+    def gone(self, seconds: float) -> None:
+        self.steps.append("gone")
+        self.seconds = seconds
+
+
+class Case(SynchronousTestCase):
+    """A drain, and what it works on."""
+
+    def setUp(self) -> None:
+        """Make a drain at a moment that is not zero."""
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.work = Work()
+        self.drain = Drain(self.clock, self.work, DEADLINE)
+
+    def bring_to(self, state: str) -> None:
+        """Make a new drain, and bring it to a state."""
+        self.setUp()
+        if state == "serving":
+            return
+        self.drain.begin()
+        if state == "closing":
+            return
+        self.work.listeners_closed.callback(None)
+        if state == "finishing":
+            return
+        if state == "takedown":
+            self.clock.advance(DEADLINE)
+        else:
+            self.work.empty.callback(None)
+
+    def follows(self, *steps: str, state: str) -> None:
+        """Check which steps were taken since the last check, and the state by now."""
+        taken, self.work.steps = self.work.steps, []
+        self.assertEqual((taken, self.drain.state), (list(steps), state))
+
+
+class OrderTests(Case):
+    """The order of the steps."""
+
+    def test_good_end(self) -> None:
+        """Last requests, listeners, wait, gone; each step only when the one before is done."""
+        self.follows(state="serving")
+        done = self.drain.begin()
+        self.follows("last requests", "close listeners", state="closing")
+        self.clock.advance(3)
+        self.follows(state="closing")
+        self.work.listeners_closed.callback(None)
+        self.follows("wait", state="finishing")
+        self.clock.advance(10)
+        self.assertNoResult(done)
+        self.work.empty.callback(None)
+        self.follows("gone", state="gone")
+        self.successResultOf(done)
+        self.assertEqual(self.work.seconds, 13)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_deadline(self) -> None:
+        """At the deadline, which counts from when the sockets are closed, what is left is taken down."""
+        done = self.drain.begin()
+        self.clock.advance(DEADLINE + 50)
+        self.follows("last requests", "close listeners", state="closing")
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(DEADLINE - 0.1)
+        self.follows("wait", state="finishing")
+        self.clock.advance(0.1)
+        self.follows("take down", state="takedown")
+        self.clock.advance(5)
+        self.assertNoResult(done)
+        self.work.taken_down.callback(None)
+        self.follows("gone", state="gone")
+        self.successResultOf(done)
+        self.assertEqual(self.work.seconds, 2 * DEADLINE + 55)
+
+    def test_nothing_to_wait_for(self) -> None:
+        """If every step is done at once, so is the whole."""
+        self.work = Work(at_once=True)
+        self.drain = Drain(self.clock, self.work, DEADLINE)
+        self.successResultOf(self.drain.begin())
+        self.follows("last requests", "close listeners", "wait", "gone", state="gone")
+        self.assertEqual((self.work.seconds, self.clock.getDelayedCalls()), (0, []))
+
+    def test_deadline_of_nothing(self) -> None:
+        """A deadline of no seconds still lets go in order what is done by then."""
+        self.drain = Drain(self.clock, self.work, 0)
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.follows("last requests", "close listeners", "wait", state="finishing")
+        self.clock.advance(0)
+        self.follows("take down", state="takedown")
+
+    def test_empty_after_the_deadline(self) -> None:
+        """What empties by the takedown does not end the drain before the takedown is through."""
+        self.bring_to("takedown")
+        self.work.empty.callback(None)
+        self.assertEqual((self.drain.state, self.work.steps[-1]), ("takedown", "take down"))
+        self.work.taken_down.callback(None)
+        self.assertEqual((self.drain.state, self.work.steps[-1], self.work.steps.count("gone")), ("gone", "gone", 1))
+
+    def test_empty_after_the_end(self) -> None:
+        """What empties after that changes nothing."""
+        self.bring_to("takedown")
+        self.work.taken_down.callback(None)
+        self.work.steps.clear()
+        self.work.empty.callback(None)
+        self.follows(state="gone")
+
+
+class AgainTests(Case):
+    """A second request to stop."""
+
+    def test_changes_nothing(self) -> None:
+        """In every state it changes nothing, and fires when the drain is over."""
+        for state in ("closing", "finishing", "takedown"):
+            self.bring_to(state)
+            self.work.steps.clear()
+            self.clock.advance(1)
+            again = self.drain.begin()
+            self.follows(state=state)
+            self.assertNoResult(again)
+            for step in (self.work.listeners_closed, self.work.empty, self.work.taken_down):
+                if not step.called:
+                    step.callback(None)
+            self.successResultOf(again)
+            self.assertEqual(self.work.steps.count("gone"), 1)
+
+    def test_does_not_move_the_deadline(self) -> None:
+        """It does not prolong anything."""
+        self.bring_to("finishing")
+        self.clock.advance(DEADLINE - 1)
+        self.drain.begin()
+        self.drain.begin(quiet=True)
+        self.clock.advance(1)
+        self.assertEqual(self.drain.state, "takedown")
+
+    def test_when_all_is_over(self) -> None:
+        """When all is over it is over at once."""
+        self.bring_to("gone")
+        self.work.steps.clear()
+        self.successResultOf(self.drain.begin())
+        self.successResultOf(self.drain.begin(quiet=True))
+        self.follows(state="gone")
+
+    def test_knows_more(self) -> None:
+        """It may know that nobody sends requests any more: then idle connections need not be waited for."""
+        for state in ("closing", "finishing", "takedown"):
+            self.bring_to(state)
+            self.work.steps.clear()
+            self.drain.begin(quiet=True)
+            self.follows("last requests, quiet", state=state)
+
+    def test_quiet_from_the_start(self) -> None:
+        """The first one may know it as well."""
+        self.drain.begin(quiet=True)
+        self.follows("last requests, quiet", "close listeners", state="closing")
+
+
+class HurryTests(Case):
+    """Somebody wants it to stop waiting."""
+
+    def test_serving(self) -> None:
+        """While it serves, the sockets are closed in order, then everything is taken down."""
+        self.drain.hurry()
+        self.follows("last requests, quiet", "close listeners", state="closing")
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(0)
+        self.follows("wait", "take down", state="takedown")
+        self.work.taken_down.callback(None)
+        self.follows("gone", state="gone")
+
+    def test_serving_nobody(self) -> None:
+        """If nothing is in flight by then, nothing is taken down."""
+        self.drain.hurry()
+        self.work.empty.callback(None)
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(0)
+        self.follows("last requests, quiet", "close listeners", "wait", "gone", state="gone")
+
+    def test_closing(self) -> None:
+        """While the sockets are being closed, the takedown follows that at once."""
+        self.bring_to("closing")
+        self.work.steps.clear()
+        self.drain.hurry()
+        self.follows(state="closing")
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(0)
+        self.follows("wait", "take down", state="takedown")
+
+    def test_finishing(self) -> None:
+        """While exchanges are waited for, they are taken down now, and the deadline does not come again."""
+        self.bring_to("finishing")
+        self.work.steps.clear()
+        self.drain.hurry()
+        self.follows("take down", state="takedown")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(2 * DEADLINE)
+        self.follows(state="takedown")
+
+    def test_too_late(self) -> None:
+        """After that it changes nothing."""
+        for state in ("takedown", "gone"):
+            self.bring_to(state)
+            self.work.steps.clear()
+            self.drain.hurry()
+            self.drain.hurry()
+            self.follows(state=state)
+
+    def test_then_begin(self) -> None:
+        """Whoever asks to stop after that is told when it is over."""
+        self.drain.hurry()
+        done = self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(0)
+        self.assertNoResult(done)
+        self.work.taken_down.callback(None)
+        self.successResultOf(done)

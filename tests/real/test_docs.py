@@ -1,0 +1,602 @@
+"""README.md and docs/: what they show is run, and what they say of options and log lines is what there is."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from graceful.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
+from graceful.settings import Settings
+from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
+from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, free_port, lines_of, shown, wait_gone
+from support.home import UNPRIVILEGED
+from support.load import Load
+from support.server import KEEPS_READING, LOOPBACK, PROGRAMS, Server
+from support.waiting import wait_for
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+NOT_RUN = {
+    "develop": "`make test` is what runs this; `make bench` takes minutes, and servers that the tests do not need",
+    "systemctl": "there is no systemd as process 1 on a test machine; the unit's own command is run",
+    "docker-run": "there is no Docker on a test machine; the image's command is run",
+    "stop-states": "a drawing",
+    "inside-data": "a drawing",
+}
+"""The blocks that no test runs, and why."""
+
+COMMANDS = {
+    "gunicorn mysite.wsgi": "another server; the tests do not need it",
+    "uwsgi --http-socket :8080 --module mysite.wsgi": "another server; the tests do not need it",
+    "twistd web": "stock Twisted",
+    "twistd web --wsgi": "stock Twisted",
+    "twistd -n web --wsgi mysite.wsgi.application": "stock Twisted",
+    "twistd -n graceful-app mysite.wsgi": "test_names",
+    "twistd -n graceful-app mysite.wsgi:application": "test_applications",
+    "twistd graceful-app": "a name",
+    "twistd graceful-app --help": "test_options",
+    "twist graceful-app": "a name",
+    "make test": "see `develop`",
+    "make bench": "see `develop`",
+    "systemctl stop": "see `systemctl`",
+    "systemctl restart": "see `systemctl`",
+    "systemctl kill": "see `systemctl`",
+    "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
+    "pip install --editable": "what not to do",
+}
+"""The commands in the text, each with the test that runs it, or the reason why none does."""
+
+_SHOWN: set[str] = set()
+
+
+def runs(*names: str) -> Callable[[Test], Test]:
+    """Say which blocks a test runs."""
+    _SHOWN.update(names)
+    return lambda test: test
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A directory with a site in it."""
+    with Site() as site:
+        site.module()
+        yield site
+
+
+def unit(*names: str) -> configparser.ConfigParser:
+    """Return a systemd unit, with drop-ins."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    for name in names:
+        parser.read_string(shown(name))
+    return parser
+
+
+# -- nothing is left out ------------------------------------------------------------------------------------
+
+
+def test_every_block_is_run() -> None:
+    """Every block of code has a name, and a test that runs it, or stands in the list of those that none does."""
+    nameless = [f"{block.page}: {block.text}" for page in PAGES for block in blocks(page) if not block.name]
+    assert not nameless
+    assert not _SHOWN & NOT_RUN.keys()
+    assert _SHOWN | NOT_RUN.keys() == by_name().keys()
+
+
+def test_every_command_is_known() -> None:
+    """Every command in the text is one that a test runs, or stands in the list with the reason why none does."""
+    assert {command for page in PAGES for command in commands(page)} == COMMANDS.keys()
+
+
+def test_links() -> None:
+    """Every file that the README links to exists."""
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_module_is_told_of() -> None:
+    """The table of files names what exists, and leaves no module out."""
+    told = re.findall(r"`(\S+(?:\.py|/))` ", (ROOT / "docs" / "inside.rst").read_text())
+    assert [path for path in told if not (ROOT / path).exists()] == []
+    modules = [path.relative_to(ROOT) for path in ROOT.glob("graceful/**/*.py")]
+    left_out = [
+        str(path)
+        for path in modules
+        if path.name not in ("__init__.py", "cli.py") and str(path) not in told and f"{path.parent}/" not in told
+    ]
+    assert left_out == []
+
+
+@runs("help")
+def test_options(site: Site) -> None:
+    """The options in README and reference are those of `--help`, with their defaults and words."""
+    wide = site.shell("COLUMNS=2000 twistd graceful-app --help")
+    start, end = "<!-- options: twistd graceful-app --help -->\n", "<!-- /options -->"
+    table = README.read_text().partition(start)[2].partition(end)[0]
+    assert table.strip() == option_tables(wide).strip()
+    assert set(re.findall(r"  (--[a-z-]+)", wide)) == set(re.findall(r"\| `(--[a-z-]+)", table))
+    assert shown("help") == site.shell("COLUMNS=80 twistd graceful-app --help")
+
+
+def test_names_of_options() -> None:
+    """An option that the text gives to graceful-app exists."""
+    known = set(re.findall(r"--[a-z-]+", shown("help")))
+    for block in by_name().values():
+        for line in block.text.replace("\\\n", " ").splitlines():
+            given = line.partition("graceful-app ")[2].partition("#")[0]
+            assert set(re.findall(r"--[a-z-]+", given)) <= known, line
+
+
+@runs("stop-formula")
+def test_last_limit() -> None:
+    """The last limit is by the formula that the text gives, and units and containers are given longer."""
+    deadline = Settings().deadline
+    added = sum(map(int, re.findall(r"\+ (\d+)", shown("stop-formula"))))
+    assert latest_exit(0, deadline) == deadline + added
+    killed = latest_exit(0, deadline) + KERNEL_AFTER
+    assert int(unit("unit")["Service"]["TimeoutStopSec"]) > killed
+    stop_timeout = re.search(r"--stop-timeout=(\d+)", shown("docker-run"))
+    assert stop_timeout is not None
+    assert int(stop_timeout[1]) > killed
+
+
+# -- starting -----------------------------------------------------------------------------------------------
+
+
+@runs("install", "start-install")
+@pytest.mark.parametrize("name", ["install", "start-install"])
+def test_install(site: Site, name: str) -> None:
+    """`pip install .` in a checkout makes an environment in which Twisted knows `graceful-app`.
+
+    Without a network: what graceful needs is found beside the tests, and so its commands are not made anew.
+    """
+    for source in ("graceful", "twisted"):
+        shutil.copytree(ROOT / source, site.path / source, ignore=shutil.ignore_patterns("__pycache__"))
+    for source in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / source, site.path)
+    site.environment |= {
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this name as its opposite
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    site.shell(shown(name), timeout=120)
+    where = site.shell("cd / && $OLDPWD/.venv/bin/python -c 'import graceful; print(graceful.__file__)'")
+    assert where.startswith(str(site.path / ".venv"))
+    assert "--deadline" in site.shell("cd / && $OLDPWD/.venv/bin/python -m twisted graceful-app --help")
+
+
+def projects(site: Site) -> None:
+    """Make the sites that the examples name: Django's by its own command, and a Flask application."""
+    (site.path / "mysite" / "wsgi.py").unlink()
+    site.shell("django-admin startproject mysite .")
+    site.write("flaskr.py", "import flask\napp = flask.Flask(__name__)\napp.get('/')(lambda: 'from flask')\n")
+
+
+def check_served(site: Site, name: str) -> None:
+    """Run each line of a block, and see that it serves what it says."""
+    expected = {"mysite": b"Django", "flaskr": b"from flask", "": b"kill -TERM"}
+    for line in shown(name, LISTEN).splitlines():
+        module = re.search(r"interface=127.0.0.1 (\w*)", line)
+        assert module is not None
+        with site.server(line) as server:
+            assert expected[module[1]] in fetch(server.port)
+
+
+@runs("serve")
+def test_applications(site: Site) -> None:
+    """Django, Flask and the demo are served as the README says."""
+    projects(site)
+    check_served(site, "serve")
+
+
+@runs("start-names")
+def test_names(site: Site) -> None:
+    """An application is found by its module alone, by both usual names."""
+    projects(site)
+    check_served(site, "start-names")
+
+
+@runs("start-hello", "start-run", "start-ask")
+def test_hello(site: Site) -> None:
+    """The first application says hello, and Ctrl-C stops it."""
+    site.write("hello.py", shown("start-hello"))
+    with site.server(shown("start-run", LISTEN)) as server:
+        said = site.shell(shown("start-ask", {"8080": str(server.port)}))
+        assert "Hello, world!" in said
+        server.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+
+
+@runs("start-check")
+def test_check(site: Site) -> None:
+    """`--check` says what it would do, or what is wrong, by the statuses that the text gives."""
+    site.write("hello.py", shown("start-hello"))
+    port = free_port()
+    said = site.shell(shown("start-check", {"8081": str(port)}))
+    assert f"hello:application would start, at tcp:0.0.0.0:{port}" in said
+    missing = site.shell(shown("start-check", {"8081": str(port), "hello": "nowhere"}), status=1)
+    assert "nowhere cannot be imported" in missing
+    site.shell(shown("start-check", {"8081": "what"}), status=2)
+
+
+@runs("start-daemon")
+def test_daemon(site: Site) -> None:
+    """A daemon is started, and stopped by its pid file; the next start in that directory is not hindered."""
+    site.write("hello.py", shown("start-hello"))
+    for _ in range(2):
+        start, stop = shown("start-daemon", LISTEN).splitlines()
+        site.shell(start)
+        pid = int((site.path / "hello.pid").read_text())
+        site.shell(stop)
+        wait_gone(pid)
+        assert not list(site.path.glob("*.pid*"))
+    assert "drained in" in (site.path / "hello.log").read_text()
+
+
+# -- stopping -----------------------------------------------------------------------------------------------
+
+
+DEMO = f"twistd -n graceful-app --listen {ANYWHERE}"
+
+
+def in_flight(server: Server, count: int) -> None:
+    """Wait until so many exchanges are in flight."""
+    end = time.monotonic() + 10
+    said = len(server.log.find_all("in flight"))
+    while True:
+        server.send_signal(signal.SIGUSR2)
+        said += 1
+        if server.wait_line(r"(\d+) in flight", count=said)[1] == str(count):
+            return
+        assert time.monotonic() < end, f"never {count} in flight"
+
+
+def curl(server: Server, path: str) -> subprocess.Popen[bytes]:
+    """Ask a server for something that takes long."""
+    command = ["curl", "-sN", f"http://127.0.0.1:{server.port}{path}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+@runs("demo", "watch", "watch-log")
+def test_demo(site: Site) -> None:
+    """The demo is what `make demo` runs, its stream goes on to the last line, and the log is as shown."""
+    make = ["bash", "-c", shown("demo", {"make": "make --dry-run"})]
+    said = subprocess.run(make, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    command = said.splitlines()[-1].removeprefix("exec .venv/bin/")
+    assert DEMO.startswith(command)
+    with site.server(DEMO) as server:
+        said = site.shell(shown("watch", {"8080": str(server.port)}))
+        assert "nobody interrupted it" in said
+        assert server.wait() == 0
+        check_lines("watch-log", lines_of(server))
+
+
+@runs("stop-log")
+def test_log_of_a_stop(site: Site) -> None:
+    """The log of a stop with something taken down is as shown, and the status is 71."""
+    with site.server(f"{DEMO} --deadline 2") as server:
+        with curl(server, "/slow?seconds=2") as short, curl(server, "/slow?seconds=60") as long:
+            in_flight(server, 2)
+            server.terminate()
+            assert b"2 seconds later" in short.communicate()[0]
+            assert b"503" in long.communicate()[0]
+        assert server.wait() == ABANDONED
+        check_lines("stop-log", lines_of(server))
+
+
+@runs("in-flight")
+def test_in_flight(site: Site) -> None:
+    """SIGUSR2 logs what is in flight as shown."""
+    with site.server(f"{DEMO} --deadline 0") as server:
+        with curl(server, "/slow?seconds=20") as slow:
+            in_flight(server, 1)
+            with curl(server, "/stream?seconds=30") as stream:
+                assert stream.stdout is not None
+                stream.stdout.readline()
+                in_flight(server, 2)
+                server.wait_line("exchange 2 .* bytes sent")
+                check_lines("in-flight", lines_of(server))
+                server.terminate()
+                slow.communicate()
+                stream.communicate()
+        assert server.wait() == ABANDONED
+
+
+# -- operating ----------------------------------------------------------------------------------------------
+
+
+@runs("haproxy", "first-start", "deploy")
+def test_deploy(site: Site) -> None:
+    """The README's three blocks replace two servers under five kinds of clients, and no request is lost.
+
+    With a version that does not import, nothing is stopped.
+    """
+    clients, runtime, one, two = (str(free_port()) for _ in range(4))
+    servers = {"8001": one, "8002": two}
+    configuration = shown("haproxy", {**servers, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
+    site.write("haproxy.cfg", configuration)
+    site.write("deploy.sh", shown("deploy", {**servers, "9999": runtime}))
+    site.shell(shown("first-start", servers))
+    first = pids(site)
+    with subprocess.Popen(["haproxy", "-db", "-f", site.path / "haproxy.cfg"]) as haproxy:
+        try:
+            wait_for(lambda: listens(int(clients)))
+            with Load(int(clients)) as load:
+                load.mark()
+                site.shell("bash deploy.sh")
+                load.mark()
+                second = pids(site)
+                site.write("mysite/wsgi.py", "import nowhere\n")
+                assert "mysite.wsgi cannot be imported" in site.shell("bash deploy.sh", status=1)
+                assert pids(site) == second
+                load.mark()
+                load.stop().check()
+        finally:
+            haproxy.kill()
+    assert not first & second
+    for pid in second:
+        os.kill(pid, signal.SIGTERM)
+        wait_gone(pid)
+    for name in ("one", "two"):
+        log = (site.path / f"{name}.log").read_text()
+        assert len(re.findall(r"drained in .* finished, 0 taken down, 0 abandoned", log)) == 2
+
+
+def pids(site: Site) -> set[int]:
+    """Return the processes that the pid files name."""
+    return {int(file.read_text()) for file in site.path.glob("*.pid")}
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections."""
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@runs("second-instance")
+def test_second_instance(site: Site) -> None:
+    """A second instance starts with the same pid file and port as soon as the first has said `closed`."""
+    port = free_port()
+    said = site.shell(shown("second-instance", {"tcp:8080": LOOPBACK.format(port=port)}))
+    assert said.splitlines()[0] == "site.pid"
+    (pid,) = pids(site)
+    assert fetch(port) == b"Hello, world!"
+    os.kill(pid, signal.SIGTERM)
+    wait_gone(pid)
+
+
+@runs("haproxy-lines")
+def test_haproxy_lines(site: Site) -> None:
+    """HAProxy takes the lines."""
+    site.write("haproxy.cfg", shown("haproxy-lines"))
+    assert "ALERT" not in site.shell("haproxy -c -f haproxy.cfg")
+
+
+@runs("unit")
+def test_unit(site: Site) -> None:
+    """systemd takes the unit where there is one, its command serves, and its statuses are ours."""
+    service = unit("unit")["Service"]
+    assert service["SuccessExitStatus"].split() == [str(TAKEN_DOWN), str(ABANDONED)]
+    verify(site, {"site.service": ("unit",)})
+    with site.server(in_place(service["ExecStart"], {"tcp:8080": ANYWHERE})) as server:
+        assert fetch(server.port) == b"Hello, world!"
+        assert not list(site.path.glob("*.pid"))
+
+
+@runs("socket-unit", "socket-service")
+def test_socket_unit(site: Site) -> None:
+    """With systemd's socket, who connects while one process stops is served by the next."""
+    verify(site, {"site.service": ("unit", "socket-service"), "site.socket": ("socket-unit",)})
+    command = in_place(unit("socket-service")["Service"]["ExecStart"], {"mysite.wsgi:application": ""})
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        activated(site, listening, command) as old,
+        curl(old, "/slow?seconds=2") as slow,
+    ):
+        in_flight(old, 1)
+        old.terminate()
+        old.wait_closed()
+        with curl(old, "/fast") as waiting, activated(site, listening, command) as new:
+            assert waiting.communicate()[0] == f"Served by process {new.pid}.\n".encode()
+        assert b"2 seconds later" in slow.communicate()[0]
+        assert old.wait() == 0
+
+
+def activated(site: Site, listening: socket.socket, command: str) -> Server:
+    """Return a server that gets a socket as systemd hands it over, sd_listen_fds(3)."""
+    fd = listening.fileno()
+    return site.server(f"exec 3<&{fd}; export LISTEN_FDS=1 LISTEN_PID=$$; exec {command}", pass_fds=[fd])
+
+
+def in_place(command: str, places: dict[str, str]) -> str:
+    """Return the command of a unit, for this machine."""
+    for old, new in {"/srv/site/.venv/bin/": "", **places}.items():
+        assert old in command, f"{old!r} is no longer in {command}"
+        command = command.replace(old, new)
+    return command
+
+
+def verify(site: Site, files: dict[str, tuple[str, ...]]) -> None:
+    """Have systemd look at units, where it is installed: it is not needed for anything else here."""
+    if shutil.which("systemd-analyze") is None:
+        return
+    for name, parts in files.items():
+        whole = unit(*parts)
+        if "Service" in whole:
+            command = whole["Service"]["ExecStart"]
+            whole["Service"]["ExecStart"] = in_place(command, {"twistd": str(PROGRAMS / "twistd")})
+        with (site.path / name).open("w") as file:
+            whole.write(file, space_around_delimiters=False)
+    assert site.shell(f"systemd-analyze verify {' '.join(f'./{name}' for name in files)}") == ""
+
+
+@runs("socket-activate")
+def test_socket_activate(site: Site) -> None:
+    """`systemd-socket-activate` starts it with the first connection; where that is not installed, we do it."""
+    port = free_port()
+    command = shown("socket-activate", {"8080": str(port)})
+    activator = f"systemd-socket-activate --listen=127.0.0.1:{port} "
+    assert command.startswith(activator)
+    with socket.socket() as listening:
+        if shutil.which("systemd-socket-activate") is None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(("127.0.0.1", port))
+            listening.listen()
+            server = activated(site, listening, command.removeprefix(activator))
+        else:
+            server = site.server(command)
+        server.start()
+        try:
+            wait_for(lambda: listens(port))
+            assert fetch(port) == b"Hello, world!"
+            server.terminate()
+            assert server.wait() == 0
+        finally:
+            server.kill()
+
+
+@runs("fd")
+def test_inherited_descriptor(site: Site) -> None:
+    """The program that holds the socket itself replaces one server by the next."""
+    port = free_port()
+    program, deploy, rest = shown("fd", {"8080": str(port)}).partition("# … and for a deploy")
+    ask = f"import urllib.request as u; assert u.urlopen('http://127.0.0.1:{port}/').read() == b'Hello, world!'\n"
+    end = "assert old.returncode == 0\nnew.terminate()\nassert new.wait() == 0\n"
+    site.write("program.py", program + ask + deploy + rest + ask + end)
+    site.shell("python program.py")
+
+
+@runs("access-log")
+def test_access_log(site: Site) -> None:
+    """A line of the access log is as shown."""
+    site.write("hello.py", shown("start-hello"))
+    with site.server(f"{DEMO} --access-log - hello") as server:
+        curl(server, "/report").communicate()
+        server.wait_line("GET /report")
+        check_lines("access-log", lines_of(server))
+
+
+@runs("logrotate")
+def test_logrotate(site: Site) -> None:
+    """After its files were moved, what `postrotate` does makes the server write new ones.
+
+    logrotate itself is not run: it would have to be installed for this alone.  What it does is done here.
+    """
+    logs = site.home.logs
+    start = f"twistd --pidfile=site.pid --logfile={logs}/site.log graceful-app --access-log {logs}/access.log"
+    port = free_port()
+    site.shell(f"{start} --listen {LOOPBACK.format(port=port)} mysite.wsgi")
+    fetch(port, "/echo?before")
+    access = logs / "access.log"
+    wait_for(lambda: "before" in access.read_text())
+    text = shown("logrotate", {"/run/site": str(site.path), "/var/log/site": str(logs)})
+    files, rest = text.split(" {\n")
+    rotated = sorted(Path("/").glob(files[1:]))
+    assert [path.name for path in rotated] == ["access.log", "site.log"]
+    mode = re.search(r"create (\d+)", rest)
+    assert mode is not None
+    for path in rotated:
+        path.rename(f"{path}.1")
+        path.touch(int(mode[1], 8))
+    script = re.search(r"postrotate\n(.*)endscript", rest, re.DOTALL)
+    assert script is not None
+    site.shell(script[1])
+    wait_for(lambda: "log files opened anew" in (logs / "site.log").read_text())
+    fetch(port, "/echo?after")
+    (pid,) = pids(site)
+    os.kill(pid, signal.SIGTERM)
+    wait_gone(pid)
+    assert "after" in access.read_text()
+    assert "drained in" in (logs / "site.log").read_text()
+
+
+@runs("uid")
+def test_uid(site: Site) -> None:
+    """As root the user is changed and the logs are written; as anybody else all but that is tried."""
+    logs, port = site.home.logs, free_port()
+    places = {"/run/": f"{site.path}/", "/var/log/site": str(logs), "tcp:80 ": f"{LOOPBACK.format(port=port)} "}
+    prefix = ""
+    if os.getuid() == 0:
+        places["www-data"] = str(UNPRIVILEGED)
+        prefix = shlex.join(KEEPS_READING) + " "
+        os.chown(logs, UNPRIVILEGED, UNPRIVILEGED)
+    else:
+        places["--uid=www-data --gid=www-data "] = ""
+    site.shell(prefix + shown("uid", places))
+    (pid,) = pids(site)
+    fetch(port, "/echo?logged")
+    if os.getuid() == 0:
+        assert os.stat(f"/proc/{pid}").st_uid == UNPRIVILEGED
+    os.kill(pid, signal.SIGTERM)
+    wait_gone(pid)
+    assert "logged" in (logs / "access.log").read_text()
+    assert "drained in" in (logs / "site.log").read_text()
+
+
+@runs("dockerfile")
+def test_command_of_a_container(site: Site) -> None:
+    """The image's command serves, and stops at SIGTERM."""
+    command = json.loads(
+        shown("dockerfile", {'graceful-app"': f'graceful-app", "--listen", "{ANYWHERE}"'}).split("CMD ")[1]
+    )
+    with site.server(f"exec {shlex.join(command)}") as server:
+        assert fetch(server.port) == b"Hello, world!"
+        server.wait_line("GET / HTTP/1.1")
+
+
+# -- embedding ----------------------------------------------------------------------------------------------
+
+
+@runs("tree", "tree-run")
+def test_tree(site: Site) -> None:
+    """Files and an application are served from one tree."""
+    site.write("mytree.py", shown("tree"))
+    site.write("static/some.txt", "a file")
+    with site.server(shown("tree-run", LISTEN)) as server:
+        assert fetch(server.port, "/static/some.txt") == b"a file"
+        assert fetch(server.port, "/echo?asked") == b"asked"
+        environ = json.loads(fetch(server.port, "/environ"))
+        assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("", "/environ")
+
+
+@runs("klein", "klein-run")
+def test_klein(site: Site) -> None:
+    """Routes of klein's and an application are served side by side."""
+    site.write("mydesk.py", shown("klein"))
+    with site.server(shown("klein-run", LISTEN)) as server:
+        assert fetch(server.port, "/later/1").startswith(b"1 seconds later")
+        assert fetch(server.port, "/echo?asked") == b"asked"
+
+
+@runs("tac", "tac-run")
+def test_tac(site: Site) -> None:
+    """A service of one's own drains at SIGTERM; the exit status is twistd's."""
+    site.write("site.tac", shown("tac", {"tcp:8080": ANYWHERE}))
+    with site.server(shown("tac-run", {"PYTHONPATH=.": "PYTHONPATH=.:$PYTHONPATH"})) as server:
+        with curl(server, "/sleep?seconds=1") as slow:
+            wait_for(lambda: listens(server.port))
+            time.sleep(0.3)
+            server.terminate()
+            assert slow.communicate()[0] == b"slept"
+        assert server.wait() == -signal.SIGTERM
+        assert server.drained() == (1, 0, 0)
+    assert "/sleep?seconds=1" in (site.path / "access.log").read_text()

@@ -1,0 +1,204 @@
+"""The directory in which the commands of the documentation are run, as a reader would.
+
+The commands are taken as they stand, but for ports, paths and users that a test machine cannot spare.  What is put in
+their place is said by each test, and has to be there: a text that has changed is found out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from support.docs_blocks import by_name
+from support.home import Home
+from support.server import APPLICATIONS, LOOPBACK, PROGRAMS, Server
+
+ANYWHERE = LOOPBACK.format(port=0)
+LISTEN = {"graceful-app": f"graceful-app --listen {ANYWHERE}"}
+"""What to put in place where a command does not say where to listen."""
+
+_ANY = (
+    (r"/srv/site/\S*/(graceful/\w+\\\.py)", r"/\\S+/\1"),  # where graceful is installed
+    (r"[0-9a-f]{4}\\-[0-9a-f]{8}\\-\d+", r"[0-9a-f]+-[0-9a-f]+-\\d+"),  # a request id
+    (r"/\w{3}/", r"/\\w+/"),  # a month
+    (r"\d+", r"\\d+"),
+)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def shown(name: str, places: Mapping[str, str] | None = None) -> str:
+    """Return the text of a block.
+
+    :param name: the block's.
+    :param places: what to replace by what; each must be there.
+    """
+    text = by_name()[name].text
+    for old, new in (places or {}).items():
+        assert old in text, f"{old!r} is no longer in {name}:\n{text}"
+        text = text.replace(old, new)
+    return text
+
+
+def pattern(line: str) -> str:
+    """Return a pattern for a log line that is shown, in which each number stands for any."""
+    found = re.escape(line.strip()).replace(r"\ ", " ")
+    for old, new in _ANY:
+        found = re.sub(old, new, found)
+    return found + "$"
+
+
+def check_lines(name: str, lines: Iterable[str]) -> None:
+    """Assert that the lines of a block come, in their order; others may stand between them."""
+    rest = iter(lines)
+    for line in shown(name).splitlines():
+        wanted = pattern(line)
+        assert any(re.search(wanted, other) for other in rest), f"{line!r} does not come, or earlier: {wanted}"
+
+
+def lines_of(server: Server) -> list[str]:
+    """Return the lines that a server has logged so far."""
+    return [match.string for _, match in server.log.find_all("")]
+
+
+def fetch(port: int, path: str = "/") -> bytes:
+    """Return the body of an answer with status 200."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def wait_gone(pid: int, timeout: float = 20.0) -> None:
+    """Wait until a process has ended, whoever's it is.
+
+    :raises AssertionError: if it still runs.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], timeout)[0], f"process {pid} still runs"
+    finally:
+        os.close(descriptor)
+
+
+class Site:
+    """A directory with a site in it, and the processes that are started there.
+
+    :ivar path: the directory.
+    """
+
+    def __init__(self) -> None:
+        self.home = Home(os.getuid())
+        self.home.disturbed = True  # a reader's directory is not empty
+        self.path: Path = self.home.run
+        self.environment = {
+            **os.environ,
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "PYTHONPATH": str(APPLICATIONS),
+        }
+        self._daemons: set[int] = set()
+        self._over = threading.Event()
+        self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
+
+    def __enter__(self) -> Site:
+        self._reaper.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._look_for_daemons()
+        left = [pid for pid in self._daemons if _kill(pid, 0)]
+        for pid in left:
+            _kill(pid, signal.SIGKILL)
+            wait_gone(pid)
+        self._over.set()
+        self._reaper.join()
+        self.home.remove()
+        assert kind is not None or not left, f"daemons were still running: {left}"
+
+    def _look_for_daemons(self) -> None:
+        for file in self.path.glob("*.pid*"):
+            with suppress(OSError, ValueError):
+                self._daemons.add(int(file.read_text()))
+
+    def _reap(self) -> None:
+        """Let daemons that end be gone, for scripts that wait for it.
+
+        Other tests make this process the parent of all daemons; it has to collect them.
+        """
+        while not self._over.wait(0.02):
+            self._look_for_daemons()
+            for pid in self._daemons:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the site."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def module(self) -> None:
+        """Have a `mysite.wsgi` that is not Django, and answers as the clients of `support.load` expect it."""
+        self.write("mysite/wsgi.py", "from basic import application\n")
+
+    def shell(self, text: str, *, status: int = 0, timeout: float = 60.0) -> str:
+        """Run a script to its end, and return what it says.
+
+        :raises AssertionError: it does not end, or not with this status.
+        """
+        script = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=self.path,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+        try:
+            said, _ = script.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as late:
+            raise AssertionError(f"does not end in {timeout} s: {late.output!r}\n{text}") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(script.pid, signal.SIGKILL)
+        assert script.returncode == status, f"status {script.returncode}: {said}\n{text}"
+        return said
+
+    def server(self, command: str, *, pass_fds: Sequence[int] = ()) -> Server:
+        """Return a server that a script starts in the foreground, as the last thing it does."""
+        server = Server(self.home, pass_fds=pass_fds)
+        server.command = ["bash", "-euc", command]
+        server.environment.update(self.environment, TMPDIR=str(self.home.temporary))
+        return server
+
+
+def _kill(pid: int, number: int) -> bool:
+    """Send a signal; return whether the process was there."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
