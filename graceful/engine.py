@@ -13,14 +13,12 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList, FirstError
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from graceful.access_log import AccessLog
 from graceful.clock import on
 from graceful.settings import Settings
-from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.foreign import ForeignListener
 from graceful.sockets.listener import Listener
@@ -115,30 +113,23 @@ class Engine:
 
     # -- listeners ----------------------------------------------------------------------------------------
 
-    def accept(self, bound: Sequence[BoundSocket], foreign: Sequence[Address]) -> Deferred[None]:
+    def accept(
+        self, bound: Sequence[BoundSocket], foreign: Sequence[ForeignListener], factory: ForeignFactory
+    ) -> None:
         """Begin to accept.
 
         :param bound: sockets that are ours from now on.
-        :param foreign: endpoints that a plugin listens on.
-        :returns: fires when all of them listen; fails with the reason if one of them cannot.
+        :param foreign: endpoints that a plugin listens on, likewise.
+        :param factory: what they make protocols with.
         """
         self._hub.start()
-        self._listeners += [Listener(self._reactor, self.clock, one, self._accepter(one)) for one in bound]
-        factory = ForeignFactory(self.site, self._hub)
-        self._listeners += [ForeignListener(self._reactor, one.text, factory) for one in foreign]
-        starting = [started for one in self._listeners if (started := one.start()) is not None]
+        factory.serve(self.site, self._hub)
+        for one in bound:
+            listener = Listener(self._reactor, self.clock, one, self._accepter(one))
+            listener.start()
+            self._listeners.append(listener)
+        self._listeners += foreign
         self.clock.callLater(SWEEP, self._sweep)
-        all_listen: Deferred[None] = Deferred()
-
-        def listening(results: list[tuple[bool, object]]) -> None:
-            all_listen.callback(None)
-
-        def cannot(first: Failure) -> None:
-            assert isinstance(first.value, FirstError)
-            all_listen.errback(first.value.subFailure)
-
-        DeferredList(starting, fireOnOneErrback=True, consumeErrors=True).addCallbacks(listening, cannot)
-        return all_listen
 
     def say_open(self) -> None:
         """Say of each listener that it is open."""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
@@ -27,7 +27,9 @@ from graceful.settings import Settings
 from graceful.signals import Signals
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import BoundSocket, bind
+from graceful.sockets.foreign import ForeignListener
 from graceful.stopping import Process, Stopping
+from graceful.web.foreign import ForeignFactory
 from graceful.web.handler import IHandler
 from graceful.wsgi import WSGIResource
 
@@ -62,7 +64,10 @@ class AppServer(Service):
         self._process = process
         self._reactor = reactor
         self._bound: list[BoundSocket] = []
-        self._foreign: list[Address] = []
+        self._foreign: list[ForeignListener] = []
+        self._factory = ForeignFactory()
+        self._starting: list[Deferred[Any]] = []
+        self._cannot: BaseException | None = None
         self._drain: Drain | None = None
         self._engine: Engine
         self._stopping: Stopping
@@ -70,25 +75,48 @@ class AppServer(Service):
     # -- start --------------------------------------------------------------------------------------------
 
     def bind(self) -> None:
-        """Bind every socket that is ours; nothing is accepted yet.
+        """Bind every socket; nothing is accepted yet.
 
         :raises BindError: one line for the operator.
         """
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
         process = self._process
         environ, pid = (process.sockets, process.pid) if process is not None else (os.environ, None)
         for text in self.settings.listen:
             address = parse(text)
             if address.kind == "plugin":
-                self._foreign.append(address)
+                self._bind_foreign(address)
                 continue
             bound = bind(address, environ, pid)
             self._bound.append(bound)
             if process is not None:
                 process.startup.undo.callback(bound.close)
 
+    def _bind_foreign(self, address: Address) -> None:
+        """Have a plugin listen: here, since its port, or its key, may be for root only."""
+        listener = ForeignListener(self._reactor, address.text, self._factory)
+        self._foreign.append(listener)
+        starting = listener.start().addErrback(self._cannot_listen)
+        if self._cannot is not None:
+            raise self._cannot
+        self._starting.append(starting)
+
+    def _cannot_listen(self, failure: Failure) -> Failure | None:
+        """An endpoint's plugin has failed: start-up fails with it; or, if it comes to that later, we leave."""
+        if self._drain is None:
+            self._cannot = failure.value
+            return None
+        self._stopping.failed = failure.value
+        self.log.critical("{reason}: stopping", reason=failure.getErrorMessage())
+        self.stop(True)
+        return failure
+
     def names(self) -> list[str]:
         """Where it will listen."""
-        return [bound.name for bound in self._bound] + [address.text for address in self._foreign]
+        return [bound.name for bound in self._bound] + [listener.name for listener in self._foreign]
 
     def _step(self) -> AbstractContextManager[None]:
         return self._process.startup.step() if self._process is not None else nullcontext()
@@ -107,10 +135,6 @@ class AppServer(Service):
         with self._step():
             if not self._bound and not self._foreign:
                 self.bind()  # under `twist`, nobody calls privilegedStartService
-            if self._reactor is None:
-                from twisted.internet import reactor
-
-                self._reactor = reactor
             if self._process is not None:
                 # Before the application is imported, since what is registered with atexit later runs earlier.
                 self._process.limit.install()
@@ -125,21 +149,12 @@ class AppServer(Service):
         super().startService()  # type: ignore[no-untyped-call]
 
     def _accept(self) -> None:
-        listening = self._engine.accept(self._bound, self._foreign)
-        self._bound = []
-        listening.addErrback(self._cannot_listen)
-        if self._stopping.failed is not None:
-            raise self._stopping.failed
+        self._engine.accept(self._bound, self._foreign, self._factory)
         self._reactor.callWhenRunning(self._running)
+        listening = DeferredList(self._starting, fireOnOneErrback=True, consumeErrors=True)
         listening.addCallback(lambda ignored: self._reactor.callWhenRunning(self._engine.say_open))
-
-    def _cannot_listen(self, failure: Failure) -> Failure:
-        """An endpoint's plugin has failed: if it was at once, start-up fails with it, else we leave."""
-        self._stopping.failed = failure.value
-        if self._reactor.running:
-            self.log.critical("{reason}: stopping", reason=failure.getErrorMessage())
-            self.stop(True)
-        return failure
+        listening.addErrback(lambda ignored: None)  # it has been said
+        self._bound, self._foreign, self._starting = [], [], []
 
     def _running(self) -> None:
         """The reactor runs, and has installed its own signal handlers: install ours."""
@@ -190,7 +205,7 @@ class AppServer(Service):
         if self._drain is None:
             for bound in self._bound:
                 bound.close()
-            return succeed(None)
+            return DeferredList([listener.close() for listener in self._foreign]).addCallback(lambda ignored: None)
         return self._drain.begin()
 
 

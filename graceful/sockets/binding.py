@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 from attrs import frozen
 
 from graceful.sockets.address import DOMAINS, Address
-from graceful.sockets.handshakes import detach_filter
+from graceful.sockets.handshakes import admit_new
 
 #: The first descriptor that systemd hands over, sd_listen_fds(3).
 FIRST_INHERITED: Final = 3
@@ -267,9 +267,8 @@ def _adopt(address: Address, fd: int) -> BoundSocket:
             _fail(address, f"descriptor {fd} is of family {adopted.family.name}: give the domain= it has")
         adopted.setblocking(False)
         adopted.set_inheritable(False)
-        # A predecessor that died while it closed may have left its filter on the socket: no client would get
-        # in.
-        detach_filter(adopted)
+        # A predecessor that died while it closed may have left the door shut: no client would get in.
+        admit_new(adopted)
         if adopted.family in (socket.AF_INET, socket.AF_INET6):
             adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return BoundSocket(name=_name(adopted), socket=adopted, shared=True)

@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from graceful.sockets.binding import BindError
-from graceful.sockets.handshakes import drop_new, half_open
+from graceful.sockets.handshakes import filter_new, half_open
 from graceful.sockets.listener import HANDSHAKES_LOOK, HANDSHAKES_WAIT
 
 #: Looks for one more connection that waits to be accepted, at the end.
@@ -88,7 +88,7 @@ class ForeignListener:
         """Accept whoever is connected already, let nobody else in, close."""
         listening = getattr(port, "socket", None)
         if isinstance(listening, socket.socket):
-            if listening.family != socket.AF_UNIX and drop_new(listening):
+            if listening.family != socket.AF_UNIX and filter_new(listening):
                 number, looks = listening.getsockname()[1], int(HANDSHAKES_WAIT / HANDSHAKES_LOOK)
                 while looks and half_open(number):
                     looks -= 1

@@ -2,12 +2,18 @@
 
 A client may believe itself connected while its last acknowledgement is still on the way: closing the
 listening socket then resets it.  accept(2) knows nothing of such half-open handshakes, and the kernel has no
-call for "no new ones, but finish these".  A socket filter can say it: drop the segments that ask for a new
-connection (SYN), let all others pass.  A client whose SYN is dropped tries again a second later, and then is
-refused, or served by a successor.
+call for "no new ones, but finish these".  Two things come close, and a client whose SYN is dropped by either
+tries again a second later, and then is refused, or served by a successor:
 
-The filter belongs to the socket, not to the descriptor.  On a socket that another process holds, it would go
-on dropping that process's clients, too.
+* a socket filter that drops the segments that ask for a new connection (SYN) and lets all others pass.  It
+  needs CAP_NET_ADMIN;
+* the least TTL that a segment must have left (RFC 5082 §3), which anybody may set, to 255: nearly everybody
+  sends with less.  The kernel compares it for segments that reach the listening socket, and those are the
+  SYNs: what completes a handshake under way goes to that handshake.  But a connection inherits it from the
+  socket it was accepted from.
+
+Both belong to the socket, not to the descriptor.  On a socket that another process holds, they would go on
+dropping that process's clients, too.
 """
 
 from __future__ import annotations
@@ -21,6 +27,11 @@ from typing import Final
 # <asm-generic/socket.h>; Python has no names for them.
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
+
+# <linux/in.h>, <linux/in6.h>; Python has no names for these either.
+IP_MINTTL: Final = 21
+IPV6_MINHOPCOUNT: Final = 73
+_LEAST_LEFT: Final = ((socket.IPPROTO_IP, IP_MINTTL), (socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT))
 
 #: Classic BPF, <linux/filter.h>: (code, jump if true, jump if false, operand).  The kernel shows a filter on
 #: a TCP socket the segment from the TCP header on, for IPv4 and IPv6 alike (`tcp_filter`); byte 13 has the
@@ -44,6 +55,40 @@ _TCP_SYN_RECV: Final = 3
 def drop_new(listening: socket.socket) -> bool:
     """Let no new handshake begin on a TCP socket that we have bound and nobody else holds.
 
+    Every connection accepted from it afterwards is to be given to `release`.
+
+    :returns: whether it is so now.
+    """
+    return filter_new(listening) or _set_least_left(listening, 255)
+
+
+def release(accepted: socket.socket) -> None:
+    """Let a connection receive that has inherited what keeps new ones out; what was dropped is sent again."""
+    _set_least_left(accepted, 0)
+
+
+def admit_new(listening: socket.socket) -> None:
+    """Let new handshakes begin again, whatever has kept them out.  This needs no privilege."""
+    # ENOENT: there is no filter, as nearly always.
+    with suppress(OSError):
+        listening.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    _set_least_left(listening, 0)
+
+
+def _set_least_left(sock: socket.socket, hops: int) -> bool:
+    """Set how many hops a segment must have left when it comes.  An IPv6 socket may have IPv4 clients."""
+    both = _LEAST_LEFT if sock.family == socket.AF_INET6 else _LEAST_LEFT[:1]
+    try:
+        for level, option in both:
+            sock.setsockopt(level, option, hops)
+    except OSError:
+        return False
+    return True
+
+
+def filter_new(listening: socket.socket) -> bool:
+    """Do as `drop_new` does, by a filter only, which connections need not be released from.
+
     :returns: whether it is so now.  It needs CAP_NET_ADMIN, and a kernel with socket filters.
     """
     instructions = b"".join(struct.pack("=HBBI", *instruction) for instruction in _DROP_SYN)
@@ -55,13 +100,6 @@ def drop_new(listening: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-def detach_filter(listening: socket.socket) -> None:
-    """Remove whatever filter is on a socket; this needs no privilege."""
-    # ENOENT: there is none, as nearly always.
-    with suppress(OSError):
-        listening.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def half_open(port: int) -> int:

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from graceful.sockets.binding import BoundSocket
-from graceful.sockets.handshakes import drop_new, half_open
+from graceful.sockets.handshakes import drop_new, half_open, release
 
 Accepted = Callable[[socket.socket, Any], None]
 
@@ -109,6 +109,7 @@ class Listener:
         self._half_open = half_open
         self._started = False
         self._closing = False
+        self._door_shut = False  # no new handshakes begin
         self._no_room = False  # the last accept found no room; said in the log once, until one succeeds
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
@@ -195,6 +196,8 @@ class Listener:
                 self._no_room = False
                 self._log.info("socket {name} accepts again", name=self.name)
             connection.setblocking(False)
+            if self._door_shut:
+                release(connection)
             try:
                 self._accepted(connection, address)
             except Exception:
@@ -220,10 +223,10 @@ class Listener:
         """
         listening = self._bound.socket
         own_tcp = listening.family != socket.AF_UNIX and not self._bound.shared
-        door_shut = own_tcp and drop_new(listening)
-        port = listening.getsockname()[1] if door_shut else 0
+        self._door_shut = own_tcp and drop_new(listening)
+        port = listening.getsockname()[1] if self._door_shut else 0
         await self._accept_all(give_up)
-        if door_shut:
+        if self._door_shut:
             await self._handshakes_done(port)
             await self._accept_all(give_up)
         self._finish()

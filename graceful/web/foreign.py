@@ -100,11 +100,6 @@ class TransportConnection(Connection):
         self._blocked = False
         self.writable()
 
-    def writable(self) -> None:
-        """The transport takes more of the rest, if there is one."""
-        if self.turn.holder is REACTOR:
-            super().writable()
-
     def _want_write(self) -> None:
         self.active = monotonic()
         with self.turn.lock:
@@ -219,14 +214,17 @@ class ForeignProtocol(Protocol):
 
 
 class ForeignFactory(Factory):
-    """Makes the protocols of endpoints that are not ours."""
+    """Makes the protocols of endpoints that are not ours; these may listen before there is a site."""
 
     noisy = False
 
-    def __init__(self, site: Site, hub: Hub) -> None:
-        self._site = site
-        self._hub = hub
+    def __init__(self) -> None:
+        self._served: tuple[Site, Hub] | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> ForeignProtocol:
+    def serve(self, site: Site, hub: Hub) -> None:
+        """Connect clients to this site from now on."""
+        self._served = site, hub
+
+    def buildProtocol(self, addr: IAddress | None) -> ForeignProtocol | None:
         """A client connects."""
-        return ForeignProtocol(self._site, self._hub)
+        return ForeignProtocol(*self._served) if self._served is not None else None

@@ -18,6 +18,6 @@ while True:
         time.sleep(0.01)
 os.close(descriptor)
 
-from basic import application
+from basic import application  # noqa: E402
 
 __all__ = ["application"]

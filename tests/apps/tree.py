@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,7 +15,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.internet.threads import deferToThread
-from twisted.web.resource import EncodingResourceWrapper, Resource
+from twisted.logger import Logger
+from twisted.web.proxy import ReverseProxyResource
+from twisted.web.resource import EncodingResourceWrapper, Resource, getChildForRequest
 from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Request
 from twisted.web.static import Data, File
 from twisted.web.util import DeferredResource, Redirect, redirectTo
@@ -25,9 +28,11 @@ from graceful import WSGIResource
 
 MIB = 1024 * 1024
 CLIENTS_GONE: list[str] = []
-"""What `notifyFinish` has said about requests that name themselves with `?name=`."""
+"""What `notifyFinish` has said about requests that name themselves with `?name=`, and what producers say."""
 PRODUCED: dict[str, int] = {}
 """How many bytes each named producer has made."""
+
+log = Logger(namespace="tree")
 
 
 def query(request: Request) -> dict[str, str]:
@@ -35,12 +40,18 @@ def query(request: Request) -> dict[str, str]:
     return dict(parse_qsl(request.uri.decode("ascii").partition("?")[2]))
 
 
+def note(what: str) -> None:
+    """Note what happened, for `/gone` and for the log."""
+    CLIENTS_GONE.append(what)
+    log.info("{what}", what=what)
+
+
 def watch(request: Request) -> None:
     """Note how a named request ends."""
     name = query(request).get("name", "")
     request.notifyFinish().addCallbacks(
-        lambda ignored: CLIENTS_GONE.append(f"{name} finished"),
-        lambda failure: CLIENTS_GONE.append(f"{name} lost: {failure.type.__name__}"),
+        lambda ignored: note(f"{name} finished"),
+        lambda failure: note(f"{name} lost: {failure.type.__name__}"),
     )
 
 
@@ -105,6 +116,12 @@ def where(request: Request) -> bytes:
             "version": request.clientproto.decode(),
         },
     )
+
+
+def proxy(request: Request) -> object:
+    """Answer what this server itself answers to the path behind `/proxy`."""
+    upstream = ReverseProxyResource("127.0.0.1", request.getHost().port, b"")
+    return getChildForRequest(upstream, request).render(request)
 
 
 def pass_gate(path: str) -> None:
@@ -175,6 +192,12 @@ def later(request: Request) -> object:
     done.addCallback(finish)
     reactor.callLater(0, done.callback, None)
     return NOT_DONE_YET
+
+
+def block(request: Request) -> bytes:
+    """Block the event loop, as nobody should."""
+    time.sleep(float(query(request)["seconds"]))
+    return b"awake"
 
 
 def fail(request: Request) -> bytes:
@@ -259,7 +282,7 @@ class Pull:
     def stopProducing(self) -> None:
         """Note that nobody wants more."""
         self.left = 0
-        CLIENTS_GONE.append(f"{self.name} stopped")
+        note(f"{self.name} stopped")
 
 
 @implementer(IPushProducer)
@@ -338,6 +361,16 @@ class Rewritten(Resource):
         return self.served
 
 
+class Fresh(Resource):
+    """Makes a resource of each kind for the application anew for each request."""
+
+    def getChild(self, path: bytes, request: Request) -> Any:
+        """Make one."""
+        if path == b"ours":
+            return WSGIResource(None, None, basic_application)
+        return TwistedWSGIResource(reactor, reactor.getThreadPool(), basic_application)
+
+
 class Root(Resource):
     """What nobody else serves is the WSGI application's."""
 
@@ -385,6 +418,7 @@ for name, child in {
     b"wsgi": wsgi,
     b"stock": TwistedWSGIResource(reactor, reactor.getThreadPool(), basic_application),
     b"place": place(),
+    b"fresh": Fresh(),
     b"wrapped": EncodingResourceWrapper(wsgi, [GzipEncoderFactory()]),
     b"deferred": Leaf(lambda request: DeferredResource(later_resource()).render(request)),
     b"files": File(os.environ.get("TREE_FILES", ".")),
@@ -398,7 +432,7 @@ for name, child in {
 }.items():
     root.putChild(name, child)
 for function in (
-    *(form, body, session, where, gate, half_gate, early_head, never, pieces, later),
+    *(form, body, session, where, proxy, gate, half_gate, early_head, never, pieces, later, block),
     *(fail, fail_late, bad_header, text, lose, finish_and_lose, lose_and_finish, pull, push, unkind),
 ):
     root.putChild(function.__name__.replace("_", "-").encode(), Leaf(function))

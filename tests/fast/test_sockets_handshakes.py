@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.sockets.handshakes import detach_filter, drop_new, half_open
+from graceful.sockets import handshakes
+from graceful.sockets.handshakes import admit_new, drop_new, filter_new, half_open, release
 
 ESTABLISHED, SYN_SENT = 1, 2
 CAP_NET_ADMIN = 12
@@ -112,7 +113,7 @@ class HandshakeTests(SynchronousTestCase):
         def filtered(made: socket.socket, where: Address) -> None:
             early = self.connected(where)
             may = may_filter()
-            self.assertEqual(drop_new(made), may)
+            self.assertEqual(filter_new(made), may)
             late = self.client(where)
             self.assertEqual(state(late), SYN_SENT if may else ESTABLISHED)
             self.assertEqual(half_open(where[1]), 1 if may else 2)
@@ -127,6 +128,31 @@ class HandshakeTests(SynchronousTestCase):
 
         self.each_family(filtered)
 
+    def test_without_a_filter(self) -> None:
+        """Where no filter may be put on, no new handshake begins either, and one that had begun is completed."""
+        self.patch(handshakes, "filter_new", lambda listening: False)
+
+        def kept_away(made: socket.socket, where: Address) -> None:
+            early = self.connected(where)
+            self.assertTrue(drop_new(made))
+            late = self.client(where)
+            self.assertEqual(state(late), SYN_SENT)
+            self.assertEqual(half_open(where[1]), 1)
+            early.send(b"hello")
+            self.assertTrue(readable(made))
+            accepted, _ = made.accept()
+            self.addCleanup(accepted.close)
+            release(accepted)
+            self.assertTrue(readable(accepted))
+            self.assertEqual(accepted.recv(10), b"hello")
+            early.send(b"more")
+            self.assertTrue(readable(accepted))
+            self.assertEqual(accepted.recv(10), b"more")
+            accepted.send(b"good bye")
+            self.assertTrue(readable(early))
+
+        self.each_family(kept_away)
+
     def test_without_the_right(self) -> None:
         """Where the process may not, it is told so, and nothing has changed."""
 
@@ -137,10 +163,14 @@ class HandshakeTests(SynchronousTestCase):
         with Refusing() as made:
             self.assertFalse(drop_new(made))
 
-    def test_detach(self) -> None:
-        """Once the filter is off, clients get in again; where there is none, nothing happens."""
+    def test_admit(self) -> None:
+        """Whatever kept clients out, they get in again; where nothing did, nothing happens."""
         made = self.listening()
-        detach_filter(made)
+        admit_new(made)
+        filter_new(made)
+        admit_new(made)
+        self.connected(made.getsockname())
+        self.patch(handshakes, "filter_new", lambda listening: False)
         drop_new(made)
-        detach_filter(made)
+        admit_new(made)
         self.connected(made.getsockname())

@@ -50,6 +50,14 @@ def show(port: int, target: str, *fields: str) -> Any:
     return json.loads(get(port, target, *fields).body)
 
 
+def status(server: Server, what: str) -> int:
+    """Return a number that the kernel knows of the server's process (proc_pid_status(5)); sizes are in KiB."""
+    for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return int(line.split()[1])
+    raise AssertionError(what)
+
+
 def wait_lost(server: Server, name: str) -> None:
     """Wait until a named request was told that its client is gone, cleanly or not."""
     wait_gone(server, f"{name} lost: ConnectionLost", f"{name} lost: ConnectionDone")
@@ -102,6 +110,17 @@ def test_stock_resource_takes_the_fast_path(server: Server) -> None:
     assert show(server.port, "/stock/environ")["wsgi.input_terminated"] is True
 
 
+def test_resources_share_threads(server: Server) -> None:
+    """A resource that is made anew for each request does not start new threads for each."""
+    with Connection(server.port) as connection:
+        for kind in ("ours", "stocks"):
+            assert connection.get(f"/fresh/{kind}/echo?first").body == b"first"
+            before = status(server, "Threads")
+            for number in range(20):
+                assert connection.get(f"/fresh/{kind}/echo?{number}").body == b"%d" % number
+            assert status(server, "Threads") == before
+
+
 def test_application_found_later(server: Server) -> None:
     """A resource that is known only after a while may be a WSGI application."""
     assert get(server.port, "/deferred/echo?found").body == b"found"
@@ -128,6 +147,16 @@ def test_bodies_reach_both_kinds(server: Server, target: str, size: int, framing
     assert answer.startswith(f"{size} {hashlib.sha256(data).hexdigest()}")
     if target == "/body":
         assert answer.endswith(f"['{size}', None]")
+
+
+def test_reverse_proxy(server: Server) -> None:
+    """Twisted's reverse proxy is a resource like others, also for bodies that come in chunks."""
+    data = PATTERN[:200_000]
+    sent = request("/proxy/body", "Transfer-Encoding: chunked", method="POST") + chunked([data])
+    digest = hashlib.sha256(data).hexdigest()
+    assert ask(server.port, sent, "POST").body == f"{len(data)} {digest} ['{len(data)}', None]".encode()
+    assert get(server.port, "/proxy/wsgi/echo?through").body == b"through"
+    assert get(server.port, "/proxy/directory/nothing").status == 404
 
 
 def test_forms_of_applications_are_not_read_here(server: Server, module_home: Home) -> None:
@@ -445,7 +474,10 @@ def test_connection_is_lost_by_the_resource(server: Server, by: str) -> None:
         connection.send(request(f"/lose?by={by}&name=lose-{by}"))
         with pytest.raises(Failure, match="truncated: 94 bytes"):
             connection.answer()
-    wait_lost(server, f"lose-{by}")
+        # The client has yet to close; the request need not wait for that.
+        sent = time.monotonic()
+        wait_lost(server, f"lose-{by}")
+        assert time.monotonic() - sent < 1
     with Connection(server.port) as connection:
         connection.send(request(f"/lose?by={by}&whole=no"))
         with pytest.raises(Failure, match="truncated"):
@@ -477,20 +509,12 @@ def test_answer_is_finished_after_the_connection_was_lost(server: Server) -> Non
 # -- slow readers -----------------------------------------------------------------------------------------------
 
 
-def memory(server: Server, what: str = "VmRSS") -> int:
-    """Return what the server's process holds in memory, or has held at most, in bytes."""
-    for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
-        if line.startswith(what):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(what)
-
-
 @pytest.mark.parametrize("kind", ["files/large", "push", "pull"])
 def test_slow_readers_hold_little_memory(home: Home, files: Path, kind: str) -> None:
     """Ten slow readers of 12 MiB each hold next to nothing of it in the server, and get all of it."""
     with site(home, files) as server, ExitStack() as stack:
         get(server.port, "/data")
-        before = memory(server)
+        before = status(server, "VmHWM")
         readers = [stack.enter_context(Connection(server.port, receive_buffer=4096)) for _ in range(10)]
         for number, reader in enumerate(readers):
             reader.send(request(f"/{kind}?name={number}&bytes={12 * MIB}", "Connection: close"))
@@ -508,7 +532,7 @@ def test_slow_readers_hold_little_memory(home: Home, files: Path, kind: str) -> 
                 digest.update(piece)
                 length += len(piece)
             assert length >= 12 * MIB
-        assert memory(server, "VmHWM") - before < 10 * MIB
+        assert status(server, "VmHWM") - before < 10 * 1024
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------
@@ -555,7 +579,7 @@ def test_sessions_do_not_hold_the_exit(home: Home, files: Path) -> None:
 
 
 def test_deadline(home: Home, files: Path) -> None:
-    """At the deadline a Deferred that has said nothing becomes a 503, and a begun answer is cut."""
+    """At the deadline a Deferred that has said nothing becomes a 503, a begun answer is cut, and both are told."""
     with (
         site(home, files, "--deadline", "0.3") as server,
         Connection(server.port) as waiting,
@@ -572,5 +596,7 @@ def test_deadline(home: Home, files: Path) -> None:
             reading.answer()
         assert server.wait() == 70
         assert server.drained() == (0, 2, 0)
+        server.wait_line("waiting lost: ConnectionLost", 1)
+        server.wait_line("reading stopped", 1)
         server.wait_line(r"taking down .*/never", 1)
         server.wait_line(r"taking down .*/push", 1)
