@@ -90,7 +90,7 @@ class UploadTests(Case):
                 spool = client.connection.receiver._spool
                 assert spool is not None
                 waiting.append(spool.behind)
-                while spool.behind > LOW:
+                while spool.behind > LOW and not self.engine.disk.idle():
                     self.assertFalse(client.connection.reading)
                     self.engine.disk.work(1)
                 self.engine.turn()
@@ -139,6 +139,8 @@ class UploadTests(Case):
 
     def test_trouble_and_end_cross(self) -> None:
         """An error that the reactor hears of after the body is whole costs one answer of 507, for this request."""
+        records: list[Exchange] = []
+        self.engine = Engine(self, record=records.append)
         client = self.engine.connect()
         data = post(MEMORY + 5000)
         client.send(data[:-100])
@@ -152,6 +154,7 @@ class UploadTests(Case):
         self.assertEqual(([answer.status for answer in answers], client.eof), ([507], True))
         client.close()
         self.nothing_left()
+        self.assertEqual([(exchange.method, exchange.status) for exchange in records], [("POST", 507)])
 
     def test_leaves_in_the_middle(self) -> None:
         """A client that leaves at any moment of its upload leaves neither an exchange nor an open file."""

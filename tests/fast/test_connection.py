@@ -239,7 +239,9 @@ class HalfCloseTests(Case):
             self.assertEqual(self.engine.in_flight, [exchange])
             self.answer(exchange)
             self.assertEqual((self.bodies(client), client.eof), ([b"/1"], True))
+            self.engine.settle()
             self.nothing_left()
+            self.assertTrue(all(file.closed for file in self.engine.disk.files))
 
     def test_behind_a_large_body(self) -> None:
         """An upload that is still on its way to the disk is answered like any other."""
@@ -490,6 +492,7 @@ class WaitingTests(Case):
         self.assertFalse(budget.room())
         leaver.close()
         self.assertTrue(budget.room())
+        self.assertEqual(budget._slow, set(), "connections would be kept for ever")
 
 
 class SenderTests(Case):

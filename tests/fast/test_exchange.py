@@ -248,7 +248,8 @@ class HeadTests(Case):
             self.refused(TypeError, status, *fields)
 
     def test_beyond_latin_1(self) -> None:
-        """Characters that no byte stands for are refused."""
+        """Characters that no byte stands for are refused, in a field at once."""
+        self.assertRaises(ValueError, self.ask()[1].start, "200 OK", [("X-A", "\u20ac")])
         self.refused(ValueError, "200 OK", ("X-A", "\u20ac"))
         self.refused(ValueError, "200 \u20ac")
 

@@ -245,6 +245,10 @@ LAST: dict[str, tuple[bytes, Request]] = {
         GET + b"Connection: keep-alive, close\r\n" + END,
         Request(keep=False, headers=fields((b"Connection", b"keep-alive, close"))),
     ),
+    "close in a field of long ago": (
+        GET + b"Proxy-Connection: close\r\n" + END,
+        Request(keep=False, headers=fields((b"Proxy-Connection", b"close"))),
+    ),
     "close, with an upgrade and chunks": (
         POST + b"Connection: close, upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
         Request(
@@ -638,6 +642,7 @@ class BoundTests(SynchronousTestCase):
         extension = b"1;" + b"e" * 1000 + b"\r\nx\r\n"
         many = CHUNKED + extension * MAX_BODY + b"0\r\n\r\n"
         self.assertEqual([r.body for r in outcome(*in_reads(many))], [body])  # type: ignore[union-attr]
+        self.assertEqual([r.body for r in outcome(*in_reads(many[:-2000]), *each_byte(many[-2000:]))], [body])  # type: ignore[union-attr]
 
     def test_remembered_names(self) -> None:
         """However many names clients make up, the ones with a meaning keep it."""

@@ -298,6 +298,29 @@ class WakeTests(Case):
         self.addCleanup(pool.stop, LONG)
         self.assertTrue(both.wait(LONG))
 
+    def test_chosen_and_busy(self) -> None:
+        """After that the other threads can be woken, also while this one has much to do."""
+        pool: Pool[Callable[[], object]] = Pool(2, 10, lambda job: job() and None)
+        first, second = Gate(), Gate()
+        self.addCleanup(first.go_on.set)
+        second.go_on.set()
+        late: list[Callable[[], object]] = [first]
+
+        class Idle(list[threading.Lock]):
+            """In which a job comes right after the second thread has lain down, and chooses that one."""
+
+            def append(self, lock: threading.Lock) -> None:
+                super().append(lock)
+                if len(self) == 2 and late:
+                    pool.offer(late.pop())
+
+        pool._idle = Idle()
+        pool.start()
+        self.addCleanup(pool.stop, LONG)
+        self.assertTrue(first.begun.wait(LONG))
+        self.assertTrue(pool.offer(second))
+        self.assertTrue(second.begun.wait(LONG))
+
 
 class StopTests(Case):
     """The end of the threads."""
@@ -326,13 +349,29 @@ class StopTests(Case):
 
     def test_stuck(self) -> None:
         """Threads that do not end are named after one time-out for all of them, and they are daemons."""
-        pool = self.pool(5)
-        self.gates(pool, 3)
+        pool = self.pool(12)
+        self.gates(pool, 10)
         before = monotonic()
-        stuck = pool.stop(0.05)
-        self.assertLess(monotonic() - before, 1.0)
-        self.assertEqual(len(stuck), 3)
+        stuck = pool.stop(0.1)
+        self.assertLess(monotonic() - before, 0.5)
+        self.assertEqual(len(stuck), 10)
         self.assertTrue(all(thread.daemon for thread in pool.threads))
+
+    def test_lies_down_just_then(self) -> None:
+        """A thread that lies down when all others have been woken for the stop ends by itself."""
+        pool: Pool[Callable[[], object]] = Pool(1, 10, lambda job: job() and None)
+
+        class Idle(list[threading.Lock]):
+            """In which lying down takes so long that the stop comes before."""
+
+            def append(self, lock: threading.Lock) -> None:
+                pool._stopping = True
+                super().append(lock)
+
+        pool._idle = Idle()
+        pool.start()
+        pool.threads[0].join(LONG)
+        self.assertFalse(pool.threads[0].is_alive())
 
     def test_twice(self) -> None:
         """Stopping again does no harm."""

@@ -135,12 +135,13 @@ class IdleTests(Timed):
 
     def test_counts_from_the_answer(self) -> None:
         """The time counts from the end of the last answer, also if that took long to make or to send."""
-        client, exchange = self.ask(buffer=5000)
-        self.wait(100)
-        self.answer(exchange, body=b"x" * 100_000)
-        self.wait(50)
-        client.take()
-        self.ends_after(client, KEEP_ALIVE + GRACE_PAST_ANNOUNCED)
+        for size, taken_late in ((10, 0), (100_000, 50)):
+            client, exchange = self.ask(buffer=5000)
+            self.wait(100)
+            self.answer(exchange, body=b"x" * size)
+            self.wait(taken_late)
+            client.take()
+            self.ends_after(client, KEEP_ALIVE + GRACE_PAST_ANNOUNCED)
 
     def test_every_request_counts(self) -> None:
         """Each exchange begins the time anew."""

@@ -291,7 +291,8 @@ def test_thread_that_does_not_end(home: Home) -> None:
         assert connection.answer().status == 503
         assert server.wait() == 71
         assert time.monotonic() - told < 8
-        assert server.drained() == (0, 1, 1)
+        # The answer to `other` may have arrived before its thread, beside the spinning one, has noted it.
+        assert server.drained()[1:] == (1, 1)
 
 
 STUCK_BEFORE = ("own-thread", "reactor-pool", "reactor-thread")

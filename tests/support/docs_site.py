@@ -59,8 +59,12 @@ def shown(name: str, places: Mapping[str, str] | None = None) -> str:
 
 def pattern(line: str) -> str:
     """Return a pattern for a log line that is shown."""
-    parts = [re.escape(part) for part in _DIFFERS.split(line.strip())]
-    return r"[\w/.-]+".join(parts) + "$"
+    found, end = "", 0
+    line = line.strip()
+    for match in _DIFFERS.finditer(line):
+        found += re.escape(line[end : match.start()]) + (r"\d+" if match[0].isdigit() else r"[\w/.-]+")
+        end = match.end()
+    return found + re.escape(line[end:]) + "$"
 
 
 def check_lines(name: str, lines: Iterable[str]) -> None:
