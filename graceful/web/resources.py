@@ -256,8 +256,7 @@ class Stream:
     def _leave(self) -> None:
         """The exchange is no longer this request's."""
         self._over = True
-        if self._connection.drained == self._drained:
-            self._connection.drained = None
+        self._connection.drained = None
         self._tree.forget(self._exchange)
 
     def _tell(self, reason: Failure) -> None:

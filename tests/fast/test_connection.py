@@ -28,7 +28,7 @@ from graceful.web.exchange import LINGERING, Disconnected, Exchange
 from graceful.web.proxies import TrustedProxies
 from graceful.web.receiver import PIPELINE
 from graceful.web.site import Budget
-from graceful.web.turn import REACTOR, Turn
+from graceful.web.turn import REACTOR, SENDER, Turn
 
 
 class KeepAliveTests(Case):
@@ -540,6 +540,19 @@ class SenderTests(Case):
             pass
         self.engine.turn()
         self.assertTrue(client.socket.closed and client.socket.reset)
+
+    def test_room_meanwhile(self) -> None:
+        """A socket that takes more in that moment is no business of the reactor: the sender holds the token."""
+        client, exchange = self.ask()
+        holders: list[object] = []
+
+        def look() -> None:
+            client.connection.writable()
+            holders.append(client.connection.turn.holder)
+
+        client.socket.meanwhile = look
+        self.answer(exchange)
+        self.assertEqual((holders, self.bodies(client)), ([SENDER], [b"/"]))
 
     def test_next_request_meanwhile(self) -> None:
         """A request that is read before the sender has noted that it is done is answered, too."""

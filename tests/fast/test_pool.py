@@ -302,23 +302,25 @@ class WakeTests(Case):
         """After that the other threads can be woken, also while this one has much to do."""
         pool: Pool[Callable[[], object]] = Pool(2, 10, lambda job: job() and None)
         first, second = Gate(), Gate()
-        self.addCleanup(first.go_on.set)
         second.go_on.set()
-        late: list[Callable[[], object]] = [first]
 
         class Idle(list[threading.Lock]):
-            """In which a job comes right after the second thread has lain down, and chooses that one."""
+            """In which the second thread finds a job when it has lain down, and is chosen when it gets up for it."""
 
             def append(self, lock: threading.Lock) -> None:
                 super().append(lock)
-                if len(self) == 2 and late:
-                    pool.offer(late.pop())
+                if len(self) == 2 and not first.begun.is_set():
+                    pool.backlog.append(first)
+
+            def remove(self, lock: threading.Lock) -> None:
+                pool.offer(second)
+                super().remove(lock)
 
         pool._idle = Idle()
         pool.start()
         self.addCleanup(pool.stop, LONG)
+        self.addCleanup(first.go_on.set)
         self.assertTrue(first.begun.wait(LONG))
-        self.assertTrue(pool.offer(second))
         self.assertTrue(second.begun.wait(LONG))
 
 

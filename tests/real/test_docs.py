@@ -272,10 +272,9 @@ def in_flight(server: Server, count: int) -> None:
         assert time.monotonic() < end, f"never {count} in flight"
 
 
-def curl(server: Server, path: str) -> subprocess.Popen[bytes]:
-    """Ask a server for something that takes long."""
-    command = ["curl", "-sN", f"http://127.0.0.1:{server.port}{path}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE)
+def asked(port: int, path: str) -> subprocess.Popen[bytes]:
+    """Ask a server for something that may take long."""
+    return subprocess.Popen(["curl", "-sN", f"http://127.0.0.1:{port}{path}"], stdout=subprocess.PIPE)
 
 
 @runs("demo", "watch", "watch-log")
@@ -296,7 +295,7 @@ def test_demo(site: Site) -> None:
 def test_log_of_a_stop(site: Site) -> None:
     """The log of a stop with something taken down is as shown, and the status is 71."""
     with site.server(f"{DEMO} --deadline 2") as server:
-        with curl(server, "/slow?seconds=2") as short, curl(server, "/slow?seconds=60") as long:
+        with asked(server.port, "/slow?seconds=2") as short, asked(server.port, "/slow?seconds=60") as long:
             in_flight(server, 2)
             server.terminate()
             assert b"2 seconds later" in short.communicate()[0]
@@ -309,9 +308,9 @@ def test_log_of_a_stop(site: Site) -> None:
 def test_in_flight(site: Site) -> None:
     """SIGUSR2 logs what is in flight as shown."""
     with site.server(f"{DEMO} --deadline 0") as server:
-        with curl(server, "/slow?seconds=20") as slow:
+        with asked(server.port, "/slow?seconds=20") as slow:
             in_flight(server, 1)
-            with curl(server, "/stream?seconds=30") as stream:
+            with asked(server.port, "/stream?seconds=30") as stream:
                 assert stream.stdout is not None
                 stream.stdout.readline()
                 in_flight(server, 2)
@@ -330,21 +329,30 @@ def test_in_flight(site: Site) -> None:
 def test_deploy(site: Site) -> None:
     """The README's three blocks replace two servers under five kinds of clients, and no request is lost.
 
-    With a version that does not import, nothing is stopped.
+    HAProxy tries nothing twice, and a start takes so long that it takes the server for dead: each step of the script
+    counts.  With a version that does not import, nothing is stopped.
     """
     clients, runtime, one, two = (str(free_port()) for _ in range(4))
     servers = {"8001": one, "8002": two}
-    configuration = shown("haproxy", {**servers, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
-    site.write("haproxy.cfg", configuration)
-    site.write("deploy.sh", shown("deploy", {**servers, "9999": runtime}))
-    site.shell(shown("first-start", servers))
+    options = {**servers, "mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
+    strict = {"mode http": "mode http\n    retries 0"}
+    site.write(
+        "haproxy.cfg", shown("haproxy", {**servers, **strict, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
+    )
+    site.write("deploy.sh", shown("deploy", {**options, "9999": runtime}))
+    site.shell(shown("first-start", options))
     first = pids(site)
+    slow = site.write("bin/twistd", f'#!/bin/bash\nsleep 4\nexec {PROGRAMS}/twistd "$@"\n')
+    slow.chmod(0o755)
+    site.environment["PATH"] = f"{slow.parent}:{site.environment['PATH']}"
     with subprocess.Popen(["haproxy", "-db", "-f", site.path / "haproxy.cfg"]) as haproxy:
         try:
             wait_for(lambda: listens(int(clients)))
-            with Load(int(clients)) as load:
+            with Load(int(clients)) as load, asked(int(two), "/sleep?seconds=20") as long:
                 load.mark()
                 site.shell("bash deploy.sh")
+                assert all(gone(pid) for pid in first)
+                assert long.communicate()[0] == b"slept"
                 load.mark()
                 second = pids(site)
                 site.write("mysite/wsgi.py", "import nowhere\n")
@@ -415,12 +423,12 @@ def test_socket_unit(site: Site) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         activated(site, listening, command) as old,
-        curl(old, "/slow?seconds=2") as slow,
+        asked(old.port, "/slow?seconds=2") as slow,
     ):
         in_flight(old, 1)
         old.terminate()
         old.wait_closed()
-        with curl(old, "/fast") as waiting, activated(site, listening, command) as new:
+        with asked(old.port, "/fast") as waiting, activated(site, listening, command) as new:
             assert waiting.communicate()[0] == f"Served by process {new.pid}.\n".encode()
         assert b"2 seconds later" in slow.communicate()[0]
         assert old.wait() == 0
@@ -496,7 +504,7 @@ def test_access_log(site: Site) -> None:
     """A line of the access log is as shown."""
     site.write("hello.py", shown("start-hello"))
     with site.server(f"{DEMO} --access-log - hello") as server:
-        curl(server, "/report").communicate()
+        asked(server.port, "/report").communicate()
         server.wait_line("GET /report")
         check_lines("access-log", lines_of(server))
 

@@ -17,7 +17,7 @@ def test_two_servers_with_one_root(home: Home) -> None:
     with TacServer(home, APPLICATIONS / "two_servers.tac") as server:
         server.wait_line(OPEN, count=2)
         first, second = server.ports
-        for port in (first, second):
+        for port in (second, first):
             assert get(port, "/wsgi").body == b"served"
         for round_ in range(2):
             get(first, "/second/stop")

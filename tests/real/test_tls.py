@@ -142,8 +142,10 @@ def test_keep_alive(server: Server, connect: Connect) -> None:
 def test_close(server: Server, connect: Connect) -> None:
     """A connection that has carried its last answer ends in good order."""
     with connect(server) as connection:
+        asked = time.monotonic()
         assert connection.get("/", "Connection: close").says_close
         connection.end()
+        assert time.monotonic() - asked < 1
 
 
 def test_bodies(server: Server, connect: Connect) -> None:
@@ -166,10 +168,13 @@ def test_bodies(server: Server, connect: Connect) -> None:
 
 
 def test_refused_upload(server: Server, connect: Connect) -> None:
-    """A client that is refused in the middle of its upload reads why."""
+    """A client that is refused in the middle of its upload may send on, reads why, and is not reset."""
     with connect(server) as connection:
         connection.send(request("/upload", f"Content-Length: {1 << 40}", method="POST") + PATTERN)
         assert connection.answer("POST").status == 413
+        if not isinstance(connection, TLSConnection):  # which hears the goodbye, and has nothing more to say
+            connection.send(PATTERN)
+        connection.end()
 
 
 def test_slow_readers(home: Home, connect: Connect, certificate: Certificate) -> None:
@@ -372,6 +377,35 @@ def test_answer_in_the_buffers(home: Home, connect: Connect, certificate: Certif
         reader.close()
         assert server.wait() == 0
         assert server.drained() == (1, 0, 0)
+
+
+def test_clients_that_wait_to_be_accepted(home: Home) -> None:
+    """Clients that the kernel has connected when the socket is closed are served."""
+    with Server(home, application="tree:root", listen=[PROXY]) as server, ExitStack() as stack:
+        blocking = stack.enter_context(proxied(server))
+        blocking.get("/data")
+        blocking.send(request("/block?seconds=0.5"))
+        waiting = [stack.enter_context(proxied(server)) for _ in range(20)]
+        server.terminate()
+        for connection in waiting:
+            assert connection.get("/data").body == b"some data"
+            connection.close()
+        assert blocking.answer().body == b"awake"
+        blocking.close()
+        assert server.wait() == 0
+
+
+def test_deadline_for_a_client_that_does_not_read(home: Home, connect: Connect, certificate: Certificate) -> None:
+    """An answer that is still in the transport's buffer, or the kernel's, at the deadline was not finished."""
+    with (
+        Server(home, "--deadline", "1", listen=[certificate.endpoint, PROXY]) as server,
+        connect(server, receive_buffer=8192) as reader,
+    ):
+        reader.send(request("/one?bytes=300000", "Connection: close"))
+        reader.socket.recv(1)
+        server.terminate()
+        assert server.wait() == 70
+        assert server.drained() == (0, 1, 0)
 
 
 def test_deadline(home: Home, connect: Connect, certificate: Certificate) -> None:
