@@ -123,7 +123,7 @@ class Engine:
         :param factory: what they make protocols with.
         """
         self._hub.start()
-        factory.serve(self.site, self._hub)
+        factory.serve(self.site, self._hub, self._taken)
         for one in bound:
             listener = Listener(self._reactor, self.clock, one, self._accepter(one))
             listener.start()
@@ -140,23 +140,25 @@ class Engine:
         """What takes a listener's connections in."""
         name = bound.socket.getsockname()
         server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
-        site, hub, most = self.site, self._hub, self._settings.max_connections
-        connections = site.register.connections
+        site, hub = self.site, self._hub
 
         def accepted(sock: socket.socket, peer: Any) -> None:
             site.accepted(hub, sock, peer, server)
-            if len(connections) >= most and not site.draining:
-                for listener in self._listeners:
-                    if isinstance(listener, Listener):
-                        listener.pause("max-connections")
+            self._taken()
 
         return accepted
+
+    def _taken(self) -> None:
+        """A connection was accepted: if it was the last that there may be, leave others in the kernel's queues."""
+        if len(self.site.register.connections) >= self._settings.max_connections and not self.site.draining:
+            for listener in self._listeners:
+                listener.pause("max-connections")
 
     def _room(self) -> None:
         """A connection was closed: accept again, if their number was the limit."""
         if len(self.site.register.connections) < self._settings.max_connections:
             for listener in self._listeners:
-                if isinstance(listener, Listener) and listener.paused is not None:
+                if listener.paused is not None:
                     listener.resume()
 
     def close_listeners(self) -> Deferred[None]:

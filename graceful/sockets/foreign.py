@@ -30,6 +30,7 @@ class ForeignListener:
     """One endpoint that a plugin listens on.  Everything here happens in the reactor thread.
 
     :ivar name: what log lines call it: the plugin's prefix and where it listens, `ssl:0.0.0.0:8443`.
+    :ivar paused: why nothing is accepted for now, None if it is.
     """
 
     _log = Logger()
@@ -42,10 +43,11 @@ class ForeignListener:
         :param factory: makes the protocols of its connections.
         """
         self.name = description
+        self.paused: str | None = None
         self._reactor = reactor
         self._description = description
         self._factory = factory
-        self._port: IListeningPort | None = None
+        self._port: Any = None  # an IListeningPort, and mostly more than that
 
     def start(self) -> Deferred[None]:
         """Bind and begin to accept.
@@ -65,6 +67,18 @@ class ForeignListener:
 
         starting = maybeDeferred(lambda: serverFromString(self._reactor, self._description).listen(self._factory))
         return starting.addCallbacks(listening, cannot)
+
+    def pause(self, reason: str) -> None:
+        """Leave new connections in the kernel's queue until `resume`, if the plugin's port can do that."""
+        self.paused = reason
+        if hasattr(self._port, "stopReading"):
+            self._port.stopReading()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self.paused = None
+        if hasattr(self._port, "startReading"):
+            self._port.startReading()
 
     def close(self) -> Deferred[None]:
         """Stop listening, and say so in the log.

@@ -174,7 +174,7 @@ class Connection:
             else:
                 head += data
                 data = b""
-                count = self.sock.send(head)
+                count = self.sock.send(head) if head else 0
                 if count == len(head):
                     return []
         except BlockingIOError:

@@ -12,6 +12,7 @@ closed, and what it holds back counts as unsent.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from fcntl import ioctl
 from termios import TIOCOUTQ
 from time import monotonic
@@ -175,11 +176,13 @@ class ForeignProtocol(Protocol):
     """Takes a transport's events to its connection.
 
     :param site: what is served.
+    :param taken: called when the connection is in the register.
     """
 
-    def __init__(self, site: Site, hub: Hub) -> None:
+    def __init__(self, site: Site, hub: Hub, taken: Callable[[], None]) -> None:
         self._site = site
         self._hub = hub
+        self._taken = taken
         self._connection: TransportConnection | None = None
 
     def connectionMade(self) -> None:
@@ -187,6 +190,7 @@ class ForeignProtocol(Protocol):
         transport: Any = self.transport
         self._connection = TransportConnection(self._site, self._hub, transport)
         transport.registerProducer(self, True)
+        self._taken()
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come."""
@@ -219,11 +223,14 @@ class ForeignFactory(Factory):
     noisy = False
 
     def __init__(self) -> None:
-        self._served: tuple[Site, Hub] | None = None
+        self._served: tuple[Site, Hub, Callable[[], None]] | None = None
 
-    def serve(self, site: Site, hub: Hub) -> None:
-        """Connect clients to this site from now on."""
-        self._served = site, hub
+    def serve(self, site: Site, hub: Hub, taken: Callable[[], None]) -> None:
+        """Connect clients to this site from now on.
+
+        :param taken: called after each.
+        """
+        self._served = site, hub, taken
 
     def buildProtocol(self, addr: IAddress | None) -> ForeignProtocol | None:
         """A client connects."""

@@ -22,7 +22,7 @@ import setuptools
 from graceful.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
 from graceful.settings import Settings
 from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
-from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, free_port, gone, lines_of, shown
+from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, free_port, gone, lines_of, replaced, shown
 from support.home import UNPRIVILEGED
 from support.load import Load
 from support.server import KEEPS_READING, LOOPBACK, PROGRAMS, Server
@@ -442,10 +442,7 @@ def activated(site: Site, listening: socket.socket, command: str) -> Server:
 
 def in_place(command: str, places: dict[str, str]) -> str:
     """Return the command of a unit, for this machine."""
-    for old, new in {"/srv/site/.venv/bin/": "", **places}.items():
-        assert old in command, f"{old!r} is no longer in {command}"
-        command = command.replace(old, new)
-    return command
+    return replaced(command, {"/srv/site/.venv/bin/": "", **places})
 
 
 def verify(site: Site, files: dict[str, tuple[str, ...]]) -> None:
@@ -584,7 +581,8 @@ def test_command_of_a_container(site: Site) -> None:
 @pytest.mark.parametrize(("name", "path"), [("tree-run", "/files/"), ("klein-run", "/api/hello/you")])
 def test_trees(site: Site, name: str, path: str) -> None:
     """The examples are started by these commands; other tests say what they do."""
-    with site.server(f"cd {ROOT}/examples; {shown(name, LISTEN)}") as server:
+    shutil.copytree(ROOT / "examples", site.path, dirs_exist_ok=True)
+    with site.server(shown(name, LISTEN)) as server:
         assert b"you" in fetch(server.port, path) or b"embedded.tac" in fetch(server.port, path)
         assert fetch(server.port, "/other").startswith(b"This is /other")
 
@@ -592,8 +590,8 @@ def test_trees(site: Site, name: str, path: str) -> None:
 @runs("tac-run")
 def test_tac(site: Site) -> None:
     """A service of one's own is started by this command, and ended by SIGTERM as twistd ends."""
-    environment = f"cd {ROOT}/examples; export LISTEN={ANYWHERE}; "
-    with site.server(environment + shown("tac-run", {"-n ": f"-n --pidfile={site.path}/tac.pid "})) as server:
+    shutil.copytree(ROOT / "examples", site.path, dirs_exist_ok=True)
+    with site.server(f"export LISTEN={ANYWHERE}; {shown('tac-run')}") as server:
         assert fetch(server.port).startswith(b"The other service")
         server.terminate()
         assert server.wait() == -signal.SIGTERM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import select
 import socket
 import ssl
@@ -60,6 +61,42 @@ def proxied(server: Server, **more: Any) -> Connection:
     connection = Connection(port(server, "haproxy"), **more)
     connection.send(PROXIED)
     return connection
+
+
+class Both:
+    """A server that listens on both kinds of endpoints, and connections of both kinds to it.
+
+    :param options: of the server.
+    :param application: what it serves.
+    """
+
+    def __init__(
+        self, home: Home, certificate: Certificate, *options: str, application: str = "basic:application"
+    ) -> None:
+        self._certificate = certificate
+        self._stack = ExitStack()
+        self.server = Server(home, *options, application=application, listen=[certificate.endpoint, PROXY])
+
+    def __enter__(self) -> Both:
+        self._stack.enter_context(self.server)
+        self.server.wait_line(OPEN, count=2)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def connect(self, **more: Any) -> list[Connection]:
+        """Connect in each way."""
+        made = [tls(self.server, self._certificate, **more), proxied(self.server, **more)]
+        for connection in made:
+            self._stack.enter_context(connection)
+        return made
+
+    def stop(self) -> float:
+        """Tell the server to stop; return when, as soon as its sockets are closed."""
+        told = self.server.terminate()
+        self.server.wait_line("socket .* closed", count=2)
+        return told
 
 
 @pytest.fixture(params=["ssl", "haproxy"])
@@ -168,12 +205,21 @@ def test_bodies(server: Server, connect: Connect) -> None:
 
 
 def test_refused_upload(server: Server, connect: Connect) -> None:
-    """A client that is refused in the middle of its upload may send on, reads why, and is not reset."""
+    """A client that is refused in the middle of its upload reads why."""
     with connect(server) as connection:
         connection.send(request("/upload", f"Content-Length: {1 << 40}", method="POST") + PATTERN)
         assert connection.answer("POST").status == 413
-        if not isinstance(connection, TLSConnection):  # which hears the goodbye, and has nothing more to say
-            connection.send(PATTERN)
+        connection.end()
+
+
+def test_client_that_goes_on_sending(server: Server, connect: Connect) -> None:
+    """What a client sends behind its last request is thrown away, and does not cost it the end of its answer."""
+    with connect(server, receive_buffer=8192) as connection:
+        connection.send(request(f"/one?bytes={MIB}", "Connection: close"))
+        for _ in range(10):
+            connection.send(request("/echo?more"))
+            time.sleep(0.02)
+        assert connection.answer().body == PATTERN
         connection.end()
 
 
@@ -247,19 +293,14 @@ def test_disconnect_frees_a_thread(server: Server, connect: Connect) -> None:
         assert other.answer().body == b"freed"
 
 
-def test_send_timeout(home: Home, connect: Connect, certificate: Certificate) -> None:
-    """A client that takes nothing is cut after a while, and leaves nothing behind."""
-    options = ("--send-timeout", "0.5", "--deadline", "30")
-    with (
-        Server(home, *options, listen=[certificate.endpoint, PROXY]) as server,
-        ExitStack() as stack,
-    ):
-        server.wait_line(OPEN, count=2)
-        reader = stack.enter_context(connect(server, receive_buffer=8192))
-        reader.send(request(f"/one?bytes={20 * MIB}"))
-        server.wait_line("a client takes nothing", 5)
-        told = server.terminate()
-        assert server.wait() == 0
+def test_send_timeout(home: Home, certificate: Certificate) -> None:
+    """Clients that take nothing are cut after a while, and leave nothing behind."""
+    with Both(home, certificate, "--send-timeout", "0.5", "--deadline", "30") as both:
+        for reader in both.connect(receive_buffer=8192):
+            reader.send(request(f"/one?bytes={20 * MIB}"))
+        both.server.wait_line("a client takes nothing", 5, count=2)
+        told = both.stop()
+        assert both.server.wait() == 0
         assert time.monotonic() - told < 5
 
 
@@ -318,65 +359,73 @@ def test_stop(home: Home, connect: Connect, certificate: Certificate) -> None:
         assert server.drained() == (5, 0, 0)
 
 
-def test_idle_connections_are_closed(home: Home, connect: Connect, certificate: Certificate) -> None:
+def test_idle_connections_are_closed(home: Home, certificate: Certificate) -> None:
     """Idle connections are closed in good order when their grace is over, whether or not the client answers."""
-    with (
-        Server(home, "--idle-grace", "0.3", listen=[certificate.endpoint, PROXY]) as server,
-        ExitStack() as stack,
-    ):
-        server.wait_line(OPEN, count=2)
-        deaf, polite = (stack.enter_context(connect(server)) for _ in range(2))
-        deaf.get("/")
-        polite.get("/")
-        told = server.terminate()
-        polite.end()
-        polite.close()
-        assert server.wait() == 0  # `deaf` never answers TLS's goodbye
+    with Both(home, certificate, "--idle-grace", "0.3") as both:
+        deaf, polite = both.connect(), both.connect()
+        for connection in (*deaf, *polite):
+            connection.get("/")
+        told = both.stop()
+        for connection in polite:
+            connection.end()
+            connection.close()
+        assert both.server.wait() == 0  # one that is deaf never answers TLS's goodbye
         assert 0.3 < time.monotonic() - told < 5
-        deaf.end()
+        for connection in deaf:
+            connection.end()
 
 
-def test_a_request_that_came_before_the_close(home: Home, connect: Connect, certificate: Certificate) -> None:
+def test_a_request_that_came_before_the_close(home: Home, certificate: Certificate) -> None:
     """A request that has come when an idle connection's grace is over, and was not read yet, is answered."""
-    listen = [certificate.endpoint, PROXY]
-    with Server(home, "--idle-grace", "0.5", application="tree:root", listen=listen) as server, ExitStack() as stack:
-        server.wait_line(OPEN, count=2)
-        blocking, idle = (stack.enter_context(connect(server)) for _ in range(2))
-        blocking.get("/data")
-        idle.get("/data")
-        told = server.terminate()
-        server.wait_line("socket .* closed", count=2)
+    with Both(home, certificate, "--idle-grace", "0.5", application="tree:root") as both:
+        blocking, *idle = *both.connect(), *both.connect()
+        for connection in (blocking, *idle):
+            connection.get("/data")
+        told = both.stop()
         blocking.send(request("/block?seconds=1.5"))
-        # The server, awake again, finds that the grace is over before it finds the request.
+        # The server, awake again, finds that the grace is over before it finds the requests.
         time.sleep(told + 1.2 - time.monotonic())
-        answer = idle.get("/data")
-        assert (answer.body, answer.says_close) == (b"some data", True)
+        for connection in idle:
+            connection.send(request("/data"))
+        for connection in idle:
+            answer = connection.answer()
+            assert (answer.body, answer.says_close) == (b"some data", True)
+            connection.close()
         assert blocking.answer().body == b"awake"
-        idle.close()
         blocking.close()
-        assert server.wait() == 0
+        assert both.server.wait() == 0
 
 
-def test_answer_in_the_buffers(home: Home, connect: Connect, certificate: Certificate) -> None:
+def test_answer_in_the_buffers(home: Home, certificate: Certificate) -> None:
     """An answer that the transport and the kernel still hold when the process could end is not lost."""
-    with (
-        Server(home, "--idle-grace", "0.1", listen=[certificate.endpoint, PROXY]) as server,
-        ExitStack() as stack,
-    ):
-        server.wait_line(OPEN, count=2)
-        reader = stack.enter_context(connect(server, receive_buffer=4096))
-        reader.send(request(f"/one?bytes={4 * MIB}", "Connection: close"))
-        reader.socket.recv(1)
-        server.terminate()
-        server.wait_line("socket .* closed")
+    with Both(home, certificate, "--idle-grace", "0.1") as both:
+        readers = both.connect(receive_buffer=4096)
+        for reader in readers:
+            reader.send(request(f"/one?bytes={4 * MIB}", "Connection: close"))
+            reader.socket.recv(1)
+        both.stop()
         time.sleep(3)  # longer than anything waits for a client that has everything
-        rest = 0
-        while piece := reader.socket.recv(65536):
-            rest += len(piece)
-        assert rest >= 4 * MIB
-        reader.close()
-        assert server.wait() == 0
-        assert server.drained() == (1, 0, 0)
+        for reader in readers:
+            rest = 0
+            while piece := reader.socket.recv(65536):
+                rest += len(piece)
+            assert rest >= 4 * MIB
+            reader.close()
+        assert both.server.wait() == 0
+        assert both.server.drained() == (2, 0, 0)
+
+
+def test_max_connections(home: Home) -> None:
+    """Connections beyond `--max-connections` wait until another one is closed."""
+    with Server(home, "--max-connections", "2", listen=[PROXY]) as server, ExitStack() as stack:
+        first, second = (stack.enter_context(proxied(server)) for _ in range(2))
+        first.get("/")
+        second.get("/")
+        third = stack.enter_context(proxied(server))
+        third.send(request("/echo?third"))
+        assert not select.select([third.socket], [], [], 0.3)[0]
+        first.close()
+        assert third.answer().body == b"third"
 
 
 def test_clients_that_wait_to_be_accepted(home: Home) -> None:
@@ -395,45 +444,47 @@ def test_clients_that_wait_to_be_accepted(home: Home) -> None:
         assert server.wait() == 0
 
 
-def test_deadline_for_a_client_that_does_not_read(home: Home, connect: Connect, certificate: Certificate) -> None:
+def test_deadline_for_clients_that_do_not_read(home: Home, certificate: Certificate) -> None:
     """An answer that is still in the transport's buffer, or the kernel's, at the deadline was not finished."""
-    with (
-        Server(home, "--deadline", "1", listen=[certificate.endpoint, PROXY]) as server,
-        connect(server, receive_buffer=8192) as reader,
-    ):
-        reader.send(request("/one?bytes=300000", "Connection: close"))
-        reader.socket.recv(1)
-        server.terminate()
-        assert server.wait() == 70
-        assert server.drained() == (0, 1, 0)
+    with Both(home, certificate, "--deadline", "1") as both:
+        for reader in both.connect(receive_buffer=8192):
+            reader.send(request("/one?bytes=300000", "Connection: close"))
+            reader.socket.recv(1)
+        both.stop()
+        assert both.server.wait() == 70
+        assert both.server.drained() == (0, 2, 0)
 
 
-def test_deadline(home: Home, connect: Connect, certificate: Certificate) -> None:
-    """At the deadline who has no answer gets a 503, who is in the middle of one is cut, and both are named."""
+def test_deadline(home: Home, certificate: Certificate) -> None:
+    """At the deadline who has no answer gets a 503, who is in the middle of one is cut, and all are named."""
     with (
-        Server(home, "--deadline", "0.5", listen=[certificate.endpoint, PROXY]) as server,
-        Gate(home.path / "gate") as gate,
-        ExitStack() as stack,
+        Both(home, certificate, "--deadline", "0.5") as both,
+        Gate(home.path / "one") as one,
+        Gate(home.path / "two") as two,
     ):
-        server.wait_line(OPEN, count=2)
-        waiting, reading = (stack.enter_context(connect(server, receive_buffer=8192)) for _ in range(2))
-        waiting.send(request(gate.target()))
-        gate.wait_reached()
-        reading.send(request(f"/big?bytes={100 * MIB}"))
-        reading.socket.recv(1000)
-        told = server.terminate()
-        answer = waiting.answer()
-        assert (answer.status, answer.header("Retry-After"), answer.says_close) == (503, "5", True)
-        gate.open()
-        received = 0
-        with pytest.raises((ConnectionError, ssl.SSLError, AssertionError)):
-            while piece := reading.socket.recv(65536):
-                received += len(piece)
-            assert received >= 100 * MIB
-        assert server.wait() == 70
+        waiting, reading = both.connect(), both.connect(receive_buffer=8192)
+        for connection, gate in zip(waiting, (one, two), strict=True):
+            connection.send(request(gate.target()))
+            gate.wait_reached()
+        for connection in reading:
+            connection.send(request(f"/big?bytes={100 * MIB}"))
+            connection.socket.recv(1000)
+        told = both.stop()
+        for connection in waiting:
+            answer = connection.answer()
+            assert (answer.status, answer.header("Retry-After"), answer.says_close) == (503, "5", True)
+            connection.close()
+        one.open()
+        two.open()
+        for connection in reading:
+            with pytest.raises(Failure, match=r"truncated|reset|bad"):
+                connection.answer()
+        assert both.server.wait() == 70
         assert time.monotonic() - told < 6
-        server.wait_line(r"taking down .*/gate", 1)
-        server.wait_line(r"taking down .*/big", 1)
+        assert both.server.drained() == (0, 4, 0)
+        for target in (one.target(), two.target()):
+            both.server.wait_line(rf"taking down .*{re.escape(target)}", 1)
+        both.server.wait_line(r"taking down .*/big", 1, count=2)
 
 
 def test_check(home: Home, certificate: Certificate) -> None:

@@ -50,11 +50,19 @@ def shown(name: str, places: Mapping[str, str] | None = None) -> str:
     :param name: the block's.
     :param places: what to replace by what; each must be there.
     """
-    text = by_name()[name].text
-    for old, new in (places or {}).items():
-        assert old in text, f"{old!r} is no longer in {name}:\n{text}"
-        text = text.replace(old, new)
-    return text
+    return replaced(by_name()[name].text, places or {})
+
+
+def replaced(text: str, places: Mapping[str, str]) -> str:
+    """Return a text with some parts replaced, each of which must be there.
+
+    All at once: what is put in place of one port may contain another.
+    """
+    for old in places:
+        assert old in text, f"{old!r} is no longer in this:\n{text}"
+    if not places:
+        return text
+    return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], text)
 
 
 def pattern(line: str) -> str:
