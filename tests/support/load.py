@@ -6,7 +6,7 @@ an answer still in a socket's buffer.  So there are clients of each kind:
 
 ======== ===========================================================================================
 new      one connection for each request
-kept     keeps connections, and sends its request 0 to 20 ms after it chose one, as clients of a pool do
+kept     keeps its connection, and sends a request up to 20 ms after it looked whether that is open
 slow     requests that take the application a second
 upload   sends its body in pieces over one to two seconds, and checks what arrived
 download reads a body larger than all socket buffers in small pieces, and checks it
@@ -36,7 +36,7 @@ from attrs import define, field, frozen
 
 from support.clients import Answer, Connection, Failure, Outcome, request
 
-KINDS = {"new": 4, "kept": 4, "slow": 4, "upload": 4, "download": 2}
+KINDS = {"new": 4, "kept": 8, "slow": 4, "upload": 4, "download": 2}
 """How many clients there are of each kind."""
 
 DOWNLOAD_SIZE = 8 * 1024 * 1024
@@ -113,50 +113,62 @@ def new(client: Client) -> Callable[[], None]:
 
 
 def kept(client: Client) -> Callable[[], None]:
-    """Return the turn of a client that keeps three connections and uses them in turn."""
-    pool: list[Connection] = []
+    """Return the turn of a client that keeps its connection, and is idle for a moment between its requests."""
+    keeper = Keeper(client)
 
     def turn() -> None:
-        while pool and pool[0].closed_while_idle():
-            pool.pop(0).close()
-        connection = pool.pop(0) if len(pool) >= 3 else client.connect()
+        time.sleep(random.uniform(0, 0.040))
+        connection = keeper.choose()
         time.sleep(random.uniform(0, 0.020))
         word = random.randbytes(8).hex()
-        try:
-            client.begin(connection, request(f"/echo?{word}"))
-            answer = connection.answer()
-            expect(answer, word.encode())
-            if answer.says_close:
-                connection.end()
-                connection.close()
-            else:
-                pool.append(connection)
-        except BaseException:
-            connection.close()
-            raise
+        keeper.ask(connection, f"/echo?{word}", word.encode())
 
     return turn
 
 
 def slow(client: Client) -> Callable[[], None]:
-    """Return the turn of a client whose requests take a second, on one kept connection."""
-    pool: list[Connection] = []
+    """Return the turn of a client whose requests take a second, on a connection that it keeps."""
+    keeper = Keeper(client)
 
     def turn() -> None:
-        connection = pool.pop() if pool else client.connect()
-        if connection.closed_while_idle():
-            connection.close()
-            connection = client.connect()
-        client.begin(connection, request("/sleep?seconds=1"))
-        answer = connection.answer()
-        expect(answer, b"slept")
-        if answer.says_close:
-            connection.end()
-            connection.close()
-        else:
-            pool.append(connection)
+        keeper.ask(keeper.choose(), "/sleep?seconds=1", b"slept")
 
     return turn
+
+
+class Keeper:
+    """Keeps one connection open for as long as the server allows it.
+
+    One only: a client that waits for a new connection while it has others lets these become idle for longer
+    than a server that stops will wait for them.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._kept: Connection | None = None
+
+    def choose(self) -> Connection:
+        """Return the kept connection, or a new one if there is none, or the server has closed it."""
+        connection, self._kept = self._kept, None
+        if connection is not None:
+            if not connection.closed_while_idle():
+                return connection
+            connection.close()
+        return self._client.connect()
+
+    def ask(self, connection: Connection, target: str, body: bytes) -> None:
+        """Make one request, and keep the connection if the answer allows it."""
+        try:
+            self._client.begin(connection, request(target))
+            answer = connection.answer()
+            expect(answer, body)
+            if answer.says_close:
+                connection.end()
+        except BaseException:
+            connection.close()
+            raise
+        if not answer.says_close:
+            self._kept = connection
 
 
 def upload(client: Client) -> Callable[[], None]:
