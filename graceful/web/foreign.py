@@ -131,12 +131,14 @@ class TransportConnection(Connection):
     def close(self, reset: bool = False) -> None:
         """Have the transport close, when it has sent what it has; it is gone when it says so.
 
+        Asked a second time, it closes at once.
+
         :param reset: at once, and so that the client sees that it was cut.
         """
         self._reset = self._reset or reset
         if self.turn.close():
             self._end(self._reset or (self.turn.lingering and self.unsent() > 0))
-        elif reset and self.turn.closed and not self._gone_already:
+        elif self.turn.closed and not self._gone_already:
             self._transport.abortConnection()
 
     def _end(self, reset: bool) -> None:

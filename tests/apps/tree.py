@@ -324,12 +324,30 @@ def push(request: Request) -> object:
 
 
 @implementer(IPullProducer)
+class Failing(Pull):
+    """Fails after the first piece."""
+
+    def resumeProducing(self) -> None:
+        """Make a piece, or fail."""
+        if PRODUCED[self.name]:
+            raise RuntimeError("failed to produce on purpose")
+        super().resumeProducing()
+
+
+@implementer(IPullProducer)
 class Unkind(Pull):
     """Fails when it is told to stop."""
 
     def stopProducing(self) -> None:
         """Fail."""
         raise RuntimeError("failed to stop on purpose")
+
+
+def failing(request: Request) -> object:
+    """Answer `bytes` by a producer that fails after a while."""
+    watch(request)
+    request.registerProducer(Failing(request), False)
+    return NOT_DONE_YET
 
 
 def unkind(request: Request) -> object:
@@ -433,7 +451,7 @@ for name, child in {
     root.putChild(name, child)
 for function in (
     *(form, body, session, where, proxy, gate, half_gate, early_head, never, pieces, later, block),
-    *(fail, fail_late, bad_header, text, lose, finish_and_lose, lose_and_finish, pull, push, unkind),
+    *(fail, fail_late, bad_header, text, lose, finish_and_lose, lose_and_finish, pull, push, failing, unkind),
 ):
     root.putChild(function.__name__.replace("_", "-").encode(), Leaf(function))
 

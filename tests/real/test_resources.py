@@ -399,6 +399,14 @@ def test_failure_in_the_middle(server: Server) -> None:
     wait_lost(server, "late")
 
 
+def test_producer_fails(server: Server) -> None:
+    """A pull producer that fails ends its answer, visibly short, instead of leaving it open for ever."""
+    server.tracebacks += 1
+    with Connection(server.port) as connection, pytest.raises(Failure, match="truncated"):
+        connection.get(f"/failing?name=failing&bytes={MIB}")
+    wait_lost(server, "failing")
+
+
 # -- the ends of requests ---------------------------------------------------------------------------------------
 
 
