@@ -295,14 +295,14 @@ def test_demo(site: Site) -> None:
 
 @runs("stop-log")
 def test_log_of_a_stop(site: Site) -> None:
-    """The log of a stop with something taken down is as shown."""
+    """The log of a stop with something taken down is as shown, and the status is 71."""
     with site.server(f"{DEMO} --deadline 3") as server:
         with asked(server.port, "/slow?seconds=2") as short, asked(server.port, "/slow?seconds=60") as long:
             in_flight(server, 2)
             server.terminate()
             assert b"2 seconds later" in short.communicate()[0]
             assert b"503" in long.communicate()[0]
-        server.wait()
+        assert server.wait() == ABANDONED
         check_lines("stop-log", lines_of(server))
 
 
