@@ -149,6 +149,20 @@ _GROUPS: Final = {
             _seconds,
         ),
         _Option(
+            "download-deadline",
+            "SECONDS",
+            "3600",
+            "Likewise for downloads, which hold no thread.",
+            _seconds,
+        ),
+        _Option(
+            "lame-duck",
+            "SECONDS",
+            "0",
+            "How long a stopping server still accepts while its health says that it is going down.",
+            _seconds,
+        ),
+        _Option(
             "idle-grace",
             "SECONDS",
             "5",

@@ -144,7 +144,14 @@ class AppServer(Service):
                 root = root()
             self._engine = Engine(self._reactor, self.settings, root)
             self._stopping = Stopping(self._engine, self._reactor, self._process)
-            self._drain = Drain(self._engine.clock, self._stopping, self.settings.deadline)
+            settings = self.settings
+            self._drain = Drain(
+                self._engine.clock,
+                self._stopping,
+                settings.deadline,
+                settings.download_deadline,
+                settings.lame_duck,
+            )
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -172,7 +179,10 @@ class AppServer(Service):
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         if self._process is not None and self._drain is not None and self._drain.state == "serving":
-            self._process.limit.arm(latest_exit(0, self.settings.deadline))
+            settings, deadline = self.settings, self.settings.deadline
+            if any(exchange.download for exchange in self._engine.site.register.in_flight()):
+                deadline = max(deadline, settings.download_deadline)
+            self._process.limit.arm(latest_exit(settings.lame_duck, deadline))
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.

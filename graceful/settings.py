@@ -126,6 +126,8 @@ class Settings:
     :ivar threads: how many threads run the application.
     :ivar queue: how many exchanges may wait for a thread; one more is answered with 503.
     :ivar deadline: seconds from the closing of the sockets until what is still running is taken down.
+    :ivar download_deadline: likewise for downloads, which hold no thread; if it is less than `deadline`, that counts.
+    :ivar lame_duck: seconds for which a stopping instance still accepts while its health says "going down".
     :ivar idle_grace: seconds that an idle connection is kept open in a drain, for one last request.
     :ivar keep_alive: seconds that clients are told they may reuse an idle connection.  It is really kept a
         second longer, so that a request sent in the last moment is still answered.
@@ -144,6 +146,8 @@ class Settings:
     threads: int = field(default=20, validator=_whole(1))
     queue: int = field(default=1000, validator=_whole(0))
     deadline: float = field(default=200, validator=_seconds(zero=True))
+    download_deadline: float = field(default=3600, validator=_seconds(zero=True))
+    lame_duck: float = field(default=0, validator=_seconds(zero=True))
     idle_grace: float = field(default=5, validator=_seconds(zero=True))
     keep_alive: float = field(default=75, validator=_seconds(zero=False))
     header_timeout: float = field(default=20, validator=_seconds(zero=False))

@@ -59,6 +59,9 @@ class Stopping:
         self._takedown: Takedown | None = None
         self.failed: BaseException | None = None
 
+    def going_down(self) -> None:
+        """The balancer shall look elsewhere."""
+
     def last_requests(self, quiet: bool) -> None:
         """From now on every answer is its connection's last."""
         site, clock = self._site, self._engine.clock
@@ -89,10 +92,22 @@ class Stopping:
         self._site.register.all_gone().addCallback(look)
         return done
 
-    def take_down(self) -> Deferred[None]:
-        """End what is left."""
-        self._takedown = Takedown(self._site, self._engine.clock, self._engine.working)
-        return self._takedown.start()
+    def left(self) -> bool:
+        """Whether anything is left but downloads."""
+        spared = self._site.spared()
+        return any(exchange not in spared for exchange in self._site.register.in_flight()) or any(
+            connection.turn.current not in spared for connection in self._site.connections()
+        )
+
+    def spared(self) -> bool:
+        """Whether downloads are left."""
+        return bool(self._site.spared())
+
+    def take_down(self, everything: bool) -> Deferred[None]:
+        """End what is left; downloads only if it is to be everything."""
+        if self._takedown is None:
+            self._takedown = Takedown(self._site, self._engine.clock, self._engine.working)
+        return self._takedown.start(everything)
 
     def gone(self, seconds: float) -> None:
         """Say how it went, give everything back, and leave."""

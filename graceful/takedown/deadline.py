@@ -40,23 +40,37 @@ class Takedown:
         self._site = site
         self._clock = clock
         self._working = working
+        self._everything = True
         self.taken = 0
         self.abandoned = 0
 
-    def start(self) -> Deferred[None]:
-        """End everything; fires when all threads have ended, or have had their time."""
+    def start(self, everything: bool) -> Deferred[None]:
+        """End what has had its time; fires when all threads have ended, or have had theirs.
+
+        :param everything: also downloads, which are spared otherwise.
+        """
+        self._everything = everything
+        spared = self._spared()
         working = self._working()
         for exchange in self._site.register.in_flight():
-            self._name(exchange, stack_of(working.get(exchange, 0)))
-        for connection in list(self._site.connections()):
+            if exchange not in spared:
+                self._name(exchange, stack_of(working.get(exchange, 0)))
+        for connection in self._ending(spared):
             self._end(connection)
         for exchange in self._site.register.in_flight():
-            if exchange in working:  # its client has left, and it goes on
+            if exchange in working and exchange not in spared:  # its client has left, and it goes on
                 self.taken += 1
                 self._site.finished(exchange)
         done: Deferred[None] = Deferred()
         self._wait(done, self._clock.seconds() + LAST_MOMENT)
         return done
+
+    def _spared(self) -> set[Exchange]:
+        return set() if self._everything else self._site.spared()
+
+    def _ending(self, spared: set[Exchange]) -> list[Connection]:
+        """The connections that carry nothing that is spared."""
+        return [connection for connection in self._site.connections() if connection.turn.current not in spared]
 
     def _name(self, exchange: Exchange, stack: str) -> None:
         self.log.warn(
@@ -79,10 +93,11 @@ class Takedown:
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         left = len(self._working())
-        if (left or self._site.register.connections) and self._clock.seconds() < until:
+        ending = self._ending(self._spared())
+        if (left or ending) and self._clock.seconds() < until:
             self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
             return
         self.abandoned = left
-        for connection in list(self._site.connections()):
+        for connection in ending:
             connection.close()
         done.callback(None)

@@ -42,7 +42,9 @@ QUEUED: Final = 1
 APPLICATION: Final = 2
 SENDING: Final = 3
 LINGERING: Final = 4
-PHASES: Final = ("receiving", "queued", "in the application", "sending", "lingering")
+DOWNLOADING: Final = 5
+PARKED: Final = 6
+PHASES: Final = ("receiving", "queued", "in the application", "sending", "lingering", "downloading", "parked")
 
 _LENGTH: Final = re.compile(r"[0-9]+\Z")
 
@@ -79,6 +81,7 @@ class Exchange:
     :ivar sent: body bytes handed over for sending.
     :ivar begun: the head has gone out, or is on its way.
     :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
+    :ivar download: its body is streamed by the event loop, with no thread: a drain has another deadline for it.
     """
 
     __slots__ = (
@@ -89,6 +92,7 @@ class Exchange:
         "body",
         "chunked",
         "connection",
+        "download",
         "ended",
         "error",
         "flushed",
@@ -133,7 +137,7 @@ class Exchange:
         self.keep = True
         self.status = self.sent = self.error = 0
         self.length = -1
-        self.begun = self.chunked = self.flushed = self.through = False
+        self.begun = self.chunked = self.flushed = self.through = self.download = False
         self.own_id: str | None = None
         self.handler: Any = None
         self.mount: tuple[str, str] | None = None

@@ -24,10 +24,10 @@ class IHandler(Interface):
         """
 
     def disconnected(exchange: Exchange) -> None:
-        """Nobody will read the answer any more.  Reactor thread."""
+        """Nobody will read the answer any more.  Reactor thread; only asked of the exchange's `handler`."""
 
     def parked(exchange: Exchange) -> bool:
-        """Whether the exchange waits with no thread and nothing to send.  Reactor thread.
+        """Whether the exchange waits with no thread and nothing to send.  Reactor thread; as above.
 
         Its client, if it says that it will send nothing more, is taken to be gone: a closed browser tab says just
         that, and nothing is on its way that would find out.

@@ -158,6 +158,7 @@ class Tree:
             exchange.flushed = True  # the client left, or the deadline came, on the way to this thread
             exchange.connection.site.through(exchange)
             return
+        exchange.handler = self
         stream = self._streams[exchange] = Stream(self, exchange)
         exchange.phase = APPLICATION
         stream.render()

@@ -20,7 +20,8 @@ from twisted.logger import Logger
 from graceful.register import Register
 from graceful.settings import Settings
 from graceful.web.connection import Connection
-from graceful.web.exchange import LINGERING, QUEUED, Disconnected, Exchange
+from graceful.web.exchange import LINGERING, Disconnected, Exchange
+from graceful.web.front import Front
 from graceful.web.timeouts import Sweep
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Site:
         self.spooler: Any = spooler
         self.pool_for: Any = pool_for
         self._proxies = proxies
-        self._handler: Any = None
+        self._front = Front()
         self.handle: Callable[[Exchange], None]
         self.budget = Budget()
         self.draining = self.quiet = False
@@ -149,6 +150,15 @@ class Site:
         address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
         hub.add(Connection(self, hub, sock, address, server))
 
+    def spared(self) -> set[Exchange]:
+        """The downloads, and the requests that wait behind them on their connections."""
+        spared: set[Exchange] = set()
+        for connection in self.connections():
+            current = connection.turn.current
+            if current is not None and current.download:
+                spared.update((current, *connection.turn.waiting, *connection.receiver.under_way()))
+        return spared
+
     def trusts(self, peer: tuple[str, int] | None) -> bool:
         """Whether what this client says about others is believed."""
         return self._proxies is not None and self._proxies.trusts(peer[0] if peer is not None else None)
@@ -169,9 +179,12 @@ class Site:
     # -- exchanges: any thread ----------------------------------------------------------------------------
 
     def serve(self, handler: Any) -> None:
-        """Have everything answered by this `IHandler`."""
-        self._handler = handler
-        self.handle = handler.handle
+        """Have everything answered by this `IHandler`, but for what has a route of its own."""
+        self.handle = self._front.before(handler.handle)
+
+    def route(self, prefix: str, answer: Callable[[Exchange], bool]) -> None:
+        """Have requests answered before anybody else is asked (see :meth:`Front.add`).  Before `serve`."""
+        self._front.add(prefix, answer)
 
     def dispatch(self, exchange: Exchange) -> None:
         """It is this exchange's turn: have it answered."""
@@ -211,9 +224,9 @@ class Site:
 
     def disconnected(self, exchange: Exchange) -> None:
         """The client is gone while somebody answers.  Reactor thread."""
-        if exchange.phase >= QUEUED and not exchange.error:
-            self._handler.disconnected(exchange)
+        if exchange.handler is not None:
+            exchange.handler.disconnected(exchange)
 
     def parked(self, exchange: Exchange | None) -> bool:
         """Whether the exchange waits with no thread and nothing to send.  Reactor thread."""
-        return exchange is not None and not exchange.error and bool(self._handler.parked(exchange))
+        return exchange is not None and exchange.handler is not None and bool(exchange.handler.parked(exchange))

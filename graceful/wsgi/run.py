@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from graceful.current import current
 from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
 from graceful.wsgi.environ import of_connection, of_request, of_server
 
@@ -37,6 +38,7 @@ class Runner:
             connection.site.through(exchange)
             return
         exchange.phase = APPLICATION
+        current.set(exchange)
         base = connection.memo
         if base is None:
             base = connection.memo = of_connection(self._server, connection)
@@ -78,6 +80,7 @@ class Runner:
                         close()
                     except BaseException:
                         log.failure("{exchange}: close() of the answer failed", exchange=exchange)
+            current.set(None)
             connection.site.through(exchange)
 
     def _failed(self, exchange: Exchange) -> None:

@@ -90,6 +90,7 @@ class Handler:
         self.parks = False
 
     def handle(self, exchange: Exchange) -> None:
+        exchange.handler = self
         self.asked.append(exchange)
         if self.answer is not None:
             self.answer(exchange)

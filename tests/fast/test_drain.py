@@ -23,6 +23,21 @@ class Work:
         self._at_once = at_once
         self.listeners_closed, self.empty, self.taken_down = Deferred[None](), Deferred[None](), Deferred[None]()
         self.seconds: float | None = None
+        self.others, self.spares = True, False
+
+    def end_takedown(self) -> None:
+        """The takedown that is under way is through; there may be another one."""
+        ended, self.taken_down = self.taken_down, Deferred()
+        ended.callback(None)
+
+    def going_down(self) -> None:
+        self.steps.append("going down")
+
+    def left(self) -> bool:
+        return self.others
+
+    def spared(self) -> bool:
+        return self.spares
 
     def last_requests(self, quiet: bool) -> None:
         self.steps.append("last requests, quiet" if quiet else "last requests")
@@ -37,8 +52,8 @@ class Work:
     def all_gone(self) -> Deferred[None]:
         return self._step("wait", self.empty)
 
-    def take_down(self) -> Deferred[None]:
-        return self._step("take down", self.taken_down)
+    def take_down(self, everything: bool) -> Deferred[None]:
+        return self._step("take everything down" if everything else "take down", self.taken_down)
 
     def gone(self, seconds: float) -> None:
         self.steps.append("gone")
@@ -84,7 +99,7 @@ class OrderTests(Case):
         """Last requests, listeners, wait, gone; each step only when the one before is done."""
         self.follows(state="serving")
         done = self.drain.begin()
-        self.follows("last requests", "close listeners", state="closing")
+        self.follows("going down", "last requests", "close listeners", state="closing")
         self.clock.advance(3)
         self.follows(state="closing")
         self.work.listeners_closed.callback(None)
@@ -101,12 +116,12 @@ class OrderTests(Case):
         """At the deadline, which counts from when the sockets are closed, what is left is taken down."""
         done = self.drain.begin()
         self.clock.advance(DEADLINE + 50)
-        self.follows("last requests", "close listeners", state="closing")
+        self.follows("going down", "last requests", "close listeners", state="closing")
         self.work.listeners_closed.callback(None)
         self.clock.advance(DEADLINE - 0.1)
         self.follows("wait", state="finishing")
         self.clock.advance(0.1)
-        self.follows("take down", state="takedown")
+        self.follows("take everything down", state="takedown")
         self.clock.advance(5)
         self.assertNoResult(done)
         self.work.taken_down.callback(None)
@@ -119,7 +134,7 @@ class OrderTests(Case):
         self.work = Work(at_once=True)
         self.drain = Drain(self.clock, self.work, DEADLINE)
         self.successResultOf(self.drain.begin())
-        self.follows("last requests", "close listeners", "wait", "gone", state="gone")
+        self.follows("going down", "last requests", "close listeners", "wait", "gone", state="gone")
         self.assertEqual((self.work.seconds, self.clock.getDelayedCalls()), (0, []))
 
     def test_deadline_of_nothing(self) -> None:
@@ -127,15 +142,15 @@ class OrderTests(Case):
         self.drain = Drain(self.clock, self.work, 0)
         self.drain.begin()
         self.work.listeners_closed.callback(None)
-        self.follows("last requests", "close listeners", "wait", state="finishing")
+        self.follows("going down", "last requests", "close listeners", "wait", state="finishing")
         self.clock.advance(0)
-        self.follows("take down", state="takedown")
+        self.follows("take everything down", state="takedown")
 
     def test_empty_after_the_deadline(self) -> None:
         """What empties by the takedown does not end the drain before the takedown is through."""
         self.bring_to("takedown")
         self.work.empty.callback(None)
-        self.assertEqual((self.drain.state, self.work.steps[-1]), ("takedown", "take down"))
+        self.assertEqual((self.drain.state, self.work.steps[-1]), ("takedown", "take everything down"))
         self.work.taken_down.callback(None)
         self.assertEqual((self.drain.state, self.work.steps[-1], self.work.steps.count("gone")), ("gone", "gone", 1))
 
@@ -194,7 +209,7 @@ class AgainTests(Case):
     def test_quiet_from_the_start(self) -> None:
         """The first one may know it as well."""
         self.drain.begin(quiet=True)
-        self.follows("last requests, quiet", "close listeners", state="closing")
+        self.follows("going down", "last requests, quiet", "close listeners", state="closing")
 
 
 class HurryTests(Case):
@@ -203,10 +218,10 @@ class HurryTests(Case):
     def test_serving(self) -> None:
         """While it serves, the sockets are closed in order, then everything is taken down."""
         self.drain.hurry()
-        self.follows("last requests, quiet", "close listeners", state="closing")
+        self.follows("going down", "last requests, quiet", "close listeners", state="closing")
         self.work.listeners_closed.callback(None)
         self.clock.advance(0)
-        self.follows("wait", "take down", state="takedown")
+        self.follows("wait", "take everything down", state="takedown")
         self.work.taken_down.callback(None)
         self.follows("gone", state="gone")
 
@@ -216,7 +231,7 @@ class HurryTests(Case):
         self.work.empty.callback(None)
         self.work.listeners_closed.callback(None)
         self.clock.advance(0)
-        self.follows("last requests, quiet", "close listeners", "wait", "gone", state="gone")
+        self.follows("going down", "last requests, quiet", "close listeners", "wait", "gone", state="gone")
 
     def test_closing(self) -> None:
         """While the sockets are being closed, the takedown follows that at once."""
@@ -226,14 +241,14 @@ class HurryTests(Case):
         self.follows(state="closing")
         self.work.listeners_closed.callback(None)
         self.clock.advance(0)
-        self.follows("wait", "take down", state="takedown")
+        self.follows("wait", "take everything down", state="takedown")
 
     def test_finishing(self) -> None:
         """While exchanges are waited for, they are taken down now, and the deadline does not come again."""
         self.bring_to("finishing")
         self.work.steps.clear()
         self.drain.hurry()
-        self.follows("take down", state="takedown")
+        self.follows("take everything down", state="takedown")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(2 * DEADLINE)
         self.follows(state="takedown")
@@ -256,3 +271,139 @@ class HurryTests(Case):
         self.assertNoResult(done)
         self.work.taken_down.callback(None)
         self.successResultOf(done)
+
+
+class LameDuckTests(Case):
+    """A balancer is given time to notice, while everything is served as always."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.drain = Drain(self.clock, self.work, DEADLINE, lame_duck=20)
+
+    def test_time_to_notice(self) -> None:
+        """Nothing is closed before that; then all goes on as without."""
+        self.drain.begin()
+        self.clock.advance(19.9)
+        self.follows("going down", state="lame-duck")
+        self.drain.begin()
+        self.clock.advance(0.1)
+        self.follows("last requests", "close listeners", state="closing")
+        self.work.listeners_closed.callback(None)
+        self.assertEqual(self.drain.deadline, self.clock.seconds() + DEADLINE)
+
+    def test_has_noticed(self) -> None:
+        """Whoever knows that it has noticed ends the waiting, or it does not begin."""
+        self.drain.begin()
+        self.clock.advance(5)
+        self.drain.begin(quiet=True)
+        self.follows("going down", "last requests, quiet", "close listeners", state="closing")
+        self.clock.advance(20)
+        self.follows(state="closing")
+        self.setUp()
+        self.drain.begin(quiet=True)
+        self.follows("going down", "last requests, quiet", "close listeners", state="closing")
+
+    def test_hurry(self) -> None:
+        """Who is in a hurry does not wait for it."""
+        self.drain.begin()
+        self.drain.hurry()
+        self.follows("going down", "last requests, quiet", "close listeners", state="closing")
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(0)
+        self.follows("wait", "take everything down", state="takedown")
+
+
+class SecondDeadlineTests(Case):
+    """What holds no thread has more time."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.drain = Drain(self.clock, self.work, DEADLINE, 1000)
+        self.work.spares = True
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.work.steps.clear()
+
+    def test_spared(self) -> None:
+        """The others are taken down at the first deadline, and it at the second."""
+        self.clock.advance(DEADLINE)
+        self.follows("take down", state="takedown")
+        self.work.end_takedown()
+        self.follows("wait", state="finishing")
+        self.assertEqual(self.drain.deadline, 1000 + 1000)
+        self.clock.advance(1000 - DEADLINE - 1)
+        self.follows(state="finishing")
+        self.clock.advance(1)
+        self.follows("take everything down", state="takedown")
+        self.work.spares = False
+        self.work.end_takedown()
+        self.follows("gone", state="gone")
+
+    def test_alone(self) -> None:
+        """When there is nothing else, the first deadline concerns nobody."""
+        self.work.others = False
+        self.clock.advance(DEADLINE)
+        self.follows(state="finishing")
+        self.work.empty.callback(None)
+        self.follows("gone", state="gone")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_ends_meanwhile(self) -> None:
+        """What ends before its deadline ends the drain."""
+        self.clock.advance(DEADLINE)
+        self.work.end_takedown()
+        self.work.steps.clear()
+        self.work.empty.callback(None)
+        self.follows("gone", state="gone")
+
+    def test_ends_during_the_takedown(self) -> None:
+        """So does what ends while the others are being taken down."""
+        self.clock.advance(DEADLINE)
+        self.work.spares = False
+        self.work.end_takedown()
+        self.follows("take down", "gone", state="gone")
+
+    def test_hurry(self) -> None:
+        """Who is in a hurry spares nothing, also if a takedown is under way."""
+        self.drain.hurry()
+        self.follows("take everything down", state="takedown")
+        self.setUp()
+        self.clock.advance(DEADLINE)
+        self.drain.hurry()
+        self.work.end_takedown()
+        self.follows("take down", "take everything down", state="takedown")
+        self.work.spares = False
+        self.work.end_takedown()
+        self.follows("gone", state="gone")
+
+
+class ExtendTests(Case):
+    """Somebody gives what is in flight more time."""
+
+    def test_while_finishing(self) -> None:
+        """The deadline moves, to and fro."""
+        self.bring_to("finishing")
+        self.clock.advance(DEADLINE - 1)
+        self.drain.extend(50)
+        self.assertEqual(self.drain.deadline, self.clock.seconds() + 51)
+        self.clock.advance(50)
+        self.assertEqual(self.drain.state, "finishing")
+        self.drain.extend(-20)
+        self.clock.advance(0)
+        self.assertEqual(self.drain.state, "takedown")
+
+    def test_before(self) -> None:
+        """It counts for a drain that has not come so far yet."""
+        self.drain.extend(50)
+        self.drain.begin()
+        self.assertIs(self.drain.deadline, None)
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(DEADLINE + 49)
+        self.assertEqual(self.drain.state, "finishing")
+
+    def test_too_late(self) -> None:
+        """What is being taken down gets no more time."""
+        for state in ("takedown", "gone"):
+            self.bring_to(state)
+            self.drain.extend(50)
+            self.assertEqual((self.drain.state, self.clock.getDelayedCalls()), (state, []))

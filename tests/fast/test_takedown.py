@@ -141,7 +141,7 @@ class DeadlineTests(Case):
         """Start it; a list that gets an entry when it is through, and what it says about each exchange."""
         through: list[None] = []
         with capturedLogs() as events:
-            self.takedown.start().addCallback(through.append)
+            self.takedown.start(True).addCallback(through.append)
         self.engine.turn()
         lines = [formatEvent(event) for event in events]
         return through, [line for line in lines if line.startswith("taking down")]

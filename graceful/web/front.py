@@ -1,0 +1,46 @@
+"""What is answered before the application is asked, by its path alone.
+
+A load balancer's health check must be answered with all threads stuck, and a public file needs no thread to be found.
+So a few paths are looked at before anything else.  It has to cost next to nothing for all the others: one
+`startswith` for all prefixes together, and nothing at all when there are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graceful.web.exchange import Exchange
+
+Handle = Callable[[Exchange], None]
+Answer = Callable[[Exchange], bool]
+
+
+class Front:
+    """Routes by prefix, in front of a handler."""
+
+    def __init__(self) -> None:
+        self._routes: list[tuple[bytes, Answer]] = []
+        self._prefixes: tuple[bytes, ...] = ()
+        self._otherwise: Handle
+
+    def add(self, prefix: str, answer: Answer) -> None:
+        """Add a route.
+
+        :param prefix: what a request target begins with, as it is sent.
+        :param answer: called in any thread, must not wait.  False: it was not meant, ask the next one.
+        """
+        self._routes.append((prefix.encode("latin-1"), answer))
+        self._prefixes = tuple(prefix for prefix, _ in self._routes)
+
+    def before(self, handle: Handle) -> Handle:
+        """Return what handles an exchange: a route, or else `handle`."""
+        self._otherwise = handle
+        return self._handle if self._routes else handle
+
+    def _handle(self, exchange: Exchange) -> None:
+        target = exchange.target
+        if target.startswith(self._prefixes):
+            for prefix, answer in self._routes:
+                if target.startswith(prefix) and answer(exchange):
+                    return
+        self._otherwise(exchange)
