@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from graceful.access_log import AccessLog
+from graceful.aside import Aside
 from graceful.clock import on
 from graceful.settings import Settings
 from graceful.sockets.binding import BoundSocket
@@ -50,6 +51,7 @@ class Engine:
     :ivar site: what is served, with the register of all that is in flight.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
+    :ivar aside: runs the application's callables that have no thread of an exchange.
     """
 
     log = Logger(namespace="graceful")
@@ -63,6 +65,7 @@ class Engine:
         self._listeners: list[Listener | ForeignListener] = []
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
+        self.aside = Aside()
         self.site = Site(
             root,
             settings,
@@ -177,6 +180,7 @@ class Engine:
     def _sweep(self) -> None:
         self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
         self.site.tick()
+        self.aside.look()
         self.sweep()
 
     def sweep(self) -> None:
@@ -200,6 +204,7 @@ class Engine:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
+        self.aside.close()
         self.site.spooler.stop()
         if self.access_log is not None:
             self.access_log.close()
