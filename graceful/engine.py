@@ -55,6 +55,7 @@ class Engine:
     :ivar site: what is served, with the register of all that is in flight.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
+    :ivar aside: runs the application's callables that have no thread of an exchange.
     """
 
     log = Logger(namespace="graceful")
@@ -68,6 +69,7 @@ class Engine:
         self._listeners: list[Listener | ForeignListener] = []
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
+        self.aside = Aside()
         self.site = Site(
             root,
             settings,
@@ -76,7 +78,6 @@ class Engine:
             spooler=Spooler(settings.spool, self._hub.call),
             pool_for=self._pool_for,
         )
-        self.aside = Aside()
         self.hand_over = self._make_hand_over(reactor)
         self.site.serve(IHandler(root, None) or Tree(root, self._hub))
         self.site.on_room = self._room
@@ -209,6 +210,7 @@ class Engine:
     def _sweep(self) -> None:
         self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
         self.site.tick()
+        self.aside.look()
         self.sweep()
 
     def sweep(self) -> None:

@@ -1,6 +1,7 @@
 """A few threads for what can block and is nobody's application: opening files, fetching their blocks from a disk.
 
-They are kept apart from the application's, all of which may be stuck, and there are only as many as a disk is good for.
+They are kept apart from the application's, all of which may be stuck, and there are only as many as a disk is good
+for.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ SMALL: Final = 65536
 ALLOWED: Final = ("GET", "HEAD")
 _OFFER: Final = HEADER.lower()
 
-Go = Callable[[], None]
+Go = Callable[[], object]
 
 
 class HandOver:
@@ -137,9 +137,7 @@ class HandOver:
             if ticket.end():
                 ticket.gone.callback(None)
 
-        return lambda: self._call(
-            self._if_wanted, exchange, lambda: self.lot.park(exchange, ticket, stream), gone
-        )
+        return lambda: self._call(self._if_wanted, exchange, lambda: self.lot.park(exchange, ticket, stream), gone)
 
     def _redirected(self, exchange: Exchange, path: str) -> Go:
         """An `X-Accel-Redirect`."""
@@ -165,9 +163,7 @@ class HandOver:
         return target
 
     def _say_refused(self, exchange: Exchange, path: str, refused: Refused) -> None:
-        self.log.warn(
-            "{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused
-        )
+        self.log.warn("{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused)
 
     # -- files --------------------------------------------------------------------------------------------
 
@@ -225,9 +221,7 @@ class HandOver:
         if self._upstream is None:
             self._upstream = self._make_upstream()
         asked = upstream_fields(exchange, asked_of(exchange, answer))
-        relay = Relay(
-            exchange, url, answer, asked, self._upstream, self._clock, self._silence, self._relays.discard
-        )
+        relay = Relay(exchange, url, answer, asked, self._upstream, self._clock, self._silence, self._relays.discard)
         self._relays.add(relay)
         relay.begin()
 
@@ -271,7 +265,9 @@ class HandOver:
             self._say_refused(exchange, path, error)
             site.answer(exchange, 404)
         elif error is not None:
-            self.log.error("{exchange}: {path!r} cannot be opened: {error}", exchange=exchange, path=path, error=error)
+            self.log.error(
+                "{exchange}: {path!r} cannot be opened: {error}", exchange=exchange, path=path, error=error
+            )
             site.answer(exchange, 500)
         else:
             (file,) = opened

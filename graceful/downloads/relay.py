@@ -1,9 +1,9 @@
 """A URL on its way to a client: through the event loop, at the client's speed, and over an upstream's restart.
 
-A slow client pauses the upstream, so that no more than a few pieces are ever held here.  A client that leaves ends the
-upstream's request at once.  An upstream that dies in the middle is asked for the rest, if it has promised by a strong
-validator that the rest will be the rest of the same file (RFC 9110 §8.8.1, §13.1.5, §14): the client notices nothing
-but a pause.  Without that promise, or if the file has changed, the body ends visibly short.
+A slow client pauses the upstream, so that no more than a few pieces are ever held here.  A client that leaves ends
+the upstream's request at once.  An upstream that dies in the middle is asked for the rest, if it has promised by a
+strong validator that the rest will be the rest of the same file (RFC 9110 §8.8.1, §13.1.5, §14): the client notices
+nothing but a pause.  Without that promise, or if the file has changed, the body ends visibly short.
 """
 
 from __future__ import annotations
@@ -385,4 +385,4 @@ def _field(response: IResponse, name: str) -> str:
 def _why(failure: Failure) -> str:
     """What has ended a response, without the layers that Twisted wraps around it."""
     reasons = getattr(failure.value, "reasons", None)
-    return _why(reasons[0]) if reasons else f"{failure.type.__name__}: {failure.getErrorMessage()}"
+    return _why(reasons[0]) if reasons else f"{type(failure.value).__name__}: {failure.getErrorMessage()}"

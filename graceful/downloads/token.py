@@ -1,9 +1,9 @@
 """How an application hands its answer over to the event loop: a token that every framework lets through.
 
 Frameworks own `start_response` and wrap what a view returns, so the thing that says "send this file" cannot be the
-thing that the server gets to see.  A header can: no framework touches a header that it does not know.  So a token has
-one header with an id that nobody can guess and that is good for the one exchange it was made in, and it is an iterable
-body, too: on any other server, and wherever a middleware has changed the body, the thread does the work itself.
+thing that the server gets to see.  A header can: no framework touches a header that it does not know.  So a token
+has one header with an id that nobody can guess and that is good for the one exchange it was made in.  And it is an
+iterable body, too: on any other server, and wherever a middleware has changed the body, the thread does the work.
 """
 
 from __future__ import annotations

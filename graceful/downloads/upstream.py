@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.web._newclient import HTTP11ClientProtocol, ParseError
+from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IResponse
@@ -26,7 +26,7 @@ Fields = Sequence[tuple[str, str]]
 
 MAX_HEAD: Final = 1 << 17
 KEPT: Final = 64
-KEPT_FOR: Final = 20.0
+KEPT_FOR: Final = 20
 NEVER: Final = 86_400.0
 
 
@@ -47,7 +47,7 @@ class Client(HTTP11ClientProtocol):
             if self._head > MAX_HEAD:
                 data = b"the head of the response has no end\r\n" * 2  # no status line: the parser gives up
                 self._parser.state = "STATUS"
-        super().dataReceived(data)
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
 
 
 class ClientFactory(Factory):
@@ -60,7 +60,7 @@ class ClientFactory(Factory):
 
     def buildProtocol(self, addr: object) -> Client:
         """A connection is made."""
-        return Client(self._quiescent)
+        return Client(self._quiescent)  # type: ignore[no-untyped-call]
 
 
 class Pool(HTTPConnectionPool):
@@ -133,7 +133,7 @@ class Upstream:
     """
 
     def __init__(self, reactor: Any, clock: IReactorTime, connect: float) -> None:
-        self._pool = Pool(reactor)
+        self._pool = Pool(reactor)  # type: ignore[no-untyped-call]
         self._agent = Agent.usingEndpointFactory(reactor, Endpoints(reactor, clock, connect), self._pool)
 
     def ask(self, method: str, url: str, fields: Fields) -> Deferred[IResponse]:
@@ -144,11 +144,9 @@ class Upstream:
         headers = Headers()
         for name, value in fields:
             headers.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
-        return self._agent.request(method.encode("ascii"), url.encode("ascii"), headers)
+        asking: Deferred[IResponse] = self._agent.request(method.encode("ascii"), url.encode("ascii"), headers)
+        return asking
 
     def stop(self) -> None:
         """Close the connections that nobody uses."""
-        self._pool.closeCachedConnections()
-
-
-__all__ = ["Client", "ParseError", "Upstream"]
+        self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]

@@ -2,8 +2,8 @@
 
 There can be ten thousand of them, and when a server stops all of them have to be told, which is the moment at which
 ten thousand clients would come back in one instant.  So they are answered over a second; each answer is made by the
-application, in a thread; and whoever parks when it is already too late is kept for a moment, or it would come straight
-back, again and again.
+application, in a thread; and whoever parks when it is already too late is kept for a moment, or it would come
+straight back, again and again.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Connection:
     :ivar active: when something last came from or went to the client, monotonic seconds.
     :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
-    :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True: there
-        is more.  Reactor thread.
+    :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
+        there is more.  Reactor thread.
     :ivar memo: a place for whoever answers to keep what is the same for all exchanges of the connection.
     """
 

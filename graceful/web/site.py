@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from graceful.web.proxies import TrustedProxies
 
 
-
 class HandOver(Protocol):
     """Takes an answer from a thread, for the event loop to send."""
 
     def takes(self, name: str) -> bool:
         """Whether an answer's field of this name is an offer."""
 
-    def __call__(self, exchange: Exchange, result: Any) -> Callable[[], None] | None:
+    def __call__(self, exchange: Exchange, result: Any) -> Callable[[], object] | None:
         """Look at an exchange's `offer`, or at its result, and prepare what it takes.  In a thread of the pool.
 
         Returned is what to call when the result has been closed; None if the thread shall go on by itself.

@@ -44,7 +44,7 @@ class Runner:
         if base is None:
             base = connection.memo = of_connection(self._server, connection)
         result: Iterable[bytes] | None = None
-        handed_over: Callable[[], None] | None = None
+        handed_over: Callable[[], object] | None = None
         try:
             environ = of_request(base, exchange)
             if exchange.mount is not None:
@@ -84,28 +84,26 @@ class Runner:
                 connection.site.through(exchange)
 
     @staticmethod
-    def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], None] | None:
+    def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
         """Send an answer piece by piece; returned is what gives it to the event loop, if somebody wants that."""
-        turn, hand_over = exchange.connection.turn, exchange.connection.site.hand_over
-        if hand_over is not None and (exchange.offer is not None or type(result) is FileWrapper):
-            handed_over = hand_over(exchange, result)
+        turn = exchange.connection.turn
+        if exchange.offer is not None or type(result) is FileWrapper:
+            handed_over = _hand_over(exchange, result)
             if handed_over is not None:
                 return handed_over
         for piece in result:
             if exchange.offer is not None:  # `start_response` was called with the first piece
-                handed_over = hand_over(exchange, result)
+                handed_over = _hand_over(exchange, result)
                 if handed_over is not None:
                     return handed_over
             if piece:
                 exchange.write(piece)
             elif turn.closed:
                 raise Disconnected
-        if exchange.offer is not None:
-            handed_over = hand_over(exchange, result)
-            if handed_over is not None:
-                return handed_over
-        exchange.finish()
-        return None
+        handed_over = _hand_over(exchange, result) if exchange.offer is not None else None
+        if handed_over is None:
+            exchange.finish()
+        return handed_over
 
     def _failed(self, exchange: Exchange) -> None:
         """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
@@ -114,6 +112,12 @@ class Runner:
             exchange.fail(500)
         except Disconnected:
             exchange.flushed = True
+
+
+def _hand_over(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
+    """Offer the answer to the event loop; once it has begun, it is too late for that."""
+    hand_over = exchange.connection.site.hand_over
+    return hand_over(exchange, result) if hand_over is not None and not exchange.begun else None
 
 
 def _again(exchange: Exchange, exc_info: ExcInfo | None) -> None:
