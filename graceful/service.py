@@ -179,10 +179,7 @@ class AppServer(Service):
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         if self._process is not None and self._drain is not None and self._drain.state == "serving":
-            settings, deadline = self.settings, self.settings.deadline
-            if any(exchange.download for exchange in self._engine.site.register.in_flight()):
-                deadline = max(deadline, settings.download_deadline)
-            self._process.limit.arm(latest_exit(settings.lame_duck, deadline))
+            self._process.limit.arm(latest_exit(self.settings.lame_duck, self.settings.deadline))
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.

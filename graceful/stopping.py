@@ -13,7 +13,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 from graceful.engine import Engine
-from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
+from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
 from graceful.pidfile import PidFile
 from graceful.startup import Startup
 from graceful.takedown.deadline import Takedown
@@ -81,6 +81,8 @@ class Stopping:
 
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
+        # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
+        self._engine.hand_over.lot.drain()
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:
@@ -91,6 +93,11 @@ class Stopping:
 
         self._site.register.all_gone().addCallback(look)
         return done
+
+    def expect(self, seconds: float) -> None:
+        """The next deadline comes in so many seconds: the last limit of the process has to be behind it."""
+        if self._process is not None:
+            self._process.limit.arm(latest_exit(0, seconds))
 
     def left(self) -> bool:
         """Whether anything is left but downloads."""

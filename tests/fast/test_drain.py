@@ -33,6 +33,9 @@ class Work:
     def going_down(self) -> None:
         self.steps.append("going down")
 
+    def expect(self, seconds: float) -> None:
+        self.expected = seconds
+
     def left(self) -> bool:
         return self.others
 
