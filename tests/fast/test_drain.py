@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,11 +15,23 @@ from graceful.drain import Drain
 DEADLINE = 200.0
 
 
+OFTEN = 100
+
+
+class StrictClock(Clock):
+    """A clock that minds being asked for the past, as a reactor does."""
+
+    def callLater(self, when: float, what: Callable[..., object], *args: Any, **kwargs: Any) -> DelayedCall:
+        assert when >= 0, when
+        return super().callLater(when, what, *args, **kwargs)
+
+
 class Work:
     """What is drained: writes down what it is asked to do, and does it when the test says so.
 
     :param at_once: every step is done as soon as it is asked for.
     :ivar steps: what it was asked, in order.
+    :ivar expected: in how many seconds it was told that the next deadline comes.
     """
 
     def __init__(self, *, at_once: bool = False) -> None:
@@ -24,6 +40,8 @@ class Work:
         self.listeners_closed, self.empty, self.taken_down = Deferred[None](), Deferred[None](), Deferred[None]()
         self.seconds: float | None = None
         self.others, self.spares = True, False
+        self.expected: float | None = None
+        self._looks = 0
 
     def end_takedown(self) -> None:
         """The takedown that is under way is through; there may be another one."""
@@ -37,6 +55,8 @@ class Work:
         self.expected = seconds
 
     def left(self) -> bool:
+        self._looks += 1
+        assert self._looks < OFTEN, "it looks again and again"
         return self.others
 
     def spared(self) -> bool:
@@ -68,7 +88,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Make a drain at a moment that is not zero."""
-        self.clock = Clock()
+        self.clock = StrictClock()
         self.clock.advance(1000)
         self.work = Work()
         self.drain = Drain(self.clock, self.work, DEADLINE)
@@ -125,6 +145,7 @@ class OrderTests(Case):
         self.follows("wait", state="finishing")
         self.clock.advance(0.1)
         self.follows("take everything down", state="takedown")
+        self.assertEqual(self.drain.deadline, self.clock.seconds())
         self.clock.advance(5)
         self.assertNoResult(done)
         self.work.taken_down.callback(None)
@@ -222,11 +243,13 @@ class HurryTests(Case):
         """While it serves, the sockets are closed in order, then everything is taken down."""
         self.drain.hurry()
         self.follows("going down", "last requests, quiet", "close listeners", state="closing")
+        self.clock.advance(3)
         self.work.listeners_closed.callback(None)
         self.clock.advance(0)
         self.follows("wait", "take everything down", state="takedown")
         self.work.taken_down.callback(None)
         self.follows("gone", state="gone")
+        self.assertEqual(self.work.seconds, 3)
 
     def test_serving_nobody(self) -> None:
         """If nothing is in flight by then, nothing is taken down."""
@@ -329,11 +352,12 @@ class SecondDeadlineTests(Case):
 
     def test_spared(self) -> None:
         """The others are taken down at the first deadline, and it at the second."""
+        self.assertEqual((self.drain.deadline, self.work.expected), (1000 + DEADLINE, DEADLINE))
         self.clock.advance(DEADLINE)
         self.follows("take down", state="takedown")
         self.work.end_takedown()
         self.follows("wait", state="finishing")
-        self.assertEqual(self.drain.deadline, 1000 + 1000)
+        self.assertEqual((self.drain.deadline, self.work.expected), (1000 + 1000, 1000 - DEADLINE))
         self.clock.advance(1000 - DEADLINE - 1)
         self.follows(state="finishing")
         self.clock.advance(1)
@@ -347,6 +371,11 @@ class SecondDeadlineTests(Case):
         self.work.others = False
         self.clock.advance(DEADLINE)
         self.follows(state="finishing")
+        self.clock.advance(1000 - DEADLINE)
+        self.follows("take everything down", state="takedown")
+        self.setUp()
+        self.work.others = False
+        self.clock.advance(DEADLINE)
         self.work.empty.callback(None)
         self.follows("gone", state="gone")
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -388,7 +417,7 @@ class ExtendTests(Case):
         self.bring_to("finishing")
         self.clock.advance(DEADLINE - 1)
         self.drain.extend(50)
-        self.assertEqual(self.drain.deadline, self.clock.seconds() + 51)
+        self.assertEqual((self.drain.deadline, self.work.expected), (self.clock.seconds() + 51, 51))
         self.clock.advance(50)
         self.assertEqual(self.drain.state, "finishing")
         self.drain.extend(-20)
@@ -403,6 +432,14 @@ class ExtendTests(Case):
         self.work.listeners_closed.callback(None)
         self.clock.advance(DEADLINE + 49)
         self.assertEqual(self.drain.state, "finishing")
+
+    def test_less_than_nothing(self) -> None:
+        """Nobody gets less than no time at all."""
+        self.drain.extend(-10 * DEADLINE)
+        self.drain.extend(50)
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.assertEqual(self.drain.deadline, self.clock.seconds() + 50)
 
     def test_too_late(self) -> None:
         """What is being taken down gets no more time."""
