@@ -1,0 +1,1 @@
+"""Small bridges between graceful and other people's libraries; each imports its library only when used."""
