@@ -15,6 +15,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 BUFFER = 1 << 18
 TICKS = 8
@@ -109,4 +110,5 @@ def parked(port: int, path: str, many: int) -> None:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     kind, port, path, *numbers = sys.argv[1:]
-    {"fast": fast, "slow": slow, "parked": parked}[kind](int(port), path, *map(int, numbers))
+    kinds: dict[str, Callable[..., None]] = {"fast": fast, "slow": slow, "parked": parked}
+    kinds[kind](int(port), path, *map(int, numbers))
