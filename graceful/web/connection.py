@@ -204,7 +204,7 @@ class Connection:
             if claim is GONE:
                 raise Disconnected
             if turn.append(exchange, [head, data], last):
-                self._wait(exchange, last)
+                self._wait(last)
                 return
         try:
             rest = self.transmit(head, data)
@@ -213,11 +213,11 @@ class Connection:
             self._hub.call(self.close)
             raise Disconnected from None
         if rest:
-            attention = turn.left(rest, last)
+            closing = turn.left(rest, last)
             self._want_write()
-            if attention:
+            if closing:
                 self._hub.call(self.attend)
-            self._wait(exchange, last)
+            self._wait(last)
             return
         if last:
             self.answered = True
@@ -230,13 +230,13 @@ class Connection:
         if following is not False:
             self._follow(following)
 
-    def _wait(self, exchange: Exchange, last: bool) -> None:
+    def _wait(self, last: bool) -> None:
         """Hold a thread back while the client is too far behind; the reactor itself never waits."""
         budget = self.site.budget
         if self._hub.in_reactor_thread():
             return
         above = HELD if budget.room() else ROOM
-        if not self.turn.wait(exchange, above, ROOM) and not last:
+        if not self.turn.wait(above, ROOM) and not last:
             raise Disconnected
 
     def _follow(self, following: Exchange | bool) -> None:
@@ -266,7 +266,8 @@ class Connection:
             while (piece := turn.first()) is not None:
                 count = self.push(piece)
                 self.active = monotonic()
-                if not turn.sent(count) and count < len(piece):
+                turn.sent(count)
+                if count < len(piece):
                     return
             if self.pull is not None:
                 if self.pull():
@@ -389,7 +390,7 @@ class Connection:
         if turn.closing or (turn.eof and (turn.lingering or self.idle())):
             self.close()
         elif turn.lingering:
-            self.read(True)
+            self.receiver.ignore()
         else:
             turn.attention = False
             self.receiver.attend()
