@@ -35,6 +35,7 @@ HELD: Final = (1 << 20) + 65536
 ROOM: Final = 1 << 18
 JOIN: Final = 16384
 READ: Final = 65536
+UNSENT: Final = 1 << 18
 Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -325,6 +326,17 @@ class Connection:
             self._want_write()
         else:
             turn.append(exchange, [head], False)
+
+    def keep_unsent_low(self, low: bool) -> None:
+        """Have the kernel take only so much of a long body as it can soon send (TCP_NOTSENT_LOWAT).
+
+        It would take megabytes for each client, however slow, and what all of them may have together is bounded.
+        """
+        if self.sock.family != socket.AF_UNIX:
+            try:
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT if low else 0)
+            except OSError:
+                pass  # the client is gone; sending will tell
 
     def pause_pull(self, paused: bool) -> None:
         """What is to be sent is not there yet; or it is now.  Reactor thread."""

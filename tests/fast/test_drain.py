@@ -51,9 +51,6 @@ class Work:
     def going_down(self) -> None:
         self.steps.append("going down")
 
-    def expect(self, seconds: float) -> None:
-        self.expected = seconds
-
     def left(self) -> bool:
         self._looks += 1
         assert self._looks < OFTEN, "it looks again and again"
