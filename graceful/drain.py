@@ -200,7 +200,6 @@ class Core:
         self.work.gone(self.clock.seconds() - self.began)
         for waiter in self.waiting:
             waiter.callback(None)
-        self.waiting.clear()
 
 
 builder = TypeMachineBuilder(Inputs, Core)
