@@ -23,7 +23,7 @@ from graceful.web.gate import MAX_HEAD, MAX_TARGET, TOKEN, Gate, Sink
 END: Final = b"\r\n\r\n"
 MAX_METHOD: Final = 64
 
-# Methods that llhttp takes for another protocol's.
+# Methods that llhttp takes for another protocol's.  `GET / RTSP/1.0` it takes for HTTP/1.0, and says nothing of it.
 _RTSP: Final = frozenset(
     b"DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH".split()
 )
