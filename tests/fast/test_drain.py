@@ -158,12 +158,14 @@ class OrderTests(Case):
 
     def test_deadline_of_nothing(self) -> None:
         """A deadline of no seconds still lets go in order what is done by then."""
-        self.drain = Drain(self.clock, self.work, 0)
-        self.drain.begin()
-        self.work.listeners_closed.callback(None)
-        self.follows("going down", "last requests", "close listeners", "wait", state="finishing")
-        self.clock.advance(0)
-        self.follows("take everything down", state="takedown")
+        for download_deadline, taken in ((0, "take everything down"), (3600, "take down")):
+            self.setUp()
+            self.drain = Drain(self.clock, self.work, 0, download_deadline)
+            self.drain.begin()
+            self.work.listeners_closed.callback(None)
+            self.follows("going down", "last requests", "close listeners", "wait", state="finishing")
+            self.clock.advance(0)
+            self.follows(taken, state="takedown")
 
     def test_empty_after_the_deadline(self) -> None:
         """What empties by the takedown does not end the drain before the takedown is through."""
@@ -360,6 +362,14 @@ class SecondDeadlineTests(Case):
         self.work.spares = False
         self.work.end_takedown()
         self.follows("gone", state="gone")
+
+    def test_at_once(self) -> None:
+        """A first deadline that is moved into the past is not passed over."""
+        self.clock.advance(3)
+        self.drain.extend(-DEADLINE)
+        self.assertEqual(self.drain.deadline, 1000)
+        self.clock.advance(0)
+        self.follows("take down", state="takedown")
 
     def test_alone(self) -> None:
         """When there is nothing else, the first deadline concerns nobody."""
