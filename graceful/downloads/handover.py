@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from graceful.downloads.crew import Crew
 from graceful.downloads.files import OpenFile, look_at, open_file
 from graceful.downloads.filetransfer import FileTransfer
-from graceful.downloads.heads import Answer, answer_of, asked_of, judged, upstream_fields
+from graceful.downloads.heads import Answer, answer_of, judged, upstream_fields
 from graceful.downloads.parked import Parked
 from graceful.downloads.targets import File, Mapping, Refused, Target, Url, resolve
 from graceful.downloads.token import HEADER, Download, claim
@@ -220,8 +220,8 @@ class HandOver:
 
         if self._upstream is None:
             self._upstream = self._make_upstream()
-        asked = upstream_fields(exchange, asked_of(exchange, answer))
-        relay = Relay(exchange, url, answer, asked, self._upstream, self._clock, self._silence, self._relays.discard)
+        fields = upstream_fields(exchange, answer)
+        relay = Relay(exchange, url, answer, fields, self._upstream, self._clock, self._silence, self._relays.discard)
         self._relays.add(relay)
         relay.begin()
 

@@ -159,7 +159,7 @@ class Relay:
             self._give_up(response, f"it answers {self._url} with a part that nobody has asked for")
             return
         head = exchange.method == "HEAD"
-        fields = passed_on(response.headers, self._answer)
+        fields = passed_on(response.code, response.headers, self._answer)
         length = _field(response, "content-length") if head else str(response.length)
         if length.isdigit() and response.code not in (204, 304):
             fields.append(("Content-Length", length))
