@@ -425,13 +425,13 @@ class Case(SynchronousTestCase):
 
 
 def virtual_time(test: SynchronousTestCase, now: float = 1000.0) -> Clock:
-    """Have everything in `graceful.web` take the time from a clock that stands still.
+    """Have everything that serves take the time from a clock that stands still.
 
     :param now: what it says at first, seconds.
     """
     clock = Clock()
     clock.advance(now)
     for name, module in list(sys.modules.items()):
-        if name.startswith("graceful.web.") and hasattr(module, "monotonic"):
+        if name.startswith(("graceful.web.", "graceful.downloads.")) and hasattr(module, "monotonic"):
             test.patch(module, "monotonic", clock.seconds)
     return clock

@@ -158,7 +158,17 @@ class ResolveTests(SynchronousTestCase):
 
     def test_elsewhere(self) -> None:
         """A prefix ends with a segment, and is not decoded."""
-        for path in ("", "/", "/file", "/filesystem/a", "/files.txt", "/%66iles/a", "/FILES/a", "x/files/a", "?/files/a"):
+        for path in (
+            "",
+            "/",
+            "/file",
+            "/filesystem/a",
+            "/files.txt",
+            "/%66iles/a",
+            "/FILES/a",
+            "x/files/a",
+            "?/files/a",
+        ):
             self.assertIsNone(resolve(BOTH, path), path)
         self.assertIsNone(resolve((), "/files/a"))
 
