@@ -130,11 +130,11 @@ class HandOver:
         if plain is None or not exchange.started_answer or exchange.bare():
             return None
         try:
-            place = plain.tell()
-            left = os.fstat(plain.fileno()).st_size - place
+            place, seen = plain.tell(), look_at(plain.fileno())
+            left = seen.size - place
             if left <= SMALL or exchange.length > left or not plain.readable():
                 return None
-            file = look_at(os.dup(plain.fileno()))
+            file = OpenFile(os.dup(seen.fd), seen.size, seen.modified)  # the application closes its own
         except (OSError, ValueError, Refused):
             return None
         if exchange.length < 0:

@@ -7,11 +7,13 @@ reactor would do now, and returns when there is nothing left to do.
 from __future__ import annotations
 
 import io
+import os
 import re
 import select
 import socket
 import struct
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -422,6 +424,13 @@ class Case(SynchronousTestCase):
         """Check that nobody knows any connection or exchange any more."""
         self.engine.turn()
         self.assertEqual((self.engine.open, self.engine.in_flight), (0, []))
+
+
+def directory_for(test: SynchronousTestCase) -> str:
+    """An empty directory, gone with the test; its real path."""
+    directory = tempfile.TemporaryDirectory()
+    test.addCleanup(directory.cleanup)
+    return os.path.realpath(directory.name)
 
 
 def virtual_time(test: SynchronousTestCase, now: float = 1000.0) -> Clock:

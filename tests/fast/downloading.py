@@ -18,7 +18,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
-from fast.doubles import GET, HOST, Answer, Case, Client, parse_answers, virtual_time
+from fast.doubles import GET, HOST, Answer, Case, Client, directory_for, parse_answers, virtual_time
 from graceful.downloads.crew import Done
 from graceful.downloads.handover import HandOver
 from graceful.downloads.public import Public
@@ -180,8 +180,7 @@ class DownloadCase(Case):
         """Put an engine together as `graceful.engine` does."""
         self.clock = virtual_time(self)
         super().setUp()
-        self.directory = os.path.realpath(self.mktemp())
-        os.makedirs(self.directory)
+        self.directory = directory_for(self)
         self.put_together()
 
     def put_together(self) -> None:

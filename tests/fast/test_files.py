@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from fast.doubles import directory_for
 from graceful.downloads import files as module
 from graceful.downloads.files import OpenFile, fetch, in_memory, look_at, open_file
 from graceful.downloads.targets import File, Refused
@@ -20,7 +21,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Make them."""
-        self.outside = os.path.realpath(self.mktemp()).encode()
+        self.outside = directory_for(self).encode()
         self.base = self.outside + b"/base"
         os.makedirs(self.base + b"/sub")
         for name in (b"base/file", b"base/sub/file", b"secret"):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from fast.doubles import directory_for
 from graceful.downloads.targets import BadTarget, File, Mapping, Refused, Url, parse_mapping, resolve
 
 FILES = Mapping("/files", "/srv/files", False)
@@ -81,9 +82,11 @@ class MappingTests(SynchronousTestCase):
 
     def test_directory(self) -> None:
         """A prefix and a directory that exists; it stays the same one when the process goes elsewhere."""
-        directory = self.mktemp()
-        os.makedirs(directory)
-        self.assertEqual(parse_mapping(f"/a={directory}/"), Mapping("/a", os.path.abspath(directory), False))
+        directory = directory_for(self)
+        self.assertEqual(parse_mapping(f"/a={directory}/"), Mapping("/a", directory, False))
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(os.path.dirname(directory))
+        self.assertEqual(parse_mapping(f"/a={os.path.basename(directory)}"), Mapping("/a", directory, False))
 
     def test_bad(self) -> None:
         """Everything else is refused, in words that say what is expected."""
