@@ -72,12 +72,13 @@ class SlowCrew:
 class Response:
     """What an upstream answers, as the agent would give it.
 
+    :param length: of the body, or None if nobody knows.
     :ivar transport: what the body's protocol sees: whether it is paused, and whether it was closed.
     """
 
-    def __init__(self, code: int, fields: Iterable[tuple[str, str]], length: Any) -> None:
+    def __init__(self, code: int, fields: Iterable[tuple[str, str]], length: int | None) -> None:
         self.code = code
-        self.length = length
+        self.length = UNKNOWN_LENGTH if length is None else length
         self.headers = Headers()
         for name, value in fields:
             self.headers.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
@@ -131,7 +132,7 @@ class Question:
     def _cancel(self, ignored: object) -> None:
         self.cancelled = True
 
-    def answer(self, code: int = 200, *fields: tuple[str, str], length: Any = UNKNOWN_LENGTH) -> Response:
+    def answer(self, code: int = 200, *fields: tuple[str, str], length: int | None = None) -> Response:
         """The head of the answer is here."""
         response = Response(code, fields, length)
         self.answered.callback(response)
