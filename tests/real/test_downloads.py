@@ -13,7 +13,6 @@ from support.clients import Answer, Connection, digest, get, request
 from support.home import Home
 from support.nginx import Nginx
 from support.server import Server
-from support.waiting import wait_for
 
 MIB = 1024 * 1024
 BIG = os.urandom(12 * MIB)
@@ -228,14 +227,14 @@ def test_status_of_the_upstream(site: Site) -> None:
     ],
 )
 def test_nothing_outside(site: Site, path: str) -> None:
-    """Dots, slashes, NULs, links out of the directory, directories, and what is no file: 404, and a line in the log."""
+    """Dots, slashes, NULs, links out of the directory, and what is no file: 404, and a line in the log."""
     for target in (f"/files/{path}", f"/redirect?to=/internal/files/{path.replace('%', '%25')}"):
         before = len(site.server.log)
         with Connection(site.port) as connection:
             answer = connection.get(target)
             assert answer.status == 404
             assert b"secret" not in answer.body
-        wait_for(lambda: bool(site.server.log.find_all("is not sent", before)))
+        site.server.wait_line("is not sent", start=before)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from support.home import Home
 from support.nginx import Nginx
 from support.server import Server
 from support.upstream import Script, Upstream, Visit, head, says, silent
-from support.waiting import wait_for
 
 MIB = 1024 * 1024
 # More than what the kernel's buffers hold, on their way through two connections.
@@ -112,7 +111,7 @@ def test_cannot_be_resumed(server: Server, nginx: Nginx, path: str) -> None:
         nginx.kill()
         with pytest.raises(Failure, match="truncated"):
             connection.answer()
-    wait_for(lambda: bool(server.log.find_all("cut after .* cannot be asked for the rest", before)))
+    server.wait_line("cut after .* cannot be asked for the rest", start=before)
 
 
 # -- upstream servers that lie -------------------------------------------------------------------------------
@@ -183,7 +182,7 @@ def test_nothing_to_pass_on(server: Server, lie: str) -> None:
         answer = asked(server, upstream)
         assert answer.status == status
         assert not {"X-Bad", "X-More", "X-Slow"} & {name for name, _ in answer.headers}
-    wait_for(lambda: bool(server.log.find_all("Relay#error.*/file", before)))
+    server.wait_line("Relay#error.*/file", start=before)
 
 
 def test_refused(server: Server) -> None:
@@ -246,7 +245,7 @@ def test_cut(server: Server, lie: str) -> None:
         with pytest.raises(Failure, match="truncated"):
             connection.answer(consume=got.append)
     assert b"".join(got) == bytes(FIRST)
-    wait_for(lambda: bool(server.log.find_all("cut after 100000 bytes", before)))
+    server.wait_line("cut after 100000 bytes", start=before)
 
 
 @pytest.mark.parametrize("how", ["ends", "resets", "is silent"])

@@ -256,9 +256,9 @@ class Server:
                 self._no_more.wait(0.01)
         self.log.end()
 
-    def wait_line(self, pattern: str, timeout: float = 10.0, count: int = 1) -> re.Match[str]:
-        """Wait for the `count`-th log line that matches the pattern, and return the match."""
-        return self.log.wait(pattern, timeout, count)[1]
+    def wait_line(self, pattern: str, timeout: float = 10.0, count: int = 1, start: int = 0) -> re.Match[str]:
+        """Wait for the `count`-th log line from number `start` on that matches, and return the match."""
+        return self.log.wait(pattern, timeout, count, start)[1]
 
     def wait_open(self, timeout: float = 30.0) -> float:
         """Wait until the first listener accepts; return the moment (`time.monotonic`) it was known."""
