@@ -1,4 +1,4 @@
-"""A WSGI application whose answers are sent by the event loop: downloads by all of their ways, and parked requests."""
+"""A WSGI application whose answers are sent by the event loop: downloads by all their ways, and parked requests."""
 
 from __future__ import annotations
 
