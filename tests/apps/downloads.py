@@ -13,7 +13,6 @@ from graceful import Download, Parked
 
 tickets: dict[str, Parked] = {}
 gone: list[str] = []
-threads: set[str] = set()
 
 
 def download(environ: Environ, start: Start) -> Iterable[bytes]:
@@ -45,16 +44,18 @@ def park(environ: Environ, start: Start) -> Iterable[bytes]:
     """Wait for news under a `name`, for at most `timeout` seconds."""
     asked = query(environ)
     name = asked["name"]
-    ticket = Parked(float(asked.get("timeout", "60")), at_drain(name) if "drain" in asked else None)
+    ticket = Parked(float(asked.get("timeout", "60")), at_drain(name, asked["drain"]) if "drain" in asked else None)
     ticket.gone.addCallback(lambda ignored: gone.append(name))
     tickets[name] = ticket
     return ticket(environ, start)
 
 
-def at_drain(name: str) -> Callable[[], tuple[int, list[tuple[str, str]], bytes]]:
+def at_drain(name: str, how: str) -> Callable[[], tuple[int, list[tuple[str, str]], bytes]]:
     """What makes the answer when the server stops."""
 
     def answer() -> tuple[int, list[tuple[str, str]], bytes]:
+        if how == "fail":
+            raise RuntimeError("failed on purpose")
         thread = threading.current_thread().name
         return 200, [("Content-Type", "text/plain")], f"come back, {name} (from {thread})".encode()
 
@@ -100,7 +101,7 @@ def show_gone(environ: Environ, start: Start) -> Iterable[bytes]:
 
 
 def doze(environ: Environ, start: Start) -> Iterable[bytes]:
-    """Sleep in Python code, where an exception can be put in between."""
+    """Never end, and leave the processor to others."""
     while True:
         time.sleep(0.01)
 

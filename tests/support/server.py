@@ -279,6 +279,15 @@ class Server:
         """The port of its first TCP listener."""
         return self.ports[0]
 
+    def in_flight(self, phase: str = "") -> int:
+        """Ask the process what is in flight, and return how many exchanges are in a phase, such as `parked`."""
+        start = len(self.log)
+        self.send_signal(signal.SIGUSR2)
+        count = int(self.wait_line(r"(\d+) in flight, \d+ connections", start=start)[1])
+        if count:
+            self.wait_line(r"^\s+exchange \d+ ", count=count, start=start)
+        return len(self.log.find_all(rf"^\s+exchange \d+ .*: {phase}", start))
+
     def drained(self) -> tuple[int, int, int]:
         """Return what the last line says: how many were finished, taken down and abandoned."""
         match = self.wait_line(DRAINED, 1.0)
