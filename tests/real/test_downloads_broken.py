@@ -312,19 +312,18 @@ def test_what_the_upstream_gets_to_see(server: Server) -> None:
 # -- clients ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["closes", "resets"])
-def test_client_leaves_before_the_answer(server: Server, how: str) -> None:
+def test_client_leaves_before_the_answer(home: Home) -> None:
     """A client that leaves while the upstream thinks ends the upstream's request, though that is not late yet."""
-    with ExitStack() as stack:
-        patient = Home(os.getuid())
-        stack.callback(patient.remove)
-        other = stack.enter_context(Server(patient, "--idle-grace", "0.5", application="downloads:application"))
-        upstream = stack.enter_context(Upstream(silent))
-        connection = stack.enter_context(Connection(other.port))
-        connection.send(request(f"/download?target={upstream.url}/file"))
-        visit = upstream.visit()
-        connection.reset() if how == "resets" else connection.close()
-        assert visit.left.wait(3)
+    with (
+        Server(home, "--idle-grace", "0.5", application="downloads:application") as server,
+        Upstream(silent) as upstream,
+    ):
+        for number, leave in enumerate((Connection.close, Connection.reset)):
+            connection = Connection(server.port)
+            connection.send(request(f"/download?target={upstream.url}/file"))
+            visit = upstream.visit(number)
+            leave(connection)
+            assert visit.left.wait(3)
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])

@@ -19,7 +19,7 @@ from support.server import Server
 from support.waiting import wait_for
 
 MIB = 1024 * 1024
-TEXT = b"".join(b"line %d\n" % number for number in range(1_500_000))
+TEXT = b"".join(b"line %d\n" % number for number in range(600_000))
 FILES = {"big.txt": TEXT, "small.txt": TEXT[:100]}
 SITES = {"django": "django_site.wsgi:application", "flask": "flask_site:app"}
 

@@ -22,11 +22,12 @@ from support.upstream import Upstream, silent
 from support.waiting import wait_for
 
 MIB = 1024 * 1024
-DATA = os.urandom(12 * MIB)
+DATA = os.urandom(8 * MIB)
 """More than the kernel's buffers hold, on the way to a client with a small one."""
 
 APPLICATION = "downloads:application"
 MANY = 100
+QUICK = ("--idle-grace", "0.5")
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_many(home: Home, nginx: Nginx, files: Path) -> None:
         "/store/file",
         "/files/file",
     )
-    options = ("--threads", "4", "--download", f"/store={nginx.url}", "--download", f"/files={files}")
+    options = (*QUICK, "--threads", "4", "--download", f"/store={nginx.url}", "--download", f"/files={files}")
     with Server(home, *options, application=APPLICATION) as server, ExitStack() as stack:
         waiting = [stack.enter_context(Connection(server.port)) for _ in range(MANY)]
         for number, connection in enumerate(waiting):
@@ -97,7 +98,7 @@ def test_many(home: Home, nginx: Nginx, files: Path) -> None:
 def test_download_deadline(home: Home, nginx: Nginx, files: Path, tmp_path: Path) -> None:
     """At `--download-deadline` a download is cut visibly and named, with 70; the next instance completes it."""
     mappings = ("--download", f"/store={nginx.url}", "--download", f"/files={files}")
-    deadlines = ("--deadline", "0", "--download-deadline", "1.5", "--idle-grace", "0.5")
+    deadlines = ("--deadline", "0", "--download-deadline", "1.5", *QUICK)
     part = tmp_path / "part"
     with Server(home, *mappings, *deadlines) as server, ExitStack() as stack:
         targets = ("/store/file", "/files/file")
@@ -114,7 +115,7 @@ def test_download_deadline(home: Home, nginx: Nginx, files: Path, tmp_path: Path
             assert 0 < part.stat().st_size < len(DATA)
         assert server.wait() == 70
         assert server.drained() == (0, 2, 0)
-    with Server(home, *mappings, "--idle-grace", "0.5") as server:
+    with Server(home, *mappings, *QUICK) as server:
         url = f"http://127.0.0.1:{server.port}/files/file"
         subprocess.run(["curl", "--silent", "--fail", "-C", "-", "-o", part, url], check=True, timeout=20)
     assert digest(part.read_bytes()) == digest(DATA)
@@ -128,7 +129,7 @@ def test_deadline_of_a_thread_beside_a_download(
 
     The status tells of the thread, whether it has ended since (70) or not (71).
     """
-    options = ("--deadline", "1", "--idle-grace", "0.5", "--download", f"/store={nginx.url}")
+    options = ("--deadline", "1", *QUICK, "--download", f"/store={nginx.url}")
     with (
         Server(home, *options, "--download", f"/files={files}", application=APPLICATION) as server,
         Gate(home.path / "gate") as gate,
@@ -183,7 +184,7 @@ def test_tls(home: Home, nginx: Nginx, files: Path, tmp_path: Path) -> None:
     certificate = Certificate(tmp_path)
     mappings = ("--download", f"/store={nginx.url}", "--download", f"/files={files}")
     with (
-        Server(home, *mappings, "--idle-grace", "0.5", listen=[certificate.endpoint]) as server,
+        Server(home, *mappings, *QUICK, listen=[certificate.endpoint]) as server,
         ExitStack() as stack,
     ):
         port = int(server.wait_line(r"socket ssl:127\.0\.0\.1:(\d+) open")[1])

@@ -114,7 +114,7 @@ def test_events(server: Server) -> None:
 
 def test_events_at_drain(home: Home) -> None:
     """A stop ends event streams with the time after which a browser shall come back, and a poll with 204."""
-    with Server(home, application=APPLICATION) as server, ExitStack() as stack:
+    with Server(home, "--idle-grace", "0.5", application=APPLICATION) as server, ExitStack() as stack:
         stream, poll = parked(stack, server, "/events?name=e"), parked(stack, server, "/park?name=p")
         get(server.port, "/send?name=e&body=one")
         server.terminate()
@@ -155,10 +155,12 @@ def test_nothing_is_told_in_the_lame_duck(home: Home) -> None:
         server.terminate()
         assert get(server.port, "/answer?name=duck&body=news").body == b"True"
         assert connection.answer().body == b"news"
+        connection.close()
         other = stack.enter_context(Connection(server.port))
         other.send(request("/park?name=other"))
         closed = server.wait_closed()
         assert other.answer().status == 204
+        other.end()
         assert time.monotonic() >= closed
         assert server.wait() == 0
 
