@@ -78,7 +78,7 @@ def site() -> Iterator[Site]:
         options = ("--threads", "4", "--idle-grace", "0.5", "--upstream-timeout", "10")
         with (
             Nginx(home.path, files) as nginx,
-            Server(home, *options, *mappings(nginx, files), application="downloads:application") as server,
+            Server(home, *options, *mappings(nginx, files), application="handover:application") as server,
         ):
             yield Site(server, nginx, files)
         assert home.left_behind() == []
@@ -265,7 +265,7 @@ def test_methods(site: Site) -> None:
 
 def test_not_asked_for(home: Home) -> None:
     """Without `--internal-download` an `X-Accel-Redirect` is for the proxy in front, with its body."""
-    with Server(home, "--idle-grace", "0.5", application="downloads:application") as server:
+    with Server(home, "--idle-grace", "0.5", application="handover:application") as server:
         answer = get(server.port, "/redirect?to=/internal/files/big.bin")
     assert (answer.header("X-Accel-Redirect"), answer.body) == ("/internal/files/big.bin", b"this is for nobody")
 

@@ -31,7 +31,7 @@ def server() -> Iterator[Server]:
     home = Home(os.getuid())
     try:
         patience = ("--upstream-timeout", "1", "--upstream-connect-timeout", "1", "--idle-grace", "0.5")
-        with Server(home, *patience, "--threads", "4", application="downloads:application") as server:
+        with Server(home, *patience, "--threads", "4", application="handover:application") as server:
             yield server
         assert home.left_behind() == []
     finally:
@@ -315,7 +315,7 @@ def test_what_the_upstream_gets_to_see(server: Server) -> None:
 def test_client_leaves_before_the_answer(home: Home) -> None:
     """A client that leaves while the upstream thinks ends the upstream's request, though that is not late yet."""
     with (
-        Server(home, "--idle-grace", "0.5", application="downloads:application") as server,
+        Server(home, "--idle-grace", "0.5", application="handover:application") as server,
         Upstream(silent) as upstream,
     ):
         for number, leave in enumerate((Connection.close, Connection.reset)):

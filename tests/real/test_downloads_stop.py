@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 DATA = os.urandom(8 * MIB)
 """More than the kernel's buffers hold, on the way to a client with a small one."""
 
-APPLICATION = "downloads:application"
+APPLICATION = "handover:application"
 MANY = 100
 QUICK = ("--idle-grace", "0.5")
 

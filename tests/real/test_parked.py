@@ -15,7 +15,7 @@ from support.home import Home
 from support.server import Server
 from support.waiting import wait_for
 
-APPLICATION = "downloads:application"
+APPLICATION = "handover:application"
 
 
 @pytest.fixture(scope="module")
