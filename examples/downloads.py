@@ -4,8 +4,8 @@ Run it in this directory, and look at http://127.0.0.1:8080/:
 
     twistd -n graceful-app --listen tcp:8080:interface=127.0.0.1 downloads:root
 
-Open http://127.0.0.1:8080/news in one terminal with `curl`, and /tell?hello in another one.  Then begin the download of
-a large file, and stop the server with Ctrl-C or `kill -TERM`: who waits for news is told to come back, and the
+Open http://127.0.0.1:8080/news in one terminal with `curl`, and /tell?hello in another one.  Then begin the download
+of a large file, and stop the server with Ctrl-C or `kill -TERM`: who waits for news is told to come back, and the
 download goes on to its end.
 """
 

@@ -47,6 +47,8 @@ def park(environ: Environ, start: Start) -> Iterable[bytes]:
     ticket = Parked(float(asked.get("timeout", "60")), at_drain(name, asked["drain"]) if "drain" in asked else None)
     ticket.gone.addCallback(lambda ignored: gone.append(name))
     tickets[name] = ticket
+    if "now" in asked:
+        ticket.answer(200, [("Content-Type", "text/plain")], asked["now"].encode())
     return ticket(environ, start)
 
 
@@ -73,7 +75,8 @@ def events(environ: Environ, start: Start) -> Iterable[bytes]:
 def answer(environ: Environ, start: Start) -> Iterable[bytes]:
     """Answer who waits under a `name`, and say whether it is in time."""
     asked = query(environ)
-    in_time = tickets[asked["name"]].answer(201, [("X-News", "yes")], asked["body"].encode())
+    ticket = tickets.get(asked["name"])
+    in_time = ticket is not None and ticket.answer(201, [("X-News", "yes")], asked["body"].encode())
     start("200 OK", [("Content-Type", "text/plain")])
     return [str(in_time).encode()]
 
@@ -88,8 +91,11 @@ def broadcast(environ: Environ, start: Start) -> Iterable[bytes]:
 def send(environ: Environ, start: Start) -> Iterable[bytes]:
     """Send an event to who waits under a `name`; without a `body`, finish."""
     asked = query(environ)
-    ticket = tickets[asked["name"]]
-    in_time = ticket.send(f"data: {asked['body']}\n\n".encode()) if "body" in asked else ticket.finish()
+    ticket = tickets.get(asked["name"])
+    if ticket is None:
+        in_time = False
+    else:
+        in_time = ticket.send(f"data: {asked['body']}\n\n".encode()) if "body" in asked else ticket.finish()
     start("200 OK", [("Content-Type", "text/plain")])
     return [str(in_time).encode()]
 

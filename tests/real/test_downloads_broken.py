@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +15,15 @@ from support.clients import Answer, Connection, Failure, digest, get, request
 from support.home import Home
 from support.nginx import Nginx
 from support.server import Server
+from support.tls import Certificate
 from support.upstream import Script, Upstream, Visit, head, says, silent
+from support.waiting import wait_for
 
 MIB = 1024 * 1024
 # More than what the kernel's buffers hold, on their way through two connections.
 DATA = os.urandom(32 * MIB)
+APPLICATION = "handover:application"
+QUICK = ("--idle-grace", "0.5")
 FIRST = 100_000
 """What a lying upstream has sent before it breaks off."""
 
@@ -31,7 +36,7 @@ def server() -> Iterator[Server]:
     home = Home(os.getuid())
     try:
         patience = ("--upstream-timeout", "1", "--upstream-connect-timeout", "1", "--idle-grace", "0.5")
-        with Server(home, *patience, "--threads", "4", application="handover:application") as server:
+        with Server(home, *patience, "--threads", "4", application=APPLICATION) as server:
             yield server
         assert home.left_behind() == []
     finally:
@@ -112,6 +117,15 @@ def test_cannot_be_resumed(server: Server, nginx: Nginx, path: str) -> None:
         with pytest.raises(Failure, match="truncated"):
             connection.answer()
     server.wait_line("cut after .* cannot be asked for the rest", start=before)
+
+
+def test_nginx_restarts_between(server: Server, nginx: Nginx) -> None:
+    """A connection that was kept, and is dead by now, costs no download."""
+    for _ in range(3):
+        answer = get(server.port, f"/download?target={nginx.url}/file", "Range: bytes=0-99999")
+        assert (answer.status, answer.body) == (206, DATA[:100_000])
+        nginx.kill()
+        nginx.start()
 
 
 # -- upstream servers that lie -------------------------------------------------------------------------------
@@ -287,6 +301,17 @@ def test_without_a_length(server: Server) -> None:
         assert (answer.header("Transfer-Encoding"), answer.body, answer.interim) == ("chunked", b"12345", ())
 
 
+def test_tls(home: Home, tmp_path: Path) -> None:
+    """An upstream is asked by TLS, and only if its certificate is trusted."""
+    certificate = Certificate(tmp_path)
+    trusting = {"SSL_CERT_FILE": str(certificate.path)}
+    with Upstream(says(head("Content-Length: 2"), b"ok"), tls=certificate.serving()) as upstream:
+        for environment, status in ((trusting, 200), ({}, 502)):
+            with Server(home, *QUICK, application=APPLICATION, environment=environment) as server:
+                assert asked(server, upstream).status == status
+    assert len(upstream.visits) == 1
+
+
 def test_what_the_upstream_gets_to_see(server: Server) -> None:
     """Cookies and passwords are for the application; who asks, and for what part, is for the file store, too."""
     fields = (
@@ -315,7 +340,7 @@ def test_what_the_upstream_gets_to_see(server: Server) -> None:
 def test_client_leaves_before_the_answer(home: Home) -> None:
     """A client that leaves while the upstream thinks ends the upstream's request, though that is not late yet."""
     with (
-        Server(home, "--idle-grace", "0.5", application="handover:application") as server,
+        Server(home, "--idle-grace", "0.5", application=APPLICATION) as server,
         Upstream(silent) as upstream,
     ):
         for number, leave in enumerate((Connection.close, Connection.reset)):
@@ -356,6 +381,7 @@ def test_slow_client_pauses_the_upstream(server: Server) -> None:
         visit = upstream.visit()
         assert visit.stalled.wait(10)
         assert visit.sent < size / 2
+        assert server.stays(2.2)  # an upstream that is paused is not silent
         assert resident(server) - before < 4 * MIB
         got = 0
 
@@ -371,6 +397,34 @@ def resident(server: Server) -> int:
     """The memory of a server's process, in bytes."""
     with open(f"/proc/{server.pid}/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("where", ["URL", "path"])
+def test_client_takes_nothing(home: Home, nginx: Nginx, where: str) -> None:
+    """A client that takes nothing for `--send-timeout` is cut, and the log says so."""
+    target = nginx.url + "/file" if where == "URL" else str(home.path / "files" / "file")
+    with (
+        Server(home, *QUICK, "--send-timeout", "0.5", application=APPLICATION) as server,
+        Connection(server.port, receive_buffer=4096) as connection,
+    ):
+        connection.send(request(f"/download?target={target}"))
+        server.wait_line("a client takes nothing")
+        wait_for(lambda: server.in_flight() == 0)
+        with pytest.raises(Failure, match=r"truncated|reset"):
+            connection.answer()
+
+
+def test_pipelined(server: Server, nginx: Nginx, home: Home) -> None:
+    """Downloads that were asked for in one packet come one after the other, and what stands behind them, too."""
+    targets = (nginx.url + "/file", str(home.path / "files" / "file"))
+    with Connection(server.port) as connection:
+        connection.send(
+            b"".join(request(f"/download?target={target}", "Range: bytes=0-999999") for target in targets * 2)
+            + request("/echo?last")
+        )
+        for _ in range(4):
+            assert digest(connection.answer().body) == digest(DATA[:1_000_000])
+        assert connection.answer().body == b"last"
 
 
 @pytest.mark.parametrize("where", ["URL", "path"])

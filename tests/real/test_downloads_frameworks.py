@@ -27,6 +27,8 @@ SITES = {"django": "django_site.wsgi:application", "flask": "flask_site:app"}
 class Sites:
     """Each application on both servers.
 
+    :ivar data: the directory with the files.
+    :ivar url: of the nginx that serves it.
     :ivar graceful: of each framework, a server of ours; it has two threads.
     :ivar gunicorn: of each framework, the port of a gunicorn.
     """
@@ -37,6 +39,7 @@ class Sites:
         for name, content in FILES.items():
             (data / name).write_bytes(content)
         nginx = stack.enter_context(Nginx(home.path, data))
+        self.data, self.url = data, nginx.url
         environment = {
             "DJANGO_SITE_DATA": str(data),
             "FLASK_SITE_FILE": str(data / "big.txt"),
@@ -178,8 +181,9 @@ def test_news(sites: Sites, framework: str, on: str) -> None:
 def test_events(sites: Sites, framework: str, on: str) -> None:
     """An event stream arrives with its type, piece by piece, and ends."""
     port = sites.graceful[framework].port if on == "graceful" else sites.gunicorn[framework]
+    fields = ("Accept-Encoding: gzip",) if on == "graceful" else ()
     with ThreadPoolExecutor(1) as executor:
-        waiting = executor.submit(get, port, "/events/me")
+        waiting = executor.submit(get, port, "/events/me", *fields)
         wait_for(lambda: get(port, "/tell/me?event=hello").body == b"True")
         answer = waiting.result()
     assert (answer.status, answer.header("Content-Type"), answer.body) == (
@@ -202,3 +206,28 @@ def test_waiting_holds_no_thread(sites: Sites, framework: str) -> None:
             word = ("news", "event")[number % 2]
             wait_for(lambda: get(server.port, f"/tell/number{number}?{word}=x").body == b"True")  # noqa: B023
             assert b"x" in connection.answer().body
+
+
+def test_without_a_framework(sites: Sites) -> None:
+    """The raw forms work on gunicorn as well, with a thread."""
+    with Gunicorn("handover:application", {}) as gunicorn:
+        for place in (sites.data, sites.url):
+            answer = get(gunicorn.port, f"/named?target={place}/big.txt")
+            assert (answer.status, answer.header("Content-Type")) == (200, "text/x-own")
+            assert digest(answer.body) == digest(TEXT)
+        path = f"/download?target={sites.data}/big.txt"
+        assert get(gunicorn.port, path).header("Content-Type") == "text/plain"
+        with Connection(gunicorn.port) as connection:
+            assert connection.get(path, method="HEAD").header("Content-Length") == str(len(TEXT))
+            late = connection.get("/park?name=late&timeout=0.1")
+            assert (late.status, late.body) == (204, b"")
+        with ThreadPoolExecutor(1) as executor:
+            for target, news, body in (
+                ("/park?name=me", "/answer?name=me&body=hello", b"hello"),
+                ("/events?name=you", "/send?name=you&body=hello", b"data: hello\n\n"),
+            ):
+                waiting = executor.submit(get, gunicorn.port, target)
+                wait_for(lambda: get(gunicorn.port, news).body == b"True")  # noqa: B023
+                if "you" in target:
+                    get(gunicorn.port, "/send?name=you")
+                assert waiting.result().body == body

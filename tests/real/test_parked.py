@@ -51,6 +51,14 @@ def test_answer(server: Server) -> None:
         assert connection.get("/echo?next").body == b"next"
 
 
+def test_answer_before_it_waits(server: Server) -> None:
+    """An answer may come before the view has returned."""
+    with Connection(server.port) as connection:
+        assert connection.get("/park?name=now&now=already").body == b"already"
+        assert get(server.port, "/answer?name=now&body=more").body == b"False"
+        assert connection.get("/echo?next").body == b"next"
+
+
 def test_many(server: Server) -> None:
     """A hundred requests wait in no thread, and one broadcast answers them all."""
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ that is given the connection, and sends, waits, resets or stays silent.  When it
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -89,13 +90,15 @@ class Upstream:
     """A server on the loopback interface.
 
     :param scripts: for the first connection, the second, and so on; the last one is for all that follow.
+    :param tls: what to serve TLS with.
     :ivar visits: its connections on which a request came, in the order of the requests.
     """
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, tls: ssl.SSLContext | None = None) -> None:
         self._scripts = scripts
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._tls = tls
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._listening.getsockname()[1]}"
         self.visits: list[Visit] = []
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -130,9 +133,14 @@ class Upstream:
             thread.start()
 
     def _serve(self, sock: socket.socket, script: Script) -> None:
+        sock.settimeout(LIMIT)
+        if self._tls is not None:
+            try:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+            except OSError:
+                return
         visit = Visit(sock)
         with sock:
-            sock.settimeout(LIMIT)
             try:
                 if visit.read_head():
                     self.visits.append(visit)
