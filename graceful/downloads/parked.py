@@ -18,8 +18,6 @@ from graceful.downloads.token import Token
 from graceful.web.fields import bodiless, reason
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
     from graceful.downloads.waiting import Waiting
 
 
@@ -151,7 +149,7 @@ class Parked(Token):
         if not self.claimed:
             self.end()
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer as a WSGI application."""
         if self._id:
             start_response("200 OK", self.headers)
