@@ -35,8 +35,7 @@ def server() -> Iterator[Server]:
     """A server that is impatient with its upstream servers."""
     home = Home(os.getuid())
     try:
-        patience = ("--upstream-timeout", "1", "--upstream-connect-timeout", "1", "--idle-grace", "0.5")
-        with Server(home, *patience, "--threads", "4", application=APPLICATION) as server:
+        with Server(home, *QUICK, "--upstream-timeout", "1", "--threads", "4", application=APPLICATION) as server:
             yield server
         assert home.left_behind() == []
     finally:
@@ -200,19 +199,27 @@ def test_nothing_to_pass_on(server: Server, lie: str) -> None:
 
 
 def test_refused(server: Server) -> None:
-    """An upstream that is not there is a 502; one that takes no connection a 504."""
+    """An upstream that is not there is a 502."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/file"
-        assert get(server.port, f"/download?target={url}").status == 502
-        nobody.listen(0)
-        with ExitStack() as stack:
-            for _ in range(3):  # the queue is full with the first or second, and the kernel then drops the SYN
-                waiting = stack.enter_context(socket.socket())
-                waiting.setblocking(False)
-                waiting.connect_ex(nobody.getsockname())
-            assert get(server.port, f"/download?target={url}").status == 504
+        assert get(server.port, f"/download?target=http://127.0.0.1:{nobody.getsockname()[1]}/file").status == 502
     assert get(server.port, "/download?target=http://graceful.invalid/").status == 502
+
+
+def test_takes_no_connection(home: Home) -> None:
+    """An upstream that takes no connection within its time is a 504."""
+    options = (*QUICK, "--upstream-connect-timeout", "0.3")
+    with (
+        Server(home, *options, application=APPLICATION) as server,
+        socket.create_server(("127.0.0.1", 0), backlog=0) as nobody,
+        ExitStack() as stack,
+    ):
+        for _ in range(3):  # the queue is full with the first or second, and the kernel then drops the SYN
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(nobody.getsockname())
+        assert get(server.port, f"/download?target=http://127.0.0.1:{nobody.getsockname()[1]}/file").status == 504
+        server.wait_line("does not connect within 0.3 s")
 
 
 CUT: dict[str, tuple[Script, ...]] = {

@@ -136,7 +136,8 @@ def test_deadline_of_a_thread_beside_a_download(
         ExitStack() as stack,
         Connection(server.port) as working,
     ):
-        downloads = [begun(stack, server, target) for target in ("/store/file", "/files/file")]
+        targets = ("/store/file", "/files/file", f"/download?target={files}/file", f"/wrapped?path={files}/file")
+        downloads = [begun(stack, server, target) for target in targets]
         working.send(request(gate.target(stuck)))
         if stuck == "/gate":
             gate.wait_reached()
@@ -151,7 +152,7 @@ def test_deadline_of_a_thread_beside_a_download(
             assert digest(connection.answer().body) == digest(DATA)
             connection.close()
         assert server.wait() == status
-        assert server.drained() == (2, 1, 1 if status == 71 else 0)
+        assert server.drained() == (4, 1, 1 if status == 71 else 0)
 
 
 def test_nothing_has_come_yet(home: Home) -> None:
