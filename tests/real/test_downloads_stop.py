@@ -107,7 +107,7 @@ def test_download_deadline(home: Home, nginx: Nginx, files: Path, tmp_path: Path
         for target, connection in connections.items():
             got: list[bytes] = []
             server.wait_line(
-                rf"taking down exchange \d+ GET {target} from 127.0.0.1: downloading for .*, \d+ bytes sent"
+                rf"taking down exchange \d+ GET {target} .*: downloading for .*, \d+ of {len(DATA)} bytes sent"
             )
             with pytest.raises(Failure, match=r"truncated|reset"):
                 connection.answer(consume=got.append)

@@ -157,7 +157,7 @@ def test_parking_while_stopping(home: Home) -> None:
 
 def test_nothing_is_told_in_the_lame_duck(home: Home) -> None:
     """While the sockets still accept nobody is sent away: who polls again would come straight back."""
-    options = ("--lame-duck", "1.5", "--idle-grace", "0.5")
+    options = ("--lame-duck", "1", "--idle-grace", "0.5")
     with Server(home, *options, application=APPLICATION) as server, ExitStack() as stack:
         connection = parked(stack, server, "/park?name=duck")
         server.terminate()
