@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from graceful.access_log import AccessLog
@@ -72,6 +73,7 @@ class Engine:
         self.clock.start()
         self._hub = Hub(reactor)
         self._listeners: list[Listener | ForeignListener] = []
+        self._sweeping: IDelayedCall | None = None
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self.aside = Aside()
@@ -173,7 +175,7 @@ class Engine:
             listener.start()
             self._listeners.append(listener)
         self._listeners += foreign
-        self.clock.callLater(SWEEP, self._sweep)
+        self._sweeping = self.clock.callLater(SWEEP, self._sweep)
 
     def sockets(self) -> list[tuple[str, str]]:
         """The listening sockets by name, each `open`, `paused` or `closed`.  Reactor thread."""
@@ -225,14 +227,15 @@ class Engine:
 
     # -- time ---------------------------------------------------------------------------------------------
 
-    def _sweep(self) -> None:
-        self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
-        self.site.tick()
-        self.aside.look()
-        self.sweep()
+    def hasten(self) -> None:
+        """A drain has begun: look at once, and from now on oftener."""
+        if self._sweeping is not None:
+            self._sweeping.reset(0)
 
-    def sweep(self) -> None:
+    def _sweep(self) -> None:
         """End what has had its time."""
+        self._sweeping = self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
+        self.site.tick()
         now = self.clock.seconds()
         self.site.sweep(now)
         self._sender.tick(now)

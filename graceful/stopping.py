@@ -97,7 +97,7 @@ class Stopping:
             self._finished_before = site.register.finished
             self.log.info("stopping: {count} in flight", count=len(site.register.exchanges))
         site.quiet = site.quiet or quiet
-        clock.callLater(0, self._engine.sweep)
+        self._engine.hasten()
 
     def close_listeners(self) -> Deferred[None]:
         """Close all listening sockets; each says so in the log."""
