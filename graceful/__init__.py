@@ -12,16 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from graceful.downloads.parked import Parked as Parked
+    from graceful.downloads.token import Download as Download
     from graceful.service import AppServer as AppServer
     from graceful.settings import Settings as Settings
     from graceful.wsgi import WSGIResource as WSGIResource
 
-__all__ = ["AppServer", "Settings", "WSGIResource", "__version__"]
+__all__ = ["AppServer", "Download", "Parked", "Settings", "WSGIResource", "__version__"]
 
 __version__ = "0.1.0"
 
 _HOMES: Final = {
     "AppServer": "graceful.service",
+    "Download": "graceful.downloads.token",
+    "Parked": "graceful.downloads.parked",
     "Settings": "graceful.settings",
     "WSGIResource": "graceful.wsgi",
 }

@@ -17,8 +17,13 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from graceful.access_log import AccessLog
+from graceful.aside import Aside
 from graceful.clock import on
 from graceful.control.health import Health
+from graceful.downloads.crew import Crew
+from graceful.downloads.handover import HandOver
+from graceful.downloads.targets import parse_mapping
+from graceful.downloads.waiting import Lot
 from graceful.settings import HEALTH_PATH, Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.foreign import ForeignListener
@@ -51,6 +56,7 @@ class Engine:
     :ivar site: what is served, with the register of all that is in flight.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
+    :ivar aside: runs the application's callables that have no thread of an exchange.
     :ivar health: what a balancer is told.
     """
 
@@ -65,6 +71,7 @@ class Engine:
         self._listeners: list[Listener | ForeignListener] = []
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
+        self.aside = Aside()
         self.site = Site(
             root,
             settings,
@@ -73,6 +80,7 @@ class Engine:
             spooler=Spooler(settings.spool, self._hub.call),
             pool_for=self._pool_for,
         )
+        self.hand_over = self._make_hand_over(reactor)
         self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
         if settings.health_path:
             self.site.route(settings.health_path, self.health.answer)
@@ -83,6 +91,31 @@ class Engine:
         # What was imported lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+
+    def _make_hand_over(self, reactor: Any) -> HandOver:
+        """What the event loop answers with no thread: downloads and parked requests."""
+        settings, call, clock = self._settings, self._hub.call, self.clock
+
+        def upstream() -> Any:
+            from graceful.downloads.upstream import Upstream
+
+            return Upstream(reactor, clock, settings.upstream_connect_timeout)
+
+        public = [parse_mapping(text) for text in settings.download]
+        hand_over = HandOver(
+            call,
+            clock,
+            Crew(call),
+            upstream,
+            Lot(clock, call, self.aside.call),
+            public=public,
+            internal=[parse_mapping(text) for text in settings.internal_download],
+            silence=settings.upstream_timeout,
+        )
+        self.site.hand_over = hand_over
+        for mapping in public:
+            self.site.route(mapping.prefix, hand_over.answer)
+        return hand_over
 
     # -- threads ------------------------------------------------------------------------------------------
 
@@ -199,11 +232,15 @@ class Engine:
     def _sweep(self) -> None:
         self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
         self.site.tick()
+        self.aside.look()
         self.sweep()
 
     def sweep(self) -> None:
         """End what has had its time."""
-        self.site.sweep(self.clock.seconds())
+        now = self.clock.seconds()
+        self.site.sweep(now)
+        self.hand_over.tick(now)
+        self.aside.look()
 
     # -- people -------------------------------------------------------------------------------------------
 
@@ -222,6 +259,8 @@ class Engine:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
+        self.hand_over.stop()
+        self.aside.close()
         self.site.spooler.stop()
         if self.access_log is not None:
             self.access_log.close()

@@ -85,6 +85,18 @@ _TRUSTED_PROXY: Final = _Option(
     "Believe what this network, address, or unix (every peer on a Unix socket) says in X-Forwarded-For and "
     "-Proto, Forwarded and X-Request-Id. Can be repeated.",
 )
+_DOWNLOAD: Final = _Option(
+    "download",
+    "/PREFIX=TARGET",
+    "none",
+    "Serve paths without the application: TARGET is the URL of a file store, or a directory. Can be repeated.",
+)
+_INTERNAL_DOWNLOAD: Final = _Option(
+    "internal-download",
+    "/PREFIX=TARGET",
+    "none",
+    "Likewise, what the application's X-Accel-Redirect may name. Can be repeated.",
+)
 _STATUS_LISTEN: Final = _Option(
     "status-listen",
     "ENDPOINT",
@@ -160,6 +172,24 @@ _GROUPS: Final = {
             "the system's temporary one",
             "Directory for request bodies that are too large for memory.",
             str,
+        ),
+    ),
+    "Downloads": (
+        _DOWNLOAD,
+        _INTERNAL_DOWNLOAD,
+        _Option(
+            "upstream-connect-timeout",
+            "SECONDS",
+            "5",
+            "Within this time a file store must take a connection.",
+            _seconds,
+        ),
+        _Option(
+            "upstream-timeout",
+            "SECONDS",
+            "60",
+            "How long a file store may say nothing.",
+            _seconds,
         ),
     ),
     "Stopping": (
@@ -280,22 +310,30 @@ class Options(usage.Options):
         self.sockets: dict[str, str] = {}
         self.pid = 0
         self.application: str | None = None
-        self._listen: list[str] = []
-        self._trusted_proxy: list[str] = []
-        self._status_listen: list[str] = []
+        self._repeated: dict[str, list[str]] = {}
 
     def opt_listen(self, endpoint: str) -> None:
-        self._listen.append(endpoint)
+        self._repeated.setdefault("listen", []).append(endpoint)
 
     opt_listen.__doc__ = _LISTEN.help
 
     def opt_trusted_proxy(self, network: str) -> None:
-        self._trusted_proxy.append(network)
+        self._repeated.setdefault("trusted_proxy", []).append(network)
 
     opt_trusted_proxy.__doc__ = _TRUSTED_PROXY.help
 
+    def opt_download(self, mapping: str) -> None:
+        self._repeated.setdefault("download", []).append(self._mapping(mapping))
+
+    opt_download.__doc__ = _DOWNLOAD.help
+
+    def opt_internal_download(self, mapping: str) -> None:
+        self._repeated.setdefault("internal_download", []).append(self._mapping(mapping))
+
+    opt_internal_download.__doc__ = _INTERNAL_DOWNLOAD.help
+
     def opt_status_listen(self, endpoint: str) -> None:
-        self._status_listen.append(endpoint)
+        self._repeated.setdefault("status_listen", []).append(endpoint)
 
     opt_status_listen.__doc__ = _STATUS_LISTEN.help
 
@@ -406,12 +444,7 @@ class Options(usage.Options):
         for name in ("spool", "access_log", "control"):
             if given.get(name) and given[name] != STANDARD_OUTPUT:
                 given[name] = self._absolute(given[name])
-        if self._listen:
-            given["listen"] = self._listen
-        if self._status_listen:
-            given["status_listen"] = self._status_listen
-        if self._trusted_proxy:
-            given["trusted_proxy"] = self._trusted_proxy
+        given.update(self._repeated)
         try:
             return Settings(**given)
         except BadSetting as bad:
@@ -419,6 +452,10 @@ class Options(usage.Options):
             raise usage.UsageError(f"--{name} {typed.get(name, bad.value)}: {bad.problem}") from None
         except FileNotFoundError as error:
             raise usage.UsageError(f"--spool: {error.strerror}; name a directory that can be written to") from None
+
+    def _mapping(self, text: str) -> str:
+        prefix, equals, target = text.partition("=")
+        return f"{prefix}={self._absolute(target)}" if equals and target and "://" not in target else text
 
     def _absolute(self, path: str) -> str:
         # twistd changes to its --rundir only after parsing, and --logfile is taken from there too.

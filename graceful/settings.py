@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from attrs import Attribute, field, frozen
 
+from graceful.downloads.targets import BadTarget, parse_mapping
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.address import parse as parse_address
 from graceful.web.proxies import UNIX, parse_network
@@ -103,6 +104,14 @@ def _proxies(settings: object, attribute: Attribute[Any], value: tuple[str, ...]
             raise BadSetting(attribute.name, network, problem) from None
 
 
+def _mappings(settings: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    for mapping in value:
+        try:
+            parse_mapping(mapping)
+        except BadTarget as error:
+            raise BadSetting(attribute.name, mapping, str(error)) from None
+
+
 def _health_path(settings: object, attribute: Attribute[Any], value: str) -> None:
     if value and not _PATH.fullmatch(value):
         raise BadSetting(attribute.name, value, "expected a path such as /health, or nothing to have none")
@@ -183,6 +192,10 @@ class Settings:
     :ivar header_timeout: seconds within which the head of a request must be complete.
     :ivar send_timeout: seconds for which a client may neither take nor send anything in the middle of a body.
     :ivar max_body: bytes of the largest request body that is taken; a larger one is answered with 413.
+    :ivar download: paths that are served without the application: `/files=http://librarian:58000/`, or a directory.
+    :ivar internal_download: likewise, what the application's `X-Accel-Redirect` may name.
+    :ivar upstream_connect_timeout: seconds within which an upstream server must take a connection.
+    :ivar upstream_timeout: seconds for which an upstream server may say nothing.
     :ivar spool: directory for request bodies too large for memory.  Default: the system's temporary one.
     :ivar trusted_proxy: whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Id are believed:
         networks (`10.0.0.0/8`), addresses, and `unix` for every peer on a Unix socket.
@@ -214,6 +227,10 @@ class Settings:
         validator=_whole(1, "number of bytes (on a command line also as 64M or 1G)"),
     )
     spool: str = field(factory=tempfile.gettempdir, validator=_directory)
+    download: tuple[str, ...] = field(default=(), converter=_several, validator=_mappings)
+    internal_download: tuple[str, ...] = field(default=(), converter=_several, validator=_mappings)
+    upstream_connect_timeout: float = field(default=5, validator=_seconds(zero=False))
+    upstream_timeout: float = field(default=60, validator=_seconds(zero=False))
     trusted_proxy: tuple[str, ...] = field(default=(), converter=_several, validator=_proxies)
     access_log: str | None = field(default=None, validator=_log_file)
     health_path: str = field(default=HEALTH_PATH, validator=_health_path)

@@ -23,6 +23,7 @@ from graceful.web.fields import (
     LENGTH,
     LINES,
     NAMES,
+    OFFER,
     PLAIN,
     SERVER,
     STATUSES,
@@ -81,6 +82,7 @@ class Exchange:
     :ivar sent: body bytes handed over for sending.
     :ivar begun: the head has gone out, or is on its way.
     :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
+    :ivar offer: the field, name and value, by which the application has handed its answer over; None if it has not.
     :ivar download: its body is streamed by the event loop, with no thread: a drain has another deadline for it.
     """
 
@@ -103,6 +105,7 @@ class Exchange:
         "length",
         "method",
         "mount",
+        "offer",
         "own_id",
         "peer",
         "phase",
@@ -141,6 +144,7 @@ class Exchange:
         self.own_id: str | None = None
         self.handler: Any = None
         self.mount: tuple[str, str] | None = None
+        self.offer: tuple[str, str] | None = None
         self._head: str | None = None
 
     def __repr__(self) -> str:
@@ -208,9 +212,19 @@ class Exchange:
         if kind in (DATE, SERVER):
             self._flags |= kind
             return checked_line(name, value)
+        if kind == OFFER and self.connection.site.takes(name):
+            self.offer = name.lower(), value
+            return ""
+        if kind == OFFER:
+            return checked_line(name, value)
         if kind == CONNECTION and "close" in value.lower():
             self.keep = False
         return ""
+
+    def fields(self) -> list[tuple[str, str]]:
+        """The answer's fields as the application has given them, but for those that the server sends itself."""
+        lines = (self._head or "").split("\r\n")[1:-1]
+        return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
 
     def _render(self, total: int) -> bytes:
         """The head as bytes, and the decision how the body is framed (RFC 9112 §6).
@@ -266,6 +280,15 @@ class Exchange:
             )
             return data[:left]
         return data
+
+    def bare(self) -> bool:
+        """Whether the answer has no body, whatever its length (RFC 9112 §6.3)."""
+        return self.method == "HEAD" or bodiless(self.status)
+
+    def begin(self) -> bytes:
+        """The head, for somebody who sends it and the body by himself; the length has been announced."""
+        assert self.length >= 0
+        return self._render(-1)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, of which more may follow; may wait for a slow client in a thread.
@@ -344,7 +367,11 @@ class Exchange:
 
     def describe(self, now: float) -> str:
         """One line for people: what it is, how old, how far."""
-        size = f", {self.sent} bytes sent" if self.begun else ""
+        size = ""
+        if self.begun:
+            of = f" of {self.length}" if self.download and self.length >= 0 else ""
+            rate = f", {self.sent / max(now - self.started, 0.1) / 1024:.0f} KiB/s" if self.download else ""
+            size = f", {self.sent}{of} bytes sent{rate}"
         return (
             f"exchange {self.id} {self.method} {self.shown_target} from {self.peer or 'unix'}: "
             f"{PHASES[self.phase]} for {now - self.started:.1f} s{size}"

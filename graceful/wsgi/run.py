@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from graceful.current import current
 from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
 from graceful.wsgi.environ import of_connection, of_request, of_server
+from graceful.wsgi.filewrapper import FileWrapper
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 StartResponse = Callable[..., Callable[[bytes], None]]
@@ -43,6 +44,7 @@ class Runner:
         if base is None:
             base = connection.memo = of_connection(self._server, connection)
         result: Iterable[bytes] | None = None
+        handed_over: Callable[[], object] | None = None
         try:
             environ = of_request(base, exchange)
             if exchange.mount is not None:
@@ -57,15 +59,10 @@ class Runner:
                 return exchange.write
 
             result = exchange.handler.application(environ, start_response)
-            if type(result) is list and len(result) == 1 and not exchange.begun:
+            if type(result) is list and len(result) == 1 and exchange.offer is None and not exchange.begun:
                 exchange.finish(result[0])
             else:
-                for piece in result:
-                    if piece:
-                        exchange.write(piece)
-                    elif connection.turn.closed:
-                        raise Disconnected
-                exchange.finish()
+                handed_over = self._send(exchange, result)
         except Disconnected:
             exchange.flushed = True
         except BaseException:
@@ -81,7 +78,32 @@ class Runner:
                     except BaseException:
                         log.failure("{exchange}: close() of the answer failed", exchange=exchange)
             current.set(None)
-            connection.site.through(exchange)
+            if handed_over is not None:
+                handed_over()
+            else:
+                connection.site.through(exchange)
+
+    @staticmethod
+    def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
+        """Send an answer piece by piece; returned is what gives it to the event loop, if somebody wants that."""
+        turn = exchange.connection.turn
+        if exchange.offer is not None or type(result) is FileWrapper:
+            handed_over = _hand_over(exchange, result)
+            if handed_over is not None:
+                return handed_over
+        for piece in result:
+            if exchange.offer is not None:  # `start_response` was called with the first piece
+                handed_over = _hand_over(exchange, result)
+                if handed_over is not None:
+                    return handed_over
+            if piece:
+                exchange.write(piece)
+            elif turn.closed:
+                raise Disconnected
+        handed_over = _hand_over(exchange, result) if exchange.offer is not None else None
+        if handed_over is None:
+            exchange.finish()
+        return handed_over
 
     def _failed(self, exchange: Exchange) -> None:
         """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
@@ -92,10 +114,17 @@ class Runner:
             exchange.flushed = True
 
 
+def _hand_over(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
+    """Offer the answer to the event loop; once it has begun, it is too late for that."""
+    hand_over = exchange.connection.site.hand_over
+    return hand_over(exchange, result) if hand_over is not None and not exchange.begun else None
+
+
 def _again(exchange: Exchange, exc_info: ExcInfo | None) -> None:
     """`start_response` was called a second time: only to report an error, and only before anything was sent."""
     if exc_info is None:
         raise AssertionError("start_response was called a second time without exc_info")
+    exchange.offer = None
     try:
         if exchange.begun:
             raise exc_info[1].with_traceback(exc_info[2])

@@ -1,0 +1,153 @@
+"""Threads for application code that belongs to no exchange's thread: hooks, `close()` of what is streamed, reports.
+
+Such callables must not run in the reactor's thread, which has all clients to serve, and cannot wait for a thread of
+the pool: when they are needed most, all of those are stuck.  So here are a few threads beside, which are only
+started when there is something to call, and end when there has been nothing for a while.
+
+A callable that does not return must not keep the others from running.  One that is over its time is named in the log,
+and another thread takes its place; how many there may be in all is bounded, and what comes then waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import monotonic
+from typing import Any, Final
+
+from twisted.logger import Logger
+
+SIZE: Final = 4
+MOST: Final = 16
+LIMIT: Final = 10.0
+IDLE: Final = 10.0
+
+
+class _Call:
+    """One call, since when it runs, and whether it was named for running too long."""
+
+    __slots__ = ("arguments", "function", "future", "named", "since")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.future: Future[Any] = Future()
+        self.since = 0.0
+        self.named = False
+
+
+class Aside:
+    """Runs application callables in threads of its own.
+
+    :param size: how many run side by side, not counting those that are over their time.
+    :param most: how many threads there are at most.
+    :param limit: after how many seconds a call is over its time.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(self, size: int = SIZE, most: int = MOST, limit: float = LIMIT) -> None:
+        self._size = size
+        self._most = most
+        self._limit = limit
+        self._changed = threading.Condition()
+        # Under the condition's lock:
+        self._waiting: deque[_Call] = deque()
+        self._running: dict[int, _Call] = {}
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
+        self._number = 0
+        self._closed = False
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Have a function called soon in another thread.  Any thread; does not wait.
+
+        What it raises is logged; who wants to know all the same asks the future.  After :meth:`close` nothing is
+        called any more, and the future is cancelled.
+        """
+        call = _Call(function, arguments)
+        with self._changed:
+            if self._closed:
+                call.future.cancel()
+                return call.future
+            self._waiting.append(call)
+            if self._idle >= len(self._waiting):
+                self._changed.notify()
+            else:
+                self._start_more()
+        return call.future
+
+    def look(self) -> None:
+        """Name what is over its time, and let others run instead.  To be called every second or so, in any thread."""
+        with self._changed:
+            overdue = [call for call in self._overdue() if not call.named]
+            if self._waiting:
+                self._start_more()
+        for call in overdue:
+            call.named = True
+            self.log.warn("{function!r} has not returned in {limit:g} s", function=call.function, limit=self._limit)
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Call nothing more, and end the threads; blocks for at most `timeout` seconds.
+
+        They are daemons: one that does not return holds nobody.
+        """
+        with self._changed:
+            self._closed = True
+            for call in self._waiting:
+                call.future.cancel()
+            self._waiting.clear()
+            self._changed.notify_all()
+            threads = list(self._threads)
+        until = monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, until - monotonic()))
+
+    def _overdue(self) -> list[_Call]:
+        """The calls that are over their time.  Lock held."""
+        before = monotonic() - self._limit
+        return [call for call in self._running.values() if call.since < before]
+
+    def _start_more(self) -> None:
+        """Start a thread, if there may be another one.  Lock held."""
+        if len(self._threads) >= self._most or len(self._threads) - len(self._overdue()) >= self._size:
+            return
+        self._number += 1
+        thread = threading.Thread(target=self._work, name=f"graceful-aside-{self._number}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _next(self) -> _Call | None:
+        """What to call next; None if there has been nothing for a while.  In a thread of ours."""
+        me = threading.get_ident()
+        with self._changed:
+            self._running.pop(me, None)
+            self._idle += 1
+            try:
+                self._changed.wait_for(lambda: self._waiting or self._closed, IDLE)
+            finally:
+                self._idle -= 1
+            if not self._waiting:
+                self._threads.discard(threading.current_thread())
+                return None
+            call = self._waiting.popleft()
+            call.since = monotonic()
+            self._running[me] = call
+            return call
+
+    def _work(self) -> None:
+        while (call := self._next()) is not None:
+            if not call.future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = call.function(*call.arguments)
+            except BaseException as error:
+                self.log.failure("{function!r} failed", function=call.function)
+                call.future.set_exception(error)
+                del error
+            else:
+                call.future.set_result(result)
+                del result
+            del call
