@@ -37,7 +37,7 @@ def own(target: str, *fields: str, method: str = "GET") -> bytes:
 
 
 def test_a_drain_in_the_browser(home: Home) -> None:
-    """Requests come and go in the table, sockets are stamped, the deadline counts, and at the end it says how it went.
+    """Requests come and go in the table, sockets are stamped, the deadline counts, and at the end it says what was.
 
     It fits on a phone, is dark in the dark, and the browser has nothing to complain of.
     """
