@@ -1,5 +1,7 @@
 """The control API: HTTP and JSON, for the `graceful` command and everybody else who may open its socket.
 
+::
+
     GET  /status            what the instance says of itself; ?limit=N lists so many exchanges at most
     GET  /exchanges         everything in flight, each with the stack of its thread
     GET  /exchanges/ID      one of them
