@@ -31,7 +31,7 @@ class TallyTests(Case):
 
         def count() -> None:
             for _ in range(1000):
-                tally(ended(200, 0.02))
+                tally.record(ended(200, 0.02))
 
         threads = [threading.Thread(target=count) for _ in range(8)]
         for thread in threads:
@@ -47,8 +47,9 @@ class TallyTests(Case):
         """Each duration is in the first bucket that is not less, each status in its class."""
         tally = Tally(None)
         for seconds in (0.0, 0.001, 0.0011, 1000.0):
-            tally(ended(404, seconds))
-        tally(ended(0, 1.0))
+            tally.record(ended(404, seconds))
+        tally.record(ended(0, 1.0))
+        tally.record(ended(999, 1.0))
         sums = tally.sums()
         self.assertEqual(sums[4][:3], [2, 1, 0])
         self.assertEqual(sums[4][len(BOUNDS)], 1)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +16,6 @@ from support.clients import Connection, ask, request
 from support.gate import Gate
 from support.home import Home
 from support.server import Server
-from support.waiting import wait_for
 
 STATUS = ("--status-listen", "tcp:0:interface=127.0.0.1")
 FAST = ("--idle-grace", "0.2")
@@ -210,44 +206,3 @@ def test_many_watch(home: Home) -> None:
             assert b"event: gone\n" in told
             end = json.loads(told[told.index(b"event: gone\n") + 1].partition(b"data: ")[2])
             assert (end["exit_status"], end["finished"]) == (0, 1)
-
-
-def test_a_slow_watcher_costs_no_memory(home: Home) -> None:
-    """What a client does not take is not kept for it; one that takes nothing for long is closed."""
-    with Server(home, *FAST, *STATUS, "--threads", "1") as server, ExitStack() as stack:
-        gate = stack.enter_context(Gate(home.path / "gate"))
-        first = stack.enter_context(Connection(server.port))
-        first.send(request(gate.target()))
-        gate.wait_reached()
-        others = []
-        for _ in range(300):
-            other = stack.enter_context(Connection(server.port))
-            other.send(request("/" + "x" * 300))
-            others.append(other)
-        slow = stack.enter_context(socket.socket())
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect(("127.0.0.1", status_port(server)))
-        slow.sendall(own("/events"))
-
-        def held() -> int:
-            return resident(server.pid)
-
-        before = held()
-        wait_for(lambda: watched(server) >= 1)
-        time.sleep(3)  # pictures of 60 KB each second, four times as many in a drain
-        assert held() - before < 8 << 20
-        gate.open()
-        assert first.answer().status == 200
-        for other in others:
-            assert other.answer().status == 404
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def watched(server: Server) -> int:
-    """How many connections its status page has: those that are established to its port, twice each."""
-    port = f":{status_port(server):04X} "
-    return Path("/proc/net/tcp").read_text().count(port) - 1
