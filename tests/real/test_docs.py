@@ -349,8 +349,8 @@ def test_deploy(site: Site) -> None:
     HAProxy tries nothing twice, and a start takes so long that it takes the server for dead: each step of the script
     counts.  With a version that does not import, nothing is stopped.
     """
-    clients, runtime, one, two = (str(free_port()) for _ in range(4))
-    servers = {"8001": one, "8002": two}
+    clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
+    servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
     options = {**servers, "mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
     strict = {"mode http": "mode http\n    retries 0"}
     site.write(
