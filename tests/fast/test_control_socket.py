@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.control import socket as module
 from graceful.control.client import ClientError, NobodyThere
-from graceful.control.socket import ControlError, ControlSocket, leaving
+from graceful.control.socket import ControlError, ControlSocket, beside
 
 
 class PathTests(SynchronousTestCase):
@@ -45,6 +45,9 @@ class PathTests(SynchronousTestCase):
             def __exit__(self, *ignored: object) -> None:
                 """Nothing was opened."""
 
+            def close(self) -> None:
+                """Nothing was opened."""
+
             def get(self, target: str) -> dict[str, object]:
                 if test.state == "silent":
                     raise ClientError
@@ -73,7 +76,7 @@ class PathTests(SynchronousTestCase):
         """One that leaves lives on beside the path, and leaves a successor's alone."""
         first = self.bind()
         first.release()
-        self.assertEqual(leaving(self.path), [f"{self.path}.{os.getpid()}"])
+        self.assertEqual(beside(self.path), [f"{self.path}.{os.getpid()}"])
         # In this test both have the same number, so the successor is a file of another process.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as successor:
             successor.bind(self.path)
@@ -89,7 +92,7 @@ class PathTests(SynchronousTestCase):
             self.state = "finishing"
             control = self.bind()
             self.assertEqual(control.where, self.path)
-            self.assertEqual(leaving(self.path), [f"{self.path}.7"])
+            self.assertEqual(beside(self.path), [f"{self.path}.7"])
 
     def test_one_that_serves(self) -> None:
         """A path that was asked for is refused; one that was not is left to its owner."""

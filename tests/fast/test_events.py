@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from doubles import Case, get
 
@@ -27,7 +27,7 @@ class Looking(Case):
         self.served = type(self.engine)(self)
         for number in range(50):
             self.served.connect().send(get(number))
-        self.status = Status(self.served.site.settings, lambda: 212.0)
+        self.status = Status(self.served.site.settings)
         self.status.enter("serving")
         instance: Any = SimpleNamespace(
             site=self.served.site,
@@ -115,7 +115,6 @@ class OrdersTests(Looking):
         super().setUp()
         self.patch(api, "said_by", lambda connection: "a test")
         self.given: list[Any] = []
-        self.status.drain = SimpleNamespace(deadline=None)  # type: ignore[assignment]
         test = self
 
         class Orders:
@@ -125,7 +124,7 @@ class OrdersTests(Looking):
             def enter(self) -> None:
                 test.given.append("enter")
 
-            def stop_within(self, quiet: bool, deadline: float | None) -> None:
+            def stop(self, quiet: bool, deadline: float | None) -> None:
                 test.given.append((quiet, deadline))
                 test.status.enter("finishing")
                 test.status.ending = Ending(0, 0.0, 0, 0, 0)
@@ -136,7 +135,8 @@ class OrdersTests(Looking):
             def take_down(self, number: int) -> list[int]:
                 return [number] if number == 5 else []
 
-        self.control = Control(self.status, self.events, Metrics(self.status), Orders())
+        self.control = Control(self.status, self.events, Metrics(self.status))
+        self.control.orders = cast(Any, Orders())
         self.engine.site.serve(self.control)
 
     def order(self, target: str, body: bytes = b"") -> tuple[int, Any]:
@@ -166,6 +166,6 @@ class OrdersTests(Looking):
 
     def test_while_starting(self) -> None:
         """Before there is anything to order, that is said."""
-        self.status.drain = None
+        self.control.orders = None
         self.assertEqual(self.order("/stop")[0], 503)
         self.assertEqual(self.given, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from doubles import Case, get
 from prometheus_client.parser import text_string_to_metric_families
@@ -62,7 +62,7 @@ class MetricsTests(Case):
     def setUp(self) -> None:
         """Have an instance with something in flight."""
         super().setUp()
-        self.status = Status(self.engine.site.settings, lambda: 212.0)
+        self.status = Status(self.engine.site.settings)
         self.instance: Any = SimpleNamespace(
             site=self.engine.site,
             clock=SimpleNamespace(seconds=lambda: 0.0),
@@ -115,7 +115,7 @@ class MetricsTests(Case):
 
     def test_the_end(self) -> None:
         """What was taken down and abandoned is told."""
-        self.status.taken_down = lambda: 2
+        self.status.stopping = cast(Any, SimpleNamespace(taken_down=2))
         self.status.ending = Ending(71, 1.0, 3, 2, 1)
         told = self.read()
         self.assertEqual(told["graceful_taken_down_total", ()], 2)
