@@ -60,8 +60,8 @@ class Drainable(Protocol):
         :param everything: also what is otherwise spared.
         """
 
-    def gone(self, seconds: float) -> None:
-        """The drain is over.
+    def gone(self, seconds: float) -> Deferred[None]:
+        """The drain is over; fire when what follows it is, too.
 
         :param seconds: how long it took.
         """
@@ -108,6 +108,7 @@ class Core:
     :ivar state: the state's name, for people and the status.
     :ivar hurried: nobody shall be waited for.
     :ivar quiet: nobody sends requests on idle connections any more.
+    :ivar over: there is nothing left to wait for.
     """
 
     clock: IReactorTime
@@ -120,6 +121,7 @@ class Core:
     state: str = "serving"
     hurried: bool = False
     quiet: bool = False
+    over: bool = False
     timer: IDelayedCall | None = None
     machine: Any = None
     waiting: list[Deferred[None]] = field(factory=list)
@@ -189,7 +191,11 @@ class Core:
         self.state = "gone"
         self.stop_timer()
         assert self.began is not None
-        self.work.gone(self.clock.seconds() - self.began)
+        self.work.gone(self.clock.seconds() - self.began).addCallback(self.left_behind)
+
+    def left_behind(self, ignored: object) -> None:
+        """Nothing is left to do."""
+        self.over = True
         for waiter in self.waiting:
             waiter.callback(None)
         self.waiting.clear()
@@ -347,6 +353,16 @@ class Drain:
             return None
         return core.until(core.clock.seconds() >= core.until(False))
 
+    def takes_down(self) -> float | None:
+        """When what holds a thread will be taken down, seconds of the clock; None while serving.  Any thread."""
+        core = self._core
+        if core.began is None:
+            return None
+        if core.hurried:
+            return core.began
+        closed = core.closed
+        return core.deadline + (core.began + (0.0 if core.quiet else core.lame_duck) if closed is None else closed)
+
     def extend(self, seconds: float) -> None:
         """Give what is in flight so many seconds more, or fewer.  Changes nothing once it is being taken down."""
         core = self._core
@@ -360,7 +376,7 @@ class Drain:
         :param quiet: nobody sends requests on idle connections any more: close them at once.
         """
         done: Deferred[None] = Deferred()
-        if self._core.state == "gone":
+        if self._core.over:
             done.callback(None)
             return done
         self._core.waiting.append(done)
