@@ -19,11 +19,19 @@ from twisted.logger import Logger
 from graceful.access_log import AccessLog
 from graceful.aside import Aside
 from graceful.clock import on
+from graceful.downloads.crew import Crew
+from graceful.downloads.handover import HandOver
+from graceful.downloads.targets import parse_mapping
+from graceful.downloads.waiting import Lot
+from graceful.reports.reports import Reports
 from graceful.settings import Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.foreign import ForeignListener
 from graceful.sockets.listener import Listener
+from graceful.takedown.overtime import Overtime
 from graceful.takedown.stacks import stack_of
+from graceful.takedown.threads import Descents
+from graceful.takedown.waits import Inode, Waits
 from graceful.web.body import Spooler
 from graceful.web.exchange import Exchange
 from graceful.web.foreign import ForeignFactory
@@ -51,6 +59,8 @@ class Engine:
     :ivar site: what is served, with the register of all that is in flight.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
+    :ivar reports: of what was taken down, has failed or was slow.
+    :ivar descents: brings threads down.
     :ivar aside: runs the application's callables that have no thread of an exchange.
     """
 
@@ -66,6 +76,8 @@ class Engine:
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self.aside = Aside()
+        self.reports = Reports(settings.reports, settings.report_hide)
+        self.descents = Descents(self.clock, self.working, self._native, Waits(self._own_sockets), self.aside.call)
         self.site = Site(
             root,
             settings,
@@ -73,6 +85,10 @@ class Engine:
             proxies=TrustedProxies(settings.trusted_proxy) if settings.trusted_proxy else None,
             spooler=Spooler(settings.spool, self._hub.call),
             pool_for=self._pool_for,
+        )
+        self.hand_over = self._make_hand_over(reactor)
+        self._overtime = Overtime(
+            self.site, self.clock, self.working, self._queued, self.descents, self.reports, self._replace
         )
         self.site.serve(IHandler(root, None) or Tree(root, self._hub))
         self.site.on_room = self._room
@@ -82,6 +98,31 @@ class Engine:
         gc.collect()
         gc.freeze()
 
+    def _make_hand_over(self, reactor: Any) -> HandOver:
+        """What the event loop answers with no thread: downloads and parked requests."""
+        settings, call, clock = self._settings, self._hub.call, self.clock
+
+        def upstream() -> Any:
+            from graceful.downloads.upstream import Upstream
+
+            return Upstream(reactor, clock, settings.upstream_connect_timeout)
+
+        public = [parse_mapping(text) for text in settings.download]
+        hand_over = HandOver(
+            call,
+            clock,
+            Crew(call),
+            upstream,
+            Lot(clock, call, self.aside.call),
+            public=public,
+            internal=[parse_mapping(text) for text in settings.internal_download],
+            silence=settings.upstream_timeout,
+        )
+        self.site.hand_over = hand_over
+        for mapping in public:
+            self.site.route(mapping.prefix, hand_over.answer)
+        return hand_over
+
     # -- threads ------------------------------------------------------------------------------------------
 
     def _pool_for(self, threadpool: Any) -> Pool[Exchange]:
@@ -90,7 +131,7 @@ class Engine:
         Its threads are woken once for each batch of the hub's.
         """
         size = self._settings.threads if threadpool is None else threadpool.max
-        made = Pool(size, self._settings.queue, Runner())
+        made = Pool(size, self._settings.queue, Runner(self.reports))
         pool = self._pools.setdefault(threadpool, made)
         if pool is not made:
             return pool
@@ -114,6 +155,34 @@ class Engine:
         pools = list(self._pools.values())
         return {exchange: thread for pool in pools for thread, exchange in pool.working.copy().items()}
 
+    def _queued(self) -> list[Exchange]:
+        """The exchanges that wait for a thread."""
+        return [exchange for pool in list(self._pools.values()) for exchange in pool.backlog.copy()]
+
+    def _native(self, thread: int) -> int:
+        """The kernel's number of a thread of a pool."""
+        return max((pool.native(thread) for pool in list(self._pools.values())), default=0)
+
+    def _replace(self, thread: int) -> bool:
+        """Have another thread work in the place of one that does not come back."""
+        pool = next((pool for pool in list(self._pools.values()) if thread in pool.working), None)
+        return pool is not None and pool.replace(thread)
+
+    def _own_sockets(self) -> set[Inode]:
+        """Whatever descriptors are the server's own."""
+        reactor = self._reactor
+        own = {*self._listeners, *reactor.getReaders(), *reactor.getWriters()}
+        own.update(getattr(reactor, "_internalReaders", ()))
+        numbers = [*self._hub.descriptors(), *(one.fileno() for one in own if hasattr(one, "fileno"))]
+        found = set()
+        for number in numbers:
+            try:
+                about = os.fstat(number)
+            except OSError:
+                continue
+            found.add((about.st_dev, about.st_ino))
+        return found
+
     # -- listeners ----------------------------------------------------------------------------------------
 
     def accept(
@@ -133,6 +202,7 @@ class Engine:
             self._listeners.append(listener)
         self._listeners += foreign
         self.clock.callLater(SWEEP, self._sweep)
+        self._overtime.start()
 
     def say_open(self) -> None:
         """Say of each listener that it is open."""
@@ -185,7 +255,10 @@ class Engine:
 
     def sweep(self) -> None:
         """End what has had its time."""
-        self.site.sweep(self.clock.seconds())
+        now = self.clock.seconds()
+        self.site.sweep(now)
+        self.hand_over.tick(now)
+        self.aside.look()
 
     # -- people -------------------------------------------------------------------------------------------
 
@@ -204,6 +277,7 @@ class Engine:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
+        self.hand_over.stop()
         self.aside.close()
         self.site.spooler.stop()
         if self.access_log is not None:

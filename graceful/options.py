@@ -99,6 +99,18 @@ _REPORT_HIDE: Final = _Option(
     "",
     "A query value or header that no report may show, as cookies and credentials are not. Can be repeated.",
 )
+_DOWNLOAD: Final = _Option(
+    "download",
+    "/PREFIX=TARGET",
+    "none",
+    "Serve paths without the application: TARGET is the URL of a file store, or a directory. Can be repeated.",
+)
+_INTERNAL_DOWNLOAD: Final = _Option(
+    "internal-download",
+    "/PREFIX=TARGET",
+    "none",
+    "Likewise, what the application's X-Accel-Redirect may name. Can be repeated.",
+)
 _CHECK: Final = _Option(
     "check",
     "",
@@ -162,6 +174,24 @@ _GROUPS: Final = {
             "the system's temporary one",
             "Directory for request bodies that are too large for memory.",
             str,
+        ),
+    ),
+    "Downloads": (
+        _DOWNLOAD,
+        _INTERNAL_DOWNLOAD,
+        _Option(
+            "upstream-connect-timeout",
+            "SECONDS",
+            "5",
+            "Within this time a file store must take a connection.",
+            _seconds,
+        ),
+        _Option(
+            "upstream-timeout",
+            "SECONDS",
+            "60",
+            "How long a file store may say nothing.",
+            _seconds,
         ),
     ),
     "Stopping": (
@@ -267,30 +297,37 @@ class Options(usage.Options):
         self.sockets: dict[str, str] = {}
         self.pid = 0
         self.application: str | None = None
-        self._listen: list[str] = []
-        self._trusted_proxy: list[str] = []
-        self._request_timeout: list[Limit | str] = []
-        self._report_hide: list[str] = []
+        self._repeated: dict[str, list[Any]] = {}
 
     def opt_listen(self, endpoint: str) -> None:
-        self._listen.append(endpoint)
+        self._repeated.setdefault("listen", []).append(endpoint)
 
     opt_listen.__doc__ = _LISTEN.help
 
     def opt_trusted_proxy(self, network: str) -> None:
-        self._trusted_proxy.append(network)
+        self._repeated.setdefault("trusted_proxy", []).append(network)
 
     opt_trusted_proxy.__doc__ = _TRUSTED_PROXY.help
 
     def opt_request_timeout(self, limit: str) -> None:
-        self._request_timeout.append(_limit(limit))
+        self._repeated.setdefault("request_timeout", []).append(_limit(limit))
 
     opt_request_timeout.__doc__ = _REQUEST_TIMEOUT.help
 
     def opt_report_hide(self, name: str) -> None:
-        self._report_hide.append(name)
+        self._repeated.setdefault("report_hide", []).append(name)
 
     opt_report_hide.__doc__ = _REPORT_HIDE.help
+
+    def opt_download(self, mapping: str) -> None:
+        self._repeated.setdefault("download", []).append(self._mapping(mapping))
+
+    opt_download.__doc__ = _DOWNLOAD.help
+
+    def opt_internal_download(self, mapping: str) -> None:
+        self._repeated.setdefault("internal_download", []).append(self._mapping(mapping))
+
+    opt_internal_download.__doc__ = _INTERNAL_DOWNLOAD.help
 
     def opt_version(self) -> NoReturn:
         """Show the versions and exit."""
@@ -366,14 +403,7 @@ class Options(usage.Options):
         for name in ("spool", "access_log", "reports"):
             if given.get(name) and given[name] != STANDARD_OUTPUT:
                 given[name] = self._absolute(given[name])
-        if self._listen:
-            given["listen"] = self._listen
-        if self._trusted_proxy:
-            given["trusted_proxy"] = self._trusted_proxy
-        if self._request_timeout:
-            given["request_timeout"] = self._request_timeout
-        if self._report_hide:
-            given["report_hide"] = self._report_hide
+        given.update(self._repeated)
         try:
             return Settings(**given)
         except BadSetting as bad:
@@ -381,6 +411,10 @@ class Options(usage.Options):
             raise usage.UsageError(f"--{name} {typed.get(name, bad.value)}: {bad.problem}") from None
         except FileNotFoundError as error:
             raise usage.UsageError(f"--spool: {error.strerror}; name a directory that can be written to") from None
+
+    def _mapping(self, text: str) -> str:
+        prefix, equals, target = text.partition("=")
+        return f"{prefix}={self._absolute(target)}" if equals and target and "://" not in target else text
 
     def _absolute(self, path: str) -> str:
         # twistd changes to its --rundir only after parsing, and --logfile is taken from there too.

@@ -152,6 +152,7 @@ class AppServer(Service):
                 settings.download_deadline,
                 settings.lame_duck,
             )
+            self._engine.site.limits.takes_down = self._drain.takes_down
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -179,10 +180,7 @@ class AppServer(Service):
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         if self._process is not None and self._drain is not None and self._drain.state == "serving":
-            settings, deadline = self.settings, self.settings.deadline
-            if any(exchange.download for exchange in self._engine.site.register.in_flight()):
-                deadline = max(deadline, settings.download_deadline)
-            self._process.limit.arm(latest_exit(settings.lame_duck, deadline))
+            self._process.limit.arm(latest_exit(self.settings.lame_duck, self.settings.deadline))
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.

@@ -16,6 +16,7 @@ from typing import Any, Final
 from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
+from graceful.downloads.targets import BadTarget, parse_mapping
 from graceful.limits import Limit
 from graceful.sockets.address import parse as parse_address
 from graceful.web.proxies import UNIX, parse_network
@@ -110,6 +111,14 @@ def _limits(settings: object, attribute: Attribute[Any], value: tuple[Limit, ...
             raise BadSetting(attribute.name, str(limit), f"expected seconds, more than 0, at most a year ({YEAR})")
 
 
+def _mappings(settings: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    for mapping in value:
+        try:
+            parse_mapping(mapping)
+        except BadTarget as error:
+            raise BadSetting(attribute.name, mapping, str(error)) from None
+
+
 def _several(value: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
@@ -151,13 +160,17 @@ class Settings:
     :ivar request_timeout: how long an exchange may run (see :class:`graceful.limits.Limit`): the application is told,
         and a while later it is taken down.
     :ivar max_body: bytes of the largest request body that is taken; a larger one is answered with 413.
+    :ivar download: paths that are served without the application: `/files=http://librarian:58000/`, or a directory.
+    :ivar internal_download: likewise, what the application's `X-Accel-Redirect` may name.
+    :ivar upstream_connect_timeout: seconds within which an upstream server must take a connection.
+    :ivar upstream_timeout: seconds for which an upstream server may say nothing.
     :ivar spool: directory for request bodies too large for memory.  Default: the system's temporary one.
     :ivar trusted_proxy: whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Id are believed:
         networks (`10.0.0.0/8`), addresses, and `unix` for every peer on a Unix socket.
     :ivar access_log: file for the access log, `-` for standard output, None for none.
     :ivar reports: directory for reports of what was taken down and what failed; None for none.
     :ivar report_slower_than: seconds from which on an exchange is reported as slow; None for never.
-    :ivar report_hide: names of query values and header fields that no report may show, beside cookies and credentials.
+    :ivar report_hide: names of query values and header fields that no report may show; cookies and credentials never.
     :raises BadSetting: a value cannot be used.
     """
 
@@ -178,6 +191,10 @@ class Settings:
         validator=_whole(1, "number of bytes (on a command line also as 64M or 1G)"),
     )
     spool: str = field(factory=tempfile.gettempdir, validator=_directory)
+    download: tuple[str, ...] = field(default=(), converter=_several, validator=_mappings)
+    internal_download: tuple[str, ...] = field(default=(), converter=_several, validator=_mappings)
+    upstream_connect_timeout: float = field(default=5, validator=_seconds(zero=False))
+    upstream_timeout: float = field(default=60, validator=_seconds(zero=False))
     trusted_proxy: tuple[str, ...] = field(default=(), converter=_several, validator=_proxies)
     access_log: str | None = field(default=None, validator=_log_file)
     reports: str | None = field(default=None, validator=_optional_directory)

@@ -12,11 +12,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from graceful import hooks
 from graceful.engine import Engine
-from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
+from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
 from graceful.pidfile import PidFile
+from graceful.reports.outlets import as_json
 from graceful.startup import Startup
-from graceful.takedown.deadline import Takedown
+from graceful.takedown.deadline import Deadline
 
 LOOK_AGAIN: Final = 0.02
 
@@ -56,11 +58,15 @@ class Stopping:
         self._reactor = reactor
         self._process = process
         self._finished_before = 0
-        self._takedown: Takedown | None = None
+        self._takedown: Deadline | None = None
         self.failed: BaseException | None = None
 
     def going_down(self) -> None:
-        """The balancer shall look elsewhere."""
+        """The balancer shall look elsewhere, and the application may leave what it can to the next instance."""
+        self._site.going_down = True
+        hooks.going_down(self)
+        for function in hooks.at_drain:
+            self._engine.aside.call(function)
 
     def last_requests(self, quiet: bool) -> None:
         """From now on every answer is its connection's last."""
@@ -81,16 +87,23 @@ class Stopping:
 
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
+        # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
+        self._engine.hand_over.lot.drain()
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:
-            if self._site.register.exchanges:
+            if self._site.register.exchanges or self._engine.descents.busy:
                 self._engine.clock.callLater(LOOK_AGAIN, look, None)
             else:
                 done.callback(None)
 
         self._site.register.all_gone().addCallback(look)
         return done
+
+    def expect(self, seconds: float) -> None:
+        """The next deadline comes in so many seconds: the last limit of the process has to be behind it."""
+        if self._process is not None:
+            self._process.limit.arm(latest_exit(0, seconds))
 
     def left(self) -> bool:
         """Whether anything is left but downloads."""
@@ -106,15 +119,42 @@ class Stopping:
     def take_down(self, everything: bool) -> Deferred[None]:
         """End what is left; downloads only if it is to be everything."""
         if self._takedown is None:
-            self._takedown = Takedown(self._site, self._engine.clock, self._engine.working)
+            engine = self._engine
+            self._takedown = Deadline(self._site, engine.clock, engine.working, engine.descents, engine.reports)
         return self._takedown.start(everything)
 
-    def gone(self, seconds: float) -> None:
-        """Say how it went, give everything back, and leave."""
-        taken = self._takedown.taken if self._takedown is not None else 0
-        abandoned = self._takedown.abandoned if self._takedown is not None else 0
+    def gone(self, seconds: float) -> Deferred[None]:
+        """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
+        engine = self._engine
+        done: Deferred[None] = Deferred()
+        leaving = [engine.aside.call(function) for function in hooks.at_exit]
+        publisher = engine.reports.publisher
+        publisher.end()
+        until = engine.clock.seconds() + REPORTS
+
+        def look() -> None:
+            if (publisher.busy or not all(call.done() for call in leaving)) and engine.clock.seconds() < until:
+                engine.clock.callLater(LOOK_AGAIN, look)
+                return
+            for function, call in zip(hooks.at_exit, leaving, strict=False):
+                if not call.done():
+                    self.log.warn("{function!r} has not returned in {limit:g} s", function=function, limit=REPORTS)
+            publisher.give_up()
+            self._end(seconds)
+            done.callback(None)
+
+        look()
+        return done
+
+    def _end(self, seconds: float) -> None:
+        takedown = self._takedown
+        interrupted = takedown.interrupted if takedown is not None else {}
+        taken = takedown.taken if takedown is not None else 0
+        # Those that did not come down at the deadline, and those that were lost before it.
+        abandoned = sum(exchange.aim is not None for exchange in self._engine.working())
         finished = self._site.register.finished - self._finished_before - taken
         self._engine.close()
+        hooks.gone(self)
         self.log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,
@@ -122,6 +162,9 @@ class Stopping:
             taken=taken,
             abandoned=abandoned,
         )
+        if interrupted:
+            writer = self._engine.reports.writer
+            self.log.info("interrupted: {json}", json=as_json([writer.line(what) for what in interrupted.values()]))
         if self._process is not None:
             status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
             self._leave(self._process, 1 if self.failed is not None else status)

@@ -36,9 +36,9 @@ def on_report(outlet: Outlet) -> Outlet:
     return outlet
 
 
-def as_json(report: Report) -> str:
-    """A report in one line."""
-    return json.dumps(report, default=_plain)
+def as_json(what: object) -> str:
+    """A report, or some, in one line."""
+    return json.dumps(what, default=_plain)
 
 
 def _plain(value: object) -> str:
@@ -94,7 +94,11 @@ def to_sentry(report: Report) -> None:
     sdk = sentry()
     if sdk is None:
         return
-    exception: dict[str, Any] = {"type": report["type"], "value": report["value"], "mechanism": {"type": "graceful", "handled": False}}
+    exception: dict[str, Any] = {
+        "type": report["type"],
+        "value": report["value"],
+        "mechanism": {"type": "graceful", "handled": False},
+    }
     frames = [
         {"abs_path": path, "filename": os.path.basename(path), "lineno": int(number), "function": function}
         for path, number, function in _FRAME.findall(report["tb_text"])

@@ -74,7 +74,9 @@ class Publisher:
             self._keep(report, "there was no more time")
 
     def _keep(self, report: Report, why: object) -> None:
-        self.log.error("report {id} was not published ({why}): {report}", id=report["id"], why=why, report=as_json(report))
+        self.log.error(
+            "report {id} was not published ({why}): {report}", id=report["id"], why=why, report=as_json(report)
+        )
 
     def _next(self) -> Report | None:
         with self._changed:

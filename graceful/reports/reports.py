@@ -37,7 +37,7 @@ class Reports:
         return f"OOPS-{uuid4().hex}"
 
     def taken_down(self, what: Interruption) -> None:
-        """An exchange was taken down, and what is to be known of it is.  Reactor thread; only the first call counts."""
+        """What was taken down has come to its end, or is abandoned.  Reactor thread; only the first call counts."""
         if not what.reported:
             what.reported = True
             if self._outlets():

@@ -2,8 +2,8 @@
 
 Most servers kill the process at this point and say nothing.  The client of an answer that had not begun deserves
 a 503 and a time to try again; the client of one that had must see that it is cut; and the operator must read which
-requests were interrupted, how old they were, and where their threads stood.  Clients are told at once, all threads are
-brought down side by side, and those that do not come down in time are named and abandoned with the process.
+requests were interrupted, how old they were, and where their threads stood.  Clients are told at once, all
+threads are brought down side by side, and those that do not come down in time are named and abandoned.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Deadline:
     def _name(self, exchange: Exchange, stack: str) -> None:
         """Write down what is about to be interrupted."""
         now = self._clock.seconds()
-        exchange.report = self._reports.new_id()
+        exchange.report = exchange.report or self._reports.new_id()
         self.interrupted[exchange] = Interruption.of(exchange, "deadline", now, stack)
         self.log.warn(
             "taking down {what} ({report}){stack}",
@@ -141,10 +141,10 @@ class Deadline:
                 story=", ".join(descent.story) or "it was never in the application",
                 stack=stack_of(descent.thread),
             )
-        if descent.exchange in self._counted or not down:
+        if descent.exchange in self._counted:
             self._reports.taken_down(interruption)
-        else:
-            del self.interrupted[descent.exchange]  # only close() of its complete answer was interrupted
+        elif down:
+            del self.interrupted[descent.exchange]  # its answer was complete, and only close() of it interrupted
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         left = len(self._working())

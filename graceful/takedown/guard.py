@@ -13,8 +13,8 @@ exchange down has an :class:`Aim`, and both keep an order in which one of them a
        clear what has not been raised yet     3. have the exception raised
 
 If the thread is seen inside, its own look at `aim` is still to come, and waits for the lock until the exception was
-set; then it is cleared.  In CPython an exception set by another thread is looked for only at calls, backward jumps and
-the beginning of functions, so between the two steps of the thread, none of which is one of these, none can come.
+set; then it is cleared.  In CPython an exception set by another thread is looked for only at calls, backward jumps
+and the beginning of functions: the two steps of the thread are none of these, so that none can come in between.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Aim:
 def settle(aim: Aim) -> None:
     """Clear what has not been raised yet.  In the thread that is aimed at, when it is no longer inside.
 
-    It may be raised just here, on the way in: so this is called where that does no harm.  Where it would, the two lines
-    stand without the call.
+    It may be raised just here, on the way in: so this is called where that does no harm.  Where it would, the two
+    lines stand without the call.
     """
     with aim.lock:
         set_exception(aim.thread, NOTHING)

@@ -143,7 +143,9 @@ class Overtime:
         interruption.down = down
         story = ", ".join(descent.story)
         if down:
-            self.log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)
+            self.log.info(
+                "{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report
+            )
         else:
             replaced = self._replace(descent.thread)
             self.log.warn(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
-from graceful.remaining import Takedown
+from graceful.deadlines import Takedown
 from graceful.takedown.guard import Aim, Hook
 from graceful.takedown.stacks import stack_of
 from graceful.takedown.waits import Wait, Waits, child_of, end_child, in_condition, leave_condition

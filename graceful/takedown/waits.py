@@ -3,9 +3,9 @@
 An exception raised in a thread is met when the thread next runs Python.  One that is in a system call meets it when
 the call returns, which may be never: so what it waits for has to be ended as well.  That is
 
-* a socket that it reads from, writes to or polls: shut down, which ends every wait for it, and leaves its number alone;
-* a `threading.Condition`, which is what `Event`, `Queue`, `Semaphore` and `Future` are made of: the wait's own private
-  lock is released;
+* a socket that it reads from, writes to or polls: shut down, which ends every wait for it, and leaves its number;
+* a `threading.Condition`, which is what `Event`, `Queue`, `Semaphore` and `Future` are made of: the wait's own
+  private lock is released;
 * a child process: it gets SIGTERM, and SIGKILL when that does not help.
 
 A wait may be over in the moment in which one looks at it, and the descriptor be somebody else's then.  So everything
@@ -194,7 +194,7 @@ class Waits:
         """What a thread waits for in the kernel."""
         calls = self._calls
         assert calls is not None
-        number, first, second, third, fourth, fifth = wait.call[:6]
+        number, first, second, third, fourth = wait.call[:5]
         try:
             if number in calls.descriptor:
                 return [first]
@@ -271,7 +271,7 @@ def leave_condition(condition: Any, waiter: Any, fire: Callable[[], bool]) -> bo
     It is taken off the list of those who wait, under the condition's own lock: a `notify` that is meant for one of
     them must reach one that still lives.  False: not now; it was notified already, or somebody holds the lock.
     """
-    lock = getattr(condition, "_lock", None)
+    lock: Any = getattr(condition, "_lock", None)
     if type(lock) not in _PLAIN_LOCKS or not lock.acquire(blocking=False):
         return False
     try:

@@ -12,6 +12,7 @@ connection that nobody needs any more is where servers lose requests, so closing
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -50,6 +51,8 @@ class Connection:
     :ivar active: when something last came from or went to the client, monotonic seconds.
     :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
+    :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
+        there is more.  Reactor thread.
     :ivar memo: a place for whoever answers to keep what is the same for all exchanges of the connection.
     """
 
@@ -67,6 +70,7 @@ class Connection:
         "opened",
         "peer",
         "port",
+        "pull",
         "reading",
         "receiver",
         "scheme",
@@ -98,6 +102,7 @@ class Connection:
         self.reading, self.writing = True, False
         self.memo: Any = None
         self.drained: Callable[[], None] | None = None
+        self.pull: Callable[[], bool] | None = None
         self._reset = False
         self._gone: list[Deferred[None]] = []
         self._register = site.register
@@ -262,6 +267,11 @@ class Connection:
                 self.active = monotonic()
                 if not turn.sent(count) and count < len(piece):
                     return
+            if self.pull is not None:
+                if self.pull():
+                    self._pull_again()
+                    return
+                self.pull = None
         except BlockingIOError:
             return
         except OSError:
@@ -286,6 +296,41 @@ class Connection:
         if self.drained is not None:
             self.drained()
         self._follow(following)
+
+    def _pull_again(self) -> None:
+        """There is more: the epoll calls, after everybody else has had a turn."""
+
+    def push_file(self, fd: int, offset: int, count: int) -> int:
+        """Give a part of a file to the kernel (sendfile(2)); returned is how many bytes were taken, 0 at its end.
+
+        :raises OSError: nothing was, or the connection is broken.
+        """
+        return os.sendfile(self.fd, fd, offset, count)
+
+    def begin_pull(self, exchange: Exchange, head: bytes, pull: Callable[[], bool]) -> None:
+        """Have the reactor hold the token, send a head, and then what `pull` sends.  Reactor thread.
+
+        `pull` returns False when it is through, and has then said to the turn that the answer ends.
+
+        :raises Disconnected: nobody will read it.
+        """
+        turn = self.turn
+        claim = turn.claim(exchange)
+        if claim is GONE:
+            raise Disconnected
+        self.pull = pull
+        if claim is SEND:
+            turn.left([head], False)
+            self._want_write()
+        else:
+            turn.append(exchange, [head], False)
+
+    def pause_pull(self, paused: bool) -> None:
+        """What is to be sent is not there yet; or it is now.  Reactor thread."""
+        with self.turn.lock:
+            if self.turn.holder is REACTOR:
+                self.writing = not paused
+                self._arm()
 
     def push(self, piece: Piece) -> int:
         """Give a piece of the rest to the kernel; returned is how much of it was taken.
@@ -376,6 +421,7 @@ class Connection:
     def lost(self) -> None:
         """The descriptor is closed: nobody gets an answer any more."""
         site, turn = self.site, self.turn
+        self.drained = self.pull = None
         site.budget.remove(self)
         for exchange in (*turn.waiting, *self.receiver.drop()):
             exchange.through = exchange.flushed = True

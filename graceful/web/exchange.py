@@ -18,12 +18,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from graceful.takedown.guard import Aim, Hook, settle
 from graceful.web.fields import (
     CONNECTION,
     DATE,
     LENGTH,
     LINES,
     NAMES,
+    OFFER,
     PLAIN,
     SERVER,
     STATUSES,
@@ -34,7 +36,6 @@ from graceful.web.fields import (
     learn_status,
     reason,
 )
-from graceful.takedown.guard import Aim, Hook, settle
 
 if TYPE_CHECKING:
     from graceful.web.connection import Connection
@@ -87,6 +88,7 @@ class Exchange:
     :ivar sent: body bytes handed over for sending.
     :ivar begun: the head has gone out, or is on its way.
     :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
+    :ivar offer: the field, name and value, by which the application has handed its answer over; None if it has not.
     :ivar download: its body is streamed by the event loop, with no thread: a drain has another deadline for it.
     :ivar inside: its thread is in the application's code, where :class:`graceful.Takedown` may be raised.  Written by
         the thread alone.
@@ -120,6 +122,7 @@ class Exchange:
         "length",
         "method",
         "mount",
+        "offer",
         "own_id",
         "peer",
         "phase",
@@ -163,6 +166,7 @@ class Exchange:
         self.report: str | None = None
         self.handler: Any = None
         self.mount: tuple[str, str] | None = None
+        self.offer: tuple[str, str] | None = None
         self._head: str | None = None
 
     def __repr__(self) -> str:
@@ -263,9 +267,19 @@ class Exchange:
         if kind in (DATE, SERVER):
             self._flags |= kind
             return checked_line(name, value)
+        if kind == OFFER and self.connection.site.takes(name):
+            self.offer = name.lower(), value
+            return ""
+        if kind == OFFER:
+            return checked_line(name, value)
         if kind == CONNECTION and "close" in value.lower():
             self.keep = False
         return ""
+
+    def fields(self) -> list[tuple[str, str]]:
+        """The answer's fields as the application has given them, but for those that the server sends itself."""
+        lines = (self._head or "").split("\r\n")[1:-1]
+        return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
 
     def _render(self, total: int) -> bytes:
         """The head as bytes, and the decision how the body is framed (RFC 9112 §6).
@@ -321,6 +335,15 @@ class Exchange:
             )
             return data[:left]
         return data
+
+    def bare(self) -> bool:
+        """Whether the answer has no body, whatever its length (RFC 9112 §6.3)."""
+        return self.method == "HEAD" or bodiless(self.status)
+
+    def begin(self) -> bytes:
+        """The head, for somebody who sends it and the body by himself; the length has been announced."""
+        assert self.length >= 0
+        return self._render(-1)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, of which more may follow; may wait for a slow client in a thread.

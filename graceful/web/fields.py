@@ -17,6 +17,7 @@ DATE: Final = 2
 SERVER: Final = 4
 CONNECTION: Final = 8
 HOP: Final = 16
+OFFER: Final = 32
 
 _KINDS: Final = {
     "content-length": LENGTH,
@@ -30,6 +31,9 @@ _KINDS: Final = {
     "trailer": HOP,
     "transfer-encoding": HOP,
     "upgrade": HOP,
+    # The application offers its answer to the event loop (see graceful.downloads).
+    "x-accel-redirect": OFFER,
+    "x-graceful-handover": OFFER,
 }
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _STATUS: Final = re.compile(r"[2-9]\d\d(?: [^\x00-\x1f\x7f]*)?\Z")

@@ -11,6 +11,7 @@ closed, and what it holds back counts as unsent.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from fcntl import ioctl
@@ -27,6 +28,7 @@ from graceful.web.connection import Address, Connection
 from graceful.web.turn import REACTOR, Piece
 
 if TYPE_CHECKING:
+    from graceful.web.exchange import Exchange
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
@@ -37,7 +39,7 @@ UNIX: Final = ("localhost", 80)
 class TransportConnection(Connection):
     """A connection on a transport of Twisted's."""
 
-    __slots__ = ("_blocked", "_gone_already", "_heard", "_lowest", "_transport")
+    __slots__ = ("_blocked", "_gone_already", "_heard", "_lowest", "_pull_paused", "_transport")
 
     def __init__(self, site: Site, hub: Hub, transport: Any) -> None:
         self.fd = -1
@@ -46,7 +48,7 @@ class TransportConnection(Connection):
             self._lowest = below
         if ITCPTransport.providedBy(self._lowest):
             self._lowest.setTcpNoDelay(True)  # else each answer of several pieces waits for an acknowledgement
-        self._blocked = self._heard = self._gone_already = False
+        self._blocked = self._heard = self._gone_already = self._pull_paused = False
         scheme = "https" if ISSLTransport.providedBy(transport) else "http"
         self._begin(site, hub, _address(transport.getPeer()), _address(transport.getHost()) or UNIX, scheme)
 
@@ -91,6 +93,24 @@ class TransportConnection(Connection):
         if not count:
             raise BlockingIOError
         return min(count, size)
+
+    def _pull_again(self) -> None:
+        if not self._blocked and not self._pull_paused:
+            self._hub.call(self.writable)
+
+    def push_file(self, fd: int, offset: int, count: int) -> int:
+        """Give a part of a file to the transport, read through memory."""
+        if self._blocked:
+            raise BlockingIOError
+        data = os.pread(fd, min(count, SLICE), offset)
+        self._transport.write(data)
+        return len(data)
+
+    def pause_pull(self, paused: bool) -> None:
+        """What is to be sent is not there yet; or it is now."""
+        self._pull_paused = paused
+        if not paused:
+            self.writable()
 
     def block(self) -> None:
         """The transport's buffer is full."""

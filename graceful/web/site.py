@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
@@ -31,6 +31,20 @@ if TYPE_CHECKING:
     from graceful.web.body import Spooler
     from graceful.web.hub import Hub
     from graceful.web.proxies import TrustedProxies
+
+
+class HandOver(Protocol):
+    """Takes an answer from a thread, for the event loop to send."""
+
+    def takes(self, name: str) -> bool:
+        """Whether an answer's field of this name is an offer."""
+
+    def __call__(self, exchange: Exchange, result: Any) -> Callable[[], object] | None:
+        """Look at an exchange's `offer`, or at its result, and prepare what it takes.  In a thread of the pool.
+
+        Returned is what to call when the result has been closed; None if the thread shall go on by itself.
+        """
+
 
 HELD_BY_ALL: Final = 1 << 28
 RETRY_AFTER: Final = "Retry-After: 5\r\n"
@@ -72,6 +86,7 @@ class Site:
     :ivar quiet: no more requests are expected on idle connections: they end at once.
     :ivar handle: the handler's, which answers an exchange.
     :ivar pool_for: finds the pool of our threads that stands for a `ThreadPool` of Twisted's, or for None.
+    :ivar hand_over: takes answers from threads that the event loop shall send; None if nobody does.
     :ivar tail_keep, tail_close: the end of a head, renewed each second by the reactor thread.
     """
 
@@ -95,6 +110,7 @@ class Site:
         self.record = record
         self.spooler: Any = spooler
         self.pool_for: Any = pool_for
+        self.hand_over: HandOver | None = None
         self._proxies = proxies
         self._front = Front()
         self.handle: Callable[[Exchange], None]
@@ -189,6 +205,10 @@ class Site:
     def route(self, prefix: str, answer: Callable[[Exchange], bool]) -> None:
         """Have requests answered before anybody else is asked (see :meth:`Front.add`).  Before `serve`."""
         self._front.add(prefix, answer)
+
+    def takes(self, name: str) -> bool:
+        """Whether a field of an answer is an offer to hand it over, and not for the client."""
+        return self.hand_over is not None and self.hand_over.takes(name)
 
     def dispatch(self, exchange: Exchange) -> None:
         """It is this exchange's turn: have it answered."""

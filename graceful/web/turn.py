@@ -287,7 +287,7 @@ class Turn:
         False: a sender holds the token.  Its letting go returns True; then ask again.  What is `current` and
         `waiting` afterwards will get no answer, or no more of it.
 
-        :param only: close only if it is this exchange's turn, and its last byte is not in the kernel.  None: it is not.
+        :param only: close only if it is this exchange's turn, and not all of it is in the kernel.  None: it is not.
         """
         with self.lock:
             if only is not None and (only is not self.current or self.lingering):

@@ -17,12 +17,13 @@ from typing import Any
 from twisted.logger import Logger
 
 from graceful.current import current
-from graceful.remaining import DeadlineExceeded, Takedown
+from graceful.deadlines import DeadlineExceeded, Takedown
 from graceful.reports.reports import DEADLINE, ERROR, Reports
 from graceful.takedown.guard import NOTHING, set_exception, settle
 from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
 from graceful.web.site import RETRY_AFTER
 from graceful.wsgi.environ import of_connection, of_request, of_server
+from graceful.wsgi.filewrapper import FileWrapper
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 StartResponse = Callable[..., Callable[[bytes], None]]
@@ -54,6 +55,7 @@ class Runner:
         if base is None:
             base = connection.memo = of_connection(self._server, connection)
         result: Iterable[bytes] | None = None
+        handed_over: Callable[[], object] | None = None
         try:
             environ = exchange.environ = of_request(base, exchange)
             if exchange.mount is not None:
@@ -78,23 +80,10 @@ class Runner:
             exchange.inside = False
             if exchange.aim is not None:
                 settle(exchange.aim)
-            if type(result) is list and len(result) == 1 and not exchange.begun:
+            if type(result) is list and len(result) == 1 and exchange.offer is None and not exchange.begun:
                 exchange.finish(result[0])
             else:
-                exchange.inside = True
-                for piece in result:
-                    exchange.inside = False
-                    if exchange.aim is not None:
-                        settle(exchange.aim)
-                    if piece:
-                        exchange.write(piece)
-                    elif connection.turn.closed:
-                        raise Disconnected
-                    exchange.inside = True
-                exchange.inside = False
-                if exchange.aim is not None:
-                    settle(exchange.aim)
-                exchange.finish()
+                handed_over = self._send(exchange, result)
         except BaseException as error:
             exchange.inside = False
             aim = exchange.aim
@@ -114,7 +103,40 @@ class Runner:
                     hook.cancel()
             exchange.environ = None  # which refers to the exchange
             current.set(None)
-            connection.site.through(exchange)
+            if handed_over is not None:
+                handed_over()
+            else:
+                connection.site.through(exchange)
+
+    @staticmethod
+    def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
+        """Send an answer piece by piece; returned is what gives it to the event loop, if somebody wants that."""
+        turn = exchange.connection.turn
+        if exchange.offer is not None or type(result) is FileWrapper:
+            handed_over = _hand_over(exchange, result)
+            if handed_over is not None:
+                return handed_over
+        exchange.inside = True
+        for piece in result:
+            exchange.inside = False
+            if exchange.aim is not None:
+                settle(exchange.aim)
+            if exchange.offer is not None:  # `start_response` was called with the first piece
+                handed_over = _hand_over(exchange, result)
+                if handed_over is not None:
+                    return handed_over
+            if piece:
+                exchange.write(piece)
+            elif turn.closed:
+                raise Disconnected
+            exchange.inside = True
+        exchange.inside = False
+        if exchange.aim is not None:
+            settle(exchange.aim)
+        handed_over = _hand_over(exchange, result) if exchange.offer is not None else None
+        if handed_over is None:
+            exchange.finish()
+        return handed_over
 
     def _close(self, exchange: Exchange, close: Callable[[], object]) -> None:
         """Close what the application gave."""
@@ -140,7 +162,7 @@ class Runner:
             exchange.flushed = True
             return
         if exchange.aim is not None:
-            # Its client has its answer.  What the takedown did to the thread comes up as whatever the code makes of it.
+            # Its client has its answer.  What was done to the thread comes up as whatever the code makes of it.
             exchange.flushed = True
             if not isinstance(error, Takedown):
                 log.info("{exchange}: the takedown ended in {error!r}", exchange=exchange, error=error)
@@ -170,10 +192,17 @@ class Runner:
             exchange.flushed = True
 
 
+def _hand_over(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
+    """Offer the answer to the event loop; once it has begun, it is too late for that."""
+    hand_over = exchange.connection.site.hand_over
+    return hand_over(exchange, result) if hand_over is not None and not exchange.begun else None
+
+
 def _again(exchange: Exchange, exc_info: ExcInfo | None) -> None:
     """`start_response` was called a second time: only to report an error, and only before anything was sent."""
     if exc_info is None:
         raise AssertionError("start_response was called a second time without exc_info")
+    exchange.offer = None
     try:
         if exchange.begun:
             raise exc_info[1].with_traceback(exc_info[2])

@@ -33,6 +33,9 @@ class Work:
     def going_down(self) -> None:
         self.steps.append("going down")
 
+    def expect(self, seconds: float) -> None:
+        self.expected = seconds
+
     def left(self) -> bool:
         return self.others
 
@@ -55,9 +58,10 @@ class Work:
     def take_down(self, everything: bool) -> Deferred[None]:
         return self._step("take everything down" if everything else "take down", self.taken_down)
 
-    def gone(self, seconds: float) -> None:
+    def gone(self, seconds: float) -> Deferred[None]:
         self.steps.append("gone")
         self.seconds = seconds
+        return succeed(None)
 
 
 class Case(SynchronousTestCase):

@@ -1,0 +1,171 @@
+"""Requests that wait for news: what an application holds of them.
+
+A long-poll that waits in a thread costs a thread, and a deploy that waits for it waits for nothing.  A parked request
+holds neither: it is a ticket, which some other part of the application answers when there is news.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from twisted.internet.defer import Deferred
+
+from graceful.downloads.token import Token
+from graceful.web.fields import reason
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from graceful.downloads.waiting import Waiting
+
+
+class News(NamedTuple):
+    """An answer.
+
+    :ivar status: `"200 OK"`.
+    """
+
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+Answer = tuple[int | str, Iterable[tuple[str, str]], bytes]
+AtDrain = Callable[[], Answer | None]
+
+NOTHING_NEW: Final = News("204 No Content", [], b"")
+TIMEOUT: Final = 270.0
+
+
+def news(status: int | str, headers: Iterable[tuple[str, str]], body: bytes) -> News:
+    """Put an application's answer into its form."""
+    if type(body) is not bytes:
+        raise TypeError(f"the body must be bytes, not {type(body).__name__}")
+    return News(f"{status} {reason(status)}" if isinstance(status, int) else status, list(headers), body)
+
+
+class Parked(Token):
+    """A request that waits, with no thread, until somebody answers it.
+
+    Make it in the view, give it to whoever will have the news, and hand it over like a
+    :class:`~graceful.Download`.  Then, once and from any thread, :meth:`answer`; or, for server-sent events, whose
+    answer the view has begun with `Content-Type: text/event-stream`, :meth:`send` as often as wanted and
+    :meth:`finish`.
+
+    On any other server it works as well, by blocking its thread.
+
+    :param timeout: seconds until it is answered by itself, with 204; an event stream ends.
+    :param at_drain: called in a thread when the server stops; returns the answer, `(status, headers, body)`, or None
+        for 204.  It is called soon: its client should come back, and will find the next instance.
+    :ivar gone: fires in the reactor thread when the client has left before it was answered.
+    """
+
+    def __init__(self, timeout: float = TIMEOUT, at_drain: AtDrain | None = None) -> None:
+        super().__init__()
+        self.timeout = timeout
+        self.at_drain = at_drain
+        self.gone: Deferred[None] = Deferred()
+        # Under the condition's lock; any thread:
+        self._changed = threading.Condition(threading.Lock())
+        self._over = False
+        self._waiting: Waiting | None = None
+        self._kept: deque[News | bytes] = deque()
+
+    # -- any thread ---------------------------------------------------------------------------------------
+
+    def answer(self, status: int | str, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> bool:
+        """Answer, and end it.
+
+        :param status: such as 200 or `"200 OK"`.
+        :returns: False if it is too late: it was answered before, or its client is gone.
+        :raises TypeError: the body is not bytes.
+        """
+        return self._give(news(status, headers, body), last=True)
+
+    def send(self, data: bytes) -> bool:
+        """Send a piece of an event stream.
+
+        :returns: False if it is too late.
+        """
+        if type(data) is not bytes:
+            raise TypeError(f"pieces of a body must be bytes, not {type(data).__name__}")
+        return self._give(data, last=False)
+
+    def finish(self) -> bool:
+        """End an event stream.
+
+        :returns: False if it is too late.
+        """
+        return self._give(b"", last=True)
+
+    def _give(self, what: News | bytes, last: bool) -> bool:
+        with self._changed:
+            if self._over:
+                return False
+            self._over = last
+            waiting = self._waiting
+            if waiting is None:  # the view has not returned yet, or there is no event loop to return it to
+                self._kept.append(what)
+                self._changed.notify_all()
+        if waiting is not None:
+            waiting.give(what, last)
+        return True
+
+    def end(self) -> bool:
+        """Nobody shall answer it any more: its time is over, or its client gone.  False: it is answered already."""
+        with self._changed:
+            over, self._over = self._over, True
+            self._changed.notify_all()
+            return not over
+
+    # -- where it is handed over --------------------------------------------------------------------------
+
+    def wait_at(self, waiting: Waiting) -> tuple[list[News | bytes], bool]:
+        """From now on news go there; returned is what has come before, and whether that was all.  Reactor thread."""
+        with self._changed:
+            self._waiting = waiting
+            kept = list(self._kept)
+            self._kept.clear()
+            return kept, self._over
+
+    # -- other servers ------------------------------------------------------------------------------------
+
+    def wait(self) -> News:
+        """Block until there is an answer, or the time is over.  For servers that have no event loop to park it in."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
+            if not self._kept:
+                self._over = True
+                return NOTHING_NEW
+            first = self._kept[0]
+            if isinstance(first, News):
+                return self._kept.popleft()  # type: ignore[return-value]
+            return News("200 OK", [("Content-Type", "text/event-stream")], b"")
+
+    def close(self) -> None:
+        """The answer was sent, or given up (PEP 3333)."""
+        if not self.claimed:
+            self.end()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer as a WSGI application."""
+        if self._id:
+            start_response("200 OK", self.headers)
+            return self
+        answer = self.wait()
+        start_response(answer.status, [*answer.headers, ("Content-Length", str(len(answer.body)))])
+        return [answer.body]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The body, waited for by the thread: where nobody else does it."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
+                if not self._kept:
+                    self._over = True
+                    return
+                piece: Any = self._kept.popleft()
+            yield piece.body if isinstance(piece, News) else piece

@@ -1,0 +1,144 @@
+"""How an application hands its answer over to the event loop: a token that every framework lets through.
+
+Frameworks own `start_response` and wrap what a view returns, so the thing that says "send this file" cannot be the
+thing that the server gets to see.  A header can: no framework touches a header that it does not know.  So a token
+has one header with an id that nobody can guess and that is good for the one exchange it was made in.  And it is an
+iterable body, too: on any other server, and wherever a middleware has changed the body, the thread does the work.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
+from urllib.request import Request, urlopen
+from weakref import WeakValueDictionary
+
+from graceful.current import current
+from graceful.downloads.files import OpenFile, open_file
+from graceful.downloads.targets import File, Refused
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from graceful.web.exchange import Exchange
+
+HEADER: Final = "X-Graceful-Handover"
+_PIECE: Final = 65536
+
+#: Every token that an application has, by its id.  Any thread; single operations are atomic.
+_tokens: WeakValueDictionary[str, Token] = WeakValueDictionary()
+
+
+class Token:
+    """What stands for an answer that the event loop makes.  Belongs to the thread that runs the application.
+
+    :ivar exchange: the one exchange that it is good for; None on other servers.
+    :ivar claimed: it has been handed over.
+    """
+
+    def __init__(self) -> None:
+        self.claimed = False
+        exchange = current.get()
+        self.exchange: Exchange | None = None
+        self._id = ""
+        if exchange is not None and exchange.connection.site.hand_over is not None:
+            self.exchange = exchange
+            self._id = secrets.token_hex(16)
+            _tokens[self._id] = self
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The fields to add to the answer: one; none where there is nobody to hand it over to."""
+        return [(HEADER, self._id)] if self._id else []
+
+
+def claim(id: str, exchange: Exchange) -> Token | None:
+    """Find the token that an answer's field names; None unless it was made in the same exchange."""
+    token = _tokens.get(id)
+    if token is None or token.exchange is not exchange:
+        return None
+    del _tokens[id]
+    token.claimed = True
+    return token
+
+
+class Download(Token):
+    """A file, or what an upstream server has at a URL, as the body of an answer.
+
+    The event loop sends it, at the client's speed, and the thread is free at once.  Ranges and conditions of the
+    request are answered (RFC 9110 §13, §14).  Return it from a WSGI application as ``return download(environ,
+    start_response)``; for frameworks see :mod:`graceful.contrib`.
+
+    :param target: a path, which is opened now, or an `http://` or `https://` URL.
+    :param headers: fields of the answer; they win over what the upstream says.
+    :raises OSError: the file cannot be opened, or is none.
+    :ivar target: as it was given.
+    :ivar size: the file's, in bytes; None for a URL.
+    """
+
+    def __init__(self, target: str | os.PathLike[str], headers: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__()
+        self.target = os.fspath(target)
+        self.remote = self.target.startswith(("http://", "https://"))
+        self._own = list(headers)
+        self._file: OpenFile | None = None
+        self.size: int | None = None
+        if not self.remote:
+            try:
+                self._file = open_file(File(os.fsencode(self.target)))
+            except Refused as refused:
+                raise FileNotFoundError(f"{self.target}: {refused}") from None
+            self.size = self._file.size
+
+    @property
+    def content_type(self) -> str:
+        """The media type that the target's name lets guess."""
+        return mimetypes.guess_type(self.target.partition("?")[0])[0] or "application/octet-stream"
+
+    def take_file(self) -> OpenFile | None:
+        """The open file, which is the caller's to close from now on."""
+        file, self._file = self._file, None
+        return file
+
+    def close(self) -> None:
+        """Give the file back, unless it has been handed over (PEP 3333)."""
+        file = self.take_file()
+        if file is not None:
+            file.close()
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)
+        if file is not None:
+            file.close()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer as a WSGI application."""
+        headers = [*self._own, *self.headers]
+        if not any(name.lower() == "content-type" for name, _ in headers) and not self.remote:
+            headers.append(("Content-Type", self.content_type))
+        if self.size is not None:
+            headers.append(("Content-Length", str(self.size)))
+        start_response("200 OK", headers)
+        if environ["REQUEST_METHOD"] == "HEAD" and not self._id:
+            self.close()
+            return []
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The body, read by the thread: where nobody else does it."""
+        if self.remote:
+            request = Request(self.target, headers={"Accept-Encoding": "identity"})
+            with closing(urlopen(request)) as response:
+                yield from _pieces(response.read)
+        elif self._file is not None:
+            fd = self._file.fd
+            yield from _pieces(lambda size: os.read(fd, size))
+
+
+def _pieces(read: Callable[[int], Any]) -> Iterator[bytes]:
+    while piece := read(_PIECE):
+        yield piece

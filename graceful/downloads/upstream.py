@@ -1,0 +1,152 @@
+"""Asking an upstream server, such as the file store: Twisted's client, with what it lacks for a careless upstream.
+
+It is Twisted's `Agent` with a persistent pool, not treq on top of it: treq has gzip unpacked on the way, after which
+the announced length, the validator and the ranges are those of another representation.
+
+The agent has no limit for the head of a response, neither in bytes nor in time, and its time-out for connecting goes
+by the wall clock.  Here are both, by a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.web._newclient import HTTP11ClientProtocol
+from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IResponse
+from zope.interface import implementer
+
+Fields = Sequence[tuple[str, str]]
+
+MAX_HEAD: Final = 1 << 17
+KEPT: Final = 64
+KEPT_FOR: Final = 20
+NEVER: Final = 86_400.0
+
+
+class Client(HTTP11ClientProtocol):
+    """A connection to an upstream server that ends when a response's head does not."""
+
+    _head = 0
+
+    def request(self, request: Any) -> Deferred[IResponse]:
+        """Send a request; the bytes of its answer's head count from here."""
+        self._head = 0
+        return super().request(request)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self._parser is not None and self._parser.bodyDecoder is None:
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                data = b"the head of the response has no end\r\n" * 2  # no status line: the parser gives up
+                self._parser.state = "STATUS"
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+
+class ClientFactory(Factory):
+    """Makes the connections of the pool."""
+
+    noisy = False
+
+    def __init__(self, quiescent: Any, metadata: str) -> None:
+        self._quiescent = quiescent
+
+    def buildProtocol(self, addr: object) -> Client:
+        """A connection is made."""
+        return Client(self._quiescent)  # type: ignore[no-untyped-call]
+
+
+class Pool(HTTPConnectionPool):
+    """Connections that are kept between requests."""
+
+    _factory: Any = ClientFactory
+    maxPersistentPerHost = KEPT
+    cachedConnectionTimeout = KEPT_FOR
+
+
+@implementer(IStreamClientEndpoint)
+class Timed:
+    """An endpoint that gives up connecting after a while.
+
+    :param limit: seconds.
+    """
+
+    def __init__(self, endpoint: IStreamClientEndpoint, clock: IReactorTime, limit: float) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+        self._limit = limit
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect; fails with `TimeoutError` when it takes too long."""
+        connecting = self._endpoint.connect(factory)
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            connecting.cancel()
+
+        def ended(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            if late:
+                raise TimeoutError(f"it does not connect within {self._limit:g} s")
+            return result
+
+        timer = self._clock.callLater(self._limit, give_up)
+        return connecting.addBoth(ended)
+
+
+@implementer(IAgentEndpointFactory)
+class Endpoints:
+    """Where the agent connects to."""
+
+    def __init__(self, reactor: Any, clock: IReactorTime, limit: float) -> None:
+        self._reactor = reactor
+        self._clock = clock
+        self._limit = limit
+        self._policy: Any = None
+
+    def endpointForURI(self, uri: URI) -> Timed:
+        """The endpoint for a URL; its host is resolved by the reactor."""
+        endpoint: Any = HostnameEndpoint(self._reactor, uri.host, uri.port, timeout=NEVER)
+        if uri.scheme == b"https":
+            if self._policy is None:
+                self._policy = BrowserLikePolicyForHTTPS()
+            endpoint = wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+        return Timed(endpoint, self._clock, self._limit)
+
+
+class Upstream:
+    """All upstream servers.  Reactor thread.
+
+    :param reactor: Twisted's.
+    :param clock: monotonic time.
+    :param connect: how long connecting may take, seconds.
+    """
+
+    def __init__(self, reactor: Any, clock: IReactorTime, connect: float) -> None:
+        self._pool = Pool(reactor)  # type: ignore[no-untyped-call]
+        self._agent = Agent.usingEndpointFactory(reactor, Endpoints(reactor, clock, connect), self._pool)
+
+    def ask(self, method: str, url: str, fields: Fields) -> Deferred[IResponse]:
+        """Send a request; cancelling what is returned closes its connection.
+
+        :raises ValueError: the URL is none.
+        """
+        headers = Headers()
+        for name, value in fields:
+            headers.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
+        asking: Deferred[IResponse] = self._agent.request(method.encode("ascii"), url.encode("ascii"), headers)
+        return asking
+
+    def stop(self) -> None:
+        """Close the connections that nobody uses."""
+        self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
