@@ -127,16 +127,18 @@ class Stopping:
         """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
         engine = self._engine
         done: Deferred[None] = Deferred()
-        leaving = [engine.aside.call(function) for function in hooks.at_exit]
+        leaving = {function: engine.aside.call(function) for function in hooks.at_exit}
         publisher = engine.reports.publisher
         publisher.end()
         until = engine.clock.seconds() + REPORTS
 
         def look() -> None:
-            if (publisher.busy or not all(call.done() for call in leaving)) and engine.clock.seconds() < until:
+            if (
+                publisher.busy or not all(call.done() for call in leaving.values())
+            ) and engine.clock.seconds() < until:
                 engine.clock.callLater(LOOK_AGAIN, look)
                 return
-            for function, call in zip(hooks.at_exit, leaving, strict=False):
+            for function, call in leaving.items():
                 if not call.done():
                     self.log.warn("{function!r} has not returned in {limit:g} s", function=function, limit=REPORTS)
             publisher.give_up()

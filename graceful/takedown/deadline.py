@@ -138,7 +138,7 @@ class Deadline:
                 "\n{stack}",
                 exchange=descent.exchange,
                 report=descent.exchange.report,
-                story=", ".join(descent.story) or "it was never in the application",
+                story=", ".join(descent.story) or "it was never where that can be done",
                 stack=stack_of(descent.thread),
             )
         if descent.exchange in self._counted:

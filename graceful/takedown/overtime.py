@@ -92,7 +92,7 @@ class Overtime:
                 self._interrupt(exchange, 0, limit, now)
         for exchange in [exchange for exchange in self._noted if exchange not in working]:
             noted = self._noted.pop(exchange)
-            if exchange.aim is None:
+            if exchange.aim is None and not exchange.error:  # else there is a report of it already
                 self._reports.overtime(exchange, noted.why, noted.stack)
 
     def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
@@ -153,7 +153,7 @@ class Overtime:
                 " here:\n{stack}",
                 exchange=exchange,
                 report=exchange.report,
-                story=story or "it was never in the application",
+                story=story or "it was never where that can be done",
                 instead="another one takes its place" if replaced else "too many are lost to replace it",
                 stack=stack_of(descent.thread),
             )

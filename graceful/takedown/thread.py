@@ -16,7 +16,7 @@ from typing import Any, Final
 from graceful.deadlines import Takedown
 from graceful.takedown.guard import Aim, Hook
 from graceful.takedown.stacks import stack_of
-from graceful.takedown.waits import Wait, Waits, child_of, end_child, in_condition, leave_condition
+from graceful.takedown.waits import Wait, Waits, child_of, delicate, end_child, in_condition, leave_condition
 from graceful.web.exchange import Exchange
 
 #: Seconds within which a thread must have come down, and how often to look until then.
@@ -110,6 +110,8 @@ class Descent:
 
     def _fire(self, now: float) -> bool:
         """Have `Takedown` raised, if the thread is where that may be."""
+        if delicate(self.thread):
+            return False
         waiting = in_condition(self.thread)
         if waiting is None or now - self.began >= AGAIN:
             return self._shoot()

@@ -18,6 +18,8 @@ calls are left alone; conditions and children of `subprocess` are found all the 
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import platform
 import signal
@@ -44,6 +46,9 @@ _FOR_CHILD: Final = frozenset(
     for name in ("communicate", "_communicate", "wait", "_wait", "_try_wait")
     if hasattr(subprocess.Popen, name)
 )
+_DELICATE: Final = frozenset(
+    function.__code__.co_filename for function in (threading.Thread.start, logging.getLogger, importlib.import_module)
+) | {"<frozen importlib._bootstrap>"}
 _PLAIN_LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
 
 
@@ -254,6 +259,16 @@ def _frames(thread: int) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def delicate(thread: int) -> bool:
+    """Whether a thread is where no exception may be raised: in code that takes the locks of the whole process.
+
+    `Condition.__enter__`, a handler of `logging` and the import system take a lock by a plain call, before the block
+    that releases it has begun.  An exception that comes while they wait for it would leave it locked for ever.
+    """
+    frame = next(_frames(thread), None)
+    return frame is not None and frame.f_code.co_filename in _DELICATE and frame.f_code is not _WAITING
 
 
 def in_condition(thread: int) -> tuple[Any, Any] | None:

@@ -185,6 +185,7 @@ class Runner:
                 request=exchange.request_id,
                 report=exchange.report,
             )
+        exchange.error = status
         self._reports.failed(exchange, kind, error)
         try:
             exchange.fail(status, extra)
