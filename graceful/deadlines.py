@@ -49,6 +49,17 @@ def check() -> None:
             raise DeadlineExceeded(f"{exchange.method} {exchange.shown_target} has no time left")
 
 
+def at_most(seconds: float | None) -> float | None:
+    """Return a time-out, but never a longer one than what is left.
+
+    :param seconds: how long one would wait otherwise; None for ever.
+    :raises DeadlineExceeded: nothing is left.
+    """
+    check()
+    left = remaining()
+    return left if seconds is None or (left is not None and left < seconds) else seconds
+
+
 def draining() -> bool:
     """Whether the server is about to stop: what can be left for the next instance should be.
 

@@ -186,7 +186,9 @@ class DeadlineTests(Case):
         self.assertRegex(lines[0], r"taking down exchange \d+ GET /1 from 192\.0\.2\.1: queued for 10\.\d s")
         self.assertIn("its thread is here:", lines[0])
         self.assertIn("in test_named", lines[0])
-        self.assertRegex(lines[1], r"taking down exchange \d+ - /2 from 192\.0\.2\.1: receiving for 10\.\d s \(OOPS-\w+\)$")
+        self.assertRegex(
+            lines[1], r"taking down exchange \d+ - /2 from 192\.0\.2\.1: receiving for 10\.\d s \(OOPS-\w+\)$"
+        )
 
     def test_counted(self) -> None:
         """What was interrupted is counted, and leaves the register; an idle connection is not."""
