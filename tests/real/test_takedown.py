@@ -14,13 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
+from support.clients import Connection, Failure, request
 from support.home import Home
 from support.load import Load
 from support.postgres import Postgres
@@ -66,6 +66,16 @@ def reports(home: Home) -> list[dict[str, Any]]:
 def threads_and_descriptors(server: Server) -> tuple[int, int]:
     """How many the process has."""
     return tuple(len(os.listdir(f"/proc/{server.pid}/{what}")) for what in ("task", "fd"))  # type: ignore[return-value]
+
+
+def established(server: Server) -> bool:
+    """Whether the server has connections with anybody."""
+    inodes = set()
+    for path in Path(f"/proc/{server.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            inodes.add(os.readlink(path))
+    lines = Path(f"/proc/{server.pid}/net/tcp").read_text().splitlines()[1:]
+    return any(f"socket:[{line.split()[9]}]" in inodes for line in lines if line.split()[3] != "0A")
 
 
 def row(kind: str, report: dict[str, Any]) -> Row:
@@ -195,7 +205,10 @@ def test_thousand_rounds(home: Home) -> None:
     kinds = sorted(set(stalls.KINDS) - STAY - {"pg_sleep", "loop"})
     options = ("--request-timeout", "/stuck/=0.2", "--request-timeout", "/body/=0.2", "--threads", "40")
     with Server(home, *options, application="stalls:application") as server:
-        get(server.port, "/")
+        with Load(server.port) as load:  # so that all threads which normal traffic needs are there
+            load.mark()
+            load.stop().check()
+        wait_for(lambda: not established(server))
         before = threads_and_descriptors(server)
         wrong: list[str] = []
         rounds = iter(range(ROUNDS))
@@ -227,5 +240,5 @@ def test_thousand_rounds(home: Home) -> None:
             load.stop().check()
         assert wrong == []
         assert server.log.find_all("could not be brought down") == []
-        # Threads beside the pool end a while after they were needed; there were none.
-        wait_for(lambda: threads_and_descriptors(server) == before)
+        wait_for(lambda: not established(server))
+        assert threads_and_descriptors(server) == before
