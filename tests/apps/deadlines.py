@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import basic
 
@@ -86,11 +85,12 @@ def query(environ: basic.Environ) -> str:
 
 def alchemy(environ: basic.Environ) -> str:
     """The same by SQLAlchemy."""
+    import psycopg
     import sqlalchemy
 
     from graceful.contrib.sqlalchemy import obey
 
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", connect_args={"conninfo": DSN})
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(DSN))
     obey(engine)
     with engine.connect() as connection:
         say("queries")
@@ -139,11 +139,3 @@ def application(environ: basic.Environ, start_response: basic.Start) -> Iterable
     body = PATHS[environ["PATH_INFO"]](environ)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [body.encode()]
-
-
-def with_sentry() -> Any:
-    """The same, with Sentry."""
-    import sentry_sdk
-
-    sentry_sdk.init(os.environ["SENTRY"], default_integrations=False)
-    return application
