@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from django.db import OperationalError, connections
-from django.http import HttpRequest, HttpResponse
+from django.db import OperationalError, connections  # type: ignore[import-untyped]
+from django.http import HttpRequest, HttpResponse  # type: ignore[import-untyped]
 
 from graceful.current import current
 from graceful.deadlines import DeadlineExceeded, check, remaining

@@ -65,7 +65,7 @@ class Writer:
         report = self.facts(what.exchange, what.age, what.phase, what.sent, what.environ)
         report["kind"] = "takedown"
         report["type"] = "Takedown"
-        report["value"] = f"taken down at {what.why} after {what.age:.1f} s"
+        report["value"] = f"taken down {what.why} after {what.age:.1f} s"
         report["tb_text"] = what.stack
         report["takedown"] = what.descent.story if what.descent is not None else []
         report["thread"] = {None: "none", True: "came down", False: "abandoned"}[what.down]

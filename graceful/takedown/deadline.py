@@ -100,7 +100,7 @@ class Deadline:
         """Write down what is about to be interrupted."""
         now = self._clock.seconds()
         exchange.report = exchange.report or self._reports.new_id()
-        self.interrupted[exchange] = Interruption.of(exchange, "deadline", now, stack)
+        self.interrupted[exchange] = Interruption.of(exchange, "at the deadline", now, stack)
         self.log.warn(
             "taking down {what} ({report}){stack}",
             what=exchange.describe(now),

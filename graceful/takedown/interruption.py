@@ -14,7 +14,7 @@ from graceful.web.exchange import PHASES, Exchange
 class Interruption:
     """An exchange that was taken down.  Reactor thread.
 
-    :ivar why: `deadline`, or the limit that it has passed.
+    :ivar why: when or by whom, in words that follow "taken down".
     :ivar age: seconds from its first byte until its takedown.
     :ivar phase: how far it was, one of `PHASES`.
     :ivar descent: how its thread was brought down; None if it had none.

@@ -16,13 +16,12 @@ from attrs import define
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from graceful.limits import Limit
 from graceful.reports.reports import Reports
 from graceful.takedown.interruption import Interruption
 from graceful.takedown.stacks import stack_of
 from graceful.takedown.thread import Descent
 from graceful.takedown.threads import Descents
-from graceful.web.exchange import Exchange
+from graceful.web.exchange import APPLICATION, QUEUED, SENDING, Exchange
 from graceful.web.site import Site
 
 LOOK: Final = 0.25
@@ -50,6 +49,8 @@ class Overtime:
     :param descents: brings threads down.
     :param reports: gets the reports.
     :param replace: has another thread work in the place of one that is lost.  False: there are too many already.
+    :ivar taken: how many exchanges in flight were interrupted.
+    :ivar in_drain: what was interrupted since a drain began; None before.
     """
 
     log = Logger(namespace="graceful")
@@ -74,6 +75,8 @@ class Overtime:
         self._slow = site.settings.report_slower_than
         self._noted: dict[Exchange, _Noted] = {}
         self._interrupted: dict[Exchange, Interruption] = {}
+        self.taken = 0
+        self.in_drain: list[Interruption] | None = None
 
     def start(self) -> None:
         """Begin to look, if there is anything to look after."""
@@ -89,7 +92,7 @@ class Overtime:
         for exchange in self._queued():
             limit = self._site.limits.passed(exchange, now)
             if limit is not None and not limit.report:
-                self._interrupt(exchange, 0, limit, now)
+                self.interrupt(exchange, f"at the limit {limit}")
         for exchange in [exchange for exchange in self._noted if exchange not in working]:
             noted = self._noted.pop(exchange)
             if exchange.aim is None and not exchange.error:  # else there is a report of it already
@@ -98,7 +101,8 @@ class Overtime:
     def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
         limit = self._site.limits.passed(exchange, now)
         if limit is not None and not limit.report:
-            self._interrupt(exchange, thread, limit, now)
+            if exchange.inside or not exchange.ended:  # else it is just about to end
+                self.interrupt(exchange, f"at the limit {limit}")
         elif exchange not in self._noted:
             if limit is not None:
                 self._note(exchange, thread, f"the limit {limit}, which is only tried out", now)
@@ -112,29 +116,47 @@ class Overtime:
             "{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report
         )
 
-    def _interrupt(self, exchange: Exchange, thread: int, limit: Limit, now: float) -> None:
-        """Take an exchange down."""
-        if exchange.ended and not exchange.inside:
-            return  # it is just about to end
+    def interrupt(self, exchange: Exchange, why: str) -> list[Exchange]:
+        """Take an exchange down; returned are those in flight that were interrupted by it.
+
+        :param why: in words that follow "taking down".
+        """
+        now, thread = self._clock.seconds(), self._working().get(exchange, 0)
         exchange.report = exchange.report or self._reports.new_id()
         stack = stack_of(thread)
-        interruption = Interruption.of(exchange, f"the limit {limit}", now, stack)
+        interruption = Interruption.of(exchange, why, now, stack)
         self.log.warn(
-            "taking down {what}: it has passed the limit {limit} ({report}){stack}",
+            "taking down {what} {why} ({report}){stack}",
             what=exchange.describe(now),
-            limit=limit,
+            why=why,
             report=exchange.report,
             stack=f", its thread is here:\n{stack}" if stack else "",
         )
-        # An answer that is complete stays it: then it is only close() that takes too long.
-        if not exchange.ended and exchange.connection.interrupt(exchange):
-            self._site.finished(exchange)
+        interrupted = self._end(exchange)
+        self.taken += len(interrupted)
+        if interrupted and self.in_drain is not None:
+            self.in_drain.append(interruption)
+        for one in interrupted:
+            self._site.finished(one)
         if thread:
             self._interrupted[exchange] = interruption
             interruption.descent = self._descents.start(exchange, thread, self._ended)
         else:
             exchange.flushed = True
             self._reports.taken_down(interruption)
+        return interrupted
+
+    def _end(self, exchange: Exchange) -> list[Exchange]:
+        """Tell the client."""
+        connection = exchange.connection
+        if exchange.phase in (QUEUED, APPLICATION, SENDING) and not exchange.download:
+            if exchange.ended and exchange.inside:
+                return []  # its answer is complete, and only close() takes too long
+            behind = [*connection.turn.waiting, *connection.receiver.under_way()]
+            if not connection.interrupt(exchange):
+                return []
+            return [exchange, *(behind if connection.turn.closed or connection.turn.closing else ())]
+        return connection.take_down()
 
     def _ended(self, descent: Descent, down: bool) -> None:
         """A thread is free again, or lost."""
