@@ -24,7 +24,7 @@ def obey(engine: Engine) -> None:
     """Have all statements of an engine obey the limits of the exchange that they are executed for."""
     event.listen(engine, "before_cursor_execute", _before)
     event.listen(engine, "after_cursor_execute", _after)
-    event.listen(engine, "handle_error", _failed)
+    event.listen(engine, "handle_error", _failed, retval=True)
 
 
 def _before(connection: Any, *ignored: Any) -> None:
@@ -47,8 +47,10 @@ def _after(connection: Any, *ignored: Any) -> None:
         hook.cancel()
 
 
-def _failed(context: Any) -> None:
+def _failed(context: Any) -> Exception | None:
+    """What to raise instead; None for what SQLAlchemy would."""
     if context.connection is not None:
         _after(context.connection)
     if getattr(context.original_exception, "sqlstate", None) == CANCELLED and remaining() == 0:
-        context.chained_exception = DeadlineExceeded(str(context.original_exception))
+        return DeadlineExceeded(str(context.original_exception))
+    return None
