@@ -8,7 +8,7 @@ stop, all of them become shorter.  What does not obey is taken down: :class:`Tak
 from __future__ import annotations
 
 from graceful import hooks
-from graceful.current import current
+from graceful.current import current_exchange
 from graceful.hooks import on_drain, on_exit
 
 __all__ = ["DeadlineExceeded", "Takedown", "check", "draining", "on_drain", "on_exit", "remaining"]
@@ -33,7 +33,7 @@ def remaining() -> float | None:
     None if it has no limit, and outside of an exchange.  When the server begins to stop, the limit becomes shorter:
     so ask again before each thing that waits, and wait no longer than this.
     """
-    exchange = current.get()
+    exchange = current_exchange()
     return None if exchange is None else exchange.remaining()
 
 
@@ -42,7 +42,7 @@ def check() -> None:
 
     :raises DeadlineExceeded: there is none.
     """
-    exchange = current.get()
+    exchange = current_exchange()
     if exchange is not None:
         left = exchange.remaining()
         if left is not None and left <= 0:
@@ -65,5 +65,5 @@ def draining() -> bool:
 
     Inside of an exchange it is the server that serves it, else any in this process.
     """
-    exchange = current.get()
+    exchange = current_exchange()
     return hooks.draining() if exchange is None else exchange.connection.site.going_down

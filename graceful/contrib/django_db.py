@@ -17,7 +17,7 @@ from typing import Any
 from django.db import OperationalError, connections  # type: ignore[import-untyped]
 from django.http import HttpRequest, HttpResponse  # type: ignore[import-untyped]
 
-from graceful.current import current
+from graceful.current import current_exchange
 from graceful.deadlines import DeadlineExceeded, check, remaining
 
 
@@ -34,7 +34,7 @@ def obey(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context
         limit(raw)
     else:
         check()
-    exchange = current.get()
+    exchange = current_exchange()
     cancel = getattr(raw, "cancel", None)
     with ExitStack() as stack:
         if exchange is not None and cancel is not None:

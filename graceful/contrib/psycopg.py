@@ -17,7 +17,7 @@ import psycopg
 from psycopg.errors import QueryCanceled
 from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 
-from graceful.current import current
+from graceful.current import current_exchange
 from graceful.deadlines import DeadlineExceeded, check, remaining
 
 #: How far the database's limit may be from what is left: a tenth, but no less than this, seconds.
@@ -84,7 +84,7 @@ def obey(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
     :raises DeadlineExceeded: nothing is left, or not enough.
     """
-    exchange = current.get()
+    exchange = current_exchange()
     limit(connection)
     try:
         if exchange is None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, event
 
-from graceful.current import current
+from graceful.current import current_exchange
 from graceful.deadlines import DeadlineExceeded, check, remaining
 
 CANCELLED: Final = "57014"
@@ -35,7 +35,7 @@ def _before(connection: Any, *ignored: Any) -> None:
         limit(raw)
     else:
         check()
-    exchange = current.get()
+    exchange = current_exchange()
     cancel = getattr(raw, "cancel", None)
     if exchange is not None and cancel is not None:
         connection.info[_HOOK] = exchange.on_takedown(cancel)

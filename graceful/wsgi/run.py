@@ -97,12 +97,10 @@ class Runner:
             if type(result) is not list:
                 close = getattr(result, "close", None)
                 if close is not None:
-                    self._close(exchange, close)
             if exchange.hooks is not None:
                 for hook in exchange.hooks.copy():
                     hook.cancel()
             exchange.environ = None  # which refers to the exchange
-            current.set(None)
             if handed_over is not None:
                 handed_over()
             else:
