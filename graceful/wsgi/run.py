@@ -97,6 +97,7 @@ class Runner:
             if type(result) is not list:
                 close = getattr(result, "close", None)
                 if close is not None:
+                    self._close(exchange, close)
             if exchange.hooks is not None:
                 for hook in exchange.hooks.copy():
                     hook.cancel()
