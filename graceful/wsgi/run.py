@@ -153,7 +153,13 @@ class Runner:
                     set_exception(aim.thread, NOTHING)
                 if isinstance(error, Takedown):
                     return  # it has been said
-            log.failure("{exchange}: close() of the answer failed", exchange=exchange)
+            exchange.report = exchange.report or self._reports.new_id()
+            log.failure(
+                "{exchange}: close() of the answer failed ({report})", exchange=exchange, report=exchange.report
+            )
+            if not exchange.error:  # else there is a report of it already
+                exchange.error = 500
+                self._reports.failed(exchange, ERROR, error)
 
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
         """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
