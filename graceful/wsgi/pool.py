@@ -64,7 +64,7 @@ class Pool(Generic[Job]):
 
     def offer(self, job: Job) -> bool:
         """Have a job run, unless as many wait as may.  Any thread."""
-        if len(self.backlog) + len(self.working) >= self._most:
+        if len(self.backlog) + len(self.working) - len(self._lost) >= self._most:
             return False
         self.backlog.append(job)
         if not self._holding and not self._waking and self._idle:
@@ -98,7 +98,6 @@ class Pool(Generic[Job]):
         if len(self._lost) >= self.size:
             return False
         self._lost.add(thread)
-        self._most += 1  # the lost one still counts as busy
         self._start()
         return True
 
@@ -158,7 +157,6 @@ class Pool(Generic[Job]):
             del working[me]
             del job
             if me in self._lost:
-                self._most -= 1
                 self._lost.discard(me)
                 self.threads.remove(threading.current_thread())
                 if backlog and idle and not self._waking:
