@@ -116,10 +116,11 @@ class Overtime:
             "{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report
         )
 
-    def interrupt(self, exchange: Exchange, why: str) -> list[Exchange]:
+    def interrupt(self, exchange: Exchange, why: str, cut: bool = False) -> list[Exchange]:
         """Take an exchange down; returned are those in flight that were interrupted by it.
 
         :param why: in words that follow "taking down".
+        :param cut: also if its answer is complete, and only on its way to a slow client.
         """
         now, thread = self._clock.seconds(), self._working().get(exchange, 0)
         exchange.report = exchange.report or self._reports.new_id()
@@ -132,7 +133,7 @@ class Overtime:
             report=exchange.report,
             stack=f", its thread is here:\n{stack}" if stack else "",
         )
-        interrupted = self._end(exchange)
+        interrupted = self._end(exchange, cut)
         self.taken += len(interrupted)
         if interrupted and self.in_drain is not None:
             self.in_drain.append(interruption)
@@ -146,17 +147,16 @@ class Overtime:
             self._reports.taken_down(interruption)
         return interrupted
 
-    def _end(self, exchange: Exchange) -> list[Exchange]:
+    @staticmethod
+    def _end(exchange: Exchange, cut: bool) -> list[Exchange]:
         """Tell the client."""
         connection = exchange.connection
-        if exchange.phase in (QUEUED, APPLICATION, SENDING) and not exchange.download:
-            if exchange.ended and exchange.inside:
-                return []  # its answer is complete, and only close() takes too long
-            behind = [*connection.turn.waiting, *connection.receiver.under_way()]
-            if not connection.interrupt(exchange):
-                return []
-            return [exchange, *(behind if connection.turn.closed or connection.turn.closing else ())]
-        return connection.take_down()
+        if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
+            return connection.take_down()
+        behind = [*connection.turn.waiting, *connection.receiver.under_way()]
+        if not connection.interrupt(exchange):
+            return []
+        return [exchange, *(behind if connection.turn.closed or connection.turn.closing else ())]
 
     def _ended(self, descent: Descent, down: bool) -> None:
         """A thread is free again, or lost."""

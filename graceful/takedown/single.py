@@ -29,4 +29,4 @@ def take_down_one(site: Site, overtime: Overtime, number: int) -> list[int]:
             return []
     elif current is not exchange:
         return []
-    return [one.id for one in overtime.interrupt(exchange, WHY)]
+    return [one.id for one in overtime.interrupt(exchange, WHY, cut=True)]

@@ -504,10 +504,13 @@ class Connection:
     def interrupt(self, exchange: Exchange) -> bool:
         """End this one exchange, which has had its time: 503 if no head went out, else a visible cut.
 
-        Others on the connection go on, unless it has to be cut.  False: it is not its turn any more.
+        Others on the connection go on, unless it has to be cut.  False: it is not its turn any more, or its answer is
+        complete and on its way.
         """
         if self._oust(exchange, keep=True):
             return True
+        if exchange.ended:
+            return False  # it was set before the last piece was given away, which is what has stopped us
         framed = exchange.chunked or exchange.length >= 0
         return self.close(reset=not framed, only=exchange)
 

@@ -204,8 +204,12 @@ def body(name: str) -> Iterable[bytes]:
 
 
 def application(environ: basic.Environ, start_response: basic.Start) -> Iterable[bytes]:
-    """Get stuck in the way that the path names; any other one is answered at once."""
+    """Get stuck in the way that the path names; `/almost/N` for N ms; any other one is answered at once."""
     _, where, *rest = environ["PATH_INFO"].split("/")
+    if where == "almost":
+        threading.Event().wait(int(rest[0]) / 1000)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"not stuck at all"]
     if where not in ("stuck", "body"):
         return basic.application(environ, start_response)
     if where == "body":

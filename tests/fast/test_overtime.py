@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from fast.doubles import Case, Client, Engine, get, parse_answers, virtual_time
+from fast.doubles import MIB, Case, Client, Engine, get, parse_answers, virtual_time
 from graceful.limits import Limit
 from graceful.takedown.interruption import Interruption
 from graceful.takedown.overtime import LOOK, Overtime
@@ -160,6 +160,17 @@ class LimitTests(Overtimes):
         self.assertEqual(len(self.descents.started), 1)
         self.assertEqual(self.overtime.taken, 0)
 
+    def test_complete_just_then(self) -> None:
+        """An answer that is just being given away is not cut any more."""
+        client, exchange = self.threaded()
+        results: list[bool] = []
+        client.socket.meanwhile = lambda: results.append(client.connection.interrupt(exchange))
+        exchange.start("200 OK", [])
+        exchange.finish(b"whole")
+        self.engine.turn()
+        (answer,) = parse_answers(client.take())
+        self.assertEqual((results, answer.body, answer.whole), ([False], b"whole", True))
+
     def test_just_then(self) -> None:
         """One that is just about to end is left alone."""
         _, exchange = self.threaded()
@@ -272,6 +283,14 @@ class OrderTests(Overtimes):
         self.assertEqual(len(self.descents.started), 1)
         self.answer(self.engine.asked[-1])
         self.assertEqual(self.statuses(client), [503, 200])
+
+    def test_complete(self) -> None:
+        """One whose answer is complete is cut all the same, if its client has yet to take it."""
+        client, exchange = self.ask(buffer=5000)
+        self.answer(exchange, body=b"x" * MIB)
+        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        (answer,) = parse_answers(client.take())
+        self.assertFalse(answer.whole)
 
     def test_download(self) -> None:
         """One without a thread is cut."""
