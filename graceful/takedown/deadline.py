@@ -76,8 +76,8 @@ class Deadline:
         for connection in self._ending(spared):
             self._end(connection)
         for exchange in self._site.register.in_flight():
-            if exchange not in spared:
-                self._count(exchange)  # its client is gone, and its thread goes on
+            if exchange in working and exchange not in spared:
+                self._count(exchange)  # its client has left, and it goes on
         for exchange, interruption in list(self.interrupted.items()):
             if exchange in working and interruption.down is None:
                 interruption.descent = self._descents.start(exchange, working[exchange], self._came_down)
@@ -147,8 +147,9 @@ class Deadline:
             del self.interrupted[descent.exchange]  # its answer was complete, and only close() of it interrupted
 
     def _wait(self, done: Deferred[None], until: float) -> None:
-        left = len(self._working())
-        ending = self._ending(self._spared())
+        spared = self._spared()
+        left = len(self._working().keys() - spared)
+        ending = self._ending(spared)
         if (left or ending or self._descents.busy) and self._clock.seconds() < until:
             self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
             return

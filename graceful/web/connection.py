@@ -460,8 +460,6 @@ class Connection:
         self._shut()
         self.intake.deaf = True
         self.active = monotonic()
-        if self.turn.eof:
-            self.close()
 
     def take_down(self) -> list[Exchange]:
         """The deadline has come.  End what is left here: 503 if no head went out, else a visible cut.

@@ -80,7 +80,7 @@ class Runner:
             exchange.inside = False
             if exchange.aim is not None:
                 settle(exchange.aim)
-            if type(result) is list and len(result) == 1 and exchange.offer is None and not exchange.begun:
+            if type(result) is list and len(result) == 1 and exchange.offer is None:
                 exchange.finish(result[0])
             else:
                 handed_over = self._send(exchange, result)
