@@ -104,6 +104,11 @@ class LastLimit:
             self._system.start_thread(self._watch, ())
         self._wakes.put(None)
 
+    @property
+    def left(self) -> float | None:
+        """Seconds until the process ends in any case; None if nobody has said when.  Main thread."""
+        return None if self._limit is None else max(0.0, self._limit - self._system.monotonic())
+
     def verdict(self, status: int, within: float) -> None:
         """Say how it went, and that the process has to be gone soon.
 

@@ -191,9 +191,7 @@ def _bind_unix(address: Address) -> BoundSocket:
     except OSError as error:
         bound.close()
         _fail(address, _why_not_unix(address, error))
-    return BoundSocket(
-        name=_name(bound), socket=bound, path=os.path.abspath(path), inode=inode, address=address
-    )
+    return BoundSocket(name=_name(bound), socket=bound, path=os.path.abspath(path), inode=inode, address=address)
 
 
 def _why_not_unix(address: Address, error: OSError) -> str:
