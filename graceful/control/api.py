@@ -10,6 +10,7 @@
     POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS}, both optional
     POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
     POST /exchanges/ID/takedown
+    POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
@@ -219,12 +220,14 @@ class Control(Reading):
     """All resources, for the control socket.
 
     :ivar obeying: an order is being obeyed just now, and is yet to be answered.
+    :ivar takeover: answers a successor: the exchange, its path and what it says.
     """
 
     def __init__(self, status: Status, events: Events, metrics: Metrics, orders: Orders) -> None:
         super().__init__(status, events, metrics, None)
         self._orders = orders
         self.obeying = False
+        self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
         self._obeyed: dict[str, Callable[[dict[str, Any]], Any]] = {
             "/leave": self._leave,
             "/enter": self._enter,
@@ -245,7 +248,11 @@ class Control(Reading):
         self.obeying = True
         try:
             self.log.info("order {order} from {who}", order=path, who=said_by(exchange.connection))
-            self._json(exchange, self._obey(path, _values(exchange)))
+            values = _values(exchange)
+            if path.startswith("/takeover") and self.takeover is not None:
+                self._json(exchange, self.takeover(exchange, path, values))
+            else:
+                self._json(exchange, self._obey(path, values))
         finally:
             self.obeying = False
 

@@ -34,6 +34,9 @@ from graceful.sockets.binding import inode_of
 #: States of an instance that gives its path to a newcomer.
 LEAVING: Final = ("closing", "finishing", "takedown", "gone")
 
+#: Connections that may wait until they are accepted.
+BACKLOG: Final = 128
+
 #: Seconds that whoever has the path gets to say whether it is leaving.
 ASKED_FOR: Final = 2.0
 
@@ -72,14 +75,15 @@ class ControlSocket:
         self._inode: tuple[int, int] | None = None
         self._pid = 0
 
-    def bind(self) -> socket.socket | None:
+    def bind(self, beside: bool = False) -> socket.socket | None:
         """Bind and listen, before privileges are shed and before the application is imported.
 
+        :param beside: at `PATH.<pid>`, for as long as a predecessor has the path.
         :returns: the listening socket, non-blocking; None if nobody has asked for one and it cannot be had.
         :raises ControlError: it was asked for and cannot be had.
         """
         try:
-            return self._bind()
+            return self._bind(beside)
         except ControlError as error:
             problem = str(error)
         except OSError as error:
@@ -89,7 +93,7 @@ class ControlSocket:
         self._log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
         return None
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, beside: bool) -> socket.socket:
         self._pid = os.getpid()
         aside = f"{self.path}.{self._pid}"
         if len(aside.encode()) > LONGEST_UNIX_PATH:
@@ -108,14 +112,42 @@ class ControlSocket:
                     os.umask(umask)
                 self.where, self._inode = aside, inode_of(aside)
                 self._give_to_owner(aside)
-                listening.listen(128)
-                self._clear_dead()
-                self._take_path(aside)
+                listening.listen(BACKLOG)
+                if not beside:
+                    self._clear_dead()
+                    self._take_path(aside)
         except BaseException:
             listening.close()
             self.remove()
             raise
         return listening
+
+    def hand_over(self) -> socket.socket | None:
+        """Leave the path, and the socket that is there, to a successor.
+
+        :returns: a listening socket at `PATH.<pid>`, where we are reached from now on; None if it cannot be had.
+        """
+        self._inode = self.where = None  # what is at the path is not ours to remove
+        try:
+            return self._bind(beside=True)
+        except (ControlError, OSError) as error:
+            self._log.warn(
+                "the graceful command cannot reach this process any more, only signals can: {error}", error=error
+            )
+            return None
+
+    def succeed(self, listening: socket.socket) -> bool:
+        """The path is ours, with the socket that a predecessor has bound there.
+
+        :returns: whether our own beside it is gone, which was needed until now.
+        """
+        listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
+        aside, self._inode, self.where = self.where, inode_of(self.path), self.path
+        try:
+            os.unlink(aside or "")
+        except OSError:
+            return False  # the directory is not ours to change: what is there is removed by the next one
+        return True
 
     def _give_to_owner(self, path: str) -> None:
         uid, gid = self._owner

@@ -157,10 +157,12 @@ class Listener:
 
         :param pid: that process, for the log.
         """
-        if not self.closed:
+        if self.closed:
+            return
+        if not self._silent:
             self._log.info("socket {name} handed to {pid}", name=self.name, pid=pid)
-            self.bound = evolve(self.bound, shared=True, path=None)
-            self._finish()
+        self.bound = evolve(self.bound, shared=True, path=None)
+        self._finish()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once closed.  For the reactor."""

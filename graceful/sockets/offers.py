@@ -17,13 +17,18 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from attrs import asdict, evolve, frozen
 
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket, inode_of
 from graceful.sockets.handshakes import admit_new
+
+#: What a socket is for: the application's clients, those who look, or orders.
+LISTEN: Final = "listen"
+STATUS: Final = "status"
+CONTROL: Final = "control"
 
 
 class BadOffer(ValueError):
@@ -34,6 +39,7 @@ class BadOffer(ValueError):
 class Offer:
     """One listening socket, as the process that holds it describes it.
 
+    :ivar role: what it is for, `LISTEN`, `STATUS` or `CONTROL`.
     :ivar address: the address that command lines are compared by.
     :ivar index: counts the sockets of one address, from 0.
     :ivar name: what log lines call it.
@@ -42,6 +48,7 @@ class Offer:
     :ivar inode: the device and inode number of that path.
     """
 
+    role: str
     address: str
     index: int
     name: str
@@ -62,6 +69,7 @@ class Offer:
         try:
             inode = said["inode"]
             offer = cls(
+                str(said["role"]),
                 str(said["address"]),
                 int(said["index"]),
                 str(said["name"]),
@@ -74,33 +82,38 @@ class Offer:
         return offer
 
 
-def offers(sockets: Iterable[BoundSocket]) -> list[Offer]:
-    """Describe sockets, in their order."""
+def offers(sockets: Iterable[tuple[str, BoundSocket]]) -> list[Offer]:
+    """Describe sockets, each with its role, in their order."""
     found: list[Offer] = []
-    numbers: Counter[str] = Counter()
-    for bound in sockets:
+    numbers: Counter[tuple[str, str]] = Counter()
+    for role, bound in sockets:
         address = _address_of(bound)
-        found.append(Offer(address, numbers[address], bound.name, bound.shared, bound.path, bound.inode))
-        numbers[address] += 1
+        index = numbers[role, address]
+        found.append(Offer(role, address, index, bound.name, bound.shared, bound.path, bound.inode))
+        numbers[role, address] += 1
     return found
 
 
-def match(wanted: Sequence[Address], offered: Sequence[Offer]) -> list[int | None]:
+def match(role: str, wanted: Sequence[Address], offered: Sequence[Offer]) -> list[int | None]:
     """Find the offered socket for each wanted address.
 
+    :param role: what the sockets are wanted for.
     :returns: for each, the number of an offer, or None: it has to be bound.  Of several with one address, they are
         taken in their order.
     """
     keys = [key(address) for address in wanted]
-    free = dict(enumerate(offered))
+    free = {number: offer for number, offer in enumerate(offered) if offer.role == role}
     found: list[int | None] = [None] * len(wanted)
     # An address that is written in the same way comes first; then one that leads to the same place: a descriptor
     # that somebody has passed to the predecessor may be just the port that is asked for now.
-    for of in (lambda offer: offer.address, lambda offer: offer.name):
-        for number, wish in enumerate(keys):
-            if found[number] is None:
-                found[number] = next((one for one, offer in free.items() if of(offer) == wish), None)
-                free.pop(found[number], None)  # type: ignore[arg-type]
+    for by_name in (False, True):
+        for wish, wanted_at in enumerate(keys):
+            if found[wish] is None:
+                same = (one for one, offer in free.items() if wanted_at == (offer.name if by_name else offer.address))
+                number = next(same, None)
+                if number is not None:
+                    found[wish] = number
+                    del free[number]
     return found
 
 
@@ -157,7 +170,8 @@ def key(address: Address) -> str:
             where = socket.getaddrinfo(
                 address.interface or None, address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0][4]
-            return f"tcp6:[{where[0]}]:{where[1]}" if address.kind == "tcp6" else f"tcp:{where[0]}:{where[1]}"
+            host, port = str(where[0]), where[1]
+            return f"tcp6:[{host}]:{port!r}" if address.kind == "tcp6" else f"tcp:{host}:{port!r}"
     if address.kind == "unix":
         return f"unix:{os.path.abspath(address.path)}"
     return address.text
