@@ -9,23 +9,25 @@ drain has ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.logger import Logger
 
 from graceful.clock import on
 from graceful.control.api import Control, Orders, Reading
+from graceful.control.client import Client, ClientError
 from graceful.control.door import STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
 from graceful.control.origin import Origin
-from graceful.control.socket import ControlSocket
+from graceful.control.socket import ControlSocket, leaving
 from graceful.control.status import Ending, Status
 from graceful.control.successor import Predecessor
 from graceful.settings import Settings
-from graceful.sockets.address import parse
-from graceful.sockets.binding import BoundSocket, bind
+from graceful.sockets.address import Address, parse
+from graceful.sockets.binding import BindError, BoundSocket, bind
 from graceful.sockets.offers import CONTROL, STATUS
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
@@ -67,7 +69,7 @@ class Desk:
         self._renew = renew
         self._events = Events(status)
         self._metrics = Metrics(status)
-        self._for_control = Control(status, self._events, self._metrics, orders)
+        self._for_control = Control(status, self._events, self._metrics, orders, self._yield)
         self._readers: list[Reading] = [self._for_control]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
@@ -97,9 +99,31 @@ class Desk:
         wanted = [parse(text) for text in self._settings.status_listen]
         adopted = predecessor.claim(STATUS, wanted) if predecessor is not None else [None] * len(wanted)
         for address, bound in zip(wanted, adopted, strict=True):
-            self._status_sockets.append(bound or bind(address, environ, pid))
+            self._status_sockets.append(bound or self._bind_status(address, environ, pid))
         if predecessor is not None:
             self._inherited = predecessor.claim_only(CONTROL)
+
+    def _bind_status(self, address: Address, environ: Mapping[str, str], pid: int | None) -> BoundSocket:
+        try:
+            return bind(address, environ, pid)
+        except BindError:
+            if not self._predecessors_yield():
+                raise
+            return bind(address, environ, pid)
+
+    def _predecessors_yield(self) -> bool:
+        """Ask instances that are leaving for their places; their sockets outlive those of the application."""
+        yielded = False
+        for path in leaving(self._control.path) if self._control is not None else []:
+            with suppress(ClientError), Client(path) as client:
+                client.post("/yield")
+                yielded = True
+        return yielded
+
+    def _yield(self) -> None:
+        """A successor wants our places: who looks at us already may go on."""
+        for door in self._doors[1:]:
+            door.close()
 
     def open(self, reactor: Any) -> None:
         """Begin to answer; as soon as the reactor runs, that is."""

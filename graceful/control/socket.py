@@ -153,12 +153,12 @@ class ControlSocket:
         uid, gid = self._owner
         if self._group is not None:
             gid = int(self._group) if self._group.isdigit() else grp.getgrnam(self._group).gr_gid
+        os.chmod(path, self._mode)  # first: root without all its capabilities may not, once it is another's
         if (uid, gid) != (-1, -1):
             try:
                 os.chown(path, uid, gid)
             except PermissionError:
                 raise ControlError(f"may not give the control socket to the group {self._group}") from None
-        os.chmod(path, self._mode)
 
     def _take_path(self, aside: str) -> None:
         """Move our socket to the path, unless somebody serves there."""

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
-from support.clients import Connection, request
-from support.control import status_of
-from support.gate import Gate
+from support.clients import Connection
+from support.command import status_of
 from support.home import Home
-from support.load import Load
 from support.server import Server
-from support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
 TOOK_OVER = r"took over from process (\d+)"
@@ -43,7 +35,7 @@ def gone(old: Server) -> None:
 
 
 def test_the_next_one_gets_the_sockets(any_home: Home) -> None:
-    """The old one serves until the new one accepts, says so, and ends; pid file and control path are the new one's."""
+    """The old one serves until the new one accepts, says so, and ends; the pid file and the path are its own."""
     with Server(any_home, *SHORT) as old, Connection(old.port) as kept:
         assert kept.get("/echo?1").status == 200
         with successor(old) as new:
