@@ -186,6 +186,7 @@ class AppServer(Service):
     def privilegedStartService(self) -> None:
         """Bind, and write the pid file, while we may still be root."""
         with self._step():
+            logs.append_only()  # a predecessor writes into it, too
             self._bind_all()
             if self._process is not None and self._process.pid_file is not None:
                 self._process.startup.undo.callback(self._process.pid_file.remove)
@@ -233,6 +234,8 @@ class AppServer(Service):
                     settings.takeover_timeout,
                     self.limit,
                 )
+                succession = self._takeover.succession
+                self._status.successor = lambda: succession.successor
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -276,7 +279,6 @@ class AppServer(Service):
         """The reactor runs, and has installed its own signal handlers: install ours."""
         if self._process is None:
             return
-        logs.append_only()
         signals = Signals(self, self._reactor.callFromThread)
         early = self._process.startup.succeeded(signals.stoppers())
         signals.install()

@@ -189,13 +189,15 @@ class Desk:
     def succeed(self) -> None:
         """The predecessor has let go of the control path: it is ours."""
         inherited, self._inherited = self._inherited, None
-        if inherited is None or self._control is None or self._control_door is None:
+        if self._control is None or self._control_door is None:
             return
         beside = self._control_door.sockets()
-        gone = self._control.succeed(inherited.socket)
-        self._control_door.add(inherited).start()
-        if gone:
+        if self._control.succeed(inherited.socket if inherited is not None else None):
+            assert inherited is not None
+            self._control_door.add(inherited).start()
             self._control_door.hand_over(beside, 0)
+        elif inherited is not None:
+            inherited.close()
 
     # -- while it runs ------------------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ class ControlSocket:
         self._owner = owner
         self._demanded = demanded
         self._inode: tuple[int, int] | None = None
+        self._predecessors: tuple[int, int] | None = None  # what was at the path when we came
         self._pid = 0
 
     def bind(self, beside: bool = False) -> socket.socket | None:
@@ -111,10 +112,11 @@ class ControlSocket:
                 finally:
                     os.umask(umask)
                 self.where, self._inode = aside, inode_of(aside)
+                self._predecessors = inode_of(self.path)
                 self._give_to_owner(aside)
                 listening.listen(BACKLOG)
+                self._clear_dead()
                 if not beside:
-                    self._clear_dead()
                     self._take_path(aside)
         except BaseException:
             listening.close()
@@ -136,17 +138,24 @@ class ControlSocket:
             )
             return None
 
-    def succeed(self, listening: socket.socket) -> bool:
+    def succeed(self, listening: socket.socket | None) -> bool:
         """The path is ours, with the socket that a predecessor has bound there.
 
-        :returns: whether our own beside it is gone, which was needed until now.
+        :param listening: that socket; None if the predecessor has not had the path either.
+        :returns: whether it is to be used, instead of our own beside it; that one's file is gone then, if it can be.
         """
+        aside = f"{self.path}.{self._pid}"
+        if listening is None or inode_of(self.path) != self._predecessors:
+            # The predecessor was told to stop meanwhile, and has given the path up to whoever comes.
+            if listening is not None and self._ours(aside) and inode_of(self.path) is None:
+                with suppress(OSError):
+                    os.rename(aside, self.path)
+                    self.where = self.path
+            return False
         listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
-        aside, self._inode, self.where = self.where, inode_of(self.path), self.path
-        try:
-            os.unlink(aside or "")
-        except OSError:
-            return False  # the directory is not ours to change: what is there is removed by the next one
+        with suppress(OSError):  # else the directory is not ours to change: the next one removes it
+            os.unlink(aside)
+        self._inode, self.where = inode_of(self.path), self.path
         return True
 
     def _give_to_owner(self, path: str) -> None:

@@ -56,6 +56,7 @@ class Status:
 
     :ivar latest_exit: how many seconds from now the process is gone in any case; before a drain, from its beginning.
     :ivar taken_down: how many exchanges were taken down so far.
+    :ivar successor: the process that takes over, or has; 0 for none.
     :ivar engine, drain: None while the instance starts.
     :ivar ending: how it ended; None before.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
@@ -64,6 +65,7 @@ class Status:
     settings: Settings
     latest_exit: Callable[[], float]
     taken_down: Callable[[], int] = lambda: 0
+    successor: Callable[[], int] = lambda: 0
     engine: Engine | None = None
     drain: Drain | None = None
     ending: Ending | None = None
@@ -186,6 +188,7 @@ class Status:
             "drain": None
             if self._began is None
             else {"began": self._began, "finished": finished - self._finished_before},
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
@@ -205,6 +208,7 @@ class Status:
         return {
             "pid": os.getpid(),
             "state": "gone",
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status,
             "seconds": round(ending.seconds, 3),
             "finished": ending.finished,

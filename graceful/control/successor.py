@@ -26,6 +26,7 @@ from graceful.control.client import (
     Refused,
     Silent,
     Vanished,
+    process_descriptor,
 )
 from graceful.control.takeover import AT_ONCE, INTERIM
 from graceful.sockets.address import Address
@@ -83,9 +84,7 @@ class Predecessor:
     def __init__(self, client: _Receiving, pid: int, offered: Sequence[Offer]) -> None:
         self.pid = pid
         self._client = client
-        self._process = -1  # becomes readable when that process ends (pidfd_open(2))
-        with suppress(OSError):
-            self._process = os.pidfd_open(client.peer_pid)
+        self._process = process_descriptor(client.peer_pid)
         self._offered = offered
         self._left: dict[int, int] = dict(enumerate(client.descriptors))  # descriptors that nobody has claimed
         self._kept: dict[int, BoundSocket] = {}
