@@ -49,9 +49,6 @@ class Drainable(Protocol):
     def all_gone(self) -> Deferred[None]:
         """Fire when nothing is in flight and no connection is left."""
 
-    def expect(self, seconds: float) -> None:
-        """The next deadline comes in so many seconds: the last limit of the process has to be behind it."""
-
     def left(self) -> bool:
         """Whether anything is left, but for what is spared until the second deadline."""
 
@@ -162,7 +159,6 @@ class Core:
         self.stop_timer()
         until = self.until(self.clock.seconds() >= self.until(False))
         delay = 0.0 if self.hurried or now else max(0.0, until - self.clock.seconds())
-        self.work.expect(delay)
         self.timer = self.clock.callLater(delay, self.deadline_came)
 
     def stop_timer(self) -> None:

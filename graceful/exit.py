@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -135,11 +136,17 @@ class LastLimit:
         """
         if self._verdict is None:
             return
-        logging.shutdown()
+        # Handlers and streams may be the application's, and fail in any way.  That must not cost the status:
+        # an exception here would be printed by the interpreter, which then ends with 0.
+        try:
+            logging.shutdown()
+        except Exception:
+            with suppress(Exception):
+                traceback.print_exc()
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             if stream is not None:
                 # Closed, or nobody reads it any more: it has no use for what is left.
-                with suppress(OSError, ValueError):
+                with suppress(Exception):
                     stream.flush()
         self._system.leave(self._verdict)
 

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from graceful.control.status import Ending
 from graceful.engine import Engine
-from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
+from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
 from graceful.pidfile import PidFile
 from graceful.startup import Startup
 from graceful.takedown.deadline import Takedown
@@ -123,11 +123,6 @@ class Stopping:
 
         self._site.register.all_gone().addCallback(look)
         return done
-
-    def expect(self, seconds: float) -> None:
-        """The next deadline comes in so many seconds: the last limit of the process has to be behind it."""
-        if self._process is not None:
-            self._process.limit.arm(latest_exit(0, seconds))
 
     def left(self) -> bool:
         """Whether anything is left but downloads."""

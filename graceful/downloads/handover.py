@@ -20,12 +20,13 @@ from twisted.logger import Logger
 from graceful.downloads.crew import Crew
 from graceful.downloads.files import OpenFile, look_at, open_file
 from graceful.downloads.filetransfer import FileTransfer
-from graceful.downloads.heads import Answer, answer_of, asked_of, judged, upstream_fields
+from graceful.downloads.heads import Answer, answer_of, as_it_is, asked_of, judged, upstream_fields
 from graceful.downloads.parked import Parked
 from graceful.downloads.targets import File, Mapping, Refused, Target, Url, resolve
 from graceful.downloads.token import HEADER, Download, claim
 from graceful.downloads.waiting import Lot
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
+from graceful.web.fields import reason
 
 if TYPE_CHECKING:
     from graceful.downloads.relay import Relay
@@ -131,6 +132,8 @@ class HandOver:
             name.lower() == "content-type" and value.lower().startswith("text/event-stream")
             for name, value in exchange.fields()
         )
+        if stream:
+            exchange.start(f"{exchange.status} {reason(exchange.status)}", as_it_is(exchange.fields()))
         exchange.phase = PARKED
 
         def gone() -> None:

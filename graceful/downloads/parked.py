@@ -9,16 +9,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from graceful.downloads.token import Token
-from graceful.web.fields import reason
+from graceful.web.fields import bodiless, reason
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
     from graceful.downloads.waiting import Waiting
 
 
@@ -150,20 +149,22 @@ class Parked(Token):
         if not self.claimed:
             self.end()
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer as a WSGI application."""
         if self._id:
             start_response("200 OK", self.headers)
             return self
         answer = self.wait()
-        start_response(answer.status, [*answer.headers, ("Content-Length", str(len(answer.body)))])
+        length = [] if bodiless(int(answer.status[:3])) else [("Content-Length", str(len(answer.body)))]
+        start_response(answer.status, [*answer.headers, *length])
         return [answer.body]
 
     def __iter__(self) -> Iterator[bytes]:
         """The body, waited for by the thread: where nobody else does it."""
+        until = monotonic() + self.timeout
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
+                self._changed.wait_for(lambda: self._kept or self._over, until - monotonic())
                 if not self._kept:
                     self._over = True
                     return

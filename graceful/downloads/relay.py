@@ -175,6 +175,7 @@ class Relay:
                 self._over()
                 response.deliverBody(Unwanted() if not head and response.length else Protocol())
                 return
+            self._connection.keep_unsent_low(True)
             exchange.write(b"")
         except Disconnected:
             response.deliverBody(Unwanted())
@@ -252,6 +253,7 @@ class Relay:
         if self._state is not State.FLOWING:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
+            self._connection.keep_unsent_low(False)
             try:
                 self._exchange.finish()
             except Disconnected:

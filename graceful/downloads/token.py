@@ -22,8 +22,6 @@ from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.targets import File, Refused
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
     from graceful.web.exchange import Exchange
 
 HEADER: Final = "X-Graceful-Handover"
@@ -115,7 +113,7 @@ class Download(Token):
         if file is not None:
             file.close()
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer as a WSGI application."""
         headers = [*self._own, *self.headers]
         if not any(name.lower() == "content-type" for name, _ in headers) and not self.remote:

@@ -38,6 +38,7 @@ MIB = 1 << 20
 PEER = ("192.0.2.1", 50000)
 SERVER = ("198.51.100.1", 8080)
 MANY_TURNS = 10_000
+MANY_BYTES = 64 * MIB
 
 
 def get(number: int) -> bytes:
@@ -253,6 +254,7 @@ class Client:
                 break
             self.eof = not piece
             data += piece
+            assert len(data) < MANY_BYTES, "the answer has no end"
         return data
 
 
