@@ -39,10 +39,10 @@ class Quick:
     def __exit__(self, *ignored: object) -> None:
         self._process.communicate()
 
-    def start(self, command: Sequence[str]) -> int:
-        """Run a command line of twistd; its process number."""
+    def start(self, command: Sequence[str], **environment: str) -> int:
+        """Run a command line of twistd, with some variables set; its process number."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(list(command)) + "\n")
+        self._process.stdin.write(json.dumps([list(command), environment]) + "\n")
         self._process.stdin.flush()
         return int(self._hear())
 
@@ -72,7 +72,8 @@ def main(directory: str) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):
             os.dup2(nothing, descriptor)
-        sys.argv = json.loads(line)
+        sys.argv, environment = json.loads(line)
+        os.environ.update(environment)
         twistd.run()
         os._exit(0)
 
