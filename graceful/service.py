@@ -28,12 +28,14 @@ from graceful.drain import Drain
 from graceful.engine import Engine, Root
 from graceful.exit import LEAVING, LastLimit, latest_exit
 from graceful.loading import load
+from graceful.reload import Reload
 from graceful.settings import Settings
 from graceful.signals import Signals
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import BoundSocket, bind
 from graceful.sockets.foreign import ForeignListener
 from graceful.sockets.offers import LISTEN
+from graceful.sockets.takeover import Succession
 from graceful.stopping import Process, Stopping
 from graceful.takeover import Takeover
 from graceful.web.foreign import ForeignFactory
@@ -80,6 +82,7 @@ class AppServer(Service):
         self._desk: Desk | None = None
         self._predecessor: Predecessor | None = None
         self._takeover: Takeover | None = None
+        self._reload: Reload | None = None
         self._engine: Engine
         self._stopping: Stopping
 
@@ -123,7 +126,7 @@ class AppServer(Service):
         process, path = self._process, self._control_path()
         if process is None or not process.takeover or not path:
             return
-        self._predecessor = Predecessor.find(path)
+        self._predecessor = Predecessor.find(process.asked_at or path)
         if self._predecessor is not None:
             process.startup.undo.callback(self._predecessor.close)
             self.log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
@@ -234,10 +237,22 @@ class AppServer(Service):
                     settings.takeover_timeout,
                     self.limit,
                 )
-                succession = self._takeover.succession
-                self._status.successor = lambda: succession.successor
+                self._prepare_reload(self._takeover.succession, self._desk)
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
+
+    def _prepare_reload(self, succession: Succession, desk: Desk) -> None:
+        self._status.successor = lambda: succession.successor
+        process, settings = self._process, self.settings
+        if process is not None and process.origin is not None:
+            self._reload = Reload(
+                process.origin,
+                desk.path,
+                succession,
+                self._reactor,
+                self._engine.clock,
+                settings.takeover_timeout,
+            )
 
     def _accept(self) -> None:
         self._engine.accept(self._bound, self._foreign, self._factory)
@@ -368,6 +383,13 @@ class AppServer(Service):
 
     # -- and by both --------------------------------------------------------------------------------------
 
+    def deploy(self) -> None:
+        """Start a successor that takes over."""
+        if self._reload is not None:
+            self._reload()
+        else:
+            self.log.error("no deploy: it is not known how this server was started, or it has no control socket")
+
     def reopen_logs(self) -> None:
         """Open the access log and twistd's log anew; somebody has moved them."""
         if self._engine.access_log is not None:
@@ -409,6 +431,8 @@ def makeService(options: Options) -> AppServer:
         options.control,
         options.owner,
         options.takeover,
+        options.asked_at,
+        options.origin,
     )
     server = AppServer(root, options.settings, process=process)
     if options.check:

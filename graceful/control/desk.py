@@ -92,16 +92,17 @@ class Desk:
         :param predecessor: has handed its own sockets over, and goes on using them until we accept.
         :raises ControlError, BindError, TakeoverError: one line for the operator.
         """
-        if self._control is not None:
-            listening = self._control.bind(beside=predecessor is not None)
+        if predecessor is not None and self._control is not None:
+            self._control.expect()
+            self._inherited = predecessor.claim_path(CONTROL, self._control.path)
+        if self._control is not None and self._inherited is None:
+            listening = self._control.bind()
             if listening is not None:
                 self._control_sockets.append(BoundSocket(f"unix:{self._control.where}", listening))
         wanted = [parse(text) for text in self._settings.status_listen]
         adopted = predecessor.claim(STATUS, wanted) if predecessor is not None else [None] * len(wanted)
         for address, bound in zip(wanted, adopted, strict=True):
             self._status_sockets.append(bound or self._bind_status(address, environ, pid))
-        if predecessor is not None:
-            self._inherited = predecessor.claim_only(CONTROL)
 
     def _bind_status(self, address: Address, environ: Mapping[str, str], pid: int | None) -> BoundSocket:
         try:
@@ -132,7 +133,7 @@ class Desk:
         clock.start()
         hub = self._hub = Hub(reactor)
         hub.start()
-        if self._control_sockets:
+        if self._control_sockets or self._inherited is not None:
             self._control_door = Door(reactor, clock, hub, self._control_sockets, self._for_control, STAY)
             self._doors.append(self._control_door)
         if self._status_sockets:
@@ -162,6 +163,10 @@ class Desk:
         """Have this answer the orders of a successor."""
         self._for_control.takeover = answer
 
+    def path(self) -> str | None:
+        """Where we can be given orders; None for nowhere."""
+        return self._control.where if self._control is not None else None
+
     def sockets(self) -> list[tuple[str, BoundSocket]]:
         """What a successor gets beside the application's sockets: each with its role."""
         control, at = self._control, self._control_door
@@ -189,15 +194,13 @@ class Desk:
     def succeed(self) -> None:
         """The predecessor has let go of the control path: it is ours."""
         inherited, self._inherited = self._inherited, None
-        if self._control is None or self._control_door is None:
+        if inherited is None or self._control is None or self._control_door is None:
             return
-        beside = self._control_door.sockets()
-        if self._control.succeed(inherited.socket if inherited is not None else None):
-            assert inherited is not None
+        listening = self._control.succeed(inherited.socket)
+        if listening is inherited.socket:
             self._control_door.add(inherited).start()
-            self._control_door.hand_over(beside, 0)
-        elif inherited is not None:
-            inherited.close()
+        elif listening is not None:
+            self._control_door.add(BoundSocket(f"unix:{self._control.where}", listening)).start()
 
     # -- while it runs ------------------------------------------------------------------------------------
 
