@@ -15,14 +15,15 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from graceful.clock import on
-from graceful.control.api import Control, Orders, Reading
+from graceful.control.api import Control, Reading
 from graceful.control.client import Client, ClientError
 from graceful.control.door import STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
+from graceful.control.orders import Orders
 from graceful.control.origin import Origin
-from graceful.control.socket import ControlSocket, leaving
+from graceful.control.socket import ControlSocket, beside
 from graceful.control.status import Ending, Status
 from graceful.control.successor import Predecessor
 from graceful.settings import Settings
@@ -45,10 +46,8 @@ class Desk:
 
     :param settings: of the instance.
     :param status: what it says of itself.
-    :param orders: what it can be told.
     :param control: the control socket, None for none.
     :param notify: word to the service manager.
-    :param renew: called at each tick.
     """
 
     log = Logger(namespace="graceful")
@@ -57,19 +56,17 @@ class Desk:
         self,
         settings: Settings,
         status: Status,
-        orders: Orders,
         control: ControlSocket | None,
         notify: Notify,
-        renew: Callable[[], object] = lambda: None,
     ) -> None:
         self._settings = settings
         self._status = status
         self._control = control
         self._notify = notify
-        self._renew = renew
+        self._orders: Orders | None = None
         self._events = Events(status)
         self._metrics = Metrics(status)
-        self._for_control = Control(status, self._events, self._metrics, orders, self._yield)
+        self._for_control = Control(status, self._events, self._metrics, self._yield)
         self._readers: list[Reading] = [self._for_control]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
@@ -115,7 +112,7 @@ class Desk:
     def _predecessors_yield(self) -> bool:
         """Ask instances that are leaving for their places; their sockets outlive those of the application."""
         yielded = False
-        for path in leaving(self._control.path) if self._control is not None else []:
+        for path in beside(self._control.path) if self._control is not None else []:
             with suppress(ClientError), Client(path) as client:
                 client.post("/yield")
                 yielded = True
@@ -126,9 +123,13 @@ class Desk:
         for door in self._doors[1:]:
             door.close()
 
-    def open(self, reactor: Any) -> None:
-        """Begin to answer; as soon as the reactor runs, that is."""
+    def open(self, reactor: Any, orders: Orders) -> None:
+        """Begin to answer; as soon as the reactor runs, that is.
+
+        :param orders: what the instance can be told.
+        """
         self._reactor = reactor
+        self._orders = self._for_control.orders = orders
         clock = self._clock = on(reactor)
         clock.start()
         hub = self._hub = Hub(reactor)
@@ -213,7 +214,7 @@ class Desk:
 
     def going_down(self) -> None:
         """A drain begins."""
-        self._notify.stopping(self._status.latest_exit())
+        self._notify.stopping(self._status.latest_exit)
 
     def _tell(self) -> None:
         """Tell those who wait for a state, and those who look."""
@@ -231,7 +232,8 @@ class Desk:
             self._events.second()
             for door in self._doors:
                 door.sweep(now)
-        self._renew()
+        if self._orders is not None:
+            self._orders.renew_limit()
         self._events.tick()
         self._notify_status(now - self._since_status >= STATUS_EVERY)
         if self._notify.watchdog is not None and now - self._since_alive >= min(TICK, self._notify.watchdog) * 0.9:
@@ -247,7 +249,7 @@ class Desk:
         draining = self._status.draining
         if line != self._said or draining:
             self._said = line
-            self._notify.status(line, self._status.latest_exit() if draining else None)
+            self._notify.status(line, self._status.latest_exit if draining else None)
 
     def _line(self) -> str:
         """The status in a line."""
@@ -279,7 +281,7 @@ class Desk:
         self._events.end()
         self._notify.status(
             f"gone: {ending.finished} finished, {ending.taken_down} taken down, {ending.abandoned} abandoned",
-            self._status.latest_exit(),
+            self._status.latest_exit,
         )
         self.close()
 
