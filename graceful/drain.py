@@ -417,6 +417,15 @@ class Drain:
         self._machine.begin(quiet)
         return done
 
+    def succeeded(self) -> Deferred[None]:
+        """Begin to stop, with the sockets in a successor's hands: nobody needs time to look elsewhere."""
+        core = self._core
+        core.lame_duck = 0.0
+        done = self.begin()
+        if core.state == "lame-duck":
+            self._machine.waddled()
+        return done
+
     def hurry(self) -> None:
         """Take down at once what is still there.  Reactor thread."""
         self._machine.hurry()
