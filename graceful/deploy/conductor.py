@@ -23,7 +23,7 @@ from graceful.deploy.rollout import Ledger, Rollout, Steps, Tell
 
 #: Seconds between two looks at a server that finishes what it has.
 LOOK_EVERY: Final = 0.25
-_IDLE: Final = 0.02
+_IDLE: Final = 0.05
 
 
 @define(eq=False)
@@ -79,7 +79,7 @@ class Conductor:
     @property
     def leavers(self) -> list[Leaver]:
         """All servers that were replaced."""
-        return [old for rollout in self.rollouts for old in rollout.olds]
+        return [old for rollout in self.rollouts for old in rollout.olds if old.leaving or old.gone]
 
     def run(self) -> dict[str, Any]:
         """Deploy, and return the verdict."""
@@ -148,7 +148,7 @@ class Conductor:
             if id(rollout) in busy:
                 continue  # it looks itself
             for old in rollout.olds:
-                if not old.gone and not old.given_up:
+                if old.leaving and not old.given_up:
                     self._look_at(rollout, old, now)
 
     def _look_at(self, rollout: Rollout, old: Leaver, now: float) -> None:
@@ -164,7 +164,7 @@ class Conductor:
     def _see_out(self) -> None:
         """Follow the old servers to their end."""
         said = False
-        while left := [old for old in self.leavers if not old.gone and not old.given_up]:
+        while left := [old for old in self.leavers if old.leaving and not old.given_up]:
             if self.interrupted > 1:
                 return
             if not said:
@@ -221,7 +221,7 @@ class Conductor:
             "step": rollout.step,
             "seconds": took,
             "pid": rollout.new_pid,
-            "old": [old.verdict() for old in rollout.olds],
+            "old": [old.verdict() for old in rollout.olds if old.leaving or old.gone],
         }
 
 

@@ -23,13 +23,13 @@ VANISHED: Final = 72
 DIES_IN: Final = 30.0
 
 _CLOSED: Final = ("finishing", "takedown", "gone")
+_STAYS: Final = ("starting", "serving")
 
 
 class Leaver:
-    """Follows one server.
+    """Follows one server; one that neither was told to leave nor says that it does is let alone.
 
     :param process: the server.
-    :param now: the time.
     :param margin: seconds from its latest exit to kill -9.
     :ivar status: what it has said last; None if it never has.
     :ivar silent: it does not answer just now.
@@ -40,15 +40,15 @@ class Leaver:
     :ivar in_flight_at_kill: what it said was in flight when it was last heard of, if it had to be killed.
     """
 
-    def __init__(self, process: Process, now: float, margin: float) -> None:
+    def __init__(self, process: Process, margin: float) -> None:
         self.process = process
         self.pid = process.pid
         self.status: Mapping[str, Any] | None = None
         self.silent = False
-        self.until = now + SUPPOSED
+        self.until = 0.0
         self.killed = False
         self.gone = False
-        self.began = now
+        self.began: float | None = None
         self.ended: float | None = None
         self.in_flight_at_kill: list[Mapping[str, Any]] = []
         self.word: Mapping[str, Any] | None = None
@@ -72,8 +72,21 @@ class Leaver:
             self.silent = False
             self.until = now + float(self.status["latest_exit"])
             self._listen()
-        if now >= self.until + self._margin:
+            if self.status["state"] not in _STAYS:
+                self.leaves(now)
+        if self.leaving and now >= self.until + self._margin:
             self._kill(now)
+
+    def leaves(self, now: float) -> None:
+        """It is on its way out, as it says itself, or since somebody has told it to be."""
+        if self.began is None:
+            self.began = now
+            self.until = self.until or now + SUPPOSED
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is on its way out, and not gone."""
+        return self.began is not None and not self.gone
 
     def _listen(self) -> None:
         if not self._listens:
@@ -95,6 +108,7 @@ class Leaver:
             self.given_up = f"process {self.pid} does not end, not even by kill -9"
 
     def _ended(self, now: float) -> None:
+        self.leaves(now)
         self.gone, self.ended = True, now
         self.word = self.process.last_word()
         self.process.close()
@@ -131,7 +145,7 @@ class Leaver:
         return {
             "pid": self.pid,
             "exit_status": self.exit_status,
-            "seconds": None if self.ended is None else round(self.ended - self.began, 3),
+            "seconds": None if self.ended is None or self.began is None else round(self.ended - self.began, 3),
             "finished": word.get("finished"),
             "taken_down": word.get("taken_down"),
             "abandoned": word.get("abandoned"),

@@ -240,7 +240,7 @@ class Rollout:
         now = self._host.seconds()
         main = self._host.serving(self.instance.control)
         processes = ([main] if main is not None else []) + self._host.leaving(self.instance.control)
-        self.olds = [Leaver(process, now, self._plan.margin) for process in processes]
+        self.olds = [Leaver(process, self._plan.margin) for process in processes]
         for old in self.olds:
             old.look(now)
 
@@ -251,11 +251,7 @@ class Rollout:
             self._tell("note", f"nobody answers at {self.instance.control}: it is down already")
         for old in self.olds:
             self._step("stop", f"process {old.pid} is told to stop, {old.in_flight} in flight", pid=old.pid)
-            try:
-                old.process.stop(quiet=True)
-            except ProcessError as error:
-                self._tell("warning", f"{error}; SIGTERM is sent to process {old.pid}", pid=old.pid)
-                old.process.terminate()
+            self._tell_to_stop(old)
         yield from self._ends(lambda old: old.closed)
         for old in self.olds:
             if old.killed:
@@ -263,6 +259,14 @@ class Rollout:
             else:
                 text = f"process {old.pid} has closed its sockets, {old.in_flight} in flight"
                 self._step("closed", text, pid=old.pid, in_flight=old.in_flight)
+
+    def _tell_to_stop(self, old: Leaver) -> None:
+        old.leaves(self._host.seconds())
+        try:
+            old.process.stop(quiet=True)
+        except ProcessError as error:
+            self._tell("warning", f"{error}; SIGTERM is sent to process {old.pid}", pid=old.pid)
+            old.process.terminate()
 
     def _ends(self, true: Callable[[Leaver], bool]) -> Steps[None]:
         """Wait until something is true of all that leave.  It will be: kill -9 comes at last."""
@@ -435,13 +439,9 @@ class Rollout:
         new = self._new
         if new is not None and not new.gone() and self._places.all:
             # Nobody sends it anything: it is gone at once.  By takeover, the version before does that.
-            leaver = Leaver(new, self._host.seconds(), self._plan.margin)
             self._new = None
-            try:
-                new.stop(quiet=True)
-            except ProcessError:
-                new.terminate()
-            self.olds.append(leaver)
+            self.olds.append(Leaver(new, self._plan.margin))
+            self._tell_to_stop(self.olds[-1])
             yield from self._ends(lambda old: old.closed)
         try:
             yield from self._start(line, "rollback")
