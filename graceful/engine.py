@@ -186,6 +186,24 @@ class Engine:
             for listener in self._listeners
         ]
 
+    def open_sockets(self) -> list[BoundSocket]:
+        """The listening sockets that are ours to hand over, in their order."""
+        return [one.bound for one in self._listeners if isinstance(one, Listener) and not one.closed]
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for one in known:
+            for listener in self._listeners:
+                if isinstance(listener, Listener) and listener.bound.socket is one.socket:
+                    listener.bound = one
+
+    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets that another process accepts from; what is in their queues is left to it."""
+        taken = [one.socket for one in handed]
+        for listener in self._listeners:
+            if isinstance(listener, Listener) and listener.bound.socket in taken:
+                listener.hand_over(pid)
+
     def say_open(self) -> None:
         """Say of each listener that it is open."""
         for listener in self._listeners:

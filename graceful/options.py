@@ -21,7 +21,7 @@ from twisted import __version__ as twisted_version
 from twisted.python import usage
 
 from graceful import __version__
-from graceful.logs import json_observer
+from graceful.logs import write_json
 from graceful.pidfile import PidFile, PidFileBusy, PidFileError
 from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.sockets.binding import activation
@@ -109,6 +109,12 @@ _LOG_FORMAT: Final = _Option(
     "FORMAT",
     "text",
     "How twistd's log is written: text, or json for one JSON object a line.",
+)
+_TAKEOVER: Final = _Option(
+    "takeover",
+    "",
+    "",
+    "Take the sockets of the server that answers at --control, which then finishes what it has; if none does, bind.",
 )
 _CHECK: Final = _Option(
     "check",
@@ -249,6 +255,16 @@ _GROUPS: Final = {
         _STATUS_LISTEN,
         _Option("app-version", "TEXT", "none", "The application's version, shown in status and health.", str),
     ),
+    "Deploying": (
+        _TAKEOVER,
+        _Option(
+            "takeover-timeout",
+            "SECONDS",
+            "60",
+            "How long a successor may take from getting this server's sockets until it accepts.",
+            _seconds,
+        ),
+    ),
     "Other": (
         _Option(
             "access-log",
@@ -297,7 +313,7 @@ class Options(usage.Options):
     synopsis = "[options] [MODULE[:CALLABLE]]"
     longdesc = _DESCRIPTION
 
-    optFlags = [[_CHECK.name, None, _CHECK.help]]
+    optFlags = [[option.name, None, option.help] for option in (_CHECK, _TAKEOVER)]
     optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT)]
 
     def __init__(self) -> None:
@@ -358,6 +374,8 @@ class Options(usage.Options):
         :raises usage.UsageError: something cannot be used.
         """
         self.settings = self._read_settings()
+        if self.takeover and self.settings.control == "":
+            raise usage.UsageError("--takeover: there is no taking over with --control '': give the control socket")
         self._check_standard_output()
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
@@ -394,7 +412,7 @@ class Options(usage.Options):
             raise usage.UsageError("--log-format json: twist has this option itself, before graceful-app")
         if parent.get("syslog") or parent.get("logger"):
             raise usage.UsageError("--log-format json: twistd's --syslog and --logger write in their own ways")
-        parent["logger"] = json_observer(parent)
+        write_json(parent)
 
     def _usual_control(self) -> str:
         """Where the control socket is if nobody says: beside the pid file, or else in the directory."""
@@ -424,7 +442,8 @@ class Options(usage.Options):
             return None  # a check is made beside an instance that runs
         pid_file = PidFile(path)
         try:
-            pid_file.check()
+            if not self.takeover:
+                pid_file.check()
         except (PidFileBusy, PidFileError) as error:
             raise usage.UsageError(str(error)) from None
         return pid_file
@@ -432,6 +451,11 @@ class Options(usage.Options):
     @property
     def check(self) -> bool:
         return bool(self["check"])
+
+    @property
+    def takeover(self) -> bool:
+        """Whether to take over from whoever answers at the control socket."""
+        return bool(self["takeover"])
 
     def _read_settings(self) -> Settings:
         typed: dict[str, str] = {}

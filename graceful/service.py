@@ -23,6 +23,7 @@ from graceful.control.desk import Desk
 from graceful.control.notify import Notify
 from graceful.control.socket import ControlSocket
 from graceful.control.status import Status
+from graceful.control.successor import Predecessor, TakeoverError
 from graceful.drain import Drain
 from graceful.engine import Engine, Root
 from graceful.exit import LEAVING, LastLimit, latest_exit
@@ -32,7 +33,9 @@ from graceful.signals import Signals
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import BoundSocket, bind
 from graceful.sockets.foreign import ForeignListener
+from graceful.sockets.offers import LISTEN
 from graceful.stopping import Process, Stopping
+from graceful.takeover import Takeover
 from graceful.web.foreign import ForeignFactory
 from graceful.web.handler import IHandler
 from graceful.wsgi import WSGIResource
@@ -75,6 +78,8 @@ class AppServer(Service):
         self._drain: Drain | None = None
         self._status = Status(self.settings, self.latest_exit)
         self._desk: Desk | None = None
+        self._predecessor: Predecessor | None = None
+        self._takeover: Takeover | None = None
         self._engine: Engine
         self._stopping: Stopping
 
@@ -91,12 +96,15 @@ class AppServer(Service):
             self._reactor = reactor
         process = self._process
         environ, pid = self._handed_over()
-        for text in self.settings.listen:
-            address = parse(text)
+        addresses = [parse(text) for text in self.settings.listen]
+        ours = [address for address in addresses if address.kind != "plugin"]
+        predecessor = self._predecessor
+        adopted = iter(predecessor.claim(LISTEN, ours) if predecessor is not None else [None] * len(ours))
+        for address in addresses:
             if address.kind == "plugin":
                 self._bind_foreign(address)
                 continue
-            bound = bind(address, environ, pid)
+            bound = next(adopted) or bind(address, environ, pid)
             self._bound.append(bound)
             if process is not None:
                 process.startup.undo.callback(bound.close)
@@ -106,12 +114,24 @@ class AppServer(Service):
         process = self._process
         return (process.sockets, process.pid) if process is not None else (os.environ, None)
 
+    def _control_path(self) -> str | None:
+        path = self.settings.control
+        return self._process.control if path is None and self._process is not None else path
+
+    def _find_predecessor(self) -> None:
+        """Get the sockets of whoever serves at the control socket, if that is wanted."""
+        process, path = self._process, self._control_path()
+        if process is None or not process.takeover or not path:
+            return
+        self._predecessor = Predecessor.find(path)
+        if self._predecessor is not None:
+            process.startup.undo.callback(self._predecessor.close)
+            self.log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
+
     def _bind_desk(self) -> None:
         """Listen for orders, and for those who look: before anything else, and until everything else is gone."""
         settings, process = self.settings, self._process
-        path = settings.control
-        if path is None and process is not None:
-            path = process.control
+        path = self._control_path()
         if process is None and not path and not settings.status_listen:
             return
         control = None
@@ -127,7 +147,7 @@ class AppServer(Service):
         self._desk = desk = Desk(settings, self._status, self, control, notify, self.renew_limit)
         if process is not None:
             process.startup.undo.callback(desk.close)
-        desk.bind(*self._handed_over())
+        desk.bind(*self._handed_over(), self._predecessor)
 
     def _bind_foreign(self, address: Address) -> None:
         """Have a plugin listen: here, since its port, or its key, may be for root only."""
@@ -155,22 +175,32 @@ class AppServer(Service):
     def _step(self) -> AbstractContextManager[None]:
         return self._process.startup.step() if self._process is not None else nullcontext()
 
+    def _bind_all(self) -> None:
+        """Have every socket, from a predecessor or from the kernel."""
+        self._find_predecessor()
+        self._bind_desk()
+        self.bind()
+        if self._predecessor is not None:
+            self._predecessor.close_unclaimed()
+
     def privilegedStartService(self) -> None:
         """Bind, and write the pid file, while we may still be root."""
         with self._step():
-            self._bind_desk()
-            self.bind()
+            logs.append_only()  # a predecessor writes into it, too
+            self._bind_all()
             if self._process is not None and self._process.pid_file is not None:
-                self._process.pid_file.write()
                 self._process.startup.undo.callback(self._process.pid_file.remove)
+                if self._predecessor is not None:
+                    self._process.pid_file.prepare(self._predecessor.pid)
+                else:
+                    self._process.pid_file.write()
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """Import the application, build everything, begin to accept."""
         with self._step():
             if not self._bound and not self._foreign:
-                self._bind_desk()  # under `twist`, nobody calls privilegedStartService
-                self.bind()
+                self._bind_all()  # under `twist`, nobody calls privilegedStartService
             if self._process is not None:
                 # Before the application is imported, since what is registered with atexit later runs earlier.
                 self._process.limit.install()
@@ -195,6 +225,17 @@ class AppServer(Service):
             if self._desk is not None:
                 self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end
                 self._desk.open(self._reactor)
+                self._takeover = Takeover(
+                    self._engine,
+                    self._desk,
+                    self._drain,
+                    self._stopping,
+                    self._process,
+                    settings.takeover_timeout,
+                    self.limit,
+                )
+                succession = self._takeover.succession
+                self._status.successor = lambda: succession.successor
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -211,8 +252,22 @@ class AppServer(Service):
         self._engine.say_open()
         if self._drain is not None and self._drain.state == "serving":
             self._entered("serving")
-        if self._desk is not None:
+        if self._desk is None:
+            return
+        if self._predecessor is None:
             self._desk.say_open()
+        elif self._takeover is not None:
+            self._takeover.begin(self._predecessor, self._reactor.callFromThread, self._took_over)
+
+    def _took_over(self, why_not: str | None) -> None:
+        """The predecessor has let go; or it has not, and one of the two has to."""
+        assert self._desk is not None
+        if why_not is None:
+            self._desk.say_open(main=False)
+            return
+        self._stopping.failed = TakeoverError(why_not)
+        self.log.critical("no takeover: {reason}: stopping", reason=why_not)
+        self.stop(True)
 
     def _entered(self, state: str) -> None:
         """The drain has entered another state, or all sockets accept."""
@@ -224,7 +279,6 @@ class AppServer(Service):
         """The reactor runs, and has installed its own signal handlers: install ours."""
         if self._process is None:
             return
-        logs.append_only()
         signals = Signals(self, self._reactor.callFromThread)
         early = self._process.startup.succeeded(signals.stoppers())
         signals.install()
@@ -354,6 +408,7 @@ def makeService(options: Options) -> AppServer:
         LastLimit(),
         options.control,
         options.owner,
+        options.takeover,
     )
     server = AppServer(root, options.settings, process=process)
     if options.check:

@@ -35,6 +35,7 @@ class Process:
     :ivar limit: the moment at which the process ends in any case.
     :ivar control: where the control socket is unless the settings say; None for nowhere.
     :ivar owner: the user and group that the process will change to; -1 where it will not.
+    :ivar takeover: it is to take the sockets of whoever answers at the control socket.
     """
 
     startup: Startup
@@ -44,6 +45,7 @@ class Process:
     limit: LastLimit
     control: str | None = None
     owner: tuple[int, int] = (-1, -1)
+    takeover: bool = False
 
 
 class Stopping:
@@ -55,6 +57,7 @@ class Stopping:
     :ivar on_going_down: called when the drain begins.
     :ivar on_gone: called with how it ended, before the process leaves.
     :ivar failed: why the server stops by itself; None if it was told to.
+    :ivar succeeded: a successor has taken over: the pid file is its own.
     """
 
     log = Logger(namespace="graceful")
@@ -70,6 +73,7 @@ class Stopping:
         self.on_going_down: Callable[[], object] = lambda: None
         self.on_gone: Callable[[Ending], object] = lambda ending: None
         self.failed: BaseException | None = None
+        self.succeeded = False
 
     @property
     def taken_down(self) -> int:
@@ -101,7 +105,7 @@ class Stopping:
 
     def close_listeners(self) -> Deferred[None]:
         """Close all listening sockets; each says so in the log."""
-        if self._process is not None and self._process.pid_file is not None:
+        if self._process is not None and self._process.pid_file is not None and not self.succeeded:
             self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
         return self._engine.close_listeners()
 

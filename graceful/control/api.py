@@ -7,9 +7,12 @@
     GET  /metrics           for Prometheus
     GET  /wait?for=closed   answers when the sockets are closed, or, for=gone, with how the drain has ended
     POST /leave, /enter     leave and enter the rotation of a balancer
-    POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS}, both optional
+    POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS, "wait": "gone"}, each optional;
+                            to wait is to be answered as by /wait
     POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
     POST /exchanges/ID/takedown
+    POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
+    POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
@@ -43,6 +46,7 @@ from graceful.web.fields import reason
 from graceful.web.handler import IHandler
 
 JSON: Final = "application/json; charset=utf-8"
+GIVES_UP: Final = ("closing", "finishing", "takedown", "gone")
 CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 FIELDS: Final = [
     ("Cache-Control", "no-store"),
@@ -183,8 +187,8 @@ class Reading:
 
     # -- waiting ------------------------------------------------------------------------------------------
 
-    def _wait(self, exchange: Exchange, what: str) -> None:
-        if what not in ("closed", "gone"):
+    def _wait(self, exchange: Exchange, what: object) -> None:
+        if not isinstance(what, str) or what not in ("closed", "gone"):
             raise Problem(400, "wait for what? /wait?for=closed or /wait?for=gone")
         exchange.phase = PARKED
         self._waiting[exchange] = what
@@ -218,18 +222,30 @@ class Reading:
 class Control(Reading):
     """All resources, for the control socket.
 
+    :param yield_places: closes the sockets of the status page's door.
     :ivar obeying: an order is being obeyed just now, and is yet to be answered.
+    :ivar takeover: answers a successor: the exchange, its path and what it says.
     """
 
-    def __init__(self, status: Status, events: Events, metrics: Metrics, orders: Orders) -> None:
+    def __init__(
+        self,
+        status: Status,
+        events: Events,
+        metrics: Metrics,
+        orders: Orders,
+        yield_places: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(status, events, metrics, None)
+        self._yield_places = yield_places
         self._orders = orders
         self.obeying = False
+        self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
         self._obeyed: dict[str, Callable[[dict[str, Any]], Any]] = {
             "/leave": self._leave,
             "/enter": self._enter,
             "/stop": self._stop,
             "/extend": self._extend,
+            "/yield": self._yield,
         }
 
     def _check(self, exchange: Exchange) -> None:
@@ -245,7 +261,16 @@ class Control(Reading):
         self.obeying = True
         try:
             self.log.info("order {order} from {who}", order=path, who=said_by(exchange.connection))
-            self._json(exchange, self._obey(path, _values(exchange)))
+            values = _values(exchange)
+            if path.startswith("/takeover") and self.takeover is not None:
+                self._json(exchange, self.takeover(exchange, path, values))
+                return
+            what = values.pop("wait", None)
+            answer = self._obey(path, values)
+            if what is not None:
+                self._wait(exchange, what)
+            else:
+                self._json(exchange, answer)
         finally:
             self.obeying = False
 
@@ -279,6 +304,12 @@ class Control(Reading):
             raise Problem(409, "the deadline has passed")
         self._orders.extend(_seconds(values.get("seconds"), -LONGEST))
         return self._status(0)
+
+    def _yield(self, values: dict[str, Any]) -> Any:
+        if self._status.state not in GIVES_UP:
+            raise Problem(409, "the server is not leaving: give the other one another --status-listen")
+        self._yield_places()
+        return {}
 
     def _take_down(self, number: str) -> Any:
         taken = self._orders.take_down(int(number)) if number.isdigit() and len(number) < 20 else []

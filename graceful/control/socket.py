@@ -34,6 +34,9 @@ from graceful.sockets.binding import inode_of
 #: States of an instance that gives its path to a newcomer.
 LEAVING: Final = ("closing", "finishing", "takedown", "gone")
 
+#: Connections that may wait until they are accepted.
+BACKLOG: Final = 128
+
 #: Seconds that whoever has the path gets to say whether it is leaving.
 ASKED_FOR: Final = 2.0
 
@@ -70,16 +73,18 @@ class ControlSocket:
         self._owner = owner
         self._demanded = demanded
         self._inode: tuple[int, int] | None = None
+        self._predecessors: tuple[int, int] | None = None  # what was at the path when we came
         self._pid = 0
 
-    def bind(self) -> socket.socket | None:
+    def bind(self, beside: bool = False) -> socket.socket | None:
         """Bind and listen, before privileges are shed and before the application is imported.
 
+        :param beside: at `PATH.<pid>`, for as long as a predecessor has the path.
         :returns: the listening socket, non-blocking; None if nobody has asked for one and it cannot be had.
         :raises ControlError: it was asked for and cannot be had.
         """
         try:
-            return self._bind()
+            return self._bind(beside)
         except ControlError as error:
             problem = str(error)
         except OSError as error:
@@ -89,7 +94,7 @@ class ControlSocket:
         self._log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
         return None
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, beside: bool) -> socket.socket:
         self._pid = os.getpid()
         aside = f"{self.path}.{self._pid}"
         if len(aside.encode()) > LONGEST_UNIX_PATH:
@@ -107,26 +112,62 @@ class ControlSocket:
                 finally:
                     os.umask(umask)
                 self.where, self._inode = aside, inode_of(aside)
+                self._predecessors = inode_of(self.path)
                 self._give_to_owner(aside)
-                listening.listen(128)
+                listening.listen(BACKLOG)
                 self._clear_dead()
-                self._take_path(aside)
+                if not beside:
+                    self._take_path(aside)
         except BaseException:
             listening.close()
             self.remove()
             raise
         return listening
 
+    def hand_over(self) -> socket.socket | None:
+        """Leave the path, and the socket that is there, to a successor.
+
+        :returns: a listening socket at `PATH.<pid>`, where we are reached from now on; None if it cannot be had.
+        """
+        self._inode = self.where = None  # what is at the path is not ours to remove
+        try:
+            return self._bind(beside=True)
+        except (ControlError, OSError) as error:
+            self._log.warn(
+                "the graceful command cannot reach this process any more, only signals can: {error}", error=error
+            )
+            return None
+
+    def succeed(self, listening: socket.socket | None) -> bool:
+        """The path is ours, with the socket that a predecessor has bound there.
+
+        :param listening: that socket; None if the predecessor has not had the path either.
+        :returns: whether it is to be used, instead of our own beside it; that one's file is gone then, if it can be.
+        """
+        aside = f"{self.path}.{self._pid}"
+        if listening is None or inode_of(self.path) != self._predecessors:
+            # The predecessor was told to stop meanwhile, and has given the path up to whoever comes.
+            if listening is not None and self._ours(aside) and inode_of(self.path) is None:
+                with suppress(OSError):
+                    os.rename(aside, self.path)
+                    self.where = self.path
+            return False
+        listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
+        with suppress(OSError):  # else the directory is not ours to change: the next one removes it
+            os.unlink(aside)
+        self._inode, self.where = inode_of(self.path), self.path
+        return True
+
     def _give_to_owner(self, path: str) -> None:
         uid, gid = self._owner
         if self._group is not None:
             gid = int(self._group) if self._group.isdigit() else grp.getgrnam(self._group).gr_gid
+        os.chmod(path, self._mode)  # first: root without all its capabilities may not, once it is another's
         if (uid, gid) != (-1, -1):
             try:
                 os.chown(path, uid, gid)
             except PermissionError:
                 raise ControlError(f"may not give the control socket to the group {self._group}") from None
-        os.chmod(path, self._mode)
 
     def _take_path(self, aside: str) -> None:
         """Move our socket to the path, unless somebody serves there."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from graceful import __version__
 from graceful.takedown.stacks import stack_of
@@ -56,6 +56,7 @@ class Status:
 
     :ivar latest_exit: how many seconds from now the process is gone in any case; before a drain, from its beginning.
     :ivar taken_down: how many exchanges were taken down so far.
+    :ivar successor: the process that takes over, or has; 0 for none.
     :ivar engine, drain: None while the instance starts.
     :ivar ending: how it ended; None before.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
@@ -64,13 +65,13 @@ class Status:
     settings: Settings
     latest_exit: Callable[[], float]
     taken_down: Callable[[], int] = lambda: 0
+    successor: Callable[[], int] = lambda: 0
     engine: Engine | None = None
     drain: Drain | None = None
-    open: bool = False
     ending: Ending | None = None
     ended: deque[dict[str, Any]] | None = None
-    _since: float = 0.0
     _state: str = ""
+    _states: list[dict[str, Any]] = field(factory=list)
     _began: float | None = None
     _finished_before: int = 0
 
@@ -80,9 +81,11 @@ class Status:
     def enter(self, state: str) -> None:
         """Another state begins now."""
         if state != self._state:
-            self._state, self._since = state, time.time()
+            now = round(time.time(), 3)
+            self._state = state
+            self._states.append({"state": state, "since": now})
             if self._began is None and state not in ("starting", "serving"):
-                self._began = self._since
+                self._began = now
                 self._finished_before = self.engine.site.register.finished if self.engine is not None else 0
                 if self.engine is not None:
                     self._remember_what_ends(self.engine.site)
@@ -170,7 +173,7 @@ class Status:
         return {
             "pid": os.getpid(),
             "state": self.state,
-            "since": round(self._since, 3),
+            "since": self._states[-1]["since"],
             "deadline": round(deadline, 3) if deadline is not None else None,
             "sockets": [{"name": name, "state": state} for name, state in engine.sockets()] if engine else [],
             "in_flight": self.in_flight(limit),
@@ -181,9 +184,11 @@ class Status:
             "taken_down": self.taken_down(),
             "latest_exit": round(self.latest_exit(), 3),
             "rotation": self._rotation(),
+            "states": self._states,
             "drain": None
             if self._began is None
-            else {"began": round(self._began, 3), "finished": finished - self._finished_before},
+            else {"began": self._began, "finished": finished - self._finished_before},
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
@@ -203,6 +208,7 @@ class Status:
         return {
             "pid": os.getpid(),
             "state": "gone",
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status,
             "seconds": round(ending.seconds, 3),
             "finished": ending.finished,
