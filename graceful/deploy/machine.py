@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from graceful.control.client import Client, ClientError, NobodyThere, start_of
+from graceful.control.client import Client, ClientError, NobodyThere, process_descriptor
 from graceful.control.socket import leaving
 from graceful.deploy.host import Process, ProcessError, Reply
 from graceful.deploy.plan import Plan
@@ -50,7 +50,7 @@ class ServerProcess:
         self.pid = client.peer_pid
         self._path = path
         self._client: Client | None = client
-        self._pidfd = start_of(self.pid)
+        self._pidfd = process_descriptor(self.pid)
         self._gone = self._pidfd < 0
         self._word: Mapping[str, Any] | None = None
         self._listener: threading.Thread | None = None
@@ -146,7 +146,7 @@ class ServerProcess:
         if not self._gone:
             poll = select.poll()
             poll.register(self._pidfd, select.POLLIN)
-            self._gone = bool(poll.poll(0))
+            self._gone = len(poll.poll(0)) > 0
         return self._gone
 
     def last_word(self) -> Mapping[str, Any] | None:

@@ -50,7 +50,7 @@ HOLD_EVERY: Final = 1.0
 COMES_BACK_IN: Final = 30.0
 
 #: Seconds in which traffic should be seen; a quiet site has none.
-TRAFFIC_IN: Final = 5.0
+TRAFFIC_IN: Final = 2.0
 
 TRIES: Final = 3
 BETWEEN_TRIES: Final = 0.5

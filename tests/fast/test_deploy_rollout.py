@@ -251,7 +251,7 @@ class BalancerTests(SynchronousTestCase):
         rehearsal.haproxy.traffic = lambda *where: evolve(traffic(*where), requests=3)  # type: ignore[method-assign]
         verdict = rehearsal.deploy()
         self.assertEqual(verdict["result"], "deployed")
-        self.assertIn("no traffic seen at app/app1 in 5 s", rehearsal.machine.said("note"))
+        self.assertIn("no traffic seen at app/app1 in 2 s", rehearsal.machine.said("note"))
 
     def test_left_by_an_earlier_deploy(self) -> None:
         """What it had found counts, and its instance comes first."""

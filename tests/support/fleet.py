@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from graceful.control.client import Client, ClientError
 from graceful.deploy.haproxy import HAProxyError, Runtime
 from support.docs_site import Site, free_port, gone
+from support.server import PROGRAMS, become_subreaper
 from support.waiting import wait_for
 
 HAPROXY = """
@@ -48,6 +49,7 @@ def application(environ, start_response):
 """
 
 START = """#!/bin/bash
+{before} || exit 9
 exec twistd --pidfile="$1.pid" --logfile="$1.log" graceful-app --control "$1.sock" \\
     --listen "tcp:$2:interface=127.0.0.1" --threads 30 --trusted-proxy 127.0.0.1 {options} mysite.wsgi
 """
@@ -72,10 +74,14 @@ class Balancer:
         self._file = site.write("haproxy.cfg", text)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, and wait until every server is up."""
+    def start(self, wait: bool = True) -> None:
+        """Start it.
+
+        :param wait: until every server is up.
+        """
         self._process = subprocess.Popen(["haproxy", "-db", "-q", "-f", self._file])
-        wait_for(self._ready)
+        if wait:
+            wait_for(self._ready)
 
     def _ready(self) -> bool:
         try:
@@ -109,11 +115,13 @@ class Fleet:
     def __init__(
         self, site: Site, count: int = 2, options: Sequence[str] = (), lines: str = "", server: str = ""
     ) -> None:
+        become_subreaper()  # else whoever is this machine's first process has to collect what was killed
         self.site = site
+        self.options = options
         self.names = [f"app{number}" for number in range(1, count + 1)]
         self.ports = {name: free_port() for name in self.names}
         self.balancer = Balancer(site, self.ports, lines, server)
-        site.write("start", START.format(options=" ".join(options))).chmod(0o755)
+        self.start_with()
         self.version("1")
         self.plan()
 
@@ -129,6 +137,15 @@ class Fleet:
         for pid in self.pids().values():
             os.kill(pid, signal.SIGTERM)
             assert gone(pid, 20)
+
+    def start_with(self, *options: str, before: str = "true") -> None:
+        """Write the command that starts an instance.
+
+        :param options: more of them.
+        :param before: what it does first.
+        """
+        text = START.format(options=" ".join([*self.options, *options]), before=before)
+        self.site.write("start", text).chmod(0o755)
 
     def version(self, version: str, login: str = "200 OK", extra: str = "") -> None:
         """Have another version of the application, for whoever starts."""
@@ -163,6 +180,10 @@ class Fleet:
         """Deploy, and return what is said."""
         return self.site.shell(f"graceful deploy deploy.toml {' '.join(options)}", status=status, timeout=120)
 
+    def deploying(self) -> Deploying:
+        """Deploy, and do something else meanwhile."""
+        return Deploying(self.site)
+
     def status(self, name: str) -> dict[str, Any] | None:
         """The status of the instance that serves; None if there is none."""
         try:
@@ -178,10 +199,42 @@ class Fleet:
         return {name: int(status["pid"]) for name, status in found.items() if status is not None}
 
 
-def connects(port: int) -> bool:
-    """Whether somebody accepts connections."""
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
+class Deploying:
+    """A deploy that is under way.
+
+    :ivar events: what it has said so far.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.process = subprocess.Popen(
+            [str(PROGRAMS / "graceful"), "deploy", "deploy.toml", "--json"],
+            cwd=site.path,
+            env=site.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Deploying:
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def until(self, step: str) -> dict[str, Any]:
+        """Wait until it says that it has come to a step."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+            if self.events[-1]["step"] == step:
+                return self.events[-1]
+        raise AssertionError(f"no {step}: {self.events}")
+
+    def verdict(self, status: int = 0) -> dict[str, Any]:
+        """Wait for its end, and return the verdict."""
+        verdict = self.until("verdict")
+        assert self.process.wait(30) == status, self.events
+        return verdict
