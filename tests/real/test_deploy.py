@@ -73,9 +73,9 @@ def test_five(site: Site) -> None:
 def test_new_code_answers(site: Site) -> None:
     """Once an instance is in again, no request reaches the old code, on whatever connection HAProxy has.
 
-    It goes on all the while, with a request that takes its time.
+    It goes on all the while, with a request that takes its time; and idle connections would be kept for as long.
     """
-    with Fleet(site, 1, QUICK) as fleet:
+    with Fleet(site, 1, ["--idle-grace", "30"]) as fleet:
         fleet.plan("min_up = 0\nmargin = 1")
         with (
             Connection(fleet.balancer.port) as slow,
@@ -190,7 +190,8 @@ def test_haproxy_restarted(site: Site) -> None:
 def test_interrupted(site: Site) -> None:
     """A second deploy is refused; one that is ended early, or killed, says where it is; the next one goes on."""
     with Fleet(site, 2, QUICK) as fleet:
-        fleet.start_with(before="while [ ! -e go ]; do sleep 0.05; done")
+        started = site.path / "started"
+        fleet.start_with(before="touch started; while [ ! -e go ]; do sleep 0.05; done")
         with fleet.deploying() as deploy:
             deploy.until("start")
             assert f"is under way: process {deploy.process.pid}" in fleet.deploy(status=1)
@@ -205,8 +206,9 @@ def test_interrupted(site: Site) -> None:
         (site.path / "go").touch()
         wait_for(lambda: fleet.status("app1") is not None, 30)
         (site.path / "go").unlink()
+        started.unlink()
         with fleet.deploying() as deploy:
-            deploy.until("start")
+            wait_for(started.exists, 30)
             deploy.process.kill()
         assert fleet.balancer.states() == {"app1": "drain", "app2": "ready"}
         (site.path / "go").touch()
