@@ -23,6 +23,7 @@ from twisted.python import usage
 from graceful import __version__
 from graceful.logs import write_json
 from graceful.pidfile import PidFile, PidFileBusy, PidFileError
+from graceful.reload import VARIABLE, Origin
 from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.sockets.binding import activation
 from graceful.startup import Startup
@@ -115,6 +116,12 @@ _TAKEOVER: Final = _Option(
     "",
     "",
     "Take the sockets of the server that answers at --control, which then finishes what it has; if none does, bind.",
+)
+_CHDIR: Final = _Option(
+    "chdir",
+    "DIR",
+    "none",
+    "Run the application there. A successor looks it up anew: a symbolic link may lead to another release by then.",
 )
 _CHECK: Final = _Option(
     "check",
@@ -257,6 +264,7 @@ _GROUPS: Final = {
     ),
     "Deploying": (
         _TAKEOVER,
+        _CHDIR,
         _Option(
             "takeover-timeout",
             "SECONDS",
@@ -305,6 +313,8 @@ class Options(usage.Options):
     :ivar check: only check that it would start.
     :ivar control: where the control socket is unless the settings say; None for nowhere.
     :ivar owner: the user and group that twistd will change to; -1 where it will not.
+    :ivar asked_at: the control socket of the server that has started this one to take over; None if it was not.
+    :ivar origin: how this process was started.
     :ivar startup: what surrounds everything that may fail until the reactor runs.
     :ivar pid_file: taken over from twistd; None under `twist`, and for a mere check.
     :ivar sockets: what systemd has said of the sockets it hands over, to the process `pid`.
@@ -314,7 +324,7 @@ class Options(usage.Options):
     longdesc = _DESCRIPTION
 
     optFlags = [[option.name, None, option.help] for option in (_CHECK, _TAKEOVER)]
-    optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT)]
+    optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT, _CHDIR)]
 
     def __init__(self) -> None:
         usage.Options.__init__(self)
@@ -323,6 +333,8 @@ class Options(usage.Options):
         self.pid_file: PidFile | None = None
         self.control: str | None = None
         self.owner = -1, -1
+        self.asked_at: str | None = None
+        self.origin: Origin
         self.sockets: dict[str, str] = {}
         self.pid = 0
         self.application: str | None = None
@@ -373,6 +385,8 @@ class Options(usage.Options):
 
         :raises usage.UsageError: something cannot be used.
         """
+        self.asked_at = os.environ.pop(VARIABLE, None)
+        self.origin = Origin.of_this_process(self["chdir"])
         self.settings = self._read_settings()
         if self.takeover and self.settings.control == "":
             raise usage.UsageError("--takeover: there is no taking over with --control '': give the control socket")
@@ -384,6 +398,7 @@ class Options(usage.Options):
         self.control = self._usual_control()
         self.owner = self._new_owner()
         self.pid_file = self._take_pid_file()
+        self._change_directory()
         self.startup.begin()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -400,6 +415,18 @@ class Options(usage.Options):
         if parent is None or "nodaemon" not in parent:
             return False
         return not parent["nodaemon"] or parent.get("syslog") or parent.get("logfile") not in (None, "", "-")
+
+    def _change_directory(self) -> None:
+        """Be where the application is; what was typed is relative to where it was typed."""
+        directory = self["chdir"]
+        if directory is None:
+            return
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise usage.UsageError(
+                f"--chdir {directory}: {error.strerror}; name the application's directory"
+            ) from None
 
     def _choose_log_format(self) -> None:
         """Have twistd write its log as JSON, if that is wanted."""
@@ -455,7 +482,7 @@ class Options(usage.Options):
     @property
     def takeover(self) -> bool:
         """Whether to take over from whoever answers at the control socket."""
-        return bool(self["takeover"])
+        return bool(self["takeover"]) or self.asked_at is not None
 
     def _read_settings(self) -> Settings:
         typed: dict[str, str] = {}

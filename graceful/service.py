@@ -21,19 +21,22 @@ from twisted.web.resource import IResource
 from graceful import logs
 from graceful.control.desk import Desk
 from graceful.control.notify import Notify
+from graceful.control.orders import Orders
 from graceful.control.socket import ControlSocket
 from graceful.control.status import Status
 from graceful.control.successor import Predecessor, TakeoverError
 from graceful.drain import Drain
 from graceful.engine import Engine, Root
-from graceful.exit import LEAVING, LastLimit, latest_exit
+from graceful.exit import LEAVING, LastLimit
 from graceful.loading import load
+from graceful.reload import Reload
 from graceful.settings import Settings
 from graceful.signals import Signals
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import BoundSocket, bind
 from graceful.sockets.foreign import ForeignListener
 from graceful.sockets.offers import LISTEN
+from graceful.sockets.takeover import Succession
 from graceful.stopping import Process, Stopping
 from graceful.takeover import Takeover
 from graceful.web.foreign import ForeignFactory
@@ -76,10 +79,12 @@ class AppServer(Service):
         self._starting: list[Deferred[Any]] = []
         self._cannot: BaseException | None = None
         self._drain: Drain | None = None
-        self._status = Status(self.settings, self.latest_exit)
+        self._orders: Orders | None = None
+        self._status = Status(self.settings)
         self._desk: Desk | None = None
         self._predecessor: Predecessor | None = None
         self._takeover: Takeover | None = None
+        self._reload: Reload | None = None
         self._engine: Engine
         self._stopping: Stopping
 
@@ -123,7 +128,7 @@ class AppServer(Service):
         process, path = self._process, self._control_path()
         if process is None or not process.takeover or not path:
             return
-        self._predecessor = Predecessor.find(path)
+        self._predecessor = Predecessor.find(process.asked_at or path)
         if self._predecessor is not None:
             process.startup.undo.callback(self._predecessor.close)
             self.log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
@@ -144,7 +149,7 @@ class AppServer(Service):
                 demanded=settings.control is not None,
             )
         notify = Notify() if process is not None else Notify({})
-        self._desk = desk = Desk(settings, self._status, self, control, notify, self.renew_limit)
+        self._desk = desk = Desk(settings, self._status, control, notify)
         if process is not None:
             process.startup.undo.callback(desk.close)
         desk.bind(*self._handed_over(), self._predecessor)
@@ -210,8 +215,6 @@ class AppServer(Service):
                 root = root()
             self._engine = Engine(self._reactor, self.settings, root)
             self._stopping = Stopping(self._engine, self._reactor, self._process)
-            self._status.engine = self._engine
-            self._status.taken_down = lambda: self._stopping.taken_down
             settings = self.settings
             self._drain = Drain(
                 self._engine.clock,
@@ -221,10 +224,11 @@ class AppServer(Service):
                 settings.lame_duck,
                 self._entered,
             )
-            self._status.drain = self._drain
+            self._orders = Orders(self._engine, self._drain, self._stopping, self._process, self._reactor)
+            self._status.of(self._engine, self._drain, self._stopping, self._orders)
             if self._desk is not None:
                 self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end
-                self._desk.open(self._reactor)
+                self._desk.open(self._reactor, self._orders)
                 self._takeover = Takeover(
                     self._engine,
                     self._desk,
@@ -232,12 +236,24 @@ class AppServer(Service):
                     self._stopping,
                     self._process,
                     settings.takeover_timeout,
-                    self.limit,
+                    self._orders.limit,
                 )
-                succession = self._takeover.succession
-                self._status.successor = lambda: succession.successor
+                self._prepare_reload(self._takeover.succession, self._desk)
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
+
+    def _prepare_reload(self, succession: Succession, desk: Desk) -> None:
+        self._status.successor = lambda: succession.successor
+        process, settings = self._process, self.settings
+        if process is not None and process.origin is not None:
+            self._reload = Reload(
+                process.origin,
+                desk.path,
+                succession,
+                self._reactor,
+                self._engine.clock,
+                settings.takeover_timeout,
+            )
 
     def _accept(self) -> None:
         self._engine.accept(self._bound, self._foreign, self._factory)
@@ -285,36 +301,12 @@ class AppServer(Service):
         if early is not None:
             signals.stoppers()[early](early, None)
 
-    # -- the last limit -----------------------------------------------------------------------------------
-
-    def _at_most(self) -> float:
-        """In how many seconds the process may still be there, by the deadlines that hold now."""
-        assert self._drain is not None
-        downloads = any(exchange.download for exchange in self._engine.site.register.in_flight())
-        return latest_exit(*self._drain.ahead(downloads))
-
-    def latest_exit(self) -> float:
-        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        if self._drain is None:
-            return latest_exit(self.settings.lame_duck, self.settings.deadline)
-        left = self._process.limit.left if self._process is not None and self._drain.state != "serving" else None
-        return self._at_most() if left is None else left
-
-    def renew_limit(self) -> None:
-        """Move the last limit, if what is in flight has got more time since it was set."""
-        process, drain = self._process, self._drain
-        if process is None or drain is None or drain.state not in ("lame-duck", "closing", "finishing"):
-            return
-        left = process.limit.left
-        if left is not None and self._at_most() > left + LEAVING:
-            process.limit.arm(self._at_most())
-
     # -- what can be asked of it, by signals --------------------------------------------------------------
 
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
-        if self._process is not None and self._drain is not None and self._drain.state == "serving":
-            self._process.limit.arm(self._at_most())
+        if self._orders is not None:
+            self._orders.limit()
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.
@@ -331,42 +323,12 @@ class AppServer(Service):
         assert self._drain is not None
         self._drain.hurry()
 
-    # -- and by control -----------------------------------------------------------------------------------
-
-    def leave(self) -> None:
-        """Leave the rotation of a balancer; everything is served as always."""
-        self._engine.health.leave()
-
-    def enter(self) -> None:
-        """Enter it again."""
-        self._engine.health.enter()
-
-    def stop_within(self, quiet: bool, deadline: float | None) -> None:
-        """Begin to drain; a service among others takes the whole process with it.
-
-        :param quiet: close idle connections at once: nobody sends requests any more.
-        :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
-        """
-        assert self._drain is not None
-        if deadline is not None:
-            self._drain.give(deadline)
-        self.limit()
-        stopped = self._drain.begin(quiet)
-        if self._process is None:
-            stopped.addCallback(lambda ignored: self._reactor.stop())
-
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
-        assert self._drain is not None
-        self._drain.extend(seconds)
-        if self._process is not None and self._process.limit.left is not None:
-            self._process.limit.arm(self._at_most())
-
-    def take_down(self, number: int) -> list[int]:
-        """Take down one exchange, and those behind it on its connection; which were."""
-        return self._stopping.take_down_one(number)
-
-    # -- and by both --------------------------------------------------------------------------------------
+    def deploy(self) -> None:
+        """Start a successor that takes over."""
+        if self._reload is not None:
+            self._reload()
+        else:
+            self.log.error("no deploy: it is not known how this server was started, or it has no control socket")
 
     def reopen_logs(self) -> None:
         """Open the access log and twistd's log anew; somebody has moved them."""
@@ -409,6 +371,8 @@ def makeService(options: Options) -> AppServer:
         options.control,
         options.owner,
         options.takeover,
+        options.asked_at,
+        options.origin,
     )
     server = AppServer(root, options.settings, process=process)
     if options.check:

@@ -17,6 +17,7 @@ from graceful.control.status import Ending
 from graceful.engine import Engine
 from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
 from graceful.pidfile import PidFile
+from graceful.reload import Origin
 from graceful.startup import Startup
 from graceful.takedown.deadline import Takedown
 from graceful.takedown.single import take_down_one
@@ -36,6 +37,8 @@ class Process:
     :ivar control: where the control socket is unless the settings say; None for nowhere.
     :ivar owner: the user and group that the process will change to; -1 where it will not.
     :ivar takeover: it is to take the sockets of whoever answers at the control socket.
+    :ivar asked_at: another control socket, at which to ask; None for our own.
+    :ivar origin: how the process was started; None if that is not known, and cannot be done again.
     """
 
     startup: Startup
@@ -46,6 +49,8 @@ class Process:
     control: str | None = None
     owner: tuple[int, int] = (-1, -1)
     takeover: bool = False
+    asked_at: str | None = None
+    origin: Origin | None = None
 
 
 class Stopping:

@@ -12,7 +12,7 @@ import os
 import select
 from typing import Any, Final
 
-from graceful.commands.common import DONE, VANISHED, connect_leaving, control_path, say
+from graceful.commands.common import DONE, VANISHED, connect, connect_leaving, control_path, say
 from graceful.control.client import ANSWERS_IN, Client, ClientError, NobodyThere, Vanished, process_descriptor
 
 #: Seconds that a process has to be gone after its last word; its own watchdog gives it less.
@@ -20,10 +20,13 @@ LEAVES_IN: Final = 10.0
 
 
 def stop(arguments: argparse.Namespace) -> int:
-    """Tell the server to stop; those that are on their way out already may learn something new."""
+    """Tell the server to stop; one that is on its way out already may learn something new.
+
+    Without a server at the path, those that have given it up are meant, or the only one that is there at all.
+    """
     path = control_path(arguments)
     try:
-        clients = [Client(path)]
+        clients = [connect(path)]
     except NobodyThere:
         clients = connect_leaving(path)
     values: dict[str, Any] = {"quiet": arguments.quiet}

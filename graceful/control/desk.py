@@ -15,14 +15,15 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from graceful.clock import on
-from graceful.control.api import Control, Orders, Reading
+from graceful.control.api import Control, Reading
 from graceful.control.client import Client, ClientError
 from graceful.control.door import STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
+from graceful.control.orders import Orders
 from graceful.control.origin import Origin
-from graceful.control.socket import ControlSocket, leaving
+from graceful.control.socket import ControlSocket, beside
 from graceful.control.status import Ending, Status
 from graceful.control.successor import Predecessor
 from graceful.settings import Settings
@@ -45,10 +46,8 @@ class Desk:
 
     :param settings: of the instance.
     :param status: what it says of itself.
-    :param orders: what it can be told.
     :param control: the control socket, None for none.
     :param notify: word to the service manager.
-    :param renew: called at each tick.
     """
 
     log = Logger(namespace="graceful")
@@ -57,19 +56,17 @@ class Desk:
         self,
         settings: Settings,
         status: Status,
-        orders: Orders,
         control: ControlSocket | None,
         notify: Notify,
-        renew: Callable[[], object] = lambda: None,
     ) -> None:
         self._settings = settings
         self._status = status
         self._control = control
         self._notify = notify
-        self._renew = renew
+        self._orders: Orders | None = None
         self._events = Events(status)
         self._metrics = Metrics(status)
-        self._for_control = Control(status, self._events, self._metrics, orders, self._yield)
+        self._for_control = Control(status, self._events, self._metrics, self._yield)
         self._readers: list[Reading] = [self._for_control]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
@@ -92,16 +89,17 @@ class Desk:
         :param predecessor: has handed its own sockets over, and goes on using them until we accept.
         :raises ControlError, BindError, TakeoverError: one line for the operator.
         """
-        if self._control is not None:
-            listening = self._control.bind(beside=predecessor is not None)
+        if predecessor is not None and self._control is not None:
+            self._control.expect()
+            self._inherited = predecessor.claim_path(CONTROL, self._control.path)
+        if self._control is not None and self._inherited is None:
+            listening = self._control.bind()
             if listening is not None:
                 self._control_sockets.append(BoundSocket(f"unix:{self._control.where}", listening))
         wanted = [parse(text) for text in self._settings.status_listen]
         adopted = predecessor.claim(STATUS, wanted) if predecessor is not None else [None] * len(wanted)
         for address, bound in zip(wanted, adopted, strict=True):
             self._status_sockets.append(bound or self._bind_status(address, environ, pid))
-        if predecessor is not None:
-            self._inherited = predecessor.claim_only(CONTROL)
 
     def _bind_status(self, address: Address, environ: Mapping[str, str], pid: int | None) -> BoundSocket:
         try:
@@ -114,7 +112,7 @@ class Desk:
     def _predecessors_yield(self) -> bool:
         """Ask instances that are leaving for their places; their sockets outlive those of the application."""
         yielded = False
-        for path in leaving(self._control.path) if self._control is not None else []:
+        for path in beside(self._control.path) if self._control is not None else []:
             with suppress(ClientError), Client(path) as client:
                 client.post("/yield")
                 yielded = True
@@ -125,14 +123,18 @@ class Desk:
         for door in self._doors[1:]:
             door.close()
 
-    def open(self, reactor: Any) -> None:
-        """Begin to answer; as soon as the reactor runs, that is."""
+    def open(self, reactor: Any, orders: Orders) -> None:
+        """Begin to answer; as soon as the reactor runs, that is.
+
+        :param orders: what the instance can be told.
+        """
         self._reactor = reactor
+        self._orders = self._for_control.orders = orders
         clock = self._clock = on(reactor)
         clock.start()
         hub = self._hub = Hub(reactor)
         hub.start()
-        if self._control_sockets:
+        if self._control_sockets or self._inherited is not None:
             self._control_door = Door(reactor, clock, hub, self._control_sockets, self._for_control, STAY)
             self._doors.append(self._control_door)
         if self._status_sockets:
@@ -162,6 +164,10 @@ class Desk:
         """Have this answer the orders of a successor."""
         self._for_control.takeover = answer
 
+    def path(self) -> str | None:
+        """Where we can be given orders; None for nowhere."""
+        return self._control.where if self._control is not None else None
+
     def sockets(self) -> list[tuple[str, BoundSocket]]:
         """What a successor gets beside the application's sockets: each with its role."""
         control, at = self._control, self._control_door
@@ -189,15 +195,13 @@ class Desk:
     def succeed(self) -> None:
         """The predecessor has let go of the control path: it is ours."""
         inherited, self._inherited = self._inherited, None
-        if self._control is None or self._control_door is None:
+        if inherited is None or self._control is None or self._control_door is None:
             return
-        beside = self._control_door.sockets()
-        if self._control.succeed(inherited.socket if inherited is not None else None):
-            assert inherited is not None
+        listening = self._control.succeed(inherited.socket)
+        if listening is inherited.socket:
             self._control_door.add(inherited).start()
-            self._control_door.hand_over(beside, 0)
-        elif inherited is not None:
-            inherited.close()
+        elif listening is not None:
+            self._control_door.add(BoundSocket(f"unix:{self._control.where}", listening)).start()
 
     # -- while it runs ------------------------------------------------------------------------------------
 
@@ -210,7 +214,7 @@ class Desk:
 
     def going_down(self) -> None:
         """A drain begins."""
-        self._notify.stopping(self._status.latest_exit())
+        self._notify.stopping(self._status.latest_exit)
 
     def _tell(self) -> None:
         """Tell those who wait for a state, and those who look."""
@@ -228,7 +232,8 @@ class Desk:
             self._events.second()
             for door in self._doors:
                 door.sweep(now)
-        self._renew()
+        if self._orders is not None:
+            self._orders.renew_limit()
         self._events.tick()
         self._notify_status(now - self._since_status >= STATUS_EVERY)
         if self._notify.watchdog is not None and now - self._since_alive >= min(TICK, self._notify.watchdog) * 0.9:
@@ -244,7 +249,7 @@ class Desk:
         draining = self._status.draining
         if line != self._said or draining:
             self._said = line
-            self._notify.status(line, self._status.latest_exit() if draining else None)
+            self._notify.status(line, self._status.latest_exit if draining else None)
 
     def _line(self) -> str:
         """The status in a line."""
@@ -276,7 +281,7 @@ class Desk:
         self._events.end()
         self._notify.status(
             f"gone: {ending.finished} finished, {ending.taken_down} taken down, {ending.abandoned} abandoned",
-            self._status.latest_exit(),
+            self._status.latest_exit,
         )
         self.close()
 

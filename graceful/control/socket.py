@@ -76,15 +76,14 @@ class ControlSocket:
         self._predecessors: tuple[int, int] | None = None  # what was at the path when we came
         self._pid = 0
 
-    def bind(self, beside: bool = False) -> socket.socket | None:
+    def bind(self) -> socket.socket | None:
         """Bind and listen, before privileges are shed and before the application is imported.
 
-        :param beside: at `PATH.<pid>`, for as long as a predecessor has the path.
         :returns: the listening socket, non-blocking; None if nobody has asked for one and it cannot be had.
         :raises ControlError: it was asked for and cannot be had.
         """
         try:
-            return self._bind(beside)
+            return self._bind()
         except ControlError as error:
             problem = str(error)
         except OSError as error:
@@ -94,7 +93,7 @@ class ControlSocket:
         self._log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
         return None
 
-    def _bind(self, beside: bool) -> socket.socket:
+    def _bind(self, beside: bool = False) -> socket.socket:
         self._pid = os.getpid()
         aside = f"{self.path}.{self._pid}"
         if len(aside.encode()) > LONGEST_UNIX_PATH:
@@ -112,11 +111,10 @@ class ControlSocket:
                 finally:
                     os.umask(umask)
                 self.where, self._inode = aside, inode_of(aside)
-                self._predecessors = inode_of(self.path)
                 self._give_to_owner(aside)
                 listening.listen(BACKLOG)
-                self._clear_dead()
                 if not beside:
+                    self._clear_dead()
                     self._take_path(aside)
         except BaseException:
             listening.close()
@@ -138,25 +136,27 @@ class ControlSocket:
             )
             return None
 
-    def succeed(self, listening: socket.socket | None) -> bool:
+    def expect(self) -> None:
+        """Take note of what is at the path: a predecessor answers there until it lets go."""
+        self._pid, self._predecessors = os.getpid(), inode_of(self.path)
+
+    def succeed(self, listening: socket.socket) -> socket.socket | None:
         """The path is ours, with the socket that a predecessor has bound there.
 
-        :param listening: that socket; None if the predecessor has not had the path either.
-        :returns: whether it is to be used, instead of our own beside it; that one's file is gone then, if it can be.
+        :param listening: that socket; closed if it is of no use.
+        :returns: the socket to answer on; None if there is none to be had.
         """
-        aside = f"{self.path}.{self._pid}"
-        if listening is None or inode_of(self.path) != self._predecessors:
+        if self._predecessors is None or inode_of(self.path) != self._predecessors:
             # The predecessor was told to stop meanwhile, and has given the path up to whoever comes.
-            if listening is not None and self._ours(aside) and inode_of(self.path) is None:
-                with suppress(OSError):
-                    os.rename(aside, self.path)
-                    self.where = self.path
-            return False
+            listening.close()
+            try:
+                return self._bind()
+            except (ControlError, OSError) as error:
+                self._log.warn("the graceful command cannot reach this server: {error}", error=error)
+                return None
         listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
-        with suppress(OSError):  # else the directory is not ours to change: the next one removes it
-            os.unlink(aside)
-        self._inode, self.where = inode_of(self.path), self.path
-        return True
+        self._inode, self.where = self._predecessors, self.path
+        return listening
 
     def _give_to_owner(self, path: str) -> None:
         uid, gid = self._owner
@@ -197,10 +197,16 @@ class ControlSocket:
 
     def _clear_dead(self) -> None:
         """Remove what instances have left at `PATH.<pid>` that could not remove it themselves."""
-        for path in leaving(self.path):
-            if path != self.where and _holder(path) is None:
+        for path in beside(self.path):
+            if path == self.where:
+                continue
+            try:
+                Client(path, timeout=ASKED_FOR).close()
+            except NobodyThere:
                 with suppress(OSError):
                     os.unlink(path)
+            except ClientError:
+                pass  # somebody is there, and not for us
 
     def release(self) -> None:
         """Give the path up to a successor.  To be called before the sockets are said to be closed."""
@@ -223,11 +229,11 @@ class ControlSocket:
         return self._inode is not None and self._pid == os.getpid() and inode_of(path) == self._inode
 
 
-def leaving(path: str) -> list[str]:
-    """Return the paths of instances that have given a control path up, oldest file first."""
+def beside(path: str) -> list[str]:
+    """Return the paths `PATH.<pid>` of instances that have given a control path up, or have never had it."""
     pattern = re.compile(re.escape(path) + r"\.[0-9]+")
     found = [other for other in glob.glob(f"{glob.escape(path)}.*") if pattern.fullmatch(other)]
-    return sorted(found, key=lambda other: inode_of(other) is not None and os.lstat(other).st_mtime)
+    return sorted(found, key=lambda other: (len(other), other))
 
 
 def _holder(path: str) -> tuple[int, str] | None:

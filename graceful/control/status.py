@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import define, field, frozen
 
 from graceful import __version__
+from graceful.exit import latest_exit
 from graceful.takedown.stacks import stack_of
 from graceful.web.exchange import PHASES, Exchange
 
 if TYPE_CHECKING:
+    from graceful.control.orders import Orders
     from graceful.drain import Drain
     from graceful.engine import Engine
     from graceful.settings import Settings
+    from graceful.stopping import Stopping
     from graceful.web.site import Site
 
 LONGEST_PATH: Final = 200
@@ -54,20 +57,18 @@ class Ending:
 class Status:
     """Reads an instance's status.  Reactor thread.
 
-    :ivar latest_exit: how many seconds from now the process is gone in any case; before a drain, from its beginning.
-    :ivar taken_down: how many exchanges were taken down so far.
-    :ivar successor: the process that takes over, or has; 0 for none.
-    :ivar engine, drain: None while the instance starts.
+    :ivar engine, drain: None while the instance starts; and the others that know something.
+    :ivar successor: says which process takes over, or has; 0 for none.
     :ivar ending: how it ended; None before.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
     """
 
     settings: Settings
-    latest_exit: Callable[[], float]
-    taken_down: Callable[[], int] = lambda: 0
     successor: Callable[[], int] = lambda: 0
     engine: Engine | None = None
     drain: Drain | None = None
+    stopping: Stopping | None = None
+    orders: Orders | None = None
     ending: Ending | None = None
     ended: deque[dict[str, Any]] | None = None
     _state: str = ""
@@ -77,6 +78,10 @@ class Status:
 
     def __attrs_post_init__(self) -> None:
         self.enter("starting")
+
+    def of(self, engine: Engine, drain: Drain, stopping: Stopping, orders: Orders) -> None:
+        """The instance is put together: read these from now on."""
+        self.engine, self.drain, self.stopping, self.orders = engine, drain, stopping, orders
 
     def enter(self, state: str) -> None:
         """Another state begins now."""
@@ -99,6 +104,18 @@ class Status:
     def draining(self) -> bool:
         """Whether the way out has begun."""
         return self._began is not None
+
+    @property
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone in any case; before a drain, from its beginning."""
+        if self.orders is None:
+            return latest_exit(self.settings.lame_duck, self.settings.deadline)
+        return self.orders.latest_exit()
+
+    @property
+    def taken_down(self) -> int:
+        """How many exchanges were taken down so far."""
+        return self.stopping.taken_down if self.stopping is not None else 0
 
     @property
     def deadline(self) -> float | None:
@@ -181,8 +198,8 @@ class Status:
             "threads": dict(zip(("busy", "size", "queued"), engine.threads() if engine else (0, 0, 0), strict=True)),
             "connections": {"idle": max(0, connections - busy), "busy": min(busy, connections)},
             "finished": finished,
-            "taken_down": self.taken_down(),
-            "latest_exit": round(self.latest_exit(), 3),
+            "taken_down": self.taken_down,
+            "latest_exit": round(self.latest_exit, 3),
             "rotation": self._rotation(),
             "states": self._states,
             "drain": None

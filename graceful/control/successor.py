@@ -133,10 +133,10 @@ class Predecessor:
             found.append(bound)
         return found
 
-    def claim_only(self, role: str) -> BoundSocket | None:
-        """Take the one socket that there is of a role, as it is."""
+    def claim_path(self, role: str, path: str) -> BoundSocket | None:
+        """Take the Unix socket of a role that is at this path, as it is."""
         for number, offer in enumerate(self._offered):
-            if offer.role == role and number in self._left:
+            if offer.role == role and offer.name == f"unix:{path}" and number in self._left:
                 try:
                     self._kept[number] = bound = adopt(offer, self._left.pop(number), Address("fd", offer.address))
                 except BadOffer as error:

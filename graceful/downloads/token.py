@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.request import Request, urlopen
 from weakref import WeakValueDictionary
 
-from graceful.current import current
+from graceful.current import current_exchange
 from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.targets import File, Refused
 
@@ -40,7 +40,7 @@ class Token:
 
     def __init__(self) -> None:
         self.claimed = False
-        exchange = current.get()
+        exchange = current_exchange()
         self.exchange: Exchange | None = None
         self._id = ""
         if exchange is not None and exchange.connection.site.hand_over is not None:

@@ -55,7 +55,7 @@ class Succession:
     :param timeout: seconds that a successor has until it accepts.
     :ivar successor: the process that the sockets are offered or handed to; 0 for nobody.
     :ivar handed: whether it has them.
-    :ivar on_end: called when a takeover has ended, with why it has failed; None if it has not.
+    :ivar on_end: called when a takeover has ended, well or not.
     """
 
     log = Logger(namespace="graceful")
@@ -68,7 +68,7 @@ class Succession:
         self._token: object = None
         self.successor = 0
         self.handed = False
-        self.on_end: Callable[[str | None], object] = lambda why: None
+        self.on_end: Callable[[], object] = lambda: None
 
     def offer(self, token: object, pid: int, protocol: object) -> None:
         """A process asks for the sockets.
@@ -90,6 +90,10 @@ class Succession:
     def _why_not(self, protocol: object) -> str | None:
         if protocol != PROTOCOL:
             return f"it speaks version {str(protocol)[:20]} of the takeover, this one {PROTOCOL}: stop, then start"
+        return self.cannot()
+
+    def cannot(self) -> str | None:
+        """Why nobody could take over now; None if somebody could."""
         if self.handed:
             return f"process {self.successor} has taken over already"
         if self.successor:
@@ -107,7 +111,7 @@ class Succession:
             raise NotNow(f"nobody waits for this successor any more: it has taken longer than {self._timeout:g} s")
         self._stop_timer()
         self.handed, self._token = True, None
-        self.on_end(None)
+        self.on_end()
         self._holder.hand_over(kept, self.successor)
 
     def lost(self, token: object) -> None:
@@ -133,7 +137,7 @@ class Succession:
 
     def _say(self, pid: int, why: str) -> None:
         self.log.error("no takeover: process {pid} {why}; this one serves on", pid=pid, why=why)
-        self.on_end(f"process {pid} {why}")
+        self.on_end()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -507,3 +507,20 @@ def test_json_log(home: Home) -> None:
         told = [json.loads(line)["log_text"] for line in lines]
         assert any(text.startswith("socket tcp:") and f"closed (pid {server.pid})" in text for text in told)
         assert any(text.startswith("drained in") for text in told)
+
+
+def test_while_it_starts(home: Home, gate: Gate) -> None:
+    """Who asks while the application is imported is told that it is starting, or answered when that is done."""
+    environment = {"IMPORT_GATE": str(gate.path)}
+    with Server(home, application="slow_import:application", environment=environment, wait_open=False) as server:
+        gate.wait_reached()
+        waiting = start_graceful(home, "wait", "gone")
+        told = graceful(home, "status")
+        assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1)
+        assert f"process {server.pid} has not answered for 5 s: it is starting" in told.stderr
+        gate.open()
+        server.wait_open()
+        assert status_of(home)["state"] == "serving"
+        assert graceful(home, "stop", "--wait", "gone").returncode == 0
+        assert waiting.wait(10) == 0
+        assert server.wait() == 0

@@ -15,7 +15,7 @@ function time(epoch) { return new Date(epoch * 1000).toLocaleTimeString(); }
 function duration(seconds) {
   if (seconds < 60) return seconds.toFixed(seconds < 10 ? 1 : 0) + " s";
   const minutes = Math.floor(seconds / 60), rest = Math.floor(seconds % 60);
-  return minutes < 60 ? `${minutes} min ${String(rest).padStart(2, "0")} s`
+  return minutes < 60 ? `${minutes} min` + (rest ? ` ${String(rest).padStart(2, "0")} s` : "")
     : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 function clock(seconds) {
