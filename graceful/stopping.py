@@ -106,7 +106,7 @@ class Stopping:
             self._finished_before = site.register.finished
             self.log.info("stopping: {count} in flight", count=len(site.register.exchanges))
         site.quiet = site.quiet or quiet
-        clock.callLater(0, self._engine.sweep)
+        self._engine.hasten()
 
     def close_listeners(self) -> Deferred[None]:
         """Close all listening sockets; each says so in the log."""
@@ -117,7 +117,7 @@ class Stopping:
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
         # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
-        self._engine.hand_over.lot.drain()
+        self._engine.lot.drain()
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:
