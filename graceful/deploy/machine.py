@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from graceful.commands.common import connect_beside
 from graceful.control.client import Client, ClientError, NobodyThere, process_descriptor
-from graceful.control.socket import leaving
+from graceful.control.socket import LEAVING
 from graceful.deploy.host import Process, ProcessError, Reply
 from graceful.deploy.plan import Plan
 
@@ -250,13 +251,19 @@ class Machine:
     def leaving(self, control: str) -> list[Process]:
         """The servers that have given a control socket up, and still live."""
         found: list[Process] = []
-        for path in leaving(control):
-            try:
-                found.append(ServerProcess(Client(path, timeout=STATUS_IN), control))
-            except NobodyThere:
-                pass  # it was killed, and its file is left
-            except ClientError as error:
-                raise ProcessError(str(error)) from None
+        try:
+            for client in connect_beside(control):
+                process = ServerProcess(client, control)
+                try:
+                    leaves = process.status()["state"] in LEAVING
+                except ProcessError:
+                    leaves = False  # it starts, and has not got the path yet
+                if leaves:
+                    found.append(process)
+                else:
+                    process.close()
+        except ClientError as error:
+            raise ProcessError(str(error)) from None
         return found
 
     def run(self, command: str, name: str) -> ShellCommand:
