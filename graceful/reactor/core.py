@@ -38,7 +38,7 @@ class GracefulReactor(Stock):
 
     def __init__(self, settings: Settings | None = None, process: Process | None = None) -> None:
         self.counted = Counted()
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._leaving = Leaving(self, settings if settings is not None else Settings(), self.counted, process)
         self._handlers = Signals(self._leaving, self.callFromThread).stoppers() if process is not None else {}
 
@@ -64,16 +64,16 @@ class GracefulReactor(Stock):
         if addressFamily not in self._supportedAddressFamilies:
             raise UnsupportedAddressFamily(addressFamily)
         if addressFamily == socket.AF_UNIX:
-            return _listening(UNIXPort._fromListeningDescriptor(self, fileDescriptor, factory))
-        return _listening(TCPPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory))
+            return _listening(UNIXPort._fromListeningDescriptor(self, fileDescriptor, factory))  # type: ignore[no-untyped-call]
+        return _listening(TCPPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory))  # type: ignore[no-untyped-call]
 
     def adoptStreamConnection(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
         """Serve a connection that somebody else has accepted; see `IReactorSocket`."""
         if addressFamily not in self._supportedAddressFamilies:
             raise UnsupportedAddressFamily(addressFamily)
         if addressFamily == socket.AF_UNIX:
-            return UNIXServer._fromConnectedSocket(fileDescriptor, factory, self)
-        return TCPServer._fromConnectedSocket(fileDescriptor, addressFamily, factory, self)
+            return UNIXServer._fromConnectedSocket(fileDescriptor, factory, self)  # type: ignore[no-untyped-call]
+        return TCPServer._fromConnectedSocket(fileDescriptor, addressFamily, factory, self)  # type: ignore[no-untyped-call]
 
     # -- the way out --------------------------------------------------------------------------------------
 

@@ -194,7 +194,10 @@ class Counted:
 
     def watches(self) -> list[Watch]:
         """Every connection, with what is spoken on it at this moment, and what is in flight on it."""
-        for transport in self.connections:
+        for transport in list(self.connections):
+            if not transport.connected or transport.fileno() < 0:
+                self.lost(transport)  # somebody has taken the socket away from the reactor, to hand it to another
+                continue
             known, (kind, protocol) = self._watches.get(transport), kind_of(transport)
             if known is None or known.protocol is not protocol or type(known) is not kind:
                 # Of what has been begun in one protocol and goes on in another, nothing is lost.

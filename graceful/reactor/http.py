@@ -5,8 +5,8 @@ closed at the wrong moment loses the request that is already on its way.  So eac
 and an idle connection is kept for a moment in which it may bring one last request, whose answer says `Connection:
 close` (RFC 9112 §9.6).  The rules are those of `graceful-app`.
 
-twisted.web has no public name for most of this.  What is used here is what its own tests use; and it is changed on the
-objects of one connection, once a drain has begun: normal running has twisted.web as it is.
+twisted.web has no public name for most of this.  What is used here is what its own tests use; and it is changed on
+the objects of one connection, once a drain has begun: normal running has twisted.web as it is.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class HTTP2(Watch):
 
     def _go_away(self, last: int) -> None:
         """Send GOAWAY; by hand, since h2 would call the connection closed after its own."""
-        from hyperframe.frame import GoAwayFrame
+        from hyperframe.frame import GoAwayFrame  # of h2; without it nobody speaks HTTP/2
 
         self.protocol.transport.write(GoAwayFrame(last_stream_id=last).serialize())
 

@@ -97,7 +97,8 @@ def _nobody() -> Failure:
 class Pools:
     """Sees to it that thread pools end.
 
-    :ivar until: the moment until which all of them have time, monotonic seconds; None while pools are stopped as ever.
+    :ivar until: the moment until which all of them have time, monotonic seconds; None as long as pools are stopped as
+        they always were.
     :ivar abandoned: how many threads did not end.
     """
 
@@ -120,10 +121,10 @@ class Pools:
             else:
                 self.stop(pool)
 
-        ThreadPool.stop = stop  # type: ignore[method-assign]
+        ThreadPool.stop = stop  # type: ignore[method-assign,assignment]
         ThreadPool.threadFactory = DaemonThread
         # `blockingCallFromThread` finds its queue's class by this name, whoever has imported it, and when.
-        threads.Queue = SimpleNamespace(Queue=self._waiters.answer)  # type: ignore[attr-defined]
+        threads.Queue = SimpleNamespace(Queue=self._waiters.answer)  # type: ignore[assignment,attr-defined]
 
     def stop(self, pool: ThreadPool) -> None:
         """End a pool: its backlog and what runs have until the deadline of all.  Reactor thread, which waits."""

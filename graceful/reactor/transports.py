@@ -1,8 +1,8 @@
 """Twisted's listening ports, and the connections that are accepted on them, counted.
 
-What differs from the stock ones is little.  A set knows every port and every connection for as long as they live:
-that is all that normal running pays for a drain, once a connection.  And a port that stops listening is closed without
-`shutdown(2)`, which would end the listening of every process that holds the socket, a successor included.
+What differs from the stock ones is little.  A set knows every port and every connection for as long as they live,
+which is all that normal running pays for a drain, once a connection.  And a port that stops listening is closed
+without `shutdown(2)`, which would end the listening of every process that holds the socket, a successor included.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Listening:
 class TCPPort(_Listening, tcp.Port):
     """A TCP port that listens."""
 
-    transport = TCPServer
+    transport = TCPServer  # type: ignore[assignment]
     _shouldShutdown = False
 
 
@@ -81,7 +81,7 @@ class UNIXPort(_Listening, unix.Port):
 def _at_work() -> str:
     """The log prefix of whom the reactor has called just now: a connection's, for one; `-` for nobody.
 
-    A port that a protocol opens while it reads is there for its connection, as in FTP's passive mode: it is no door of
-    the service's, and outlives the doors.
+    A port that a protocol opens while it reads is there for its connection, as in FTP's passive mode: it is no door
+    of the service's, and outlives the doors.
     """
     return str((context.get(ILogContext) or {}).get("system", "-"))
