@@ -22,12 +22,6 @@ def install() -> None:
     :raises ValueError: a setting cannot be used.
     :raises ReactorAlreadyInstalledError: there is a reactor already.
     """
-    from twisted.internet.main import installReactor
+    from graceful.reactor import core
 
-    from graceful.reactor.core import GracefulReactor
-    from graceful.reactor.environment import settings_of
-    from graceful.reactor.leaving import Process
-
-    process = Process()
-    installReactor(GracefulReactor(settings_of(), process))
-    process.install()
+    core.install()

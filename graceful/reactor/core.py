@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import UnsupportedAddressFamily
+from twisted.internet.main import installReactor
 from zope.interface import implementer
 
 from graceful.reactor.counted import Counted
+from graceful.reactor.environment import settings_of
 from graceful.reactor.interfaces import ICountsInFlight
 from graceful.reactor.leaving import Leaving, Process
 from graceful.reactor.transports import TCPPort, TCPServer, UNIXPort, UNIXServer
@@ -103,6 +105,13 @@ class GracefulReactor(Stock):
         """Run until all is over."""
         super().mainLoop()
         self._leaving.ended()
+
+
+def install() -> None:
+    """Install it; see :func:`graceful.reactor.install`.  Twisted looks for this beside a reactor's class."""
+    process = Process()
+    installReactor(GracefulReactor(settings_of(), process))
+    process.install()
 
 
 def _listening(port: Any) -> Any:

@@ -1,0 +1,360 @@
+"""`twistd --reactor=graceful`: services that know nothing of graceful, stopped in the middle of real work."""
+
+from __future__ import annotations
+
+import ftplib
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.clients import Connection, Failure, request
+from support.gate import Gate
+from support.home import Home
+from support.server import APPLICATIONS, CLOSED
+from support.service import Service
+
+MIB = 1024 * 1024
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+WSGI = ("web", "--listen", LOOPBACK, "--wsgi", "streaming.application")
+WHOLE = b"chunk" * 12
+
+
+def files(home: Home, size: int) -> tuple[Path, str]:
+    """Make a directory with one large file; it and the file's digest."""
+    directory = home.path / "files"
+    directory.mkdir()
+    data = os.urandom(MIB) * (size // MIB)
+    (directory / "large").write_bytes(data)
+    return directory, hashlib.sha256(data).hexdigest()
+
+
+# -- twistd web ---------------------------------------------------------------------------------------------
+
+
+def test_a_streamed_answer_is_finished(home: Home) -> None:
+    """A WSGI application under `twistd web` streams to its end; the sockets were closed long before."""
+    with Service(home, *WSGI) as service, Gate(home.path / "gate") as gate, Connection(service.port) as connection:
+        connection.send(request(gate.target("/")))
+        gate.wait_reached()
+        service.terminate()
+        service.wait_line(rf"socket tcp:127\.0\.0\.1:{service.port} closed \(pid {service.pid}\)")
+        with pytest.raises(Failure, match="refused"):
+            Connection(service.port)
+        gate.open()
+        assert connection.answer().body == WHOLE
+        connection.end()
+        assert service.wait() == 0
+        assert service.drained() == (1, 0, 0)
+
+
+def test_a_download_is_finished(home: Home) -> None:
+    """curl gets the whole of a large file from `twistd web --path`, though the service was told to stop meanwhile."""
+    directory, digest = files(home, 32 * MIB)
+    with Service(home, "web", "--listen", LOOPBACK, "--path", str(directory)) as service:
+        url = f"http://127.0.0.1:{service.port}/large"
+        curl = subprocess.Popen(["curl", "-sSf", "--limit-rate", "16M", url], stdout=subprocess.PIPE)
+        assert curl.stdout is not None
+        first = curl.stdout.read(MIB)
+        service.terminate()
+        service.wait_line(CLOSED)
+        assert hashlib.sha256(first + curl.stdout.read()).hexdigest() == digest
+        assert curl.wait() == 0
+        assert service.wait() == 0
+        assert service.drained() == (1, 0, 0)
+
+
+def test_an_idle_connection_may_ask_once_more(home: Home) -> None:
+    """A request that comes on a kept connection in the drain is answered, as its connection's last one."""
+    with Service(home, *WSGI) as service, Connection(service.port) as idle, Connection(service.port) as busy:
+        assert idle.get().body == WHOLE
+        with Gate(home.path / "gate") as gate:
+            busy.send(request(gate.target("/")) + request("/pipelined") + request("/last"))
+            gate.wait_reached()
+            service.terminate()
+            service.wait_line(CLOSED)
+            last = idle.get("/more")
+            assert (last.body, last.says_close) == (WHOLE, True)
+            idle.end()
+            gate.open()
+        answers = [busy.answer() for _ in range(3)]
+        assert [answer.body for answer in answers] == [WHOLE] * 3
+        assert [answer.says_close for answer in answers] == [False, False, True]
+        busy.end()
+        assert service.wait() == 0
+        assert service.drained() == (4, 0, 0)
+
+
+def test_an_interrupt_waits_for_no_idle_connection(home: Home) -> None:
+    """At SIGINT, idle connections are closed at once; at the second one, also what is in flight."""
+    with Service(home, *WSGI) as service, Connection(service.port) as idle, Connection(service.port) as busy:
+        assert idle.get().body == WHOLE
+        with Gate(home.path / "gate") as gate:
+            busy.send(request(gate.target("/")))
+            gate.wait_reached()
+            service.send_signal(signal.SIGINT)
+            idle.end()
+            assert service.stays(0.2)
+            service.send_signal(signal.SIGINT)
+            with pytest.raises(Failure, match="reset"):
+                busy.answer()
+            gate.open()
+        assert service.wait() == 70
+        assert service.drained() == (0, 1, 0)
+
+
+def test_what_outlasts_the_deadline_is_taken_down(home: Home) -> None:
+    """At the deadline, a begun answer is cut, one that has not begun is a 503, and all of it is named."""
+    arguments = ("web", "--listen", LOOPBACK, "--wsgi", "basic.application")
+    with (
+        Service(home, *arguments, environment={"GRACEFUL_DEADLINE": "0.5"}) as service,
+        Gate(home.path / "one") as one,
+        Gate(home.path / "two") as two,
+        Connection(service.port) as begun,
+        Connection(service.port) as waits,
+    ):
+        begun.send(request(one.target("/half-gate")))
+        waits.send(request(two.target()))
+        one.wait_reached()
+        two.wait_reached()
+        service.terminate()
+        assert waits.answer().status == 503
+        waits.end()
+        with pytest.raises(Failure, match="reset"):
+            begun.answer()
+        service.wait_line(r"taking down exchange \d+ GET /half-gate\S+ from 127\.0\.0\.1: sending for at least")
+        service.wait_line(r"taking down exchange \d+ GET /gate\S+ from 127\.0\.0\.1: in the application for at least")
+        # The threads are still there: they do not end, and are named.
+        assert service.wait() == 71
+        assert len(service.log.find_all("abandoning thread")) == 2
+        assert service.drained() == (0, 2, 2)
+
+
+def test_a_second_signal_says_what_is_waited_for(home: Home) -> None:
+    """SIGTERM, again, changes nothing: it writes down what is still in flight."""
+    with Service(home, *WSGI) as service, Gate(home.path / "gate") as gate, Connection(service.port) as connection:
+        connection.send(request(gate.target("/")))
+        gate.wait_reached()
+        service.terminate()
+        service.wait_line(CLOSED)
+        service.terminate()
+        service.wait_line(r"exchange \d+ GET /\?path=\S+ from 127\.0\.0\.1: sending for at least")
+        gate.open()
+        assert connection.answer().body == WHOLE
+        assert service.wait() == 0
+
+
+def test_a_daemon_on_a_unix_socket(home: Home) -> None:
+    """The drain works after the fork of a daemon, and a Unix socket's file is gone with the socket."""
+    path = home.run / "site.socket"
+    with (
+        Service(home, *WSGI, "--listen", f"unix:{path}", daemon=True) as service,
+        Gate(home.path / "gate") as gate,
+        Connection(service.port) as connection,
+        Connection(str(path)) as idle,
+    ):
+        connection.send(request(gate.target("/")))
+        gate.wait_reached()
+        service.send_signal(signal.SIGINT)
+        service.wait_line(f"socket unix:{path} closed")
+        assert not path.exists()
+        idle.end()
+        gate.open()
+        assert connection.answer().body == WHOLE
+        assert service.wait() == 0
+        assert service.drained() == (1, 0, 0)
+
+
+def test_a_slow_deferred_is_finished(home: Home) -> None:
+    """A klein site answers what waits for a Deferred of its own; another request fires it, on a kept connection."""
+    arguments = ("web", "--listen", LOOPBACK, "--class", "slow_klein.resource")
+    with Service(home, *arguments) as service, Connection(service.port) as slow, Connection(service.port) as other:
+        assert other.get("/go").body == b"gone"
+        slow.send(request("/slow"))
+        assert other.get("/go?").status == 200
+        assert slow.answer().body == b"at last"
+        slow.send(request("/slow"))
+        service.terminate()
+        service.wait_line(CLOSED)
+        assert other.get("/go").body == b"gone"
+        answer = slow.answer()
+        assert (answer.body, answer.says_close) == (b"at last", True)
+        assert service.wait() == 0
+        assert service.drained() == (2, 0, 0)
+
+
+# -- other protocols ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ssh(service: Service, key: Path, command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Have an SSH client run a command on the service."""
+    options = (
+        "-F",
+        "none",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "LogLevel=error",
+    )
+    with subprocess.Popen(
+        ["ssh", *options, "-i", str(key), "-p", str(service.port), "somebody@127.0.0.1", command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "SSH_AUTH_SOCK": ""},
+    ) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key, of the SSH server and of its user."""
+    path = tmp_path_factory.mktemp("ssh") / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    return path
+
+
+def test_an_ssh_session_is_finished(home: Home, key: Path) -> None:
+    """A command that runs in an SSH session goes on, and its output and status come over."""
+    arguments = ("-y", str(APPLICATIONS / "ssh.tac"))
+    with Service(home, *arguments, environment={"KEY": str(key)}) as service:
+        with ssh(service, key, "echo begun; read word; echo got $word; exit 3") as client:
+            assert client.stdin is not None and client.stdout is not None
+            assert client.stdout.readline() == b"begun\n"
+            service.terminate()
+            service.wait_line(CLOSED)
+            client.stdin.write(b"something\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"got something\n"
+            assert client.wait(10) == 3
+        assert service.wait() == 0
+        assert service.drained() == (1, 0, 0)
+
+
+def test_an_open_ssh_session_ends_at_the_deadline(home: Home, key: Path) -> None:
+    """A session that is left open ends at the deadline, and not before; it is named."""
+    environment = {"KEY": str(key), "GRACEFUL_DEADLINE": "1.5"}
+    with Service(home, "-y", str(APPLICATIONS / "ssh.tac"), environment=environment) as service:
+        with ssh(service, key, "echo begun; cat") as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"begun\n"
+            service.terminate()
+            closed = service.wait_closed()
+            assert client.stdout.read() == b""
+            ended = time.monotonic()
+        assert 1.4 < ended - closed < 4
+        service.wait_line(r"taking down \d+, connection of SSHServerTransport with 127\.0\.0\.1")
+        assert service.wait() == 70
+        assert service.drained() == (0, 1, 0)
+
+
+def test_an_ftp_transfer_is_finished(home: Home) -> None:
+    """A running transfer ends whole, and the client may begin another one before it leaves."""
+    directory, digest = files(home, 16 * MIB)
+    with (
+        Service(home, "-y", str(APPLICATIONS / "ftp.tac"), environment={"ROOT": str(directory)}) as service,
+        ftplib.FTP() as client,
+    ):
+        client.connect("127.0.0.1", service.port, timeout=10)
+        client.login()
+        received = hashlib.sha256()
+        with client.transfercmd("RETR large") as transfer:
+            received.update(transfer.recv(1000))
+            service.terminate()
+            service.wait_line(CLOSED)
+            while data := transfer.recv(65536):
+                received.update(data)
+        assert client.voidresp().startswith("226")
+        assert received.hexdigest() == digest
+        received = hashlib.sha256()
+        client.retrbinary("RETR large", received.update)
+        assert received.hexdigest() == digest
+        assert service.stays(0.2)
+        client.quit()
+        assert service.wait() == 0
+        assert service.drained() == (3, 0, 0)
+
+
+def line(connection: Connection) -> bytes:
+    """Read a line of a protocol that is not HTTP."""
+    data = b""
+    while not data.endswith(b"\r\n"):
+        data += connection.socket.recv(1) or b"\r\n"
+    return data.removesuffix(b"\r\n")
+
+
+def test_a_protocol_says_when_it_is_idle(home: Home) -> None:
+    """A connection that is idle by its protocol's word is closed at once, another one when it has become idle."""
+    with (
+        Service(home, "-y", str(APPLICATIONS / "lines.tac")) as service,
+        Connection(service.port) as idle,
+        Connection(service.port) as busy,
+    ):
+        for connection, word in ((idle, b"end"), (busy, b"begin")):
+            connection.send(word + b"\r\n")
+            assert line(connection) == b"yes, " + word
+        service.terminate()
+        idle.end()
+        busy.send(b"more\r\n")
+        assert line(busy) == b"yes, more"
+        busy.send(b"end\r\n")
+        assert line(busy) == b"yes, end"
+        busy.end()
+        assert service.wait() == 0
+        assert service.drained() == (2, 0, 0)
+
+
+# -- threads ------------------------------------------------------------------------------------------------
+
+
+def jobs(home: Home, *names: str, **environment: str) -> Service:
+    """A service that runs jobs in threads."""
+    return Service(
+        home, "-y", str(APPLICATIONS / "threads.tac"), environment={"JOBS": " ".join(names), **environment}
+    )
+
+
+def test_a_thread_that_never_ends_is_abandoned(home: Home) -> None:
+    """A pool's thread has until the deadline, and is named with its stack if it is still there."""
+    with jobs(home, "never", GRACEFUL_DEADLINE="1") as service:
+        service.wait_line("never is here")
+        told = service.terminate()
+        assert service.wait() == 71
+        assert 0.9 < time.monotonic() - told < 5
+        service.wait_line("abandoning thread PoolThread-twisted.internet.reactor-0")
+        service.wait_line(r"in never$")
+        assert service.drained() == (0, 0, 1)
+
+
+def test_a_thread_that_asks_the_reactor_is_let_go(home: Home) -> None:
+    """A thread that waits for the reactor gets an error when that has stopped, and does not hold the exit."""
+    with jobs(home, "asks") as service:
+        service.wait_line("asks is here")
+        service.terminate()
+        assert service.wait(5) == 0
+        service.wait_line("asks got ReactorNotRunning")
+        assert service.drained() == (0, 0, 0)
+
+
+def test_what_a_service_asks_to_have_counted(home: Home) -> None:
+    """`reactor.inFlight` holds the stop until its Deferred fires."""
+    done = home.path / "done"
+    with jobs(home, "counted", DONE=str(done)) as service:
+        service.wait_line("counted is here")
+        service.terminate()
+        service.wait_line("stopping: 1 in flight")
+        assert service.stays(0.3)
+        done.touch()
+        assert service.wait() == 0
+        assert service.drained() == (1, 0, 0)
