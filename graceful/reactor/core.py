@@ -77,6 +77,12 @@ class GracefulReactor(Stock):
             return UNIXServer._fromConnectedSocket(fileDescriptor, factory, self)  # type: ignore[no-untyped-call]
         return TCPServer._fromConnectedSocket(fileDescriptor, addressFamily, factory, self)  # type: ignore[no-untyped-call]
 
+    # -- control ------------------------------------------------------------------------------------------
+
+    def openControl(self) -> None:
+        """Answer those who ask how it is, as soon as it runs, if the settings say where."""
+        self.callWhenRunning(self._leaving.open_control)
+
     # -- the way out --------------------------------------------------------------------------------------
 
     def sigTerm(self, number: int, frame: FrameType | None = None) -> None:
@@ -110,8 +116,10 @@ class GracefulReactor(Stock):
 def install() -> None:
     """Install it; see :func:`graceful.reactor.install`.  Twisted looks for this beside a reactor's class."""
     process = Process()
-    installReactor(GracefulReactor(settings_of(), process))
+    reactor = GracefulReactor(settings_of(), process)
+    installReactor(reactor)
     process.install()
+    reactor.openControl()
 
 
 def _listening(port: Any) -> Any:

@@ -21,11 +21,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from graceful.reactor.interfaces import IIdling
+from graceful.reactor.lingering import Lingering
 from graceful.web.exchange import APPLICATION, PHASES
 
 #: Seconds that a connection has to be gone once it was told to, and has nothing more to send.  Only TLS needs any: it
 #: waits for the peer to agree.
-AGREES_IN: Final = 5.0
+AGREES_IN: Final = 1.0
 
 
 @define(eq=False)
@@ -135,8 +136,11 @@ class Watch:
         """End it as its own protocol would."""
         (getattr(self.protocol, "transport", None) or self.transport).loseConnection()
 
-    def take_down(self) -> list[Item]:
-        """End it; what was interrupted by that."""
+    def take_down(self, only: Item | None = None) -> list[Item]:
+        """End it; what was interrupted by that.
+
+        :param only: if it can carry several things at a time, only this one.
+        """
         self.look()
         self.lose()
         return list(self.items.values())
@@ -149,6 +153,7 @@ class Counted:
     :ivar connections: what was accepted and is open.
     :ivar issued: the last number given out.
     :ivar on_add: called with each new connection.
+    :ivar lingering: holds connections that are closed; None as long as nobody does.
     """
 
     def __init__(self) -> None:
@@ -156,6 +161,7 @@ class Counted:
         self.connections: set[Any] = set()
         self.issued = 0
         self.on_add: Callable[[Any], object] | None = None
+        self.lingering: Lingering | None = None
         self._watches: dict[Any, Watch] = {}
         self._asked: dict[Deferred[Any], Item] = {}
         self._waiting: list[tuple[Any, Deferred[None]]] = []
@@ -227,6 +233,17 @@ class Counted:
         """How many of those that somebody has looked at have ended, in whatever way."""
         in_flight = len(self.in_flight())
         return self.issued - in_flight
+
+    def find(self, number: int) -> tuple[Watch | None, Item] | None:
+        """What has a number, and the connection that carries it, if one does; None if it is not in flight."""
+        for watch in self.watches():
+            for item in watch.items.values():
+                if item.id == number:
+                    return watch, item
+        for item in self._asked.values():
+            if item.id == number:
+                return None, item
+        return None
 
     def asked(self) -> list[tuple[Deferred[Any], Item]]:
         """What a service has asked to have counted."""

@@ -151,7 +151,7 @@ class HTTP1(Watch):
         except OSError:
             return False
 
-    def take_down(self) -> list[Item]:
+    def take_down(self, only: Item | None = None) -> list[Item]:
         """End it: with a 503 if the answer had not begun, else in a way that nobody takes for its end."""
         self.look()
         taken = [] if self.closing and not self.items else list(self.items.values())
@@ -240,9 +240,15 @@ class HTTP2(Watch):
         if self._told_twice and not self.items and not self.closing:
             self.protocol.transport.loseConnection()
 
-    def take_down(self) -> list[Item]:
-        """End it: no stream can be taken for complete."""
+    def take_down(self, only: Item | None = None) -> list[Item]:
+        """End it, or one stream of it: none can be taken for complete."""
         self.look()
+        if only is not None:
+            for stream, item in self.items.items():
+                if item is only:
+                    stream.abortConnection()
+                    stream.connectionLost(Failure(ConnectionAborted()))
+            return [only]
         taken = list(self.items.values())
         if taken:
             self.transport.abortConnection()

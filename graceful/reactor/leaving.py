@@ -9,9 +9,8 @@ the drain is :mod:`graceful.drain`'s; what its steps mean for ports and connecti
 
 from __future__ import annotations
 
-import socket
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
@@ -20,9 +19,14 @@ from graceful.clock import on
 from graceful.drain import Drain
 from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
 from graceful.reactor.counted import Counted, Item
+from graceful.reactor.lingering import Lingering
 from graceful.reactor.pools import Pools
+from graceful.reactor.transports import name_of_port
 from graceful.settings import Settings
-from graceful.sockets.foreign import close_port, name_of
+from graceful.sockets.foreign import close_port
+
+if TYPE_CHECKING:
+    from graceful.reactor.control import Open
 
 #: Seconds between two looks at idle connections in a drain.
 SWEEP: Final = 0.1
@@ -50,7 +54,9 @@ class Process:
 
 
 class Leaving:
-    """A reactor on its way out; a `graceful.drain.Drainable`, and a `graceful.signals.Server`.  Reactor thread.
+    """A reactor on its way out.  Reactor thread.
+
+    It is a `graceful.drain.Drainable` and a `graceful.signals.Server`, and what control looks at.
 
     :param reactor: whose ports and connections.
     :param counted: what it counts.
@@ -69,9 +75,11 @@ class Leaving:
         self.clock = on(reactor)
         self.drain = Drain(self.clock, self, settings.deadline, 0.0, settings.lame_duck, self._entered)
         self.told = False
-        self.taken_down = 0
-        self._quiet = False
+        self.taken_down = self._taken_before = 0
+        self._failed = self._quiet = False
+        self._control: Open | None = None
         self._kept: list[Any] = []
+        self._lingering = Lingering()
         self._finished_before = 0
         self._began = 0.0
 
@@ -82,6 +90,11 @@ class Leaving:
         self.told = True
         if self._process is not None and self.drain.state == "serving":
             self._process.limit.arm(latest_exit(*self.drain.ahead(False)))
+
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        left = self._process.limit.left if self._process is not None and self.told else None
+        return latest_exit(*self.drain.ahead(False)) if left is None else left
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.
@@ -114,6 +127,43 @@ class Leaving:
         lines = [f"{len(self._counted.connections)} connections, in flight:"]
         self.log.info("{lines}", lines="\n".join(lines + [item.describe(now) for item in self._counted.in_flight()]))
 
+    # -- control ------------------------------------------------------------------------------------------
+
+    def open_control(self) -> None:
+        """Begin to answer, if the settings say where; once the reactor runs."""
+        settings = self._settings
+        if not settings.control and not settings.status_listen:
+            return
+        from graceful.reactor.control import CannotOpen, Open
+
+        control = Open(settings, self._counted, self)
+        try:
+            control.open(self._reactor)
+        except CannotOpen as error:
+            self._failed = True
+            self.log.critical("{reason}: stopping", reason=str(error))
+            self._reactor.stop()
+        else:
+            self._control = control
+
+    def extend(self, seconds: float) -> None:
+        """Give what is in flight so many seconds more, or fewer."""
+        self.drain.extend(seconds)
+        if self._process is not None and self.told:
+            self._process.limit.arm(latest_exit(*self.drain.ahead(False)))
+
+    def take_down_one(self, number: int) -> list[int]:
+        """Take down what has a number; which were, if others are interrupted by that."""
+        found = self._counted.find(number)
+        if found is None:
+            return []
+        watch, item = found
+        taken = [item] if watch is None else watch.take_down(item)
+        self._name(taken, self.clock.seconds())
+        if watch is None:
+            item.connection.cancel()
+        return [one.id for one in taken]
+
     # -- the drain ----------------------------------------------------------------------------------------
 
     def begin(self) -> Deferred[None]:
@@ -124,9 +174,14 @@ class Leaving:
 
     def _entered(self, state: str) -> None:
         """The drain is in another state."""
+        if self._control is not None:
+            self._control.entered(state)
 
     def going_down(self) -> None:
         """The balancer shall look elsewhere."""
+        self._taken_before = self.taken_down
+        if self._control is not None:
+            self._control.health.begin_going_down()
 
     def last_requests(self, quiet: bool) -> None:
         """From now on every answer is its connection's last."""
@@ -136,7 +191,7 @@ class Leaving:
             in_flight = len(counted.in_flight())
             self._finished_before = counted.issued - in_flight
             self.log.info("stopping: {count} in flight", count=in_flight)
-            counted.on_add = self._added
+            counted.on_add, counted.lingering = self._added, self._lingering
             self._sweep()
 
     def _added(self, transport: Any) -> None:
@@ -152,6 +207,7 @@ class Leaving:
         if self.drain.state == "gone":
             return
         now = self.clock.seconds()
+        self._lingering.look()
         for watch in self._counted.watches():
             try:
                 watch.last()
@@ -176,16 +232,24 @@ class Leaving:
         # A factory without ports stops, and a site that has stopped logs no request any more.
         port.factory.doStart()
         self._kept.append(port.factory)
-        kind = "unix" if port.addressFamily == socket.AF_UNIX else "ssl" if port._type == "TLS" else "tcp"
-        await close_port(self._reactor, name_of(kind, port) or repr(port), port)
+        await close_port(self._reactor, name_of_port(port), port)
 
     def all_gone(self) -> Deferred[None]:
-        """Fire when nothing is in flight and no connection is left."""
-        return self._counted.all_gone()
+        """Fire when nothing is in flight, no connection is left, and every last byte is at its client."""
+        done: Deferred[None] = Deferred()
+
+        def look(ignored: object) -> None:
+            if self._lingering:
+                self.clock.callLater(LOOK_AGAIN, look, None)
+            else:
+                done.callback(None)
+
+        self._counted.all_gone().addCallback(look)
+        return done
 
     def left(self) -> bool:
         """Whether anything is left."""
-        return bool(self._counted.connections or self._counted.asked())
+        return bool(self._counted.connections or self._counted.asked() or self._lingering)
 
     def spared(self) -> bool:
         """Nothing has a second deadline."""
@@ -227,7 +291,8 @@ class Leaving:
 
     def gone(self, seconds: float) -> None:
         """Nothing is in flight: the reactor's own shutdown may begin, and thread pools have until the deadline."""
-        self._counted.on_add = None
+        self._counted.on_add = self._counted.lingering = None
+        self._lingering.close()
         for factory in self._kept:
             factory.doStop()
         self._kept.clear()
@@ -247,18 +312,22 @@ class Leaving:
         if self._process is not None:
             self._process.pools.reactor_gone()
             abandoned = self._process.pools.abandoned
+        seconds, taken = monotonic() - self._began, self.taken_down - self._taken_before
+        finished = self._counted.finished - self._finished_before - taken
         self.log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
-            seconds=monotonic() - self._began,
-            finished=self._counted.finished - self._finished_before - self.taken_down,
-            taken=self.taken_down,
+            seconds=seconds,
+            finished=finished,
+            taken=taken,
             abandoned=abandoned,
         )
+        status = 1 if self._failed else ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
+        if self._control is not None:
+            self._control.end(status, seconds, finished, taken, abandoned)
         if self._process is None:
             return
         # It was not the signal that has ended the process; twistd would have it die of it.
         self._reactor._exitSignal = None
-        status = ABANDONED if abandoned else TAKEN_DOWN if self.taken_down else FINISHED
         if status != FINISHED:
             self._process.limit.verdict(status, REPORTS + LEAVING)
         elif self.told:

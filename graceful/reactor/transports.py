@@ -7,6 +7,7 @@ without `shutdown(2)`, which would end the listening of every process that holds
 
 from __future__ import annotations
 
+import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,11 @@ from twisted.internet import tcp, unix
 from twisted.python import context
 from twisted.python.log import ILogContext
 
+from graceful.sockets.foreign import name_of
+
 if TYPE_CHECKING:
     from graceful.reactor.counted import Counted
+    from graceful.reactor.lingering import Lingering
 
 
 class _Accepted:
@@ -42,6 +46,12 @@ class _Accepted:
 
 class TCPServer(_Accepted, tcp.Server):
     """A connection that was accepted on a TCP port."""
+
+    def _closeSocket(self, orderly: bool) -> None:
+        lingering: Lingering | None = self.reactor.counted.lingering
+        if lingering is not None and orderly:
+            lingering.hold(self.socket)
+        super()._closeSocket(orderly)  # type: ignore[no-untyped-call]
 
 
 class UNIXServer(_Accepted, unix.Server):
@@ -76,6 +86,12 @@ class UNIXPort(_Listening, unix.Port):
 
     transport = UNIXServer
     _shouldShutdown = False
+
+
+def name_of_port(port: Any) -> str:
+    """What log and status call a port: by the endpoint that listens so."""
+    kind = "unix" if port.addressFamily == socket.AF_UNIX else "ssl" if port._type == "TLS" else "tcp"
+    return name_of(kind, port) or repr(port)
 
 
 def _at_work() -> str:

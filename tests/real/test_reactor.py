@@ -17,8 +17,10 @@ import pytest
 from support.clients import Connection, Failure, request
 from support.gate import Gate
 from support.home import Home
+from support.http2 import HTTP2
 from support.server import APPLICATIONS, CLOSED
 from support.service import Service
+from support.tls import Certificate, TLSConnection
 
 MIB = 1024 * 1024
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -185,6 +187,72 @@ def test_a_slow_deferred_is_finished(home: Home) -> None:
         assert other.get("/go").body == b"gone"
         answer = slow.answer()
         assert (answer.body, answer.says_close) == (b"at last", True)
+        assert service.wait() == 0
+        assert service.drained() == (2, 0, 0)
+
+
+# -- TLS ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate for all services here."""
+    return Certificate(tmp_path_factory.mktemp("certificate"))
+
+
+def test_tls(home: Home, certificate: Certificate) -> None:
+    """An answer over TLS is finished, the connection ends with TLS's goodbye, and the socket is named `ssl:`."""
+    with (
+        Service(home, "web", "--listen", certificate.endpoint, "--wsgi", "streaming.application") as service,
+        Gate(home.path / "gate") as gate,
+        TLSConnection(service.port, certificate.context()) as connection,
+    ):
+        connection.send(request(gate.target("/")))
+        gate.wait_reached()
+        service.terminate()
+        service.wait_line(rf"socket ssl:127\.0\.0\.1:{service.port} closed")
+        gate.open()
+        assert connection.answer().body == WHOLE
+        connection.end()
+        assert service.wait() == 0
+        assert service.drained() == (1, 0, 0)
+
+
+def test_a_peer_that_never_says_goodbye(home: Home, certificate: Certificate) -> None:
+    """A client that does not answer TLS's goodbye does not hold the exit until the deadline."""
+    with (
+        Service(home, "web", "--listen", certificate.endpoint, "--wsgi", "streaming.application") as service,
+        TLSConnection(service.port, certificate.context()) as connection,
+    ):
+        assert connection.get().body == WHOLE
+        service.send_signal(signal.SIGINT)
+        assert service.wait(15) == 0
+        assert service.drained() == (0, 0, 0)
+
+
+def test_http2_streams_are_finished(home: Home, certificate: Certificate) -> None:
+    """A client is told twice that the connection ends; a stream that it opens in between is served, too."""
+    arguments = ("web", "--listen", certificate.endpoint, "--wsgi", "streaming.application")
+    with (
+        Service(home, *arguments) as service,
+        Gate(home.path / "gate") as gate,
+        HTTP2(service.port, certificate) as client,
+    ):
+        begun = client.ask(gate.target("/"))
+        before = client.ask("/before")
+        client.read_until(lambda: before in client.complete)
+        gate.wait_reached()
+        service.terminate()
+        client.read_until(lambda: len(client.last_streams) == 2, lambda last: last > 5 and client.ask("/between"))
+        between = before + 2
+        assert client.last_streams == [2**31 - 1, between]
+        client.read_until(lambda: between in client.complete)
+        assert service.stays(0.2)
+        gate.open()
+        client.read_until(lambda: begun in client.complete)
+        assert [client.bodies[stream] for stream in (begun, before, between)] == [WHOLE] * 3
+        client.read_until(lambda: client.ended)
+        client.close()
         assert service.wait() == 0
         assert service.drained() == (2, 0, 0)
 
