@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Final
 
 from attrs import define
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -118,7 +119,8 @@ class Watch:
         elif self._closing_since is None:
             self._closing_since = now
         elif now - self._closing_since >= AGREES_IN:
-            self.transport.abortConnection()
+            # In the plain way: TLS has said its own, and not everything that was sent may be at the peer.
+            FileDescriptor.loseConnection(self.transport)
 
     @property
     def closing(self) -> bool:

@@ -1,9 +1,9 @@
 """Connections that Twisted has closed, and whose last bytes the client does not have yet.
 
-What a socket was given is in the kernel, megabytes of it for a slow client, and is sent after the close as well.  But a
-container's network ends with its process.  And a close with something unread in the other direction is a reset, which
-makes the client forget what it has not read (RFC 9112 §9.6).  So in a drain a closed connection is held by a second
-descriptor, what comes is thrown away, and nothing ends before the client's kernel has confirmed everything.
+What a socket was given is in the kernel, megabytes of it for a slow client, and is sent after the close as well.  But
+a container's network ends with its process.  And a close with something unread in the other direction is a reset,
+which makes the client forget what it has not read (RFC 9112 §9.6).  So in a drain a closed connection is held by a
+second descriptor, what comes is thrown away, and nothing ends before the client's kernel has confirmed everything.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import socket
 import struct
 from contextlib import suppress
 from typing import Final
+
+#: How often 64 KiB are thrown away in one go: a client that goes on sending must not hold the reactor.
+AT_MOST: Final = 16
 
 SIOCOUTQ: Final = 0x5411  # <linux/sockios.h>: bytes that are not confirmed
 
@@ -58,5 +61,6 @@ class Lingering:
 
 def _throw_away(connection: socket.socket) -> None:
     with suppress(OSError):
-        while connection.recv(65536, socket.MSG_DONTWAIT):
-            pass
+        for _ in range(AT_MOST):
+            if not connection.recv(65536, socket.MSG_DONTWAIT):
+                return

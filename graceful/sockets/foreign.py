@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from graceful.sockets.binding import BindError
-from graceful.sockets.handshakes import filter_new, half_open
+from graceful.sockets.handshakes import admit_new, filter_new, half_open
 from graceful.sockets.listener import HANDSHAKES_LOOK, HANDSHAKES_WAIT
 
 #: Looks for one more connection that waits to be accepted, at the end.
@@ -121,7 +121,7 @@ async def _close(reactor: Any, port: Any) -> None:
                 looks -= 1
                 await deferLater(reactor, HANDSHAKES_LOOK)
         # The port closes in the reactor's next turn; this is called just before.
-        reactor.callLater(0, _accept_all, port)
+        reactor.callLater(0, _last_look, port, listening)
     await maybeDeferred(port.stopListening)
 
 
@@ -138,6 +138,12 @@ def name_of(kind: str, port: IListeningPort) -> str | None:
     if isinstance(where, UNIXAddress) and where.name is not None:
         return f"{kind}:{os.fsdecode(where.name)}"
     return None
+
+
+def _last_look(port: Any, listening: socket.socket) -> None:
+    """Accept whoever is connected; and if another process holds the socket, it shall get those that come now."""
+    _accept_all(port)
+    admit_new(listening)
 
 
 def _accept_all(port: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ftplib
-import hashlib
+import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, Failure, request
+from support.clients import Connection, Failure, get, request
 from support.gate import Gate
 from support.home import Home
 from support.http2 import HTTP2
-from support.server import APPLICATIONS, CLOSED
+from support.server import APPLICATIONS, CLOSED, PROGRAMS
 from support.service import Service
 from support.tls import Certificate, TLSConnection
+from support.waiting import wait_for
 
 MIB = 1024 * 1024
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -28,13 +31,13 @@ WSGI = ("web", "--listen", LOOPBACK, "--wsgi", "streaming.application")
 WHOLE = b"chunk" * 12
 
 
-def files(home: Home, size: int) -> tuple[Path, str]:
-    """Make a directory with one large file; it and the file's digest."""
+def files(home: Home, size: int) -> tuple[Path, bytes]:
+    """Make a directory with one large file; it and what is in the file."""
     directory = home.path / "files"
     directory.mkdir()
-    data = os.urandom(MIB) * (size // MIB)
+    data = os.urandom(64 * 1024) * (size // (64 * 1024))
     (directory / "large").write_bytes(data)
-    return directory, hashlib.sha256(data).hexdigest()
+    return directory, data
 
 
 # -- twistd web ---------------------------------------------------------------------------------------------
@@ -58,7 +61,7 @@ def test_a_streamed_answer_is_finished(home: Home) -> None:
 
 def test_a_download_is_finished(home: Home) -> None:
     """curl gets the whole of a large file from `twistd web --path`, though the service was told to stop meanwhile."""
-    directory, digest = files(home, 32 * MIB)
+    directory, large = files(home, 32 * MIB)
     with Service(home, "web", "--listen", LOOPBACK, "--path", str(directory)) as service:
         url = f"http://127.0.0.1:{service.port}/large"
         curl = subprocess.Popen(["curl", "-sSf", "--limit-rate", "16M", url], stdout=subprocess.PIPE)
@@ -66,7 +69,7 @@ def test_a_download_is_finished(home: Home) -> None:
         first = curl.stdout.read(MIB)
         service.terminate()
         service.wait_line(CLOSED)
-        assert hashlib.sha256(first + curl.stdout.read()).hexdigest() == digest
+        assert first + curl.stdout.read() == large
         assert curl.wait() == 0
         assert service.wait() == 0
         assert service.drained() == (1, 0, 0)
@@ -91,6 +94,23 @@ def test_an_idle_connection_may_ask_once_more(home: Home) -> None:
         busy.end()
         assert service.wait() == 0
         assert service.drained() == (4, 0, 0)
+
+
+def test_the_last_bytes_are_waited_for(home: Home) -> None:
+    """The process ends when the client's kernel has everything, not when its own has."""
+    directory, large = files(home, 64 * 1024)
+    with (
+        Service(home, "web", "--listen", LOOPBACK, "--path", str(directory)) as service,
+        Connection(service.port, receive_buffer=4096) as slow,
+    ):
+        slow.send(request("/large"))
+        service.wait_line("GET /large HTTP/1.1. 200 65536")
+        service.send_signal(signal.SIGINT)
+        service.wait_line(CLOSED)
+        assert service.stays(0.5)
+        assert slow.answer().body == large
+        slow.end()
+        assert service.wait() == 0
 
 
 def test_an_interrupt_waits_for_no_idle_connection(home: Home) -> None:
@@ -329,25 +349,22 @@ def test_an_open_ssh_session_ends_at_the_deadline(home: Home, key: Path) -> None
 
 def test_an_ftp_transfer_is_finished(home: Home) -> None:
     """A running transfer ends whole, and the client may begin another one before it leaves."""
-    directory, digest = files(home, 16 * MIB)
+    directory, large = files(home, 16 * MIB)
     with (
         Service(home, "-y", str(APPLICATIONS / "ftp.tac"), environment={"ROOT": str(directory)}) as service,
         ftplib.FTP() as client,
     ):
         client.connect("127.0.0.1", service.port, timeout=10)
         client.login()
-        received = hashlib.sha256()
-        with client.transfercmd("RETR large") as transfer:
-            received.update(transfer.recv(1000))
+        with client.transfercmd("RETR large") as transfer, transfer.makefile("rb") as received:
+            first = received.read(1000)
             service.terminate()
             service.wait_line(CLOSED)
-            while data := transfer.recv(65536):
-                received.update(data)
+            assert first + received.read() == large
         assert client.voidresp().startswith("226")
-        assert received.hexdigest() == digest
-        received = hashlib.sha256()
-        client.retrbinary("RETR large", received.update)
-        assert received.hexdigest() == digest
+        pieces: list[bytes] = []
+        client.retrbinary("RETR large", pieces.append)
+        assert b"".join(pieces) == large
         assert service.stays(0.2)
         client.quit()
         assert service.wait() == 0
@@ -426,3 +443,133 @@ def test_what_a_service_asks_to_have_counted(home: Home) -> None:
         done.touch()
         assert service.wait() == 0
         assert service.drained() == (1, 0, 0)
+
+
+# -- settings -----------------------------------------------------------------------------------------------
+
+
+def graceful(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the `graceful` command."""
+    return subprocess.run(
+        [PROGRAMS / "graceful", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_control(home: Home) -> None:
+    """With GRACEFUL_CONTROL, the `graceful` command sees what is in flight, and gives its orders."""
+    path = str(home.run / "control.sock")
+    with (
+        Service(home, *WSGI, environment={"GRACEFUL_CONTROL": path}) as service,
+        Gate(home.path / "gate") as gate,
+        Connection(service.port) as connection,
+    ):
+        service.wait_line("control at")
+        connection.send(request(gate.target("/some")))
+        gate.wait_reached()
+        status = json.loads(graceful("status", "--json", GRACEFUL_CONTROL=path).stdout)
+        assert (status["state"], status["pid"]) == ("serving", service.pid)
+        assert status["sockets"] == [{"name": f"tcp:127.0.0.1:{service.port}", "state": "open"}]
+        (shown,) = status["in_flight"]
+        assert (shown["method"], shown["path"], shown["phase"]) == ("GET", "/some", "sending")
+        waiter = subprocess.Popen([PROGRAMS / "graceful", "stop", "--wait", "gone", "--control", path])
+        service.wait_line(CLOSED)
+        assert json.loads(graceful("status", "--json", "--control", path).stdout)["state"] == "finishing"
+        extended = graceful("extend", "100", "--control", path).stdout
+        assert re.search(r"has to be gone in 31\d s", extended)
+        gate.open()
+        assert connection.answer().body == WHOLE
+        assert service.wait() == waiter.wait(10) == 0
+        assert service.drained() == (1, 0, 0)
+
+
+def test_one_exchange_is_taken_down_by_order(home: Home) -> None:
+    """An exchange that somebody has chosen is ended, and nothing else; the drain that follows does not count it."""
+    path = str(home.run / "control.sock")
+    with (
+        Service(home, *WSGI, environment={"GRACEFUL_CONTROL": path}) as service,
+        Gate(home.path / "gate") as gate,
+        Connection(service.port) as chosen,
+        Connection(service.port) as other,
+    ):
+        service.wait_line("control at")
+        assert other.get().body == WHOLE
+        chosen.send(request(gate.target("/some")))
+        gate.wait_reached()
+        (shown,) = json.loads(graceful("status", "--json", "--control", path).stdout)["in_flight"]
+        assert graceful("takedown", str(shown["id"]), "--control", path).returncode == 0
+        with pytest.raises(Failure, match="reset"):
+            chosen.answer()
+        gate.open()
+        assert other.get().body == WHOLE
+        service.send_signal(signal.SIGINT)
+        assert service.wait() == 0
+        assert service.drained() == (0, 0, 0)
+
+
+def test_health_and_lame_duck(home: Home) -> None:
+    """Health says "going down" for as long as the lame duck lasts, while the service still accepts."""
+    environment = {"GRACEFUL_STATUS_LISTEN": LOOPBACK, "GRACEFUL_LAME_DUCK": "1"}
+    with Service(home, *WSGI, environment=environment) as service:
+        door = int(service.wait_line(r"status page at http://127\.0\.0\.1:(\d+)/")[1])
+        assert get(door, "/+haproxy").status == 200
+        service.terminate()
+        wait_for(lambda: get(door, "/+haproxy").status == 503)
+        assert get(service.port).body == WHOLE
+        service.wait_line(CLOSED)
+        assert service.wait() == 0
+
+
+def test_control_that_cannot_be_had(home: Home) -> None:
+    """A service whose control socket cannot be made says so in one line, and ends with status 1."""
+    with Service(home, *WSGI, environment={"GRACEFUL_CONTROL": str(home.path / "nowhere" / "s")}) as service:
+        service.wait_line("cannot make the control socket .*: stopping$")
+        assert service.wait() == 1
+
+
+def test_settings_that_cannot_be_used(home: Home) -> None:
+    """A bad setting is named by its variable, before anything is started."""
+    done = Service(home, *WSGI, environment={"GRACEFUL_DEADLINE": "soon"}).run()
+    assert done.returncode == 1
+    assert "GRACEFUL_DEADLINE=soon: expected seconds" in done.stdout
+
+
+# -- what stays as it is ------------------------------------------------------------------------------------
+
+
+def test_a_socket_that_others_hold_goes_on_listening() -> None:
+    """A port that stops listening does not end the listening of another process that holds its socket."""
+    program = """if True:
+        import os, socket
+        from graceful.reactor import install
+        install()
+        from twisted.internet import reactor
+        from twisted.internet.protocol import Factory
+        port = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        held = socket.socket(fileno=os.dup(port.fileno()))
+        reactor.callWhenRunning(reactor.stop)
+        reactor.run()
+        with socket.create_connection(held.getsockname(), 5):
+            print("accepted", held.accept()[0].family.name)
+        raise SystemExit(3)
+        """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    # A program that has stopped its reactor itself has its own exit status.
+    assert (done.stdout, done.returncode) == ("accepted AF_INET\n", 3), done.stderr
+
+
+def test_the_stock_reactor_beside_it(home: Home) -> None:
+    """What the documentation says of the stock reactor: a streamed answer is cut, and the process hangs."""
+    with Service(home, *WSGI, reactor="epoll") as service:
+        with Gate(home.path / "gate") as gate, Connection(service.port) as connection:
+            connection.send(request(gate.target("/")))
+            gate.wait_reached()
+            service.terminate()
+            with pytest.raises(Failure, match=r"truncated|reset"):
+                connection.answer()
+            gate.open()
+            assert service.stays(2)
+        service.kill()
