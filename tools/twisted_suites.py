@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any, Final
 
@@ -73,14 +75,16 @@ def run(which: str, modules: list[str]) -> None:
 
     installReactor(namedAny(REACTORS[which])())
 
-    from twisted.internet.test.reactormixins import ReactorBuilder
+    from twisted.internet.test import reactormixins
     from twisted.trial.reporter import Reporter
     from twisted.trial.runner import TestLoader, TrialRunner
 
-    ReactorBuilder._reactors = [REACTORS[which]]
+    reactormixins.ReactorBuilder._reactors = [REACTORS[which]]
+    if which == "broken":
+        reactormixins.DEFAULT_TIMEOUT_DURATION = 1  # type: ignore[attr-defined]
     started = time.monotonic()
     suite = TestLoader().loadByNames(modules, recurse=True)
-    result: Any = TrialRunner(Reporter, workingDirectory=f"_trial_temp_{which}").run(suite)
+    result: Any = TrialRunner(Reporter, workingDirectory="trial").run(suite)
     bad = {test.id(): str(why) for test, why in [*result.failures, *result.errors]}
     said = {
         "run": result.testsRun,
@@ -94,8 +98,17 @@ def run(which: str, modules: list[str]) -> None:
 
 def judged(which: str, modules: list[str]) -> dict[str, Any]:
     """Run suites under one reactor, and say what came of them."""
-    command = [sys.executable, __file__, "--run", which, *modules]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT, errors="replace")
+    command = [sys.executable, os.path.abspath(__file__), "--run", which, *modules]
+    with tempfile.TemporaryDirectory() as place:
+        done = subprocess.run(
+            command,
+            cwd=place,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT,
+            errors="replace",
+        )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         raise SystemExit(f"the suites under the {which} reactor ended with {done.returncode}:\n{done.stdout[-5000:]}")
@@ -119,7 +132,7 @@ def main() -> int:
     ours = judged("broken" if given.broken else "graceful", list(given.modules))
     worse = sorted(ours["bad"].keys() - stock["bad"].keys())
     for name in worse:
-        print(f"only under ours: {name}")
+        print(f"only under ours: {name}\n{ours['bad'][name]}")
     for name in sorted(stock["bad"].keys() - ours["bad"].keys()):
         print(f"only under the stock one: {name}")
     return 1 if worse or ours["run"] != stock["run"] else 0
