@@ -1,33 +1,102 @@
 """The `graceful` command.
 
-An instance is started by `twistd graceful-app`.  This command is for what is done to running ones.
+An instance is started by `twistd graceful-app`.  This command is for what is done to running ones: it finds their
+control socket, and says what they answer, in words and in its exit status.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
-_WHAT_EXISTS = "there are graceful --version, graceful --help, and twistd graceful-app, which is the server"
+from graceful.commands.common import FAILED, UNREACHABLE, USUAL, VARIABLE, say, seconds
+from graceful.control.client import ClientError, Refused
+
+_DESCRIPTION = (
+    "graceful serves WSGI applications and stops without interrupting anybody. "
+    "An instance is started by: twistd -n graceful-app MODULE:CALLABLE. This command is for running ones."
+)
+_EPILOG = (
+    "Exit status: 0 done; 1 the server will not; 2 it cannot be asked, or the command line is wrong. "
+    "`stop --wait gone` and `wait gone` end with the server's own: 0 everything was finished, 70 something was taken "
+    "down, 71 threads were abandoned; 72 if it has vanished without a last word. More: twistd graceful-app --help"
+)
+Run = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{message}; see {self.prog} --help")
+        sys.exit(UNREACHABLE)
+
+
+def _lazily(module: str, name: str) -> Run:
+    """A command, in a module that is imported when it is used."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        from importlib import import_module
+
+        command: Run = getattr(import_module(f"graceful.commands.{module}"), name)
+        return command(arguments)
+
+    return run
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what understands the command line."""
+    main = _Parser(prog="graceful", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
+    main.add_argument("--version", action="version", version=f"graceful {version('graceful')}")
+    commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Run, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.add_argument(
+            "--control", metavar="PATH", help=f"the server's control socket [${VARIABLE}, else ./{USUAL}]"
+        )
+        one.set_defaults(run=run)
+        return one
+
+    one = command("status", _lazily("status", "status"), "Show the state of a server, and what is in flight.")
+    one.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    one = command("top", _lazily("top", "top"), "Show it live, in a terminal.")
+    one.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="between two looks [1]")
+    one = command("stop", _lazily("stop", "stop"), "Finish everything in flight, and leave.")
+    one.add_argument("--wait", choices=("closed", "gone"), help="return when its sockets are closed, or it is gone")
+    one.add_argument("--deadline", type=seconds, metavar="SECONDS", help="how long requests may run")
+    one.add_argument(
+        "--quiet", action="store_true", help="the balancer sends nothing any more: close idle connections now"
+    )
+    one = command("wait", _lazily("stop", "wait"), "Wait until a server that stops has come so far.")
+    one.add_argument("what", choices=("closed", "gone"), help="its sockets are closed, or its process is gone")
+    command("leave", _lazily("orders", "leave"), "Leave the rotation of a balancer, by health alone.")
+    command("enter", _lazily("orders", "enter"), "Enter it again.")
+    one = command("takedown", _lazily("orders", "takedown"), "Interrupt one exchange.")
+    one.add_argument("id", type=int, metavar="ID", help="its number, as `graceful status` shows it")
+    one = command("extend", _lazily("orders", "extend"), "Move the deadline of a stop.")
+    one.add_argument("seconds", type=seconds, metavar="SECONDS", help="so much later; earlier if it is negative")
+    return main
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     :param arguments: what stands behind the command's name; by default the process's own.
-    :return: the exit status: 0, or 2 if the command line was not understood.
+    :return: the exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="graceful",
-        description="graceful serves WSGI applications and stops without interrupting anybody. "
-        "An instance is started by: twistd -n graceful-app MODULE:CALLABLE",
-        epilog="More: twistd graceful-app --help",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"graceful {version('graceful')}")
-    _, others = parser.parse_known_args(arguments)
-    what = f"no such command: {' '.join(others)}" if others else "no command given"
-    print(f"graceful: {what}; {_WHAT_EXISTS}", file=sys.stderr)
-    return 2
+    given = parser().parse_args(arguments)
+    run: Run = given.run
+    try:
+        return run(given)
+    except Refused as refused:
+        say(str(refused))
+        return FAILED
+    except ClientError as error:
+        say(str(error))
+        return UNREACHABLE
+    except KeyboardInterrupt:
+        return 130

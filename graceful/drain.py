@@ -19,6 +19,7 @@ Nothing here knows what is drained: sockets, connections and threads are behind 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from attrs import define, field
@@ -47,9 +48,6 @@ class Drainable(Protocol):
 
     def all_gone(self) -> Deferred[None]:
         """Fire when nothing is in flight and no connection is left."""
-
-    def expect(self, seconds: float) -> None:
-        """The next deadline comes in so many seconds: the last limit of the process has to be behind it."""
 
     def left(self) -> bool:
         """Whether anything is left, but for what is spared until the second deadline."""
@@ -111,6 +109,7 @@ class Core:
     :ivar state: the state's name, for people and the status.
     :ivar hurried: nobody shall be waited for.
     :ivar quiet: nobody sends requests on idle connections any more.
+    :ivar entered: called with the name of each state that is entered.
     """
 
     clock: IReactorTime
@@ -126,16 +125,22 @@ class Core:
     timer: IDelayedCall | None = None
     machine: Any = None
     waiting: list[Deferred[None]] = field(factory=list)
+    entered: Callable[[str], object] = lambda state: None
+
+    def enter(self, state: str) -> None:
+        """Be in another state, and say so."""
+        self.state = state
+        self.entered(state)
 
     def close(self) -> None:
         """Close the door first: a wait while requests still come in has no end."""
-        self.state = "closing"
+        self.enter("closing")
         self.work.last_requests(self.quiet)
         self.work.close_listeners().addCallback(lambda ignored: self.machine.closed())
 
     def wait(self) -> None:
         """Sockets are closed: wait for what is left, until the deadline."""
-        self.state = "finishing"
+        self.enter("finishing")
         if self.closed is None:
             self.closed = self.clock.seconds()
         self.set_timer()
@@ -154,7 +159,6 @@ class Core:
         self.stop_timer()
         until = self.until(self.clock.seconds() >= self.until(False))
         delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
-        self.work.expect(delay)
         self.timer = self.clock.callLater(delay, self.deadline_came)
 
     def stop_timer(self) -> None:
@@ -175,7 +179,7 @@ class Core:
 
     def take_down(self) -> None:
         """What is still there has had its time."""
-        self.state = "takedown"
+        self.enter("takedown")
         self.stop_timer()
         self.work.take_down(self.everything()).addCallback(self.took_down)
 
@@ -190,7 +194,7 @@ class Core:
 
     def finish(self) -> None:
         """Everything has ended, one way or the other."""
-        self.state = "gone"
+        self.enter("gone")
         self.stop_timer()
         assert self.began is not None
         self.work.gone(self.clock.seconds() - self.began)
@@ -211,7 +215,7 @@ gone = builder.state("gone")
 @serving.upon(Inputs.begin).to(lame_duck)
 def begin(inputs: Inputs, core: Core, quiet: bool) -> None:
     """Tell the balancer, and give it the time to notice; if it is known to be quiet, it needs none."""
-    core.state = "lame-duck"
+    core.enter("lame-duck")
     core.began = core.clock.seconds()
     core.quiet = quiet
     core.work.going_down()
@@ -324,6 +328,7 @@ class Drain:
     :param deadline: seconds to wait after the sockets are closed.
     :param download_deadline: likewise for what is spared at the deadline; not less than that.
     :param lame_duck: seconds to go on accepting at first, so that a balancer can notice.
+    :param entered: called with the name of each state that the drain enters, in the middle of that.
     """
 
     def __init__(
@@ -333,8 +338,9 @@ class Drain:
         deadline: float,
         download_deadline: float = 0.0,
         lame_duck: float = 0.0,
+        entered: Callable[[str], object] = lambda state: None,
     ) -> None:
-        self._core = Core(clock, work, deadline, download_deadline, lame_duck)
+        self._core = Core(clock, work, deadline, download_deadline, lame_duck, entered=entered)
         self._machine: Inputs = Machine(self._core)
         self._core.machine = self._machine
 
@@ -350,6 +356,23 @@ class Drain:
         if core.closed is None:
             return None
         return core.until(core.clock.seconds() >= core.until(False))
+
+    def ahead(self, spared: bool) -> tuple[float, float]:
+        """What is ahead if the drain takes as long as it may: seconds as a lame duck, and seconds of deadline.
+
+        :param spared: by the second deadline.
+        """
+        core, now = self._core, self._core.clock.seconds()
+        deadline = max(core.deadline, core.download_deadline) if spared else core.deadline
+        if core.closed is not None:
+            return 0.0, 0.0 if core.state in ("takedown", "gone") else max(0.0, core.closed + deadline - now)
+        if core.began is None:
+            return core.lame_duck, deadline
+        return max(0.0, core.began + core.lame_duck - now) if core.state == "lame-duck" else 0.0, deadline
+
+    def give(self, deadline: float) -> None:
+        """Set the first deadline anew, seconds after the sockets are closed."""
+        self.extend(deadline - self._core.deadline)
 
     def extend(self, seconds: float) -> None:
         """Give what is in flight so many seconds more, or fewer.  Changes nothing once it is being taken down."""

@@ -19,13 +19,14 @@ from twisted.logger import Logger
 from graceful.access_log import AccessLog
 from graceful.aside import Aside
 from graceful.clock import on
+from graceful.control.health import Health
 from graceful.downloads.crew import Crew
 from graceful.downloads.handover import HandOver
 from graceful.downloads.public import Public
 from graceful.downloads.sender import Sender
 from graceful.downloads.targets import parse_mapping
 from graceful.downloads.waiting import Lot
-from graceful.settings import Settings
+from graceful.settings import HEALTH_PATH, Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.foreign import ForeignListener
 from graceful.sockets.listener import Listener
@@ -59,6 +60,7 @@ class Engine:
     :ivar access_log: None if there is none.
     :ivar aside: runs the application's callables that have no thread of an exchange.
     :ivar lot: where parked requests wait.
+    :ivar health: what a balancer is told.
     """
 
     log = Logger(namespace="graceful")
@@ -82,6 +84,9 @@ class Engine:
             pool_for=self._pool_for,
         )
         self._hand_over(reactor)
+        self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
+        if settings.health_path:
+            self.site.route(settings.health_path, self.health.answer)
         self.site.serve(IHandler(root, None) or Tree(root, self._hub))
         self.site.on_room = self._room
         if self.access_log is not None:
@@ -140,6 +145,16 @@ class Engine:
         pools = list(self._pools.values())
         return {exchange: thread for pool in pools for thread, exchange in pool.working.copy().items()}
 
+    def thread_names(self) -> dict[int, str]:
+        """What the threads of all pools are called, by their numbers."""
+        return {thread.ident or 0: thread.name for pool in list(self._pools.values()) for thread in pool.threads}
+
+    def threads(self) -> tuple[int, int, int]:
+        """How many threads are busy, how many there are, and how many exchanges wait for one."""
+        pools = list(self._pools.values())
+        busy, size = sum(len(pool.working) for pool in pools), sum(pool.size for pool in pools)
+        return busy, size or self._settings.threads, sum(pool.queued for pool in pools)
+
     # -- listeners ----------------------------------------------------------------------------------------
 
     def accept(
@@ -159,6 +174,13 @@ class Engine:
             self._listeners.append(listener)
         self._listeners += foreign
         self.clock.callLater(SWEEP, self._sweep)
+
+    def sockets(self) -> list[tuple[str, str]]:
+        """The listening sockets by name, each `open`, `paused` or `closed`.  Reactor thread."""
+        return [
+            (listener.name, "closed" if listener.closed else "paused" if listener.paused else "open")
+            for listener in self._listeners
+        ]
 
     def say_open(self) -> None:
         """Say of each listener that it is open."""

@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -104,6 +105,11 @@ class LastLimit:
             self._system.start_thread(self._watch, ())
         self._wakes.put(None)
 
+    @property
+    def left(self) -> float | None:
+        """Seconds until the process ends in any case; None if nobody has said when.  Main thread."""
+        return None if self._limit is None else max(0.0, self._limit - self._system.monotonic())
+
     def verdict(self, status: int, within: float) -> None:
         """Say how it went, and that the process has to be gone soon.
 
@@ -130,11 +136,17 @@ class LastLimit:
         """
         if self._verdict is None:
             return
-        logging.shutdown()
+        # Handlers and streams may be the application's, and fail in any way.  That must not cost the status:
+        # an exception here would be printed by the interpreter, which then ends with 0.
+        try:
+            logging.shutdown()
+        except Exception:
+            with suppress(Exception):
+                traceback.print_exc()
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             if stream is not None:
                 # Closed, or nobody reads it any more: it has no use for what is left.
-                with suppress(OSError, ValueError):
+                with suppress(Exception):
                     stream.flush()
         self._system.leave(self._verdict)
 

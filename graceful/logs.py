@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import FileLogObserver, Logger, eventAsJSON, formatEvent, globalLogPublisher
 from twisted.python.logfile import BaseLogFile, LogFile
 
 log = Logger(namespace="graceful")
@@ -22,6 +23,26 @@ def _files() -> Iterator[BaseLogFile]:
         file = getattr(observer, "_outFile", None)
         if isinstance(file, BaseLogFile):
             yield file
+
+
+def json_observer(options: Mapping[str, Any]) -> Callable[[], FileLogObserver]:
+    """Return what twistd makes its log observer with: one that writes one JSON object a line.
+
+    It is `twisted.logger`'s own form, in which an event is its fields, plus `log_text`: what the line would say.
+
+    :param options: twistd's, which say where the log goes.
+    """
+
+    def line(event: Any) -> str:
+        return eventAsJSON({**event, "log_text": formatEvent(event)}) + "\n"
+
+    def observer() -> FileLogObserver:
+        from twisted.scripts._twistd_unix import UnixAppLogger
+
+        written = UnixAppLogger(options)._getLogObserver()
+        return FileLogObserver(written._outFile, line)
+
+    return observer
 
 
 def append_only() -> None:

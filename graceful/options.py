@@ -21,14 +21,19 @@ from twisted import __version__ as twisted_version
 from twisted.python import usage
 
 from graceful import __version__
+from graceful.logs import json_observer
 from graceful.pidfile import PidFile, PidFileBusy, PidFileError
 from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.sockets.binding import activation
 from graceful.startup import Startup
 
+DEFAULT_PID_FILE: Final = "twistd.pid"
+DEFAULT_CONTROL: Final = "graceful.sock"
+
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?")
 _SIZE: Final = re.compile(r"([0-9]{1,18})([KMGkmg]?)")
+_OCTAL: Final = re.compile(r"[0-7]{3,4}")
 _INDENT: Final = 28
 _SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
 
@@ -39,6 +44,10 @@ def _whole(text: str) -> int | str:
 
 def _seconds(text: str) -> float | str:
     return float(text) if _SECONDS.fullmatch(text) else text
+
+
+def _octal(text: str) -> int | str:
+    return int(text, 8) if _OCTAL.fullmatch(text) else text
 
 
 def _size(text: str) -> int | str:
@@ -87,6 +96,19 @@ _INTERNAL_DOWNLOAD: Final = _Option(
     "/PREFIX=TARGET",
     "none",
     "Likewise, what the application's X-Accel-Redirect may name. Can be repeated.",
+)
+_STATUS_LISTEN: Final = _Option(
+    "status-listen",
+    "ENDPOINT",
+    "nowhere",
+    "Show health, metrics and the status page there, read-only; for loopback or a private address, such as "
+    "tcp:9090:interface=127.0.0.1. Can be repeated.",
+)
+_LOG_FORMAT: Final = _Option(
+    "log-format",
+    "FORMAT",
+    "text",
+    "How twistd's log is written: text, or json for one JSON object a line.",
 )
 _CHECK: Final = _Option(
     "check",
@@ -200,6 +222,33 @@ _GROUPS: Final = {
             _seconds,
         ),
     ),
+    "Health and control": (
+        _Option(
+            "health-path",
+            "PATH",
+            "/+haproxy",
+            "Where a balancer asks whether to send requests; '' for nowhere.",
+            str,
+        ),
+        _Option(
+            "going-down-status",
+            "STATUS",
+            "503",
+            "What it is answered once it should not; 404 for HAProxy's disable-on-404.",
+            _whole,
+        ),
+        _Option(
+            "control",
+            "PATH",
+            "graceful.sock beside the pid file",
+            "Unix socket for the graceful command; '' for none. NAME.sock beside a NAME.pid that is not twistd.pid.",
+            str,
+        ),
+        _Option("control-mode", "MODE", "600", "Permissions of that socket, octal.", _octal),
+        _Option("control-group", "GROUP", "the server's", "Group of that socket.", str),
+        _STATUS_LISTEN,
+        _Option("app-version", "TEXT", "none", "The application's version, shown in status and health.", str),
+    ),
     "Other": (
         _Option(
             "access-log",
@@ -208,6 +257,7 @@ _GROUPS: Final = {
             "Where to log requests, in combined format with duration and request id; - is standard output.",
             str,
         ),
+        _LOG_FORMAT,
         _CHECK,
         _Option("version", "", "", "Show the versions and exit."),
         _Option("help", "", "", "Show this help and exit."),
@@ -237,6 +287,8 @@ class Options(usage.Options):
     :ivar settings: what was asked for, checked; there after parsing.
     :ivar application: `MODULE[:CALLABLE]`, or None for the built-in demo.
     :ivar check: only check that it would start.
+    :ivar control: where the control socket is unless the settings say; None for nowhere.
+    :ivar owner: the user and group that twistd will change to; -1 where it will not.
     :ivar startup: what surrounds everything that may fail until the reactor runs.
     :ivar pid_file: taken over from twistd; None under `twist`, and for a mere check.
     :ivar sockets: what systemd has said of the sockets it hands over, to the process `pid`.
@@ -246,13 +298,15 @@ class Options(usage.Options):
     longdesc = _DESCRIPTION
 
     optFlags = [[_CHECK.name, None, _CHECK.help]]
-    optParameters = [[option.name, None, None, option.help] for option in _PARAMETERS]
+    optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT)]
 
     def __init__(self) -> None:
         usage.Options.__init__(self)
         self.settings: Settings
         self.startup: Startup
         self.pid_file: PidFile | None = None
+        self.control: str | None = None
+        self.owner = -1, -1
         self.sockets: dict[str, str] = {}
         self.pid = 0
         self.application: str | None = None
@@ -277,6 +331,11 @@ class Options(usage.Options):
         self._repeated.setdefault("internal_download", []).append(self._mapping(mapping))
 
     opt_internal_download.__doc__ = _INTERNAL_DOWNLOAD.help
+
+    def opt_status_listen(self, endpoint: str) -> None:
+        self._repeated.setdefault("status_listen", []).append(endpoint)
+
+    opt_status_listen.__doc__ = _STATUS_LISTEN.help
 
     def opt_version(self) -> NoReturn:
         """Show the versions and exit."""
@@ -303,6 +362,9 @@ class Options(usage.Options):
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
         self.startup = Startup(self._logs_elsewhere())
+        self._choose_log_format()
+        self.control = self._usual_control()
+        self.owner = self._new_owner()
         self.pid_file = self._take_pid_file()
         self.startup.begin()
 
@@ -320,6 +382,36 @@ class Options(usage.Options):
         if parent is None or "nodaemon" not in parent:
             return False
         return not parent["nodaemon"] or parent.get("syslog") or parent.get("logfile") not in (None, "", "-")
+
+    def _choose_log_format(self) -> None:
+        """Have twistd write its log as JSON, if that is wanted."""
+        chosen, parent = self["log-format"], self.parent
+        if chosen not in (None, "text", "json"):
+            raise usage.UsageError(f"--log-format {chosen}: expected text or json")
+        if chosen != "json":
+            return
+        if parent is None or "nodaemon" not in parent:
+            raise usage.UsageError("--log-format json: twist has this option itself, before graceful-app")
+        if parent.get("syslog") or parent.get("logger"):
+            raise usage.UsageError("--log-format json: twistd's --syslog and --logger write in their own ways")
+        parent["logger"] = json_observer(parent)
+
+    def _usual_control(self) -> str:
+        """Where the control socket is if nobody says: beside the pid file, or else in the directory."""
+        parent = self.parent
+        pid_file = parent.get("pidfile") if parent is not None else None
+        if not pid_file:
+            return self._absolute(DEFAULT_CONTROL)
+        directory, name = os.path.split(os.path.abspath(pid_file))
+        name = DEFAULT_CONTROL if name == DEFAULT_PID_FILE else name.removesuffix(".pid") + ".sock"
+        return os.path.join(directory, name)
+
+    def _new_owner(self) -> tuple[int, int]:
+        parent = self.parent
+        if parent is None or "nodaemon" not in parent:
+            return -1, -1
+        uid, gid = parent.get("uid"), parent.get("gid")
+        return -1 if uid is None else uid, -1 if gid is None else gid
 
     def _take_pid_file(self) -> PidFile | None:
         """Take the pid file out of twistd's hands: it would not let a successor start, and remove its file."""
@@ -349,7 +441,7 @@ class Options(usage.Options):
             if text is not None and option.read is not None:
                 typed[option.name] = text
                 given[option.name.replace("-", "_")] = option.read(text)
-        for name in ("spool", "access_log"):
+        for name in ("spool", "access_log", "control"):
             if given.get(name) and given[name] != STANDARD_OUTPUT:
                 given[name] = self._absolute(given[name])
         given.update(self._repeated)

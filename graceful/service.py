@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,10 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from graceful import logs
+from graceful.control.desk import Desk
+from graceful.control.notify import Notify
+from graceful.control.socket import ControlSocket
+from graceful.control.status import Status
 from graceful.drain import Drain
 from graceful.engine import Engine, Root
 from graceful.exit import LEAVING, LastLimit, latest_exit
@@ -69,6 +73,8 @@ class AppServer(Service):
         self._starting: list[Deferred[Any]] = []
         self._cannot: BaseException | None = None
         self._drain: Drain | None = None
+        self._status = Status(self.settings, self.latest_exit)
+        self._desk: Desk | None = None
         self._engine: Engine
         self._stopping: Stopping
 
@@ -84,7 +90,7 @@ class AppServer(Service):
 
             self._reactor = reactor
         process = self._process
-        environ, pid = (process.sockets, process.pid) if process is not None else (os.environ, None)
+        environ, pid = self._handed_over()
         for text in self.settings.listen:
             address = parse(text)
             if address.kind == "plugin":
@@ -94,6 +100,34 @@ class AppServer(Service):
             self._bound.append(bound)
             if process is not None:
                 process.startup.undo.callback(bound.close)
+
+    def _handed_over(self) -> tuple[Mapping[str, str], int | None]:
+        """What systemd has said of the sockets that it hands over, and the process it has said it to."""
+        process = self._process
+        return (process.sockets, process.pid) if process is not None else (os.environ, None)
+
+    def _bind_desk(self) -> None:
+        """Listen for orders, and for those who look: before anything else, and until everything else is gone."""
+        settings, process = self.settings, self._process
+        path = settings.control
+        if path is None and process is not None:
+            path = process.control
+        if process is None and not path and not settings.status_listen:
+            return
+        control = None
+        if path:
+            control = ControlSocket(
+                path,
+                settings.control_mode,
+                settings.control_group,
+                process.owner if process is not None else (-1, -1),
+                demanded=settings.control is not None,
+            )
+        notify = Notify() if process is not None else Notify({})
+        self._desk = desk = Desk(settings, self._status, self, control, notify, self.renew_limit)
+        if process is not None:
+            process.startup.undo.callback(desk.close)
+        desk.bind(*self._handed_over())
 
     def _bind_foreign(self, address: Address) -> None:
         """Have a plugin listen: here, since its port, or its key, may be for root only."""
@@ -124,6 +158,7 @@ class AppServer(Service):
     def privilegedStartService(self) -> None:
         """Bind, and write the pid file, while we may still be root."""
         with self._step():
+            self._bind_desk()
             self.bind()
             if self._process is not None and self._process.pid_file is not None:
                 self._process.pid_file.write()
@@ -134,7 +169,8 @@ class AppServer(Service):
         """Import the application, build everything, begin to accept."""
         with self._step():
             if not self._bound and not self._foreign:
-                self.bind()  # under `twist`, nobody calls privilegedStartService
+                self._bind_desk()  # under `twist`, nobody calls privilegedStartService
+                self.bind()
             if self._process is not None:
                 # Before the application is imported, since what is registered with atexit later runs earlier.
                 self._process.limit.install()
@@ -144,6 +180,8 @@ class AppServer(Service):
                 root = root()
             self._engine = Engine(self._reactor, self.settings, root)
             self._stopping = Stopping(self._engine, self._reactor, self._process)
+            self._status.engine = self._engine
+            self._status.taken_down = lambda: self._stopping.taken_down
             settings = self.settings
             self._drain = Drain(
                 self._engine.clock,
@@ -151,7 +189,12 @@ class AppServer(Service):
                 settings.deadline,
                 settings.download_deadline,
                 settings.lame_duck,
+                self._entered,
             )
+            self._status.drain = self._drain
+            if self._desk is not None:
+                self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end
+                self._desk.open(self._reactor)
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -159,9 +202,23 @@ class AppServer(Service):
         self._engine.accept(self._bound, self._foreign, self._factory)
         self._reactor.callWhenRunning(self._running)
         listening = DeferredList(self._starting, fireOnOneErrback=True, consumeErrors=True)
-        listening.addCallback(lambda ignored: self._reactor.callWhenRunning(self._engine.say_open))
+        listening.addCallback(lambda ignored: self._reactor.callWhenRunning(self._open))
         listening.addErrback(lambda ignored: None)  # it has been said
         self._bound, self._foreign, self._starting = [], [], []
+
+    def _open(self) -> None:
+        """All sockets accept."""
+        self._engine.say_open()
+        if self._drain is not None and self._drain.state == "serving":
+            self._entered("serving")
+        if self._desk is not None:
+            self._desk.say_open()
+
+    def _entered(self, state: str) -> None:
+        """The drain has entered another state, or all sockets accept."""
+        self._status.enter(state)
+        if self._desk is not None:
+            self._desk.entered(state)
 
     def _running(self) -> None:
         """The reactor runs, and has installed its own signal handlers: install ours."""
@@ -174,12 +231,36 @@ class AppServer(Service):
         if early is not None:
             signals.stoppers()[early](early, None)
 
+    # -- the last limit -----------------------------------------------------------------------------------
+
+    def _at_most(self) -> float:
+        """In how many seconds the process may still be there, by the deadlines that hold now."""
+        assert self._drain is not None
+        downloads = any(exchange.download for exchange in self._engine.site.register.in_flight())
+        return latest_exit(*self._drain.ahead(downloads))
+
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        if self._drain is None:
+            return latest_exit(self.settings.lame_duck, self.settings.deadline)
+        left = self._process.limit.left if self._process is not None and self._drain.state != "serving" else None
+        return self._at_most() if left is None else left
+
+    def renew_limit(self) -> None:
+        """Move the last limit, if what is in flight has got more time since it was set."""
+        process, drain = self._process, self._drain
+        if process is None or drain is None or drain.state not in ("lame-duck", "closing", "finishing"):
+            return
+        left = process.limit.left
+        if left is not None and self._at_most() > left + LEAVING:
+            process.limit.arm(self._at_most())
+
     # -- what can be asked of it, by signals --------------------------------------------------------------
 
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         if self._process is not None and self._drain is not None and self._drain.state == "serving":
-            self._process.limit.arm(latest_exit(self.settings.lame_duck, self.settings.deadline))
+            self._process.limit.arm(self._at_most())
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.
@@ -196,6 +277,43 @@ class AppServer(Service):
         assert self._drain is not None
         self._drain.hurry()
 
+    # -- and by control -----------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Leave the rotation of a balancer; everything is served as always."""
+        self._engine.health.leave()
+
+    def enter(self) -> None:
+        """Enter it again."""
+        self._engine.health.enter()
+
+    def stop_within(self, quiet: bool, deadline: float | None) -> None:
+        """Begin to drain; a service among others takes the whole process with it.
+
+        :param quiet: close idle connections at once: nobody sends requests any more.
+        :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
+        """
+        assert self._drain is not None
+        if deadline is not None:
+            self._drain.give(deadline)
+        self.limit()
+        stopped = self._drain.begin(quiet)
+        if self._process is None:
+            stopped.addCallback(lambda ignored: self._reactor.stop())
+
+    def extend(self, seconds: float) -> None:
+        """Give what is in flight so many seconds more, or fewer."""
+        assert self._drain is not None
+        self._drain.extend(seconds)
+        if self._process is not None and self._process.limit.left is not None:
+            self._process.limit.arm(self._at_most())
+
+    def take_down(self, number: int) -> list[int]:
+        """Take down one exchange, and those behind it on its connection; which were."""
+        return self._stopping.take_down_one(number)
+
+    # -- and by both --------------------------------------------------------------------------------------
+
     def reopen_logs(self) -> None:
         """Open the access log and twistd's log anew; somebody has moved them."""
         if self._engine.access_log is not None:
@@ -210,6 +328,8 @@ class AppServer(Service):
         """Drain; fires when nothing is left."""
         super().stopService()  # type: ignore[no-untyped-call]
         if self._drain is None:
+            if self._desk is not None:
+                self._desk.close()
             for bound in self._bound:
                 bound.close()
             return DeferredList([listener.close() for listener in self._foreign]).addCallback(lambda ignored: None)
@@ -226,7 +346,15 @@ def makeService(options: Options) -> AppServer:
         found = load(options.application)
         return found if IResource.providedBy(found) else WSGIResource(None, None, found)
 
-    process = Process(options.startup, options.pid_file, options.sockets, options.pid, LastLimit())
+    process = Process(
+        options.startup,
+        options.pid_file,
+        options.sockets,
+        options.pid,
+        LastLimit(),
+        options.control,
+        options.owner,
+    )
     server = AppServer(root, options.settings, process=process)
     if options.check:
         with options.startup.step():

@@ -7,7 +7,9 @@ later what they break.  So the values live here, apart from how they are typed.
 
 from __future__ import annotations
 
+import grp
 import os
+import re
 import resource
 import tempfile
 from collections.abc import Callable
@@ -16,12 +18,18 @@ from typing import Any, Final
 from attrs import Attribute, field, frozen
 
 from graceful.downloads.targets import BadTarget, parse_mapping
+from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.address import parse as parse_address
 from graceful.web.proxies import UNIX, parse_network
 
 STANDARD_OUTPUT: Final = "-"
 YEAR: Final = 365 * 86_400
 MOST_CONNECTIONS: Final = 10_000
+HEALTH_PATH: Final = "/+haproxy"
+LONGEST_CONTROL_PATH: Final = LONGEST_UNIX_PATH - len(".4194304")  # an instance that leaves is at PATH.<pid>
+
+_PATH: Final = re.compile(r"/[!-\"$->@-~]*")
+_TEXT: Final = re.compile(r"[ -~]{0,100}")
 
 
 class BadSetting(ValueError):
@@ -104,6 +112,47 @@ def _mappings(settings: object, attribute: Attribute[Any], value: tuple[str, ...
             raise BadSetting(attribute.name, mapping, str(error)) from None
 
 
+def _health_path(settings: object, attribute: Attribute[Any], value: str) -> None:
+    if value and not _PATH.fullmatch(value):
+        raise BadSetting(attribute.name, value, "expected a path such as /health, or nothing to have none")
+
+
+def _error_status(settings: object, attribute: Attribute[Any], value: object) -> None:
+    if type(value) is not int or not 400 <= value <= 599:
+        raise BadSetting(attribute.name, value, "expected a status from 400 to 599, such as 503, or 404 for HAProxy")
+
+
+def _control(settings: object, attribute: Attribute[Any], value: str | None) -> None:
+    if value and len(os.path.abspath(value).encode()) > LONGEST_CONTROL_PATH:
+        raise BadSetting(attribute.name, value, f"expected a path of at most {LONGEST_CONTROL_PATH} bytes in all")
+
+
+def _mode(settings: object, attribute: Attribute[Any], value: object) -> None:
+    if type(value) is not int or not 0o600 <= value <= 0o777 or value & 0o600 != 0o600:
+        raise BadSetting(attribute.name, value, "expected permissions in octal, such as 600 or 660")
+
+
+def _group(settings: object, attribute: Attribute[Any], value: str | None) -> None:
+    if value is not None and not value.isdigit():
+        try:
+            grp.getgrnam(value)
+        except KeyError:
+            raise BadSetting(attribute.name, value, "there is no such group: expected a name or a number") from None
+
+
+def _status_listen(settings: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    if value:
+        _listen(settings, attribute, value)
+    for endpoint in value:
+        if parse_address(endpoint).kind == "plugin":
+            raise BadSetting(attribute.name, endpoint, "expected tcp:, tcp6:, unix:, fd: or systemd:")
+
+
+def _printable(settings: object, attribute: Attribute[Any], value: str) -> None:
+    if not _TEXT.fullmatch(value):
+        raise BadSetting(attribute.name, value, "expected at most 100 printable ASCII characters")
+
+
 def _several(value: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
@@ -151,6 +200,14 @@ class Settings:
     :ivar trusted_proxy: whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Id are believed:
         networks (`10.0.0.0/8`), addresses, and `unix` for every peer on a Unix socket.
     :ivar access_log: file for the access log, `-` for standard output, None for none.
+    :ivar health_path: where a balancer asks whether it shall send requests; empty for nowhere.
+    :ivar going_down_status: what it is answered once it shall not.
+    :ivar control: path of the Unix socket for orders; empty for none.  None: none in a service among others, and in
+        `graceful-app` the usual one.
+    :ivar control_mode: the permissions of that socket.
+    :ivar control_group: its group, name or number.
+    :ivar status_listen: endpoints for health, metrics and the status page, read-only.
+    :ivar app_version: the application's, shown in status and health.
     :raises BadSetting: a value cannot be used.
     """
 
@@ -176,3 +233,10 @@ class Settings:
     upstream_timeout: float = field(default=60, validator=_seconds(zero=False))
     trusted_proxy: tuple[str, ...] = field(default=(), converter=_several, validator=_proxies)
     access_log: str | None = field(default=None, validator=_log_file)
+    health_path: str = field(default=HEALTH_PATH, validator=_health_path)
+    going_down_status: int = field(default=503, validator=_error_status)
+    control: str | None = field(default=None, validator=_control)
+    control_mode: int = field(default=0o600, validator=_mode)
+    control_group: str | None = field(default=None, validator=_group)
+    status_listen: tuple[str, ...] = field(default=(), converter=_several, validator=_status_listen)
+    app_version: str = field(default="", validator=_printable)

@@ -5,6 +5,7 @@ The order of the steps is :mod:`graceful.drain`'s; what they mean for sockets, c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import frozen
@@ -12,11 +13,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from graceful.control.status import Ending
 from graceful.engine import Engine
-from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
+from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
 from graceful.pidfile import PidFile
 from graceful.startup import Startup
 from graceful.takedown.deadline import Takedown
+from graceful.takedown.single import take_down_one
 
 LOOK_AGAIN: Final = 0.02
 
@@ -30,6 +33,8 @@ class Process:
     :ivar sockets: what systemd has said of the sockets that it hands over.
     :ivar pid: the process it has said it to.
     :ivar limit: the moment at which the process ends in any case.
+    :ivar control: where the control socket is unless the settings say; None for nowhere.
+    :ivar owner: the user and group that the process will change to; -1 where it will not.
     """
 
     startup: Startup
@@ -37,6 +42,8 @@ class Process:
     sockets: dict[str, str]
     pid: int
     limit: LastLimit
+    control: str | None = None
+    owner: tuple[int, int] = (-1, -1)
 
 
 class Stopping:
@@ -45,6 +52,8 @@ class Stopping:
     :param engine: what is drained.
     :param reactor: stopped at the end, if the process is ours.
     :param process: None if it is not.
+    :ivar on_going_down: called when the drain begins.
+    :ivar on_gone: called with how it ended, before the process leaves.
     :ivar failed: why the server stops by itself; None if it was told to.
     """
 
@@ -57,10 +66,27 @@ class Stopping:
         self._process = process
         self._finished_before = 0
         self._takedown: Takedown | None = None
+        self._by_hand = self._by_hand_before = 0
+        self.on_going_down: Callable[[], object] = lambda: None
+        self.on_gone: Callable[[Ending], object] = lambda ending: None
         self.failed: BaseException | None = None
+
+    @property
+    def taken_down(self) -> int:
+        """How many exchanges were taken down since the start."""
+        return self._by_hand + (self._takedown.taken if self._takedown is not None else 0)
+
+    def take_down_one(self, number: int) -> list[int]:
+        """Take down an exchange that somebody has chosen, and those behind it on its connection; which were."""
+        taken = take_down_one(self._site, self._engine.clock, self._engine.working, number)
+        self._by_hand += len(taken)
+        return taken
 
     def going_down(self) -> None:
         """The balancer shall look elsewhere."""
+        self._engine.health.begin_going_down()
+        self._by_hand_before = self._by_hand
+        self.on_going_down()
 
     def last_requests(self, quiet: bool) -> None:
         """From now on every answer is its connection's last."""
@@ -94,11 +120,6 @@ class Stopping:
         self._site.register.all_gone().addCallback(look)
         return done
 
-    def expect(self, seconds: float) -> None:
-        """The next deadline comes in so many seconds: the last limit of the process has to be behind it."""
-        if self._process is not None:
-            self._process.limit.arm(latest_exit(0, seconds))
-
     def left(self) -> bool:
         """Whether anything is left but downloads."""
         spared = self._site.spared()
@@ -118,7 +139,7 @@ class Stopping:
 
     def gone(self, seconds: float) -> None:
         """Say how it went, give everything back, and leave."""
-        taken = self._takedown.taken if self._takedown is not None else 0
+        taken = self.taken_down - self._by_hand_before
         abandoned = self._takedown.abandoned if self._takedown is not None else 0
         finished = self._site.register.finished - self._finished_before - taken
         self._engine.close()
@@ -129,14 +150,18 @@ class Stopping:
             taken=taken,
             abandoned=abandoned,
         )
-        if self._process is not None:
-            status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
-            self._leave(self._process, 1 if self.failed is not None else status)
+        status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
+        ending = Ending(1 if self.failed is not None else status, seconds, finished, taken, abandoned)
+        if self._process is None:
+            self.on_gone(ending)
+        else:
+            self._leave(self._process, ending)
 
-    def _leave(self, process: Process, status: int) -> None:
-        process.limit.verdict(status, REPORTS + LEAVING)
+    def _leave(self, process: Process, ending: Ending) -> None:
+        process.limit.verdict(ending.exit_status, REPORTS + LEAVING)
         if process.pid_file is not None:
             process.pid_file.remove()
+        self.on_gone(ending)
         # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
         self._reactor._exitSignal = None
         try:

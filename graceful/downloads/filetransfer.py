@@ -68,6 +68,7 @@ class FileTransfer:
                 exchange.finish()
                 self._done()
             else:
+                self._connection.keep_unsent_low(True)
                 self._connection.begin_pull(exchange, exchange.begin(), self._pull)
         except Disconnected:
             self.disconnected(exchange)
@@ -128,6 +129,7 @@ class FileTransfer:
         exchange = self._exchange
         exchange.ended = monotonic()
         exchange.phase = SENDING
+        self._connection.keep_unsent_low(False)
         self._connection.turn.append(exchange, [], True)
         self._done()
 

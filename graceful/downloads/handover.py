@@ -14,13 +14,14 @@ from tempfile import _TemporaryFileWrapper
 from typing import Any, Final
 
 from graceful.downloads.files import OpenFile, look_at, open_file
-from graceful.downloads.heads import answer_of, judged
+from graceful.downloads.heads import answer_of, as_it_is, judged
 from graceful.downloads.parked import Parked
 from graceful.downloads.sender import Go, Sender
 from graceful.downloads.targets import Mapping, Refused, Url, resolve
 from graceful.downloads.token import HEADER, Download, claim
 from graceful.downloads.waiting import Lot
 from graceful.web.exchange import PARKED, Exchange
+from graceful.web.fields import reason
 
 SMALL: Final = 65536
 _OFFER: Final = HEADER.lower()
@@ -81,6 +82,8 @@ class HandOver:
             name.lower() == "content-type" and value.lower().startswith("text/event-stream")
             for name, value in exchange.fields()
         )
+        if stream:
+            exchange.start(f"{exchange.status} {reason(exchange.status)}", as_it_is(exchange.fields()))
         exchange.phase = PARKED
 
         def gone() -> None:

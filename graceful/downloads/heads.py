@@ -73,8 +73,15 @@ class Answer:
 
 def answer_of(exchange: Exchange) -> Answer:
     """What the application has said to `start_response`."""
-    fields = tuple((name, value) for name, value in exchange.fields() if name.lower() not in _NOT_THE_APPLICATIONS)
+    fields = tuple(
+        (name, value) for name, value in as_it_is(exchange.fields()) if name.lower() not in _NOT_THE_APPLICATIONS
+    )
     return Answer(exchange.status, fields)
+
+
+def as_it_is(fields: Fields) -> Fields:
+    """Without the word to middlewares that nothing is to be compressed; it is none for clients (RFC 9110 §8.4.1)."""
+    return [(name, value) for name, value in fields if (name.lower(), value) != ("content-encoding", "identity")]
 
 
 def asked_of(exchange: Exchange, status: int) -> dict[str, str]:

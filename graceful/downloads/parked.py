@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from twisted.internet.defer import Deferred
 
 from graceful.downloads.token import Token
-from graceful.web.fields import reason
+from graceful.web.fields import bodiless, reason
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
     from graceful.downloads.waiting import Waiting
 
 
@@ -153,7 +151,7 @@ class Parked(Token):
         if not self.claimed:
             self.end()
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer as a WSGI application."""
         if self._id:
             start_response("200 OK", self.headers)
@@ -162,7 +160,8 @@ class Parked(Token):
         if self._kept:  # an event stream, and this is its head
             start_response(answer.status, answer.headers)
             return self
-        start_response(answer.status, [*answer.headers, ("Content-Length", str(len(answer.body)))])
+        length = [] if bodiless(int(answer.status[:3])) else [("Content-Length", str(len(answer.body)))]
+        start_response(answer.status, [*answer.headers, *length])
         return [answer.body]
 
     def __iter__(self) -> Iterator[bytes]:

@@ -175,6 +175,7 @@ class Relay:
                 response.deliverBody(Unwanted() if not head and response.length else Protocol())
                 self._finish()
                 return
+            self._connection.keep_unsent_low(True)
             exchange.write(b"")
         except Disconnected:
             response.deliverBody(Unwanted())
@@ -253,6 +254,7 @@ class Relay:
         if self._state is not State.FLOWING:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
+            self._connection.keep_unsent_low(False)
             self._finish()
         else:
             self._broken(_why(reason), late=False)

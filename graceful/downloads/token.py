@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.request import Request, urlopen
 from weakref import WeakValueDictionary
 
-from graceful.current import current
+from graceful.current import current_exchange
 from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.targets import File, Refused
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
     from graceful.web.exchange import Exchange
 
 HEADER: Final = "X-Graceful-Handover"
@@ -44,7 +42,7 @@ class Token:
 
     def __init__(self) -> None:
         self.claimed = False
-        exchange = current.get()
+        exchange = current_exchange()
         self.exchange: Exchange | None = None
         self._id = ""
         if exchange is not None and exchange.connection.site.hand_over is not None:
@@ -117,7 +115,7 @@ class Download(Token):
         if file is not None:
             file.close()
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer as a WSGI application."""
         headers = [*self._own, *self.headers]
         if not any(name.lower() == "content-type" for name, _ in headers) and not self.remote:

@@ -31,6 +31,7 @@ class ForeignListener:
 
     :ivar name: what log lines call it: the plugin's prefix and where it listens, `ssl:0.0.0.0:8443`.
     :ivar paused: why nothing is accepted for now, None if it is.
+    :ivar closed: whether it listens no more.
     """
 
     _log = Logger()
@@ -44,6 +45,7 @@ class ForeignListener:
         """
         self.name = description
         self.paused: str | None = None
+        self.closed = False
         self._reactor = reactor
         self._description = description
         self._factory = factory
@@ -86,10 +88,12 @@ class ForeignListener:
         :returns: fires when it is done, and never with a failure.
         """
         if self._port is None:
+            self.closed = True
             return succeed(None)
         port, self._port = self._port, None
 
         def closed(ignored: object) -> None:
+            self.closed = True
             self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
 
         stopping: Deferred[object] = Deferred.fromCoroutine(self._close(port))

@@ -90,6 +90,7 @@ class Listener:
         accepted: Accepted,
         *,
         half_open: Callable[[int], int] = half_open,
+        silent: bool = False,
     ) -> None:
         """Take over a bound socket; nothing is accepted before `start`.
 
@@ -98,6 +99,7 @@ class Listener:
         :param bound: the socket; closed by us from now on.
         :param accepted: called with each new connection's non-blocking socket and its peer's address.
         :param half_open: counts the handshakes under way on a TCP port.
+        :param silent: do not say "closed", by which scripts know that a successor may start.
         """
         self.name = bound.name
         self.paused: str | None = None
@@ -107,6 +109,7 @@ class Listener:
         self._bound = bound
         self._accepted = accepted
         self._half_open = half_open
+        self._silent = silent
         self._started = False
         self._closing = False
         self._door_shut = False  # no new handshakes begin
@@ -268,7 +271,8 @@ class Listener:
             self._retry.cancel()
             self._retry = None
         self._bound.close()
-        self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
+        if not self._silent:
+            self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
         self._tell()
 
     def _tell(self) -> None:

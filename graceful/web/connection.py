@@ -35,6 +35,7 @@ HELD: Final = (1 << 20) + 65536
 ROOM: Final = 1 << 18
 JOIN: Final = 16384
 READ: Final = 65536
+UNSENT: Final = 1 << 18
 Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -206,7 +207,7 @@ class Connection:
             if claim is GONE:
                 raise Disconnected
             if turn.append(exchange, [head, data], last):
-                self._wait(exchange, last)
+                self._wait(last)
                 return
         try:
             rest = self.transmit(head, data)
@@ -215,11 +216,11 @@ class Connection:
             self._hub.call(self.close)
             raise Disconnected from None
         if rest:
-            attention = turn.left(rest, last)
+            closing = turn.left(rest, last)
             self._want_write()
-            if attention:
+            if closing:
                 self._hub.call(self.attend)
-            self._wait(exchange, last)
+            self._wait(last)
             return
         if last:
             self.answered = True
@@ -232,13 +233,13 @@ class Connection:
         if following is not False:
             self._follow(following)
 
-    def _wait(self, exchange: Exchange, last: bool) -> None:
+    def _wait(self, last: bool) -> None:
         """Hold a thread back while the client is too far behind; the reactor itself never waits."""
         budget = self.site.budget
         if self._hub.in_reactor_thread():
             return
         above = HELD if budget.room() else ROOM
-        if not self.turn.wait(exchange, above, ROOM) and not last:
+        if not self.turn.wait(above, ROOM) and not last:
             raise Disconnected
 
     def _follow(self, following: Exchange | bool) -> None:
@@ -268,7 +269,8 @@ class Connection:
             while (piece := turn.first()) is not None:
                 count = self.push(piece)
                 self.active = monotonic()
-                if not turn.sent(count) and count < len(piece):
+                turn.sent(count)
+                if count < len(piece):
                     return
             if self.pull is not None:
                 if self.pull():
@@ -328,6 +330,17 @@ class Connection:
         else:
             turn.append(exchange, [head], False)
 
+    def keep_unsent_low(self, low: bool) -> None:
+        """Have the kernel take only so much of a long body as it can soon send (TCP_NOTSENT_LOWAT).
+
+        It would take megabytes for each client, however slow, and what all of them may have together is bounded.
+        """
+        if self.sock.family != socket.AF_UNIX:
+            try:
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT if low else 0)
+            except OSError:
+                pass  # the client is gone; sending will tell
+
     def pause_pull(self, paused: bool) -> None:
         """What is to be sent is not there yet; or it is now.  Reactor thread."""
         self.pull_paused = paused
@@ -382,7 +395,7 @@ class Connection:
         if turn.closing or (turn.eof and (turn.lingering or self.idle())):
             self.close()
         elif turn.lingering:
-            self.read(True)
+            self.receiver.ignore()
         else:
             turn.attention = False
             self.receiver.attend()

@@ -367,7 +367,11 @@ class Exchange:
 
     def describe(self, now: float) -> str:
         """One line for people: what it is, how old, how far."""
-        size = f", {self.sent} bytes sent" if self.begun else ""
+        size = ""
+        if self.begun:
+            of = f" of {self.length}" if self.download and self.length >= 0 else ""
+            rate = f", {self.sent / max(now - self.started, 0.1) / 1024:.0f} KiB/s" if self.download else ""
+            size = f", {self.sent}{of} bytes sent{rate}"
         return (
             f"exchange {self.id} {self.method} {self.shown_target} from {self.peer or 'unix'}: "
             f"{PHASES[self.phase]} for {now - self.started:.1f} s{size}"

@@ -105,6 +105,9 @@ class TransportConnection(Connection):
         self._transport.write(data)
         return len(data)
 
+    def keep_unsent_low(self, low: bool) -> None:
+        """The transport's own buffer is what is bounded here."""
+
     def pause_pull(self, paused: bool) -> None:
         """What is to be sent is not there yet; or it is now."""
         self.pull_paused = paused

@@ -87,7 +87,11 @@ class Receiver:
 
     def pause(self) -> None:
         """Read on when an answer is done, or the disk has caught up; which may have been just now."""
-        self._connection.turn.attention = True
+        turn = self._connection.turn
+        turn.attention = True
+        if turn.lingering:
+            self.ignore()
+            return
         while not self._no_room():
             self.intake.held = False
             self._connection.read(True)
@@ -96,6 +100,12 @@ class Receiver:
             self.intake.resume()
         self.intake.held = True
         self._connection.read(False)
+
+    def ignore(self) -> None:
+        """The last answer is out: throw away what still comes, to hear that the client has closed as well."""
+        self.intake.deaf = True
+        self.intake.stash = b""
+        self._connection.read(True)
 
     # -- what the intake makes of it ----------------------------------------------------------------------
 

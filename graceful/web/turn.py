@@ -69,12 +69,12 @@ class Turn:
     :ivar waiting: exchanges whose requests are complete, in order, behind the current one.
     :ivar rest: what a sender could not send; the reactor's while it holds the token.
     :ivar held: bytes in `rest`.
-    :ivar begun: something of the current answer has been sent, or is about to be.
+    :ivar begun: something of the current answer has been sent, or is about to be, or waits behind the rest.
     :ivar last: the rest holds the end of the current answer.
     :ivar lingering: the last byte of the last answer is in the kernel, and the sending side is shut down.
     :ivar eof: the client will send nothing more.
-    :ivar closing: the reactor wants to close and waits for the sender to let go.
-    :ivar closed: the descriptor is closed, or just about to be by the reactor.
+    :ivar closing: the reactor wants to close, and waits for the sender to let go, or has closed.
+    :ivar closed: the descriptor is closed, or just about to be by the reactor; never without `closing`.
     :ivar attention: set by the reactor when it wants to hear of the next change of turn.
     """
 
@@ -111,7 +111,7 @@ class Turn:
     def arrive(self, exchange: Exchange) -> bool:
         """A request is complete.  True: it is its turn, start it.  Reactor thread."""
         with self.lock:
-            if self.current is None and not self.closing and not self.closed:
+            if self.current is None and not self.closing:
                 self.current = exchange
                 return True
             self.waiting.append(exchange)
@@ -123,7 +123,7 @@ class Turn:
             self.lingering = True
             return self.attention or self.eof
         self.begun = False
-        if self.waiting and not self.closing:
+        if self.waiting:
             self.current = self.waiting.popleft()
             return self.current
         self.current = None
@@ -138,7 +138,7 @@ class Turn:
         what was left, so :meth:`append` to it.  `GONE`: nobody will read this answer.
         """
         with self.lock:
-            if exchange is not self.current or self.closing or self.closed or self.lingering:
+            if exchange is not self.current or self.closing or self.lingering:
                 return GONE
             if self.holder:
                 return QUEUE
@@ -159,11 +159,10 @@ class Turn:
                     return following
             return self.attention
 
-    def release(self) -> bool:
-        """Let go of the token with nothing to tell.  True when the reactor wants to be called."""
+    def release(self) -> None:
+        """Let go of the token with nothing to tell."""
         with self.lock:
             self.holder = NOBODY
-            return self.attention
 
     def left(self, rest: list[Piece], last: bool) -> bool:
         """The kernel did not take it all; the token goes to the reactor, with the rest.
@@ -176,13 +175,14 @@ class Turn:
                 return True
             self.holder = REACTOR
             self._append(rest, last)
-            return self.attention
+            return False
 
     def append(self, exchange: Exchange, pieces: list[Piece], last: bool) -> bool:
         """Put pieces behind what the reactor is sending.  False: it is through meanwhile, claim again."""
         with self.lock:
             if self.holder is not REACTOR or exchange is not self.current:
                 return False
+            self.begun = True
             self._append(pieces, last)
             return True
 
@@ -193,16 +193,16 @@ class Turn:
                 self.held += len(piece)
         self.last = last
 
-    def wait(self, exchange: Exchange, above: int, until: int) -> bool:
+    def wait(self, above: int, until: int) -> bool:
         """Let a thread wait while more than `above` bytes are held, until no more than `until` are.
 
-        The wait ends when the connection is closed or the exchange taken down.  False: nobody will read it.
+        The wait ends when the connection is closed, as it is in a takedown.  False: nobody will read it.
         """
         with self.lock:
             if self.held > above:
                 if self.room is None:
                     self.room = threading.Condition(self.lock)
-                while self.held > until and exchange is self.current and not self.closed:
+                while self.held > until:  # a close leaves nothing held
                     self.room.wait()
             return not self.closed
 
@@ -211,18 +211,18 @@ class Turn:
     def interject(self) -> bool:
         """Take the token for an interim answer (100 Continue), which only an idle connection can get."""
         with self.lock:
-            if self.current is not None or self.holder or self.closing or self.closed or self.lingering:
+            if self.current is not None or self.holder or self.closing or self.lingering:
                 return False
             self.holder = SENDER
             return True
 
     def first(self) -> Piece | None:
-        """What the reactor has to send next, if it holds the token."""
+        """What the reactor has to send next."""
         with self.lock:
-            return self.rest[0] if self.holder is REACTOR and self.rest else None
+            return self.rest[0] if self.rest else None
 
-    def sent(self, count: int) -> bool:
-        """The kernel took `count` bytes of the first piece.  True when nothing is left of the rest."""
+    def sent(self, count: int) -> None:
+        """The kernel took `count` bytes of the first piece."""
         with self.lock:
             piece = self.rest[0]
             if count < len(piece):
@@ -232,7 +232,6 @@ class Turn:
             self.held -= count
             if self.room is not None:
                 self.room.notify_all()
-            return not self.rest
 
     def flushed(self) -> tuple[bool, Exchange | None, Exchange | bool]:
         """The reactor sent the whole rest, and lets go if really nothing was added meanwhile.
@@ -244,27 +243,27 @@ class Turn:
             if self.rest or self.holder is not REACTOR:
                 return False, None, False
             self.holder = NOBODY
-            ended = self.current
-            if not self.last or ended is None:
+            if not self.last:
                 return True, None, self.attention
-            self.last = False
+            ended = self.current
+            assert ended is not None
             return True, ended, self._next(ended)
 
     def end_of_input(self) -> bool:
         """The client will send nothing more.  True: close now; False: an answer is still owed."""
         with self.lock:
             self.eof = True
-            return self.lingering or (self.current is None and not self.held)
+            return self.lingering or self.current is None
 
     def idle(self) -> bool:
-        """Nothing is being answered, nothing waits, nothing is left to send."""
+        """Nothing is being answered, and nothing is left to send."""
         with self.lock:
-            return self.current is None and not self.waiting and self.holder is NOBODY
+            return self.current is None and self.holder is NOBODY
 
     def linger(self) -> bool:
         """Stop answering an idle connection, to shut its sending side down.  False: a request came first."""
         with self.lock:
-            if self.current is not None or self.holder or self.closing or self.closed:
+            if self.current is not None or self.holder or self.closing:
                 return False
             self.lingering = True
             return True
@@ -276,7 +275,7 @@ class Turn:
         on its way, so that the connection can only be closed.
         """
         with self.lock:
-            if exchange is not self.current or self.begun or self.closing or self.closed or self.lingering:
+            if exchange is not self.current or self.begun or self.closing:
                 return False
             self.current = by
             return True

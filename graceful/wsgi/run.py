@@ -77,7 +77,6 @@ class Runner:
                         close()
                     except BaseException:
                         log.failure("{exchange}: close() of the answer failed", exchange=exchange)
-            current.set(None)
             if handed_over is not None:
                 handed_over()
             else:

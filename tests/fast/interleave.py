@@ -11,11 +11,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+MOST_STEPS: Final = 2000
 
 
 class Violation(AssertionError):
     """Something that must never happen has happened, in the order of steps that is told."""
+
+
+class _Over(BaseException):
+    """Ends a thread of a run that is over."""
 
 
 class Scheduler:
@@ -61,6 +67,8 @@ class Scheduler:
             try:
                 if not self._over:
                     function()
+            except _Over:
+                pass
             except BaseException as error:
                 self.failure = self.failure or error
                 self._over = True
@@ -73,7 +81,9 @@ class Scheduler:
     def checkpoint(self, what: str) -> None:
         """The running thread is about to do something that others could come before."""
         if self._over:
-            return
+            raise _Over
+        if len(self.trace) >= MOST_STEPS:
+            raise Violation(f"threads go round and round: {MOST_STEPS} steps, and no end")
         self.trace.append(f"{self._threads[self._current][0]}: {what}")
         self._switch(self._current)
 
@@ -150,7 +160,7 @@ def explore(build: Callable[[Scheduler], Callable[[], None]], preemptions: int =
                 raise scheduler.failure
             judge()
         except BaseException as error:
-            steps = "\n".join(scheduler.trace)
+            steps = "\n".join(scheduler.trace[-100:])
             raise Violation(f"{type(error).__name__}: {error}\nin order {count}:\n{steps}") from error
         taken = scheduler.taken
         while taken and taken[-1][0] == taken[-1][1] - 1:

@@ -1,22 +1,33 @@
-"""The `graceful` command."""
+"""The `graceful` command: what it understands, and what it says when nobody answers."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.cli
+from graceful.commands.common import VARIABLE
 
 
-class CommandTests(SynchronousTestCase):
-    """What the command does, for now."""
+class CommandTestCase(SynchronousTestCase):
+    """Runs the command in a directory of its own."""
 
     def setUp(self) -> None:
         """Let the distribution have a version, installed or not."""
         self.patch(graceful.cli, "version", lambda name: f"1.2.3 of {name}")
         self.out, self.err = io.StringIO(), io.StringIO()
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = os.path.join(self.directory, "graceful.sock")
+        os.environ.pop(VARIABLE, None)
 
     def run_command(self, *arguments: str) -> int | str | None:
         """Run it, and return its exit status."""
@@ -26,24 +37,115 @@ class CommandTests(SynchronousTestCase):
             except SystemExit as leaving:
                 return leaving.code
 
+    def one_line(self) -> str:
+        """The one line that it has said to the operator."""
+        text = self.err.getvalue()
+        self.assertEqual(text.count("\n"), 1, text)
+        self.err.seek(0)
+        self.err.truncate()
+        return text
+
+
+class CommandLineTests(CommandTestCase):
+    """What can be typed."""
+
     def test_version(self) -> None:
         """--version tells the version of the installed distribution."""
         self.assertEqual(self.run_command("--version"), 0)
         self.assertEqual(self.out.getvalue(), "graceful 1.2.3 of graceful\n")
 
     def test_help(self) -> None:
-        """--help tells how an instance is started."""
+        """--help tells how an instance is started, and what each exit status means."""
         self.assertEqual(self.run_command("--help"), 0)
-        self.assertIn("twistd -n graceful-app", self.out.getvalue())
+        for word in ("twistd -n graceful-app", "status", "stop", "extend", "70", "71", "72"):
+            self.assertIn(word, self.out.getvalue())
 
-    def test_anything_else(self) -> None:
-        """Anything else fails with status 2 and one line that tells what there is."""
-        for arguments in ([], ["status"], ["stop", "--quiet"], ["--nope"], ["--vers"]):
-            self.err.seek(0)
-            self.err.truncate()
+    def test_wrong(self) -> None:
+        """Anything else fails with status 2 and one line."""
+        wrong = (
+            [],
+            ["statu"],
+            ["stop", "--wait", "never"],
+            ["--nope"],
+            ["extend"],
+            ["extend", "nan"],
+            ["takedown", "x"],
+        )
+        for arguments in wrong:
             self.assertEqual(self.run_command(*arguments), 2, arguments)
-            text = self.err.getvalue()
-            self.assertEqual(text.count("\n"), 1, text)
-            for word in (*arguments, "--version", "--help", "twistd graceful-app"):
-                self.assertIn(word, text)
+            self.assertIn("--help", self.one_line())
         self.assertEqual(self.out.getvalue(), "")
+
+
+class UnreachableTests(CommandTestCase):
+    """When there is no server, or something else."""
+
+    def answer(self, serve: Callable[[socket.socket], None]) -> None:
+        """Let something of ours answer at the control socket, once."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(listening.close)
+        listening.bind(self.path)
+        listening.listen(1)
+
+        def run() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                serve(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join)
+
+    def test_nobody(self) -> None:
+        """A server that is down has stopped already; everything else needs one."""
+        for arguments in (["stop"], ["stop", "--wait", "gone"], ["wait", "closed"], ["wait", "gone"]):
+            self.assertEqual(self.run_command(*arguments, "--control", self.path), 0, arguments)
+        self.assertEqual(self.err.getvalue(), "")
+        for arguments in (["status"], ["status", "--json"], ["leave"], ["enter"], ["takedown", "1"], ["extend", "5"]):
+            self.assertEqual(self.run_command(*arguments, "--control", self.path), 2, arguments)
+            self.assertEqual(self.one_line(), f"graceful: no server answers at {self.path}\n")
+
+    def test_where_it_looks(self) -> None:
+        """The command line, the environment, this directory: in that order."""
+        os.environ[VARIABLE] = os.path.join(self.directory, "environment")
+        self.addCleanup(os.environ.pop, VARIABLE, None)
+        self.run_command("status", "--control", os.path.join(self.directory, "typed"))
+        self.assertIn("/typed\n", self.one_line())
+        self.run_command("status")
+        self.assertIn("/environment\n", self.one_line())
+        del os.environ[VARIABLE]
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.directory)
+        self.run_command("status")
+        self.assertIn("/graceful.sock\n", self.one_line())
+
+    def test_a_stale_file(self) -> None:
+        """A socket file on which nobody listens is no server."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+            dead.bind(self.path)
+        self.assertEqual(self.run_command("stop", "--control", self.path), 0)
+        self.assertEqual(self.run_command("status", "--control", self.path), 2)
+        self.assertIn("no server answers", self.one_line())
+
+    def test_not_ours(self) -> None:
+        """What answers in another protocol, or is another HTTP server, is not a graceful server."""
+        for said in (
+            b"220 mail.example ESMTP\r\n",
+            b"HTTP/1.1 200 OK\r\nServer: other\r\nContent-Length: 2\r\n\r\n{}",
+        ):
+
+            def serve(connection: socket.socket, said: bytes = said) -> None:
+                connection.recv(4096)
+                connection.sendall(said)
+
+            self.answer(serve)
+            self.assertEqual(self.run_command("status", "--control", self.path), 2)
+            self.assertIn("is not a graceful server", self.one_line())
+            os.unlink(self.path)
+
+    def test_vanished(self) -> None:
+        """A server that ends without a last word is a status of its own."""
+        self.answer(lambda connection: connection.recv(4096) and None)
+        self.assertEqual(self.run_command("stop", "--wait", "gone", "--control", self.path), 72)
+        self.assertIn("without a last word", self.one_line())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -368,11 +369,10 @@ class SlowReaderTests(Case):
             sent = Turn.sent
             ends: list[Callable[[], object]] = [exchange.cut if cut else exchange.finish]
 
-            def and_a_thread(turn: Turn, count: int, ends: Any = ends, sent: Any = sent) -> bool:
-                empty: bool = sent(turn, count)
-                if empty and ends:
+            def and_a_thread(turn: Turn, count: int, ends: Any = ends, sent: Any = sent) -> None:
+                sent(turn, count)
+                if not turn.rest and ends:
                     ends.pop()()
-                return empty
 
             self.patch(Turn, "sent", and_a_thread)
             got = client.take()
@@ -426,7 +426,9 @@ class WaitingTests(Case):
         client, exchange = self.ask(buffer=5000)
         thread, errors = self.held_back(client, exchange, 3 * MIB)
         got = b""
+        end = monotonic() + 10
         while thread.is_alive() or not client.connection.turn.idle():
+            self.assertLess(monotonic(), end, "the thread still waits")
             got += client.take()
             thread.join(0.001)
         self.assertEqual(([len(answer.body) for answer in parse_answers(got)], errors), ([3 * MIB + 3], []))
@@ -464,7 +466,9 @@ class WaitingTests(Case):
         thread, errors = self.in_thread(lambda: self.engine.answer(two, b"x" * 2 * ROOM))
         thread.join(0.05)
         self.assertTrue(thread.is_alive())
+        end = monotonic() + 10
         while thread.is_alive():
+            self.assertLess(monotonic(), end, "the thread still waits")
             second.take(10_000)
             thread.join(0.001)
         self.assertEqual(errors, [])
@@ -635,6 +639,15 @@ class ContinueTests(Case):
         client.send(b"hello")
         self.answer(self.engine.asked[0])
         self.assertEqual(self.bodies(client), [b"/"])
+
+    def test_in_pieces_to_one_that_leaves(self) -> None:
+        """A client that has not taken all of it, and will send nothing more, is owed nothing."""
+        client = self.engine.connect()
+        client.socket.script.append(5)
+        client.socket.script.append(BlockingIOError())
+        client.end.send(EXPECT)
+        client.finish()
+        self.nothing_left()
 
     def test_to_nobody(self) -> None:
         """A client that has left without waiting for it leaves nothing behind."""

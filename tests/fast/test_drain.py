@@ -33,9 +33,6 @@ class Work:
     def going_down(self) -> None:
         self.steps.append("going down")
 
-    def expect(self, seconds: float) -> None:
-        self.expected = seconds
-
     def left(self) -> bool:
         return self.others
 

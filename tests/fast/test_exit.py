@@ -270,3 +270,19 @@ class ProcessTests(SynchronousTestCase):
         )
         self.assertEqual((done.returncode, done.stderr), (TAKEN_DOWN, ""))
         self.assertEqual(done.stdout, "buffered of the application\n")
+
+    def test_application_that_cannot_be_flushed(self) -> None:
+        """A log handler and a stream of the application's that fail at the end are told of; the status stays."""
+        done = self.run_code(
+            "import logging\n"
+            "class Handler(logging.Handler):\n"
+            "    def flush(self): raise RuntimeError('of the handler')\n"
+            "handler = Handler()\n"
+            "class Stream:\n"
+            "    def write(self, text): pass\n"
+            "sys.stdout = Stream()\n"
+            "limit.install()\nlimit.verdict(exit.TAKEN_DOWN, within=20)\n"
+        )
+        self.assertEqual(done.returncode, TAKEN_DOWN)
+        self.assertIn("RuntimeError: of the handler", done.stderr)
+        self.assertEqual(done.stderr.count("Traceback"), 1)

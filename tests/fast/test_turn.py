@@ -21,6 +21,7 @@ from graceful.web.connection import Connection
 from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.site import Site
 from graceful.web.turn import Turn
+from tests.fast.doubles import CONTINUE, parse_answers
 from tests.fast.interleave import Scheduler, Violation, explore
 
 STEPS = (
@@ -178,6 +179,8 @@ class World:
             possible.append(self._next_event)
         if self._writing and not self.connection.turn.closed:
             possible.append(self.connection.writable)
+        if self.kernel.input and self.connection.reading and not self.connection.turn.closed:
+            possible.append(self.connection.readable)
         return possible
 
     def _next_call(self) -> None:
@@ -187,6 +190,12 @@ class World:
     def _next_event(self) -> None:
         self._script.pop(0)(self)
 
+    def come(self, data: bytes) -> None:
+        """Bytes come, or the end of them.  They are read at once, unless reading is paused."""
+        self.kernel.input.append(data)
+        if self.connection.reading:
+            self.connection.readable()
+
     def _run(self) -> None:
         while self.scheduler.wait_until(lambda: bool(self._possible())):
             self.scheduler.checkpoint("next")
@@ -194,6 +203,12 @@ class World:
             possible[self.scheduler.choose(len(possible))]()
 
     # -- judgement
+    def bodies(self) -> list[bytes]:
+        """The bodies of the answers that the client has received whole."""
+        return [
+            answer.body for answer in parse_answers(self.kernel.received) if answer.whole and answer.status >= 200
+        ]
+
     def judge(self) -> None:
         turn, kernel = self.connection.turn, self.kernel
         if self._calls or self._script:
@@ -201,12 +216,14 @@ class World:
         if turn.holder and not kernel.closed:
             raise Violation(f"the token is held by {turn.holder!r} for ever")
         if not kernel.closed:
-            if turn.waiting or (turn.current is not None and not turn.lingering):
+            if (turn.waiting or turn.current is not None) and not turn.lingering:
                 raise Violation(f"a request sleeps: {turn.current} {list(turn.waiting)}")
-            if self.connection.intake.stash:
+            if self.connection.intake.stash and not turn.lingering:
                 raise Violation("received bytes are never parsed")
             if turn.eof:
                 raise Violation("the client has closed, everything is answered, and it is not closed")
+            if self.kernel.input or not self.connection.reading:
+                raise Violation("nobody will hear what the client sends, or that it has closed")
         elif self.site.register.connections:
             raise Violation("a closed connection stays in the register")
         left = [e for e in self.site.register.exchanges.values() if kernel.closed or not turn.lingering]
@@ -219,8 +236,7 @@ def received(data: bytes) -> Callable[[World], None]:
 
     def event(world: World) -> None:
         if not world.connection.turn.closed:
-            world.kernel.input.append(data)
-            world.connection.readable()
+            world.come(data)
 
     return event
 
@@ -228,8 +244,7 @@ def received(data: bytes) -> Callable[[World], None]:
 def end_of_input(world: World) -> None:
     """The client closes its sending side."""
     if not world.connection.turn.closed:
-        world.kernel.input.append(b"")
-        world.connection.readable()
+        world.come(b"")
 
 
 def reset(world: World) -> None:
@@ -305,9 +320,9 @@ class TurnTests(SynchronousTestCase):
         """Both answers arrived, whole and in order."""
         if world.kernel.closed:
             return
-        body = world.kernel.received
-        if not (0 <= body.find(b"/1") < body.find(b"/2")) or body.count(b"HTTP/1.1 200") != 2:
-            raise Violation(f"not both answers, in order: {body!r}")
+        answers = [(answer.status, answer.body, answer.whole) for answer in parse_answers(world.kernel.received)]
+        if answers != [(200, b"</1>", True), (200, b"</2>", True)]:
+            raise Violation(f"not both answers, in order: {answers}")
 
     def test_next_request_meets_answer(self) -> None:
         """The next request may be parsed before the thread that answered knows that it is done."""
@@ -354,7 +369,7 @@ class TurnTests(SynchronousTestCase):
         """A client that closes after its request still gets its answer, and then the connection ends."""
 
         def judge(world: World) -> None:
-            if b"</1>" not in world.kernel.received or not world.kernel.closed:
+            if world.bodies() != [b"</1>"] or not world.kernel.closed:
                 raise Violation(f"{world.kernel.received!r}")
 
         self.run_all([received(get("/1")), end_of_input], judge=judge, preemptions=3)
@@ -363,7 +378,7 @@ class TurnTests(SynchronousTestCase):
         """The same when the reactor sends the rest."""
 
         def judge(world: World) -> None:
-            if b"/1" not in world.kernel.received or not world.kernel.closed:
+            if world.bodies() != [b"</1>"] or not world.kernel.closed:
                 raise Violation(f"{world.kernel.received!r}")
 
         self.run_all([received(get("/1")), end_of_input], pieces, takes=[10, 0], judge=judge)
@@ -397,6 +412,28 @@ class TurnTests(SynchronousTestCase):
 
         self.run_all([received(get("/1")), take_down], pieces, takes=[10, 0], judge=judge)
 
+    def test_takedown_behind_a_continue(self) -> None:
+        """Nor are there two when the first of them waited behind 100 Continue, which the client has yet to take."""
+        head = b"POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+
+        def judge(world: World) -> None:
+            received = world.kernel.received.removeprefix(CONTINUE)
+            if received.count(b"HTTP/1.1") > 1:
+                raise Violation(f"{received!r}")
+
+        self.run_all([received(head), received(b"hi"), take_down], pieces, takes=[10, 0], judge=judge)
+
+    def test_takedown_of_the_second(self) -> None:
+        """An answer that has not begun is not cut because the one before it had."""
+        refused = []
+
+        def judge(world: World) -> None:
+            statuses = [answer.status for answer in parse_answers(world.kernel.received)]
+            refused.append(statuses == [200, 503])
+
+        self.run_all([received(get("/1")), received(get("/2")), take_down], judge=judge)
+        self.assertIn(True, refused)
+
     def test_idle_time_meets_request(self) -> None:
         """The end of an idle connection and the next request on it: either an answer, or an orderly end."""
 
@@ -427,6 +464,17 @@ class TurnTests(SynchronousTestCase):
                     world._next_call()
 
         self.run_all([received(get("/1")), received(head), patient], judge=judge)
+
+    def test_last_answer_of_more_than_wait(self) -> None:
+        """An application that ends the connection while requests wait unread: the client's end is heard."""
+
+        def closes(exchange: Exchange) -> None:
+            exchange.start("200 OK", [("Connection", "close")])
+            exchange.finish(b"<" + exchange.target + b">")
+
+        with patch.object(receiver_module, "PIPELINE", 1):
+            self.run_all([received(get("/1") + get("/2") + get("/3"))], closes)
+            self.run_all([received(get("/1") + get("/2") + get("/3")), received(get("/4")), end_of_input], closes)
 
     def test_more_than_wait_in_order(self) -> None:
         """What may not be parsed ahead is parsed when there is room, and never forgotten."""

@@ -151,7 +151,7 @@ def test_successor_while_the_first_still_finishes(any_home: Home, daemon: bool) 
                 assert connection.answer().body == b"passed"
                 assert first.wait() == 0
                 assert pid_file.read_text().strip() == str(second.pid)
-                assert home.left_behind() == ["run/twistd.pid"]
+                assert home.left_behind() == ["run/graceful.sock", "run/twistd.pid"]
                 assert get(second.port).status == 200
 
 

@@ -122,7 +122,8 @@ class Site:
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
             "PYTHONPATH": str(APPLICATIONS),
         }
-        self._daemons: set[int] = set()
+        self._pids: set[int] = set()
+        self._servers: list[Server] = []
         self._over = threading.Event()
         self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
 
@@ -133,8 +134,7 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._look_for_daemons()
-        left = [pid for pid in self._daemons if not gone(pid)]
+        left = [pid for pid in self._daemons() if not gone(pid)]
         for pid in left:
             os.kill(pid, signal.SIGKILL)
             gone(pid, 10)
@@ -143,21 +143,29 @@ class Site:
         self.home.remove()
         assert kind is not None or not left, f"daemons were still running: {left}"
 
-    def _look_for_daemons(self) -> None:
+    def _daemons(self) -> set[int]:
+        """Return the processes that scripts have left behind.
+
+        A server in the foreground has a pid file as well, but is a child of ours: whoever collects it has its status,
+        and nobody else gets it.
+        """
         for file in self.path.glob("*.pid*"):
             with suppress(OSError, ValueError):
-                self._daemons.add(int(file.read_text()))
+                self._pids.add(int(file.read_text()))
+        return self._pids - {server.pid for server in self._servers}
 
-    def _reap(self) -> None:
-        """Let daemons that end be gone, for scripts that wait for it.
+    def collect(self) -> None:
+        """Let daemons that have ended be gone, for scripts that wait for it.
 
         Other tests make this process the parent of all daemons; it has to collect them.
         """
+        for pid in self._daemons():
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def _reap(self) -> None:
         while not self._over.wait(0.02):
-            self._look_for_daemons()
-            for pid in self._daemons:
-                with suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
+            self.collect()
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of the site."""
@@ -200,4 +208,5 @@ class Site:
         server = Server(self.home, pass_fds=pass_fds)
         server.command = ["bash", "-euc", command]
         server.environment.update(self.environment, TMPDIR=str(self.home.temporary))
+        self._servers.append(server)
         return server

@@ -168,17 +168,7 @@ class Server:
 
     def start(self) -> None:
         """Start the process; with `daemon`, return when the parent has ended well."""
-        process = subprocess.Popen(
-            self.command,
-            cwd=self.home.run,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=self._limit,
-            pass_fds=self._pass_fds,
-            errors="replace",
-        )
+        process = self._popen()
         self._process = process
         if not self.daemon:
             self.pid = process.pid
@@ -207,21 +197,26 @@ class Server:
 
         :raises AssertionError: if it does not end.
         """
-        try:
-            return subprocess.run(
-                self.command,
-                cwd=self.home.run,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                preexec_fn=self._limit,
-                errors="replace",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as hang:
-            raise AssertionError(f"does not end in {timeout} s: {hang.output!r}") from None
+        with self._popen() as process:
+            try:
+                said, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired as hang:
+                process.kill()
+                raise AssertionError(f"does not end in {timeout} s: {hang.output!r}") from None
+        return subprocess.CompletedProcess(self.command, process.returncode, said)
+
+    def _popen(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command,
+            cwd=self.home.run,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=self._limit,
+            pass_fds=self._pass_fds,
+            errors="replace",
+        )
 
     def _limit(self) -> None:
         """Set the limits of the new process, in the new process."""
@@ -328,10 +323,10 @@ class Server:
             self._reap()
 
     def _reap(self) -> None:
-        if self.daemon:
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        else:
-            self.status = self._process.wait()
+        # Not by `Popen.wait`, to which a child that somebody else has collected is one that ended well.
+        self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if not self.daemon:
+            self._process.returncode = self.status
         self._no_more.set()
         if self._reader is not None:
             self._reader.join(10)

@@ -1,0 +1,44 @@
+"""`graceful leave`, `enter`, `takedown` and `extend`: one order, one answer."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from graceful.commands.common import DONE, connect, control_path
+
+
+def leave(arguments: argparse.Namespace) -> int:
+    """Take the server out of the rotation; everything is served as always."""
+    return _order(arguments, "/leave", "process {pid} has left the rotation: its health says going down")
+
+
+def enter(arguments: argparse.Namespace) -> int:
+    """Put it into the rotation again."""
+    return _order(arguments, "/enter", "process {pid} is in the rotation")
+
+
+def extend(arguments: argparse.Namespace) -> int:
+    """Give what is in flight more time."""
+    text = "process {pid} has to be gone in {latest_exit:.0f} s"
+    with connect(control_path(arguments)) as client:
+        status = client.post("/extend", seconds=arguments.seconds)
+    if status["state"] == "serving":
+        text = "process {pid} has to be gone {latest_exit:.0f} s after it is told to stop"
+    print(text.format(**status))
+    return DONE
+
+
+def takedown(arguments: argparse.Namespace) -> int:
+    """Take down one exchange."""
+    with connect(control_path(arguments)) as client:
+        taken = client.post(f"/exchanges/{arguments.id}/takedown")["taken_down"]
+    print("taken down: " + ", ".join(f"exchange {number}" for number in taken))
+    return DONE
+
+
+def _order(arguments: argparse.Namespace, target: str, text: str) -> int:
+    with connect(control_path(arguments)) as client:
+        status: dict[str, Any] = client.post(target)
+    print(text.format(**status))
+    return DONE

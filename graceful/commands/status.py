@@ -1,0 +1,117 @@
+"""`graceful status`: what is in flight, and in which state the server is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any, Final
+
+from graceful.commands.common import DONE, FAILED, connect_leaving, control_path, say
+from graceful.control.client import Client, ClientError, NobodyThere
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show the status of the server at the control socket, and of those that have given it up."""
+    path = control_path(arguments)
+    found: list[dict[str, Any]] = []
+    failed = False
+    try:
+        found.append(_ask(Client(path)))
+    except NobodyThere as nobody:
+        problem: ClientError | None = nobody
+    else:
+        problem = None
+    for client in connect_leaving(path):
+        try:
+            found.append(_ask(client))
+        except ClientError as error:
+            failed = True
+            say(str(error))
+    if not found:
+        if problem is not None and not failed:
+            raise problem
+        return FAILED
+    if arguments.json:
+        print(json.dumps({**found[0], "leaving": found[1:]}))
+    else:
+        print("\n\n".join(text_of(one) for one in found))
+    return DONE
+
+
+def _ask(client: Client) -> dict[str, Any]:
+    with client:
+        answer: dict[str, Any] = client.get("/status")
+        return answer
+
+
+def text_of(status: dict[str, Any]) -> str:
+    """A status in lines for people."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status["since"]))
+    version = f", version {status['app_version']}" if status["app_version"] else ""
+    rotation = ", out of the rotation" if status["rotation"] == "away" else ""
+    lines = [f"process {status['pid']}: {status['state']} since {since}{rotation}{version}"]
+    if status["deadline"] is not None:
+        lines.append(
+            f"  deadline     in {duration(status['deadline'])}, gone at the latest in "
+            f"{duration(status['latest_exit'])}"
+        )
+    for number, socket in enumerate(status["sockets"]):
+        lines.append(f"  {'' if number else 'sockets':<12} {socket['name']} {socket['state']}")
+    threads, connections = status["threads"], status["connections"]
+    lines.append(f"  threads      {threads['busy']} of {threads['size']} busy, {threads['queued']} requests wait")
+    lines.append(f"  connections  {connections['busy']} busy, {connections['idle']} idle")
+    lines.append(f"  finished     {status['finished']}, taken down {status['taken_down']}")
+    lines.append(f"  in flight    {status['in_flight_count']}")
+    if status["in_flight"]:
+        rows: list[tuple[str, ...]] = [("ID", "AGE", "PHASE", "SENT", "THREAD", "PEER", "REQUEST")]
+        rows += [row_of(exchange) for exchange in status["in_flight"]]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+        for row in rows:
+            cells = [
+                f"{cell:>{width}}" if n < 2 else f"{cell:<{width}}"
+                for n, (cell, width) in enumerate(zip(row, widths, strict=False))
+            ]
+            lines.append("  ".join(["", *cells, row[-1]]))
+    return "\n".join(lines)
+
+
+def row_of(exchange: dict[str, Any]) -> tuple[str, ...]:
+    """An exchange in the columns of a table."""
+    return (
+        str(exchange["id"]),
+        duration(exchange["age"]),
+        exchange["phase"],
+        sent_of(exchange),
+        exchange["thread"] or "-",
+        exchange["peer"],
+        f"{exchange['method']} {exchange['path']}",
+    )
+
+
+def sent_of(exchange: dict[str, Any]) -> str:
+    """How much of an answer is sent, and of how much."""
+    total = exchange["bytes_total"]
+    if not total:
+        return size(exchange["bytes_sent"])
+    return f"{size(exchange['bytes_sent'])} of {size(total)} ({100 * exchange['bytes_sent'] // total} %)"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in _UNITS:
+        if count < 1024 or unit == _UNITS[-1]:
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

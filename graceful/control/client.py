@@ -1,0 +1,159 @@
+"""Talking to a running instance over its control socket: a small client that blocks.
+
+The `graceful` command uses it, and so does an instance that starts, before its reactor runs.  What is on the other
+end may be anything: nothing, a file of somebody else's, a server that is stuck or still imports its application, one
+that vanishes in mid-answer.  Each of these is an error of its own, with one line for the operator.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import struct
+from types import TracebackType
+from typing import Any, Final
+
+ANSWERS_IN: Final = 5.0
+_LARGEST: Final = 64 << 20
+_PEER: Final = struct.Struct("3i")
+
+
+class ClientError(Exception):
+    """It did not go well.  Its text is one line for the operator."""
+
+
+class NobodyThere(ClientError):
+    """No server has this control socket: there is no file, or nobody listens on it any more."""
+
+
+class Vanished(ClientError):
+    """The server has ended without an answer."""
+
+
+class Silent(ClientError):
+    """The server listens and does not answer."""
+
+
+class Refused(ClientError):
+    """The server has understood, and will not.
+
+    :ivar status: the HTTP status.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket that is connected already."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__("localhost")
+        self.sock = sock
+
+    def connect(self) -> None:
+        raise http.client.NotConnected("the server has closed the control connection")
+
+
+class Client:
+    """A connection to one instance, which stays with it when the path is given to another.
+
+    :param path: the control socket.
+    :param timeout: seconds to wait for an answer; None for as long as it takes.
+    :raises NobodyThere: nobody listens there.
+    :raises ClientError: it cannot be connected to.
+    :ivar peer_pid: the process that listens, as the kernel says; 0 if it is in another pid namespace.
+    """
+
+    def __init__(self, path: str, timeout: float | None = ANSWERS_IN) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout)
+        try:
+            self.socket.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            self.socket.close()
+            raise NobodyThere(f"no server answers at {path}") from None
+        except PermissionError:
+            self.socket.close()
+            raise ClientError(
+                f"{path}: permission denied; become root or the server's user, or start it with --control-group"
+            ) from None
+        except OSError as error:
+            self.socket.close()
+            raise ClientError(f"{path}: cannot connect: {error.strerror or error}") from None
+        credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        self.peer_pid: int = _PEER.unpack(credentials)[0]
+        self._http = _Connection(self.socket)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+        self.socket.close()
+
+    def get(self, target: str, *, timeout: float | None = ANSWERS_IN) -> Any:
+        """Return what a resource says.
+
+        :raises ClientError: it does not.
+        """
+        return self._ask("GET", target, None, timeout)
+
+    def post(self, target: str, **values: Any) -> Any:
+        """Give an order.
+
+        :raises ClientError: it is not obeyed.
+        """
+        return self._ask("POST", target, values, ANSWERS_IN)
+
+    def _ask(self, method: str, target: str, values: Any, timeout: float | None) -> Any:
+        self.socket.settimeout(timeout)
+        body = None if values is None else json.dumps(values)
+        try:
+            self._http.request(method, target, body, {"Content-Type": "application/json"} if body else {})
+            answer = self._http.getresponse()
+            data = answer.read(_LARGEST)
+        except TimeoutError:
+            pid = f"process {self.peer_pid}" if self.peer_pid else "the server"
+            raise Silent(
+                f"{self.path}: {pid} has not answered for {timeout:g} s: it is starting, or its event loop is stuck"
+            ) from None
+        except http.client.BadStatusLine as error:
+            if isinstance(error, http.client.RemoteDisconnected):
+                raise Vanished(f"{self.path}: the server has ended without an answer") from None
+            raise self._not_ours() from None
+        except (ConnectionError, http.client.NotConnected, http.client.IncompleteRead):
+            raise Vanished(f"{self.path}: the server has ended without an answer") from None
+        except (http.client.HTTPException, OSError, ValueError):
+            raise self._not_ours() from None
+        if answer.getheader("Server") != "graceful":
+            raise self._not_ours()
+        try:
+            said = json.loads(data)
+        except ValueError:
+            raise self._not_ours() from None
+        if answer.status >= 400:
+            text = said.get("error") if isinstance(said, dict) else None
+            raise Refused(answer.status, f"{self.path}: {text or answer.status}")
+        return said
+
+    def _not_ours(self) -> ClientError:
+        return ClientError(f"{self.path}: what answers there is not a graceful server")
+
+
+def start_of(pid: int) -> int:
+    """Return a descriptor that becomes readable when the process ends, pidfd_open(2); -1 if it has ended."""
+    try:
+        return os.pidfd_open(pid) if pid > 0 else -1
+    except OSError:
+        return -1

@@ -1,0 +1,219 @@
+"""All of control, put together: who may ask, who may order, who is told, and in which order it comes and goes.
+
+It is the first thing up: its sockets listen before the application is imported, so whoever connects while that takes
+its time waits in the kernel's queue and is answered as soon as the reactor runs.  And it is the last thing down: it
+has a hub and a clock of its own, which go on when the engine has given everything back, and its last word is how the
+drain has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from twisted.logger import Logger
+
+from graceful.clock import on
+from graceful.control.api import Control, Orders, Reading
+from graceful.control.door import Door
+from graceful.control.events import Events
+from graceful.control.metrics import Metrics
+from graceful.control.notify import Notify
+from graceful.control.origin import Origin
+from graceful.control.socket import ControlSocket
+from graceful.control.status import Ending, Status
+from graceful.settings import Settings
+from graceful.sockets.address import parse
+from graceful.sockets.binding import BoundSocket, bind
+from graceful.web.hub import Hub
+
+#: Seconds between two pictures for those who look.
+TICK: Final = 1.0
+TICK_IN_DRAIN: Final = 0.25
+
+#: Seconds between two lines for the service manager.
+STATUS_EVERY: Final = 1.0
+
+
+class Desk:
+    """Control of one instance.  Reactor thread.
+
+    :param settings: of the instance.
+    :param status: what it says of itself.
+    :param orders: what it can be told.
+    :param control: the control socket, None for none.
+    :param notify: word to the service manager.
+    :param renew: called at each tick.
+    """
+
+    log = Logger(namespace="graceful")
+
+    def __init__(
+        self,
+        settings: Settings,
+        status: Status,
+        orders: Orders,
+        control: ControlSocket | None,
+        notify: Notify,
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._status = status
+        self._control = control
+        self._notify = notify
+        self._renew = renew
+        self._events = Events(status)
+        self._metrics = Metrics(status)
+        self._for_control = Control(status, self._events, self._metrics, orders)
+        self._readers: list[Reading] = [self._for_control]
+        self._control_sockets: list[BoundSocket] = []
+        self._status_sockets: list[BoundSocket] = []
+        self._doors: list[Door] = []
+        self._hub: Hub | None = None
+        self._clock: Any = None
+        self._reactor: Any = None
+        self._since_second = self._since_status = self._since_alive = 0.0
+        self._said = ""
+
+    # -- up -----------------------------------------------------------------------------------------------
+
+    def bind(self, environ: Mapping[str, str], pid: int | None) -> None:
+        """Bind everything, while we may still be root.
+
+        :param environ: what systemd has said of the sockets that it hands over.
+        :param pid: the process it has said it to.
+        :raises ControlError, BindError: one line for the operator.
+        """
+        if self._control is not None:
+            listening = self._control.bind()
+            if listening is not None:
+                self._control_sockets.append(BoundSocket(f"unix:{self._control.where}", listening))
+        for text in self._settings.status_listen:
+            self._status_sockets.append(bind(parse(text), environ, pid))
+
+    def open(self, reactor: Any) -> None:
+        """Begin to answer; as soon as the reactor runs, that is."""
+        self._reactor = reactor
+        clock = self._clock = on(reactor)
+        clock.start()
+        hub = self._hub = Hub(reactor)
+        hub.start()
+        if self._control_sockets:
+            self._doors.append(Door(reactor, clock, hub, self._control_sockets, self._for_control))
+        if self._status_sockets:
+            names = [parse(text).interface for text in self._settings.status_listen]
+            reading = Reading(self._status, self._events, self._metrics, Origin(names))
+            self._readers.append(reading)
+            self._doors.append(Door(reactor, clock, hub, self._status_sockets, reading))
+            self._metrics.count()
+        for door in self._doors:
+            door.open()
+        clock.callLater(0, self._tick)
+
+    def say_open(self) -> None:
+        """The server's sockets accept: tell whom it may concern."""
+        if self._control is not None and self._control.where is not None:
+            self.log.info("control at {path}", path=self._control.where)
+        for bound in self._status_sockets:
+            self.log.info("status page at {where}", where=_url(bound))
+        self._notify.ready()
+
+    # -- while it runs ------------------------------------------------------------------------------------
+
+    def entered(self, state: str) -> None:
+        """The instance has entered another state; in the middle of that."""
+        if state == "closing" and self._control is not None:
+            self._control.release()  # before "closed" is said: a successor may start at that word
+        if self._clock is not None:
+            self._clock.callLater(0, self._tell)
+
+    def going_down(self) -> None:
+        """A drain begins."""
+        self._notify.stopping(self._status.latest_exit())
+
+    def _tell(self) -> None:
+        """Tell those who wait for a state, and those who look."""
+        if self._hub is not None:
+            for reading in self._readers:
+                reading.tell()
+            self._events.tick()
+            self._notify_status(True)
+
+    def _tick(self) -> None:
+        clock, now = self._clock, self._clock.seconds()
+        clock.callLater(TICK_IN_DRAIN if self._status.draining else TICK, self._tick)
+        if now - self._since_second >= TICK * 0.9:
+            self._since_second = now
+            self._events.second()
+            for door in self._doors:
+                door.sweep(now)
+        self._renew()
+        self._events.tick()
+        self._notify_status(now - self._since_status >= STATUS_EVERY)
+        if self._notify.watchdog is not None and now - self._since_alive >= min(TICK, self._notify.watchdog) * 0.9:
+            self._since_alive = now
+            self._notify.alive()
+
+    def _notify_status(self, due: bool) -> None:
+        """Tell the service manager how it is, if that has changed, or how long it may take, if it may run out."""
+        if not self._notify or not due:
+            return
+        self._since_status = self._clock.seconds()
+        line = self._line()
+        draining = self._status.draining
+        if line != self._said or draining:
+            self._said = line
+            self._notify.status(line, self._status.latest_exit() if draining else None)
+
+    def _line(self) -> str:
+        """The status in a line."""
+        status, engine = self._status, self._status.engine
+        count = len(engine.site.register.exchanges) if engine is not None else 0
+        if not status.draining:
+            return status.state
+        deadline = status.deadline
+        return f"{status.state}: {count} in flight" + (f", deadline in {deadline:.0f} s" if deadline else "")
+
+    # -- down ---------------------------------------------------------------------------------------------
+
+    def end(self, ending: Ending) -> None:
+        """Say how it ended, and go; whoever gave the order that has ended it gets the answer before."""
+        if self._for_control.obeying and self._reactor is not None:
+            self._reactor.callFromThread(self._end, ending)
+        else:
+            self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
+        self._status.ending = ending
+        self._status.enter("gone")
+        if self._control is not None:
+            self._control.remove()
+        for door in self._doors:
+            door.close()
+        for reading in self._readers:
+            reading.tell()
+        self._events.end()
+        self._notify.status(
+            f"gone: {ending.finished} finished, {ending.taken_down} taken down, {ending.abandoned} abandoned",
+            self._status.latest_exit(),
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back, at whatever point it is."""
+        if self._control is not None:
+            self._control.remove()
+        if self._hub is not None:
+            for door in self._doors:
+                door.close()
+            self._hub.stop()
+            self._clock.stop()
+            self._hub = None
+        else:
+            for bound in (*self._control_sockets, *self._status_sockets):
+                bound.close()
+
+
+def _url(bound: BoundSocket) -> str:
+    kind, _, where = bound.name.partition(":")
+    return f"http://{where}/" if kind.startswith("tcp") else bound.name

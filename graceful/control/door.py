@@ -1,0 +1,77 @@
+"""A way in for people and programs, beside the application's: a site of its own on sockets of its own.
+
+It is served by the same engine as everything else, but it has its own register, so that no drain waits for it, and
+its own hub, so that it is the last thing to go.  Everything is answered in the reactor thread.  However many come, it
+holds no more than so many connections; the others wait in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from graceful.settings import Settings
+from graceful.sockets.binding import BoundSocket
+from graceful.sockets.listener import Listener
+from graceful.web.handler import IHandler
+from graceful.web.hub import Hub
+from graceful.web.site import Site
+
+MOST_CONNECTIONS: Final = 250
+LIMITS: Final = Settings(keep_alive=60, header_timeout=10, send_timeout=10, max_body=4096)
+
+
+class Door:
+    """Listening sockets, and who answers on them.  Reactor thread.
+
+    :param reactor: watches the sockets.
+    :param clock: times the pauses.
+    :param hub: reads from the connections.
+    :param bound: the sockets.
+    :param handler: answers everything.
+    :ivar site: what is served, with its own register.
+    """
+
+    def __init__(
+        self, reactor: Any, clock: IReactorTime, hub: Hub, bound: Sequence[BoundSocket], handler: IHandler
+    ) -> None:
+        self.site = Site(None, LIMITS)
+        self.site.serve(handler)
+        self.site.on_room = self._room
+        self._hub = hub
+        self._listeners = [Listener(reactor, clock, one, self._accepted, silent=True) for one in bound]
+
+    def open(self) -> None:
+        """Begin to accept."""
+        for listener in self._listeners:
+            listener.start()
+
+    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+        name = sock.getsockname()
+        server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
+        self.site.accepted(self._hub, sock, peer, server)
+        if len(self.site.register.connections) >= MOST_CONNECTIONS:
+            for listener in self._listeners:
+                listener.pause("max-connections")
+
+    def _room(self) -> None:
+        if len(self.site.register.connections) < MOST_CONNECTIONS:
+            for listener in self._listeners:
+                if listener.paused is not None:
+                    listener.resume()
+
+    def sweep(self, now: float) -> None:
+        """End what has had its time; once a second."""
+        self.site.tick()
+        self.site.sweep(now)
+
+    def close(self) -> None:
+        """Accept nobody any more; connections go on."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.connectionLost(Failure(ConnectionDone()))

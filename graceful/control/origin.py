@@ -1,0 +1,58 @@
+"""Which requests at the status page's door may be a hostile page's.
+
+A browser on the operator's machine reaches what listens on loopback, and so does every page that is open in it.  It
+cannot read an answer that is meant for another origin, and we send no header that would let it.  There is one way
+around: the page's owner points a name of their own at 127.0.0.1, and then it *is* the same origin (DNS rebinding).
+But the request still says that name in its Host.  So what is not addressed by an address, or by a name that the
+machine itself goes by, is refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from graceful.web.exchange import Exchange
+
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/]+)(?::[0-9]+)?")
+_NOT_OURS: Final = (
+    "this server is not known by that name: use its address, localhost, or the machine's own name",
+    "this is not for pages of other sites",
+)
+
+
+class Origin:
+    """Knows our own names.
+
+    :param names: names in the endpoints that we listen at, beside the machine's.
+    """
+
+    def __init__(self, names: Iterable[str] = (), hostname: Callable[[], str] = socket.gethostname) -> None:
+        own = hostname().lower()
+        self._names = {"localhost", own, own.partition(".")[0], *(name.lower() for name in names if name)}
+
+    def why_not(self, exchange: Exchange) -> str | None:
+        """Why a request is refused; None if it is not."""
+        fields = {name.lower(): value.decode("latin-1") for name, value in exchange.headers}
+        host = fields.get(b"host")
+        if host is not None and not self._ours(host):
+            return _NOT_OURS[0]
+        if fields.get(b"sec-fetch-site") in ("cross-site", "same-site"):
+            # A link to the page is all right: what it opens is the page's own.
+            if fields.get(b"sec-fetch-mode") != "navigate" or fields.get(b"sec-fetch-dest") != "document":
+                return _NOT_OURS[1]
+        return None
+
+    def _ours(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].strip("[]").lower().rstrip(".")
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names
+        return True

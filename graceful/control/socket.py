@@ -1,0 +1,215 @@
+"""The control socket's path, and how two instances pass it from one to the next.
+
+A path belongs to whoever serves; one that is on its way out must stay reachable all the same.  So, as the pid file
+does it: from the closing of the sockets on, an instance gives the path up and lives on at `PATH.<pid>`.  It renames
+the file itself.  Where it may not (privileges were shed, and the directory is root's), the newcomer, who still may,
+does it: it asks whoever answers at the path, and one that says it is leaving is moved aside.
+
+What is left of an instance that was killed is a file on which nobody answers: the next one replaces it.  A server
+that was never told where its control socket shall be starts without the path if somebody serves there, at
+`PATH.<pid>` from the beginning; one that was told says so and does not start.
+
+Everything here but `release` and `remove` blocks, briefly, and is called during start-up only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import grp
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from twisted.logger import Logger
+
+from graceful.control.client import Client, ClientError, NobodyThere
+from graceful.sockets.address import LONGEST_UNIX_PATH
+from graceful.sockets.binding import inode_of
+
+#: States of an instance that gives its path to a newcomer.
+LEAVING: Final = ("closing", "finishing", "takedown", "gone")
+
+#: Seconds that whoever has the path gets to say whether it is leaving.
+ASKED_FOR: Final = 2.0
+
+
+class ControlError(Exception):
+    """The control socket cannot be had.  Its text is one line for the operator."""
+
+
+class ControlSocket:
+    """One instance's hold on a control path.
+
+    :param path: where it shall be.
+    :param mode: the permissions of the socket file.
+    :param group: its group, name or number; None for the server's.
+    :param owner: the user and group that the server will run as; -1 for those of the process.
+    :param demanded: whether somebody has asked for just this path.
+    :ivar where: where the socket is now; None if there is none.
+    """
+
+    _log = Logger(namespace="graceful")
+
+    def __init__(
+        self,
+        path: str,
+        mode: int = 0o600,
+        group: str | None = None,
+        owner: tuple[int, int] = (-1, -1),
+        demanded: bool = True,
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self.where: str | None = None
+        self._mode = mode
+        self._group = group
+        self._owner = owner
+        self._demanded = demanded
+        self._inode: tuple[int, int] | None = None
+        self._pid = 0
+
+    def bind(self) -> socket.socket | None:
+        """Bind and listen, before privileges are shed and before the application is imported.
+
+        :returns: the listening socket, non-blocking; None if nobody has asked for one and it cannot be had.
+        :raises ControlError: it was asked for and cannot be had.
+        """
+        try:
+            return self._bind()
+        except ControlError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"cannot make the control socket {self.path}: {error.strerror}"
+        if self._demanded:
+            raise ControlError(f"{problem}; give another --control, or --control '' for none")
+        self._log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
+        return None
+
+    def _bind(self) -> socket.socket:
+        self._pid = os.getpid()
+        aside = f"{self.path}.{self._pid}"
+        if len(aside.encode()) > LONGEST_UNIX_PATH:
+            raise ControlError(f"no Unix socket can have a path as long as {aside}")
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.setblocking(False)
+            with _locked(os.path.dirname(self.path)):
+                with suppress(FileNotFoundError):
+                    os.unlink(aside)  # of an earlier process with our number
+                # Nobody may connect before the file has the mode and the owner that it shall have.
+                umask = os.umask(0o177)
+                try:
+                    listening.bind(aside)
+                finally:
+                    os.umask(umask)
+                self.where, self._inode = aside, inode_of(aside)
+                self._give_to_owner(aside)
+                listening.listen(128)
+                self._clear_dead()
+                self._take_path(aside)
+        except BaseException:
+            listening.close()
+            self.remove()
+            raise
+        return listening
+
+    def _give_to_owner(self, path: str) -> None:
+        uid, gid = self._owner
+        if self._group is not None:
+            gid = int(self._group) if self._group.isdigit() else grp.getgrnam(self._group).gr_gid
+        if (uid, gid) != (-1, -1):
+            try:
+                os.chown(path, uid, gid)
+            except PermissionError:
+                raise ControlError(f"may not give the control socket to the group {self._group}") from None
+        os.chmod(path, self._mode)
+
+    def _take_path(self, aside: str) -> None:
+        """Move our socket to the path, unless somebody serves there."""
+        try:
+            there = os.lstat(self.path)
+        except FileNotFoundError:
+            there = None
+        if there is not None and not stat.S_ISSOCK(there.st_mode):
+            raise ControlError(f"a file that is not a socket is at {self.path}")
+        holder = _holder(self.path) if there is not None else None
+        if holder is not None:
+            pid, state = holder
+            if state not in LEAVING:
+                who = f"process {pid}" if pid else "another process"
+                if self._demanded:
+                    raise ControlError(f"{who} answers at the control socket {self.path}")
+                self._log.warn(
+                    "{who} has the control socket {path}: this server's is {aside}",
+                    who=who,
+                    path=self.path,
+                    aside=aside,
+                )
+                return
+            os.rename(self.path, f"{self.path}.{pid}")
+        os.rename(aside, self.path)
+        self.where = self.path
+
+    def _clear_dead(self) -> None:
+        """Remove what instances have left at `PATH.<pid>` that could not remove it themselves."""
+        for path in leaving(self.path):
+            if path != self.where and _holder(path) is None:
+                with suppress(OSError):
+                    os.unlink(path)
+
+    def release(self) -> None:
+        """Give the path up to a successor.  To be called before the sockets are said to be closed."""
+        if self.where == self.path and self._ours(self.path):
+            aside = f"{self.path}.{self._pid}"
+            with suppress(OSError):  # then a newcomer moves it
+                os.rename(self.path, aside)
+                self.where = aside
+
+    def remove(self) -> None:
+        """Remove what is our own, at the end.  A successor's is left alone."""
+        for path in (self.path, f"{self.path}.{self._pid}"):
+            if self._ours(path):
+                with suppress(OSError):
+                    os.unlink(path)
+        self.where = self._inode = None
+
+    def _ours(self, path: str) -> bool:
+        """Whether what is at a path is what we have bound; in a process forked from us, nothing is."""
+        return self._inode is not None and self._pid == os.getpid() and inode_of(path) == self._inode
+
+
+def leaving(path: str) -> list[str]:
+    """Return the paths of instances that have given a control path up, oldest file first."""
+    pattern = re.compile(re.escape(path) + r"\.[0-9]+")
+    found = [other for other in glob.glob(f"{glob.escape(path)}.*") if pattern.fullmatch(other)]
+    return sorted(found, key=lambda other: inode_of(other) is not None and os.lstat(other).st_mtime)
+
+
+def _holder(path: str) -> tuple[int, str] | None:
+    """Who answers at a socket file, and in which state; None if nobody does."""
+    try:
+        with Client(path, timeout=ASKED_FOR) as client:
+            pid = client.peer_pid
+            with suppress(ClientError):
+                status = client.get("/status?limit=0")
+                return int(status["pid"]), str(status["state"])
+            return pid, "unknown"
+    except NobodyThere:
+        return None
+    except ClientError:
+        return 0, "unknown"
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Be the only one that changes control paths in a directory, flock(2)."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,226 @@
+"""What an instance says of itself: the one place where its register, drain and threads become a status.
+
+The control socket, the status page, the metrics and systemd all show what is made here, so they cannot disagree.
+Everything is read in the reactor thread and is a picture of one moment.  Ages and what is left of a deadline are
+seconds, since a clock may be set; only `since` and `began` are wall-clock times, for people.
+
+A target's query is left out: it may hold what not everybody who may look at a status shall read, such as a token.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import define, frozen
+
+from graceful import __version__
+from graceful.takedown.stacks import stack_of
+from graceful.web.exchange import PHASES, Exchange
+
+if TYPE_CHECKING:
+    from graceful.drain import Drain
+    from graceful.engine import Engine
+    from graceful.settings import Settings
+    from graceful.web.site import Site
+
+LONGEST_PATH: Final = 200
+KEPT: Final = 100
+
+
+@frozen
+class Ending:
+    """How a drain has gone.
+
+    :ivar exit_status: the process's, or what it would be.
+    :ivar seconds: how long the drain took.
+    :ivar finished: exchanges that ended by themselves in it.
+    :ivar taken_down: exchanges that were interrupted.
+    :ivar abandoned: threads that did not end.
+    """
+
+    exit_status: int
+    seconds: float
+    finished: int
+    taken_down: int
+    abandoned: int
+
+
+@define(eq=False)
+class Status:
+    """Reads an instance's status.  Reactor thread.
+
+    :ivar latest_exit: how many seconds from now the process is gone in any case; before a drain, from its beginning.
+    :ivar taken_down: how many exchanges were taken down so far.
+    :ivar engine, drain: None while the instance starts.
+    :ivar ending: how it ended; None before.
+    :ivar ended: the last exchanges that ended since the drain began, newest first.
+    """
+
+    settings: Settings
+    latest_exit: Callable[[], float]
+    taken_down: Callable[[], int] = lambda: 0
+    engine: Engine | None = None
+    drain: Drain | None = None
+    open: bool = False
+    ending: Ending | None = None
+    ended: deque[dict[str, Any]] | None = None
+    _since: float = 0.0
+    _state: str = ""
+    _began: float | None = None
+    _finished_before: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.enter("starting")
+
+    def enter(self, state: str) -> None:
+        """Another state begins now."""
+        if state != self._state:
+            self._state, self._since = state, time.time()
+            if self._began is None and state not in ("starting", "serving"):
+                self._began = self._since
+                self._finished_before = self.engine.site.register.finished if self.engine is not None else 0
+                if self.engine is not None:
+                    self._remember_what_ends(self.engine.site)
+
+    @property
+    def state(self) -> str:
+        """`starting`, `serving`, `lame-duck`, `closing`, `finishing`, `takedown` or `gone`."""
+        return self._state
+
+    @property
+    def draining(self) -> bool:
+        """Whether the way out has begun."""
+        return self._began is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds until the next deadline; None while none runs."""
+        if self.engine is None or self.drain is None or self.state != "finishing" or self.drain.deadline is None:
+            return None
+        return max(0.0, self.drain.deadline - self.engine.clock.seconds())
+
+    def _remember_what_ends(self, site: Site) -> None:
+        """From now on exchanges that end are kept for a while, for people; that costs nothing before."""
+        ended = self.ended = deque(maxlen=KEPT)
+        record = site.record
+        clock = time.monotonic
+
+        def remember(exchange: Exchange) -> None:
+            interrupted = self._state == "takedown" and not exchange.through
+            ended.appendleft(
+                {
+                    "id": exchange.id,
+                    "method": exchange.method,
+                    "path": path_of(exchange),
+                    "status": exchange.status,
+                    "seconds": round((exchange.ended or clock()) - exchange.started, 3),
+                    "taken_down": interrupted,
+                }
+            )
+            if record is not None:
+                record(exchange)
+
+        site.record = remember
+
+    def in_flight(self, limit: int | None = None, stacks: bool = False) -> list[dict[str, Any]]:
+        """The exchanges in flight, oldest first.
+
+        :param limit: so many at most.
+        :param stacks: each with the stack of its thread.
+        """
+        engine = self.engine
+        if engine is None:
+            return []
+        now, working, names = engine.clock.seconds(), engine.working(), engine.thread_names()
+        found = []
+        for exchange in islice(engine.site.register.in_flight(), limit):
+            thread = working.get(exchange, 0)
+            shown = {
+                "id": exchange.id,
+                "method": exchange.method,
+                "path": path_of(exchange),
+                "phase": PHASES[exchange.phase],
+                "age": round(now - exchange.started, 3),
+                "bytes_sent": exchange.sent,
+                "bytes_total": exchange.length if exchange.length >= 0 else None,
+                "peer": exchange.peer or "unix",
+                "thread": names.get(thread),
+            }
+            if stacks:
+                shown["stack"] = stack_of(thread)
+            found.append(shown)
+        return found
+
+    def __call__(self, limit: int | None = None) -> dict[str, Any]:
+        """The whole status, as JSON can say it.
+
+        :param limit: how many exchanges to list; None for all.
+        """
+        engine, register = self.engine, self.engine.site.register if self.engine is not None else None
+        exchanges = register.in_flight() if register is not None else []
+        busy = len({exchange.connection for exchange in exchanges})
+        connections = len(register.connections) if register is not None else 0
+        deadline, ending = self.deadline, self.ending
+        finished = register.finished if register is not None else 0
+        return {
+            "pid": os.getpid(),
+            "state": self.state,
+            "since": round(self._since, 3),
+            "deadline": round(deadline, 3) if deadline is not None else None,
+            "sockets": [{"name": name, "state": state} for name, state in engine.sockets()] if engine else [],
+            "in_flight": self.in_flight(limit),
+            "in_flight_count": len(exchanges),
+            "threads": dict(zip(("busy", "size", "queued"), engine.threads() if engine else (0, 0, 0), strict=True)),
+            "connections": {"idle": max(0, connections - busy), "busy": min(busy, connections)},
+            "finished": finished,
+            "taken_down": self.taken_down(),
+            "latest_exit": round(self.latest_exit(), 3),
+            "rotation": self._rotation(),
+            "drain": None
+            if self._began is None
+            else {"began": round(self._began, 3), "finished": finished - self._finished_before},
+            "exit_status": ending.exit_status if ending is not None else None,
+            "app_version": self.settings.app_version or None,
+            "version": __version__,
+        }
+
+    def _rotation(self) -> str:
+        """What health says: `in`, `away` by order, or `leaving` for good."""
+        if self.engine is None:
+            return "away"
+        health = self.engine.health
+        return "leaving" if health.going_down else "away" if health.away else "in"
+
+    def last_word(self) -> dict[str, Any]:
+        """How it ended, for those who have waited for that."""
+        ending = self.ending
+        assert ending is not None
+        return {
+            "pid": os.getpid(),
+            "state": "gone",
+            "exit_status": ending.exit_status,
+            "seconds": round(ending.seconds, 3),
+            "finished": ending.finished,
+            "taken_down": ending.taken_down,
+            "abandoned": ending.abandoned,
+        }
+
+    def phases(self) -> dict[str, int]:
+        """How many exchanges are in which phase."""
+        counts = dict.fromkeys(PHASES, 0)
+        if self.engine is not None:
+            for exchange in self.engine.site.register.in_flight():
+                counts[PHASES[exchange.phase]] += 1
+        return counts
+
+
+def path_of(exchange: Exchange) -> str:
+    """The path that an exchange asks for, for people: without its query, and no longer than can be read."""
+    path = exchange.target.partition(b"?")[0]
+    text = path[:LONGEST_PATH].decode("latin-1").encode("unicode_escape").decode("ascii")
+    return text + "…" if len(path) > LONGEST_PATH else text or "-"
