@@ -109,6 +109,7 @@ class Core:
     :ivar state: the state's name, for people and the status.
     :ivar hurried: nobody shall be waited for.
     :ivar quiet: nobody sends requests on idle connections any more.
+    :ivar passed: the first deadline has come.
     :ivar entered: called with the name of each state that is entered.
     """
 
@@ -122,6 +123,7 @@ class Core:
     state: str = "serving"
     hurried: bool = False
     quiet: bool = False
+    passed: bool = False
     timer: IDelayedCall | None = None
     machine: Any = None
     waiting: list[Deferred[None]] = field(factory=list)
@@ -154,11 +156,11 @@ class Core:
         assert self.closed is not None
         return self.closed + (max(self.deadline, self.download_deadline) if spared else self.deadline)
 
-    def set_timer(self) -> None:
-        """Have a look when the next deadline comes."""
+    def set_timer(self, now: bool = False) -> None:
+        """Have a look when the next deadline comes; or now, if it has just been moved here."""
         self.stop_timer()
-        until = self.until(self.clock.seconds() >= self.until(False))
-        delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
+        until = self.until(self.second())
+        delay = 0.0 if self.hurried or now else max(0.0, until - self.clock.seconds())
         self.timer = self.clock.callLater(delay, self.deadline_came)
 
     def stop_timer(self) -> None:
@@ -168,10 +170,15 @@ class Core:
 
     def deadline_came(self) -> None:
         """It concerns nobody if there is nothing left but what has more time."""
+        self.passed = self.clock.seconds() >= self.until(False)
         if self.everything() or self.work.left():
             self.machine.overdue()
         else:
             self.set_timer()
+
+    def second(self) -> bool:
+        """Whether the deadline that comes next is the second: the first has come, and was not put off since."""
+        return self.passed and self.clock.seconds() >= self.until(False)
 
     def everything(self) -> bool:
         """Whether nothing is spared any more."""
@@ -355,7 +362,7 @@ class Drain:
         core = self._core
         if core.closed is None:
             return None
-        return core.until(core.clock.seconds() >= core.until(False))
+        return core.until(core.second())
 
     def ahead(self, spared: bool) -> tuple[float, float]:
         """What is ahead if the drain takes as long as it may: seconds as a lame duck, and seconds of deadline.
@@ -379,7 +386,7 @@ class Drain:
         core = self._core
         core.deadline = max(0.0, core.deadline + seconds)
         if core.state == "finishing":
-            core.set_timer()
+            core.set_timer(now=core.clock.seconds() >= core.until(False))
 
     def begin(self, quiet: bool = False) -> Deferred[None]:
         """Begin to stop; a second call changes nothing.  Fires when the drain is over.  Reactor thread.

@@ -23,6 +23,8 @@ from graceful.clock import on
 from graceful.control.health import Health
 from graceful.downloads.crew import Crew
 from graceful.downloads.handover import HandOver
+from graceful.downloads.public import Public
+from graceful.downloads.sender import Sender
 from graceful.downloads.targets import parse_mapping
 from graceful.downloads.waiting import Lot
 from graceful.settings import HEALTH_PATH, Settings
@@ -59,6 +61,7 @@ class Engine:
     :ivar access_log: None if there is none.
     :ivar aside: runs the application's callables that have no thread of an exchange.
     :ivar health: what a balancer is told.
+    :ivar lot: where parked requests wait.
     """
 
     log = Logger(namespace="graceful")
@@ -82,7 +85,7 @@ class Engine:
             spooler=Spooler(settings.spool, self._hub.call),
             pool_for=self._pool_for,
         )
-        self.hand_over = self._make_hand_over(reactor)
+        self._hand_over(reactor)
         self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
         if settings.health_path:
             self.site.route(settings.health_path, self.health.answer)
@@ -94,7 +97,7 @@ class Engine:
         gc.collect()
         gc.freeze()
 
-    def _make_hand_over(self, reactor: Any) -> HandOver:
+    def _hand_over(self, reactor: Any) -> None:
         """What the event loop answers with no thread: downloads and parked requests."""
         settings, call, clock = self._settings, self._hub.call, self.clock
 
@@ -103,21 +106,14 @@ class Engine:
 
             return Upstream(reactor, clock, settings.upstream_connect_timeout)
 
-        public = [parse_mapping(text) for text in settings.download]
-        hand_over = HandOver(
-            call,
-            clock,
-            Crew(call),
-            upstream,
-            Lot(clock, call, self.aside.call),
-            public=public,
-            internal=[parse_mapping(text) for text in settings.internal_download],
-            silence=settings.upstream_timeout,
-        )
-        self.site.hand_over = hand_over
-        for mapping in public:
-            self.site.route(mapping.prefix, hand_over.answer)
-        return hand_over
+        self._sender = Sender(call, clock, Crew(call), upstream, settings.upstream_timeout)
+        self.lot = Lot(clock, call, self.aside.call)
+        internal = [parse_mapping(text) for text in settings.internal_download]
+        self.site.hand_over = HandOver(self._sender, self.lot, internal)
+        mappings = [parse_mapping(text) for text in settings.download]
+        public = Public(self._sender, mappings)
+        for mapping in mappings:
+            self.site.route(mapping.prefix, public.answer)
 
     # -- threads ------------------------------------------------------------------------------------------
 
@@ -242,7 +238,8 @@ class Engine:
         self.site.tick()
         now = self.clock.seconds()
         self.site.sweep(now)
-        self.hand_over.tick(now)
+        self._sender.tick(now)
+        self.lot.tick(now)
         self.aside.look()
 
     # -- people -------------------------------------------------------------------------------------------
@@ -262,7 +259,7 @@ class Engine:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
-        self.hand_over.stop()
+        self._sender.stop()
         self.aside.close()
         self.site.spooler.stop()
         if self.access_log is not None:

@@ -21,7 +21,7 @@ from twisted import __version__ as twisted_version
 from twisted.python import usage
 
 from graceful import __version__
-from graceful.logs import json_observer
+from graceful.logs import write_json
 from graceful.pidfile import PidFile, PidFileBusy, PidFileError
 from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.sockets.binding import activation
@@ -394,7 +394,7 @@ class Options(usage.Options):
             raise usage.UsageError("--log-format json: twist has this option itself, before graceful-app")
         if parent.get("syslog") or parent.get("logger"):
             raise usage.UsageError("--log-format json: twistd's --syslog and --logger write in their own ways")
-        parent["logger"] = json_observer(parent)
+        write_json(parent)
 
     def _usual_control(self) -> str:
         """Where the control socket is if nobody says: beside the pid file, or else in the directory."""

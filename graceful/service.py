@@ -21,11 +21,12 @@ from twisted.web.resource import IResource
 from graceful import logs
 from graceful.control.desk import Desk
 from graceful.control.notify import Notify
+from graceful.control.orders import Orders
 from graceful.control.socket import ControlSocket
 from graceful.control.status import Status
 from graceful.drain import Drain
 from graceful.engine import Engine, Root
-from graceful.exit import LEAVING, LastLimit, latest_exit
+from graceful.exit import LEAVING, LastLimit
 from graceful.loading import load
 from graceful.settings import Settings
 from graceful.signals import Signals
@@ -73,7 +74,8 @@ class AppServer(Service):
         self._starting: list[Deferred[Any]] = []
         self._cannot: BaseException | None = None
         self._drain: Drain | None = None
-        self._status = Status(self.settings, self.latest_exit)
+        self._orders: Orders | None = None
+        self._status = Status(self.settings)
         self._desk: Desk | None = None
         self._engine: Engine
         self._stopping: Stopping
@@ -124,7 +126,7 @@ class AppServer(Service):
                 demanded=settings.control is not None,
             )
         notify = Notify() if process is not None else Notify({})
-        self._desk = desk = Desk(settings, self._status, self, control, notify, self.renew_limit)
+        self._desk = desk = Desk(settings, self._status, control, notify)
         if process is not None:
             process.startup.undo.callback(desk.close)
         desk.bind(*self._handed_over())
@@ -180,8 +182,6 @@ class AppServer(Service):
                 root = root()
             self._engine = Engine(self._reactor, self.settings, root)
             self._stopping = Stopping(self._engine, self._reactor, self._process)
-            self._status.engine = self._engine
-            self._status.taken_down = lambda: self._stopping.taken_down
             settings = self.settings
             self._drain = Drain(
                 self._engine.clock,
@@ -191,10 +191,11 @@ class AppServer(Service):
                 settings.lame_duck,
                 self._entered,
             )
-            self._status.drain = self._drain
+            self._orders = Orders(self._engine, self._drain, self._stopping, self._process, self._reactor)
+            self._status.of(self._engine, self._drain, self._stopping, self._orders)
             if self._desk is not None:
                 self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end
-                self._desk.open(self._reactor)
+                self._desk.open(self._reactor, self._orders)
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -231,36 +232,12 @@ class AppServer(Service):
         if early is not None:
             signals.stoppers()[early](early, None)
 
-    # -- the last limit -----------------------------------------------------------------------------------
-
-    def _at_most(self) -> float:
-        """In how many seconds the process may still be there, by the deadlines that hold now."""
-        assert self._drain is not None
-        downloads = any(exchange.download for exchange in self._engine.site.register.in_flight())
-        return latest_exit(*self._drain.ahead(downloads))
-
-    def latest_exit(self) -> float:
-        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        if self._drain is None:
-            return latest_exit(self.settings.lame_duck, self.settings.deadline)
-        left = self._process.limit.left if self._process is not None and self._drain.state != "serving" else None
-        return self._at_most() if left is None else left
-
-    def renew_limit(self) -> None:
-        """Move the last limit, if what is in flight has got more time since it was set."""
-        process, drain = self._process, self._drain
-        if process is None or drain is None or drain.state not in ("lame-duck", "closing", "finishing"):
-            return
-        left = process.limit.left
-        if left is not None and self._at_most() > left + LEAVING:
-            process.limit.arm(self._at_most())
-
     # -- what can be asked of it, by signals --------------------------------------------------------------
 
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
-        if self._process is not None and self._drain is not None and self._drain.state == "serving":
-            self._process.limit.arm(self._at_most())
+        if self._orders is not None:
+            self._orders.limit()
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.
@@ -276,43 +253,6 @@ class AppServer(Service):
         """Take down at once what is in flight."""
         assert self._drain is not None
         self._drain.hurry()
-
-    # -- and by control -----------------------------------------------------------------------------------
-
-    def leave(self) -> None:
-        """Leave the rotation of a balancer; everything is served as always."""
-        self._engine.health.leave()
-
-    def enter(self) -> None:
-        """Enter it again."""
-        self._engine.health.enter()
-
-    def stop_within(self, quiet: bool, deadline: float | None) -> None:
-        """Begin to drain; a service among others takes the whole process with it.
-
-        :param quiet: close idle connections at once: nobody sends requests any more.
-        :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
-        """
-        assert self._drain is not None
-        if deadline is not None:
-            self._drain.give(deadline)
-        self.limit()
-        stopped = self._drain.begin(quiet)
-        if self._process is None:
-            stopped.addCallback(lambda ignored: self._reactor.stop())
-
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
-        assert self._drain is not None
-        self._drain.extend(seconds)
-        if self._process is not None and self._process.limit.left is not None:
-            self._process.limit.arm(self._at_most())
-
-    def take_down(self, number: int) -> list[int]:
-        """Take down one exchange, and those behind it on its connection; which were."""
-        return self._stopping.take_down_one(number)
-
-    # -- and by both --------------------------------------------------------------------------------------
 
     def reopen_logs(self) -> None:
         """Open the access log and twistd's log anew; somebody has moved them."""

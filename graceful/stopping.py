@@ -108,7 +108,7 @@ class Stopping:
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
         # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
-        self._engine.hand_over.lot.drain()
+        self._engine.lot.drain()
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:

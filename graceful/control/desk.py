@@ -8,23 +8,26 @@ drain has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.logger import Logger
 
 from graceful.clock import on
-from graceful.control.api import Control, Orders, Reading
+from graceful.control.api import Control, Reading
+from graceful.control.client import Client, ClientError
 from graceful.control.door import Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
+from graceful.control.orders import Orders
 from graceful.control.origin import Origin
-from graceful.control.socket import ControlSocket
+from graceful.control.socket import ControlSocket, beside
 from graceful.control.status import Ending, Status
 from graceful.settings import Settings
 from graceful.sockets.address import parse
-from graceful.sockets.binding import BoundSocket, bind
+from graceful.sockets.binding import BindError, BoundSocket, bind
 from graceful.web.hub import Hub
 
 #: Seconds between two pictures for those who look.
@@ -40,10 +43,8 @@ class Desk:
 
     :param settings: of the instance.
     :param status: what it says of itself.
-    :param orders: what it can be told.
     :param control: the control socket, None for none.
     :param notify: word to the service manager.
-    :param renew: called at each tick.
     """
 
     log = Logger(namespace="graceful")
@@ -52,19 +53,17 @@ class Desk:
         self,
         settings: Settings,
         status: Status,
-        orders: Orders,
         control: ControlSocket | None,
         notify: Notify,
-        renew: Callable[[], object] = lambda: None,
     ) -> None:
         self._settings = settings
         self._status = status
         self._control = control
         self._notify = notify
-        self._renew = renew
+        self._orders: Orders | None = None
         self._events = Events(status)
         self._metrics = Metrics(status)
-        self._for_control = Control(status, self._events, self._metrics, orders)
+        self._for_control = Control(status, self._events, self._metrics, self._yield)
         self._readers: list[Reading] = [self._for_control]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
@@ -89,11 +88,35 @@ class Desk:
             if listening is not None:
                 self._control_sockets.append(BoundSocket(f"unix:{self._control.where}", listening))
         for text in self._settings.status_listen:
-            self._status_sockets.append(bind(parse(text), environ, pid))
+            try:
+                bound = bind(parse(text), environ, pid)
+            except BindError:
+                if not self._predecessors_yield():
+                    raise
+                bound = bind(parse(text), environ, pid)
+            self._status_sockets.append(bound)
 
-    def open(self, reactor: Any) -> None:
-        """Begin to answer; as soon as the reactor runs, that is."""
+    def _predecessors_yield(self) -> bool:
+        """Ask instances that are leaving for their places; their sockets outlive those of the application."""
+        yielded = False
+        for path in beside(self._control.path) if self._control is not None else []:
+            with suppress(ClientError), Client(path) as client:
+                client.post("/yield")
+                yielded = True
+        return yielded
+
+    def _yield(self) -> None:
+        """A successor wants our places: who looks at us already may go on."""
+        for door in self._doors[1:]:
+            door.close()
+
+    def open(self, reactor: Any, orders: Orders) -> None:
+        """Begin to answer; as soon as the reactor runs, that is.
+
+        :param orders: what the instance can be told.
+        """
         self._reactor = reactor
+        self._orders = self._for_control.orders = orders
         clock = self._clock = on(reactor)
         clock.start()
         hub = self._hub = Hub(reactor)
@@ -129,7 +152,7 @@ class Desk:
 
     def going_down(self) -> None:
         """A drain begins."""
-        self._notify.stopping(self._status.latest_exit())
+        self._notify.stopping(self._status.latest_exit)
 
     def _tell(self) -> None:
         """Tell those who wait for a state, and those who look."""
@@ -147,7 +170,8 @@ class Desk:
             self._events.second()
             for door in self._doors:
                 door.sweep(now)
-        self._renew()
+        if self._orders is not None:
+            self._orders.renew_limit()
         self._events.tick()
         self._notify_status(now - self._since_status >= STATUS_EVERY)
         if self._notify.watchdog is not None and now - self._since_alive >= min(TICK, self._notify.watchdog) * 0.9:
@@ -163,7 +187,7 @@ class Desk:
         draining = self._status.draining
         if line != self._said or draining:
             self._said = line
-            self._notify.status(line, self._status.latest_exit() if draining else None)
+            self._notify.status(line, self._status.latest_exit if draining else None)
 
     def _line(self) -> str:
         """The status in a line."""
@@ -195,7 +219,7 @@ class Desk:
         self._events.end()
         self._notify.status(
             f"gone: {ending.finished} finished, {ending.taken_down} taken down, {ending.abandoned} abandoned",
-            self._status.latest_exit(),
+            self._status.latest_exit,
         )
         self.close()
 

@@ -121,12 +121,12 @@ class ControlSocket:
         uid, gid = self._owner
         if self._group is not None:
             gid = int(self._group) if self._group.isdigit() else grp.getgrnam(self._group).gr_gid
+        os.chmod(path, self._mode)  # first: root without all its capabilities may not, once it is another's
         if (uid, gid) != (-1, -1):
             try:
                 os.chown(path, uid, gid)
             except PermissionError:
                 raise ControlError(f"may not give the control socket to the group {self._group}") from None
-        os.chmod(path, self._mode)
 
     def _take_path(self, aside: str) -> None:
         """Move our socket to the path, unless somebody serves there."""
@@ -156,10 +156,16 @@ class ControlSocket:
 
     def _clear_dead(self) -> None:
         """Remove what instances have left at `PATH.<pid>` that could not remove it themselves."""
-        for path in leaving(self.path):
-            if path != self.where and _holder(path) is None:
+        for path in beside(self.path):
+            if path == self.where:
+                continue
+            try:
+                Client(path, timeout=ASKED_FOR).close()
+            except NobodyThere:
                 with suppress(OSError):
                     os.unlink(path)
+            except ClientError:
+                pass  # somebody is there, and not for us
 
     def release(self) -> None:
         """Give the path up to a successor.  To be called before the sockets are said to be closed."""
@@ -182,11 +188,11 @@ class ControlSocket:
         return self._inode is not None and self._pid == os.getpid() and inode_of(path) == self._inode
 
 
-def leaving(path: str) -> list[str]:
-    """Return the paths of instances that have given a control path up, oldest file first."""
+def beside(path: str) -> list[str]:
+    """Return the paths `PATH.<pid>` of instances that have given a control path up, or have never had it."""
     pattern = re.compile(re.escape(path) + r"\.[0-9]+")
     found = [other for other in glob.glob(f"{glob.escape(path)}.*") if pattern.fullmatch(other)]
-    return sorted(found, key=lambda other: inode_of(other) is not None and os.lstat(other).st_mtime)
+    return sorted(found, key=lambda other: (len(other), other))
 
 
 def _holder(path: str) -> tuple[int, str] | None:

@@ -92,8 +92,9 @@ class Takedown:
             self._site.finished(exchange)
 
     def _wait(self, done: Deferred[None], until: float) -> None:
-        left = len(self._working())
-        ending = self._ending(self._spared())
+        spared = self._spared()
+        left = len(self._working().keys() - spared)
+        ending = self._ending(spared)
         if (left or ending) and self._clock.seconds() < until:
             self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
             return

@@ -12,6 +12,7 @@ completed ends visibly short (RFC 9112 §6.3, §8), and no second status line in
 
 from __future__ import annotations
 
+import codecs
 import logging
 import re
 from time import monotonic
@@ -46,6 +47,9 @@ LINGERING: Final = 4
 DOWNLOADING: Final = 5
 PARKED: Final = 6
 PHASES: Final = ("receiving", "queued", "in the application", "sending", "lingering", "downloading", "parked")
+
+# Loaded now: what is said when no descriptor is left cannot open a file for it.
+codecs.lookup("unicode_escape")
 
 _LENGTH: Final = re.compile(r"[0-9]+\Z")
 

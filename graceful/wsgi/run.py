@@ -59,7 +59,7 @@ class Runner:
                 return exchange.write
 
             result = exchange.handler.application(environ, start_response)
-            if type(result) is list and len(result) == 1 and exchange.offer is None and not exchange.begun:
+            if type(result) is list and len(result) == 1 and exchange.offer is None:
                 exchange.finish(result[0])
             else:
                 handed_over = self._send(exchange, result)

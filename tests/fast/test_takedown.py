@@ -137,11 +137,11 @@ class DeadlineTests(Case):
         self.working: dict[Exchange, int] = {}
         self.takedown = Takedown(self.engine.site, self.clock, lambda: self.working)
 
-    def start(self) -> tuple[list[None], list[str]]:
+    def start(self, everything: bool = True) -> tuple[list[None], list[str]]:
         """Start it; a list that gets an entry when it is through, and what it says about each exchange."""
         through: list[None] = []
         with capturedLogs() as events:
-            self.takedown.start(True).addCallback(through.append)
+            self.takedown.start(everything).addCallback(through.append)
         self.engine.turn()
         lines = [formatEvent(event) for event in events]
         return through, [line for line in lines if line.startswith("taking down")]
@@ -231,6 +231,52 @@ class DeadlineTests(Case):
         self.ends(exchange)
         self.wait(0.1)
         self.assertEqual((through, self.takedown.abandoned), ([None], 0))
+
+    def test_nothing_to_interrupt(self) -> None:
+        """An answer that its client has, and only has not closed after, was not interrupted."""
+        client, exchange = self.ask(CLOSE)
+        self.answer(exchange)
+        self.assertEqual(self.bodies(client), [b"/"])
+        self.start()
+        self.assertEqual(self.takedown.taken, 0)
+
+    def download(self) -> Client:
+        """A client with a download, for which a thread happens to work, and a request that waits behind it."""
+        client, exchange = self.threaded(get(1) + get(2))
+        exchange.download = True
+        return client
+
+    def test_download_is_spared(self) -> None:
+        """A download, and what waits behind it, has more time: it is neither named, nor ended, nor waited for."""
+        client = self.download()
+        other, second = self.threaded(get(3))
+        through, lines = self.start(everything=False)
+        self.assertEqual(len(lines), 1)
+        self.assertIn("GET /3 ", lines[0])
+        self.ends(second)
+        other.close()
+        self.wait(0.1)
+        self.assertEqual((through, self.takedown.taken, self.takedown.abandoned), ([None], 1, 0))
+        self.answer(*self.engine.asked[:1])
+        self.answer(*self.engine.asked[2:])
+        self.assertEqual(self.bodies(client), [b"/1", b"/2"])
+
+    def test_download_is_not_spared_twice(self) -> None:
+        """At its own deadline it is taken down with all others."""
+        client = self.download()
+        self.start(everything=False)
+        self.assertEqual(self.takedown.taken, 0)
+        self.start()
+        self.assertEqual((self.takedown.taken, self.engine.in_flight), (2, []))
+        self.assertEqual([answer.status for answer in parse_answers(client.take())], [503])
+
+    def test_others_beside_a_download(self) -> None:
+        """What does not end in its last moment is closed; the download's connection is not."""
+        client, other = self.download(), self.threaded(get(3))[0]
+        through, _ = self.start(everything=False)
+        self.wait(LAST_MOMENT + 0.1)
+        self.assertEqual((through, self.takedown.taken, self.takedown.abandoned), ([None], 1, 1))
+        self.assertEqual((client.socket.closed, other.socket.closed), (False, True))
 
     def test_one_that_fails(self) -> None:
         """A connection that cannot be taken down in order is closed, and the others are taken down."""

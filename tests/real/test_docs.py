@@ -61,6 +61,21 @@ COMMANDS = {
     "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
     "twistd --python": "a name; see `tac-run`",
     "pip install --editable": "what not to do",
+    "graceful status": "test_watching",
+    "graceful status --json": "test_watching",
+    "graceful top": "tests/real/test_top.py",
+    "graceful stop": "tests/real/test_control.py",
+    "graceful stop --wait closed": "tests/real/test_control.py",
+    "graceful stop --wait gone": "test_watching",
+    "graceful stop --deadline SECONDS": "tests/real/test_control.py",
+    "graceful stop --quiet": "tests/real/test_control.py",
+    "graceful wait": "tests/real/test_control.py",
+    "graceful wait closed": "tests/real/test_control.py",
+    "graceful wait gone": "tests/real/test_control.py",
+    "graceful extend SECONDS": "tests/real/test_control.py",
+    "graceful takedown ID": "tests/real/test_control.py",
+    "graceful leave": "test_rotation",
+    "graceful enter": "test_rotation",
 }
 """The commands in the text, each with the test that runs it, or the reason why none does."""
 
@@ -337,8 +352,8 @@ def test_deploy(site: Site) -> None:
     HAProxy tries nothing twice, and a start takes so long that it takes the server for dead: each step of the script
     counts.  With a version that does not import, nothing is stopped.
     """
-    clients, runtime, one, two = (str(free_port()) for _ in range(4))
-    servers = {"8001": one, "8002": two}
+    clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
+    servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
     options = {**servers, "mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
     strict = {"mode http": "mode http\n    retries 0"}
     site.write(
@@ -712,6 +727,43 @@ def test_example_of_downloads(site: Site) -> None:
     shutil.copytree(ROOT / "examples", site.path, dirs_exist_ok=True)
     with site.server(shown("downloads-run", LISTEN)) as server:
         assert b"/news" in fetch(server.port)
+
+
+# -- watching -----------------------------------------------------------------------------------------------
+
+
+@runs("control-rotation")
+def test_rotation(site: Site) -> None:
+    """Health leaves the rotation, and enters it again."""
+    leave, enter = shown("control-rotation").splitlines()
+    with site.server(DEMO) as server:
+        site.shell(leave)
+        said = site.shell(f"curl -s -w '%{{http_code}}' http://127.0.0.1:{server.port}/+haproxy")
+        assert said == "away\n503"
+        site.shell(enter)
+        assert fetch(server.port, "/+haproxy") == b"serving\n"
+
+
+@runs("control", "control-see", "control-status", "control-stop", "control-curl")
+def test_watching(site: Site) -> None:
+    """The commands say what is shown, before and in the middle of a stop, and the last one how it went."""
+    with site.server(f"{DEMO} --app-version 42") as server, asked(server.port, "/slow?seconds=8") as slow:
+        in_flight(server, 1)
+        site.shell(shown("control-curl"))
+        assert fetch(server.port, "/fast")
+        commands = shown("control", {"graceful top": "true"}).splitlines()
+        site.shell("\n".join(commands[:-2]))
+        server.terminate()
+        server.wait_closed()
+        see = shown("control-see", {"graceful top": "true"})
+        text, told = site.shell(see).split("\n{")
+        lines = (f"prefix {line}" for line in text.splitlines())
+        check_lines("control-status", lines)
+        assert json.loads("{" + told)["state"] == "finishing"
+        site.shell("\n".join(commands[-2:]))
+        assert b"8 seconds later" in slow.communicate()[0]
+        assert server.wait() == 0
+        site.shell(shown("control-stop"))
 
 
 # -- embedding ----------------------------------------------------------------------------------------------

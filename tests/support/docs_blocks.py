@@ -26,7 +26,7 @@ _DIRECTIVE = re.compile(r"( *)\.\. code-block:: (\S+)")
 _OPTION = re.compile(r" +:name: (\S+)")
 _CODE = re.compile(r"(?<![`\w])(`{1,2})([^`\n]+)\1(?!`)")
 _PROGRAM = re.compile(
-    r"(?:\S*/)?(?:bash|curl|docker|git|gunicorn|haproxy|journalctl|kill|make|pip|pytest|python3?|sphinx-build"
+    r"(?:\S*/)?(?:bash|curl|docker|git|graceful|gunicorn|haproxy|journalctl|kill|make|pip|pytest|python3?|sphinx-build"
     r"|systemctl|trial|twistd?|uwsgi) "
 )
 
