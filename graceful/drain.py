@@ -158,11 +158,11 @@ class Core:
         assert self.closed is not None
         return self.closed + (max(self.deadline, self.download_deadline) if spared else self.deadline)
 
-    def set_timer(self) -> None:
-        """Have a look when the next deadline comes."""
+    def set_timer(self, now: bool = False) -> None:
+        """Have a look when the next deadline comes; or now, if it has just been moved here."""
         self.stop_timer()
         until = self.until(self.second())
-        delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
+        delay = 0.0 if self.hurried or now else max(0.0, until - self.clock.seconds())
         self.timer = self.clock.callLater(delay, self.deadline_came)
 
     def stop_timer(self) -> None:
@@ -402,7 +402,7 @@ class Drain:
         core = self._core
         core.deadline = max(0.0, core.deadline + seconds)
         if core.state == "finishing":
-            core.set_timer()
+            core.set_timer(now=core.clock.seconds() >= core.until(False))
 
     def begin(self, quiet: bool = False) -> Deferred[None]:
         """Begin to stop; a second call changes nothing.  Fires when the drain is over.  Reactor thread.
@@ -415,6 +415,15 @@ class Drain:
             return done
         self._core.waiting.append(done)
         self._machine.begin(quiet)
+        return done
+
+    def succeeded(self) -> Deferred[None]:
+        """Begin to stop, with the sockets in a successor's hands: nobody needs time to look elsewhere."""
+        core = self._core
+        core.lame_duck = 0.0
+        done = self.begin()
+        if core.state == "lame-duck":
+            self._machine.waddled()
         return done
 
     def hurry(self) -> None:

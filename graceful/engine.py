@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from graceful.access_log import AccessLog
@@ -22,6 +23,8 @@ from graceful.clock import on
 from graceful.control.health import Health
 from graceful.downloads.crew import Crew
 from graceful.downloads.handover import HandOver
+from graceful.downloads.public import Public
+from graceful.downloads.sender import Sender
 from graceful.downloads.targets import parse_mapping
 from graceful.downloads.waiting import Lot
 from graceful.reports.reports import Reports
@@ -65,6 +68,7 @@ class Engine:
     :ivar overtime: takes down single exchanges while the server runs normally.
     :ivar aside: runs the application's callables that have no thread of an exchange.
     :ivar health: what a balancer is told.
+    :ivar lot: where parked requests wait.
     """
 
     log = Logger(namespace="graceful")
@@ -76,6 +80,7 @@ class Engine:
         self.clock.start()
         self._hub = Hub(reactor)
         self._listeners: list[Listener | ForeignListener] = []
+        self._sweeping: IDelayedCall | None = None
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self.aside = Aside()
@@ -89,7 +94,7 @@ class Engine:
             spooler=Spooler(settings.spool, self._hub.call),
             pool_for=self._pool_for,
         )
-        self.hand_over = self._make_hand_over(reactor)
+        self._hand_over(reactor)
         self.overtime = Overtime(
             self.site, self.clock, self.working, self._queued, self.descents, self.reports, self._replace
         )
@@ -104,7 +109,7 @@ class Engine:
         gc.collect()
         gc.freeze()
 
-    def _make_hand_over(self, reactor: Any) -> HandOver:
+    def _hand_over(self, reactor: Any) -> None:
         """What the event loop answers with no thread: downloads and parked requests."""
         settings, call, clock = self._settings, self._hub.call, self.clock
 
@@ -113,21 +118,14 @@ class Engine:
 
             return Upstream(reactor, clock, settings.upstream_connect_timeout)
 
-        public = [parse_mapping(text) for text in settings.download]
-        hand_over = HandOver(
-            call,
-            clock,
-            Crew(call),
-            upstream,
-            Lot(clock, call, self.aside.call),
-            public=public,
-            internal=[parse_mapping(text) for text in settings.internal_download],
-            silence=settings.upstream_timeout,
-        )
-        self.site.hand_over = hand_over
-        for mapping in public:
-            self.site.route(mapping.prefix, hand_over.answer)
-        return hand_over
+        self._sender = Sender(call, clock, Crew(call), upstream, settings.upstream_timeout)
+        self.lot = Lot(clock, call, self.aside.call)
+        internal = [parse_mapping(text) for text in settings.internal_download]
+        self.site.hand_over = HandOver(self._sender, self.lot, internal)
+        mappings = [parse_mapping(text) for text in settings.download]
+        public = Public(self._sender, mappings)
+        for mapping in mappings:
+            self.site.route(mapping.prefix, public.answer)
 
     # -- threads ------------------------------------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class Engine:
             listener.start()
             self._listeners.append(listener)
         self._listeners += foreign
-        self.clock.callLater(SWEEP, self._sweep)
+        self._sweeping = self.clock.callLater(SWEEP, self._sweep)
         self.overtime.start()
 
     def sockets(self) -> list[tuple[str, str]]:
@@ -226,6 +224,24 @@ class Engine:
             (listener.name, "closed" if listener.closed else "paused" if listener.paused else "open")
             for listener in self._listeners
         ]
+
+    def open_sockets(self) -> list[BoundSocket]:
+        """The listening sockets that are ours to hand over, in their order."""
+        return [one.bound for one in self._listeners if isinstance(one, Listener) and not one.closed]
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for one in known:
+            for listener in self._listeners:
+                if isinstance(listener, Listener) and listener.bound.socket is one.socket:
+                    listener.bound = one
+
+    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets that another process accepts from; what is in their queues is left to it."""
+        taken = [one.socket for one in handed]
+        for listener in self._listeners:
+            if isinstance(listener, Listener) and listener.bound.socket in taken:
+                listener.hand_over(pid)
 
     def say_open(self) -> None:
         """Say of each listener that it is open."""
@@ -270,17 +286,19 @@ class Engine:
 
     # -- time ---------------------------------------------------------------------------------------------
 
-    def _sweep(self) -> None:
-        self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
-        self.site.tick()
-        self.aside.look()
-        self.sweep()
+    def hasten(self) -> None:
+        """A drain has begun: look at once, and from now on oftener."""
+        if self._sweeping is not None:
+            self._sweeping.reset(0)
 
-    def sweep(self) -> None:
+    def _sweep(self) -> None:
         """End what has had its time."""
+        self._sweeping = self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
+        self.site.tick()
         now = self.clock.seconds()
         self.site.sweep(now)
-        self.hand_over.tick(now)
+        self._sender.tick(now)
+        self.lot.tick(now)
         self.aside.look()
 
     # -- people -------------------------------------------------------------------------------------------
@@ -300,7 +318,7 @@ class Engine:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
-        self.hand_over.stop()
+        self._sender.stop()
         self.aside.close()
         self.site.spooler.stop()
         if self.access_log is not None:

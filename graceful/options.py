@@ -22,8 +22,9 @@ from twisted.python import usage
 
 from graceful import __version__
 from graceful.limits import Limit
-from graceful.logs import json_observer
+from graceful.logs import write_json
 from graceful.pidfile import PidFile, PidFileBusy, PidFileError
+from graceful.reload import VARIABLE, Origin
 from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.sockets.binding import activation
 from graceful.startup import Startup
@@ -132,6 +133,18 @@ _LOG_FORMAT: Final = _Option(
     "FORMAT",
     "text",
     "How twistd's log is written: text, or json for one JSON object a line.",
+)
+_TAKEOVER: Final = _Option(
+    "takeover",
+    "",
+    "",
+    "Take the sockets of the server that answers at --control, which then finishes what it has; if none does, bind.",
+)
+_CHDIR: Final = _Option(
+    "chdir",
+    "DIR",
+    "none",
+    "Run the application there. A successor looks it up anew: a symbolic link may lead to another release by then.",
 )
 _CHECK: Final = _Option(
     "check",
@@ -290,6 +303,17 @@ _GROUPS: Final = {
         _STATUS_LISTEN,
         _Option("app-version", "TEXT", "none", "The application's version, shown in status and health.", str),
     ),
+    "Deploying": (
+        _TAKEOVER,
+        _CHDIR,
+        _Option(
+            "takeover-timeout",
+            "SECONDS",
+            "60",
+            "How long a successor may take from getting this server's sockets until it accepts.",
+            _seconds,
+        ),
+    ),
     "Other": (
         _Option(
             "access-log",
@@ -330,6 +354,8 @@ class Options(usage.Options):
     :ivar check: only check that it would start.
     :ivar control: where the control socket is unless the settings say; None for nowhere.
     :ivar owner: the user and group that twistd will change to; -1 where it will not.
+    :ivar asked_at: the control socket of the server that has started this one to take over; None if it was not.
+    :ivar origin: how this process was started.
     :ivar startup: what surrounds everything that may fail until the reactor runs.
     :ivar pid_file: taken over from twistd; None under `twist`, and for a mere check.
     :ivar sockets: what systemd has said of the sockets it hands over, to the process `pid`.
@@ -338,8 +364,8 @@ class Options(usage.Options):
     synopsis = "[options] [MODULE[:CALLABLE]]"
     longdesc = _DESCRIPTION
 
-    optFlags = [[_CHECK.name, None, _CHECK.help]]
-    optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT)]
+    optFlags = [[option.name, None, option.help] for option in (_CHECK, _TAKEOVER)]
+    optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT, _CHDIR)]
 
     def __init__(self) -> None:
         usage.Options.__init__(self)
@@ -348,6 +374,8 @@ class Options(usage.Options):
         self.pid_file: PidFile | None = None
         self.control: str | None = None
         self.owner = -1, -1
+        self.asked_at: str | None = None
+        self.origin: Origin
         self.sockets: dict[str, str] = {}
         self.pid = 0
         self.application: str | None = None
@@ -408,7 +436,11 @@ class Options(usage.Options):
 
         :raises usage.UsageError: something cannot be used.
         """
+        self.asked_at = os.environ.pop(VARIABLE, None)
+        self.origin = Origin.of_this_process(self["chdir"])
         self.settings = self._read_settings()
+        if self.takeover and self.settings.control == "":
+            raise usage.UsageError("--takeover: there is no taking over with --control '': give the control socket")
         self._check_standard_output()
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
@@ -417,6 +449,7 @@ class Options(usage.Options):
         self.control = self._usual_control()
         self.owner = self._new_owner()
         self.pid_file = self._take_pid_file()
+        self._change_directory()
         self.startup.begin()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -434,6 +467,18 @@ class Options(usage.Options):
             return False
         return not parent["nodaemon"] or parent.get("syslog") or parent.get("logfile") not in (None, "", "-")
 
+    def _change_directory(self) -> None:
+        """Be where the application is; what was typed is relative to where it was typed."""
+        directory = self["chdir"]
+        if directory is None:
+            return
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise usage.UsageError(
+                f"--chdir {directory}: {error.strerror}; name the application's directory"
+            ) from None
+
     def _choose_log_format(self) -> None:
         """Have twistd write its log as JSON, if that is wanted."""
         chosen, parent = self["log-format"], self.parent
@@ -445,7 +490,7 @@ class Options(usage.Options):
             raise usage.UsageError("--log-format json: twist has this option itself, before graceful-app")
         if parent.get("syslog") or parent.get("logger"):
             raise usage.UsageError("--log-format json: twistd's --syslog and --logger write in their own ways")
-        parent["logger"] = json_observer(parent)
+        write_json(parent)
 
     def _usual_control(self) -> str:
         """Where the control socket is if nobody says: beside the pid file, or else in the directory."""
@@ -475,7 +520,8 @@ class Options(usage.Options):
             return None  # a check is made beside an instance that runs
         pid_file = PidFile(path)
         try:
-            pid_file.check()
+            if not self.takeover:
+                pid_file.check()
         except (PidFileBusy, PidFileError) as error:
             raise usage.UsageError(str(error)) from None
         return pid_file
@@ -483,6 +529,11 @@ class Options(usage.Options):
     @property
     def check(self) -> bool:
         return bool(self["check"])
+
+    @property
+    def takeover(self) -> bool:
+        """Whether to take over from whoever answers at the control socket."""
+        return bool(self["takeover"]) or self.asked_at is not None
 
     def _read_settings(self) -> Settings:
         typed: dict[str, str] = {}

@@ -226,6 +226,7 @@ class Settings:
         `graceful-app` the usual one.
     :ivar control_mode: the permissions of that socket.
     :ivar control_group: its group, name or number.
+    :ivar takeover_timeout: seconds that a successor has, from getting the sockets until it accepts.
     :ivar status_listen: endpoints for health, metrics and the status page, read-only.
     :ivar app_version: the application's, shown in status and health.
     :raises BadSetting: a value cannot be used.
@@ -262,5 +263,6 @@ class Settings:
     control: str | None = field(default=None, validator=_control)
     control_mode: int = field(default=0o600, validator=_mode)
     control_group: str | None = field(default=None, validator=_group)
+    takeover_timeout: float = field(default=60, validator=_seconds(zero=False))
     status_listen: tuple[str, ...] = field(default=(), converter=_several, validator=_status_listen)
     app_version: str = field(default="", validator=_printable)

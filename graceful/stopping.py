@@ -18,6 +18,7 @@ from graceful.control.status import Ending
 from graceful.engine import Engine
 from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
 from graceful.pidfile import PidFile
+from graceful.reload import Origin
 from graceful.reports.outlets import as_json
 from graceful.startup import Startup
 from graceful.takedown.deadline import Deadline
@@ -37,6 +38,9 @@ class Process:
     :ivar limit: the moment at which the process ends in any case.
     :ivar control: where the control socket is unless the settings say; None for nowhere.
     :ivar owner: the user and group that the process will change to; -1 where it will not.
+    :ivar takeover: it is to take the sockets of whoever answers at the control socket.
+    :ivar asked_at: another control socket, at which to ask; None for our own.
+    :ivar origin: how the process was started; None if that is not known, and cannot be done again.
     """
 
     startup: Startup
@@ -46,6 +50,9 @@ class Process:
     limit: LastLimit
     control: str | None = None
     owner: tuple[int, int] = (-1, -1)
+    takeover: bool = False
+    asked_at: str | None = None
+    origin: Origin | None = None
 
 
 class Stopping:
@@ -57,6 +64,7 @@ class Stopping:
     :ivar on_going_down: called when the drain begins.
     :ivar on_gone: called with how it ended, before the process leaves.
     :ivar failed: why the server stops by itself; None if it was told to.
+    :ivar succeeded: a successor has taken over: the pid file is its own.
     """
 
     log = Logger(namespace="graceful")
@@ -72,6 +80,7 @@ class Stopping:
         self.on_going_down: Callable[[], object] = lambda: None
         self.on_gone: Callable[[Ending], object] = lambda ending: None
         self.failed: BaseException | None = None
+        self.succeeded = False
 
     @property
     def taken_down(self) -> int:
@@ -102,18 +111,18 @@ class Stopping:
             self._finished_before = site.register.finished
             self.log.info("stopping: {count} in flight", count=len(site.register.exchanges))
         site.quiet = site.quiet or quiet
-        clock.callLater(0, self._engine.sweep)
+        self._engine.hasten()
 
     def close_listeners(self) -> Deferred[None]:
         """Close all listening sockets; each says so in the log."""
-        if self._process is not None and self._process.pid_file is not None:
+        if self._process is not None and self._process.pid_file is not None and not self.succeeded:
             self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
         return self._engine.close_listeners()
 
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
         # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
-        self._engine.hand_over.lot.drain()
+        self._engine.lot.drain()
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:

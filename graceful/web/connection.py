@@ -54,6 +54,7 @@ class Connection:
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
     :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
         there is more.  Reactor thread.
+    :ivar pull_paused: what it would send is not there yet, which is not the client's fault.  Reactor thread.
     :ivar memo: a place for whoever answers to keep what is the same for all exchanges of the connection.
     """
 
@@ -72,6 +73,7 @@ class Connection:
         "peer",
         "port",
         "pull",
+        "pull_paused",
         "reading",
         "receiver",
         "scheme",
@@ -104,6 +106,7 @@ class Connection:
         self.memo: Any = None
         self.drained: Callable[[], None] | None = None
         self.pull: Callable[[], bool] | None = None
+        self.pull_paused = False
         self._reset = False
         self._gone: list[Deferred[None]] = []
         self._register = site.register
@@ -340,6 +343,8 @@ class Connection:
 
     def pause_pull(self, paused: bool) -> None:
         """What is to be sent is not there yet; or it is now.  Reactor thread."""
+        self.pull_paused = paused
+        self.active = monotonic()  # it was we who kept the client waiting
         with self.turn.lock:
             if self.turn.holder is REACTOR:
                 self.writing = not paused

@@ -217,10 +217,13 @@ class Site:
         else:
             self.handle(exchange)
 
-    def answer(self, exchange: Exchange, status: int) -> None:
-        """Answer with a short text of the server's own."""
+    def answer(self, exchange: Exchange, status: int, extra: str = "") -> None:
+        """Answer with a short text of the server's own.
+
+        :param extra: more header lines, each with its line break.
+        """
         try:
-            exchange.fail(status, RETRY_AFTER if status == 503 else "")
+            exchange.fail(status, RETRY_AFTER if status == 503 else extra)
         except Disconnected:
             exchange.flushed = True
         self.through(exchange)

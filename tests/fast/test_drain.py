@@ -476,3 +476,39 @@ class ExtendTests(Case):
             self.bring_to(state)
             self.drain.extend(50)
             self.assertEqual((self.drain.state, self.clock.getDelayedCalls()), (state, []))
+
+
+class AheadTests(Case):
+    """What is ahead of a drain at most, in each of its states; and what is told of them."""
+
+    def test_ahead(self) -> None:
+        """It shrinks with time from the signal on, and counts the deadline that holds."""
+        told: list[str] = []
+        self.drain = Drain(self.clock, self.work, DEADLINE, 3600, lame_duck=20, entered=told.append)
+        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((20, DEADLINE), (20, 3600)))
+        self.drain.begin()
+        self.clock.advance(5)
+        self.assertEqual(self.drain.ahead(False), (15, DEADLINE))
+        self.clock.advance(15)
+        self.assertEqual(self.drain.ahead(False), (0, DEADLINE))
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(50)
+        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((0, DEADLINE - 50), (0, 3550)))
+        self.drain.extend(10)
+        self.assertEqual(self.drain.ahead(False), (0, DEADLINE - 40))
+        self.drain.give(60)
+        self.assertEqual(self.drain.ahead(False), (0, 10))
+        self.clock.advance(10)
+        self.assertEqual(self.drain.ahead(True), (0, 0))
+        self.work.taken_down.callback(None)
+        self.assertEqual(told, ["lame-duck", "closing", "finishing", "takedown", "gone"])
+
+    def test_into_the_past(self) -> None:
+        """A deadline that is moved to a moment that has passed has come, also when there is a second one."""
+        self.drain = Drain(self.clock, self.work, DEADLINE, 3600)
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(50)
+        self.drain.extend(-170)
+        self.clock.advance(0)
+        self.assertEqual(self.drain.state, "takedown")

@@ -333,7 +333,8 @@ class HeadTests(Case):
     def test_reasons(self) -> None:
         """The server's own statuses are worded as RFC 9110 has them, and an unknown one does no harm."""
         self.assertEqual(
-            [reason(code) for code in (413, 414, 507)], ["Content Too Large", "URI Too Long", "Insufficient Storage"]
+            [reason(code) for code in (413, 414, 416, 507)],
+            ["Content Too Large", "URI Too Long", "Range Not Satisfiable", "Insufficient Storage"],
         )
         self.assertEqual(reason(299), "Unknown")
 
