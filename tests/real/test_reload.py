@@ -136,6 +136,7 @@ def test_a_release_that_fails(home: Home) -> None:
             server.wait_line("no deploy: one is under way")
             gate.open()
             server.wait_line("no deploy: the successor has not accepted within 5 s; this one serves on")
+            server.wait_line("no takeover: process .* has ended before it accepted", count=2)
             assert (release_of(server), pid_of(home)) == (b"41", server.pid)
 
         releases.make("42")
