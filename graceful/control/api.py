@@ -13,6 +13,7 @@
                             to wait is to be answered as by /wait
     POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
     POST /exchanges/ID/takedown
+    POST /hurry             to an instance that is leaving: take down everything that it has left
     POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
     POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
 
@@ -230,6 +231,7 @@ class Control(Reading):
             "/enter": self._enter,
             "/stop": self._stop,
             "/extend": self._extend,
+            "/hurry": self._hurry,
             "/yield": self._yield,
         }
 
@@ -290,6 +292,12 @@ class Control(Reading):
         if self._status.state in ("takedown", "gone"):
             raise Problem(409, "the deadline has passed")
         orders.extend(_seconds(values.get("seconds"), -LONGEST))
+        return self._status(0)
+
+    def _hurry(self, orders: Orders, values: dict[str, Any]) -> Any:
+        if not self._status.draining:
+            raise Problem(409, "the server is not leaving: tell it to stop first")
+        orders.hurry()
         return self._status(0)
 
     def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:

@@ -169,6 +169,10 @@ class Desk:
         """Where we can be given orders; None for nowhere."""
         return self._control.where if self._control is not None else None
 
+    def asked_path(self) -> str:
+        """Where the newest instance is given orders; empty for nowhere."""
+        return self._control.path if self._control is not None else ""
+
     def sockets(self) -> list[tuple[str, BoundSocket]]:
         """What a successor gets beside the application's sockets: each with its role."""
         control, at = self._control, self._control_door
