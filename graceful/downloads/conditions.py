@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -37,40 +38,50 @@ class Verdict:
     end: int
 
 
-def judge(asked: Mapping[str, str], etag: str, modified: float, size: int) -> Verdict:
+def judge(asked: Mapping[str, str], etag: str, modified: int | None, size: int) -> Verdict:
     """Look at a request's conditions, in the order of RFC 9110 §13.2.2.
 
     :param asked: those of the request's fields that `CONDITIONS` names; of a method that knows them, GET or HEAD.
     :param etag: the file's entity tag, with its quotes.
-    :param modified: when it was last modified, seconds since 1970.
+    :param modified: when it was last modified, whole seconds since 1970; None if nobody can say.
     :param size: bytes.
     """
     if "if-match" in asked:
         if not _matches(asked["if-match"], etag, weak=False):
             return Verdict(412, 0, 0)
-    elif "if-unmodified-since" in asked:
-        since = _seconds(asked["if-unmodified-since"])
-        if since is not None and int(modified) > since:
+    elif "if-unmodified-since" in asked and modified is not None:
+        since = seconds(asked["if-unmodified-since"])
+        if since is not None and modified > since:
             return Verdict(412, 0, 0)
     if "if-none-match" in asked:
         if _matches(asked["if-none-match"], etag, weak=True):
             return Verdict(304, 0, 0)
-    elif "if-modified-since" in asked:
-        since = _seconds(asked["if-modified-since"])
-        if since is not None and int(modified) <= since:
+    elif "if-modified-since" in asked and modified is not None:
+        since = seconds(asked["if-modified-since"])
+        if since is not None and modified <= since:
             return Verdict(304, 0, 0)
     if "range" in asked and same_file(asked.get("if-range"), etag, modified):
         return _ranged(asked["range"], size)
     return Verdict(200, 0, size)
 
 
-def same_file(if_range: str | None, etag: str, modified: float | None) -> bool:
+def same_file(if_range: str | None, etag: str, modified: int | None) -> bool:
     """Whether a client that has a part of it may have the rest (RFC 9110 §13.1.5)."""
     if if_range is None:
         return True
     if if_range.startswith(('"', "W/")):
         return if_range == etag and not etag.startswith("W/")
-    return modified is not None and _seconds(if_range) == int(modified)
+    return modified is not None and seconds(if_range) == modified
+
+
+def seconds(date: str) -> int | None:
+    """A date as whole seconds since 1970, in each of the three forms of RFC 9110 §5.6.7; None if it is none."""
+    try:
+        when = parsedate_to_datetime(date)
+        # The form of C's asctime says no time zone, and means UTC, not ours.
+        return int((when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)).timestamp())
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
 
 
 def _matches(field: str, etag: str, weak: bool) -> bool:
@@ -82,17 +93,11 @@ def _matches(field: str, etag: str, weak: bool) -> bool:
     return not etag.startswith("W/") and etag in _TAG.findall(field)
 
 
-def _seconds(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-
-
 def _ranged(field: str, size: int) -> Verdict:
     """One range; several, and what is none, are answered with the whole, as RFC 9110 §14.2 lets us."""
     match = _RANGE.match(field)
-    if match is None or match.groups() == ("", ""):
+    # A player that wants no more than the first MB of everything is no error to be shown for an empty file.
+    if match is None or match.groups() == ("", "") or not size:
         return Verdict(200, 0, size)
     first, last = match.groups()
     if not first:

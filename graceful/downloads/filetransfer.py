@@ -7,9 +7,11 @@ one client that takes as fast as we can send, which gets a block a turn like all
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -20,6 +22,8 @@ from graceful.web.handler import IHandler
 
 if TYPE_CHECKING:
     from graceful.downloads.crew import Crew
+
+_OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 
 @implementer(IHandler)
@@ -79,7 +83,12 @@ class FileTransfer:
                 self._fetch(count)
                 return True
             self._fetched = self._place + count
-        sent = self._connection.push_file(self._file.fd, self._place, count)
+        try:
+            sent = self._connection.push_file(self._file.fd, self._place, count)
+        except OSError as error:
+            if error.errno in _OF_THE_DISK:
+                self._cannot(os.strerror(error.errno))
+            raise
         self._connection.active = monotonic()
         self._place += sent
         self._exchange.sent += sent

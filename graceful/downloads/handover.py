@@ -1,83 +1,44 @@
-"""Where an answer leaves its thread for the event loop: what was offered, and what becomes of it.
+"""Where an answer leaves its thread for the event loop: what an application offers, and what becomes of it.
 
-There are four ways in.  An application's token (:mod:`graceful.downloads.token`), its `X-Accel-Redirect`, its
-`wsgi.file_wrapper`; and a path that is served without any application.  All of them come down to a file, a URL, or a
-place to wait.
+There are three ways in: an application's token (:mod:`graceful.downloads.token`), its `X-Accel-Redirect`, and its
+`wsgi.file_wrapper`.  All of them come down to a file, a URL, or a place to wait.  What cannot be taken, the thread
+does by itself: every offer has a body that can be iterated over.
 """
 
 from __future__ import annotations
 
 import io
-import mimetypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from tempfile import _TemporaryFileWrapper
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
-
-from graceful.downloads.crew import Crew
 from graceful.downloads.files import OpenFile, look_at, open_file
-from graceful.downloads.filetransfer import FileTransfer
-from graceful.downloads.heads import Answer, answer_of, as_it_is, asked_of, judged, upstream_fields
+from graceful.downloads.heads import answer_of, as_it_is, judged
 from graceful.downloads.parked import Parked
-from graceful.downloads.targets import File, Mapping, Refused, Target, Url, resolve
+from graceful.downloads.sender import Go, Sender
+from graceful.downloads.targets import Mapping, Refused, Url, resolve
 from graceful.downloads.token import HEADER, Download, claim
 from graceful.downloads.waiting import Lot
-from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
+from graceful.web.exchange import PARKED, Exchange
 from graceful.web.fields import reason
 
-if TYPE_CHECKING:
-    from graceful.downloads.relay import Relay
-    from graceful.downloads.upstream import Upstream
-
 SMALL: Final = 65536
-ALLOWED: Final = ("GET", "HEAD")
 _OFFER: Final = HEADER.lower()
-
-Go = Callable[[], object]
 
 
 class HandOver:
-    """Takes answers from threads, and paths from nobody; a `graceful.web.site.HandOver`.
+    """Takes answers from threads; a `graceful.web.site.HandOver`.
 
-    :param call: calls a function in the reactor thread, from any thread.
-    :param clock: monotonic time.
-    :param crew: threads for what blocks.
-    :param upstream: makes what asks upstream servers, when it is first needed.
+    :param sender: sends files and URLs.
     :param lot: where parked requests wait.
-    :param public: what is served by its path alone.
     :param internal: what `X-Accel-Redirect` may name.
-    :param silence: how long an upstream may say nothing, seconds.
     """
 
-    log = Logger(namespace="graceful")
-
-    def __init__(
-        self,
-        call: Callable[..., object],
-        clock: IReactorTime,
-        crew: Crew,
-        upstream: Callable[[], Upstream],
-        lot: Lot,
-        *,
-        public: Sequence[Mapping] = (),
-        internal: Sequence[Mapping] = (),
-        silence: float = 60.0,
-    ) -> None:
-        self._call = call
-        self._clock = clock
-        self._crew = crew
-        self._make_upstream = upstream
-        self._upstream: Upstream | None = None
-        self.lot = lot
-        self._public = public
+    def __init__(self, sender: Sender, lot: Lot, internal: Sequence[Mapping] = ()) -> None:
+        self._sender = sender
+        self._lot = lot
         self._internal = internal
-        self._silence = silence
-        self._relays: set[Relay] = set()
-
-    # -- from a thread ------------------------------------------------------------------------------------
 
     def takes(self, name: str) -> bool:
         """Whether an answer's field of this name is an offer.
@@ -98,10 +59,7 @@ class HandOver:
             return None
         token = claim(value, exchange)
         if isinstance(token, Download):
-            file = token.take_file()
-            if file is not None:
-                return self._file_from_thread(exchange, file, None)
-            return self._later(exchange, lambda: self._relay(exchange, token.target, answer_of(exchange)))
+            return self._download(exchange, token)
         if isinstance(token, Parked):
             return self._parked(exchange, token)
         return None
@@ -111,21 +69,13 @@ class HandOver:
         """Whether a middleware has said that the body is no longer the token's: compressed, say."""
         return any(name.lower() == "content-encoding" and value != "identity" for name, value in exchange.fields())
 
-    def _later(self, exchange: Exchange, begin: Go) -> Go:
-        """What has a download begin in the reactor thread."""
-        exchange.download = True
-        exchange.phase = DOWNLOADING
-        return lambda: self._call(self._if_wanted, exchange, begin, lambda: None)
+    # -- tokens -------------------------------------------------------------------------------------------
 
-    def _if_wanted(self, exchange: Exchange, begin: Go, drop: Go) -> None:
-        """Begin, unless the client has left, or the deadline has come, on the way to this thread."""
-        connection = exchange.connection
-        if connection.turn.current is exchange and not connection.turn.closed:
-            begin()
-            return
-        drop()
-        exchange.flushed = True
-        connection.site.through(exchange)
+    def _download(self, exchange: Exchange, token: Download) -> Go | None:
+        if token.remote:
+            return self._sender.url_soon(exchange, token.target, answer_of(exchange))
+        file = token.take_file()
+        return self._file(exchange, file) if file is not None else None
 
     def _parked(self, exchange: Exchange, ticket: Parked) -> Go:
         stream = any(
@@ -140,165 +90,59 @@ class HandOver:
             if ticket.end():
                 ticket.gone.callback(None)
 
-        return lambda: self._call(self._if_wanted, exchange, lambda: self.lot.park(exchange, ticket, stream), gone)
+        return lambda: self._sender.soon(exchange, lambda: self._lot.park(exchange, ticket, stream), gone)
+
+    # -- X-Accel-Redirect ---------------------------------------------------------------------------------
 
     def _redirected(self, exchange: Exchange, path: str) -> Go:
-        """An `X-Accel-Redirect`."""
-        target = self._resolve(exchange, self._internal, path)
-        if isinstance(target, Url):
-            url = target.url
-            return self._later(exchange, lambda: self._relay(exchange, url, answer_of(exchange)))
         try:
-            if target is not None:
-                return self._file_from_thread(exchange, open_file(target), None)
-        except Refused as refused:
-            self._say_refused(exchange, path, refused)
-        return lambda: exchange.connection.site.answer(exchange, 404)
-
-    def _resolve(self, exchange: Exchange, mappings: Sequence[Mapping], path: str) -> Target | None:
-        try:
-            target = resolve(mappings, path)
+            target = resolve(self._internal, path)
             if target is None:
                 raise Refused("nothing is mapped there")
+            if isinstance(target, Url):
+                return self._sender.url_soon(exchange, target.url, answer_of(exchange))
+            return self._file(exchange, open_file(target))
         except Refused as refused:
-            self._say_refused(exchange, path, refused)
-            return None
-        return target
-
-    def _say_refused(self, exchange: Exchange, path: str, refused: Refused) -> None:
-        self.log.warn("{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused)
+            self._sender.say_refused(exchange, path, refused)
+            return lambda: exchange.connection.site.answer(exchange, 404)
 
     # -- files --------------------------------------------------------------------------------------------
 
-    def _file_from_thread(self, exchange: Exchange, file: OpenFile, guess: str | None) -> Go:
-        """Send a file: a small one at once, from this thread; else it is the event loop's.
+    def _file(self, exchange: Exchange, file: OpenFile) -> Go:
+        """Send a file: if that is little at once, from this thread; else it is the event loop's.
 
-        It decides by what will be sent, and the file is closed whatever happens.
+        It is closed whatever happens.
         """
         try:
-            status, fields, verdict = judged(exchange, answer_of(exchange), file, guess)
+            status, fields, verdict = judged(exchange, answer_of(exchange), file, None)
             exchange.start(status, fields)
-            if verdict.end - verdict.first <= SMALL:
-                return self._small(exchange, file, verdict.first, verdict.end)
+            size = verdict.end - verdict.first
+            if size > SMALL:
+                return self._sender.file_soon(exchange, file, verdict.first, verdict.end)
+            data = b"" if exchange.bare() else os.pread(file.fd, size, verdict.first)
+            exchange.finish(data)
         except BaseException:
             file.close()
             raise
-        return self._big(exchange, file, verdict.first, verdict.end)
-
-    def _small(self, exchange: Exchange, file: OpenFile, first: int, end: int) -> Go:
-        data = b"" if exchange.bare() else os.pread(file.fd, end - first, first)
         file.close()
-        exchange.finish(data)
         return lambda: exchange.connection.site.through(exchange)
-
-    def _big(self, exchange: Exchange, file: OpenFile, first: int, end: int) -> Go:
-        exchange.download = True
-        exchange.phase = DOWNLOADING
-        transfer = FileTransfer(exchange, file, first, end, self._crew)
-        return lambda: self._call(self._if_wanted, exchange, transfer.begin, file.close)
 
     def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Go | None:
         """`wsgi.file_wrapper` around a real file: from where it is now, as long as the application has said."""
         plain = _plain_file(wrapped)
-        if plain is None or exchange.bare():
+        if plain is None or not exchange.started_answer or exchange.bare():
             return None
         try:
-            place = plain.tell()
-            file = look_at(os.dup(plain.fileno()))
+            place, seen = plain.tell(), look_at(plain.fileno())
+            left = seen.size - place
+            if left <= SMALL or exchange.length > left or not plain.readable():
+                return None
+            file = OpenFile(os.dup(seen.fd), seen.size, seen.modified)  # the application closes its own
         except (OSError, ValueError, Refused):
-            return None
-        left = max(0, file.size - place)
-        if left <= SMALL or exchange.length > left:
-            file.close()
             return None
         if exchange.length < 0:
             exchange.length = left
-        return self._big(exchange, file, place, place + exchange.length)
-
-    # -- URLs ---------------------------------------------------------------------------------------------
-
-    def _relay(self, exchange: Exchange, url: str, answer: Answer) -> None:
-        # Not at import time: Twisted's endpoints take systemd's sockets out of the environment.
-        from graceful.downloads.relay import Relay
-
-        if self._upstream is None:
-            self._upstream = self._make_upstream()
-        asked = upstream_fields(exchange, asked_of(exchange, answer))
-        relay = Relay(exchange, url, answer, asked, self._upstream, self._clock, self._silence, self._relays.discard)
-        self._relays.add(relay)
-        relay.begin()
-
-    # -- by its path --------------------------------------------------------------------------------------
-
-    def answer(self, exchange: Exchange) -> bool:
-        """Serve a path without an application.  Any thread; False if nothing is mapped there."""
-        path = exchange.target.decode("latin-1")
-        try:
-            target = resolve(self._public, path)
-        except Refused as refused:
-            self._say_refused(exchange, path, refused)
-            exchange.connection.site.answer(exchange, 404)
-            return True
-        if target is None:
-            return False
-        if exchange.method not in ALLOWED:
-            exchange.fail(405, f"Allow: {', '.join(ALLOWED)}\r\n")
-            exchange.connection.site.through(exchange)
-            return True
-        exchange.download = True
-        exchange.phase = DOWNLOADING
-        self._call(self._if_wanted, exchange, lambda: self._serve(exchange, target, path), lambda: None)
-        return True
-
-    def _serve(self, exchange: Exchange, target: Target, path: str) -> None:
-        if isinstance(target, Url):
-            self._relay(exchange, target.url, Answer())
-            return
-        opened: list[OpenFile] = []
-        self._crew.do(
-            lambda: opened.append(open_file(target)),
-            lambda error: self._opened(exchange, target, path, opened, error),
-        )
-
-    def _opened(
-        self, exchange: Exchange, target: File, path: str, opened: list[OpenFile], error: BaseException | None
-    ) -> None:
-        site = exchange.connection.site
-        if isinstance(error, Refused):
-            self._say_refused(exchange, path, error)
-            site.answer(exchange, 404)
-        elif error is not None:
-            self.log.error(
-                "{exchange}: {path!r} cannot be opened: {error}", exchange=exchange, path=path, error=error
-            )
-            site.answer(exchange, 500)
-        else:
-            (file,) = opened
-            guess = mimetypes.guess_type(os.fsdecode(target.path))[0] or "application/octet-stream"
-
-            def begin() -> None:
-                status, fields, verdict = judged(exchange, Answer(), file, guess)
-                exchange.start(status, fields)
-                FileTransfer(exchange, file, verdict.first, verdict.end, self._crew).begin()
-
-            self._if_wanted(exchange, begin, file.close)
-
-    # -- time ---------------------------------------------------------------------------------------------
-
-    def tick(self, now: float) -> None:
-        """Look at what has had its time.  Reactor thread.
-
-        :param now: the clock's seconds.
-        """
-        for relay in list(self._relays):
-            relay.tick(now)
-        self.lot.tick(now)
-
-    def stop(self) -> None:
-        """Nothing is in flight any more: give everything back."""
-        if self._upstream is not None:
-            self._upstream.stop()
-        self._crew.stop(0)
+        return self._sender.file_soon(exchange, file, place, place + exchange.length)
 
 
 def _plain_file(wrapped: Any) -> Any:

@@ -6,13 +6,13 @@ the body, or describes which part of it this is, is never the application's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
-from graceful.downloads.conditions import CONDITIONS, Verdict, judge, same_file
+from graceful.downloads.conditions import CONDITIONS, Verdict, judge, same_file, seconds
 from graceful.downloads.files import OpenFile
 from graceful.web.fields import reason
 
@@ -26,6 +26,9 @@ Fields = list[tuple[str, str]]
 #: What of a request the upstream gets to know.  Not its cookies and passwords: those are for the application.
 PASSED_ON: Final = CONDITIONS | {"accept", "accept-language", "user-agent"}
 
+_RANGES: Final = frozenset(("range", "if-range"))
+_ABOUT_THE_BODY: Final = frozenset(("content-type", "content-disposition", "content-encoding", "content-language"))
+_ABOUT_THE_FILE: Final = _ABOUT_THE_BODY | {"cache-control", "etag", "expires", "last-modified"}
 _NOT_THE_APPLICATIONS: Final = frozenset(("content-length", "content-range", "accept-ranges"))
 _HOP: Final = frozenset(
     (
@@ -81,10 +84,13 @@ def as_it_is(fields: Fields) -> Fields:
     return [(name, value) for name, value in fields if (name.lower(), value) != ("content-encoding", "identity")]
 
 
-def asked_of(exchange: Exchange, answer: Answer) -> dict[str, str]:
+def asked_of(exchange: Exchange, status: int) -> dict[str, str]:
     """The fields of a request that say which part of the file, of which version, is wanted; and a few more.
 
-    By lower-case name.  An application that has an entity tag of its own is the judge of what it is compared with.
+    By lower-case name.  Conditions are about an answer that would be 200 (RFC 9110 §13.2.1), and a range is GET's
+    (§14.2).
+
+    :param status: what the application wants the answer's to be.
     """
     asked: dict[str, str] = {}
     for raw_name, raw_value in exchange.headers:
@@ -92,37 +98,48 @@ def asked_of(exchange: Exchange, answer: Answer) -> dict[str, str]:
         if name in PASSED_ON:
             value = raw_value.decode("latin-1")
             asked[name] = f"{asked[name]}, {value}" if name in asked else value
-    own = answer.says("etag")
-    if exchange.method not in ("GET", "HEAD") or answer.status != 200:
-        asked = {name: value for name, value in asked.items() if name not in CONDITIONS}
-    elif own is not None:
-        if not same_file(asked.pop("if-range", None), own, None):
+    if exchange.method not in ("GET", "HEAD") or status != 200:
+        return _without(asked, CONDITIONS)
+    return _without(asked, _RANGES) if exchange.method == "HEAD" else asked
+
+
+def upstream_fields(exchange: Exchange, answer: Answer) -> dict[str, str]:
+    """What an upstream is sent, by lower-case name.
+
+    Never an invitation to compress, which would change lengths and ranges; and no condition about a validator of the
+    application's, which the upstream has never heard of.
+    """
+    asked = asked_of(exchange, answer.status)
+    tag, date = answer.says("etag"), answer.says("last-modified")
+    if tag is not None or date is not None:
+        asked = _without(asked, CONDITIONS - _RANGES)
+    if_range = asked.get("if-range")
+    if if_range is not None and (tag if if_range.startswith(('"', "W/")) else date) is not None:
+        del asked["if-range"]
+        if not same_file(if_range, tag or "", seconds(date or "")):
             asked.pop("range", None)
-    return asked
-
-
-def upstream_fields(exchange: Exchange, asked: dict[str, str]) -> dict[str, str]:
-    """What an upstream is sent: never an invitation to compress, which would change lengths and ranges."""
     fields = {**asked, "accept-encoding": "identity", "x-request-id": exchange.request_id}
     if exchange.peer:
         fields["x-forwarded-for"] = exchange.peer
     return fields
 
 
-def passed_on(headers: Headers, answer: Answer) -> Fields:
-    """The fields of the answer to a client: an upstream's, without its hop-by-hop ones, and the application's."""
-    raw = [
+def passed_on(code: int, headers: Headers, answer: Answer) -> Fields:
+    """The fields of the answer to a client: an upstream's, without its hop-by-hop ones, and the application's.
+
+    :param code: the upstream's status.  If that is an error, what the application has said of the file is not true
+        of the upstream's words about it, and nobody shall keep them as if it were.
+    """
+    own = list(answer.fields)
+    if not (200 <= code < 300 or code == 304):
+        own = [(name, value) for name, value in own if name.lower() not in _ABOUT_THE_FILE]
+    not_passed_on = _HOP | {name.lower() for name, _ in own}
+    return own + [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, values in headers.getAllRawHeaders()
+        if name.decode("latin-1").lower() not in not_passed_on
         for value in values
     ]
-    hop = set(_HOP)
-    for name, value in raw:
-        if name.lower() == "connection":
-            hop.update(token.strip().lower() for token in value.split(","))
-    own = {name.lower() for name, _ in answer.fields}
-    hop |= own
-    return [*answer.fields, *((name, value) for name, value in raw if name.lower() not in hop)]
 
 
 def judged(exchange: Exchange, answer: Answer, file: OpenFile, guess: str | None) -> tuple[str, Fields, Verdict]:
@@ -131,9 +148,10 @@ def judged(exchange: Exchange, answer: Answer, file: OpenFile, guess: str | None
     :param guess: the media type, if the application has not said it.
     :returns: status, fields, and which bytes.
     """
-    etag = answer.says("etag") or file.etag
-    asked = asked_of(exchange, Answer()) if answer.status == 200 else {}
-    verdict = judge(asked, etag, file.modified / 1e9, file.size)
+    etag, date = answer.says("etag") or file.etag, answer.says("last-modified")
+    modified = file.modified // 10**9 if date is None else seconds(date)
+    asked = asked_of(exchange, answer.status)
+    verdict = judge(asked, etag, modified, file.size)
     fields = list(answer.fields)
 
     def unless_said(name: str, value: str) -> None:
@@ -151,12 +169,11 @@ def judged(exchange: Exchange, answer: Answer, file: OpenFile, guess: str | None
     elif verdict.status == 416:
         fields.append(("Content-Range", f"bytes */{file.size}"))
     if verdict.status in (304, 412, 416):
-        fields = _without_body(fields)
+        fields = [(name, value) for name, value in fields if name.lower() not in _ABOUT_THE_BODY]
     if verdict.status != 304:
         fields.append(("Content-Length", str(verdict.end - verdict.first)))
     return answer.status_line(verdict.status), fields, verdict
 
 
-def _without_body(fields: Iterable[tuple[str, str]]) -> Fields:
-    drop = ("content-type", "content-disposition", "content-encoding", "content-language")
-    return [(name, value) for name, value in fields if name.lower() not in drop]
+def _without(fields: dict[str, str], names: Collection[str]) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if name not in names}

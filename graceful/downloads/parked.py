@@ -105,12 +105,11 @@ class Parked(Token):
             if self._over:
                 return False
             self._over = last
-            waiting = self._waiting
-            if waiting is None:  # the view has not returned yet, or there is no event loop to return it to
+            if self._waiting is not None:
+                self._waiting.give(what, last)  # does not wait; and what several threads send stays in order
+            else:  # the view has not returned yet, or there is no event loop to return it to
                 self._kept.append(what)
                 self._changed.notify_all()
-        if waiting is not None:
-            waiting.give(what, last)
         return True
 
     def end(self) -> bool:
@@ -133,7 +132,10 @@ class Parked(Token):
     # -- other servers ------------------------------------------------------------------------------------
 
     def wait(self) -> News:
-        """Block until there is an answer, or the time is over.  For servers that have no event loop to park it in."""
+        """Block until there is an answer, or the time is over.  For servers that have no event loop to park it in.
+
+        Of an event stream it is the head, and the body is still to be iterated over.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
             if not self._kept:
@@ -155,6 +157,9 @@ class Parked(Token):
             start_response("200 OK", self.headers)
             return self
         answer = self.wait()
+        if self._kept:  # an event stream, and this is its head
+            start_response(answer.status, answer.headers)
+            return self
         length = [] if bodiless(int(answer.status[:3])) else [("Content-Length", str(len(answer.body)))]
         start_response(answer.status, [*answer.headers, *length])
         return [answer.body]
@@ -164,8 +169,8 @@ class Parked(Token):
         until = monotonic() + self.timeout
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._kept or self._over, until - monotonic())
-                if not self._kept:
+                self._changed.wait_for(lambda: self._kept or self._over, max(0.0, until - monotonic()))
+                if not self._kept or not (self._over or monotonic() < until):
                     self._over = True
                     return
                 piece: Any = self._kept.popleft()

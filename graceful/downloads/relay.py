@@ -121,9 +121,10 @@ class Relay:
         self._body: Body | None = None
         self._paused = self._late = False
         self._timer: IDelayedCall | None = None
-        # What a broken body can be resumed by: its validator, and the places of its next byte and of its last.
+        # What a broken body can be resumed by: its validator, the places of its next byte and of its last, and the
+        # file's length.
         self._etag = ""
-        self._next = self._last = 0
+        self._next = self._last = self._total = 0
         self._tries = 0
         self._resumed_at = 0
 
@@ -144,9 +145,9 @@ class Relay:
         self._heard = self._clock.seconds()
         method = "HEAD" if self._exchange.method == "HEAD" else "GET"
         self._late = False
-        self._asking = maybeDeferred(self._upstream.ask, method, self._url, list(fields.items()))
-        self._asking.addCallbacks(then, self._no_response)
-        self._asking.addErrback(self._failed)
+        asking = self._asking = maybeDeferred(self._upstream.ask, method, self._url, list(fields.items()))
+        asking.addCallbacks(then, self._no_response)
+        asking.addErrback(self._failed)
 
     def _first_response(self, response: IResponse) -> None:
         """The upstream answers: so do we, with what it says and what the application wants."""
@@ -159,7 +160,7 @@ class Relay:
             self._give_up(response, f"it answers {self._url} with a part that nobody has asked for")
             return
         head = exchange.method == "HEAD"
-        fields = passed_on(response.headers, self._answer)
+        fields = passed_on(response.code, response.headers, self._answer)
         length = _field(response, "content-length") if head else str(response.length)
         if length.isdigit() and response.code not in (204, 304):
             fields.append(("Content-Length", length))
@@ -171,9 +172,8 @@ class Relay:
             return
         try:
             if exchange.bare() or response.length == 0:
-                exchange.finish()
-                self._over()
                 response.deliverBody(Unwanted() if not head and response.length else Protocol())
+                self._finish()
                 return
             self._connection.keep_unsent_low(True)
             exchange.write(b"")
@@ -189,11 +189,12 @@ class Relay:
         if response.length is UNKNOWN_LENGTH or not etag.startswith('"') or self._exchange.method == "HEAD":
             return
         if response.code == 200 and "bytes" in _field(response, "accept-ranges").lower():
-            self._etag, self._next, self._last = etag, 0, response.length - 1
+            self._etag, self._next, self._last, self._total = etag, 0, response.length - 1, response.length
         elif response.code == 206:
             places = _CONTENT_RANGE.match(_field(response, "content-range"))
             if places is not None and int(places[2]) - int(places[1]) + 1 == response.length:
-                self._etag, self._next, self._last = etag, int(places[1]), int(places[2])
+                self._etag = etag
+                self._next, self._last, self._total = (int(place) for place in places.groups())
 
     def _no_response(self, failure: Failure) -> None:
         self._asking = None
@@ -253,12 +254,7 @@ class Relay:
         if self._state is not State.FLOWING:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
-            self._connection.keep_unsent_low(False)
-            try:
-                self._exchange.finish()
-            except Disconnected:
-                self._exchange.flushed = True
-            self._over()
+            self._finish()
         else:
             self._broken(_why(reason), late=False)
 
@@ -298,17 +294,24 @@ class Relay:
         if self._state is State.OVER:
             response.deliverBody(Unwanted())
             return
-        places = _CONTENT_RANGE.match(_field(response, "content-range"))
-        same = _field(response, "etag") in ("", self._etag)
-        if response.code == 206 and same and places is not None and int(places[1]) == self._next:
-            if int(places[2]) == self._last:
-                self._deliver(response)
-                return
+        if response.code == 206 and self._is_the_rest(response):
+            self._deliver(response)
+            return
         response.deliverBody(Unwanted())
         if response.code >= 500:
             self._broken(f"it answers {response.code}", late=False)
         else:
             self._cut("the upstream has another file by now")
+
+    def _is_the_rest(self, response: IResponse) -> bool:
+        """Whether it is of the same file, and all that is missing."""
+        places = _CONTENT_RANGE.match(_field(response, "content-range"))
+        return (
+            places is not None
+            and tuple(int(place) for place in places.groups()) == (self._next, self._last, self._total)
+            and response.length in (UNKNOWN_LENGTH, self._last - self._next + 1)
+            and _field(response, "etag") == self._etag
+        )
 
     def _cut(self, why: str) -> None:
         self.log.error(
@@ -317,6 +320,16 @@ class Relay:
         self._end_badly(502)
 
     # -- the end ------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """All of it is there.  Let go of the connection first: with the last byte its next exchange may begin."""
+        self._over(through=False)
+        self._connection.keep_unsent_low(False)
+        try:
+            self._exchange.finish()
+        except Disconnected:
+            self._exchange.flushed = True
+        self._connection.site.through(self._exchange)
 
     def _end_badly(self, status: int) -> None:
         """Answer with this status; or cut what has begun."""

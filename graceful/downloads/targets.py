@@ -12,13 +12,13 @@ import os
 import re
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 
 from attrs import frozen
 
 _SAFE: Final = "!$&'()*+,;=:@~"
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
-_QUERY: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*\Z")
+_VISIBLE: Final = re.compile(r"[!-~]*\Z")
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9\-._~+@]+)+\Z")
 
 
@@ -84,7 +84,7 @@ def parse_mapping(text: str) -> Mapping:
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
-        if not usable or parts.query or parts.fragment or parts.username is not None or re.search(r"\s", base):
+        if not usable or parts.query or parts.fragment or parts.username is not None or not _VISIBLE.match(base):
             raise BadTarget("expected a URL of http or https, with a host, without user, query and fragment")
         return Mapping(prefix, base.rstrip("/"), True)
     if not os.path.isdir(base):
@@ -116,7 +116,8 @@ def _segments(path: str) -> list[bytes]:
         raise Refused("it is not quoted")
     segments = [unquote_to_bytes(segment) for segment in path.split("/")[1:]]
     for segment in segments:
-        if segment in (b".", b".."):
+        # Some servers take what is behind a semicolon for a parameter, and what is left for a dot segment.
+        if segment.partition(b";")[0] in (b".", b".."):
             raise Refused("it has a dot segment")
         if b"/" in segment or b"\\" in segment:
             raise Refused("it has a slash in a segment")
@@ -129,10 +130,10 @@ def _segments(path: str) -> list[bytes]:
 
 def _below(mapping: Mapping, segments: list[bytes], query: str) -> Target:
     if mapping.remote:
-        if not _QUERY.match(query):
+        if not _VISIBLE.match(query):
             raise Refused("its query is not quoted")
         url = mapping.base + "".join("/" + quote_from_bytes(segment, _SAFE) for segment in segments)
-        return Url(f"{url}?{query}" if query else url)
+        return Url(f"{url}?{quote(query, _SAFE + '/?%')}" if query else url)
     if not segments or not segments[-1]:
         raise Refused("it is a directory")
     base = os.fsencode(mapping.base)

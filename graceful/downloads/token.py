@@ -13,11 +13,12 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any, Final
 from urllib.request import Request, urlopen
 from weakref import WeakValueDictionary
 
-from graceful.current import current
+from graceful.current import current_exchange
 from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.targets import File, Refused
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = "X-Graceful-Handover"
 _PIECE: Final = 65536
+_SILENCE: Final = 60.0
 
 #: Every token that an application has, by its id.  Any thread; single operations are atomic.
 _tokens: WeakValueDictionary[str, Token] = WeakValueDictionary()
@@ -40,7 +42,7 @@ class Token:
 
     def __init__(self) -> None:
         self.claimed = False
-        exchange = current.get()
+        exchange = current_exchange()
         self.exchange: Exchange | None = None
         self._id = ""
         if exchange is not None and exchange.connection.site.hand_over is not None:
@@ -128,13 +130,18 @@ class Download(Token):
 
     def __iter__(self) -> Iterator[bytes]:
         """The body, read by the thread: where nobody else does it."""
-        if self.remote:
-            request = Request(self.target, headers={"Accept-Encoding": "identity"})
-            with closing(urlopen(request)) as response:
-                yield from _pieces(response.read)
-        elif self._file is not None:
-            fd = self._file.fd
-            yield from _pieces(lambda size: os.read(fd, size))
+        if not self.remote:
+            yield from _pieces(self._read)
+            return
+        request = Request(self.target, headers={"Accept-Encoding": "identity"})
+        with closing(urlopen(request, timeout=_SILENCE)) as response:
+            yield from _pieces(response.read)
+            if getattr(response, "length", None):  # `read` does not tell that the body broke off
+                raise IncompleteRead(b"", response.length)
+
+    def _read(self, size: int) -> bytes:
+        # A close while somebody iterates is the end: the descriptor's number may be another file's by now.
+        return os.read(self._file.fd, size) if self._file is not None else b""
 
 
 def _pieces(read: Callable[[int], Any]) -> Iterator[bytes]:

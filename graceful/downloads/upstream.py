@@ -16,7 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.web._newclient import HTTP11ClientProtocol
+from twisted.python.failure import Failure
+from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, TransportProxyProducer
 from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IResponse
@@ -30,6 +31,22 @@ KEPT_FOR: Final = 20
 NEVER: Final = 86_400.0
 
 
+class HeadTooLong(Exception):
+    """An upstream's head does not end."""
+
+    def __str__(self) -> str:
+        return f"the head of the answer is longer than {MAX_HEAD} bytes"
+
+
+class Proxy(TransportProxyProducer):
+    """What a response gets to see of its connection."""
+
+    def loseConnection(self) -> None:
+        """Close at once: nobody wants the rest, and TLS would wait for it to say goodbye in order."""
+        if self._producer is not None:
+            self._producer.abortConnection()
+
+
 class Client(HTTP11ClientProtocol):
     """A connection to an upstream server that ends when a response's head does not."""
 
@@ -38,16 +55,31 @@ class Client(HTTP11ClientProtocol):
     def request(self, request: Any) -> Deferred[IResponse]:
         """Send a request; the bytes of its answer's head count from here."""
         self._head = 0
-        return super().request(request)
+        asking: Deferred[IResponse] = super().request(request)
+        parser = self._parser
+        if parser is None:
+            return asking  # it was refused
+        proxy: Any = Proxy(self.transport)  # type: ignore[no-untyped-call]
+        self._transportProxy = parser.transport = proxy
+        return asking.addCallback(_without_the_connections_own, parser)
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come."""
         if self._parser is not None and self._parser.bodyDecoder is None:
             self._head += len(data)
             if self._head > MAX_HEAD:
-                data = b"the head of the response has no end\r\n" * 2  # no status line: the parser gives up
-                self._parser.state = "STATUS"
+                self._giveUp(Failure(HeadTooLong()))  # type: ignore[no-untyped-call]
+                return
         super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+
+def _without_the_connections_own(response: IResponse, parser: HTTPClientParser) -> IResponse:
+    """Take out what the upstream says of this connection alone (RFC 9110 §7.6.1); where it says so, only the parser
+    knows."""
+    for value in parser.connHeaders.getRawHeaders(b"connection", []):
+        for name in value.split(b","):
+            response.headers.removeHeader(name.strip())
+    return response
 
 
 class ClientFactory(Factory):

@@ -59,6 +59,8 @@ class Waiting:
                 self.disconnected(exchange)
                 return
         kept, complete = self.ticket.wait_at(self)
+        if complete and not kept:  # somebody has closed it on its way here
+            self._take(b"" if self._stream else NOTHING_NEW, True)
         for position, what in enumerate(kept, 1):
             self._take(what, complete and position == len(kept))
         if not self._over and exchange.connection.turn.eof:
@@ -81,11 +83,12 @@ class Waiting:
                     exchange.finish(what.body)
             elif last:
                 exchange.finish(what)
+            elif exchange.connection.turn.held > HELD:
+                self.log.info("{exchange}: its client does not take its events, and is cut", exchange=exchange)
+                exchange.connection.close()
+                return
             else:
                 exchange.write(what)
-                if exchange.connection.turn.held > HELD:
-                    self.log.info("{exchange}: its client does not take its events, and is cut", exchange=exchange)
-                    exchange.connection.close()
                 return
         except Disconnected:
             exchange.flushed = True
@@ -125,7 +128,8 @@ class Waiting:
             answer = news(*made) if made is not None else None
         except Exception:
             self.log.failure("{exchange}: at_drain of a parked request failed", exchange=self.exchange)
-        self._lot.call(self._drained, answer)
+        finally:
+            self._lot.call(self._drained, answer)
 
     def _drained(self, answer: News | None) -> None:
         if self._stream:

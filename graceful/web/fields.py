@@ -35,6 +35,13 @@ _KINDS: Final = {
     "x-accel-redirect": OFFER,
     "x-graceful-handover": OFFER,
 }
+#: Where Python 3.10 to 3.12 have older words than RFC 9110.
+_REASONS: Final = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _STATUS: Final = re.compile(r"[2-9]\d\d(?: [^\x00-\x1f\x7f]*)?\Z")
 _BREAK: Final = re.compile(r"[\r\n\0]")
@@ -116,8 +123,6 @@ def bodiless(code: int) -> bool:
 def reason(code: int) -> str:
     """The standard reason phrase, in RFC 9110's words."""
     try:
-        return {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}.get(
-            code, HTTPStatus(code).phrase
-        )
+        return _REASONS.get(code) or HTTPStatus(code).phrase
     except ValueError:
         return "Unknown"

@@ -28,6 +28,7 @@ from graceful.web.connection import Address, Connection
 from graceful.web.turn import REACTOR, Piece
 
 if TYPE_CHECKING:
+    from graceful.web.exchange import Exchange
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
@@ -38,7 +39,7 @@ UNIX: Final = ("localhost", 80)
 class TransportConnection(Connection):
     """A connection on a transport of Twisted's."""
 
-    __slots__ = ("_blocked", "_gone_already", "_heard", "_lowest", "_pull_paused", "_transport")
+    __slots__ = ("_blocked", "_gone_already", "_heard", "_lowest", "_transport")
 
     def __init__(self, site: Site, hub: Hub, transport: Any) -> None:
         self.fd = -1
@@ -47,7 +48,7 @@ class TransportConnection(Connection):
             self._lowest = below
         if ITCPTransport.providedBy(self._lowest):
             self._lowest.setTcpNoDelay(True)  # else each answer of several pieces waits for an acknowledgement
-        self._blocked = self._heard = self._gone_already = self._pull_paused = False
+        self._blocked = self._heard = self._gone_already = False
         scheme = "https" if ISSLTransport.providedBy(transport) else "http"
         self._begin(site, hub, _address(transport.getPeer()), _address(transport.getHost()) or UNIX, scheme)
 
@@ -94,7 +95,7 @@ class TransportConnection(Connection):
         return min(count, size)
 
     def _pull_again(self) -> None:
-        if not self._blocked and not self._pull_paused:
+        if not self._blocked and not self.pull_paused:
             self._hub.call(self.writable)
 
     def push_file(self, fd: int, offset: int, count: int) -> int:
@@ -110,7 +111,8 @@ class TransportConnection(Connection):
 
     def pause_pull(self, paused: bool) -> None:
         """What is to be sent is not there yet; or it is now."""
-        self._pull_paused = paused
+        self.pull_paused = paused
+        self.active = monotonic()
         if not paused:
             self.writable()
 
@@ -150,18 +152,24 @@ class TransportConnection(Connection):
         else:
             self._transport.loseConnection()
 
-    def close(self, reset: bool = False) -> None:
+    def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
         """Have the transport close, when it has sent what it has; it is gone when it says so.
 
         Asked a second time, it closes at once.
 
         :param reset: at once, and so that the client sees that it was cut.
+        :param only: do so only if it is this exchange's turn, and not all of its answer was sent.  False: no.
         """
+        closing = self.turn.close(only)
+        if closing is None:
+            return False
         self._reset = self._reset or reset
-        if self.turn.close():
+        if closing:
+            self.pull = None  # the transport would take the whole file, and keep what nobody reads
             self._end(self._reset or (self.turn.lingering and self.unsent() > 0))
         elif self.turn.closed and not self._gone_already:
             self._transport.abortConnection()
+        return True
 
     def _end(self, reset: bool) -> None:
         if self._gone_already:

@@ -54,7 +54,7 @@ class Sweep:
         receiving = connection.intake.exchange
         if turn.lingering:
             self._linger(connection, now)
-        elif turn.held or connection.pull is not None:
+        elif turn.held or (connection.pull is not None and not connection.pull_paused):
             if silent > settings.send_timeout:
                 self._site.log.info("a client takes nothing: {exchange} is cut", exchange=turn.current)
                 connection.close(reset=True)

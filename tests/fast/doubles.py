@@ -7,11 +7,13 @@ reactor would do now, and returns when there is nothing left to do.
 from __future__ import annotations
 
 import io
+import os
 import re
 import select
 import socket
 import struct
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -161,6 +163,7 @@ class Socket:
 
     def __init__(self, real: socket.socket) -> None:
         self.real = real
+        self.family = real.family
         self.script: deque[OSError | int] = deque()
         self.meanwhile: Callable[[], object] | None = None
         self.closed = self.reset = False
@@ -426,14 +429,21 @@ class Case(SynchronousTestCase):
         self.assertEqual((self.engine.open, self.engine.in_flight), (0, []))
 
 
+def directory_for(test: SynchronousTestCase) -> str:
+    """An empty directory, gone with the test; its real path."""
+    directory = tempfile.TemporaryDirectory()
+    test.addCleanup(directory.cleanup)
+    return os.path.realpath(directory.name)
+
+
 def virtual_time(test: SynchronousTestCase, now: float = 1000.0) -> Clock:
-    """Have everything in `graceful.web` take the time from a clock that stands still.
+    """Have everything that serves take the time from a clock that stands still.
 
     :param now: what it says at first, seconds.
     """
     clock = Clock()
     clock.advance(now)
     for name, module in list(sys.modules.items()):
-        if name.startswith("graceful.web.") and hasattr(module, "monotonic"):
+        if name.startswith(("graceful.web.", "graceful.downloads.")) and hasattr(module, "monotonic"):
             test.patch(module, "monotonic", clock.seconds)
     return clock

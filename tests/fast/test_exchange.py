@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -330,7 +333,8 @@ class HeadTests(Case):
     def test_reasons(self) -> None:
         """The server's own statuses are worded as RFC 9110 has them, and an unknown one does no harm."""
         self.assertEqual(
-            [reason(code) for code in (413, 414, 507)], ["Content Too Large", "URI Too Long", "Insufficient Storage"]
+            [reason(code) for code in (413, 414, 416, 507)],
+            ["Content Too Large", "URI Too Long", "Range Not Satisfiable", "Insufficient Storage"],
         )
         self.assertEqual(reason(299), "Unknown")
 
@@ -418,6 +422,19 @@ class DescribeTests(Case):
         exchange.write(b"hello")
         self.assertTrue(exchange.describe(exchange.started).endswith(" s, 5 bytes sent"))
         client.close()
+
+    def test_describe_without_descriptors(self) -> None:
+        """What is needed for that is there when no file can be opened any more."""
+        code = (
+            "import resource\n"
+            "from graceful.web.exchange import Exchange\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))\n"
+            "exchange = object.__new__(Exchange)\n"
+            "exchange.target = b'/x'\n"
+            "assert exchange.shown_target == '/x'\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=30)
 
     def test_request_id(self) -> None:
         """An exchange has an id that no other one has, unless a proxy has given it one."""

@@ -30,6 +30,7 @@ LISTEN = {"graceful-app": f"graceful-app --listen {ANYWHERE}"}
 _DIFFERS = re.compile(
     r"/srv/site/\S*(?=/graceful/)"  # where graceful is installed
     r"|\b[0-9a-f]{4}-[0-9a-f]{8}-\d+"  # an id of a request
+    r"|OOPS-[0-9a-f]+"
     r"|\b[A-Z][a-z]{2}(?=/\d{4})"  # a month
     r"|\d+"
 )
