@@ -14,6 +14,7 @@
     POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
     POST /exchanges/ID/takedown
     POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
+    POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
@@ -208,6 +209,7 @@ class Control(Reading):
     :param yield_places: closes the sockets of the status page's door.
     :ivar orders: what the instance can be told; None while it starts.
     :ivar obeying: an order is being obeyed just now, and is yet to be answered.
+    :ivar takeover: answers a successor: the exchange, its path and what it says.
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class Control(Reading):
         self._yield_places = yield_places
         self.orders: Orders | None = None
         self.obeying = False
+        self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
         self._obeyed: dict[str, Callable[[Orders, dict[str, Any]], Any]] = {
             "/leave": self._leave,
             "/enter": self._enter,
@@ -241,6 +244,9 @@ class Control(Reading):
         try:
             self.log.info("order {order} from {who}", order=path, who=said_by(exchange.connection))
             values = _values(exchange)
+            if path.startswith("/takeover") and self.takeover is not None:
+                self._json(exchange, self.takeover(exchange, path, values))
+                return
             what = values.pop("wait", None)
             if self.orders is None:
                 raise Problem(503, "the server is starting: try again")
