@@ -313,6 +313,13 @@ _GROUPS: Final = {
             "How long a successor may take from getting this server's sockets until it accepts.",
             _seconds,
         ),
+        _Option(
+            "max-draining",
+            "N",
+            "5",
+            "How many predecessors may still finish what they have; with one more, the oldest takes down its rest.",
+            _whole,
+        ),
     ),
     "Other": (
         _Option(

@@ -274,7 +274,9 @@ class AppServer(Service):
         if self._predecessor is None:
             self._desk.say_open()
         elif self._takeover is not None:
-            self._takeover.begin(self._predecessor, self._reactor.callFromThread, self._took_over)
+            self._takeover.begin(
+                self._predecessor, self.settings.max_draining, self._reactor.callFromThread, self._took_over
+            )
 
     def _took_over(self, why_not: str | None) -> None:
         """The predecessor has let go; or it has not, and one of the two has to."""

@@ -227,6 +227,7 @@ class Settings:
     :ivar control_mode: the permissions of that socket.
     :ivar control_group: its group, name or number.
     :ivar takeover_timeout: seconds that a successor has, from getting the sockets until it accepts.
+    :ivar max_draining: how many predecessors may still finish what they have; one more, and the oldest takes it down.
     :ivar status_listen: endpoints for health, metrics and the status page, read-only.
     :ivar app_version: the application's, shown in status and health.
     :raises BadSetting: a value cannot be used.
@@ -264,5 +265,6 @@ class Settings:
     control_mode: int = field(default=0o600, validator=_mode)
     control_group: str | None = field(default=None, validator=_group)
     takeover_timeout: float = field(default=60, validator=_seconds(zero=False))
+    max_draining: int = field(default=5, validator=_whole(1))
     status_listen: tuple[str, ...] = field(default=(), converter=_several, validator=_status_listen)
     app_version: str = field(default="", validator=_printable)

@@ -28,6 +28,7 @@ from graceful.control.client import (
     Vanished,
     process_descriptor,
 )
+from graceful.control.socket import LEAVING, beside
 from graceful.control.takeover import AT_ONCE, INTERIM
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
@@ -150,15 +151,21 @@ class Predecessor:
             os.close(descriptor)
         self._left.clear()
 
-    def accepts(self, call: Callable[..., object], done: Callable[[str | None], object]) -> None:
+    def accepts(
+        self, call: Callable[..., object], done: Callable[[str | None], object], afterwards: Callable[[], object]
+    ) -> None:
         """Say that this process accepts, and have the predecessor let go.
 
         :param call: calls a function in the reactor thread, from any thread.
         :param done: called there, with None: the sockets are ours; or with why they are not.
+        :param afterwards: called if they are, in a thread that may wait.
         """
 
         def say() -> None:
-            call(done, self._say())
+            why_not = self._say()
+            call(done, why_not)
+            if why_not is None:
+                afterwards()
 
         threading.Thread(target=say, name="graceful takeover", daemon=True).start()
 
@@ -193,6 +200,23 @@ class Predecessor:
         if self._process >= 0:
             os.close(self._process)
             self._process = -1
+
+
+def limit_draining(path: str, most: int) -> None:
+    """Have the oldest predecessors take down what they have left, if too many still finish.  Blocks.
+
+    :param path: the control path that they have given up, and live beside.
+    :param most: how many may go on.
+    """
+    draining: list[tuple[float, str]] = []
+    for other in beside(path):
+        with suppress(ClientError), Client(other) as client:
+            status = client.get("/status?limit=0")
+            if status["state"] in LEAVING:
+                draining.append((status["drain"]["began"], other))
+    for _, other in sorted(draining)[: max(0, len(draining) - most)]:
+        with suppress(ClientError), Client(other) as client:
+            client.post("/hurry")
 
 
 def _serves(client: Client) -> bool:

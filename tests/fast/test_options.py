@@ -436,7 +436,7 @@ class HelpTests(OptionsTestCase):
         """The defaults in the help are those of the settings: typing them changes nothing."""
         rows = [option for group in _GROUPS.values() for option in group]
         numeric = [option for option in rows if option.read is not None and option.default[:1] in "0123456789/"]
-        self.assertEqual(len(numeric), 16)
+        self.assertEqual(len(numeric), 17)
         typed = [word for option in numeric for word in (f"--{option.name}", option.default)]
         self.assertEqual(self.parsed(*typed).settings, Settings())
         (listen,) = (option for option in rows if option.name == "listen")
