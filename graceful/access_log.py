@@ -10,26 +10,21 @@ atomic, from any thread), and a thread of the log's own formats and writes what 
 While there is little to write it looks four times a second; under load more often, because an exchange that
 waits here is memory that the garbage collector has to walk.
 
-What a client sends ends up in these lines, and a client that could end a line could forge one.  Everything
-outside printable ASCII, quotes and backslashes are escaped.  Looking for them in each field would be dear, so
-a whole batch is looked through at once: with the harmless characters deleted, exactly six quotes and a line
-end must remain of each line.
-
-The format is the combined one of the Apache HTTP server, with the time when the request began, plus the
-seconds from its first byte to its answer's last, and the request id.
+What is in a line is in :mod:`graceful.access_lines`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from twisted.logger import Logger
+
+from graceful.access_lines import Finished, format_lines
 
 STANDARD_OUTPUT: Final = "-"
 
@@ -46,118 +41,6 @@ KEPT_LINES: Final = 100_000
 
 _GATHERED: Final = 100_000
 """How many exchanges may gather while a single write does not return, as into a pipe that nobody reads."""
-
-_HARMLESS: Final = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
-_FRAME: Final = b'""""""\n'
-_SUSPECT: Final = re.compile(r"[^ !#-\[\]-~]")
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-class Finished(Protocol):
-    """What the log reads of an exchange that has ended."""
-
-    peer: str
-    method: str
-    target: bytes
-    version: str
-    status: int
-    sent: int
-    headers: list[tuple[bytes, bytes]]
-    started: float
-    ended: float
-
-    @property
-    def request_id(self) -> str: ...
-
-
-def escape(text: str) -> str:
-    r"""Make text harmless inside a quoted field: `\"`, `\\`, and `\xNN` for all but printable ASCII."""
-
-    def replace(match: re.Match[str]) -> str:
-        character = match.group()
-        return "\\" + character if character in '"\\' else f"\\x{ord(character):02x}"
-
-    return _SUSPECT.sub(replace, text)
-
-
-class _Escaped:
-    """An exchange's stand-in with everything escaped that a client or a proxy supplied."""
-
-    def __init__(self, exchange: Finished) -> None:
-        self.peer = escape(exchange.peer)
-        self.method = escape(exchange.method)
-        self.target = escape(exchange.target.decode("latin-1")).encode("ascii")
-        self.version = escape(exchange.version)
-        self.status = exchange.status
-        self.sent = exchange.sent
-        self.headers = [(name, escape(value.decode("latin-1")).encode("ascii")) for name, value in exchange.headers]
-        self.started = exchange.started
-        self.ended = exchange.ended
-        self.request_id = escape(exchange.request_id)
-
-
-def stamp(second: int) -> str:
-    """A time stamp of the combined format, in UTC.
-
-    :param second: whole seconds since the epoch.
-    """
-    moment = time.gmtime(second)
-    # Not strftime: the months' names are English whatever the locale.
-    return (
-        f"{moment.tm_mday:02d}/{_MONTHS[moment.tm_mon - 1]}/{moment.tm_year}"
-        f":{moment.tm_hour:02d}:{moment.tm_min:02d}:{moment.tm_sec:02d} +0000"
-    )
-
-
-def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) -> list[str]:
-    lines = []
-    for exchange in batch:
-        started = exchange.started
-        second = int(started + offset)
-        moment = stamps.get(second)
-        if moment is None:
-            moment = stamps[second] = stamp(second)
-        target = exchange.target
-        if target:
-            request = f"{exchange.method} {target.decode('latin-1')} HTTP/{exchange.version}"
-        else:
-            request = "-"
-        referer = agent = "-"
-        for name, value in exchange.headers:
-            size = len(name)
-            if size == 10:
-                if name == b"User-Agent" or name.lower() == b"user-agent":
-                    agent = value.decode("latin-1")
-            elif size == 7 and (name == b"Referer" or name.lower() == b"referer"):
-                referer = value.decode("latin-1")
-        lines.append(
-            f'{exchange.peer or "-"} - - [{moment}] "{request}" {exchange.status} {exchange.sent}'
-            f' "{referer}" "{agent}" {exchange.ended - started:.6f} {exchange.request_id}\n'
-        )
-    return lines
-
-
-def _clean(data: bytes, count: int) -> bool:
-    return data.translate(None, _HARMLESS) == _FRAME * count
-
-
-def format_lines(batch: Sequence[Finished], offset: float, stamps: dict[int, str] | None = None) -> bytes:
-    """The lines of some finished exchanges.
-
-    :param batch: the exchanges, in the order of their lines.
-    :param offset: seconds to add to the exchanges' monotonic times to get the time since the epoch.
-    :param stamps: time stamps made so far, by second; new ones are added.
-    """
-    if stamps is None:
-        stamps = {}
-    lines = _render(batch, offset, stamps)
-    data = "".join(lines).encode()
-    if not _clean(data, len(lines)):
-        for number, line in enumerate(lines):
-            if not _clean(line.encode(), 1):
-                (lines[number],) = _render([_Escaped(batch[number])], offset, stamps)
-        data = "".join(lines).encode()
-    return data
 
 
 class AccessLog:

@@ -61,8 +61,8 @@ class Drainable(Protocol):
         :param everything: also what is otherwise spared.
         """
 
-    def gone(self, seconds: float) -> None:
-        """The drain is over.
+    def gone(self, seconds: float) -> Deferred[None]:
+        """The drain is over; fire when what follows it is, too.
 
         :param seconds: how long it took.
         """
@@ -109,6 +109,8 @@ class Core:
     :ivar state: the state's name, for people and the status.
     :ivar hurried: nobody shall be waited for.
     :ivar quiet: nobody sends requests on idle connections any more.
+    :ivar passed: the first deadline has come.
+    :ivar over: there is nothing left to wait for.
     :ivar entered: called with the name of each state that is entered.
     """
 
@@ -122,6 +124,8 @@ class Core:
     state: str = "serving"
     hurried: bool = False
     quiet: bool = False
+    over: bool = False
+    passed: bool = False
     timer: IDelayedCall | None = None
     machine: Any = None
     waiting: list[Deferred[None]] = field(factory=list)
@@ -157,7 +161,7 @@ class Core:
     def set_timer(self) -> None:
         """Have a look when the next deadline comes."""
         self.stop_timer()
-        until = self.until(self.clock.seconds() >= self.until(False))
+        until = self.until(self.second())
         delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
         self.timer = self.clock.callLater(delay, self.deadline_came)
 
@@ -168,10 +172,15 @@ class Core:
 
     def deadline_came(self) -> None:
         """It concerns nobody if there is nothing left but what has more time."""
+        self.passed = self.clock.seconds() >= self.until(False)
         if self.everything() or self.work.left():
             self.machine.overdue()
         else:
             self.set_timer()
+
+    def second(self) -> bool:
+        """Whether the deadline that comes next is the second: the first has come, and was not put off since."""
+        return self.passed and self.clock.seconds() >= self.until(False)
 
     def everything(self) -> bool:
         """Whether nothing is spared any more."""
@@ -197,7 +206,11 @@ class Core:
         self.enter("gone")
         self.stop_timer()
         assert self.began is not None
-        self.work.gone(self.clock.seconds() - self.began)
+        self.work.gone(self.clock.seconds() - self.began).addCallback(self.left_behind)
+
+    def left_behind(self, ignored: object) -> None:
+        """Nothing is left to do."""
+        self.over = True
         for waiter in self.waiting:
             waiter.callback(None)
         self.waiting.clear()
@@ -355,7 +368,17 @@ class Drain:
         core = self._core
         if core.closed is None:
             return None
-        return core.until(core.clock.seconds() >= core.until(False))
+        return core.until(core.second())
+
+    def takes_down(self) -> float | None:
+        """When what holds a thread will be taken down, seconds of the clock; None while serving.  Any thread."""
+        core = self._core
+        if core.began is None:
+            return None
+        if core.hurried:
+            return core.began
+        closed = core.closed
+        return core.deadline + (core.began + (0.0 if core.quiet else core.lame_duck) if closed is None else closed)
 
     def ahead(self, spared: bool) -> tuple[float, float]:
         """What is ahead if the drain takes as long as it may: seconds as a lame duck, and seconds of deadline.
@@ -387,11 +410,20 @@ class Drain:
         :param quiet: nobody sends requests on idle connections any more: close them at once.
         """
         done: Deferred[None] = Deferred()
-        if self._core.state == "gone":
+        if self._core.over:
             done.callback(None)
             return done
         self._core.waiting.append(done)
         self._machine.begin(quiet)
+        return done
+
+    def succeeded(self) -> Deferred[None]:
+        """Begin to stop, with the sockets in a successor's hands: nobody needs time to look elsewhere."""
+        core = self._core
+        core.lame_duck = 0.0
+        done = self.begin()
+        if core.state == "lame-duck":
+            self._machine.waddled()
         return done
 
     def hurry(self) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.logger import FileLogObserver, Logger, eventAsJSON, formatEvent, globalLogPublisher
 from twisted.python.logfile import BaseLogFile, LogFile
 
 log = Logger(namespace="graceful")
+
+_twistd: dict[str, Any] = {}
 
 
 def _files() -> Iterator[BaseLogFile]:
@@ -25,24 +27,24 @@ def _files() -> Iterator[BaseLogFile]:
             yield file
 
 
-def json_observer(options: Mapping[str, Any]) -> Callable[[], FileLogObserver]:
-    """Return what twistd makes its log observer with: one that writes one JSON object a line.
+def write_json(options: dict[str, Any]) -> None:
+    """Have twistd write its log as JSON, one object a line: `twisted.logger`'s own form, with `log_text` in it.
 
-    It is `twisted.logger`'s own form, in which an event is its fields, plus `log_text`: what the line would say.
-
-    :param options: twistd's, which say where the log goes.
+    :param options: twistd's, while they are parsed.  They name a function, so what it needs is kept here.
     """
+    global _twistd
+    _twistd = options
+    options["logger"] = f"{__name__}.{json_observer.__name__}"
+
+
+def json_observer() -> FileLogObserver:
+    """Make the observer that writes where twistd would have written."""
+    from twisted.scripts._twistd_unix import UnixAppLogger
 
     def line(event: Any) -> str:
         return eventAsJSON({**event, "log_text": formatEvent(event)}) + "\n"
 
-    def observer() -> FileLogObserver:
-        from twisted.scripts._twistd_unix import UnixAppLogger
-
-        written = UnixAppLogger(options)._getLogObserver()
-        return FileLogObserver(written._outFile, line)
-
-    return observer
+    return FileLogObserver(UnixAppLogger(_twistd)._getLogObserver()._outFile, line)
 
 
 def append_only() -> None:

@@ -111,7 +111,8 @@ class EarlyStop:
     def raising(self) -> Iterator[None]:
         """While this lasts, a signal raises `Stopped`; one that has come before does so at once.
 
-        At the end as well, for the case that somebody has swallowed it.
+        At the end as well, for the case that somebody has swallowed it.  One that comes in the microseconds between
+        Python's last look for signals and a system call waits for the end of that call; a second one breaks it off.
         """
         try:
             self._raising = True

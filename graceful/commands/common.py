@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
-from graceful.control.client import Client, NobodyThere
-from graceful.control.socket import leaving
+from graceful.control.client import Client, ClientError, NobodyThere
+from graceful.control.socket import LEAVING, beside
 
 #: Exit statuses: it is done; it cannot be done; the server cannot be asked; it has ended without a last word.
 DONE: Final = 0
@@ -22,8 +23,19 @@ USUAL: Final = "graceful.sock"
 
 
 def control_path(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str:
-    """Where the control socket is: as the command line says, or the environment, or in this directory."""
-    return os.path.abspath(arguments.control or environ.get(VARIABLE) or USUAL)
+    """Where the control socket is: as the command line says, or the environment, or in this directory.
+
+    :raises NobodyThere: the command line names a process, and that one is not there.
+    """
+    path = os.path.abspath(arguments.control or environ.get(VARIABLE) or USUAL)
+    pid = getattr(arguments, "pid", None)
+    if pid is None:
+        return path
+    for place in (f"{path}.{pid}", path):
+        with suppress(NobodyThere), Client(place) as client:
+            if client.peer_pid == pid:
+                return place
+    raise NobodyThere(f"process {pid} is not at the control socket {path}, nor beside it")
 
 
 def say(text: str) -> None:
@@ -39,22 +51,37 @@ def connect(path: str) -> Client:
     try:
         return Client(path)
     except NobodyThere:
-        others = connect_leaving(path)
-        for other in others[1:]:
-            other.close()
+        others = connect_beside(path)
         if len(others) == 1:
             return others[0]
+        for other in others:
+            other.close()
         raise
 
 
-def connect_leaving(path: str) -> list[Client]:
-    """Connect to the servers that have given a path up and still live."""
+def connect_beside(path: str) -> list[Client]:
+    """Connect to the servers at `PATH.<pid>`: those that have given the path up, or have never had it."""
     found = []
-    for other in leaving(path):
+    for other in beside(path):
         try:
             found.append(Client(other))
         except NobodyThere:
             pass  # it was killed, and its file is left
+    return found
+
+
+def connect_leaving(path: str) -> list[Client]:
+    """Connect to the servers beside a path that are on their way out."""
+    found = []
+    for client in connect_beside(path):
+        try:
+            on_its_way = client.get("/status?limit=0")["state"] in LEAVING
+        except ClientError:
+            on_its_way = False  # it has just ended, or is none of ours
+        if on_its_way:
+            found.append(client)
+        else:
+            client.close()
     return found
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from typing import Any, Final
 
-from graceful.commands.common import DONE, FAILED, connect_leaving, control_path, say
+from graceful.commands.common import DONE, FAILED, connect_beside, control_path, say
 from graceful.control.client import Client, ClientError, NobodyThere
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -24,7 +24,7 @@ def status(arguments: argparse.Namespace) -> int:
         problem: ClientError | None = nobody
     else:
         problem = None
-    for client in connect_leaving(path):
+    for client in connect_beside(path):
         try:
             found.append(_ask(client))
         except ClientError as error:
@@ -35,7 +35,7 @@ def status(arguments: argparse.Namespace) -> int:
             raise problem
         return FAILED
     if arguments.json:
-        print(json.dumps({**found[0], "leaving": found[1:]}))
+        print(json.dumps({**found[0], "draining": found[1:]}))
     else:
         print("\n\n".join(text_of(one) for one in found))
     return DONE

@@ -12,34 +12,30 @@ import os
 import select
 from typing import Any, Final
 
-from graceful.commands.common import DONE, VANISHED, connect_leaving, control_path, say
-from graceful.control.client import Client, ClientError, NobodyThere, Vanished, start_of
+from graceful.commands.common import DONE, VANISHED, connect, connect_leaving, control_path, say
+from graceful.control.client import ANSWERS_IN, Client, ClientError, NobodyThere, Vanished, process_descriptor
 
 #: Seconds that a process has to be gone after its last word; its own watchdog gives it less.
 LEAVES_IN: Final = 10.0
 
 
 def stop(arguments: argparse.Namespace) -> int:
-    """Tell the server to stop; one that is on its way out, or gone, is told nothing."""
-    path = control_path(arguments)
+    """Tell the server to stop; one that is on its way out already may learn something new.
+
+    Without a server at the path, those that have given it up are meant, or the only one that is there at all.
+    """
     try:
-        client = Client(path)
+        path = control_path(arguments)
     except NobodyThere:
-        if arguments.wait is None:
-            return DONE
-        return _wait_for(connect_leaving(path), arguments.wait)
-    with client:
-        process = start_of(client.peer_pid)
-        values: dict[str, Any] = {"quiet": arguments.quiet}
-        if arguments.deadline is not None:
-            values["deadline"] = arguments.deadline
-        try:
-            client.post("/stop", **values)
-        except Vanished:
-            return DONE if arguments.wait is None else _vanished(path)
-        if arguments.wait is None:
-            return DONE
-        return _follow(client, arguments.wait, process)
+        return DONE  # the process that was named has gone
+    try:
+        clients = [connect(path)]
+    except NobodyThere:
+        clients = connect_leaving(path)
+    values: dict[str, Any] = {"quiet": arguments.quiet}
+    if arguments.deadline is not None:
+        values["deadline"] = arguments.deadline
+    return _each(clients, arguments.wait, "/stop", values)
 
 
 def wait(arguments: argparse.Namespace) -> int:
@@ -50,44 +46,42 @@ def wait(arguments: argparse.Namespace) -> int:
         try:
             clients = [Client(path)]
         except NobodyThere:
-            # It may just have given the path up.
-            clients = connect_leaving(path)
-    return _wait_for(clients, arguments.what)
+            clients = connect_leaving(path)  # it may just have given the path up
+    return _each(clients, arguments.what)
 
 
-def _wait_for(clients: list[Client], what: str) -> int:
-    """Wait for some servers; the worst of their exit statuses."""
+def _each(clients: list[Client], what: str | None, order: str = "", values: dict[str, Any] | None = None) -> int:
+    """Do the same with some servers; the worst of their exit statuses."""
     worst = DONE
     for client in clients:
         with client:
-            worst = max(worst, _follow(client, what, start_of(client.peer_pid)))
+            process = process_descriptor(client.peer_pid)
+            try:
+                worst = max(worst, _follow(client, what, process, order, values or {}))
+            finally:
+                if process >= 0:
+                    os.close(process)
     return worst
 
 
-def _follow(client: Client, what: str, process: int) -> int:
-    """Wait until a server's sockets are closed, or until it is gone; then its exit status."""
+def _follow(client: Client, what: str | None, process: int, order: str, values: dict[str, Any]) -> int:
+    """Give the order, if there is one, and wait until sockets are closed or the process is gone."""
+    timeout = ANSWERS_IN if what is None else None
     try:
-        word = client.get(f"/wait?for={what}", timeout=None)
-        if what == "gone":
-            _wait_for_process(process)
-            return int(word["exit_status"])
+        if order:
+            word = client.post(order, timeout=timeout, **values, **({"wait": what} if what is not None else {}))
+        else:
+            word = client.get(f"/wait?for={what}", timeout=timeout)
+    except Vanished as vanished:
+        if what != "gone":
+            return DONE
+        say(str(vanished))
+        return VANISHED
+    if what != "gone":
         return DONE
-    except Vanished:
-        return DONE if what == "closed" else _vanished(client.path)
-    finally:
-        if process >= 0:
-            os.close(process)
-
-
-def _wait_for_process(process: int) -> None:
-    if process < 0:
-        return
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    if not poll.poll(LEAVES_IN * 1000):
-        raise ClientError("the server has said its last word, and its process is still there")
-
-
-def _vanished(path: str) -> int:
-    say(f"{path}: the server has ended without a last word")
-    return VANISHED
+    if process >= 0:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(LEAVES_IN * 1000):
+            raise ClientError(f"{client.path}: the server has said its last word, but its process is still there")
+    return int(word["exit_status"])

@@ -1,5 +1,7 @@
 """The control API: HTTP and JSON, for the `graceful` command and everybody else who may open its socket.
 
+::
+
     GET  /status            what the instance says of itself; ?limit=N lists so many exchanges at most
     GET  /exchanges         everything in flight, each with the stack of its thread
     GET  /exchanges/ID      one of them
@@ -7,9 +9,13 @@
     GET  /metrics           for Prometheus
     GET  /wait?for=closed   answers when the sockets are closed, or, for=gone, with how the drain has ended
     POST /leave, /enter     leave and enter the rotation of a balancer
-    POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS}, both optional
+    POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS, "wait": "gone"}, each optional;
+                            to wait is to be answered as by /wait
     POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
     POST /exchanges/ID/takedown
+    POST /hurry             to an instance that is leaving: take down everything that it has left
+    POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
+    POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
@@ -26,7 +32,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 from twisted.logger import Logger
@@ -34,6 +40,7 @@ from zope.interface import implementer
 
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
+from graceful.control.orders import Orders
 from graceful.control.origin import Origin
 from graceful.control.page import PAGE, PAGE_FIELDS
 from graceful.control.status import Status
@@ -43,6 +50,8 @@ from graceful.web.fields import reason
 from graceful.web.handler import IHandler
 
 JSON: Final = "application/json; charset=utf-8"
+WAITED_FOR: Final = ("closed", "gone")
+GIVES_UP: Final = ("closing", "finishing", "takedown", "gone")
 CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 FIELDS: Final = [
     ("Cache-Control", "no-store"),
@@ -51,25 +60,6 @@ FIELDS: Final = [
     ("Referrer-Policy", "no-referrer"),
 ]
 _CREDENTIALS: Final = struct.Struct("3i")
-
-
-class Orders(Protocol):
-    """What control may have an instance do.  Reactor thread."""
-
-    def leave(self) -> None:
-        """Leave the rotation."""
-
-    def enter(self) -> None:
-        """Enter it again."""
-
-    def stop_within(self, quiet: bool, deadline: float | None) -> None:
-        """Begin to drain, with another deadline if one is given."""
-
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight more time, or less."""
-
-    def take_down(self, number: int) -> list[int]:
-        """Take down one exchange, and those behind it on its connection; which were."""
 
 
 class Problem(Exception):
@@ -184,7 +174,7 @@ class Reading:
     # -- waiting ------------------------------------------------------------------------------------------
 
     def _wait(self, exchange: Exchange, what: str) -> None:
-        if what not in ("closed", "gone"):
+        if what not in WAITED_FOR:
             raise Problem(400, "wait for what? /wait?for=closed or /wait?for=gone")
         exchange.phase = PARKED
         self._waiting[exchange] = what
@@ -218,18 +208,31 @@ class Reading:
 class Control(Reading):
     """All resources, for the control socket.
 
+    :param yield_places: closes the sockets of the status page's door.
+    :ivar orders: what the instance can be told; None while it starts.
     :ivar obeying: an order is being obeyed just now, and is yet to be answered.
+    :ivar takeover: answers a successor: the exchange, its path and what it says.
     """
 
-    def __init__(self, status: Status, events: Events, metrics: Metrics, orders: Orders) -> None:
+    def __init__(
+        self,
+        status: Status,
+        events: Events,
+        metrics: Metrics,
+        yield_places: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(status, events, metrics, None)
-        self._orders = orders
+        self._yield_places = yield_places
+        self.orders: Orders | None = None
         self.obeying = False
-        self._obeyed: dict[str, Callable[[dict[str, Any]], Any]] = {
+        self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
+        self._obeyed: dict[str, Callable[[Orders, dict[str, Any]], Any]] = {
             "/leave": self._leave,
             "/enter": self._enter,
             "/stop": self._stop,
             "/extend": self._extend,
+            "/hurry": self._hurry,
+            "/yield": self._yield,
         }
 
     def _check(self, exchange: Exchange) -> None:
@@ -240,48 +243,71 @@ class Control(Reading):
         if exchange.method != "POST":
             super()._route(exchange, path, query)
             return
-        if self._status.drain is None:
-            raise Problem(503, "the server is starting: try again")
         self.obeying = True
         try:
-            self.log.info("order {order} from {who}", order=path, who=said_by(exchange.connection))
-            self._json(exchange, self._obey(path, _values(exchange)))
+            self.log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
+            values = _values(exchange)
+            if path.startswith("/takeover") and self.takeover is not None:
+                self._json(exchange, self.takeover(exchange, path, values))
+                return
+            what = values.pop("wait", None)
+            if what not in (None, *WAITED_FOR):
+                raise Problem(400, "wait for what? closed or gone")
+            if self.orders is None:
+                raise Problem(503, "the server is starting: try again")
+            answer = self._obey(self.orders, path, values)
+            if what is not None:
+                self._wait(exchange, what)
+            else:
+                self._json(exchange, answer)
         finally:
             self.obeying = False
 
-    def _obey(self, path: str, values: dict[str, Any]) -> Any:
+    def _obey(self, orders: Orders, path: str, values: dict[str, Any]) -> Any:
         parts = path.strip("/").split("/")
         if path in self._obeyed:
-            return self._obeyed[path](values)
+            return self._obeyed[path](orders, values)
         if parts[0] == "exchanges" and len(parts) == 3 and parts[2] == "takedown":
-            return self._take_down(parts[1])
+            return self._take_down(orders, parts[1])
         raise Problem(404, f"there is no order {path[:100]}")
 
-    def _leave(self, values: dict[str, Any]) -> Any:
-        self._orders.leave()
+    def _leave(self, orders: Orders, values: dict[str, Any]) -> Any:
+        orders.leave()
         return self._status(0)
 
-    def _enter(self, values: dict[str, Any]) -> Any:
+    def _enter(self, orders: Orders, values: dict[str, Any]) -> Any:
         if self._status.draining:
             raise Problem(409, "the server is stopping: it cannot enter the rotation again")
-        self._orders.enter()
+        orders.enter()
         return self._status(0)
 
-    def _stop(self, values: dict[str, Any]) -> Any:
+    def _stop(self, orders: Orders, values: dict[str, Any]) -> Any:
         quiet, deadline = values.get("quiet", False), values.get("deadline")
         if not isinstance(quiet, bool):
             raise Problem(400, "quiet is true or false")
-        self._orders.stop_within(quiet, None if deadline is None else _seconds(deadline, 0.0))
+        orders.stop(quiet, None if deadline is None else _seconds(deadline, 0.0))
         return self._status(0)
 
-    def _extend(self, values: dict[str, Any]) -> Any:
+    def _extend(self, orders: Orders, values: dict[str, Any]) -> Any:
         if self._status.state in ("takedown", "gone"):
             raise Problem(409, "the deadline has passed")
-        self._orders.extend(_seconds(values.get("seconds"), -LONGEST))
+        orders.extend(_seconds(values.get("seconds"), -LONGEST))
         return self._status(0)
 
-    def _take_down(self, number: str) -> Any:
-        taken = self._orders.take_down(int(number)) if number.isdigit() and len(number) < 20 else []
+    def _hurry(self, orders: Orders, values: dict[str, Any]) -> Any:
+        if not self._status.draining:
+            raise Problem(409, "the server is not leaving: tell it to stop first")
+        orders.hurry()
+        return self._status(0)
+
+    def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:
+        if self._status.state not in GIVES_UP:
+            raise Problem(409, "the server is not leaving: give the other one another --status-listen")
+        self._yield_places()
+        return {}
+
+    def _take_down(self, orders: Orders, number: str) -> Any:
+        taken = orders.take_down(int(number)) if number.isdigit() and len(number) < 20 else []
         if not taken:
             raise Problem(404, f"no exchange {number[:20]} is in flight, or others are before it on its connection")
         return {"taken_down": taken}

@@ -109,18 +109,22 @@ class Client:
         """
         return self._ask("GET", target, None, timeout)
 
-    def post(self, target: str, **values: Any) -> Any:
+    def post(self, target: str, *, timeout: float | None = ANSWERS_IN, **values: Any) -> Any:
         """Give an order.
 
         :raises ClientError: it is not obeyed.
         """
-        return self._ask("POST", target, values, ANSWERS_IN)
+        return self._ask("POST", target, values, timeout)
+
+    def _before_answer(self) -> None:
+        """The question is sent; for one who expects more than an answer."""
 
     def _ask(self, method: str, target: str, values: Any, timeout: float | None) -> Any:
         self.socket.settimeout(timeout)
         body = None if values is None else json.dumps(values)
         try:
             self._http.request(method, target, body, {"Content-Type": "application/json"} if body else {})
+            self._before_answer()
             answer = self._http.getresponse()
             data = answer.read(_LARGEST)
         except TimeoutError:
@@ -130,10 +134,10 @@ class Client:
             ) from None
         except http.client.BadStatusLine as error:
             if isinstance(error, http.client.RemoteDisconnected):
-                raise Vanished(f"{self.path}: the server has ended without an answer") from None
+                raise Vanished(f"{self.path}: the server has ended without a last word") from None
             raise self._not_ours() from None
         except (ConnectionError, http.client.NotConnected, http.client.IncompleteRead):
-            raise Vanished(f"{self.path}: the server has ended without an answer") from None
+            raise Vanished(f"{self.path}: the server has ended without a last word") from None
         except (http.client.HTTPException, OSError, ValueError):
             raise self._not_ours() from None
         if answer.getheader("Server") != "graceful":
@@ -151,7 +155,7 @@ class Client:
         return ClientError(f"{self.path}: what answers there is not a graceful server")
 
 
-def start_of(pid: int) -> int:
+def process_descriptor(pid: int) -> int:
     """Return a descriptor that becomes readable when the process ends, pidfd_open(2); -1 if it has ended."""
     try:
         return os.pidfd_open(pid) if pid > 0 else -1

@@ -8,23 +8,29 @@ drain has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.logger import Logger
 
 from graceful.clock import on
-from graceful.control.api import Control, Orders, Reading
-from graceful.control.door import Door
+from graceful.control.api import Control, Reading
+from graceful.control.client import Client, ClientError
+from graceful.control.door import STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
+from graceful.control.orders import Orders
 from graceful.control.origin import Origin
-from graceful.control.socket import ControlSocket
+from graceful.control.socket import ControlSocket, beside
 from graceful.control.status import Ending, Status
+from graceful.control.successor import Predecessor
 from graceful.settings import Settings
-from graceful.sockets.address import parse
-from graceful.sockets.binding import BoundSocket, bind
+from graceful.sockets.address import Address, parse
+from graceful.sockets.binding import BindError, BoundSocket, bind
+from graceful.sockets.offers import CONTROL, STATUS
+from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 
 #: Seconds between two pictures for those who look.
@@ -40,10 +46,8 @@ class Desk:
 
     :param settings: of the instance.
     :param status: what it says of itself.
-    :param orders: what it can be told.
     :param control: the control socket, None for none.
     :param notify: word to the service manager.
-    :param renew: called at each tick.
     """
 
     log = Logger(namespace="graceful")
@@ -52,19 +56,17 @@ class Desk:
         self,
         settings: Settings,
         status: Status,
-        orders: Orders,
         control: ControlSocket | None,
         notify: Notify,
-        renew: Callable[[], object] = lambda: None,
     ) -> None:
         self._settings = settings
         self._status = status
         self._control = control
         self._notify = notify
-        self._renew = renew
+        self._orders: Orders | None = None
         self._events = Events(status)
         self._metrics = Metrics(status)
-        self._for_control = Control(status, self._events, self._metrics, orders)
+        self._for_control = Control(status, self._events, self._metrics, self._yield)
         self._readers: list[Reading] = [self._for_control]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
@@ -72,34 +74,69 @@ class Desk:
         self._hub: Hub | None = None
         self._clock: Any = None
         self._reactor: Any = None
+        self._inherited: BoundSocket | None = None  # the control socket, while a predecessor still answers there
+        self._control_door: Door | None = None
         self._since_second = self._since_status = self._since_alive = 0.0
         self._said = ""
 
     # -- up -----------------------------------------------------------------------------------------------
 
-    def bind(self, environ: Mapping[str, str], pid: int | None) -> None:
+    def bind(self, environ: Mapping[str, str], pid: int | None, predecessor: Predecessor | None = None) -> None:
         """Bind everything, while we may still be root.
 
         :param environ: what systemd has said of the sockets that it hands over.
         :param pid: the process it has said it to.
-        :raises ControlError, BindError: one line for the operator.
+        :param predecessor: has handed its own sockets over, and goes on using them until we accept.
+        :raises ControlError, BindError, TakeoverError: one line for the operator.
         """
-        if self._control is not None:
+        if predecessor is not None and self._control is not None:
+            self._control.expect()
+            self._inherited = predecessor.claim_path(CONTROL, self._control.path)
+        if self._control is not None and self._inherited is None:
             listening = self._control.bind()
             if listening is not None:
                 self._control_sockets.append(BoundSocket(f"unix:{self._control.where}", listening))
-        for text in self._settings.status_listen:
-            self._status_sockets.append(bind(parse(text), environ, pid))
+        wanted = [parse(text) for text in self._settings.status_listen]
+        adopted = predecessor.claim(STATUS, wanted) if predecessor is not None else [None] * len(wanted)
+        for address, bound in zip(wanted, adopted, strict=True):
+            self._status_sockets.append(bound or self._bind_status(address, environ, pid))
 
-    def open(self, reactor: Any) -> None:
-        """Begin to answer; as soon as the reactor runs, that is."""
+    def _bind_status(self, address: Address, environ: Mapping[str, str], pid: int | None) -> BoundSocket:
+        try:
+            return bind(address, environ, pid)
+        except BindError:
+            if not self._predecessors_yield():
+                raise
+            return bind(address, environ, pid)
+
+    def _predecessors_yield(self) -> bool:
+        """Ask instances that are leaving for their places; their sockets outlive those of the application."""
+        yielded = False
+        for path in beside(self._control.path) if self._control is not None else []:
+            with suppress(ClientError), Client(path) as client:
+                client.post("/yield")
+                yielded = True
+        return yielded
+
+    def _yield(self) -> None:
+        """A successor wants our places: who looks at us already may go on."""
+        for door in self._doors[1:]:
+            door.close()
+
+    def open(self, reactor: Any, orders: Orders) -> None:
+        """Begin to answer; as soon as the reactor runs, that is.
+
+        :param orders: what the instance can be told.
+        """
         self._reactor = reactor
+        self._orders = self._for_control.orders = orders
         clock = self._clock = on(reactor)
         clock.start()
         hub = self._hub = Hub(reactor)
         hub.start()
-        if self._control_sockets:
-            self._doors.append(Door(reactor, clock, hub, self._control_sockets, self._for_control))
+        if self._control_sockets or self._inherited is not None:
+            self._control_door = Door(reactor, clock, hub, self._control_sockets, self._for_control, STAY)
+            self._doors.append(self._control_door)
         if self._status_sockets:
             names = [parse(text).interface for text in self._settings.status_listen]
             reading = Reading(self._status, self._events, self._metrics, Origin(names))
@@ -110,13 +147,66 @@ class Desk:
             door.open()
         clock.callLater(0, self._tick)
 
-    def say_open(self) -> None:
-        """The server's sockets accept: tell whom it may concern."""
+    def say_open(self, main: bool = True) -> None:
+        """The server's sockets accept: tell whom it may concern.
+
+        :param main: that this is the main process; a predecessor has said it, if there was one.
+        """
         if self._control is not None and self._control.where is not None:
             self.log.info("control at {path}", path=self._control.where)
         for bound in self._status_sockets:
             self.log.info("status page at {where}", where=_url(bound))
-        self._notify.ready()
+        if not self._status.draining:
+            self._notify.ready(main)
+
+    # -- from one instance to the next ---------------------------------------------------------------------
+
+    def answer_successors(self, answer: Callable[[Exchange, str, dict[str, Any]], Any]) -> None:
+        """Have this answer the orders of a successor."""
+        self._for_control.takeover = answer
+
+    def path(self) -> str | None:
+        """Where we can be given orders; None for nowhere."""
+        return self._control.where if self._control is not None else None
+
+    def asked_path(self) -> str:
+        """Where the newest instance is given orders; empty for nowhere."""
+        return self._control.path if self._control is not None else ""
+
+    def sockets(self) -> list[tuple[str, BoundSocket]]:
+        """What a successor gets beside the application's sockets: each with its role."""
+        control, at = self._control, self._control_door
+        found = [(STATUS, bound) for door in self._doors if door is not at for bound in door.sockets()]
+        if at is not None and control is not None and control.where == control.path:
+            found += [(CONTROL, bound) for bound in at.sockets()]
+        return found
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for door in self._doors:
+            door.rebind(known)
+
+    def hand_over(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets: another process accepts from them, has the control path, and is the main one."""
+        control, door, sockets = self._control, self._control_door, [one.socket for one in handed]
+        if control is not None and door is not None and any(one.socket in sockets for one in door.sockets()):
+            listening = control.hand_over()
+            if listening is not None:
+                door.add(BoundSocket(f"unix:{control.where}", listening)).start()
+        for one in self._doors:
+            one.hand_over(handed, pid)
+        self._notify.hand_over(pid)
+
+    def succeed(self) -> None:
+        """The predecessor has let go of the control path: it is ours."""
+        inherited, self._inherited = self._inherited, None
+        if inherited is None or self._control is None or self._control_door is None:
+            return
+        listening = self._control.succeed(inherited.socket)
+        if listening is inherited.socket:
+            self._control_door.add(inherited).start()
+        elif listening is not None:
+            self._control_door.add(BoundSocket(f"unix:{self._control.where}", listening)).start()
 
     # -- while it runs ------------------------------------------------------------------------------------
 
@@ -129,7 +219,7 @@ class Desk:
 
     def going_down(self) -> None:
         """A drain begins."""
-        self._notify.stopping(self._status.latest_exit())
+        self._notify.stopping(self._status.latest_exit)
 
     def _tell(self) -> None:
         """Tell those who wait for a state, and those who look."""
@@ -141,16 +231,18 @@ class Desk:
 
     def _tick(self) -> None:
         clock, now = self._clock, self._clock.seconds()
-        clock.callLater(TICK_IN_DRAIN if self._status.draining else TICK, self._tick)
+        alive = self._notify.watchdog
+        clock.callLater(min(TICK_IN_DRAIN if self._status.draining else TICK, alive or TICK), self._tick)
         if now - self._since_second >= TICK * 0.9:
             self._since_second = now
             self._events.second()
             for door in self._doors:
                 door.sweep(now)
-        self._renew()
+        if self._orders is not None:
+            self._orders.renew_limit()
         self._events.tick()
         self._notify_status(now - self._since_status >= STATUS_EVERY)
-        if self._notify.watchdog is not None and now - self._since_alive >= min(TICK, self._notify.watchdog) * 0.9:
+        if alive is not None and now - self._since_alive >= min(TICK, alive) * 0.9:
             self._since_alive = now
             self._notify.alive()
 
@@ -163,7 +255,7 @@ class Desk:
         draining = self._status.draining
         if line != self._said or draining:
             self._said = line
-            self._notify.status(line, self._status.latest_exit() if draining else None)
+            self._notify.status(line, self._status.latest_exit if draining else None)
 
     def _line(self) -> str:
         """The status in a line."""
@@ -195,7 +287,7 @@ class Desk:
         self._events.end()
         self._notify.status(
             f"gone: {ending.finished} finished, {ending.taken_down} taken down, {ending.abandoned} abandoned",
-            self._status.latest_exit(),
+            self._status.latest_exit,
         )
         self.close()
 
@@ -212,6 +304,9 @@ class Desk:
         else:
             for bound in (*self._control_sockets, *self._status_sockets):
                 bound.close()
+        if self._inherited is not None:
+            self._inherited.close()
+            self._inherited = None
 
 
 def _url(bound: BoundSocket) -> str:

@@ -24,7 +24,7 @@ from graceful.web.exchange import QUEUED, Exchange
 
 #: Upper bounds of the duration histogram, seconds.
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", "6xx", "7xx", "8xx", "9xx")
 STATES: Final = ("starting", "serving", "lame-duck", "closing", "finishing", "takedown", "gone")
 
 Row = list[Any]  # how many in each bucket, and the sum of the durations at the end
@@ -34,27 +34,32 @@ class Tally:
     """Counts what has ended.
 
     :param then: called with each exchange after it was counted.
+    :ivar record: counts an exchange.  Any thread.
     """
 
     def __init__(self, then: Callable[[Exchange], object] | None) -> None:
-        self._then = then
         # By thread: a row for each class of status, and the bytes of downloads.  Each is written by its thread alone.
         self._rows: dict[int, tuple[list[Row], list[int]]] = {}
+        self.record = self._recorder(then)
 
-    def __call__(self, exchange: Exchange) -> None:
-        """An exchange has ended.  Any thread."""
-        mine = self._rows.get(get_ident())
-        if mine is None:
-            mine = self._rows[get_ident()] = [[0] * (len(BOUNDS) + 1) + [0.0] for _ in CLASSES], [0]
-        rows, downloaded = mine
-        took = exchange.ended - exchange.started
-        row = rows[exchange.status // 100]
-        row[bisect_left(BOUNDS, took)] += 1
-        row[-1] += took
-        if exchange.download:
-            downloaded[0] += exchange.sent
-        if self._then is not None:
-            self._then(exchange)
+    def _recorder(self, then: Callable[[Exchange], object] | None) -> Callable[[Exchange], None]:
+        rows_of = self._rows
+
+        # A closure: this is done for every request, and looks up nothing but what it has.
+        def record(exchange: Exchange) -> None:
+            mine = rows_of.get(get_ident())
+            if mine is None:
+                mine = rows_of[get_ident()] = [[0] * (len(BOUNDS) + 1) + [0.0] for _ in CLASSES], [0]
+            took = exchange.ended - exchange.started
+            row = mine[0][exchange.status // 100]
+            row[bisect_left(BOUNDS, took)] += 1
+            row[-1] += took
+            if exchange.download:
+                mine[1][0] += exchange.sent
+            if then is not None:
+                then(exchange)
+
+        return record
 
     def sums(self) -> list[Row]:
         """A row for each class, of all threads together."""
@@ -88,7 +93,8 @@ class Metrics:
         """Count from now on what ends; if there is nothing to tell it with, do not."""
         engine = self._status.engine
         if engine is not None and _client() is not None:
-            self._tally = engine.site.record = Tally(engine.site.record)
+            self._tally = Tally(engine.site.record)
+            engine.site.record = self._tally.record
 
     def render(self) -> bytes | None:
         """The text; None if `prometheus-client` is not installed."""

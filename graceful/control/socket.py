@@ -34,6 +34,9 @@ from graceful.sockets.binding import inode_of
 #: States of an instance that gives its path to a newcomer.
 LEAVING: Final = ("closing", "finishing", "takedown", "gone")
 
+#: Connections that may wait until they are accepted.
+BACKLOG: Final = 128
+
 #: Seconds that whoever has the path gets to say whether it is leaving.
 ASKED_FOR: Final = 2.0
 
@@ -70,6 +73,7 @@ class ControlSocket:
         self._owner = owner
         self._demanded = demanded
         self._inode: tuple[int, int] | None = None
+        self._predecessors: tuple[int, int] | None = None  # what was at the path when we came
         self._pid = 0
 
     def bind(self) -> socket.socket | None:
@@ -89,7 +93,7 @@ class ControlSocket:
         self._log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
         return None
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, beside: bool = False) -> socket.socket:
         self._pid = os.getpid()
         aside = f"{self.path}.{self._pid}"
         if len(aside.encode()) > LONGEST_UNIX_PATH:
@@ -108,25 +112,62 @@ class ControlSocket:
                     os.umask(umask)
                 self.where, self._inode = aside, inode_of(aside)
                 self._give_to_owner(aside)
-                listening.listen(128)
-                self._clear_dead()
-                self._take_path(aside)
+                listening.listen(BACKLOG)
+                if not beside:
+                    self._clear_dead()
+                    self._take_path(aside)
         except BaseException:
             listening.close()
             self.remove()
             raise
         return listening
 
+    def hand_over(self) -> socket.socket | None:
+        """Leave the path, and the socket that is there, to a successor.
+
+        :returns: a listening socket at `PATH.<pid>`, where we are reached from now on; None if it cannot be had.
+        """
+        self._inode = self.where = None  # what is at the path is not ours to remove
+        try:
+            return self._bind(beside=True)
+        except (ControlError, OSError) as error:
+            self._log.warn(
+                "the graceful command cannot reach this process any more, only signals can: {error}", error=error
+            )
+            return None
+
+    def expect(self) -> None:
+        """Take note of what is at the path: a predecessor answers there until it lets go."""
+        self._pid, self._predecessors = os.getpid(), inode_of(self.path)
+
+    def succeed(self, listening: socket.socket) -> socket.socket | None:
+        """The path is ours, with the socket that a predecessor has bound there.
+
+        :param listening: that socket; closed if it is of no use.
+        :returns: the socket to answer on; None if there is none to be had.
+        """
+        if self._predecessors is None or inode_of(self.path) != self._predecessors:
+            # The predecessor was told to stop meanwhile, and has given the path up to whoever comes.
+            listening.close()
+            try:
+                return self._bind()
+            except (ControlError, OSError) as error:
+                self._log.warn("the graceful command cannot reach this server: {error}", error=error)
+                return None
+        listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
+        self._inode, self.where = self._predecessors, self.path
+        return listening
+
     def _give_to_owner(self, path: str) -> None:
         uid, gid = self._owner
         if self._group is not None:
             gid = int(self._group) if self._group.isdigit() else grp.getgrnam(self._group).gr_gid
+        os.chmod(path, self._mode)  # first: root without all its capabilities may not, once it is another's
         if (uid, gid) != (-1, -1):
             try:
                 os.chown(path, uid, gid)
             except PermissionError:
                 raise ControlError(f"may not give the control socket to the group {self._group}") from None
-        os.chmod(path, self._mode)
 
     def _take_path(self, aside: str) -> None:
         """Move our socket to the path, unless somebody serves there."""
@@ -156,10 +197,16 @@ class ControlSocket:
 
     def _clear_dead(self) -> None:
         """Remove what instances have left at `PATH.<pid>` that could not remove it themselves."""
-        for path in leaving(self.path):
-            if path != self.where and _holder(path) is None:
+        for path in beside(self.path):
+            if path == self.where:
+                continue
+            try:
+                Client(path, timeout=ASKED_FOR).close()
+            except NobodyThere:
                 with suppress(OSError):
                     os.unlink(path)
+            except ClientError:
+                pass  # somebody is there, and not for us
 
     def release(self) -> None:
         """Give the path up to a successor.  To be called before the sockets are said to be closed."""
@@ -182,11 +229,11 @@ class ControlSocket:
         return self._inode is not None and self._pid == os.getpid() and inode_of(path) == self._inode
 
 
-def leaving(path: str) -> list[str]:
-    """Return the paths of instances that have given a control path up, oldest file first."""
+def beside(path: str) -> list[str]:
+    """Return the paths `PATH.<pid>` of instances that have given a control path up, or have never had it."""
     pattern = re.compile(re.escape(path) + r"\.[0-9]+")
     found = [other for other in glob.glob(f"{glob.escape(path)}.*") if pattern.fullmatch(other)]
-    return sorted(found, key=lambda other: inode_of(other) is not None and os.lstat(other).st_mtime)
+    return sorted(found, key=lambda other: (len(other), other))
 
 
 def _holder(path: str) -> tuple[int, str] | None:

@@ -16,16 +16,19 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from graceful import __version__
+from graceful.exit import latest_exit
 from graceful.takedown.stacks import stack_of
 from graceful.web.exchange import PHASES, Exchange
 
 if TYPE_CHECKING:
+    from graceful.control.orders import Orders
     from graceful.drain import Drain
     from graceful.engine import Engine
     from graceful.settings import Settings
+    from graceful.stopping import Stopping
     from graceful.web.site import Site
 
 LONGEST_PATH: Final = 200
@@ -54,35 +57,40 @@ class Ending:
 class Status:
     """Reads an instance's status.  Reactor thread.
 
-    :ivar latest_exit: how many seconds from now the process is gone in any case; before a drain, from its beginning.
-    :ivar taken_down: how many exchanges were taken down so far.
-    :ivar engine, drain: None while the instance starts.
+    :ivar engine, drain: None while the instance starts; and the others that know something.
+    :ivar successor: says which process takes over, or has; 0 for none.
     :ivar ending: how it ended; None before.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
     """
 
     settings: Settings
-    latest_exit: Callable[[], float]
-    taken_down: Callable[[], int] = lambda: 0
+    successor: Callable[[], int] = lambda: 0
     engine: Engine | None = None
     drain: Drain | None = None
-    open: bool = False
+    stopping: Stopping | None = None
+    orders: Orders | None = None
     ending: Ending | None = None
     ended: deque[dict[str, Any]] | None = None
-    _since: float = 0.0
     _state: str = ""
+    _states: list[dict[str, Any]] = field(factory=list)
     _began: float | None = None
     _finished_before: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.enter("starting")
 
+    def of(self, engine: Engine, drain: Drain, stopping: Stopping, orders: Orders) -> None:
+        """The instance is put together: read these from now on."""
+        self.engine, self.drain, self.stopping, self.orders = engine, drain, stopping, orders
+
     def enter(self, state: str) -> None:
         """Another state begins now."""
         if state != self._state:
-            self._state, self._since = state, time.time()
+            now = round(time.time(), 3)
+            self._state = state
+            self._states.append({"state": state, "since": now})
             if self._began is None and state not in ("starting", "serving"):
-                self._began = self._since
+                self._began = now
                 self._finished_before = self.engine.site.register.finished if self.engine is not None else 0
                 if self.engine is not None:
                     self._remember_what_ends(self.engine.site)
@@ -96,6 +104,18 @@ class Status:
     def draining(self) -> bool:
         """Whether the way out has begun."""
         return self._began is not None
+
+    @property
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone in any case; before a drain, from its beginning."""
+        if self.orders is None:
+            return latest_exit(self.settings.lame_duck, self.settings.deadline)
+        return self.orders.latest_exit()
+
+    @property
+    def taken_down(self) -> int:
+        """How many exchanges were taken down so far."""
+        return self.stopping.taken_down if self.stopping is not None else 0
 
     @property
     def deadline(self) -> float | None:
@@ -170,7 +190,7 @@ class Status:
         return {
             "pid": os.getpid(),
             "state": self.state,
-            "since": round(self._since, 3),
+            "since": self._states[-1]["since"],
             "deadline": round(deadline, 3) if deadline is not None else None,
             "sockets": [{"name": name, "state": state} for name, state in engine.sockets()] if engine else [],
             "in_flight": self.in_flight(limit),
@@ -178,12 +198,14 @@ class Status:
             "threads": dict(zip(("busy", "size", "queued"), engine.threads() if engine else (0, 0, 0), strict=True)),
             "connections": {"idle": max(0, connections - busy), "busy": min(busy, connections)},
             "finished": finished,
-            "taken_down": self.taken_down(),
-            "latest_exit": round(self.latest_exit(), 3),
+            "taken_down": self.taken_down,
+            "latest_exit": round(self.latest_exit, 3),
             "rotation": self._rotation(),
+            "states": self._states,
             "drain": None
             if self._began is None
-            else {"began": round(self._began, 3), "finished": finished - self._finished_before},
+            else {"began": self._began, "finished": finished - self._finished_before},
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
@@ -203,6 +225,7 @@ class Status:
         return {
             "pid": os.getpid(),
             "state": "gone",
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status,
             "seconds": round(ending.seconds, 3),
             "finished": ending.finished,

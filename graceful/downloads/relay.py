@@ -254,7 +254,6 @@ class Relay:
         if self._state is not State.FLOWING:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
-            self._connection.keep_unsent_low(False)
             self._finish()
         else:
             self._broken(_why(reason), late=False)
@@ -325,6 +324,7 @@ class Relay:
     def _finish(self) -> None:
         """All of it is there.  Let go of the connection first: with the last byte its next exchange may begin."""
         self._over(through=False)
+        self._connection.keep_unsent_low(False)
         try:
             self._exchange.finish()
         except Disconnected:

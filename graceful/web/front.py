@@ -20,8 +20,6 @@ class Front:
 
     def __init__(self) -> None:
         self._routes: list[tuple[bytes, Answer]] = []
-        self._prefixes: tuple[bytes, ...] = ()
-        self._otherwise: Handle
 
     def add(self, prefix: str, answer: Answer) -> None:
         """Add a route.
@@ -30,17 +28,21 @@ class Front:
         :param answer: called in any thread, must not wait.  False: it was not meant, ask the next one.
         """
         self._routes.append((prefix.encode("latin-1"), answer))
-        self._prefixes = tuple(prefix for prefix, _ in self._routes)
 
     def before(self, handle: Handle) -> Handle:
         """Return what handles an exchange: a route, or else `handle`."""
-        self._otherwise = handle
-        return self._handle if self._routes else handle
+        routes = self._routes
+        if not routes:
+            return handle
+        prefixes = tuple(prefix for prefix, _ in routes)
 
-    def _handle(self, exchange: Exchange) -> None:
-        target = exchange.target
-        if target.startswith(self._prefixes):
-            for prefix, answer in self._routes:
-                if target.startswith(prefix) and answer(exchange):
-                    return
-        self._otherwise(exchange)
+        # A closure: this is done for every request, and looks up nothing but what it has.
+        def handle_routed(exchange: Exchange) -> None:
+            target = exchange.target
+            if target.startswith(prefixes):
+                for prefix, answer in routes:
+                    if target.startswith(prefix) and answer(exchange):
+                        return
+            handle(exchange)
+
+        return handle_routed

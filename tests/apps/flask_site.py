@@ -1,4 +1,4 @@
-"""A small ordinary Flask application: a session, an upload, a streamed answer, a file, a redirect."""
+"""A small ordinary Flask application: a session, an upload, a streamed answer, a file, a redirect; and downloads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from flask import Flask, Response, redirect, request, send_file, session
 from werkzeug.wrappers import Response as AnyResponse
+
+from graceful import Parked
+from graceful.contrib import flask as graceful
 
 app = Flask(__name__)
 app.secret_key = "only for tests"
@@ -49,3 +52,47 @@ def file() -> AnyResponse:
 def old() -> AnyResponse:
     """Redirect to the new address."""
     return redirect("/visits/")
+
+
+tickets: dict[str, Parked] = {}
+
+
+@app.get("/download/<name>")
+def download(name: str) -> AnyResponse:
+    """Send a file from the disk."""
+    directory = os.path.dirname(os.environ["FLASK_SITE_FILE"])
+    return graceful.download(f"{directory}/{name}", as_attachment="save" in request.args)
+
+
+@app.get("/store/<name>")
+def store(name: str) -> AnyResponse:
+    """Send a file from the file store."""
+    return graceful.download(
+        f"{os.environ['FILE_STORE']}/{name}", filename=request.args.get("as"), as_attachment=True
+    )
+
+
+@app.get("/wait/<name>")
+def wait(name: str) -> AnyResponse:
+    """Wait for news."""
+    ticket = tickets[name] = Parked(float(request.args.get("timeout", "60")))
+    return graceful.park(ticket)
+
+
+@app.get("/events/<name>")
+def events(name: str) -> AnyResponse:
+    """Wait for events."""
+    ticket = tickets[name] = Parked(60)
+    return graceful.event_stream(ticket)
+
+
+@app.get("/tell/<name>")
+def tell(name: str) -> str:
+    """Have news, an event, or the end of the events."""
+    ticket = tickets.pop(name, None)
+    if ticket is None:
+        return "nobody"
+    if "news" in request.args:
+        return str(ticket.answer(200, [("Content-Type", "text/x-news")], request.args["news"].encode()))
+    ticket.send(b"data: " + request.args["event"].encode() + b"\n\n")
+    return str(ticket.finish())

@@ -165,6 +165,7 @@ class Socket:
 
     def __init__(self, real: socket.socket) -> None:
         self.real = real
+        self.family = real.family
         self.script: deque[OSError | int] = deque()
         self.meanwhile: Callable[[], object] | None = None
         self.closed = self.reset = False

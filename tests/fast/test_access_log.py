@@ -19,7 +19,8 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.access_log
-from graceful.access_log import AccessLog, escape, format_lines, stamp
+from graceful.access_lines import escape, format_lines, stamp
+from graceful.access_log import AccessLog
 
 MOMENT = 1_795_442_160
 """23 November 2026, 13:56:00 UTC."""

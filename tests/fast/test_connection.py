@@ -23,7 +23,7 @@ from fast.doubles import (
     post,
     virtual_time,
 )
-from graceful.web.body import MEMORY
+from graceful.web.body import HIGH, MEMORY
 from graceful.web.connection import HELD, JOIN, ROOM
 from graceful.web.exchange import LINGERING, Disconnected, Exchange
 from graceful.web.proxies import TrustedProxies
@@ -194,6 +194,25 @@ class PipelineTests(Case):
         self.end(exchange)
         self.assertEqual((len(parse_answers(client.take())), client.eof), (1, True))
         client.close()
+        self.nothing_left()
+
+    def test_thrown_away_when_the_application_closes(self) -> None:
+        """Nor is more of them kept: requests that wait unread, or a body that the disk is slow to take."""
+        client, exchange = self.ask(b"".join(get(number) for number in range(50)))
+        exchange.start("200 OK", [("Connection", "close")])
+        self.end(exchange)
+        known = self.engine.in_flight
+        self.assertEqual(client.connection.intake.stash, b"")
+        client.send(get(1) * 5000)
+        self.assertEqual((client.connection.intake.stash, self.engine.in_flight), (b"", known))
+        client.close()
+        client, exchange = self.ask(get(0) + post(0)[:-4].replace(b": 0", b": %d" % (10 * HIGH)) + b"\r\n\r\n")
+        exchange.start("200 OK", [("Connection", "close")])
+        self.end(exchange)
+        client.send(b"u" * 10 * HIGH)
+        self.assertLess(self.engine.in_flight[-1].received, 2 * HIGH)
+        client.close()
+        self.engine.settle()
         self.nothing_left()
 
     def test_refused_is_recorded(self) -> None:
@@ -431,6 +450,7 @@ class WaitingTests(Case):
             self.assertLess(monotonic(), end, "the thread still waits")
             got += client.take()
             thread.join(0.001)
+        got += client.take()
         self.assertEqual(([len(answer.body) for answer in parse_answers(got)], errors), ([3 * MIB + 3], []))
 
     def test_released_by_leaving(self) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,6 +13,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from graceful.drain import Drain
 
 DEADLINE = 200.0
+
+
+OFTEN = 100
+
+
+class StrictClock(Clock):
+    """A clock that minds being asked for the past, as a reactor does."""
+
+    def callLater(self, when: float, what: Callable[..., object], *args: Any, **kwargs: Any) -> DelayedCall:
+        assert when >= 0, when
+        return super().callLater(when, what, *args, **kwargs)
 
 
 class Work:
@@ -24,6 +39,7 @@ class Work:
         self.listeners_closed, self.empty, self.taken_down = Deferred[None](), Deferred[None](), Deferred[None]()
         self.seconds: float | None = None
         self.others, self.spares = True, False
+        self._looks = 0
 
     def end_takedown(self) -> None:
         """The takedown that is under way is through; there may be another one."""
@@ -34,6 +50,8 @@ class Work:
         self.steps.append("going down")
 
     def left(self) -> bool:
+        self._looks += 1
+        assert self._looks < OFTEN, "it looks again and again"
         return self.others
 
     def spared(self) -> bool:
@@ -55,9 +73,10 @@ class Work:
     def take_down(self, everything: bool) -> Deferred[None]:
         return self._step("take everything down" if everything else "take down", self.taken_down)
 
-    def gone(self, seconds: float) -> None:
+    def gone(self, seconds: float) -> Deferred[None]:
         self.steps.append("gone")
         self.seconds = seconds
+        return succeed(None)
 
 
 class Case(SynchronousTestCase):
@@ -65,7 +84,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Make a drain at a moment that is not zero."""
-        self.clock = Clock()
+        self.clock = StrictClock()
         self.clock.advance(1000)
         self.work = Work()
         self.drain = Drain(self.clock, self.work, DEADLINE)
@@ -95,6 +114,29 @@ class Case(SynchronousTestCase):
 class OrderTests(Case):
     """The order of the steps."""
 
+    def test_no_deadline(self) -> None:
+        """With a deadline of no seconds the takedown follows at once, and does not wait for the second one."""
+        self.drain = Drain(self.clock, self.work, 0, 3600)
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(0.001)
+        self.follows("going down", "last requests", "close listeners", "wait", "take down", state="takedown")
+
+    def test_when_it_takes_down(self) -> None:
+        """It is known from the beginning when the takedown will come; to extend the deadline moves it."""
+        self.drain = Drain(self.clock, self.work, DEADLINE, lame_duck=7)
+        self.assertIsNone(self.drain.takes_down())
+        self.drain.begin()
+        self.assertEqual(self.drain.takes_down(), 1000 + 7 + DEADLINE)
+        self.clock.advance(7)
+        self.clock.advance(1)
+        self.work.listeners_closed.callback(None)
+        self.assertEqual(self.drain.takes_down(), 1008 + DEADLINE)
+        self.drain.extend(50)
+        self.assertEqual(self.drain.takes_down(), 1058 + DEADLINE)
+        self.drain.hurry()
+        self.assertLessEqual(self.drain.takes_down() or 0, 1008)
+
     def test_good_end(self) -> None:
         """Last requests, listeners, wait, gone; each step only when the one before is done."""
         self.follows(state="serving")
@@ -122,6 +164,7 @@ class OrderTests(Case):
         self.follows("wait", state="finishing")
         self.clock.advance(0.1)
         self.follows("take everything down", state="takedown")
+        self.assertEqual(self.drain.deadline, self.clock.seconds())
         self.clock.advance(5)
         self.assertNoResult(done)
         self.work.taken_down.callback(None)
@@ -139,12 +182,14 @@ class OrderTests(Case):
 
     def test_deadline_of_nothing(self) -> None:
         """A deadline of no seconds still lets go in order what is done by then."""
-        self.drain = Drain(self.clock, self.work, 0)
-        self.drain.begin()
-        self.work.listeners_closed.callback(None)
-        self.follows("going down", "last requests", "close listeners", "wait", state="finishing")
-        self.clock.advance(0)
-        self.follows("take everything down", state="takedown")
+        for download_deadline, taken in ((0, "take everything down"), (3600, "take down")):
+            self.setUp()
+            self.drain = Drain(self.clock, self.work, 0, download_deadline)
+            self.drain.begin()
+            self.work.listeners_closed.callback(None)
+            self.follows("going down", "last requests", "close listeners", "wait", state="finishing")
+            self.clock.advance(0)
+            self.follows(taken, state="takedown")
 
     def test_empty_after_the_deadline(self) -> None:
         """What empties by the takedown does not end the drain before the takedown is through."""
@@ -219,11 +264,13 @@ class HurryTests(Case):
         """While it serves, the sockets are closed in order, then everything is taken down."""
         self.drain.hurry()
         self.follows("going down", "last requests, quiet", "close listeners", state="closing")
+        self.clock.advance(3)
         self.work.listeners_closed.callback(None)
         self.clock.advance(0)
         self.follows("wait", "take everything down", state="takedown")
         self.work.taken_down.callback(None)
         self.follows("gone", state="gone")
+        self.assertEqual(self.work.seconds, 3)
 
     def test_serving_nobody(self) -> None:
         """If nothing is in flight by then, nothing is taken down."""
@@ -326,6 +373,7 @@ class SecondDeadlineTests(Case):
 
     def test_spared(self) -> None:
         """The others are taken down at the first deadline, and it at the second."""
+        self.assertEqual(self.drain.deadline, 1000 + DEADLINE)
         self.clock.advance(DEADLINE)
         self.follows("take down", state="takedown")
         self.work.end_takedown()
@@ -339,11 +387,24 @@ class SecondDeadlineTests(Case):
         self.work.end_takedown()
         self.follows("gone", state="gone")
 
+    def test_at_once(self) -> None:
+        """A first deadline that is moved into the past is not passed over."""
+        self.clock.advance(3)
+        self.drain.extend(-DEADLINE)
+        self.assertEqual(self.drain.deadline, 1000)
+        self.clock.advance(0)
+        self.follows("take down", state="takedown")
+
     def test_alone(self) -> None:
         """When there is nothing else, the first deadline concerns nobody."""
         self.work.others = False
         self.clock.advance(DEADLINE)
         self.follows(state="finishing")
+        self.clock.advance(1000 - DEADLINE)
+        self.follows("take everything down", state="takedown")
+        self.setUp()
+        self.work.others = False
+        self.clock.advance(DEADLINE)
         self.work.empty.callback(None)
         self.follows("gone", state="gone")
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -401,9 +462,53 @@ class ExtendTests(Case):
         self.clock.advance(DEADLINE + 49)
         self.assertEqual(self.drain.state, "finishing")
 
+    def test_less_than_nothing(self) -> None:
+        """Nobody gets less than no time at all."""
+        self.drain.extend(-10 * DEADLINE)
+        self.drain.extend(50)
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.assertEqual(self.drain.deadline, self.clock.seconds() + 50)
+
     def test_too_late(self) -> None:
         """What is being taken down gets no more time."""
         for state in ("takedown", "gone"):
             self.bring_to(state)
             self.drain.extend(50)
             self.assertEqual((self.drain.state, self.clock.getDelayedCalls()), (state, []))
+
+
+class AheadTests(Case):
+    """What is ahead of a drain at most, in each of its states; and what is told of them."""
+
+    def test_ahead(self) -> None:
+        """It shrinks with time from the signal on, and counts the deadline that holds."""
+        told: list[str] = []
+        self.drain = Drain(self.clock, self.work, DEADLINE, 3600, lame_duck=20, entered=told.append)
+        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((20, DEADLINE), (20, 3600)))
+        self.drain.begin()
+        self.clock.advance(5)
+        self.assertEqual(self.drain.ahead(False), (15, DEADLINE))
+        self.clock.advance(15)
+        self.assertEqual(self.drain.ahead(False), (0, DEADLINE))
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(50)
+        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((0, DEADLINE - 50), (0, 3550)))
+        self.drain.extend(10)
+        self.assertEqual(self.drain.ahead(False), (0, DEADLINE - 40))
+        self.drain.give(60)
+        self.assertEqual(self.drain.ahead(False), (0, 10))
+        self.clock.advance(10)
+        self.assertEqual(self.drain.ahead(True), (0, 0))
+        self.work.taken_down.callback(None)
+        self.assertEqual(told, ["lame-duck", "closing", "finishing", "takedown", "gone"])
+
+    def test_into_the_past(self) -> None:
+        """A deadline that is moved to a moment that has passed has come, also when there is a second one."""
+        self.drain = Drain(self.clock, self.work, DEADLINE, 3600)
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(50)
+        self.drain.extend(-170)
+        self.clock.advance(0)
+        self.assertEqual(self.drain.state, "takedown")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -419,6 +422,19 @@ class DescribeTests(Case):
         exchange.write(b"hello")
         self.assertTrue(exchange.describe(exchange.started).endswith(" s, 5 bytes sent"))
         client.close()
+
+    def test_describe_without_descriptors(self) -> None:
+        """What is needed for that is there when no file can be opened any more."""
+        code = (
+            "import resource\n"
+            "from graceful.web.exchange import Exchange\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))\n"
+            "exchange = object.__new__(Exchange)\n"
+            "exchange.target = b'/x'\n"
+            "assert exchange.shown_target == '/x'\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=30)
 
     def test_request_id(self) -> None:
         """An exchange has an id that no other one has, unless a proxy has given it one."""

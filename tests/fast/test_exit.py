@@ -273,16 +273,16 @@ class ProcessTests(SynchronousTestCase):
 
     def test_application_that_cannot_be_flushed(self) -> None:
         """A log handler and a stream of the application's that fail at the end are told of; the status stays."""
-        done = self.run_code(
+        code = (
             "import logging\n"
             "class Handler(logging.Handler):\n"
             "    def flush(self): raise RuntimeError('of the handler')\n"
             "handler = Handler()\n"
-            "class Stream:\n"
-            "    def write(self, text): pass\n"
-            "sys.stdout = Stream()\n"
+            "sys.stdout = object()\n"
             "limit.install()\nlimit.verdict(exit.TAKEN_DOWN, within=20)\n"
         )
+        done = self.run_code(code)
         self.assertEqual(done.returncode, TAKEN_DOWN)
         self.assertIn("RuntimeError: of the handler", done.stderr)
         self.assertEqual(done.stderr.count("Traceback"), 1)
+        self.assertEqual(self.run_code(code + "sys.stderr = object()\n").returncode, TAKEN_DOWN)

@@ -59,7 +59,7 @@ class FrontTests(Case):
             self.assertEqual(self.asked(target), order, target)
 
     def test_not_meant(self) -> None:
-        """One that was not meant has the next one asked, in the order they came in, and at last the application."""
+        """One that was not meant has the next one asked, in the order of their coming; at last the application."""
         self.route("/a", "first", answers=False)
         self.route("/b", "other")
         self.route("/a/b", "second", answers=False)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web.exchange import Exchange
-from graceful.web.intake import MAX_FIELDS, MAX_HEAD, MAX_METHOD, MAX_TARGET, Intake
+from graceful.web.gate import MAX_FIELDS, MAX_HEAD, MAX_TARGET
+from graceful.web.intake import MAX_METHOD, Intake
 
 MAX_BODY = 1000
 READ = 65536

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.options
 import graceful.settings
+from graceful.limits import Limit
 from graceful.options import _GROUPS, Options
 from graceful.settings import BadSetting, Settings, half_of_open_files
 
@@ -109,6 +110,21 @@ class AcceptedTests(OptionsTestCase):
         typed = [word for network in networks for word in ("--trusted-proxy", network)]
         self.assertEqual(self.parsed(*typed).settings.trusted_proxy, networks)
 
+    def test_request_timeout(self) -> None:
+        """Limits for all and for some, also to be tried out; the order is kept."""
+        typed = ("30", "/api=2.5", "/slow=100:report", "9:report", "/a=b=1")
+        options = [word for limit in typed for word in ("--request-timeout", limit)]
+        limits = (Limit(30), Limit(2.5, "/api"), Limit(100, "/slow", True), Limit(9, "", True), Limit(1, "/a=b"))
+        self.assertEqual(self.parsed(*options).settings.request_timeout, limits)
+
+    def test_reports(self) -> None:
+        """Where reports go, of what, and what they do not show."""
+        hidden = ("--report-hide", "token", "--report-hide", "X-Key")
+        settings = self.parsed("--reports", os.curdir, "--report-slower-than", "2.5", *hidden).settings
+        self.assertEqual(settings.reports, os.path.abspath(os.curdir))
+        self.assertEqual((settings.report_slower_than, settings.report_hide), (2.5, ("token", "X-Key")))
+        self.assertEqual((self.parsed().settings.reports, self.parsed().settings.report_slower_than), (None, None))
+
     def test_application(self) -> None:
         """The positional argument names a module, and perhaps a callable in it."""
         self.assertEqual(self.parsed("mysite.wsgi").application, "mysite.wsgi")
@@ -156,6 +172,56 @@ class StartupTests(OptionsTestCase):
         self.assertIsNone(self.parsed(parent={"pidfile": ""}).pid_file)
         self.assertIsNone(self.parsed(parent={}).pid_file)
         self.assertIsNone(self.parsed().pid_file)
+
+    def test_usual_control(self) -> None:
+        """The control socket is beside the pid file and called like it, or in the directory."""
+        for pid_file, expected in (
+            ("twistd.pid", os.path.abspath("graceful.sock")),
+            (self.inside("twistd.pid"), self.inside("graceful.sock")),
+            (self.inside("one.pid"), self.inside("one.sock")),
+            (self.inside("one"), self.inside("one.sock")),
+        ):
+            self.assertEqual(self.parsed(parent={"pidfile": pid_file}).control, expected)
+        self.assertEqual(
+            self.parsed(parent={"pidfile": "", "rundir": self.directory}).control, self.inside("graceful.sock")
+        )
+        self.assertEqual(self.parsed().control, os.path.abspath("graceful.sock"))
+
+    def test_control(self) -> None:
+        """What is asked for instead is the settings'; nothing means none."""
+        settings = self.parsed("--control", "mine", parent={"rundir": self.directory}).settings
+        self.assertEqual(settings.control, self.inside("mine"))
+        self.assertEqual(self.parsed("--control", "").settings.control, "")
+        self.assertIsNone(self.parsed().settings.control)
+        self.assertEqual(self.parsed("--control-mode", "0660", "--control-group", "0").settings.control_mode, 0o660)
+
+    def test_owner(self) -> None:
+        """Whoever twistd will change to is known beforehand."""
+        parent = {"nodaemon": True, "uid": 33, "gid": None}
+        self.assertEqual(self.parsed(parent=parent).owner, (33, -1))
+        self.assertEqual(self.parsed(parent={}).owner, (-1, -1))
+
+    def test_log_format(self) -> None:
+        """twistd is told to write its log as JSON; where it has no say, that is refused."""
+        parent = {"nodaemon": True, "logfile": "-"}
+        options = self.parsed("--log-format", "json", parent=parent)
+        assert options.parent is not None
+        self.assertEqual(options.parent["logger"], "graceful.logs.json_observer")
+        self.assertNotIn("logger", cast(dict[str, Any], self.parsed("--log-format", "text", parent=parent).parent))
+        refused: list[tuple[str, dict[str, Any]]] = [
+            ("xml", parent),
+            ("json", {}),
+            ("json", parent | {"syslog": True}),
+            ("json", parent | {"logger": "a.b"}),
+        ]
+        for value, other in refused:
+            with self.assertRaises(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+                self.parsed("--log-format", value, parent=other)
+
+    def test_status_listen_is_repeatable(self) -> None:
+        """Every --status-listen adds an endpoint."""
+        typed = ("--status-listen", "tcp:9090:interface=127.0.0.1", "--status-listen", "unix:/run/status.sock")
+        self.assertEqual(self.parsed(*typed).settings.status_listen, typed[1::2])
 
     def test_where_the_log_goes(self) -> None:
         """Start-up knows whether its line in the terminal is in the log too."""
@@ -215,10 +281,44 @@ class RefusedTests(OptionsTestCase):
         self.assert_refused("--listen", "tcp:80", "--listen", "tcp:http", words=("--listen tcp:http: ", "number"))
         self.assertEqual(self.refusal("--listen", "unix:").count("unix:"), 2, "once as typed, once as an example")
 
+    def test_health_and_control(self) -> None:
+        """Each bad value is named, with what is expected."""
+        for name, value, word in (
+            ("--health-path", "health", "a path"),
+            ("--health-path", "/a b", "a path"),
+            ("--health-path", "/a?b", "a path"),
+            ("--going-down-status", "200", "400 to 599"),
+            ("--going-down-status", "x", "400 to 599"),
+            ("--control-mode", "66", "octal"),
+            ("--control-mode", "7777", "octal"),
+            ("--control-mode", "066", "octal"),
+            ("--control-group", "no-such-group", "no such group"),
+            ("--control", "x" * 200, "at most"),
+            ("--status-listen", "ssl:443", "expected tcp:"),
+            ("--status-listen", "tcp:http", "number"),
+            ("--app-version", "é", "printable"),
+            ("--app-version", "x" * 101, "printable"),
+        ):
+            self.assert_refused(name, value, words=(name, word))
+
     def test_trusted_proxy(self) -> None:
         """What is no network is refused, and so is one with bits behind its prefix: it trusts more than it says."""
         for value in ("", "x", "10.0.0.0/33", "10.1.2.3/8", "300.1.1.1", "UNIX", "fe80::1%eth0"):
             self.assert_refused("--trusted-proxy", value, words=(f"--trusted-proxy {value}:", "10.0.0.0/8", "unix"))
+
+    def test_request_timeout(self) -> None:
+        """A limit that is none is refused, as it was typed."""
+        for value in ("", "x", "/a", "/a=", "a=5", "5:reports", "/a=x:report", "-1", "/ä=5"):
+            words = (f"--request-timeout {value}:", "/PREFIX=SECONDS")
+            self.assert_refused("--request-timeout", "7", "--request-timeout", value, words=words)
+        for value in ("0", "/a=0:report", "1000000000"):
+            self.assert_refused("--request-timeout", value, words=("--request-timeout ", "more than 0"))
+
+    def test_reports(self) -> None:
+        """The directory must be there and writable; a time must be one."""
+        path = self.inside("reports")
+        self.assert_refused("--reports", path, words=("--reports ", path, "a directory, which this is not"))
+        self.assert_refused("--report-slower-than", "0", words=("--report-slower-than 0:", "more than 0"))
 
     def test_spool(self) -> None:
         """The spool directory must be there, be a directory, and be writable."""
@@ -336,7 +436,7 @@ class HelpTests(OptionsTestCase):
         """The defaults in the help are those of the settings: typing them changes nothing."""
         rows = [option for group in _GROUPS.values() for option in group]
         numeric = [option for option in rows if option.read is not None and option.default[:1] in "0123456789/"]
-        self.assertEqual(len(numeric), 15)
+        self.assertEqual(len(numeric), 17)
         typed = [word for option in numeric for word in (f"--{option.name}", option.default)]
         self.assertEqual(self.parsed(*typed).settings, Settings())
         (listen,) = (option for option in rows if option.name == "listen")

@@ -8,8 +8,12 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from fast.doubles import CLOSE, EXPECT, GET, HOST, MIB, Case, Client, Engine, get, parse_answers, post
-from graceful.takedown.deadline import LAST_MOMENT, Takedown
+from graceful.aside import Aside
+from graceful.reports.reports import Reports
+from graceful.takedown.deadline import LAST_MOMENT, Deadline
 from graceful.takedown.stacks import stack_of
+from graceful.takedown.threads import Descents
+from graceful.takedown.waits import Waits
 from graceful.web.body import MEMORY
 from graceful.web.connection import Connection
 from graceful.web.exchange import Disconnected, Exchange
@@ -135,13 +139,16 @@ class DeadlineTests(Case):
         super().setUp()
         self.clock = Clock()
         self.working: dict[Exchange, int] = {}
-        self.takedown = Takedown(self.engine.site, self.clock, lambda: self.working)
+        descents = Descents(
+            self.clock, lambda: self.working, lambda thread: threading.get_native_id(), Waits(set), Aside().call
+        )
+        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, descents, Reports())
 
-    def start(self) -> tuple[list[None], list[str]]:
+    def start(self, everything: bool = True) -> tuple[list[None], list[str]]:
         """Start it; a list that gets an entry when it is through, and what it says about each exchange."""
         through: list[None] = []
         with capturedLogs() as events:
-            self.takedown.start(True).addCallback(through.append)
+            self.takedown.start(everything).addCallback(through.append)
         self.engine.turn()
         lines = [formatEvent(event) for event in events]
         return through, [line for line in lines if line.startswith("taking down")]
@@ -179,7 +186,9 @@ class DeadlineTests(Case):
         self.assertRegex(lines[0], r"taking down exchange \d+ GET /1 from 192\.0\.2\.1: queued for 10\.\d s")
         self.assertIn("its thread is here:", lines[0])
         self.assertIn("in test_named", lines[0])
-        self.assertRegex(lines[1], r"taking down exchange \d+ - /2 from 192\.0\.2\.1: receiving for 10\.\d s$")
+        self.assertRegex(
+            lines[1], r"taking down exchange \d+ - /2 from 192\.0\.2\.1: receiving for 10\.\d s \(OOPS-\w+\)$"
+        )
 
     def test_counted(self) -> None:
         """What was interrupted is counted, and leaves the register; an idle connection is not."""
@@ -231,6 +240,52 @@ class DeadlineTests(Case):
         self.ends(exchange)
         self.wait(0.1)
         self.assertEqual((through, self.takedown.abandoned), ([None], 0))
+
+    def test_nothing_to_interrupt(self) -> None:
+        """An answer that its client has, and only has not closed after, was not interrupted."""
+        client, exchange = self.ask(CLOSE)
+        self.answer(exchange)
+        self.assertEqual(self.bodies(client), [b"/"])
+        self.start()
+        self.assertEqual(self.takedown.taken, 0)
+
+    def download(self) -> Client:
+        """A client with a download, for which a thread happens to work, and a request that waits behind it."""
+        client, exchange = self.threaded(get(1) + get(2))
+        exchange.download = True
+        return client
+
+    def test_download_is_spared(self) -> None:
+        """A download, and what waits behind it, has more time: it is neither named, nor ended, nor waited for."""
+        client = self.download()
+        other, second = self.threaded(get(3))
+        through, lines = self.start(everything=False)
+        self.assertEqual(len(lines), 1)
+        self.assertIn("GET /3 ", lines[0])
+        self.ends(second)
+        other.close()
+        self.wait(0.1)
+        self.assertEqual((through, self.takedown.taken, self.takedown.abandoned), ([None], 1, 0))
+        self.answer(*self.engine.asked[:1])
+        self.answer(*self.engine.asked[2:])
+        self.assertEqual(self.bodies(client), [b"/1", b"/2"])
+
+    def test_download_is_not_spared_twice(self) -> None:
+        """At its own deadline it is taken down with all others."""
+        client = self.download()
+        self.start(everything=False)
+        self.assertEqual(self.takedown.taken, 0)
+        self.start()
+        self.assertEqual((self.takedown.taken, self.engine.in_flight), (2, []))
+        self.assertEqual([answer.status for answer in parse_answers(client.take())], [503])
+
+    def test_others_beside_a_download(self) -> None:
+        """What does not end in its last moment is closed; the download's connection is not."""
+        client, other = self.download(), self.threaded(get(3))[0]
+        through, _ = self.start(everything=False)
+        self.wait(LAST_MOMENT + 0.1)
+        self.assertEqual((through, self.takedown.taken, self.takedown.abandoned), ([None], 1, 1))
+        self.assertEqual((client.socket.closed, other.socket.closed), (False, True))
 
     def test_one_that_fails(self) -> None:
         """A connection that cannot be taken down in order is closed, and the others are taken down."""

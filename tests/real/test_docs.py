@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -21,10 +22,12 @@ import setuptools
 
 from graceful.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
 from graceful.settings import Settings
+from support.clients import Connection, request
 from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
 from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, free_port, gone, lines_of, replaced, shown
 from support.home import UNPRIVILEGED
 from support.load import Load
+from support.nginx import Nginx
 from support.server import KEEPS_READING, LOOPBACK, PROGRAMS, Server
 from support.waiting import wait_for
 
@@ -58,6 +61,21 @@ COMMANDS = {
     "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
     "twistd --python": "a name; see `tac-run`",
     "pip install --editable": "what not to do",
+    "graceful status": "test_watching",
+    "graceful status --json": "test_watching",
+    "graceful top": "tests/real/test_top.py",
+    "graceful stop": "tests/real/test_control.py",
+    "graceful stop --wait closed": "tests/real/test_control.py",
+    "graceful stop --wait gone": "test_watching",
+    "graceful stop --deadline SECONDS": "tests/real/test_control.py",
+    "graceful stop --quiet": "tests/real/test_control.py",
+    "graceful wait": "tests/real/test_control.py",
+    "graceful wait closed": "tests/real/test_control.py",
+    "graceful wait gone": "tests/real/test_control.py",
+    "graceful extend SECONDS": "tests/real/test_control.py",
+    "graceful takedown ID": "tests/real/test_control.py",
+    "graceful leave": "test_rotation",
+    "graceful enter": "test_rotation",
 }
 """The commands in the text, each with the test that runs it, or the reason why none does."""
 
@@ -306,6 +324,21 @@ def test_log_of_a_stop(site: Site) -> None:
         check_lines("stop-log", lines_of(server))
 
 
+@runs("takedown-run", "takedown-obey")
+def test_limits(site: Site) -> None:
+    """An application that obeys, under the options that the text shows: it ends by itself, with 503 and a report."""
+    site.write("mysite/wsgi.py", "import time\n" + shown("takedown-obey", {"render(number)": "[time.sleep(0.01)]"}))
+    reports = site.path / "reports"
+    reports.mkdir()
+    options = {"--request-timeout 30": "--request-timeout 1", "/var/log/site/reports": str(reports)}
+    command = shown("takedown-run", {**options, "graceful-app": f"graceful-app --listen {ANYWHERE}"})
+    with site.server(command) as server:
+        with asked(server.port, "/") as page:
+            assert b"503" in page.communicate()[0]
+        server.wait_line("has no time left")
+    assert len(list(reports.glob("*/OOPS-*"))) == 1
+
+
 @runs("in-flight")
 def test_in_flight(site: Site) -> None:
     """SIGUSR2 logs what is in flight as shown."""
@@ -334,8 +367,8 @@ def test_deploy(site: Site) -> None:
     HAProxy tries nothing twice, and a start takes so long that it takes the server for dead: each step of the script
     counts.  With a version that does not import, nothing is stopped.
     """
-    clients, runtime, one, two = (str(free_port()) for _ in range(4))
-    servers = {"8001": one, "8002": two}
+    clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
+    servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
     options = {**servers, "mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
     strict = {"mode http": "mode http\n    retries 0"}
     site.write(
@@ -574,6 +607,178 @@ def test_command_of_a_container(site: Site) -> None:
     with site.server(f"exec {shlex.join(command)}") as server:
         assert fetch(server.port) == b"Hello, world!"
         server.wait_line("GET / HTTP/1.1")
+
+
+# -- downloads, and requests that wait -----------------------------------------------------------------------
+
+
+LIBRARIAN = "http://librarian:58000"
+PDF = bytes(range(256)) * 4096
+
+DJANGO = """
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.urls import path
+settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, MIDDLEWARE=[f"{__name__}.known"], SECRET_KEY="x")
+"""
+URLS = """
+def known(get_response):
+    def respond(request):
+        request.user = User()
+        return get_response(request)
+    return respond
+
+class User:
+    id = 7
+
+urlpatterns = [path("book/<int:number>", book)]
+application = get_wsgi_application()
+"""
+SHOP = """
+import threading
+import types
+
+class Books:
+    class model:
+        class DoesNotExist(Exception):
+            pass
+
+    def all(self):
+        return self
+
+    def get(self, number, owner):
+        if owner != 7:
+            raise self.model.DoesNotExist
+        return types.SimpleNamespace(stored_as=f"{number}.pdf", name="book.pdf")
+
+class Book:
+    _default_manager = Books()
+
+def tell_me_when_it_is_there(number, ticket):
+    threading.Timer(0.1, ticket.answer, (200, [], b"it is there")).start()
+"""
+
+
+@pytest.fixture
+def librarian(site: Site) -> Iterator[Nginx]:
+    """A file store that has a book."""
+    files = site.home.path / "files"
+    files.mkdir()
+    (files / "1.pdf").write_bytes(PDF)
+    with Nginx(site.home.path, files) as nginx:
+        yield nginx
+
+
+@runs("download-flask", "download-django", "download-wsgi", "readme-downloads")
+@pytest.mark.parametrize("name", ["download-flask", "download-django", "download-wsgi", "readme-downloads"])
+def test_views_of_downloads(site: Site, librarian: Nginx, name: str) -> None:
+    """What replaces one's own streaming code sends the file store's file, and the README's view waits for news."""
+    text = shown(name, {LIBRARIAN: librarian.url})
+    if name in ("download-django", "readme-downloads"):
+        text = DJANGO + text + URLS
+        if name == "readme-downloads":
+            site.write("shop/models.py", SHOP)
+            text += 'urlpatterns.append(path("news/<int:number>", news))\n'
+    site.write("view.py", text)
+    with site.server(f"twistd -n graceful-app --listen {ANYWHERE} view") as server:
+        url = f"http://127.0.0.1:{server.port}/book/1"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.read() == PDF
+            named = answer.headers["Content-Disposition"]
+        assert named in (None, 'attachment; filename="book.pdf"', "attachment; filename=book.pdf")
+        assert (named is None) == (name == "download-wsgi")
+        if name == "readme-downloads":
+            assert fetch(server.port, "/news/1") == b"it is there"
+
+
+@runs("download-internal")
+def test_internal_download(site: Site) -> None:
+    """`X-Accel-Redirect` is taken over."""
+    site.write("mysite/wsgi.py", "from handover import application\n")
+    file = site.write("files/book.pdf", "a book")
+    with site.server(shown("download-internal", {**LISTEN, "/srv/files": str(file.parent)})) as server:
+        assert fetch(server.port, "/redirect?to=/protected/book.pdf") == b"a book"
+
+
+@runs("download-prefix")
+def test_download_by_prefix(site: Site, librarian: Nginx) -> None:
+    """Prefixes are served without the application."""
+    file = site.write("static/style.css", "a style")
+    places = {**LISTEN, "/srv/static": str(file.parent), LIBRARIAN: librarian.url}
+    with site.server(shown("download-prefix", places)) as server:
+        assert fetch(server.port, "/static/style.css") == b"a style"
+        assert fetch(server.port, "/files/1.pdf") == PDF
+        assert fetch(server.port) == b"Hello, world!"
+
+
+@runs("downloads-log")
+def test_download_deadline(site: Site) -> None:
+    """A download that is over its deadline is named in the log as shown."""
+    with site.write("large", "").open("wb") as large:
+        large.truncate(1 << 28)
+    options = f"--download /files={site.path} --download-deadline 2 --deadline 1"
+    with site.server(f"{DEMO} {options}") as server, Connection(server.port, receive_buffer=4096) as connection:
+        connection.send(request("/files/large"))
+        connection.some(1000)
+        server.terminate()
+        assert server.wait() == TAKEN_DOWN
+        check_lines("downloads-log", lines_of(server))
+
+
+@runs("parked-flask")
+def test_parked(site: Site) -> None:
+    """Who waits for news gets what another request posts."""
+    site.write("flaskr.py", shown("parked-flask"))
+    command = f"twistd -n graceful-app --listen {ANYWHERE} flaskr"
+    with site.server(command) as server, asked(server.port, "/news") as waiting:
+        wait_for(lambda: server.in_flight("parked") == 1)
+        assert site.shell(f"curl -s -d 'it is there' http://127.0.0.1:{server.port}/news") == "1 were told\n"
+        assert waiting.communicate()[0] == b"it is there"
+
+
+@runs("downloads-run")
+def test_example_of_downloads(site: Site) -> None:
+    """The example is started by this command; another test says what it does."""
+    shutil.copytree(ROOT / "examples", site.path, dirs_exist_ok=True)
+    with site.server(shown("downloads-run", LISTEN)) as server:
+        assert b"/news" in fetch(server.port)
+
+
+# -- watching -----------------------------------------------------------------------------------------------
+
+
+@runs("control-rotation")
+def test_rotation(site: Site) -> None:
+    """Health leaves the rotation, and enters it again."""
+    leave, enter = shown("control-rotation").splitlines()
+    with site.server(DEMO) as server:
+        site.shell(leave)
+        said = site.shell(f"curl -s -w '%{{http_code}}' http://127.0.0.1:{server.port}/+haproxy")
+        assert said == "away\n503"
+        site.shell(enter)
+        assert fetch(server.port, "/+haproxy") == b"serving\n"
+
+
+@runs("control", "control-see", "control-status", "control-stop", "control-curl")
+def test_watching(site: Site) -> None:
+    """The commands say what is shown, before and in the middle of a stop, and the last one how it went."""
+    with site.server(f"{DEMO} --app-version 42") as server, asked(server.port, "/slow?seconds=8") as slow:
+        in_flight(server, 1)
+        site.shell(shown("control-curl"))
+        assert fetch(server.port, "/fast")
+        commands = shown("control", {"graceful top": "true"}).splitlines()
+        site.shell("\n".join(commands[:-2]))
+        server.terminate()
+        server.wait_closed()
+        see = shown("control-see", {"graceful top": "true"})
+        text, told = site.shell(see).split("\n{")
+        lines = (f"prefix {line}" for line in text.splitlines())
+        check_lines("control-status", lines)
+        assert json.loads("{" + told)["state"] == "finishing"
+        site.shell("\n".join(commands[-2:]))
+        assert b"8 seconds later" in slow.communicate()[0]
+        assert server.wait() == 0
+        site.shell(shown("control-stop"))
 
 
 # -- embedding ----------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import signal
 import time
 from pathlib import Path
 
-from support.clients import Connection, get, request
+from support.clients import Connection, digest, get, request
 from support.home import Home
 from support.server import Server
 from support.tac import TacServer
+from support.waiting import wait_for
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 MIB = 1024 * 1024
@@ -93,6 +94,38 @@ def test_client_leaves_klein(home: Home) -> None:
         told = server.terminate()
         assert server.wait() == 0
         assert time.monotonic() - told < 5
+
+
+def test_downloads(home: Home) -> None:
+    """A stop tells those who wait, and lets the download go on; status 0."""
+    file = home.run / "large"
+    file.write_bytes(PATTERN * 12)
+    with (
+        example(home, "downloads") as server,
+        Connection(server.port) as reader,
+        Connection(server.port) as listener,
+        Connection(server.port) as late,
+        Connection(server.port, receive_buffer=4096) as loading,
+    ):
+        assert b"/news" in get(server.port).body
+        assert get(server.port, "/files/nothing").status == 404
+        listener.send(request("/events"))
+        reader.send(request("/news"))
+        wait_for(lambda: server.in_flight("parked") == 2)
+        assert get(server.port, "/tell?it%20is%20there").body == b"2 were told.\n"
+        assert reader.answer().body == b"it is there\n"
+        late.send(request("/news"))
+        loading.send(request("/files/large"))
+        wait_for(lambda: (server.in_flight("parked"), server.in_flight("downloading")) == (2, 1))
+        server.terminate()
+        assert late.answer().body == b"Please ask again.\n"
+        assert listener.answer().body.startswith(b"data: it is there\n\nretry: ")
+        assert digest(loading.answer().body) == digest(PATTERN * 12)
+        for connection in (reader, listener, late, loading):
+            connection.close()
+        assert server.wait() == 0
+        assert server.drained()[1:] == (0, 0)
+    file.unlink()
 
 
 def test_embedded(home: Home) -> None:

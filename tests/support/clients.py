@@ -20,6 +20,7 @@ bad        bytes that are not a valid answer, or not the answer to this request
 
 from __future__ import annotations
 
+import hashlib
 import re
 import select
 import socket
@@ -105,6 +106,11 @@ def chunked(pieces: Iterable[bytes], *trailers: str) -> bytes:
     """Return a body in chunked coding (RFC 9112 §7.1)."""
     chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece]
     return b"".join(chunks) + "\r\n".join(["0", *trailers, "", ""]).encode("latin-1")
+
+
+def digest(body: bytes) -> str:
+    """Return what two bodies are compared by when they are too long to be shown: length and SHA-256."""
+    return f"{len(body)} {hashlib.sha256(body).hexdigest()}"
 
 
 class Connection:
@@ -218,6 +224,23 @@ class Connection:
         self._answers += 1
         self._may_be_reused = not answer.says_close
         return Answer(status, reason, headers, b"".join(pieces), trailers, tuple(interim))
+
+    def some(self, size: int) -> bytes:
+        """Read so many bytes of whatever comes, and no more: for a client that stops in the middle.
+
+        :raises Failure: `truncated`, if there are not so many.
+        """
+        while len(self._buffer) < size:
+            try:
+                data = self.socket.recv(size - len(self._buffer))
+            except TimeoutError as error:
+                raise Failure("timed_out", "no byte came") from error
+            if not data:
+                self._ended()
+            self._buffer += data
+        some = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return some
 
     def wait_continue(self) -> None:
         """Read the interim answer that tells the client to send its body."""

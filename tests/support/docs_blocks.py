@@ -26,7 +26,7 @@ _DIRECTIVE = re.compile(r"( *)\.\. code-block:: (\S+)")
 _OPTION = re.compile(r" +:name: (\S+)")
 _CODE = re.compile(r"(?<![`\w])(`{1,2})([^`\n]+)\1(?!`)")
 _PROGRAM = re.compile(
-    r"(?:\S*/)?(?:bash|curl|docker|git|gunicorn|haproxy|journalctl|kill|make|pip|pytest|python3?|sphinx-build"
+    r"(?:\S*/)?(?:bash|curl|docker|git|graceful|gunicorn|haproxy|journalctl|kill|make|pip|pytest|python3?|sphinx-build"
     r"|systemctl|trial|twistd?|uwsgi) "
 )
 
@@ -122,7 +122,7 @@ def option_tables(text: str) -> str:
     tables = []
     for group in re.findall(r"^(\w[\w ]*):\n((?:  --.*\n(?: {28}.*\n)*)+)", text, re.MULTILINE):
         rows = [f"**{group[0]}**", "", "| option | default | |", "|---|---|---|"]
-        for option in re.findall(r"  (--\S+(?: [A-Z]+)?)\s+(.*?)(?: \[([^\]]*)\])?\n", group[1]):
+        for option in re.findall(r"  (--\S+(?: [A-Z/=]+)?)\s+(.*?)(?: \[([^\]]*)\])?\n", group[1]):
             rows.append(f"| `{option[0]}` | {option[2]} | {option[1]} |")
         tables.append("\n".join(rows) + "\n")
     return "\n".join(tables)

@@ -41,8 +41,8 @@ class Log:
             found = [(moment, re.search(pattern, line)) for moment, line in self._lines[start:]]
         return [(moment, match) for moment, match in found if match is not None]
 
-    def wait(self, pattern: str, timeout: float, count: int = 1) -> tuple[float, re.Match[str]]:
-        """Wait for the `count`-th line that matches, written before or later.
+    def wait(self, pattern: str, timeout: float, count: int = 1, start: int = 0) -> tuple[float, re.Match[str]]:
+        """Wait for the `count`-th line from number `start` on that matches, written before or later.
 
         :raises AssertionError: with the whole log, if it does not come.
         """
@@ -50,7 +50,7 @@ class Log:
         while True:
             with self._changed:
                 known, ended = len(self._lines), self._ended
-            found = self.find_all(pattern)
+            found = self.find_all(pattern, start)
             if len(found) >= count:
                 return found[count - 1]
             remaining = end - time.monotonic()

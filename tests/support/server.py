@@ -181,13 +181,13 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            self.pid = self._daemon_pid()
+            self.pid = self.daemon_pid()
             raise AssertionError("the parent of the daemon hangs") from None
         assert process.returncode == 0, f"twistd ended with {process.returncode}: {said}"
-        self.pid = self._daemon_pid()
+        self.pid = self.daemon_pid()
         self._read(self._follow_file)
 
-    def _daemon_pid(self) -> int:
+    def daemon_pid(self) -> int:
         """Return the daemon's process number, 0 if it has not written it."""
         pid_file = self.home.run / "twistd.pid"
         return int(pid_file.read_text()) if pid_file.exists() else 0
@@ -251,9 +251,9 @@ class Server:
                 self._no_more.wait(0.01)
         self.log.end()
 
-    def wait_line(self, pattern: str, timeout: float = 10.0, count: int = 1) -> re.Match[str]:
-        """Wait for the `count`-th log line that matches the pattern, and return the match."""
-        return self.log.wait(pattern, timeout, count)[1]
+    def wait_line(self, pattern: str, timeout: float = 10.0, count: int = 1, start: int = 0) -> re.Match[str]:
+        """Wait for the `count`-th log line from number `start` on that matches, and return the match."""
+        return self.log.wait(pattern, timeout, count, start)[1]
 
     def wait_open(self, timeout: float = 30.0) -> float:
         """Wait until the first listener accepts; return the moment (`time.monotonic`) it was known."""
@@ -273,6 +273,15 @@ class Server:
     def port(self) -> int:
         """The port of its first TCP listener."""
         return self.ports[0]
+
+    def in_flight(self, phase: str = "") -> int:
+        """Ask the process what is in flight, and return how many exchanges are in a phase, such as `parked`."""
+        start = len(self.log)
+        self.send_signal(signal.SIGUSR2)
+        count = int(self.wait_line(r"(\d+) in flight, \d+ connections", start=start)[1])
+        if count:
+            self.wait_line(r"^\s+exchange \d+ ", count=count, start=start)
+        return len(self.log.find_all(rf"^\s+exchange \d+ .*: {phase}", start))
 
     def drained(self) -> tuple[int, int, int]:
         """Return what the last line says: how many were finished, taken down and abandoned."""

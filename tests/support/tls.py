@@ -52,6 +52,12 @@ class Certificate:
         context.minimum_version = context.maximum_version = version
         return context
 
+    def serving(self) -> ssl.SSLContext:
+        """Return what a server needs to serve with the certificate."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.path)
+        return context
+
 
 class TLSConnection(Connection):
     """One TLS connection to a server (see :class:`support.clients.Connection`).

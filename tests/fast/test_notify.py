@@ -1,0 +1,66 @@
+"""Word to the service manager."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.control.notify import LONGEST, Notify
+
+
+class NotifyTests(SynchronousTestCase):
+    """What is sent, to a datagram socket."""
+
+    def setUp(self) -> None:
+        """Be the service manager."""
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = os.path.join(self.directory, "notify")
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.manager.close)
+        self.manager.bind(self.path)
+        self.manager.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """The assignments of the next datagram."""
+        return self.manager.recv(4096).decode().split("\n")
+
+    def test_words(self) -> None:
+        """Each word is one datagram, and a time is in microseconds with something to spare."""
+        notify = Notify({"NOTIFY_SOCKET": self.path})
+        notify.ready()
+        self.assertEqual(self.heard(), ["READY=1", f"MAINPID={os.getpid()}", "STATUS=serving"])
+        notify.stopping(212)
+        self.assertEqual(self.heard(), ["STOPPING=1", "EXTEND_TIMEOUT_USEC=217000000"])
+        notify.status("finishing: 2 in flight", 100)
+        self.assertEqual(self.heard(), ["STATUS=finishing: 2 in flight", "EXTEND_TIMEOUT_USEC=105000000"])
+        notify.status("x" * 1000)
+        self.assertEqual(self.heard(), ["STATUS=" + "x" * LONGEST])
+        notify.alive()
+        self.assertEqual(self.heard(), ["WATCHDOG=1"])
+
+    def test_abstract(self) -> None:
+        """An @ stands for the zero byte of an abstract address."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(f"\0graceful-test-{os.getpid()}")
+            Notify({"NOTIFY_SOCKET": f"@graceful-test-{os.getpid()}"}).alive()
+            self.assertEqual(manager.recv(100), b"WATCHDOG=1")
+
+    def test_nobody(self) -> None:
+        """Without a manager nothing is sent; one that is gone is told of once."""
+        Notify({}).ready()
+        gone = Notify({"NOTIFY_SOCKET": os.path.join(self.directory, "gone")})
+        gone.ready()
+        gone.alive()
+
+    def test_watchdog(self) -> None:
+        """Signs of life are due at half the period, if it is we who are watched."""
+        given = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": "3000000"}
+        self.assertEqual(Notify(given).watchdog, 1.5)
+        self.assertEqual(Notify({**given, "WATCHDOG_PID": "7"}, pid=7).watchdog, 1.5)
+        for other in ({"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {"NOTIFY_SOCKET": ""}):
+            self.assertIsNone(Notify({**given, **other}, pid=7).watchdog, other)

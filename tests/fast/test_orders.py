@@ -1,0 +1,83 @@
+"""Orders, and the last limit that moves with them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.control.orders import Orders
+from graceful.drain import Drain
+from graceful.exit import LEAVING, LastLimit, latest_exit
+
+
+class Work:
+    """What is drained: nothing comes to an end by itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *ignored: Deferred()
+
+
+class LastLimitTests(SynchronousTestCase):
+    """The last limit of a process that is ours, whenever the time that is left changes."""
+
+    def setUp(self) -> None:
+        """Have an instance that drains; time is the test's."""
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.armed: list[float] = []
+        system: Any = SimpleNamespace(
+            monotonic=self.clock.seconds,
+            setitimer=lambda which, seconds: self.armed.append(seconds),
+            signal=lambda number, action: None,
+            start_thread=lambda function, arguments: None,
+        )
+        process: Any = SimpleNamespace(limit=LastLimit(system=system))
+        self.in_flight: list[Any] = []
+        register = SimpleNamespace(in_flight=lambda: self.in_flight)
+        engine: Any = SimpleNamespace(site=SimpleNamespace(register=register))
+        self.drain = Drain(self.clock, cast(Any, Work()), 200, 3600, 10)
+        self.orders = Orders(engine, self.drain, cast(Any, None), process, None)
+
+    def test_stop(self) -> None:
+        """An order to stop arms it, with the deadline that came with the order."""
+        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 200))
+        self.orders.stop(False, 50)
+        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 50))
+        self.clock.advance(5)
+        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 50) - 5)
+        self.assertEqual(len(self.armed), 1)
+
+    def test_extend(self) -> None:
+        """Another deadline moves it, to and fro; before a drain there is nothing to move."""
+        self.orders.extend(5)
+        self.assertEqual(self.armed, [])
+        self.orders.stop(False, None)
+        self.clock.advance(4)
+        self.orders.extend(100)
+        self.assertEqual(self.orders.latest_exit(), latest_exit(6, 305))
+        self.orders.extend(-200)
+        self.assertEqual(self.orders.latest_exit(), latest_exit(6, 105))
+        self.assertEqual(len(self.armed), 3)
+
+    def test_a_late_download(self) -> None:
+        """An answer that turns out to be a download in the middle of a drain is not cut by the old limit."""
+        self.orders.stop(False, None)
+        self.orders.renew_limit()
+        self.assertEqual(len(self.armed), 1)
+        self.in_flight.append(SimpleNamespace(download=True))
+        self.orders.renew_limit()
+        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 3600))
+        self.in_flight.clear()
+        self.clock.advance(LEAVING)
+        self.orders.renew_limit()
+        self.assertEqual(len(self.armed), 2)
+
+    def test_stop_again(self) -> None:
+        """A second order with another deadline moves it."""
+        self.orders.stop(False, None)
+        self.orders.stop(False, 20)
+        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 20))
