@@ -168,7 +168,6 @@ class StoppingTests(Case):
             clock=self.clock,
             working=lambda: self.working,
             lot=self.lot,
-            sweep=lambda: None,
             hasten=lambda: None,
             descents=self.descents,
             reports=self.reports,
