@@ -21,8 +21,10 @@ from twisted import __version__ as twisted_version
 from twisted.python import usage
 
 from graceful import __version__
+from graceful.limits import Limit
 from graceful.logs import write_json
 from graceful.pidfile import PidFile, PidFileBusy, PidFileError
+from graceful.reload import VARIABLE, Origin
 from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.sockets.binding import activation
 from graceful.startup import Startup
@@ -55,6 +57,15 @@ def _size(text: str) -> int | str:
     return int(match[1]) << _SHIFTS[match[2].upper()] if match else text
 
 
+def _limit(text: str) -> Limit | str:
+    """A limit as it is typed: `SECONDS`, `/PREFIX=SECONDS`, each with `:report` behind it or without."""
+    rest = text.removesuffix(":report")
+    prefix, _, seconds = rest.rpartition("=")
+    if (prefix and not prefix.startswith("/")) or not prefix.isascii() or not _SECONDS.fullmatch(seconds):
+        return text
+    return Limit(float(seconds), prefix, rest != text)
+
+
 class _Option(NamedTuple):
     """One row of the help, and for an option that takes one value also its parsing.
 
@@ -85,6 +96,19 @@ _TRUSTED_PROXY: Final = _Option(
     "Believe what this network, address, or unix (every peer on a Unix socket) says in X-Forwarded-For and "
     "-Proto, Forwarded and X-Request-Id. Can be repeated.",
 )
+_REQUEST_TIMEOUT: Final = _Option(
+    "request-timeout",
+    "SECONDS",
+    "none",
+    "How long a request may run; the application is told, and a quarter of it (at most 5 s) later it is taken down. "
+    "/PREFIX=SECONDS for some requests; with :report behind it, it is only reported. Can be repeated.",
+)
+_REPORT_HIDE: Final = _Option(
+    "report-hide",
+    "NAME",
+    "",
+    "A query value or header that no report may show, as cookies and credentials are not. Can be repeated.",
+)
 _DOWNLOAD: Final = _Option(
     "download",
     "/PREFIX=TARGET",
@@ -109,6 +133,18 @@ _LOG_FORMAT: Final = _Option(
     "FORMAT",
     "text",
     "How twistd's log is written: text, or json for one JSON object a line.",
+)
+_TAKEOVER: Final = _Option(
+    "takeover",
+    "",
+    "",
+    "Take the sockets of the server that answers at --control, which then finishes what it has; if none does, bind.",
+)
+_CHDIR: Final = _Option(
+    "chdir",
+    "DIR",
+    "none",
+    "Run the application there. A successor looks it up anew: a symbolic link may lead to another release by then.",
 )
 _CHECK: Final = _Option(
     "check",
@@ -159,6 +195,7 @@ _GROUPS: Final = {
             "Requests that may wait for a thread; one more is answered with 503.",
             _whole,
         ),
+        _REQUEST_TIMEOUT,
         _Option(
             "max-body",
             "BYTES",
@@ -222,6 +259,23 @@ _GROUPS: Final = {
             _seconds,
         ),
     ),
+    "Reports": (
+        _Option(
+            "reports",
+            "DIR",
+            "none",
+            "Where to write a report of every request that was taken down, failed or was slow.",
+            str,
+        ),
+        _Option(
+            "report-slower-than",
+            "SECONDS",
+            "never",
+            "Report requests that run longer than this.",
+            _seconds,
+        ),
+        _REPORT_HIDE,
+    ),
     "Health and control": (
         _Option(
             "health-path",
@@ -248,6 +302,24 @@ _GROUPS: Final = {
         _Option("control-group", "GROUP", "the server's", "Group of that socket.", str),
         _STATUS_LISTEN,
         _Option("app-version", "TEXT", "none", "The application's version, shown in status and health.", str),
+    ),
+    "Deploying": (
+        _TAKEOVER,
+        _CHDIR,
+        _Option(
+            "takeover-timeout",
+            "SECONDS",
+            "60",
+            "How long a successor may take from getting this server's sockets until it accepts.",
+            _seconds,
+        ),
+        _Option(
+            "max-draining",
+            "N",
+            "5",
+            "How many predecessors may still finish what they have; with one more, the oldest takes down its rest.",
+            _whole,
+        ),
     ),
     "Other": (
         _Option(
@@ -289,6 +361,8 @@ class Options(usage.Options):
     :ivar check: only check that it would start.
     :ivar control: where the control socket is unless the settings say; None for nowhere.
     :ivar owner: the user and group that twistd will change to; -1 where it will not.
+    :ivar asked_at: the control socket of the server that has started this one to take over; None if it was not.
+    :ivar origin: how this process was started.
     :ivar startup: what surrounds everything that may fail until the reactor runs.
     :ivar pid_file: taken over from twistd; None under `twist`, and for a mere check.
     :ivar sockets: what systemd has said of the sockets it hands over, to the process `pid`.
@@ -297,8 +371,8 @@ class Options(usage.Options):
     synopsis = "[options] [MODULE[:CALLABLE]]"
     longdesc = _DESCRIPTION
 
-    optFlags = [[_CHECK.name, None, _CHECK.help]]
-    optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT)]
+    optFlags = [[option.name, None, option.help] for option in (_CHECK, _TAKEOVER)]
+    optParameters = [[option.name, None, None, option.help] for option in (*_PARAMETERS, _LOG_FORMAT, _CHDIR)]
 
     def __init__(self) -> None:
         usage.Options.__init__(self)
@@ -307,10 +381,12 @@ class Options(usage.Options):
         self.pid_file: PidFile | None = None
         self.control: str | None = None
         self.owner = -1, -1
+        self.asked_at: str | None = None
+        self.origin: Origin
         self.sockets: dict[str, str] = {}
         self.pid = 0
         self.application: str | None = None
-        self._repeated: dict[str, list[str]] = {}
+        self._repeated: dict[str, list[Any]] = {}
 
     def opt_listen(self, endpoint: str) -> None:
         self._repeated.setdefault("listen", []).append(endpoint)
@@ -321,6 +397,16 @@ class Options(usage.Options):
         self._repeated.setdefault("trusted_proxy", []).append(network)
 
     opt_trusted_proxy.__doc__ = _TRUSTED_PROXY.help
+
+    def opt_request_timeout(self, limit: str) -> None:
+        self._repeated.setdefault("request_timeout", []).append(_limit(limit))
+
+    opt_request_timeout.__doc__ = _REQUEST_TIMEOUT.help
+
+    def opt_report_hide(self, name: str) -> None:
+        self._repeated.setdefault("report_hide", []).append(name)
+
+    opt_report_hide.__doc__ = _REPORT_HIDE.help
 
     def opt_download(self, mapping: str) -> None:
         self._repeated.setdefault("download", []).append(self._mapping(mapping))
@@ -357,7 +443,11 @@ class Options(usage.Options):
 
         :raises usage.UsageError: something cannot be used.
         """
+        self.asked_at = os.environ.pop(VARIABLE, None)
+        self.origin = Origin.of_this_process(self["chdir"])
         self.settings = self._read_settings()
+        if self.takeover and self.settings.control == "":
+            raise usage.UsageError("--takeover: there is no taking over with --control '': give the control socket")
         self._check_standard_output()
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
@@ -366,6 +456,7 @@ class Options(usage.Options):
         self.control = self._usual_control()
         self.owner = self._new_owner()
         self.pid_file = self._take_pid_file()
+        self._change_directory()
         self.startup.begin()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -382,6 +473,18 @@ class Options(usage.Options):
         if parent is None or "nodaemon" not in parent:
             return False
         return not parent["nodaemon"] or parent.get("syslog") or parent.get("logfile") not in (None, "", "-")
+
+    def _change_directory(self) -> None:
+        """Be where the application is; what was typed is relative to where it was typed."""
+        directory = self["chdir"]
+        if directory is None:
+            return
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise usage.UsageError(
+                f"--chdir {directory}: {error.strerror}; name the application's directory"
+            ) from None
 
     def _choose_log_format(self) -> None:
         """Have twistd write its log as JSON, if that is wanted."""
@@ -424,7 +527,8 @@ class Options(usage.Options):
             return None  # a check is made beside an instance that runs
         pid_file = PidFile(path)
         try:
-            pid_file.check()
+            if not self.takeover:
+                pid_file.check()
         except (PidFileBusy, PidFileError) as error:
             raise usage.UsageError(str(error)) from None
         return pid_file
@@ -432,6 +536,11 @@ class Options(usage.Options):
     @property
     def check(self) -> bool:
         return bool(self["check"])
+
+    @property
+    def takeover(self) -> bool:
+        """Whether to take over from whoever answers at the control socket."""
+        return bool(self["takeover"]) or self.asked_at is not None
 
     def _read_settings(self) -> Settings:
         typed: dict[str, str] = {}
@@ -441,7 +550,7 @@ class Options(usage.Options):
             if text is not None and option.read is not None:
                 typed[option.name] = text
                 given[option.name.replace("-", "_")] = option.read(text)
-        for name in ("spool", "access_log", "control"):
+        for name in ("spool", "access_log", "control", "reports"):
             if given.get(name) and given[name] != STANDARD_OUTPUT:
                 given[name] = self._absolute(given[name])
         given.update(self._repeated)

@@ -3,9 +3,11 @@
 twistd refuses to start while its pid file names a living process, and removes the file when it ends,
 whoever's it is by then.  That forbids what a deploy without a gap needs: a new instance starts, in the same
 directory and with the same pid file, as soon as the old one has closed its sockets and while that one still
-finishes its requests.  So the file has three lives, and each instance touches only what is its own:
+finishes its requests.  So the file has several lives, and each instance touches only what is its own:
 
 * an instance that starts takes the path, unless the process named there is alive (`check`, `write`);
+* one that takes over opens the file of its predecessor (`prepare`), and writes itself into it when that one has let
+  go (`take_over`): in place, since it may have no right to make a new one by then;
 * one that has closed its sockets gives the path up (`release`): it lives on at `PATH.<pid>`, or, where it may
   no longer rename, leaves an empty file behind, which everybody takes for free;
 * one that ends removes its own (`remove`).
@@ -123,6 +125,45 @@ class PidFile:
                 raise
             self._fd, self._where = fd, self.path
             return
+
+    def prepare(self, pid: int) -> None:
+        """Open the file of a predecessor that serves on, before privileges are shed; without one, take the path.
+
+        :param pid: the predecessor.
+        :raises PidFileBusy: if the file names another living process.
+        :raises PidFileError: if it cannot be written.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            self.write()
+            return
+        except OSError as error:
+            raise PidFileError(
+                f"cannot write the pid file {self.path}: {error.strerror}; give another --pidfile"
+            ) from None
+        self._fd = fd
+        if _pid_in(os.pread(fd, 64, 0)) != pid:
+            try:
+                self._judge(os.pread(fd, 64, 0))
+            except PidFileBusy:
+                self.remove()
+                raise
+
+    def take_over(self) -> None:
+        """Write ourselves into the file that a predecessor has let go of."""
+        if self._where is not None or self._fd < 0:
+            return
+        if not _same(self._fd, self.path):
+            os.close(self._fd)
+            self._fd = -1
+            try:
+                self.write()
+            except (PidFileBusy, PidFileError) as error:
+                self._log.warn("{error}", error=error)
+            return
+        self._pid, self._where = os.getpid(), self.path
+        os.ftruncate(self._fd, os.pwrite(self._fd, f"{self._pid}\n".encode(), 0))
 
     def release(self) -> None:
         """Give the path up to a successor.  To be called before the sockets are said to be closed."""

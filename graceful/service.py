@@ -24,16 +24,21 @@ from graceful.control.notify import Notify
 from graceful.control.orders import Orders
 from graceful.control.socket import ControlSocket
 from graceful.control.status import Status
+from graceful.control.successor import Predecessor, TakeoverError
 from graceful.drain import Drain
 from graceful.engine import Engine, Root
 from graceful.exit import LEAVING, LastLimit
 from graceful.loading import load
+from graceful.reload import Reload
 from graceful.settings import Settings
 from graceful.signals import Signals
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import BoundSocket, bind
 from graceful.sockets.foreign import ForeignListener
+from graceful.sockets.offers import LISTEN
+from graceful.sockets.takeover import Succession
 from graceful.stopping import Process, Stopping
+from graceful.takeover import Takeover
 from graceful.web.foreign import ForeignFactory
 from graceful.web.handler import IHandler
 from graceful.wsgi import WSGIResource
@@ -77,6 +82,9 @@ class AppServer(Service):
         self._orders: Orders | None = None
         self._status = Status(self.settings)
         self._desk: Desk | None = None
+        self._predecessor: Predecessor | None = None
+        self._takeover: Takeover | None = None
+        self._reload: Reload | None = None
         self._engine: Engine
         self._stopping: Stopping
 
@@ -93,12 +101,15 @@ class AppServer(Service):
             self._reactor = reactor
         process = self._process
         environ, pid = self._handed_over()
-        for text in self.settings.listen:
-            address = parse(text)
+        addresses = [parse(text) for text in self.settings.listen]
+        ours = [address for address in addresses if address.kind != "plugin"]
+        predecessor = self._predecessor
+        adopted = iter(predecessor.claim(LISTEN, ours) if predecessor is not None else [None] * len(ours))
+        for address in addresses:
             if address.kind == "plugin":
                 self._bind_foreign(address)
                 continue
-            bound = bind(address, environ, pid)
+            bound = next(adopted) or bind(address, environ, pid)
             self._bound.append(bound)
             if process is not None:
                 process.startup.undo.callback(bound.close)
@@ -108,12 +119,24 @@ class AppServer(Service):
         process = self._process
         return (process.sockets, process.pid) if process is not None else (os.environ, None)
 
+    def _control_path(self) -> str | None:
+        path = self.settings.control
+        return self._process.control if path is None and self._process is not None else path
+
+    def _find_predecessor(self) -> None:
+        """Get the sockets of whoever serves at the control socket, if that is wanted."""
+        process, path = self._process, self._control_path()
+        if process is None or not process.takeover or not path:
+            return
+        self._predecessor = Predecessor.find(process.asked_at or path)
+        if self._predecessor is not None:
+            process.startup.undo.callback(self._predecessor.close)
+            self.log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
+
     def _bind_desk(self) -> None:
         """Listen for orders, and for those who look: before anything else, and until everything else is gone."""
         settings, process = self.settings, self._process
-        path = settings.control
-        if path is None and process is not None:
-            path = process.control
+        path = self._control_path()
         if process is None and not path and not settings.status_listen:
             return
         control = None
@@ -129,7 +152,7 @@ class AppServer(Service):
         self._desk = desk = Desk(settings, self._status, control, notify)
         if process is not None:
             process.startup.undo.callback(desk.close)
-        desk.bind(*self._handed_over())
+        desk.bind(*self._handed_over(), self._predecessor)
 
     def _bind_foreign(self, address: Address) -> None:
         """Have a plugin listen: here, since its port, or its key, may be for root only."""
@@ -157,22 +180,32 @@ class AppServer(Service):
     def _step(self) -> AbstractContextManager[None]:
         return self._process.startup.step() if self._process is not None else nullcontext()
 
+    def _bind_all(self) -> None:
+        """Have every socket, from a predecessor or from the kernel."""
+        self._find_predecessor()
+        self._bind_desk()
+        self.bind()
+        if self._predecessor is not None:
+            self._predecessor.close_unclaimed()
+
     def privilegedStartService(self) -> None:
         """Bind, and write the pid file, while we may still be root."""
         with self._step():
-            self._bind_desk()
-            self.bind()
+            logs.append_only()  # a predecessor writes into it, too
+            self._bind_all()
             if self._process is not None and self._process.pid_file is not None:
-                self._process.pid_file.write()
                 self._process.startup.undo.callback(self._process.pid_file.remove)
+                if self._predecessor is not None:
+                    self._process.pid_file.prepare(self._predecessor.pid)
+                else:
+                    self._process.pid_file.write()
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """Import the application, build everything, begin to accept."""
         with self._step():
             if not self._bound and not self._foreign:
-                self._bind_desk()  # under `twist`, nobody calls privilegedStartService
-                self.bind()
+                self._bind_all()  # under `twist`, nobody calls privilegedStartService
             if self._process is not None:
                 # Before the application is imported, since what is registered with atexit later runs earlier.
                 self._process.limit.install()
@@ -193,11 +226,35 @@ class AppServer(Service):
             )
             self._orders = Orders(self._engine, self._drain, self._stopping, self._process, self._reactor)
             self._status.of(self._engine, self._drain, self._stopping, self._orders)
+            self._engine.site.limits.takes_down = self._drain.takes_down
             if self._desk is not None:
                 self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end
                 self._desk.open(self._reactor, self._orders)
+                self._takeover = Takeover(
+                    self._engine,
+                    self._desk,
+                    self._drain,
+                    self._stopping,
+                    self._process,
+                    settings.takeover_timeout,
+                    self._orders.limit,
+                )
+                self._prepare_reload(self._takeover.succession, self._desk)
             self._accept()
         super().startService()  # type: ignore[no-untyped-call]
+
+    def _prepare_reload(self, succession: Succession, desk: Desk) -> None:
+        self._status.successor = lambda: succession.successor
+        process, settings = self._process, self.settings
+        if process is not None and process.origin is not None:
+            self._reload = Reload(
+                process.origin,
+                desk.path,
+                succession,
+                self._reactor,
+                self._engine.clock,
+                settings.takeover_timeout,
+            )
 
     def _accept(self) -> None:
         self._engine.accept(self._bound, self._foreign, self._factory)
@@ -212,8 +269,24 @@ class AppServer(Service):
         self._engine.say_open()
         if self._drain is not None and self._drain.state == "serving":
             self._entered("serving")
-        if self._desk is not None:
+        if self._desk is None:
+            return
+        if self._predecessor is None:
             self._desk.say_open()
+        elif self._takeover is not None:
+            self._takeover.begin(
+                self._predecessor, self.settings.max_draining, self._reactor.callFromThread, self._took_over
+            )
+
+    def _took_over(self, why_not: str | None) -> None:
+        """The predecessor has let go; or it has not, and one of the two has to."""
+        assert self._desk is not None
+        if why_not is None:
+            self._desk.say_open(main=False)
+            return
+        self._stopping.failed = TakeoverError(why_not)
+        self.log.critical("no takeover: {reason}: stopping", reason=why_not)
+        self.stop(True)
 
     def _entered(self, state: str) -> None:
         """The drain has entered another state, or all sockets accept."""
@@ -225,7 +298,6 @@ class AppServer(Service):
         """The reactor runs, and has installed its own signal handlers: install ours."""
         if self._process is None:
             return
-        logs.append_only()
         signals = Signals(self, self._reactor.callFromThread)
         early = self._process.startup.succeeded(signals.stoppers())
         signals.install()
@@ -253,6 +325,13 @@ class AppServer(Service):
         """Take down at once what is in flight."""
         assert self._drain is not None
         self._drain.hurry()
+
+    def deploy(self) -> None:
+        """Start a successor that takes over."""
+        if self._reload is not None:
+            self._reload()
+        else:
+            self.log.error("no deploy: it is not known how this server was started, or it has no control socket")
 
     def reopen_logs(self) -> None:
         """Open the access log and twistd's log anew; somebody has moved them."""
@@ -294,6 +373,9 @@ def makeService(options: Options) -> AppServer:
         LastLimit(),
         options.control,
         options.owner,
+        options.takeover,
+        options.asked_at,
+        options.origin,
     )
     server = AppServer(root, options.settings, process=process)
     if options.check:

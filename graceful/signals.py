@@ -34,6 +34,9 @@ class Server(Protocol):
     def reopen_logs(self) -> None:
         """Open the log files anew: somebody has moved them."""
 
+    def deploy(self) -> None:
+        """Start a successor that takes over."""
+
     def say_in_flight(self) -> None:
         """Log every exchange in flight, with its thread's stack."""
 
@@ -99,7 +102,4 @@ class Signals:
         if self._on_terminal():
             self._terminate(number, frame)
         else:
-            self._later(self._ignore_hang_up)
-
-    def _ignore_hang_up(self) -> None:
-        self.log.info("SIGHUP is ignored: to deploy, stop this instance and start the next one")
+            self._later(self._server.deploy)

@@ -35,7 +35,7 @@ def status(arguments: argparse.Namespace) -> int:
             raise problem
         return FAILED
     if arguments.json:
-        print(json.dumps({**found[0], "leaving": found[1:]}))
+        print(json.dumps({**found[0], "draining": found[1:]}))
     else:
         print("\n\n".join(text_of(one) for one in found))
     return DONE

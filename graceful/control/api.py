@@ -13,7 +13,9 @@
                             to wait is to be answered as by /wait
     POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
     POST /exchanges/ID/takedown
+    POST /hurry             to an instance that is leaving: take down everything that it has left
     POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
+    POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
@@ -209,6 +211,7 @@ class Control(Reading):
     :param yield_places: closes the sockets of the status page's door.
     :ivar orders: what the instance can be told; None while it starts.
     :ivar obeying: an order is being obeyed just now, and is yet to be answered.
+    :ivar takeover: answers a successor: the exchange, its path and what it says.
     """
 
     def __init__(
@@ -222,11 +225,13 @@ class Control(Reading):
         self._yield_places = yield_places
         self.orders: Orders | None = None
         self.obeying = False
+        self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
         self._obeyed: dict[str, Callable[[Orders, dict[str, Any]], Any]] = {
             "/leave": self._leave,
             "/enter": self._enter,
             "/stop": self._stop,
             "/extend": self._extend,
+            "/hurry": self._hurry,
             "/yield": self._yield,
         }
 
@@ -242,6 +247,9 @@ class Control(Reading):
         try:
             self.log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
             values = _values(exchange)
+            if path.startswith("/takeover") and self.takeover is not None:
+                self._json(exchange, self.takeover(exchange, path, values))
+                return
             what = values.pop("wait", None)
             if what not in (None, *WAITED_FOR):
                 raise Problem(400, "wait for what? closed or gone")
@@ -284,6 +292,12 @@ class Control(Reading):
         if self._status.state in ("takedown", "gone"):
             raise Problem(409, "the deadline has passed")
         orders.extend(_seconds(values.get("seconds"), -LONGEST))
+        return self._status(0)
+
+    def _hurry(self, orders: Orders, values: dict[str, Any]) -> Any:
+        if not self._status.draining:
+            raise Problem(409, "the server is not leaving: tell it to stop first")
+        orders.hurry()
         return self._status(0)
 
     def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:

@@ -116,11 +116,15 @@ class Client:
         """
         return self._ask("POST", target, values, timeout)
 
+    def _before_answer(self) -> None:
+        """The question is sent; for one who expects more than an answer."""
+
     def _ask(self, method: str, target: str, values: Any, timeout: float | None) -> Any:
         self.socket.settimeout(timeout)
         body = None if values is None else json.dumps(values)
         try:
             self._http.request(method, target, body, {"Content-Type": "application/json"} if body else {})
+            self._before_answer()
             answer = self._http.getresponse()
             data = answer.read(_LARGEST)
         except TimeoutError:

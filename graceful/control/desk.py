@@ -8,7 +8,7 @@ drain has ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from graceful.clock import on
 from graceful.control.api import Control, Reading
 from graceful.control.client import Client, ClientError
-from graceful.control.door import Door
+from graceful.control.door import STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
@@ -25,9 +25,12 @@ from graceful.control.orders import Orders
 from graceful.control.origin import Origin
 from graceful.control.socket import ControlSocket, beside
 from graceful.control.status import Ending, Status
+from graceful.control.successor import Predecessor
 from graceful.settings import Settings
-from graceful.sockets.address import parse
+from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import BindError, BoundSocket, bind
+from graceful.sockets.offers import CONTROL, STATUS
+from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 
 #: Seconds between two pictures for those who look.
@@ -71,30 +74,40 @@ class Desk:
         self._hub: Hub | None = None
         self._clock: Any = None
         self._reactor: Any = None
+        self._inherited: BoundSocket | None = None  # the control socket, while a predecessor still answers there
+        self._control_door: Door | None = None
         self._since_second = self._since_status = self._since_alive = 0.0
         self._said = ""
 
     # -- up -----------------------------------------------------------------------------------------------
 
-    def bind(self, environ: Mapping[str, str], pid: int | None) -> None:
+    def bind(self, environ: Mapping[str, str], pid: int | None, predecessor: Predecessor | None = None) -> None:
         """Bind everything, while we may still be root.
 
         :param environ: what systemd has said of the sockets that it hands over.
         :param pid: the process it has said it to.
-        :raises ControlError, BindError: one line for the operator.
+        :param predecessor: has handed its own sockets over, and goes on using them until we accept.
+        :raises ControlError, BindError, TakeoverError: one line for the operator.
         """
-        if self._control is not None:
+        if predecessor is not None and self._control is not None:
+            self._control.expect()
+            self._inherited = predecessor.claim_path(CONTROL, self._control.path)
+        if self._control is not None and self._inherited is None:
             listening = self._control.bind()
             if listening is not None:
                 self._control_sockets.append(BoundSocket(f"unix:{self._control.where}", listening))
-        for text in self._settings.status_listen:
-            try:
-                bound = bind(parse(text), environ, pid)
-            except BindError:
-                if not self._predecessors_yield():
-                    raise
-                bound = bind(parse(text), environ, pid)
-            self._status_sockets.append(bound)
+        wanted = [parse(text) for text in self._settings.status_listen]
+        adopted = predecessor.claim(STATUS, wanted) if predecessor is not None else [None] * len(wanted)
+        for address, bound in zip(wanted, adopted, strict=True):
+            self._status_sockets.append(bound or self._bind_status(address, environ, pid))
+
+    def _bind_status(self, address: Address, environ: Mapping[str, str], pid: int | None) -> BoundSocket:
+        try:
+            return bind(address, environ, pid)
+        except BindError:
+            if not self._predecessors_yield():
+                raise
+            return bind(address, environ, pid)
 
     def _predecessors_yield(self) -> bool:
         """Ask instances that are leaving for their places; their sockets outlive those of the application."""
@@ -121,8 +134,9 @@ class Desk:
         clock.start()
         hub = self._hub = Hub(reactor)
         hub.start()
-        if self._control_sockets:
-            self._doors.append(Door(reactor, clock, hub, self._control_sockets, self._for_control))
+        if self._control_sockets or self._inherited is not None:
+            self._control_door = Door(reactor, clock, hub, self._control_sockets, self._for_control, STAY)
+            self._doors.append(self._control_door)
         if self._status_sockets:
             names = [parse(text).interface for text in self._settings.status_listen]
             reading = Reading(self._status, self._events, self._metrics, Origin(names))
@@ -133,14 +147,66 @@ class Desk:
             door.open()
         clock.callLater(0, self._tick)
 
-    def say_open(self) -> None:
-        """The server's sockets accept: tell whom it may concern."""
+    def say_open(self, main: bool = True) -> None:
+        """The server's sockets accept: tell whom it may concern.
+
+        :param main: that this is the main process; a predecessor has said it, if there was one.
+        """
         if self._control is not None and self._control.where is not None:
             self.log.info("control at {path}", path=self._control.where)
         for bound in self._status_sockets:
             self.log.info("status page at {where}", where=_url(bound))
         if not self._status.draining:
-            self._notify.ready()
+            self._notify.ready(main)
+
+    # -- from one instance to the next ---------------------------------------------------------------------
+
+    def answer_successors(self, answer: Callable[[Exchange, str, dict[str, Any]], Any]) -> None:
+        """Have this answer the orders of a successor."""
+        self._for_control.takeover = answer
+
+    def path(self) -> str | None:
+        """Where we can be given orders; None for nowhere."""
+        return self._control.where if self._control is not None else None
+
+    def asked_path(self) -> str:
+        """Where the newest instance is given orders; empty for nowhere."""
+        return self._control.path if self._control is not None else ""
+
+    def sockets(self) -> list[tuple[str, BoundSocket]]:
+        """What a successor gets beside the application's sockets: each with its role."""
+        control, at = self._control, self._control_door
+        found = [(STATUS, bound) for door in self._doors if door is not at for bound in door.sockets()]
+        if at is not None and control is not None and control.where == control.path:
+            found += [(CONTROL, bound) for bound in at.sockets()]
+        return found
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for door in self._doors:
+            door.rebind(known)
+
+    def hand_over(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets: another process accepts from them, has the control path, and is the main one."""
+        control, door, sockets = self._control, self._control_door, [one.socket for one in handed]
+        if control is not None and door is not None and any(one.socket in sockets for one in door.sockets()):
+            listening = control.hand_over()
+            if listening is not None:
+                door.add(BoundSocket(f"unix:{control.where}", listening)).start()
+        for one in self._doors:
+            one.hand_over(handed, pid)
+        self._notify.hand_over(pid)
+
+    def succeed(self) -> None:
+        """The predecessor has let go of the control path: it is ours."""
+        inherited, self._inherited = self._inherited, None
+        if inherited is None or self._control is None or self._control_door is None:
+            return
+        listening = self._control.succeed(inherited.socket)
+        if listening is inherited.socket:
+            self._control_door.add(inherited).start()
+        elif listening is not None:
+            self._control_door.add(BoundSocket(f"unix:{self._control.where}", listening)).start()
 
     # -- while it runs ------------------------------------------------------------------------------------
 
@@ -238,6 +304,9 @@ class Desk:
         else:
             for bound in (*self._control_sockets, *self._status_sockets):
                 bound.close()
+        if self._inherited is not None:
+            self._inherited.close()
+            self._inherited = None
 
 
 def _url(bound: BoundSocket) -> str:

@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from graceful.settings import Settings
+from graceful.settings import YEAR, Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.listener import Listener
 from graceful.web.handler import IHandler
@@ -24,6 +24,9 @@ from graceful.web.site import Site
 
 MOST_CONNECTIONS: Final = 250
 LIMITS: Final = Settings(keep_alive=60, header_timeout=10, send_timeout=10, max_body=4096)
+
+#: Whoever has sent an order may stay: a successor's connection ends when it does, and not before.
+STAY: Final = Settings(keep_alive=YEAR, header_timeout=10, send_timeout=10, max_body=4096)
 
 
 class Door:
@@ -34,22 +37,57 @@ class Door:
     :param hub: reads from the connections.
     :param bound: the sockets.
     :param handler: answers everything.
+    :param limits: of its connections.
     :ivar site: what is served, with its own register.
     """
 
     def __init__(
-        self, reactor: Any, clock: IReactorTime, hub: Hub, bound: Sequence[BoundSocket], handler: IHandler
+        self,
+        reactor: Any,
+        clock: IReactorTime,
+        hub: Hub,
+        bound: Sequence[BoundSocket],
+        handler: IHandler,
+        limits: Settings = LIMITS,
     ) -> None:
-        self.site = Site(None, LIMITS)
+        self.site = Site(None, limits)
         self.site.serve(handler)
         self.site.on_room = self._room
+        self._reactor = reactor
+        self._clock = clock
         self._hub = hub
-        self._listeners = [Listener(reactor, clock, one, self._accepted, silent=True) for one in bound]
+        self._listeners: list[Listener] = []
+        for one in bound:
+            self.add(one)
 
     def open(self) -> None:
         """Begin to accept."""
         for listener in self._listeners:
             listener.start()
+
+    def add(self, bound: BoundSocket) -> Listener:
+        """Have one more socket; it accepts when it is started."""
+        listener = Listener(self._reactor, self._clock, bound, self._accepted, silent=True)
+        self._listeners.append(listener)
+        return listener
+
+    def sockets(self) -> list[BoundSocket]:
+        """The listening sockets."""
+        return [listener.bound for listener in self._listeners]
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for listener in self._listeners:
+            for one in known:
+                if listener.bound.socket is one.socket:
+                    listener.bound = one
+
+    def hand_over(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets that another process accepts from; connections go on."""
+        sockets = [one.socket for one in handed]
+        for listener in [one for one in self._listeners if one.bound.socket in sockets]:
+            self._listeners.remove(listener)
+            listener.hand_over(pid)
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         name = sock.getsockname()

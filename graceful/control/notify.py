@@ -45,9 +45,17 @@ class Notify:
     def __bool__(self) -> bool:
         return bool(self._address)
 
-    def ready(self) -> None:
-        """The sockets accept."""
-        self._send("READY=1", f"MAINPID={os.getpid()}", "STATUS=serving")
+    def ready(self, main: bool = True) -> None:
+        """The sockets accept.
+
+        :param main: say that this is the main process; one that has taken over leaves that to its predecessor.
+        """
+        self._send("READY=1", *([f"MAINPID={os.getpid()}"] if main else []), "STATUS=serving")
+
+    def hand_over(self, pid: int) -> None:
+        """Another process is the main one from now on, and tells what there is to tell."""
+        self._send(f"MAINPID={pid}")
+        self._address, self.watchdog = "", None
 
     def stopping(self, latest_exit: float) -> None:
         """A drain begins; it may take so many seconds."""

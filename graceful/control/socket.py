@@ -34,6 +34,9 @@ from graceful.sockets.binding import inode_of
 #: States of an instance that gives its path to a newcomer.
 LEAVING: Final = ("closing", "finishing", "takedown", "gone")
 
+#: Connections that may wait until they are accepted.
+BACKLOG: Final = 128
+
 #: Seconds that whoever has the path gets to say whether it is leaving.
 ASKED_FOR: Final = 2.0
 
@@ -70,6 +73,7 @@ class ControlSocket:
         self._owner = owner
         self._demanded = demanded
         self._inode: tuple[int, int] | None = None
+        self._predecessors: tuple[int, int] | None = None  # what was at the path when we came
         self._pid = 0
 
     def bind(self) -> socket.socket | None:
@@ -89,7 +93,7 @@ class ControlSocket:
         self._log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
         return None
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, beside: bool = False) -> socket.socket:
         self._pid = os.getpid()
         aside = f"{self.path}.{self._pid}"
         if len(aside.encode()) > LONGEST_UNIX_PATH:
@@ -108,13 +112,50 @@ class ControlSocket:
                     os.umask(umask)
                 self.where, self._inode = aside, inode_of(aside)
                 self._give_to_owner(aside)
-                listening.listen(128)
-                self._clear_dead()
-                self._take_path(aside)
+                listening.listen(BACKLOG)
+                if not beside:
+                    self._clear_dead()
+                    self._take_path(aside)
         except BaseException:
             listening.close()
             self.remove()
             raise
+        return listening
+
+    def hand_over(self) -> socket.socket | None:
+        """Leave the path, and the socket that is there, to a successor.
+
+        :returns: a listening socket at `PATH.<pid>`, where we are reached from now on; None if it cannot be had.
+        """
+        self._inode = self.where = None  # what is at the path is not ours to remove
+        try:
+            return self._bind(beside=True)
+        except (ControlError, OSError) as error:
+            self._log.warn(
+                "the graceful command cannot reach this process any more, only signals can: {error}", error=error
+            )
+            return None
+
+    def expect(self) -> None:
+        """Take note of what is at the path: a predecessor answers there until it lets go."""
+        self._pid, self._predecessors = os.getpid(), inode_of(self.path)
+
+    def succeed(self, listening: socket.socket) -> socket.socket | None:
+        """The path is ours, with the socket that a predecessor has bound there.
+
+        :param listening: that socket; closed if it is of no use.
+        :returns: the socket to answer on; None if there is none to be had.
+        """
+        if self._predecessors is None or inode_of(self.path) != self._predecessors:
+            # The predecessor was told to stop meanwhile, and has given the path up to whoever comes.
+            listening.close()
+            try:
+                return self._bind()
+            except (ControlError, OSError) as error:
+                self._log.warn("the graceful command cannot reach this server: {error}", error=error)
+                return None
+        listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
+        self._inode, self.where = self._predecessors, self.path
         return listening
 
     def _give_to_owner(self, path: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,11 +58,13 @@ class Status:
     """Reads an instance's status.  Reactor thread.
 
     :ivar engine, drain: None while the instance starts; and the others that know something.
+    :ivar successor: says which process takes over, or has; 0 for none.
     :ivar ending: how it ended; None before.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
     """
 
     settings: Settings
+    successor: Callable[[], int] = lambda: 0
     engine: Engine | None = None
     drain: Drain | None = None
     stopping: Stopping | None = None
@@ -202,6 +205,7 @@ class Status:
             "drain": None
             if self._began is None
             else {"began": self._began, "finished": finished - self._finished_before},
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
@@ -221,6 +225,7 @@ class Status:
         return {
             "pid": os.getpid(),
             "state": "gone",
+            "takeover": {"pid": self.successor()} if self.successor() else None,
             "exit_status": ending.exit_status,
             "seconds": round(ending.seconds, 3),
             "finished": ending.finished,

@@ -43,6 +43,7 @@ class BoundSocket:
     :ivar shared: another process holds it, too.  Then nothing may be done to it that outlives our descriptor.
     :ivar path: of a Unix socket that we have bound; None for all others.
     :ivar inode: the device and inode number of that path, by which we know later whether it is still ours.
+    :ivar address: what it was asked for as.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BoundSocket:
     shared: bool = False
     path: str | None = None
     inode: tuple[int, int] | None = None
+    address: Address | None = None
 
     def close(self) -> None:
         """Close the descriptor, and unlink a Unix socket's path if it still leads to this socket.
@@ -146,7 +148,7 @@ def _bind_tcp(address: Address) -> BoundSocket:
         if bound is not None:
             bound.close()
         _fail(address, _why_not_tcp(address, error))
-    return BoundSocket(name=_name(bound), socket=bound)
+    return BoundSocket(name=_name(bound), socket=bound, address=address)
 
 
 def _why_not_tcp(address: Address, error: OSError) -> str:
@@ -189,7 +191,7 @@ def _bind_unix(address: Address) -> BoundSocket:
     except OSError as error:
         bound.close()
         _fail(address, _why_not_unix(address, error))
-    return BoundSocket(name=_name(bound), socket=bound, path=os.path.abspath(path), inode=inode)
+    return BoundSocket(name=_name(bound), socket=bound, path=os.path.abspath(path), inode=inode, address=address)
 
 
 def _why_not_unix(address: Address, error: OSError) -> str:
@@ -271,7 +273,7 @@ def _adopt(address: Address, fd: int) -> BoundSocket:
         admit_new(adopted)
         if adopted.family in (socket.AF_INET, socket.AF_INET6):
             adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return BoundSocket(name=_name(adopted), socket=adopted, shared=True)
+        return BoundSocket(name=_name(adopted), socket=adopted, shared=True, address=address)
     except BaseException as error:
         # The descriptor is not ours after all; whoever opened it may still want it.
         adopted.detach()

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.internet.task import deferLater
@@ -78,6 +79,7 @@ class Listener:
     :ivar name: what log lines call the socket.
     :ivar paused: why nothing is accepted for now, None if it is; a full server says `max-connections`.
     :ivar closed: whether the descriptor is closed.
+    :ivar bound: the socket, with what is known of others who hold it.  That may change: a successor gets it, too.
     """
 
     _log = Logger()
@@ -104,9 +106,9 @@ class Listener:
         self.name = bound.name
         self.paused: str | None = None
         self.closed = False
+        self.bound = bound
         self._reactor = reactor
         self._clock = clock
-        self._bound = bound
         self._accepted = accepted
         self._half_open = half_open
         self._silent = silent
@@ -150,9 +152,21 @@ class Listener:
             Deferred.fromCoroutine(self._close(self._clock.seconds() + within)).addErrback(self._close_anyway)
         return done
 
+    def hand_over(self, pid: int) -> None:
+        """Close at once, and leave everything that is in the queue to another process that accepts from it.
+
+        :param pid: that process, for the log.
+        """
+        if self.closed:
+            return
+        if not self._silent:
+            self._log.info("socket {name} handed to {pid}", name=self.name, pid=pid)
+        self.bound = evolve(self.bound, shared=True, path=None)
+        self._finish()
+
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once closed.  For the reactor."""
-        return self._bound.socket.fileno()
+        return self.bound.socket.fileno()
 
     def logPrefix(self) -> str:
         """Return what the reactor calls us in the log.  For the reactor."""
@@ -187,7 +201,7 @@ class Listener:
             if self.paused is not None and not self._closing:
                 return _Queue.MAY_HAVE_MORE
             try:
-                connection, address = self._bound.socket.accept()
+                connection, address = self.bound.socket.accept()
             except BlockingIOError:
                 return _Queue.EMPTY
             except OSError as error:
@@ -224,8 +238,8 @@ class Listener:
 
         :param give_up: the clock's time at which to stop trying to accept without room for it.
         """
-        listening = self._bound.socket
-        own_tcp = listening.family != socket.AF_UNIX and not self._bound.shared
+        listening = self.bound.socket
+        own_tcp = listening.family != socket.AF_UNIX and not self.bound.shared
         self._door_shut = own_tcp and drop_new(listening)
         port = listening.getsockname()[1] if self._door_shut else 0
         await self._accept_all(give_up)
@@ -270,7 +284,7 @@ class Listener:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        self._bound.close()
+        self.bound.close()
         if not self._silent:
             self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
         self._tell()

@@ -55,7 +55,7 @@ def test_what_is_in_flight(home: Home, gate: Gate) -> None:
         assert status["threads"] == {"busy": 1, "size": 20, "queued": 0}
         assert status["connections"] == {"idle": 1, "busy": 1}
         assert (status["finished"], status["taken_down"], status["latest_exit"]) == (1, 0, 212)
-        assert (status["app_version"], status["rotation"], status["leaving"]) == ("r42", "in", [])
+        assert (status["app_version"], status["rotation"], status["draining"]) == ("r42", "in", [])
         text = graceful(home, "status").stdout
         assert "GET /gate" in text
         assert "version r42" in text
@@ -281,7 +281,7 @@ def test_two_in_one_directory(home: Home, gate: Gate) -> None:
         with Server(home, *given, port=first.port) as second:
             status = status_of(home)
             assert (status["pid"], status["state"]) == (second.pid, "serving")
-            assert [(one["pid"], one["state"]) for one in status["leaving"]] == [(first.pid, "finishing")]
+            assert [(one["pid"], one["state"]) for one in status["draining"]] == [(first.pid, "finishing")]
             assert json.loads(ask(port, request("/status", host="127.0.0.1")).body)["pid"] == second.pid
             assert graceful(home, "status").stdout.count("process ") == 2
             waiting = start_graceful(home, "wait", "gone")
@@ -291,7 +291,7 @@ def test_two_in_one_directory(home: Home, gate: Gate) -> None:
             client.end()
             assert waiting.wait(10) == 0
             assert first.wait() == 0
-            assert status_of(home)["leaving"] == []
+            assert status_of(home)["draining"] == []
 
 
 def free_port() -> int:
@@ -311,8 +311,8 @@ def test_the_path_is_taken(home: Home) -> None:
         with Server(home, twistd_options=["--pidfile="]) as second:
             second.wait_line(f"this server's is .*graceful.sock.{second.pid}")
             status = status_of(home)
-            assert [status["pid"], *(one["pid"] for one in status["leaving"])] == [first.pid, second.pid]
-        assert status_of(home)["leaving"] == []
+            assert [status["pid"], *(one["pid"] for one in status["draining"])] == [first.pid, second.pid]
+        assert status_of(home)["draining"] == []
 
 
 def test_where_it_is(home: Home) -> None:
@@ -362,7 +362,7 @@ def test_users(home: Home) -> None:
             root = [word.replace("+setuid", "+setuid,+dac_override") for word in KEEPS_READING]
             with Server(home, *FAST, "--spool", str(spool), twistd_options=options, prefix=root) as second:
                 status = status_of(home)
-                assert [status["pid"], *(one["pid"] for one in status["leaving"])] == [second.pid, server.pid]
+                assert [status["pid"], *(one["pid"] for one in status["draining"])] == [second.pid, server.pid]
                 gate.open()
                 assert client.answer().status == 200
                 client.end()

@@ -181,13 +181,13 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            self.pid = self._daemon_pid()
+            self.pid = self.daemon_pid()
             raise AssertionError("the parent of the daemon hangs") from None
         assert process.returncode == 0, f"twistd ended with {process.returncode}: {said}"
-        self.pid = self._daemon_pid()
+        self.pid = self.daemon_pid()
         self._read(self._follow_file)
 
-    def _daemon_pid(self) -> int:
+    def daemon_pid(self) -> int:
         """Return the daemon's process number, 0 if it has not written it."""
         pid_file = self.home.run / "twistd.pid"
         return int(pid_file.read_text()) if pid_file.exists() else 0

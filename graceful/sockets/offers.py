@@ -1,0 +1,187 @@
+"""Which socket of a predecessor is which of a successor's.
+
+Two command lines seldom write an address in the same way, and the same text may mean different things: `tcp:0` is a
+port that the kernel chose once, `fd:3` a descriptor that only the first process was started with, `unix:site.socket`
+depends on the directory.  So every listening socket has an address by which command lines can be compared, and where
+several have the same one, a number among them.
+
+What the new command line wants and the old one has is adopted; what is new is bound; what is left over the
+predecessor closes.  Until the predecessor has let go, a socket is held by both: nothing may be done to it that
+outlives a descriptor, and a Unix socket's path is not ours to remove.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from attrs import asdict, evolve, frozen
+
+from graceful.sockets.address import Address
+from graceful.sockets.binding import BoundSocket, inode_of
+from graceful.sockets.handshakes import admit_new
+
+#: What a socket is for: the application's clients, those who look, or orders.
+LISTEN: Final = "listen"
+STATUS: Final = "status"
+CONTROL: Final = "control"
+
+
+class BadOffer(ValueError):
+    """What is offered is not what it is said to be.  Its text is one line for the operator."""
+
+
+@frozen
+class Offer:
+    """One listening socket, as the process that holds it describes it.
+
+    :ivar role: what it is for, `LISTEN`, `STATUS` or `CONTROL`.
+    :ivar address: the address that command lines are compared by.
+    :ivar index: counts the sockets of one address, from 0.
+    :ivar name: what log lines call it.
+    :ivar shared: others hold it too, whoever takes it over: who has started us, or systemd.
+    :ivar path: of a Unix socket that its holder has bound.
+    :ivar inode: the device and inode number of that path.
+    """
+
+    role: str
+    address: str
+    index: int
+    name: str
+    shared: bool = False
+    path: str | None = None
+    inode: tuple[int, int] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Say it so that JSON can carry it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, said: Any) -> Offer:
+        """Understand what `describe` has said in another process, maybe of another version.
+
+        :raises BadOffer: it cannot be understood.
+        """
+        try:
+            inode = said["inode"]
+            offer = cls(
+                str(said["role"]),
+                str(said["address"]),
+                int(said["index"]),
+                str(said["name"]),
+                bool(said["shared"]),
+                None if said["path"] is None else str(said["path"]),
+                None if inode is None else (int(inode[0]), int(inode[1])),
+            )
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise BadOffer(f"an offered socket is described in an unknown way: {str(said)[:100]}") from None
+        return offer
+
+
+def offers(sockets: Iterable[tuple[str, BoundSocket]]) -> list[Offer]:
+    """Describe sockets, each with its role, in their order."""
+    found: list[Offer] = []
+    numbers: Counter[tuple[str, str]] = Counter()
+    for role, bound in sockets:
+        address = _address_of(bound)
+        index = numbers[role, address]
+        found.append(Offer(role, address, index, bound.name, bound.shared, bound.path, bound.inode))
+        numbers[role, address] += 1
+    return found
+
+
+def match(role: str, wanted: Sequence[Address], offered: Sequence[Offer]) -> list[int | None]:
+    """Find the offered socket for each wanted address.
+
+    :param role: what the sockets are wanted for.
+    :returns: for each, the number of an offer, or None: it has to be bound.  Of several with one address, they are
+        taken in their order.
+    """
+    keys = [key(address) for address in wanted]
+    free = {number: offer for number, offer in enumerate(offered) if offer.role == role}
+    found: list[int | None] = [None] * len(wanted)
+    # An address that is written in the same way comes first; then one that leads to the same place: a descriptor
+    # that somebody has passed to the predecessor may be just the port that is asked for now.
+    for by_name in (False, True):
+        for wish, wanted_at in enumerate(keys):
+            if found[wish] is None:
+                same = (one for one, offer in free.items() if wanted_at == (offer.name if by_name else offer.address))
+                number = next(same, None)
+                if number is not None:
+                    found[wish] = number
+                    del free[number]
+    return found
+
+
+def adopt(offer: Offer, fd: int, address: Address) -> BoundSocket:
+    """Take over a socket that its holder goes on serving.
+
+    :param offer: what its holder says of it.
+    :param fd: its descriptor; ours from now on, also if this fails.
+    :param address: what it is wanted as.
+    :returns: the socket as it is to be treated while its holder has it; `inherit` says how afterwards.
+    :raises BadOffer: it is no listening socket.
+    """
+    try:
+        adopted = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise BadOffer(f"what is offered as {offer.name} is not a socket") from None
+    try:
+        if adopted.type != socket.SOCK_STREAM or not adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise BadOffer(f"what is offered as {offer.name} does not listen")
+        adopted.set_inheritable(False)
+        adopted.setblocking(False)
+        if adopted.family != socket.AF_UNIX:
+            admit_new(adopted)
+        if address.kind in ("tcp", "tcp6", "unix"):
+            adopted.listen(address.backlog)  # it may be another one than before
+        if address.kind == "unix" and offer.path is not None:
+            with suppress(OSError):
+                os.chmod(offer.path, address.mode)
+    except OSError as error:
+        adopted.close()
+        raise BadOffer(f"what is offered as {offer.name} cannot be used: {error.strerror}") from None
+    except BaseException:
+        adopted.close()
+        raise
+    return BoundSocket(offer.name, adopted, shared=True, address=address)
+
+
+def inherit(bound: BoundSocket, offer: Offer) -> BoundSocket:
+    """Return what an adopted socket is once its former holder has let go of it."""
+    return evolve(bound, shared=offer.shared, path=offer.path, inode=offer.inode)
+
+
+def reachable(offer: Offer) -> bool:
+    """Whether clients still find the socket: nobody may have removed or replaced a Unix socket's path."""
+    return offer.path is None or inode_of(offer.path) == offer.inode
+
+
+def key(address: Address) -> str:
+    """Return what a command line's address is compared by."""
+    if address.kind in ("tcp", "tcp6") and address.port:
+        family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+        with suppress(OSError):
+            where = socket.getaddrinfo(
+                address.interface or None, address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0][4]
+            host, port = str(where[0]), where[1]
+            return f"tcp6:[{host}]:{port!r}" if address.kind == "tcp6" else f"tcp:{host}:{port!r}"
+    if address.kind == "unix":
+        return f"unix:{os.path.abspath(address.path)}"
+    return address.text
+
+
+def _address_of(bound: BoundSocket) -> str:
+    """Likewise, of a socket that there is: its host name need not be looked up again."""
+    address = bound.address
+    if address is None or (address.kind in ("tcp", "tcp6") and address.port):
+        return bound.name
+    if address.kind == "unix" and bound.path is not None:
+        return f"unix:{bound.path}"
+    return key(address)

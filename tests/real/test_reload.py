@@ -1,0 +1,174 @@
+"""SIGHUP to a real process: its successor runs what the paths of the first command line lead to now."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from support.clients import Connection
+from support.command import status_of
+from support.gate import Gate
+from support.home import Home
+from support.server import Server, become_subreaper
+from support.waiting import wait_for
+
+SHORT = ("--idle-grace", "0.5")
+RELEASE = """
+from basic import application as basic
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] != "/release":
+        return basic(environ, start_response)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%s"]
+"""
+
+
+class Releases:
+    """Directories with one release each, and a symbolic link to the one that is current."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.current = home.path / "current"
+
+    def make(self, name: str, text: str | None = None) -> Path:
+        """Make a release, and have the link lead to it."""
+        directory = self._home.path / name
+        directory.mkdir()
+        (directory / "release.py").write_text(text if text is not None else RELEASE % name)
+        link = self._home.path / "next"
+        link.symlink_to(directory)
+        link.rename(self.current)
+        return directory
+
+
+@contextmanager
+def served(home: Home, releases: Releases, *options: str, daemon: bool) -> Iterator[Server]:
+    """A server of the current release; whatever has become of it is ended."""
+    become_subreaper()
+    with ExitStack() as stack:
+        server = Server(
+            home, *SHORT, "--chdir", str(releases.current), *options, application="release:application", daemon=daemon
+        )
+        stack.callback(end, server, home)
+        server.start()
+        server.wait_open()
+        yield server
+
+
+def end(server: Server, home: Home) -> None:
+    """End a server, or what has taken over from it."""
+    with suppress(OSError, ValueError):
+        pid = int((home.run / "twistd.pid").read_text())
+        if pid == server.pid:
+            server.terminate()
+            assert server.wait() == 0
+        else:
+            os.kill(pid, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    server.kill()
+    home.disturbed = False
+
+
+def release_of(server: Server) -> bytes:
+    """Which release answers."""
+    with Connection(server.port) as connection:
+        answer = connection.get("/release")
+        connection.close()
+        return answer.body
+
+
+def log_of(server: Server) -> str:
+    """The whole log, of everybody who writes there."""
+    return server.log_file.read_text() if server.daemon else str(server.log)
+
+
+def pid_of(home: Home) -> int:
+    """Who serves, by the pid file."""
+    return int((home.run / "twistd.pid").read_text())
+
+
+@pytest.mark.parametrize("daemon", [False, True], ids=["-n", "daemon"])
+def test_the_next_release(home: Home, daemon: bool) -> None:
+    """A hang-up starts what the link leads to now, from release to release; the log says from where to where."""
+    releases = Releases(home)
+    old = releases.make("41")
+    with served(home, releases, daemon=daemon) as server:
+        assert release_of(server) == b"41"
+        pid = server.pid
+        for name in ("42", "43"):
+            new = releases.make(name)
+            os.kill(pid, signal.SIGHUP)
+            line = rf"deploy: successor, process \d+, runs {re.escape(str(new))} \(was {re.escape(str(old))}\)"
+            wait_for(lambda line=line: re.search(line, log_of(server)) is not None)  # type: ignore[misc]
+            wait_for(lambda pid=pid: f"took over from process {pid}" in log_of(server))  # type: ignore[misc]
+            wait_for(lambda pid=pid: pid_of(home) != pid)  # type: ignore[misc]
+            assert release_of(server) == name.encode()
+            old, pid = new, pid_of(home)
+            assert (status_of(home)["pid"], status_of(home)["state"]) == (pid, "serving")
+        assert "Traceback" not in log_of(server)
+
+
+def test_a_release_that_fails(home: Home) -> None:
+    """One that cannot be imported, or does not come to its end in time, changes nothing; the next deploy does."""
+    releases = Releases(home)
+    releases.make("41")
+    with served(home, releases, "--takeover-timeout", "5", daemon=False) as server:
+        releases.make("broken", "raise RuntimeError('no database here')")
+        server.send_signal(signal.SIGHUP)
+        server.wait_line("graceful: release cannot be imported: RuntimeError: no database here")
+        server.wait_line("no takeover: process .* has ended before it accepted; .*this one serves on")
+        assert (release_of(server), pid_of(home)) == (b"41", server.pid)
+
+        with Gate(home.path / "gate") as gate:
+            hang = f"import time\nopen({str(gate.path)!r}).read()\ntime.sleep(60)"
+            releases.make("hangs", hang)
+            server.send_signal(signal.SIGHUP)
+            gate.wait_reached()
+            server.send_signal(signal.SIGHUP)
+            server.wait_line("no deploy: one is under way")
+            gate.open()
+            server.wait_line("no deploy: the successor has not accepted within 5 s; this one serves on")
+            server.wait_line("no takeover: process .* has ended before it accepted", count=2)
+            assert (release_of(server), pid_of(home)) == (b"41", server.pid)
+
+        releases.make("42")
+        server.send_signal(signal.SIGHUP)
+        server.wait_line(f"took over from process {server.pid}")
+        assert release_of(server) == b"42"
+        assert len(server.log.find_all("Traceback")) == 0
+
+
+def test_a_directory_that_is_gone(home: Home) -> None:
+    """What cannot be started at all is said in one line."""
+    releases = Releases(home)
+    releases.make("41")
+    with served(home, releases, daemon=False) as server:
+        home.run.rename(home.path / "moved")
+        try:
+            server.send_signal(signal.SIGHUP)
+            server.wait_line("no deploy: .* cannot be started in .*: No such file or directory; this one serves on")
+        finally:
+            (home.path / "moved").rename(home.run)
+        assert release_of(server) == b"41"
+
+
+def test_no_deploy_of_one_that_stops(home: Home) -> None:
+    """One that is stopping starts nobody."""
+    with Server(home, "--idle-grace", "3") as server, Connection(server.port) as connection:
+        assert connection.get("/").status == 200
+        server.terminate()
+        server.wait_closed()
+        server.send_signal(signal.SIGHUP)
+        server.wait_line("no deploy: it is stopping")
+        connection.close()
+        began = time.monotonic()
+        assert server.wait() == 0
+        assert time.monotonic() - began < 10
