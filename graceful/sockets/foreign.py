@@ -29,6 +29,7 @@ MOST: Final = 4096
 class ForeignListener:
     """One endpoint that a plugin listens on.  Everything here happens in the reactor thread.
 
+    :ivar description: as it was given.
     :ivar name: what log lines call it: the plugin's prefix and where it listens, `ssl:0.0.0.0:8443`.
     :ivar paused: why nothing is accepted for now, None if it is.
     :ivar closed: whether it listens no more.
@@ -47,7 +48,7 @@ class ForeignListener:
         self.paused: str | None = None
         self.closed = False
         self._reactor = reactor
-        self._description = description
+        self.description = description
         self._factory = factory
         self._port: Any = None  # an IListeningPort, and mostly more than that
 
@@ -65,9 +66,9 @@ class ForeignListener:
 
         def cannot(failure: object) -> None:
             reason = getattr(failure, "value", failure)
-            raise BindError(f"cannot listen on {self._description}: {str(reason) or repr(reason)}")
+            raise BindError(f"cannot listen on {self.description}: {str(reason) or repr(reason)}")
 
-        starting = maybeDeferred(lambda: serverFromString(self._reactor, self._description).listen(self._factory))
+        starting = maybeDeferred(lambda: serverFromString(self._reactor, self.description).listen(self._factory))
         return starting.addCallbacks(listening, cannot)
 
     def pause(self, reason: str) -> None:
@@ -116,7 +117,7 @@ class ForeignListener:
         await maybeDeferred(port.stopListening)
 
     def _name(self, port: IListeningPort) -> str:
-        kind = self._description.partition(":")[0]
+        kind = self.description.partition(":")[0]
         where = port.getHost()
         if isinstance(where, IPv4Address):
             return f"{kind}:{where.host}:{where.port}"
@@ -124,7 +125,7 @@ class ForeignListener:
             return f"{kind}:[{where.host}]:{where.port}"
         if isinstance(where, UNIXAddress) and where.name is not None:
             return f"{kind}:{os.fsdecode(where.name)}"
-        return self._description
+        return self.description
 
 
 def _accept_all(port: Any) -> None:
