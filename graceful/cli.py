@@ -24,6 +24,11 @@ _EPILOG = (
     "`stop --wait gone` and `wait gone` end with the server's own: 0 everything was finished, 70 something was taken "
     "down, 71 threads were abandoned; 72 if it has vanished without a last word. More: twistd graceful-app --help"
 )
+_DEPLOY = "Replace the instances of a site by their next version, one after the other."
+_DEPLOY_EPILOG = (
+    "Exit status: 0 deployed; 1 failed, refused or interrupted; 2 the file is wrong; 3, with --strict, deployed, but "
+    "requests were interrupted."
+)
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -86,6 +91,13 @@ def parser() -> argparse.ArgumentParser:
     one = command("extend", _lazily("orders", "extend"), "Move the deadline of a stop.")
     of_process(one)
     one.add_argument("seconds", type=seconds, metavar="SECONDS", help="so much later; earlier if it is negative")
+    # Not of one server: it has no --control.
+    one = commands.add_parser("deploy", help=_DEPLOY, description=_DEPLOY, epilog=_DEPLOY_EPILOG, allow_abbrev=False)
+    one.add_argument("file", metavar="FILE", help="what to deploy, and how carefully: deploy.toml")
+    one.add_argument("--dry-run", action="store_true", help="say what would be done, and what stands in its way")
+    one.add_argument("--json", action="store_true", help="one JSON object a line for each thing that happens")
+    one.add_argument("--strict", action="store_true", help="end with 3 if any request was interrupted")
+    one.set_defaults(run=_lazily("deploy", "deploy"))
     return main
 
 

@@ -158,11 +158,11 @@ class Core:
         assert self.closed is not None
         return self.closed + (max(self.deadline, self.download_deadline) if spared else self.deadline)
 
-    def set_timer(self, now: bool = False) -> None:
-        """Have a look when the next deadline comes; or now, if it has just been moved here."""
+    def set_timer(self) -> None:
+        """Have a look when the next deadline comes."""
         self.stop_timer()
         until = self.until(self.second())
-        delay = 0.0 if self.hurried or now else max(0.0, until - self.clock.seconds())
+        delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
         self.timer = self.clock.callLater(delay, self.deadline_came)
 
     def stop_timer(self) -> None:
@@ -402,7 +402,7 @@ class Drain:
         core = self._core
         core.deadline = max(0.0, core.deadline + seconds)
         if core.state == "finishing":
-            core.set_timer(now=core.clock.seconds() >= core.until(False))
+            core.set_timer()
 
     def begin(self, quiet: bool = False) -> Deferred[None]:
         """Begin to stop; a second call changes nothing.  Fires when the drain is over.  Reactor thread.

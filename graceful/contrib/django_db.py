@@ -28,7 +28,7 @@ def obey(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context
     """
     connection = context["connection"]
     raw = connection.connection
-    if connection.vendor == "postgresql" and type(raw).__module__.startswith(("psycopg.", "django.")):
+    if type(raw).__module__.partition(".")[0] == "psycopg":
         from graceful.contrib.psycopg import limit
 
         limit(raw)

@@ -50,6 +50,7 @@ from graceful.web.fields import reason
 from graceful.web.handler import IHandler
 
 JSON: Final = "application/json; charset=utf-8"
+WAITED_FOR: Final = ("closed", "gone")
 GIVES_UP: Final = ("closing", "finishing", "takedown", "gone")
 CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 FIELDS: Final = [
@@ -172,8 +173,8 @@ class Reading:
 
     # -- waiting ------------------------------------------------------------------------------------------
 
-    def _wait(self, exchange: Exchange, what: object) -> None:
-        if not isinstance(what, str) or what not in ("closed", "gone"):
+    def _wait(self, exchange: Exchange, what: str) -> None:
+        if what not in WAITED_FOR:
             raise Problem(400, "wait for what? /wait?for=closed or /wait?for=gone")
         exchange.phase = PARKED
         self._waiting[exchange] = what
@@ -244,12 +245,14 @@ class Control(Reading):
             return
         self.obeying = True
         try:
-            self.log.info("order {order} from {who}", order=path, who=said_by(exchange.connection))
+            self.log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
             values = _values(exchange)
             if path.startswith("/takeover") and self.takeover is not None:
                 self._json(exchange, self.takeover(exchange, path, values))
                 return
             what = values.pop("wait", None)
+            if what not in (None, *WAITED_FOR):
+                raise Problem(400, "wait for what? closed or gone")
             if self.orders is None:
                 raise Problem(503, "the server is starting: try again")
             answer = self._obey(self.orders, path, values)

@@ -67,6 +67,7 @@ class Descents:
 
     def _look(self) -> None:
         now, working = self._clock.seconds(), self._working()
+        self._waits.again()
         for exchange, (descent, ended) in list(self._under_way.items()):
             down = working.get(exchange) != descent.thread
             if down or now - descent.began >= WITHIN:

@@ -120,11 +120,16 @@ class Waits:
         self, own: Callable[[], set[Inode]], proc: str = "/proc/self", machine: str = platform.machine()
     ) -> None:
         self._own = own
+        self._known: set[Inode] | None = None
         self._proc = proc
         self._calls = CALLS.get(machine)
         self._blind = False
         if self._calls is None:
             self._cannot_see(f"the system calls of {machine} are not known here")
+
+    def again(self) -> None:
+        """A round begins: the server may have other sockets by now."""
+        self._known = None
 
     def _cannot_see(self, why: object) -> None:
         if not self._blind:
@@ -176,7 +181,6 @@ class Waits:
             # 0 and -1 are for any child: we do not know whose it is.
             return [end_child(pid, hard)] if 0 < pid < 1 << 31 and self.look(wait.native) == wait else []
         done = []
-        own: set[Inode] | None = None
         for descriptor in self._descriptors(wait):
             try:
                 duplicate = os.dup(descriptor)
@@ -186,8 +190,9 @@ class Waits:
                 about = os.fstat(duplicate)
                 if not stat.S_ISSOCK(about.st_mode):
                     continue
-                own = self._own() if own is None else own
-                if (about.st_dev, about.st_ino) in own or self.look(wait.native) != wait:
+                if self._known is None:
+                    self._known = self._own()
+                if (about.st_dev, about.st_ino) in self._known or self.look(wait.native) != wait:
                     continue
                 if _shut(duplicate):
                     done.append(f"shut down socket {descriptor}")

@@ -24,6 +24,7 @@ from graceful.web.fields import (
     CONNECTION,
     DATE,
     LENGTH,
+    LENGTHS,
     LINES,
     NAMES,
     OFFER,
@@ -36,6 +37,7 @@ from graceful.web.fields import (
     learn_name,
     learn_status,
     reason,
+    remember_length,
 )
 
 if TYPE_CHECKING:
@@ -239,7 +241,8 @@ class Exchange:
         code, head = STATUSES.get(status) or learn_status(status)
         for name, value in headers:
             if name == "Content-Length":
-                length = self._announced(value, length)
+                known = LENGTHS.get(value)
+                length = known if known is not None and length < 0 else self._announced(value, length)
                 continue
             line = LINES.get((name, value))
             if line is None:
@@ -261,6 +264,7 @@ class Exchange:
         if value.isascii() and value.isdigit():
             length = int(value)
             if before in (-1, length):
+                remember_length(value, length)
                 return length
         raise ValueError(f"not a Content-Length: {value!r}")
 

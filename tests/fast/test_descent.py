@@ -32,6 +32,9 @@ class FakeWaits:
         self.now: Wait | None = None
         self.ended: list[tuple[Wait, bool]] = []
 
+    def again(self) -> None:
+        """Nothing changes unless the test says so."""
+
     def look(self, native: int) -> Wait | None:
         assert native == NATIVE
         return self.now
@@ -161,6 +164,14 @@ class DescentTests(Case):
         self.may = self.exchange.inside = True
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
+
+    def test_came_outside(self) -> None:
+        """Nor is anything ended when it has come there after it was hit."""
+        self.start()
+        self.exchange.inside = False
+        self.waits.now = wait(1)
+        self.pass_time(3)
+        self.assertEqual(self.waits.ended, [])
 
     def test_delicate(self) -> None:
         """Nor while it waits for a lock of the whole process."""

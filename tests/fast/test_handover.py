@@ -19,6 +19,7 @@ from graceful.downloads.parked import Parked
 from graceful.downloads.token import HEADER, Download
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
 
+STREAM = ("Content-Type", "text/event-stream")
 BIG = bytes(range(256)) * 1024
 """More than a thread sends."""
 
@@ -177,7 +178,9 @@ class DownloadTests(Case):
         """That it is not encoded may be said."""
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("Content-Encoding", "identity"))
-        self.assertEqual((self.get().body, self.log_of(wrapped)), (BIG, ["closed"]))
+        answer = self.get()
+        self.assertEqual((answer.body, self.log_of(wrapped)), (BIG, ["closed"]))
+        self.assertNotIn("content-encoding", answer.fields)
 
     def test_closed_before(self) -> None:
         """A token that somebody has closed already is nothing that could be sent, nor asked for."""
@@ -653,6 +656,16 @@ class ParkedTests(Case):
             client = self.engine.connect().send(GET)
             self.assertEqual(self.engine.in_flight[0].begun, begun)
             self.leave(client)
+
+    def test_what_middlewares_were_told(self) -> None:
+        """The length of the token's own body, and the word that nothing is to be compressed, are not a stream's."""
+        self.offering(Parked, STREAM, ("Content-Encoding", "identity"), ("Content-Length", "0"), ("X-A", "b"))
+        client = self.engine.connect().send(GET)
+        head = client.take()
+        self.assertIn(b"X-A: b\r\n", head)
+        self.assertIn(b"Transfer-Encoding: chunked\r\n", head)
+        self.assertNotIn(b"Content-Encoding", head)
+        self.leave(client)
 
 
 class PublicTests(Case):

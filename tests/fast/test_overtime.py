@@ -185,6 +185,7 @@ class LimitTests(Overtimes):
         self.answer(exchange)
         second = self.engine.asked[-1]
         self.assertFalse(client.connection.interrupt(exchange))
+        self.assertFalse(client.connection.close(only=exchange))
         self.answer(second)
         self.assertEqual(self.statuses(client), [200, 200])
 

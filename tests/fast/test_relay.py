@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError
@@ -12,6 +13,7 @@ from fast.doubles import GET, HOST, Client, get, parse_answers
 from fast.downloading import DownloadCase, Question, Response
 from graceful.downloads.heads import Answer
 from graceful.downloads.relay import HIGH, PAUSES, PROGRESS, Relay
+from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
 
 URL = "http://librarian/x"
@@ -239,6 +241,17 @@ class PressureTests(Case):
         self.engine.turn()
         data += client.take()
         self.assertEqual(parse_answers(data)[0].body, b"x" * total)
+        self.leave(client)
+
+    def test_little_in_the_kernel(self) -> None:
+        """While it lasts the kernel takes little ahead; afterwards as much as ever."""
+        client, _ = self.begin()
+        client.socket.family = socket.AF_INET
+        response = self.question.answer(200, length=3)
+        self.assertEqual(client.socket.low, [UNSENT])
+        response.data(b"abc")
+        response.end()
+        self.assertEqual(client.socket.low, [UNSENT, 0])
         self.leave(client)
 
     def test_silence_of_the_paused(self) -> None:

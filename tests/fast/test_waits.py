@@ -123,6 +123,7 @@ class KernelTests(Case):
         mine, other = self.pair()
         about = os.fstat(mine.fileno())
         self.own.add((about.st_dev, about.st_ino))
+        self.waits.again()
         again = mine.dup()
         self.addCleanup(again.close)
         for one in (mine, again):

@@ -1,0 +1,121 @@
+"""`graceful deploy`: reads the file, deploys it, shows how it goes, and ends with the verdict."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from graceful.commands.common import DONE, FAILED, UNREACHABLE, say
+from graceful.deploy import DeployError
+from graceful.deploy.conductor import Conductor, interrupted_something
+from graceful.deploy.haproxy import Runtime
+from graceful.deploy.journal import Journal
+from graceful.deploy.machine import Machine
+from graceful.deploy.plan import Plan, PlanError, read
+from graceful.deploy.preview import preview
+from graceful.deploy.progress import Events, Lines
+
+#: Exit status with `--strict`: deployed, but something was interrupted.
+INTERRUPTED_SOMETHING: Final = 3
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    """Deploy a file."""
+    try:
+        plan = read(arguments.file)
+    except PlanError as error:
+        say(str(error))
+        return UNREACHABLE
+    try:
+        machine, runtimes = Machine(plan), [Runtime(address) for address in plan.haproxy]
+        if arguments.dry_run:
+            return _dry_run(plan, machine, runtimes)
+        return _deploy(arguments, plan, machine, runtimes)
+    except DeployError as error:
+        say(str(error))
+        return FAILED
+
+
+def _dry_run(plan: Plan, machine: Machine, runtimes: list[Runtime]) -> int:
+    lines, problems = preview(plan, machine, runtimes)
+    print("\n".join(lines))
+    for problem in problems:
+        say(problem)
+    return FAILED if problems else DONE
+
+
+def _deploy(arguments: argparse.Namespace, plan: Plan, machine: Machine, runtimes: list[Runtime]) -> int:
+    journal = Journal(plan)
+    try:
+        # Whatever is wrong before anything was touched is no failed deploy: it is none.
+        _, problems = preview(plan, machine, runtimes)
+        for problem in problems:
+            say(problem)
+        if problems:
+            return FAILED
+        with _progress(arguments.json, plan) as progress:
+            conductor = Conductor(
+                plan, machine, runtimes, progress.tell, journal, getattr(progress, "look", _nothing)
+            )
+            if hasattr(progress, "rollouts"):
+                progress.rollouts = conductor.rollouts
+            with _interruptible(conductor, progress):
+                verdict = conductor.run()
+            progress.verdict(verdict)
+        journal.append(verdict)
+    finally:
+        journal.close()
+    if verdict["result"] != "deployed":
+        return FAILED
+    return INTERRUPTED_SOMETHING if arguments.strict and interrupted_something(verdict) else DONE
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _progress(as_json: bool, plan: Plan) -> Iterator[Any]:
+    """What shows how it goes: on a terminal a live picture, if rich is installed."""
+    width = max(len(instance.name) for instance in plan.instances)
+    if as_json:
+        yield Events(sys.stdout)
+        return
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+
+            from graceful.deploy.screen import Screen
+        except ImportError:
+            pass
+        else:
+            with Screen(Console(), width) as screen:
+                yield screen
+            return
+    yield Lines(sys.stdout, width)
+
+
+@contextmanager
+def _interruptible(conductor: Conductor, progress: Any) -> Iterator[None]:
+    """Ctrl-C, and what ends a job from outside, end the deploy in order; the second time at once."""
+
+    def interrupt(number: int, frame: object) -> None:
+        conductor.interrupted += 1
+        if conductor.interrupted == 1:
+            text = "what is under way is brought to its end, nothing else is begun; once more leaves it where it is"
+        else:
+            text = "leaving everything where it is"
+        progress.tell(None, "interrupted", text)
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,103 @@
+"""How a deploy goes, for people and programs: one line for each thing that happens, and a verdict at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Final, TextIO
+
+from graceful.commands.status import duration
+
+_LOUD: Final = ("failed", "killed", "warning", "interrupted", "rolled back")
+
+
+class Lines:
+    """Plain lines.
+
+    :param out: where they go.
+    :param width: of the longest instance's name.
+    """
+
+    def __init__(self, out: TextIO, width: int) -> None:
+        self._out = out
+        self._width = width
+        self._began = time.monotonic()
+
+    def tell(self, name: str | None, step: str, text: str, **values: Any) -> None:
+        """Something has happened."""
+        self.line(f"{time.monotonic() - self._began:7.1f} s  {name or '':{self._width}}  {step:13} {text}", step)
+        for line in values.get("log", ()):
+            self.line(f"{'':11}{'':{self._width}} | {line}", "log")
+
+    def line(self, text: str, step: str) -> None:
+        """Write a line."""
+        print(text.rstrip(), file=self._out, flush=True)
+
+    def verdict(self, verdict: Mapping[str, Any]) -> None:
+        """How it went."""
+        for line in verdict_lines(verdict):
+            self.line(line, verdict["result"])
+
+
+class Events:
+    """One JSON object a line: `time`, `instance`, `step`, `text`, and what else is known; the last step is `verdict`.
+
+    :param out: where they go.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def tell(self, name: str | None, step: str, text: str, **values: Any) -> None:
+        """Something has happened."""
+        event = {"time": round(time.time(), 3), "instance": name, "step": step, "text": text, **values}
+        print(json.dumps(event), file=self._out, flush=True)
+
+    def verdict(self, verdict: Mapping[str, Any]) -> None:
+        """How it went."""
+        self.tell(None, "verdict", verdict_lines(verdict)[0], **verdict)
+
+
+def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
+    """A verdict for people: the deploy, then each instance, then what was lost."""
+    head = {"deployed": "deployed", "failed": "FAILED", "interrupted": "INTERRUPTED"}[verdict["result"]]
+    counts = [f"{verdict['finished']} finished", f"{verdict['taken_down']} taken down", f"{verdict['killed']} killed"]
+    counts += [f"{verdict[key]} {word}" for key, word in _RARE.items() if verdict[key]]
+    lines = [f"{head} in {duration(verdict['seconds'])}: {', '.join(counts)}"]
+    if verdict["why"]:
+        lines.append(f"  {verdict['why']}")
+    width = max((len(one["name"]) for one in verdict["instances"]), default=0)
+    for one in verdict["instances"]:
+        took = f" in {duration(one['seconds'])}" if one["seconds"] is not None else ""
+        text = f"  {one['name']:{width}}  {one['result']}{took}"
+        if one["pid"]:
+            text += f", process {one['pid']}"
+        if one["why"]:
+            text += f": {one['why']}"
+        lines.append(text)
+        for old in one["old"]:
+            lines += [f"  {'':{width}}    {line}" for line in _old_lines(old)]
+    return lines
+
+
+_RARE: Final = {"vanished": "ended without a last word", "still_leaving": "still on their way out"}
+
+
+def _old_lines(old: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a server that was replaced, if not all is well."""
+    if old["killed"]:
+        lost = [
+            f"exchange {one['id']} {one['method']} {one['path']}, {duration(one['age'])} old" for one in old["lost"]
+        ]
+        return [f"process {old['pid']} was killed, in flight: {'; '.join(lost) or 'nothing that is known'}"]
+    if old["exit_status"] is None:
+        return [f"process {old['pid']} is still on its way out"]
+    if old["finished"] is None:
+        return [f"process {old['pid']} has ended without a last word"]
+    if old["taken_down"]:
+        reports = f", reports {' '.join(old['reports'])}" if old["reports"] else ""
+        return [
+            f"process {old['pid']} had {old['taken_down']} taken down, {old['abandoned']} threads abandoned{reports}"
+        ]
+    return []

@@ -1,0 +1,511 @@
+"""One instance's way to its next version, as a row of steps, each with a limit and a defined state if it fails.
+
+Behind HAProxy:
+
+    out of the rotation → settled → told to stop → closed → the next one started → healthy, checked
+        → the old one has no idle connection left → in the rotation as it was found → traffic
+
+The order has reasons, each of them measured:
+
+- Nobody waits for HAProxy's count of sessions to be zero.  It blocks on long requests, never ends for downloads, and
+  lies after a reload.  The server's own register is the truth, and it is told to stop at once.
+- The next one starts as soon as the sockets of the old one are closed, while that may go on for an hour.
+- HAProxy keeps idle connections to the old process, and would use them again after `ready`: new requests to old code.
+  So the old one is told that nobody sends anything any more, and is waited for until it has no idle connection left.
+- Health proves that a process is there, not that the application works: that is what the checks are for.
+
+Without HAProxy, the next one takes the sockets over from the old one: started → good → the old one is closing.
+
+A rollout is a generator: it yields the seconds until it wants to go on, and is never in anybody's way meanwhile.  All
+it does to the machine goes through :class:`graceful.deploy.host.Host`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Final, TypeVar
+
+from graceful.deploy import DeployError
+from graceful.deploy.balancer import Found, IRuntime, Place, Places
+from graceful.deploy.haproxy import Unreachable
+from graceful.deploy.host import Command, Host, Process, ProcessError
+from graceful.deploy.leaving import Leaver
+from graceful.deploy.plan import Instance, Plan
+
+T = TypeVar("T")
+Steps = Generator[float, None, T]
+Tell = Callable[..., object]
+
+#: Seconds between two looks.
+TICK: Final = 0.05
+
+#: Seconds in which requests that were on their way to a server must have come, and in which none may have come.
+SETTLES_IN: Final = 1.0
+CALM: Final = 0.2
+
+#: Seconds after which we look whether HAProxy still has what it was told.
+HOLD_EVERY: Final = 1.0
+
+#: Seconds that a HAProxy that does not answer has to come back.
+COMES_BACK_IN: Final = 30.0
+
+#: Seconds in which traffic should be seen; a quiet site has none.
+TRAFFIC_IN: Final = 2.0
+
+TRIES: Final = 3
+BETWEEN_TRIES: Final = 0.5
+
+
+class Failed(DeployError):
+    """The rollout cannot go on.
+
+    :ivar lines: the end of a log that may say more.
+    """
+
+    def __init__(self, text: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.lines = list(lines)
+
+
+class BadVersion(Failed):
+    """It is the new version's fault."""
+
+
+class Ledger:
+    """What has to be put back, and how; kept where an interrupted deploy leaves it for the next.
+
+    This one forgets; :class:`graceful.deploy.journal.Journal` does not.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Found]] = {}
+
+    def recall(self, name: str) -> dict[str, Found]:
+        """How the servers of an instance were found, by an earlier deploy that has not put them back."""
+        return dict(self._found.get(name, {}))
+
+    def remember(self, name: str, found: dict[str, Found]) -> None:
+        """It is about to be changed."""
+        self._found[name] = dict(found)
+
+    def forget(self, name: str) -> None:
+        """It is as it was found."""
+        self._found.pop(name, None)
+
+
+class Rollout:
+    """Replaces one instance.
+
+    :param instance: which.
+    :param plan: how carefully.
+    :param host: the machine.
+    :param runtimes: the HAProxys; none for a deploy by takeover.
+    :param tell: called with the instance's name, the step, a text for people, and values for programs.
+    :param ledger: what has to be put back.
+    :param others_out: whether another instance of this deploy is out of the rotation just now.
+    :ivar step: the name of the step it is in.
+    :ivar text: the last thing that was told.
+    :ivar out: it may be out of the rotation.
+    :ivar result: `untouched`, `under way`, `deployed`, `rolled back` or `failed`.
+    :ivar why: why it failed.
+    :ivar lines: the end of the log that says more.
+    :ivar olds: the servers that it has replaced.
+    :ivar new_pid: the process that serves now.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        plan: Plan,
+        host: Host,
+        runtimes: Sequence[IRuntime],
+        tell: Tell,
+        ledger: Ledger,
+        others_out: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.instance = instance
+        self.name = instance.name
+        self.step = "waiting"
+        self.text = ""
+        self.out = False
+        self.result = "untouched"
+        self.why: str | None = None
+        self.lines: list[str] = []
+        self.olds: list[Leaver] = []
+        self.new_pid: int | None = None
+        self.began: float | None = None
+        self.ended: float | None = None
+        self._plan = plan
+        self._host = host
+        self._places = Places(instance, runtimes)
+        self._tell_all = tell
+        self._ledger = ledger
+        self._others_out = others_out
+        self._found: dict[str, Found] = {}
+        self._held = 0.0
+        self._new: Process | None = None
+
+    # -- the way ------------------------------------------------------------------------------------------
+
+    def run(self) -> Steps[None]:
+        """All of it.  The result is in the attributes; nothing is raised."""
+        self.result, self.began = "under way", self._host.seconds()
+        try:
+            try:
+                yield from self._behind_balancer() if self._places.all else self._by_takeover()
+                self.result = "deployed"
+                took = self._host.seconds() - self.began
+                self._tell("done", f"deployed in {took:.1f} s: process {self.new_pid}", seconds=round(took, 3))
+            except DeployError as error:
+                yield from self._fail(error)
+        except DeployError as error:
+            self._tell("failed", str(error))
+        finally:
+            self.ended = self._host.seconds()
+            if self._new is not None:
+                self._new.close()
+            if self.result == "under way":
+                self.result = "failed"
+
+    def _behind_balancer(self) -> Steps[None]:
+        yield from self._may_go_out()
+        yield from self._take_out()
+        yield from self._settle()
+        yield from self._stop()
+        yield from self._start(self.instance.start)
+        yield from self._go_in()
+
+    def _by_takeover(self) -> Steps[None]:
+        self._find_olds()
+        yield from self._start(self.instance.start)
+        yield from self._check("checked")
+        serving = [old for old in self.olds if not old.closed]
+        if not (yield from self._until(lambda: all(old.closed for old in serving), self._plan.start_within)):
+            pids = ", ".join(str(old.pid) for old in serving if not old.closed)
+            raise Failed(f"process {self.new_pid} serves, and process {pids} does too: does `start` have --takeover?")
+        self._tell("took over", f"process {self.new_pid} has taken over")
+
+    # -- out ----------------------------------------------------------------------------------------------
+
+    def _may_go_out(self) -> Steps[None]:
+        """Never drain when fewer others are up than there must be."""
+        self._step("waiting")
+        while why := (yield from self._patiently(lambda: self._places.enough_up(self._plan.min_up))):
+            if not self._others_out():
+                raise Failed(f"not taken out of the rotation: {why}")
+            self._note_once(f"waits: {why}")
+            yield TICK * 4
+
+    def _take_out(self) -> Steps[None]:
+        now = yield from self._patiently(self._places.found)
+        before = self._ledger.recall(self.name)
+        for key, found in now.items():
+            if found.state != "ready" and key in before:
+                self._found[key] = before[key]
+                self._tell("note", f"an earlier deploy has left it in {found.state}: {key}, was {before[key].state}")
+            else:
+                self._found[key] = found
+        self._ledger.remember(self.name, self._found)
+        self.out = True
+        places = ", ".join(f"{place} {self._found[place.key].state}" for place in self._places.all)
+        self._step("drain", f"out of the rotation; found {places}")
+        yield from self._patiently(self._places.take_out)
+        self._held = self._host.seconds()
+
+    def _settle(self) -> Steps[None]:
+        """Let come what is on its way; and see that nothing else does."""
+        end = self._host.seconds() + SETTLES_IN
+        calm_since = self._host.seconds()
+        before = yield from self._patiently(self._places.requests)
+        while self._host.seconds() < end:
+            yield TICK
+            now = yield from self._patiently(self._places.requests)
+            busy = [
+                place
+                for place, traffic in now.items()
+                if traffic.queued or traffic.requests != before[place].requests
+            ]
+            before = now
+            if busy:
+                calm_since = self._host.seconds()
+            elif self._host.seconds() - calm_since >= CALM:
+                return
+        for place in busy:
+            yield from self._patiently(lambda place=place: self._places.insist(place))  # type: ignore[misc]
+            self._tell("note", f"requests still come to {place} in drain, clients are tied to it: set to maint")
+
+    # -- the old one --------------------------------------------------------------------------------------
+
+    def _find_olds(self) -> None:
+        now = self._host.seconds()
+        main = self._host.serving(self.instance.control)
+        processes = ([main] if main is not None else []) + self._host.leaving(self.instance.control)
+        self.olds = [Leaver(process, self._plan.margin) for process in processes]
+        for old in self.olds:
+            old.look(now)
+
+    def _stop(self) -> Steps[None]:
+        """Have it finish what it has; return when its sockets are closed."""
+        self._find_olds()
+        if not self.olds:
+            self._tell("note", f"nobody answers at {self.instance.control}: it is down already")
+        for old in self.olds:
+            self._step("stop", f"process {old.pid} is told to stop, {old.in_flight} in flight", pid=old.pid)
+            self._tell_to_stop(old)
+        yield from self._ends(lambda old: old.closed)
+        for old in self.olds:
+            if old.killed:
+                self._tell("killed", f"process {old.pid} had to be killed before its sockets were closed")
+            else:
+                text = f"process {old.pid} has closed its sockets, {old.in_flight} in flight"
+                self._step("closed", text, pid=old.pid, in_flight=old.in_flight)
+
+    def _tell_to_stop(self, old: Leaver) -> None:
+        old.leaves(self._host.seconds())
+        try:
+            old.process.stop(quiet=True)
+        except ProcessError as error:
+            self._tell("warning", f"{error}; SIGTERM is sent to process {old.pid}", pid=old.pid)
+            old.process.terminate()
+
+    def _ends(self, true: Callable[[Leaver], bool]) -> Steps[None]:
+        """Wait until something is true of all that leave.  It will be: kill -9 comes at last."""
+        while waiting := [old for old in self.olds if not true(old)]:
+            for old in waiting:
+                if old.given_up:
+                    raise Failed(old.given_up)
+            yield from self._pause()
+
+    # -- the new one --------------------------------------------------------------------------------------
+
+    def _start(self, line: str, word: str = "start") -> Steps[None]:
+        """Start the next one, and wait until a new process serves and is healthy."""
+        self._step(word, line)
+        known = {old.pid for old in self.olds} | ({self.new_pid} if self.new_pid else set())
+        end = self._host.seconds() + self._plan.start_within
+        command = self._host.run(line, self.name)
+        try:
+            while True:
+                status = command.status()
+                if status:
+                    raise BadVersion(f"{word} has ended with status {status}: {line}", self._tail(command))
+                new = self._newcomer(known)
+                if new is not None:
+                    break
+                if self._host.seconds() >= end:
+                    raise BadVersion(self._nobody(word, status), self._tail(command))
+                yield from self._pause()
+            self._new, self.new_pid = new, new.pid
+            self._step("serving", f"process {new.pid} serves", pid=new.pid)
+            yield from self._healthy(new, command, end)
+        finally:
+            command.leave()
+
+    def _newcomer(self, known: set[int]) -> Process | None:
+        """A process that serves, and was not there before."""
+        try:
+            process = self._host.serving(self.instance.control)
+        except ProcessError:
+            return None
+        if process is None:
+            return None
+        try:
+            if process.pid not in known and process.status()["state"] == "serving":
+                return process
+        except ProcessError:
+            pass  # it still starts
+        process.close()
+        return None
+
+    def _nobody(self, word: str, status: int | None) -> str:
+        where = f"no new process serves at {self.instance.control} after {self._plan.start_within:g} s"
+        if status is None:
+            return f"{word} still runs, and {where}"
+        return (
+            f"{word} returned 0, but {where}; under systemd, `start` of a unit that still stops does nothing: "
+            "use one that is gone by then, or `systemctl reload` with a takeover"
+        )
+
+    def _healthy(self, new: Process, command: Command, end: float) -> Steps[None]:
+        url = self.instance.health
+        if url is None:
+            return
+        while True:
+            reply = yield from self._answer(url)
+            if reply.status == 200:
+                break
+            if new.gone():
+                raise BadVersion(f"process {new.pid} has ended again", self._tail(command))
+            if self._host.seconds() >= end:
+                raise BadVersion(f"{url} says {reply.text}", self._tail(command))
+            yield from self._pause()
+        self._step("healthy", f"{url} is good")
+
+    def _check(self, word: str) -> Steps[None]:
+        """Ask the application itself; what it gets wrong once may be its warming up."""
+        for url in self.instance.checks:
+            for left in reversed(range(TRIES)):
+                reply = yield from self._answer(url)
+                if reply.status == self.instance.expect:
+                    break
+                if not left:
+                    raise BadVersion(f"{url} says {reply.text}, expected {self.instance.expect}", self._tail(None))
+                yield from self._until(lambda: False, BETWEEN_TRIES)
+        if self.instance.checks:
+            self._step(word, f"{len(self.instance.checks)} checks are good")
+
+    def _answer(self, url: str) -> Steps[Any]:
+        question = self._host.ask(url)
+        while (reply := question.reply()) is None:
+            yield from self._pause()
+        return reply
+
+    def _tail(self, command: Command | None) -> list[str]:
+        if self.instance.log is not None:
+            return self._host.tail(self.instance.log)
+        return command.said() if command is not None else []
+
+    # -- in -----------------------------------------------------------------------------------------------
+
+    def _go_in(self) -> Steps[None]:
+        """Check it, wait for the old one's idle connections to end, and put it back."""
+        yield from self._check("checked")
+        if self.olds:
+            yield from self._ends(lambda old: old.idle == 0)
+            self._step("quiet", "no idle connection to the old process is left")
+        before = yield from self._patiently(self._places.requests)
+        yield from self._patiently(lambda: self._places.put_back(self._found))
+        back = [place for place in self._places.all if self._found[place.key].state == "ready"]
+        places = ", ".join(f"{place} {self._found[place.key].state}" for place in self._places.all)
+        self._step("ready", f"back as it was found: {places}")
+        self.out = False
+        try:
+            yield from self._traffic(back, {place: traffic.requests for place, traffic in before.items()})
+            if back:
+                yield from self._check("checked again")
+        except DeployError:
+            self.out = True
+            yield from self._patiently(self._places.take_out)
+            raise
+        self._ledger.forget(self.name)
+
+    def _traffic(self, places: list[Place], before: dict[Place, int]) -> Steps[None]:
+        """Wait until requests come to it; on a quiet site none may, but HAProxy must hold it to be up."""
+        began = self._host.seconds()
+        for place in places:
+            while True:
+                up = yield from self._patiently(lambda place=place: place.look().up)  # type: ignore[misc]
+                traffic = yield from self._patiently(place.traffic)
+                passed = self._host.seconds() - began
+                if up and traffic.requests > before[place]:
+                    break
+                if traffic.requests < before[place]:
+                    before[place] = 0  # HAProxy was restarted, and counts anew
+                    continue
+                if up and passed >= TRAFFIC_IN:
+                    self._tell("note", f"no traffic seen at {place} in {TRAFFIC_IN:g} s")
+                    break
+                if passed >= self._plan.start_within:
+                    raise BadVersion(f"HAProxy holds {place} to be {traffic.status} {traffic.check}".rstrip())
+                yield TICK
+        if places:
+            self._step("traffic", "requests come")
+
+    # -- when it fails ------------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception) -> Steps[None]:
+        """Leave a defined state, and say which."""
+        self.why, self.lines = str(error), getattr(error, "lines", [])
+        self.result = "failed"
+        self._tell("failed", self.why, log=self.lines)
+        if isinstance(error, BadVersion) and self.instance.rollback is not None:
+            yield from self._roll_back(self.instance.rollback)
+            return
+        if not self.out:
+            return
+        if not self.olds and not self.new_pid and self.step in ("drain", "waiting"):
+            # The old one was not touched yet.
+            yield from self._patiently(lambda: self._places.put_back(self._found))
+            self.out = False
+            self._ledger.forget(self.name)
+            self._tell("note", "back in the rotation as it was found; nothing was stopped")
+            return
+        yield from self._patiently(lambda: self._places.check_again(self._found))
+        places = ", ".join(str(place) for place in self._places.all)
+        self._tell("note", f"stays out of the rotation: {places}; the next deploy puts it back as it was found")
+
+    def _roll_back(self, line: str) -> Steps[None]:
+        """Start the version before in its place."""
+        new = self._new
+        if new is not None and not new.gone() and self._places.all:
+            # Nobody sends it anything: it is gone at once.  By takeover, the version before does that.
+            self._new = None
+            self.olds.append(Leaver(new, self._plan.margin))
+            self._tell_to_stop(self.olds[-1])
+            yield from self._ends(lambda old: old.closed)
+        try:
+            yield from self._start(line, "rollback")
+            if self._places.all:
+                yield from self._go_in()
+            else:
+                yield from self._check("checked")
+        except DeployError as error:
+            self._tell("failed", f"rollback: {error}", log=getattr(error, "lines", []))
+            if self._places.all:
+                yield from self._patiently(lambda: self._places.check_again(self._found))
+                self._tell("note", "stays out of the rotation; the next deploy puts it back as it was found")
+            return
+        self.result = "rolled back"
+        self._tell("rolled back", f"the version before serves: process {self.new_pid}", pid=self.new_pid)
+
+    # -- waiting ------------------------------------------------------------------------------------------
+
+    def _until(self, true: Callable[[], bool], limit: float) -> Steps[bool]:
+        """Wait until something is true; False if it is not within so many seconds."""
+        end = self._host.seconds() + limit
+        while not true():
+            if self._host.seconds() >= end:
+                return False
+            yield from self._pause()
+        return True
+
+    def _pause(self) -> Steps[None]:
+        """A tick, in which we look after those who leave, and after what HAProxy was told."""
+        yield TICK
+        now = self._host.seconds()
+        for old in self.olds:
+            old.look(now)
+        if self.out and now - self._held >= HOLD_EVERY:
+            self._held = now
+            for place in (yield from self._patiently(self._places.take_out)):
+                self._tell("warning", f"{place} was back in the rotation, and is taken out again")
+
+    def _patiently(self, ask: Callable[[], T]) -> Steps[T]:
+        """Ask HAProxy, which may be restarting."""
+        end = self._host.seconds() + COMES_BACK_IN
+        said = False
+        while True:
+            try:
+                return ask()
+            except Unreachable as error:
+                if self._host.seconds() >= end:
+                    raise
+                if not said:
+                    said = True
+                    self._tell("warning", f"{error}; it has {COMES_BACK_IN:g} s to come back")
+            yield TICK * 4
+
+    # -- telling ------------------------------------------------------------------------------------------
+
+    def _step(self, step: str, text: str = "", **values: Any) -> None:
+        self.step = step
+        if text:
+            self._tell(step, text, **values)
+
+    def _tell(self, step: str, text: str, **values: Any) -> None:
+        self.text = text
+        self._tell_all(self.name, step, text, **values)
+
+    def _note_once(self, text: str) -> None:
+        if self.text != text:
+            self._tell("note", text)

@@ -1,0 +1,84 @@
+"""The live picture of a deploy in a terminal, made with `rich`: what happens, and below it a line an instance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TextIO, cast
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from graceful.commands.status import duration
+from graceful.deploy.progress import Lines
+from graceful.deploy.rollout import Rollout
+
+_STYLES: Final = {
+    "failed": "bold red",
+    "killed": "bold red",
+    "warning": "yellow",
+    "note": "dim",
+    "log": "dim",
+    "rolled back": "bold yellow",
+    "interrupted": "bold yellow",
+    "deployed": "bold green",
+    "done": "green",
+}
+_EVERY: Final = 0.1
+
+
+class Screen(Lines):
+    """Lines that scroll, and a table that stays below them.
+
+    :param console: a terminal.
+    :param width: of the longest instance's name.
+    :ivar rollouts: what the table shows.
+    """
+
+    def __init__(self, console: Console, width: int) -> None:
+        super().__init__(cast(TextIO, console.file), width)
+        self.rollouts: Sequence[Rollout] = ()
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._drawn = 0.0
+
+    def __enter__(self) -> Screen:
+        self._live.start()
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self._live.stop()
+
+    def line(self, text: str, step: str) -> None:
+        """Write a line above the table."""
+        self._console.print(Text(text.rstrip(), _STYLES.get(step, "")), highlight=False, soft_wrap=True)
+
+    def look(self) -> None:
+        """Draw the table anew, now and then."""
+        now = time.monotonic()
+        if now - self._drawn >= _EVERY:
+            self._drawn = now
+            self._live.update(self.picture(now), refresh=True)
+
+    def picture(self, now: float) -> Table:
+        """A line an instance: its step, what is still in flight in its old process, and until when it may be."""
+        table = Table.grid(padding=(0, 2))
+        for rollout in self.rollouts:
+            working = rollout.result == "under way"
+            took = duration(now - rollout.began) if working and rollout.began is not None else ""
+            word = rollout.step if working else rollout.result
+            style = "bold cyan" if working else _STYLES.get(rollout.result, "dim")
+            leaving = "; ".join(
+                f"process {old.pid}: {old.in_flight} in flight, gone within {duration(max(0.0, old.until - now))}"
+                for old in rollout.olds
+                if not old.gone
+            )
+            table.add_row(Text(rollout.name, "bold"), Text(word, style), took, Text(leaving, "dim"))
+        return table
+
+    def verdict(self, verdict: Mapping[str, Any]) -> None:
+        """The table goes, the verdict stays."""
+        self._live.stop()
+        super().verdict(verdict)
