@@ -121,6 +121,9 @@ class Leaving:
     def reopen_logs(self) -> None:
         """This is whoever has opened them's business."""
 
+    def deploy(self) -> None:
+        """SIGHUP is the application's own here: nothing is known of how it would be started again."""
+
     def say_in_flight(self) -> None:
         """Log what is in flight."""
         now = self.clock.seconds()
