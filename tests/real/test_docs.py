@@ -451,6 +451,22 @@ def test_deploy_by_takeover(site: Site) -> None:
     assert gone(second, 20)
 
 
+@runs("testing-pytest", "testing-trial", "testing-memory")
+def test_testing(site: Site) -> None:
+    """The tests of a site that the guide shows pass."""
+    site.write(
+        "mysite/wsgi.py",
+        "import time\n\n\ndef application(environ, start_response):\n"
+        "    time.sleep(2 if environ['PATH_INFO'] == '/report' else 0)\n"
+        "    start_response('200 OK', [])\n    return [b'done']\n",
+    )
+    site.write("test_pytest.py", shown("testing-pytest"))
+    site.write("test_memory.py", shown("testing-memory"))
+    site.write("test_trial.py", shown("testing-trial"))
+    assert "2 passed" in site.shell("python -m pytest -q -p no:cacheprovider test_pytest.py test_memory.py")
+    assert "successes=1" in site.shell("python -m twisted.trial test_trial")
+
+
 def pids(site: Site) -> set[int]:
     """Return the processes that the pid files name."""
     return {int(file.read_text()) for file in site.path.glob("*.pid")}
