@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from support.home import Home
 from support.server import PROGRAMS, Server
@@ -47,3 +49,12 @@ class Service(Server):
     def port(self) -> int:
         """The port that it listens on first."""
         return int(self.wait_line(STARTING, 30)["port"])
+
+
+def files(home: Home, size: int) -> tuple[Path, bytes]:
+    """Make a directory with one large file; it and what is in the file."""
+    directory = home.path / "files"
+    directory.mkdir()
+    data = os.urandom(64 * 1024) * (size // (64 * 1024))
+    (directory / "large").write_bytes(data)
+    return directory, data
