@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from support.clients import Connection, Failure, get, request
+from support.docs_blocks import ROOT
+from support.docs_site import replaced
 from support.gate import Gate
 from support.home import Home
 from support.http2 import HTTP2
@@ -344,8 +346,10 @@ def line(connection: Connection) -> bytes:
 
 def test_a_protocol_says_when_it_is_idle(home: Home) -> None:
     """A connection that is idle by its protocol's word is closed at once, another one when it has become idle."""
+    conversation = home.path / "conversation.tac"
+    conversation.write_text(replaced((ROOT / "examples" / "conversation.tac").read_text(), {"4025": "0"}))
     with (
-        Service(home, "-y", str(APPLICATIONS / "lines.tac")) as service,
+        Service(home, "-y", str(conversation)) as service,
         Connection(service.port) as idle,
         Connection(service.port) as busy,
     ):

@@ -103,7 +103,6 @@ def test_an_ftp_transfer(home: Home) -> None:
             client.voidresp()
         client.close()
         assert service.wait() == -signal.SIGTERM
-        service.tracebacks = 2
 
 
 def test_a_thread_that_never_ends(home: Home) -> None:
