@@ -25,6 +25,7 @@ from graceful.settings import Settings
 from support.clients import Connection, request
 from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
 from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, free_port, gone, lines_of, replaced, shown
+from support.gate import Gate
 from support.home import UNPRIVILEGED
 from support.load import Load
 from support.nginx import Nginx
@@ -855,6 +856,44 @@ def test_watching(site: Site) -> None:
         assert b"8 seconds later" in slow.communicate()[0]
         assert server.wait() == 0
         site.shell(shown("control-stop"))
+
+
+# -- the reactor ------------------------------------------------------------------------------------------------
+
+
+@runs("reactor-run", "readme-reactor", "reactor-log")
+def test_reactor(site: Site) -> None:
+    """`twistd web` under the graceful reactor finishes what is in flight, says what it should say, and exits 0."""
+    assert shown("reactor-run") == shown("readme-reactor")
+    site.environment["PYTHONPATH"] += f":{site.path}"  # as if the project were installed
+    server = site.server(shown("reactor-run", {"tcp:8080": ANYWHERE}), wait_open=False)
+    with server, Gate(site.home.path / "gate") as gate:
+        with Connection(int(server.wait_line(r"Site starting on (\d+)", 30)[1])) as connection:
+            connection.send(request(gate.target()))
+            gate.wait_reached()
+            server.terminate()
+            server.wait_line("closed")
+            gate.open()
+            assert connection.answer().body == b"passed"
+        assert server.wait() == 0
+        check_lines("reactor-log", lines_of(server))
+
+
+@runs("reactor-install", "reactor-in-flight")
+def test_reactor_in_a_program(site: Site) -> None:
+    """A program installs it, and has something counted: a stop waits for that."""
+    program = [
+        shown("reactor-install"),
+        "from twisted.internet.defer import Deferred",
+        "deferred = Deferred()",
+        shown("reactor-in-flight"),
+        "reactor.callLater(0.2, deferred.callback, None)",
+        "reactor.callWhenRunning(reactor.stop)",
+        "reactor.run()",
+        "print(type(reactor).__name__, deferred.called)",
+    ]
+    site.write("program.py", "\n".join(program))
+    assert site.shell("python program.py") == "GracefulReactor True\n"
 
 
 # -- embedding ----------------------------------------------------------------------------------------------
