@@ -44,6 +44,9 @@ class Way(Protocol):
     def stop(self, quiet: bool) -> None:
         """Begin to drain."""
 
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+
     def extend(self, seconds: float) -> None:
         """Give what is in flight so many seconds more, or fewer."""
 
@@ -88,11 +91,10 @@ class Open:
 
     def __init__(self, settings: Settings, counted: Counted, way: Way) -> None:
         self._way = way
-        self._status = Status(settings, way.latest_exit, lambda: way.taken_down)
-        self._status.drain = way.drain
+        self._status = Status(settings)
         path = settings.control
         control = ControlSocket(path, settings.control_mode, settings.control_group) if path else None
-        self._desk = Desk(settings, self._status, self, control, Notify({}))
+        self._desk = Desk(settings, self._status, control, Notify({}))
         self.health = Health(settings.health_path, settings.going_down_status)
         # Nothing is recorded when it ends, since what comes and goes while nobody looks is not seen.
         site = SimpleNamespace(register=counted, record=None)
@@ -108,8 +110,9 @@ class Open:
         except BaseException:
             self._desk.close()
             raise
-        self._desk.open(reactor)
-        self._status.engine = self._shown  # not earlier: there is no count of requests for the metrics
+        self._desk.open(reactor, self)
+        # Not earlier: there is no count of requests for the metrics.
+        self._status.of(self._shown, self._way.drain, self._way)
         self.entered("serving")
         self._desk.say_open()
 
@@ -123,7 +126,7 @@ class Open:
         """Enter it again."""
         self.health.enter()
 
-    def stop_within(self, quiet: bool, deadline: float | None) -> None:
+    def stop(self, quiet: bool, deadline: float | None) -> None:
         """Begin to drain.
 
         :param quiet: close idle connections at once: nobody sends requests any more.
@@ -137,6 +140,14 @@ class Open:
     def extend(self, seconds: float) -> None:
         """Give what is in flight so many seconds more, or fewer."""
         self._way.extend(seconds)
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+        self._way.limit()
+        self._way.hurry()
+
+    def renew_limit(self) -> None:
+        """There are no downloads here, which would get more time."""
 
     def take_down(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""

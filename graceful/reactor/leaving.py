@@ -12,7 +12,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 
 from graceful.clock import on
@@ -120,6 +120,10 @@ class Leaving:
 
     def reopen_logs(self) -> None:
         """This is whoever has opened them's business."""
+
+    def deploy(self) -> None:
+        """What runs here was not started by graceful, which cannot start it again."""
+        self.log.info("no deploy: this process is ended and started by whoever has started it")
 
     def say_in_flight(self) -> None:
         """Log what is in flight."""
@@ -289,7 +293,7 @@ class Leaving:
             # They are lost in the reactor's next turn; a Deferred that knows no cancelling is left alone.
             self._reactor.callLater(0, done.callback, None)
 
-    def gone(self, seconds: float) -> None:
+    def gone(self, seconds: float) -> Deferred[None]:
         """Nothing is in flight: the reactor's own shutdown may begin, and thread pools have until the deadline."""
         self._counted.on_add = self._counted.lingering = None
         self._lingering.close()
@@ -301,6 +305,7 @@ class Leaving:
             assert deadline is not None
             self._process.pools.until = max(deadline, now + LAST_MOMENT)
         self.clock.stop()
+        return succeed(None)
 
     # -- the end ------------------------------------------------------------------------------------------
 
