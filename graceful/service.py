@@ -326,6 +326,8 @@ class AppServer(Service):
         signals.install()
         if early is not None:
             signals.stoppers()[early](early, None)
+        elif self._process.startup.hung_up:
+            self.deploy()
 
     # -- what can be asked of it, by signals --------------------------------------------------------------
 
