@@ -31,7 +31,7 @@ PYTHON ?= $(or $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done), \
 	$(error no python3.11 and no python3 that is 3.10 or later; say which one: make PYTHON=...))
 
-SYSTEM := chromium curl gcc haproxy libc6-dev nginx postgresql systemd wrk
+SYSTEM := chromium curl gcc haproxy libc6-dev nginx openssh-client postgresql systemd wrk
 
 # All that a wheel is made of.  The directories are in it too: a deleted file leaves no other trace.
 SOURCES := $(shell find graceful twisted -name __pycache__ -prune -o \

@@ -12,22 +12,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from graceful.deadlines import DeadlineExceeded as DeadlineExceeded
+    from graceful.deadlines import Takedown as Takedown
+    from graceful.deadlines import check as check
+    from graceful.deadlines import draining as draining
+    from graceful.deadlines import remaining as remaining
     from graceful.downloads.parked import Parked as Parked
     from graceful.downloads.token import Download as Download
+    from graceful.hooks import on_drain as on_drain
+    from graceful.hooks import on_exit as on_exit
+    from graceful.reports.outlets import on_report as on_report
     from graceful.service import AppServer as AppServer
     from graceful.settings import Settings as Settings
     from graceful.wsgi import WSGIResource as WSGIResource
 
-__all__ = ["AppServer", "Download", "Parked", "Settings", "WSGIResource", "__version__"]
+__all__ = [
+    "AppServer",
+    "DeadlineExceeded",
+    "Download",
+    "Parked",
+    "Settings",
+    "Takedown",
+    "WSGIResource",
+    "__version__",
+    "check",
+    "draining",
+    "on_drain",
+    "on_exit",
+    "on_report",
+    "remaining",
+]
 
 __version__ = "0.1.0"
 
 _HOMES: Final = {
     "AppServer": "graceful.service",
+    "DeadlineExceeded": "graceful.deadlines",
     "Download": "graceful.downloads.token",
     "Parked": "graceful.downloads.parked",
     "Settings": "graceful.settings",
+    "Takedown": "graceful.deadlines",
     "WSGIResource": "graceful.wsgi",
+    "check": "graceful.deadlines",
+    "draining": "graceful.deadlines",
+    "on_drain": "graceful.hooks",
+    "on_exit": "graceful.hooks",
+    "on_report": "graceful.reports.outlets",
+    "remaining": "graceful.deadlines",
 }
 
 

@@ -66,23 +66,30 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run)
         return one
 
+    def of_process(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--pid", type=int, metavar="PID", help="the process that is meant, if there are several")
+
     one = command("status", _lazily("status", "status"), "Show the state of a server, and what is in flight.")
     one.add_argument("--json", action="store_true", help="one JSON object, for programs")
     one = command("top", _lazily("top", "top"), "Show it live, in a terminal.")
     one.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="between two looks [1]")
     one = command("stop", _lazily("stop", "stop"), "Finish everything in flight, and leave.")
+    of_process(one)
     one.add_argument("--wait", choices=("closed", "gone"), help="return when its sockets are closed, or it is gone")
     one.add_argument("--deadline", type=seconds, metavar="SECONDS", help="how long requests may run")
     one.add_argument(
         "--quiet", action="store_true", help="the balancer sends nothing any more: close idle connections now"
     )
     one = command("wait", _lazily("stop", "wait"), "Wait until a server that stops has come so far.")
+    of_process(one)
     one.add_argument("what", choices=("closed", "gone"), help="its sockets are closed, or its process is gone")
     command("leave", _lazily("orders", "leave"), "Leave the rotation of a balancer, by health alone.")
     command("enter", _lazily("orders", "enter"), "Enter it again.")
     one = command("takedown", _lazily("orders", "takedown"), "Interrupt one exchange.")
+    of_process(one)
     one.add_argument("id", type=int, metavar="ID", help="its number, as `graceful status` shows it")
     one = command("extend", _lazily("orders", "extend"), "Move the deadline of a stop.")
+    of_process(one)
     one.add_argument("seconds", type=seconds, metavar="SECONDS", help="so much later; earlier if it is negative")
     # Not of one server: it has no --control.
     one = commands.add_parser("deploy", help=_DEPLOY, description=_DEPLOY, epilog=_DEPLOY_EPILOG, allow_abbrev=False)

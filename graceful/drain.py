@@ -61,8 +61,8 @@ class Drainable(Protocol):
         :param everything: also what is otherwise spared.
         """
 
-    def gone(self, seconds: float) -> None:
-        """The drain is over.
+    def gone(self, seconds: float) -> Deferred[None]:
+        """The drain is over; fire when what follows it is, too.
 
         :param seconds: how long it took.
         """
@@ -110,6 +110,7 @@ class Core:
     :ivar hurried: nobody shall be waited for.
     :ivar quiet: nobody sends requests on idle connections any more.
     :ivar passed: the first deadline has come.
+    :ivar over: there is nothing left to wait for.
     :ivar entered: called with the name of each state that is entered.
     """
 
@@ -123,6 +124,7 @@ class Core:
     state: str = "serving"
     hurried: bool = False
     quiet: bool = False
+    over: bool = False
     passed: bool = False
     timer: IDelayedCall | None = None
     machine: Any = None
@@ -156,11 +158,11 @@ class Core:
         assert self.closed is not None
         return self.closed + (max(self.deadline, self.download_deadline) if spared else self.deadline)
 
-    def set_timer(self, now: bool = False) -> None:
-        """Have a look when the next deadline comes; or now, if it has just been moved here."""
+    def set_timer(self) -> None:
+        """Have a look when the next deadline comes."""
         self.stop_timer()
         until = self.until(self.second())
-        delay = 0.0 if self.hurried or now else max(0.0, until - self.clock.seconds())
+        delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
         self.timer = self.clock.callLater(delay, self.deadline_came)
 
     def stop_timer(self) -> None:
@@ -204,7 +206,11 @@ class Core:
         self.enter("gone")
         self.stop_timer()
         assert self.began is not None
-        self.work.gone(self.clock.seconds() - self.began)
+        self.work.gone(self.clock.seconds() - self.began).addCallback(self.left_behind)
+
+    def left_behind(self, ignored: object) -> None:
+        """Nothing is left to do."""
+        self.over = True
         for waiter in self.waiting:
             waiter.callback(None)
         self.waiting.clear()
@@ -364,6 +370,16 @@ class Drain:
             return None
         return core.until(core.second())
 
+    def takes_down(self) -> float | None:
+        """When what holds a thread will be taken down, seconds of the clock; None while serving.  Any thread."""
+        core = self._core
+        if core.began is None:
+            return None
+        if core.hurried:
+            return core.began
+        closed = core.closed
+        return core.deadline + (core.began + (0.0 if core.quiet else core.lame_duck) if closed is None else closed)
+
     def ahead(self, spared: bool) -> tuple[float, float]:
         """What is ahead if the drain takes as long as it may: seconds as a lame duck, and seconds of deadline.
 
@@ -386,7 +402,7 @@ class Drain:
         core = self._core
         core.deadline = max(0.0, core.deadline + seconds)
         if core.state == "finishing":
-            core.set_timer(now=core.clock.seconds() >= core.until(False))
+            core.set_timer()
 
     def begin(self, quiet: bool = False) -> Deferred[None]:
         """Begin to stop; a second call changes nothing.  Fires when the drain is over.  Reactor thread.
@@ -394,7 +410,7 @@ class Drain:
         :param quiet: nobody sends requests on idle connections any more: close them at once.
         """
         done: Deferred[None] = Deferred()
-        if self._core.state == "gone":
+        if self._core.over:
             done.callback(None)
             return done
         self._core.waiting.append(done)

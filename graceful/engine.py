@@ -27,11 +27,15 @@ from graceful.downloads.public import Public
 from graceful.downloads.sender import Sender
 from graceful.downloads.targets import parse_mapping
 from graceful.downloads.waiting import Lot
+from graceful.reports.reports import Reports
 from graceful.settings import HEALTH_PATH, Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.foreign import ForeignListener
 from graceful.sockets.listener import Listener
+from graceful.takedown.overtime import Overtime
 from graceful.takedown.stacks import stack_of
+from graceful.takedown.threads import Descents
+from graceful.takedown.waits import Inode, Waits
 from graceful.web.body import Spooler
 from graceful.web.exchange import Exchange
 from graceful.web.foreign import ForeignFactory
@@ -59,6 +63,9 @@ class Engine:
     :ivar site: what is served, with the register of all that is in flight.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
+    :ivar reports: of what was taken down, has failed or was slow.
+    :ivar descents: brings threads down.
+    :ivar overtime: takes down single exchanges while the server runs normally.
     :ivar aside: runs the application's callables that have no thread of an exchange.
     :ivar health: what a balancer is told.
     :ivar lot: where parked requests wait.
@@ -77,6 +84,8 @@ class Engine:
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self.aside = Aside()
+        self.reports = Reports(settings.reports, settings.report_hide)
+        self.descents = Descents(self.clock, self.working, self._native, Waits(self._own_sockets), self.aside.call)
         self.site = Site(
             root,
             settings,
@@ -86,6 +95,9 @@ class Engine:
             pool_for=self._pool_for,
         )
         self._hand_over(reactor)
+        self.overtime = Overtime(
+            self.site, self.clock, self.working, self._queued, self.descents, self.reports, self._replace
+        )
         self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
         if settings.health_path:
             self.site.route(settings.health_path, self.health.answer)
@@ -123,7 +135,7 @@ class Engine:
         Its threads are woken once for each batch of the hub's.
         """
         size = self._settings.threads if threadpool is None else threadpool.max
-        made = Pool(size, self._settings.queue, Runner())
+        made = Pool(size, self._settings.queue, Runner(self.reports))
         pool = self._pools.setdefault(threadpool, made)
         if pool is not made:
             return pool
@@ -146,6 +158,34 @@ class Engine:
         """The exchanges that a thread works for, each with its thread.  Any thread."""
         pools = list(self._pools.values())
         return {exchange: thread for pool in pools for thread, exchange in pool.working.copy().items()}
+
+    def _queued(self) -> list[Exchange]:
+        """The exchanges that wait for a thread."""
+        return [exchange for pool in list(self._pools.values()) for exchange in pool.backlog.copy()]
+
+    def _native(self, thread: int) -> int:
+        """The kernel's number of a thread of a pool."""
+        return max((pool.native(thread) for pool in list(self._pools.values())), default=0)
+
+    def _replace(self, thread: int) -> bool:
+        """Have another thread work in the place of one that does not come back."""
+        pool = next((pool for pool in list(self._pools.values()) if thread in pool.working), None)
+        return pool is not None and pool.replace(thread)
+
+    def _own_sockets(self) -> set[Inode]:
+        """Whatever descriptors are the server's own."""
+        reactor = self._reactor
+        own = {*self._listeners, *reactor.getReaders(), *reactor.getWriters()}
+        own.update(getattr(reactor, "_internalReaders", ()))
+        numbers = [*self._hub.descriptors(), *(one.fileno() for one in own if hasattr(one, "fileno"))]
+        found = set()
+        for number in numbers:
+            try:
+                about = os.fstat(number)
+            except OSError:
+                continue
+            found.add((about.st_dev, about.st_ino))
+        return found
 
     def thread_names(self) -> dict[int, str]:
         """What the threads of all pools are called, by their numbers."""
@@ -176,6 +216,7 @@ class Engine:
             self._listeners.append(listener)
         self._listeners += foreign
         self._sweeping = self.clock.callLater(SWEEP, self._sweep)
+        self.overtime.start()
 
     def sockets(self) -> list[tuple[str, str]]:
         """The listening sockets by name, each `open`, `paused` or `closed`.  Reactor thread."""
@@ -202,10 +243,22 @@ class Engine:
             if isinstance(listener, Listener) and listener.bound.socket in taken:
                 listener.hand_over(pid)
 
+    def foreign(self) -> list[str]:
+        """The endpoints that plugins listen on, and cannot be handed over."""
+        return [one.description for one in self._listeners if isinstance(one, ForeignListener) and not one.closed]
+
+    def add(self, listener: ForeignListener) -> None:
+        """Have one more, which listens since a moment ago."""
+        self._listeners.append(listener)
+        self._say_open(listener)
+
     def say_open(self) -> None:
         """Say of each listener that it is open."""
         for listener in self._listeners:
-            self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
+            self._say_open(listener)
+
+    def _say_open(self, listener: Listener | ForeignListener) -> None:
+        self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
 
     def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
         """What takes a listener's connections in."""

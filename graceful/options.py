@@ -21,6 +21,7 @@ from twisted import __version__ as twisted_version
 from twisted.python import usage
 
 from graceful import __version__
+from graceful.limits import Limit
 from graceful.logs import write_json
 from graceful.pidfile import PidFile, PidFileBusy, PidFileError
 from graceful.reload import VARIABLE, Origin
@@ -56,6 +57,15 @@ def _size(text: str) -> int | str:
     return int(match[1]) << _SHIFTS[match[2].upper()] if match else text
 
 
+def _limit(text: str) -> Limit | str:
+    """A limit as it is typed: `SECONDS`, `/PREFIX=SECONDS`, each with `:report` behind it or without."""
+    rest = text.removesuffix(":report")
+    prefix, _, seconds = rest.rpartition("=")
+    if (prefix and not prefix.startswith("/")) or not prefix.isascii() or not _SECONDS.fullmatch(seconds):
+        return text
+    return Limit(float(seconds), prefix, rest != text)
+
+
 class _Option(NamedTuple):
     """One row of the help, and for an option that takes one value also its parsing.
 
@@ -85,6 +95,19 @@ _TRUSTED_PROXY: Final = _Option(
     "nobody",
     "Believe what this network, address, or unix (every peer on a Unix socket) says in X-Forwarded-For and "
     "-Proto, Forwarded and X-Request-Id. Can be repeated.",
+)
+_REQUEST_TIMEOUT: Final = _Option(
+    "request-timeout",
+    "SECONDS",
+    "none",
+    "How long a request may run; the application is told, and a quarter of it (at most 5 s) later it is taken down. "
+    "/PREFIX=SECONDS for some requests; with :report behind it, it is only reported. Can be repeated.",
+)
+_REPORT_HIDE: Final = _Option(
+    "report-hide",
+    "NAME",
+    "",
+    "A query value or header that no report may show, as cookies and credentials are not. Can be repeated.",
 )
 _DOWNLOAD: Final = _Option(
     "download",
@@ -172,6 +195,7 @@ _GROUPS: Final = {
             "Requests that may wait for a thread; one more is answered with 503.",
             _whole,
         ),
+        _REQUEST_TIMEOUT,
         _Option(
             "max-body",
             "BYTES",
@@ -235,6 +259,23 @@ _GROUPS: Final = {
             _seconds,
         ),
     ),
+    "Reports": (
+        _Option(
+            "reports",
+            "DIR",
+            "none",
+            "Where to write a report of every request that was taken down, failed or was slow.",
+            str,
+        ),
+        _Option(
+            "report-slower-than",
+            "SECONDS",
+            "never",
+            "Report requests that run longer than this.",
+            _seconds,
+        ),
+        _REPORT_HIDE,
+    ),
     "Health and control": (
         _Option(
             "health-path",
@@ -271,6 +312,13 @@ _GROUPS: Final = {
             "60",
             "How long a successor may take from getting this server's sockets until it accepts.",
             _seconds,
+        ),
+        _Option(
+            "max-draining",
+            "N",
+            "5",
+            "How many predecessors may still finish what they have; with one more, the oldest takes down its rest.",
+            _whole,
         ),
     ),
     "Other": (
@@ -338,7 +386,7 @@ class Options(usage.Options):
         self.sockets: dict[str, str] = {}
         self.pid = 0
         self.application: str | None = None
-        self._repeated: dict[str, list[str]] = {}
+        self._repeated: dict[str, list[Any]] = {}
 
     def opt_listen(self, endpoint: str) -> None:
         self._repeated.setdefault("listen", []).append(endpoint)
@@ -349,6 +397,16 @@ class Options(usage.Options):
         self._repeated.setdefault("trusted_proxy", []).append(network)
 
     opt_trusted_proxy.__doc__ = _TRUSTED_PROXY.help
+
+    def opt_request_timeout(self, limit: str) -> None:
+        self._repeated.setdefault("request_timeout", []).append(_limit(limit))
+
+    opt_request_timeout.__doc__ = _REQUEST_TIMEOUT.help
+
+    def opt_report_hide(self, name: str) -> None:
+        self._repeated.setdefault("report_hide", []).append(name)
+
+    opt_report_hide.__doc__ = _REPORT_HIDE.help
 
     def opt_download(self, mapping: str) -> None:
         self._repeated.setdefault("download", []).append(self._mapping(mapping))
@@ -492,7 +550,7 @@ class Options(usage.Options):
             if text is not None and option.read is not None:
                 typed[option.name] = text
                 given[option.name.replace("-", "_")] = option.read(text)
-        for name in ("spool", "access_log", "control"):
+        for name in ("spool", "access_log", "control", "reports"):
             if given.get(name) and given[name] != STANDARD_OUTPUT:
                 given[name] = self._absolute(given[name])
         given.update(self._repeated)

@@ -91,10 +91,10 @@ class Child:
     """A process that we have started, watched by the reactor until it ends.
 
     :param process: the process.
-    :param ended: called with its exit status.
+    :param ended: called with this and the exit status.
     """
 
-    def __init__(self, reactor: Any, process: subprocess.Popen[bytes], ended: Callable[[int], object]) -> None:
+    def __init__(self, reactor: Any, process: subprocess.Popen[bytes], ended: Callable[[Child, int], object]) -> None:
         self.pid = process.pid
         self._reactor = reactor
         self._process = process
@@ -114,7 +114,7 @@ class Child:
         """It has ended.  For the reactor."""
         status = self._process.wait()
         self._forget()
-        self._ended(status)
+        self._ended(self, status)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends.  For the reactor."""
@@ -194,7 +194,7 @@ class Reload:
         )
 
     def _why_not(self) -> str | None:
-        if self._child is not None or self._timer is not None:
+        if self._timer is not None:
             return "one is under way"
         if self._getpid() == 1:
             return "the container would end with process 1, which this is"
@@ -209,14 +209,15 @@ class Reload:
             program = shutil.which(program, path=self._origin.environment.get("PATH")) or program
         return [program, *arguments]
 
-    def _ended(self, status: int) -> None:
-        """The child is gone; one that has become a daemon has left the work to another process."""
-        pid = self._child.pid if self._child is not None else 0
+    def _ended(self, child: Child, status: int) -> None:
+        """A child is gone; one that has become a daemon has left the work to another process."""
+        if child is not self._child:
+            return  # an earlier one
         self._child = None
         if self._timer is not None and status != 0:
             self._stop_timer()
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
-            self._say(f"the successor, process {pid}, has ended with {how}; its own log says why")
+            self._say(f"the successor, process {child.pid}, has ended with {how}; its own log says why")
 
     def _late(self) -> None:
         self._timer = None

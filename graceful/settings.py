@@ -16,8 +16,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import Attribute, field, frozen
+from attrs.validators import optional
 
 from graceful.downloads.targets import BadTarget, parse_mapping
+from graceful.limits import Limit
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.address import parse as parse_address
 from graceful.web.proxies import UNIX, parse_network
@@ -75,6 +77,11 @@ def _directory(settings: object, attribute: Attribute[Any], value: str) -> None:
         raise BadSetting(attribute.name, value, "expected a directory that can be written to")
 
 
+def _optional_directory(settings: object, attribute: Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        _directory(settings, attribute, value)
+
+
 def _log_file(settings: object, attribute: Attribute[Any], value: str | None) -> None:
     if value is None or value == STANDARD_OUTPUT:
         return
@@ -102,6 +109,14 @@ def _proxies(settings: object, attribute: Attribute[Any], value: tuple[str, ...]
         except ValueError as error:
             problem = f"expected a network such as 10.0.0.0/8, an address, or {UNIX} ({error})"
             raise BadSetting(attribute.name, network, problem) from None
+
+
+def _limits(settings: object, attribute: Attribute[Any], value: tuple[Limit, ...]) -> None:
+    for limit in value:
+        if not isinstance(limit, Limit):
+            raise BadSetting(attribute.name, limit, "expected SECONDS, /PREFIX=SECONDS, or one of these and :report")
+        if not isinstance(limit.seconds, int | float) or not 0 < limit.seconds <= YEAR:
+            raise BadSetting(attribute.name, str(limit), f"expected seconds, more than 0, at most a year ({YEAR})")
 
 
 def _mappings(settings: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
@@ -191,6 +206,8 @@ class Settings:
         second longer, so that a request sent in the last moment is still answered.
     :ivar header_timeout: seconds within which the head of a request must be complete.
     :ivar send_timeout: seconds for which a client may neither take nor send anything in the middle of a body.
+    :ivar request_timeout: how long an exchange may run (see :class:`graceful.limits.Limit`): the application is told,
+        and a while later it is taken down.
     :ivar max_body: bytes of the largest request body that is taken; a larger one is answered with 413.
     :ivar download: paths that are served without the application: `/files=http://librarian:58000/`, or a directory.
     :ivar internal_download: likewise, what the application's `X-Accel-Redirect` may name.
@@ -200,6 +217,9 @@ class Settings:
     :ivar trusted_proxy: whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Id are believed:
         networks (`10.0.0.0/8`), addresses, and `unix` for every peer on a Unix socket.
     :ivar access_log: file for the access log, `-` for standard output, None for none.
+    :ivar reports: directory for reports of what was taken down and what failed; None for none.
+    :ivar report_slower_than: seconds from which on an exchange is reported as slow; None for never.
+    :ivar report_hide: names of query values and header fields that no report may show; cookies and credentials never.
     :ivar health_path: where a balancer asks whether it shall send requests; empty for nowhere.
     :ivar going_down_status: what it is answered once it shall not.
     :ivar control: path of the Unix socket for orders; empty for none.  None: none in a service among others, and in
@@ -207,6 +227,7 @@ class Settings:
     :ivar control_mode: the permissions of that socket.
     :ivar control_group: its group, name or number.
     :ivar takeover_timeout: seconds that a successor has, from getting the sockets until it accepts.
+    :ivar max_draining: how many predecessors may still finish what they have; one more, and the oldest takes it down.
     :ivar status_listen: endpoints for health, metrics and the status page, read-only.
     :ivar app_version: the application's, shown in status and health.
     :raises BadSetting: a value cannot be used.
@@ -223,6 +244,7 @@ class Settings:
     keep_alive: float = field(default=75, validator=_seconds(zero=False))
     header_timeout: float = field(default=20, validator=_seconds(zero=False))
     send_timeout: float = field(default=60, validator=_seconds(zero=False))
+    request_timeout: tuple[Limit, ...] = field(default=(), converter=tuple, validator=_limits)
     max_body: int = field(
         default=1 << 30,
         validator=_whole(1, "number of bytes (on a command line also as 64M or 1G)"),
@@ -234,11 +256,15 @@ class Settings:
     upstream_timeout: float = field(default=60, validator=_seconds(zero=False))
     trusted_proxy: tuple[str, ...] = field(default=(), converter=_several, validator=_proxies)
     access_log: str | None = field(default=None, validator=_log_file)
+    reports: str | None = field(default=None, validator=_optional_directory)
+    report_slower_than: float | None = field(default=None, validator=optional(_seconds(zero=False)))
+    report_hide: tuple[str, ...] = field(default=(), converter=_several)
     health_path: str = field(default=HEALTH_PATH, validator=_health_path)
     going_down_status: int = field(default=503, validator=_error_status)
     control: str | None = field(default=None, validator=_control)
     control_mode: int = field(default=0o600, validator=_mode)
     control_group: str | None = field(default=None, validator=_group)
     takeover_timeout: float = field(default=60, validator=_seconds(zero=False))
+    max_draining: int = field(default=5, validator=_whole(1))
     status_listen: tuple[str, ...] = field(default=(), converter=_several, validator=_status_listen)
     app_version: str = field(default="", validator=_printable)

@@ -13,13 +13,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from graceful import hooks
 from graceful.control.status import Ending
 from graceful.engine import Engine
 from graceful.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
 from graceful.pidfile import PidFile
 from graceful.reload import Origin
+from graceful.reports.outlets import as_json
 from graceful.startup import Startup
-from graceful.takedown.deadline import Takedown
+from graceful.takedown.deadline import Deadline
 from graceful.takedown.single import take_down_one
 
 LOOK_AGAIN: Final = 0.02
@@ -73,8 +75,8 @@ class Stopping:
         self._reactor = reactor
         self._process = process
         self._finished_before = 0
-        self._takedown: Takedown | None = None
-        self._by_hand = self._by_hand_before = 0
+        self._takedown: Deadline | None = None
+        self._taken_before = 0
         self.on_going_down: Callable[[], object] = lambda: None
         self.on_gone: Callable[[Ending], object] = lambda ending: None
         self.failed: BaseException | None = None
@@ -83,18 +85,21 @@ class Stopping:
     @property
     def taken_down(self) -> int:
         """How many exchanges were taken down since the start."""
-        return self._by_hand + (self._takedown.taken if self._takedown is not None else 0)
+        return self._engine.overtime.taken + (self._takedown.taken if self._takedown is not None else 0)
 
     def take_down_one(self, number: int) -> list[int]:
         """Take down an exchange that somebody has chosen, and those behind it on its connection; which were."""
-        taken = take_down_one(self._site, self._engine.clock, self._engine.working, number)
-        self._by_hand += len(taken)
-        return taken
+        return take_down_one(self._site, self._engine.overtime, number)
 
     def going_down(self) -> None:
-        """The balancer shall look elsewhere."""
+        """The balancer shall look elsewhere, and the application may leave what it can to the next instance."""
+        self._site.going_down = True
+        hooks.going_down(self)
+        for function in hooks.at_drain:
+            self._engine.aside.call(function)
         self._engine.health.begin_going_down()
-        self._by_hand_before = self._by_hand
+        self._taken_before = self.taken_down
+        self._engine.overtime.in_drain = []
         self.on_going_down()
 
     def last_requests(self, quiet: bool) -> None:
@@ -121,7 +126,7 @@ class Stopping:
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:
-            if self._site.register.exchanges:
+            if self._site.register.exchanges or self._engine.descents.busy:
                 self._engine.clock.callLater(LOOK_AGAIN, look, None)
             else:
                 done.callback(None)
@@ -143,15 +148,44 @@ class Stopping:
     def take_down(self, everything: bool) -> Deferred[None]:
         """End what is left; downloads only if it is to be everything."""
         if self._takedown is None:
-            self._takedown = Takedown(self._site, self._engine.clock, self._engine.working)
+            engine = self._engine
+            self._takedown = Deadline(self._site, engine.clock, engine.working, engine.descents, engine.reports)
         return self._takedown.start(everything)
 
-    def gone(self, seconds: float) -> None:
-        """Say how it went, give everything back, and leave."""
-        taken = self.taken_down - self._by_hand_before
-        abandoned = self._takedown.abandoned if self._takedown is not None else 0
+    def gone(self, seconds: float) -> Deferred[None]:
+        """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
+        engine = self._engine
+        done: Deferred[None] = Deferred()
+        leaving = {function: engine.aside.call(function) for function in hooks.at_exit}
+        publisher = engine.reports.publisher
+        publisher.end()
+        until = engine.clock.seconds() + REPORTS
+
+        def look() -> None:
+            if (
+                publisher.busy or not all(call.done() for call in leaving.values())
+            ) and engine.clock.seconds() < until:
+                engine.clock.callLater(LOOK_AGAIN, look)
+                return
+            for function, call in leaving.items():
+                if not call.done():
+                    self.log.warn("{function!r} has not returned in {limit:g} s", function=function, limit=REPORTS)
+            publisher.give_up()
+            self._end(seconds)
+            done.callback(None)
+
+        look()
+        return done
+
+    def _end(self, seconds: float) -> None:
+        takedown = self._takedown
+        interrupted = [*(self._engine.overtime.in_drain or ()), *(takedown.interrupted.values() if takedown else ())]
+        taken = self.taken_down - self._taken_before
+        # Those that did not come down at the deadline, and those that were lost before it.
+        abandoned = sum(exchange.aim is not None for exchange in self._engine.working())
         finished = self._site.register.finished - self._finished_before - taken
         self._engine.close()
+        hooks.gone(self)
         self.log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,
@@ -159,6 +193,9 @@ class Stopping:
             taken=taken,
             abandoned=abandoned,
         )
+        if interrupted:
+            writer = self._engine.reports.writer
+            self.log.info("interrupted: {json}", json=as_json([writer.line(what) for what in interrupted]))
         status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
         ending = Ending(1 if self.failed is not None else status, seconds, finished, taken, abandoned)
         if self._process is None:

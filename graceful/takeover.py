@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 from twisted.logger import Logger
 
+from graceful.control.successor import Predecessor, limit_draining
 from graceful.control.takeover import Handing
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.offers import LISTEN
@@ -26,7 +27,6 @@ from graceful.sockets.takeover import Succession
 
 if TYPE_CHECKING:
     from graceful.control.desk import Desk
-    from graceful.control.successor import Predecessor
     from graceful.drain import Drain
     from graceful.engine import Engine
     from graceful.stopping import Process, Stopping
@@ -68,7 +68,7 @@ class Takeover:
         self._lent: list[tuple[str, BoundSocket]] = []
         self._waits = False
         self.succession = Succession(engine.clock, self, timeout)
-        desk.answer_successors(Handing(self.succession, self._sockets).answer)
+        desk.answer_successors(Handing(self.succession, self._sockets, engine.foreign).answer)
 
     # -- as the old one -----------------------------------------------------------------------------------
 
@@ -114,10 +114,13 @@ class Takeover:
 
     # -- as the new one -----------------------------------------------------------------------------------
 
-    def begin(self, predecessor: Predecessor, call: Any, done: Callable[[str | None], object]) -> None:
+    def begin(
+        self, predecessor: Predecessor, max_draining: int, call: Any, done: Callable[[str | None], object]
+    ) -> None:
         """All sockets accept: tell the predecessor.
 
         :param predecessor: whose sockets they are.
+        :param max_draining: how many predecessors, with this one, may still finish what they have.
         :param call: calls a function in the reactor thread, from any thread.
         :param done: called when it has let go, with None, or with why it has not.
         """
@@ -130,7 +133,8 @@ class Takeover:
             predecessor.close()
             done(why_not)
 
-        predecessor.accepts(call, heard)
+        path = self._desk.asked_path()
+        predecessor.accepts(call, heard, lambda: limit_draining(path, max_draining))
 
     def _inherit(self, predecessor: Predecessor) -> None:
         """The sockets are ours, and so are the paths that belong to the newest."""

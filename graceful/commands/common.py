@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from graceful.control.client import Client, ClientError, NobodyThere
@@ -22,8 +23,19 @@ USUAL: Final = "graceful.sock"
 
 
 def control_path(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str:
-    """Where the control socket is: as the command line says, or the environment, or in this directory."""
-    return os.path.abspath(arguments.control or environ.get(VARIABLE) or USUAL)
+    """Where the control socket is: as the command line says, or the environment, or in this directory.
+
+    :raises NobodyThere: the command line names a process, and that one is not there.
+    """
+    path = os.path.abspath(arguments.control or environ.get(VARIABLE) or USUAL)
+    pid = getattr(arguments, "pid", None)
+    if pid is None:
+        return path
+    for place in (f"{path}.{pid}", path):
+        with suppress(NobodyThere), Client(place) as client:
+            if client.peer_pid == pid:
+                return place
+    raise NobodyThere(f"process {pid} is not at the control socket {path}, nor beside it")
 
 
 def say(text: str) -> None:

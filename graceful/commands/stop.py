@@ -24,7 +24,10 @@ def stop(arguments: argparse.Namespace) -> int:
 
     Without a server at the path, those that have given it up are meant, or the only one that is there at all.
     """
-    path = control_path(arguments)
+    try:
+        path = control_path(arguments)
+    except NobodyThere:
+        return DONE  # the process that was named has gone
     try:
         clients = [connect(path)]
     except NobodyThere:

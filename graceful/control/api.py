@@ -13,6 +13,7 @@
                             to wait is to be answered as by /wait
     POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
     POST /exchanges/ID/takedown
+    POST /hurry             to an instance that is leaving: take down everything that it has left
     POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
     POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
 
@@ -49,6 +50,7 @@ from graceful.web.fields import reason
 from graceful.web.handler import IHandler
 
 JSON: Final = "application/json; charset=utf-8"
+WAITED_FOR: Final = ("closed", "gone")
 GIVES_UP: Final = ("closing", "finishing", "takedown", "gone")
 CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 FIELDS: Final = [
@@ -171,8 +173,8 @@ class Reading:
 
     # -- waiting ------------------------------------------------------------------------------------------
 
-    def _wait(self, exchange: Exchange, what: object) -> None:
-        if not isinstance(what, str) or what not in ("closed", "gone"):
+    def _wait(self, exchange: Exchange, what: str) -> None:
+        if what not in WAITED_FOR:
             raise Problem(400, "wait for what? /wait?for=closed or /wait?for=gone")
         exchange.phase = PARKED
         self._waiting[exchange] = what
@@ -229,6 +231,7 @@ class Control(Reading):
             "/enter": self._enter,
             "/stop": self._stop,
             "/extend": self._extend,
+            "/hurry": self._hurry,
             "/yield": self._yield,
         }
 
@@ -242,12 +245,14 @@ class Control(Reading):
             return
         self.obeying = True
         try:
-            self.log.info("order {order} from {who}", order=path, who=said_by(exchange.connection))
+            self.log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
             values = _values(exchange)
             if path.startswith("/takeover") and self.takeover is not None:
                 self._json(exchange, self.takeover(exchange, path, values))
                 return
             what = values.pop("wait", None)
+            if what not in (None, *WAITED_FOR):
+                raise Problem(400, "wait for what? closed or gone")
             if self.orders is None:
                 raise Problem(503, "the server is starting: try again")
             answer = self._obey(self.orders, path, values)
@@ -287,6 +292,12 @@ class Control(Reading):
         if self._status.state in ("takedown", "gone"):
             raise Problem(409, "the deadline has passed")
         orders.extend(_seconds(values.get("seconds"), -LONGEST))
+        return self._status(0)
+
+    def _hurry(self, orders: Orders, values: dict[str, Any]) -> Any:
+        if not self._status.draining:
+            raise Problem(409, "the server is not leaving: tell it to stop first")
+        orders.hurry()
         return self._status(0)
 
     def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:

@@ -156,7 +156,8 @@ class Desk:
             self.log.info("control at {path}", path=self._control.where)
         for bound in self._status_sockets:
             self.log.info("status page at {where}", where=_url(bound))
-        self._notify.ready(main)
+        if not self._status.draining:
+            self._notify.ready(main)
 
     # -- from one instance to the next ---------------------------------------------------------------------
 
@@ -167,6 +168,10 @@ class Desk:
     def path(self) -> str | None:
         """Where we can be given orders; None for nowhere."""
         return self._control.where if self._control is not None else None
+
+    def asked_path(self) -> str:
+        """Where the newest instance is given orders; empty for nowhere."""
+        return self._control.path if self._control is not None else ""
 
     def sockets(self) -> list[tuple[str, BoundSocket]]:
         """What a successor gets beside the application's sockets: each with its role."""
@@ -226,7 +231,8 @@ class Desk:
 
     def _tick(self) -> None:
         clock, now = self._clock, self._clock.seconds()
-        clock.callLater(TICK_IN_DRAIN if self._status.draining else TICK, self._tick)
+        alive = self._notify.watchdog
+        clock.callLater(min(TICK_IN_DRAIN if self._status.draining else TICK, alive or TICK), self._tick)
         if now - self._since_second >= TICK * 0.9:
             self._since_second = now
             self._events.second()
@@ -236,7 +242,7 @@ class Desk:
             self._orders.renew_limit()
         self._events.tick()
         self._notify_status(now - self._since_status >= STATUS_EVERY)
-        if self._notify.watchdog is not None and now - self._since_alive >= min(TICK, self._notify.watchdog) * 0.9:
+        if alive is not None and now - self._since_alive >= min(TICK, alive) * 0.9:
             self._since_alive = now
             self._notify.alive()
 

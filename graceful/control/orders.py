@@ -96,6 +96,11 @@ class Orders:
         except ReactorNotRunning:
             pass  # somebody else has ended the process meanwhile
 
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+        self.limit()
+        self._drain.hurry()
+
     def extend(self, seconds: float) -> None:
         """Give what is in flight so many seconds more, or fewer."""
         self._drain.extend(seconds)

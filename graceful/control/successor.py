@@ -28,6 +28,7 @@ from graceful.control.client import (
     Vanished,
     process_descriptor,
 )
+from graceful.control.socket import LEAVING, beside
 from graceful.control.takeover import AT_ONCE, INTERIM
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
@@ -79,10 +80,12 @@ class Predecessor:
     Main thread; `accepts` when the reactor runs.
 
     :ivar pid: its process number.
+    :ivar foreign: endpoints that it cannot hand over, and closes: free soon after it has let go.
     """
 
-    def __init__(self, client: _Receiving, pid: int, offered: Sequence[Offer]) -> None:
+    def __init__(self, client: _Receiving, pid: int, offered: Sequence[Offer], foreign: Sequence[str]) -> None:
         self.pid = pid
+        self.foreign = foreign
         self._client = client
         self._process = process_descriptor(client.peer_pid)
         self._offered = offered
@@ -107,7 +110,8 @@ class Predecessor:
                 client.close()
                 return None
             said = client.post("/takeover", protocol=PROTOCOL)
-            return cls(client, int(said["pid"]), _read(said, len(client.descriptors)))
+            foreign = [str(one) for one in said.get("foreign", [])]
+            return cls(client, int(said["pid"]), _read(said, len(client.descriptors)), foreign)
         except BaseException as error:
             for descriptor in client.descriptors:
                 os.close(descriptor)
@@ -150,15 +154,21 @@ class Predecessor:
             os.close(descriptor)
         self._left.clear()
 
-    def accepts(self, call: Callable[..., object], done: Callable[[str | None], object]) -> None:
+    def accepts(
+        self, call: Callable[..., object], done: Callable[[str | None], object], afterwards: Callable[[], object]
+    ) -> None:
         """Say that this process accepts, and have the predecessor let go.
 
         :param call: calls a function in the reactor thread, from any thread.
         :param done: called there, with None: the sockets are ours; or with why they are not.
+        :param afterwards: called if they are, in a thread that may wait.
         """
 
         def say() -> None:
-            call(done, self._say())
+            why_not = self._say()
+            call(done, why_not)
+            if why_not is None:
+                afterwards()
 
         threading.Thread(target=say, name="graceful takeover", daemon=True).start()
 
@@ -193,6 +203,23 @@ class Predecessor:
         if self._process >= 0:
             os.close(self._process)
             self._process = -1
+
+
+def limit_draining(path: str, most: int) -> None:
+    """Have the oldest predecessors take down what they have left, if too many still finish.  Blocks.
+
+    :param path: the control path that they have given up, and live beside.
+    :param most: how many may go on.
+    """
+    draining: list[tuple[float, str]] = []
+    for other in beside(path):
+        with suppress(ClientError), Client(other) as client:
+            status = client.get("/status?limit=0")
+            if status["state"] in LEAVING:
+                draining.append((status["drain"]["began"], other))
+    for _, other in sorted(draining)[: max(0, len(draining) - most)]:
+        with suppress(ClientError), Client(other) as client:
+            client.post("/hurry")
 
 
 def _serves(client: Client) -> bool:

@@ -19,22 +19,23 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from graceful.sockets.binding import BindError
-from graceful.sockets.handshakes import filter_new, half_open
+from graceful.sockets.handshakes import admit_new, filter_new, half_open
 from graceful.sockets.listener import HANDSHAKES_LOOK, HANDSHAKES_WAIT
 
 #: Looks for one more connection that waits to be accepted, at the end.
 MOST: Final = 4096
 
+_log = Logger()
+
 
 class ForeignListener:
     """One endpoint that a plugin listens on.  Everything here happens in the reactor thread.
 
+    :ivar description: as it was given.
     :ivar name: what log lines call it: the plugin's prefix and where it listens, `ssl:0.0.0.0:8443`.
     :ivar paused: why nothing is accepted for now, None if it is.
     :ivar closed: whether it listens no more.
     """
-
-    _log = Logger()
 
     def __init__(self, reactor: Any, description: str, factory: IProtocolFactory) -> None:
         """Nothing is bound before `start`.
@@ -47,7 +48,7 @@ class ForeignListener:
         self.paused: str | None = None
         self.closed = False
         self._reactor = reactor
-        self._description = description
+        self.description = description
         self._factory = factory
         self._port: Any = None  # an IListeningPort, and mostly more than that
 
@@ -61,13 +62,13 @@ class ForeignListener:
 
         def listening(port: IListeningPort) -> None:
             self._port = port
-            self.name = self._name(port)
+            self.name = name_of(self.description.partition(":")[0], port) or self.description
 
         def cannot(failure: object) -> None:
             reason = getattr(failure, "value", failure)
-            raise BindError(f"cannot listen on {self._description}: {str(reason) or repr(reason)}")
+            raise BindError(f"cannot listen on {self.description}: {str(reason) or repr(reason)}")
 
-        starting = maybeDeferred(lambda: serverFromString(self._reactor, self._description).listen(self._factory))
+        starting = maybeDeferred(lambda: serverFromString(self._reactor, self.description).listen(self._factory))
         return starting.addCallbacks(listening, cannot)
 
     def pause(self, reason: str) -> None:
@@ -94,37 +95,56 @@ class ForeignListener:
 
         def closed(ignored: object) -> None:
             self.closed = True
-            self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
 
-        stopping: Deferred[object] = Deferred.fromCoroutine(self._close(port))
-        stopping.addErrback(
-            lambda failure: self._log.failure("socket {name}: trouble while closing", failure, name=self.name)
-        )
-        return stopping.addCallback(closed)
+        return Deferred.fromCoroutine(close_port(self._reactor, self.name, port)).addCallback(closed)
 
-    async def _close(self, port: Any) -> None:
-        """Accept whoever is connected already, let nobody else in, close."""
-        listening = getattr(port, "socket", None)
-        if isinstance(listening, socket.socket):
-            if listening.family != socket.AF_UNIX and filter_new(listening):
-                number, looks = listening.getsockname()[1], int(HANDSHAKES_WAIT / HANDSHAKES_LOOK)
-                while looks and half_open(number):
-                    looks -= 1
-                    await deferLater(self._reactor, HANDSHAKES_LOOK)
-            # The port closes in the reactor's next turn; this is called just before.
-            self._reactor.callLater(0, _accept_all, port)
-        await maybeDeferred(port.stopListening)
 
-    def _name(self, port: IListeningPort) -> str:
-        kind = self._description.partition(":")[0]
-        where = port.getHost()
-        if isinstance(where, IPv4Address):
-            return f"{kind}:{where.host}:{where.port}"
-        if isinstance(where, IPv6Address):
-            return f"{kind}:[{where.host}]:{where.port}"
-        if isinstance(where, UNIXAddress) and where.name is not None:
-            return f"{kind}:{os.fsdecode(where.name)}"
-        return self._description
+async def close_port(reactor: Any, name: str, port: Any) -> None:
+    """Close a port of Twisted's, or of a plugin's, and say so in the log; never fails.
+
+    Whoever is connected already is accepted before, and nobody else let in.
+
+    :param name: what the log line calls it.
+    """
+    try:
+        await _close(reactor, port)
+    except Exception:
+        _log.failure("socket {name}: trouble while closing", name=name)
+    _log.info("socket {name} closed (pid {pid})", name=name, pid=os.getpid())
+
+
+async def _close(reactor: Any, port: Any) -> None:
+    listening = getattr(port, "socket", None)
+    if isinstance(listening, socket.socket):
+        if listening.family != socket.AF_UNIX and filter_new(listening):
+            number, looks = listening.getsockname()[1], int(HANDSHAKES_WAIT / HANDSHAKES_LOOK)
+            while looks and half_open(number):
+                looks -= 1
+                await deferLater(reactor, HANDSHAKES_LOOK)
+        # The port closes in the reactor's next turn; this is called just before.
+        reactor.callLater(0, _last_look, port, listening)
+    await maybeDeferred(port.stopListening)
+
+
+def name_of(kind: str, port: IListeningPort) -> str | None:
+    """What log lines call a port: `ssl:0.0.0.0:8443`; None if it does not say where it listens.
+
+    :param kind: the prefix of endpoints that listen so.
+    """
+    where = port.getHost()
+    if isinstance(where, IPv4Address):
+        return f"{kind}:{where.host}:{where.port}"
+    if isinstance(where, IPv6Address):
+        return f"{kind}:[{where.host}]:{where.port}"
+    if isinstance(where, UNIXAddress) and where.name is not None:
+        return f"{kind}:{os.fsdecode(where.name)}"
+    return None
+
+
+def _last_look(port: Any, listening: socket.socket) -> None:
+    """Accept whoever is connected; and if another process holds the socket, it shall get those that come now."""
+    _accept_all(port)
+    admit_new(listening)
 
 
 def _accept_all(port: Any) -> None:

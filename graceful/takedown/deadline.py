@@ -2,8 +2,8 @@
 
 Most servers kill the process at this point and say nothing.  The client of an answer that had not begun deserves
 a 503 and a time to try again; the client of one that had must see that it is cut; and the operator must read which
-requests were interrupted, how old they were, and where their threads stood.  Threads are given a moment to notice
-that their client is gone; those that do not end are abandoned with the process.
+requests were interrupted, how old they were, and where their threads stood.  Clients are told at once, all
+threads are brought down side by side, and those that do not come down in time are named and abandoned.
 """
 
 from __future__ import annotations
@@ -15,33 +15,51 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from graceful.exit import TAKEDOWN
+from graceful.reports.reports import Reports
+from graceful.takedown.interruption import Interruption
 from graceful.takedown.stacks import stack_of
+from graceful.takedown.thread import LOOK_AGAIN, WITHIN, Descent
+from graceful.takedown.threads import Descents
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 from graceful.web.site import Site
 
-LAST_MOMENT: Final = 2.0
-LOOK_AGAIN: Final = 0.05
+#: Seconds until everything is over that can be: the threads', and a moment.
+LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN
+assert LAST_MOMENT < TAKEDOWN
 
 
-class Takedown:
+class Deadline:
     """Takes down what a site still has in flight.  Reactor thread.
 
     :param site: whose connections and exchanges.
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
-    :ivar taken: how many exchanges were interrupted.
+    :param descents: brings threads down.
+    :param reports: gets a report of each exchange that is taken down.
+    :ivar interrupted: what was interrupted.
     :ivar abandoned: how many threads did not end.
     """
 
     log = Logger(namespace="graceful")
 
-    def __init__(self, site: Site, clock: IReactorTime, working: Callable[[], dict[Exchange, int]]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        clock: IReactorTime,
+        working: Callable[[], dict[Exchange, int]],
+        descents: Descents,
+        reports: Reports,
+    ) -> None:
         self._site = site
         self._clock = clock
         self._working = working
+        self._descents = descents
+        self._reports = reports
         self._everything = True
-        self.taken = 0
+        self.interrupted: dict[Exchange, Interruption] = {}
+        self._counted: set[Exchange] = set()
         self.abandoned = 0
 
     def start(self, everything: bool) -> Deferred[None]:
@@ -52,15 +70,21 @@ class Takedown:
         self._everything = everything
         spared = self._spared()
         working = self._working()
-        for exchange in self._site.register.in_flight():
-            if exchange not in spared:
+        for exchange in dict.fromkeys((*self._site.register.in_flight(), *working)):
+            if exchange not in spared and exchange not in self.interrupted:
                 self._name(exchange, stack_of(working.get(exchange, 0)))
         for connection in self._ending(spared):
             self._end(connection)
         for exchange in self._site.register.in_flight():
-            if exchange in working and exchange not in spared:  # its client has left, and it goes on
-                self.taken += 1
-                self._site.finished(exchange)
+            if exchange in working and exchange not in spared:
+                self._count(exchange)  # its client has left, and it goes on
+        for exchange, interruption in list(self.interrupted.items()):
+            if exchange in working and interruption.down is None:
+                interruption.descent = self._descents.start(exchange, working[exchange], self._came_down)
+            elif exchange not in self._counted:
+                del self.interrupted[exchange]  # its last byte was on its way
+            elif interruption.descent is None:
+                self._reports.taken_down(interruption)
         done: Deferred[None] = Deferred()
         self._wait(done, self._clock.seconds() + LAST_MOMENT)
         return done
@@ -73,9 +97,14 @@ class Takedown:
         return [connection for connection in self._site.connections() if connection.turn.current not in spared]
 
     def _name(self, exchange: Exchange, stack: str) -> None:
+        """Write down what is about to be interrupted."""
+        now = self._clock.seconds()
+        exchange.report = exchange.report or self._reports.new_id()
+        self.interrupted[exchange] = Interruption.of(exchange, "at the deadline", now, stack)
         self.log.warn(
-            "taking down {what}{stack}",
-            what=exchange.describe(self._clock.seconds()),
+            "taking down {what} ({report}){stack}",
+            what=exchange.describe(now),
+            report=exchange.report,
             stack=f", its thread is here:\n{stack}" if stack else "",
         )
 
@@ -88,14 +117,40 @@ class Takedown:
             connection.close(reset=True)
             return
         for exchange in interrupted:
-            self.taken += 1
-            self._site.finished(exchange)
+            self._count(exchange)
+
+    def _count(self, exchange: Exchange) -> None:
+        self._counted.add(exchange)
+        self._site.finished(exchange)
+
+    @property
+    def taken(self) -> int:
+        """How many exchanges in flight were interrupted."""
+        return len(self._counted)
+
+    def _came_down(self, descent: Descent, down: bool) -> None:
+        """A thread has ended, or is abandoned."""
+        interruption = self.interrupted[descent.exchange]
+        interruption.down = down
+        if not down:
+            self.log.warn(
+                "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"
+                "\n{stack}",
+                exchange=descent.exchange,
+                report=descent.exchange.report,
+                story=", ".join(descent.story) or "it was never where that can be done",
+                stack=stack_of(descent.thread),
+            )
+        if descent.exchange in self._counted:
+            self._reports.taken_down(interruption)
+        elif down:
+            del self.interrupted[descent.exchange]  # its answer was complete, and only close() of it interrupted
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         spared = self._spared()
         left = len(self._working().keys() - spared)
         ending = self._ending(spared)
-        if (left or ending) and self._clock.seconds() < until:
+        if (left or ending or self._descents.busy) and self._clock.seconds() < until:
             self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
             return
         self.abandoned = left

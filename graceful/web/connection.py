@@ -400,18 +400,23 @@ class Connection:
             turn.attention = False
             self.receiver.attend()
 
-    def close(self, reset: bool = False) -> None:
+    def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
         """Close the descriptor, or have it closed by whoever is sending right now.
 
         :param reset: so that the client sees that it was cut.
+        :param only: do so only if it is this exchange's turn, and not all of its answer is in the kernel.  False: no.
         """
         turn = self.turn
+        closing = turn.close(only)
+        if closing is None:
+            return False
         self._reset = self._reset or reset
-        if turn.close():
+        if closing:
             self._release(self._reset)
             self.lost()
         elif not turn.closed:
             self._disturb()
+        return True
 
     def _disturb(self) -> None:
         """Make a sender let go.  The descriptor's number stays ours until it has."""
@@ -477,18 +482,40 @@ class Connection:
         if turn.lingering and self.unsent() == 0:
             return []
         interrupted = [current, *turn.waiting, *self.receiver.under_way()]
-        substitute = Exchange(self)
-        substitute.id, substitute.method, substitute.target = current.id, current.method, current.target
-        substitute.keep = False
-        if turn.oust(current, substitute):
-            self.site.disconnected(current)
-            current.status = 503
-            self.site.answer(substitute, 503)
-        else:
+        if not self._oust(current, keep=False):
             framed = current.chunked or current.length >= 0
             self.close(reset=not framed)
         current.flushed = True
         return interrupted
+
+    def _oust(self, exchange: Exchange, keep: bool) -> bool:
+        """Answer 503 instead of whoever works for an exchange.  False: it is not its turn, or its answer has begun.
+
+        :param keep: the connection may carry other exchanges afterwards.
+        """
+        substitute = Exchange(self)
+        substitute.id, substitute.method, substitute.target = exchange.id, exchange.method, exchange.target
+        substitute.version, substitute.report = exchange.version, exchange.report
+        substitute.keep = keep and exchange.keep
+        if not self.turn.oust(exchange, substitute):
+            return False
+        self.site.disconnected(exchange)
+        exchange.status = 503
+        self.site.answer(substitute, 503)
+        return True
+
+    def interrupt(self, exchange: Exchange) -> bool:
+        """End this one exchange, which has had its time: 503 if no head went out, else a visible cut.
+
+        Others on the connection go on, unless it has to be cut.  False: it is not its turn any more, or its answer is
+        complete and on its way.
+        """
+        if self._oust(exchange, keep=True):
+            return True
+        if exchange.ended:
+            return False  # it was set before the last piece was given away, which is what has stopped us
+        framed = exchange.chunked or exchange.length >= 0
+        return self.close(reset=not framed, only=exchange)
 
     def unsent(self) -> int:
         """Bytes that the kernel holds and the client's kernel has not confirmed."""

@@ -15,13 +15,16 @@ from __future__ import annotations
 import codecs
 import logging
 import re
+from collections.abc import Callable
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from graceful.takedown.guard import Aim, Hook, settle
 from graceful.web.fields import (
     CONNECTION,
     DATE,
     LENGTH,
+    LENGTHS,
     LINES,
     NAMES,
     OFFER,
@@ -34,6 +37,7 @@ from graceful.web.fields import (
     learn_name,
     learn_status,
     reason,
+    remember_length,
 )
 
 if TYPE_CHECKING:
@@ -66,8 +70,12 @@ class Exchange:
     Until the request is complete and it is the exchange's turn, it belongs to the reactor thread; then to
     whoever answers it.  Others only look (`id` to `sent` are what the register shows).
 
+    The application finds it as `environ["graceful.exchange"]`, and may use its `id`, `request_id`, :meth:`remaining`
+    and :meth:`on_takedown`.
+
     :ivar id: its number in this process.
     :ivar started: when the first byte came, monotonic seconds.
+    :ivar arrived: when the last byte of its body came, monotonic seconds; 0.0 if it has none.
     :ivar ended: when the last byte of the answer went to the kernel, monotonic seconds; 0.0 until then.
     :ivar phase: index into `PHASES`.
     :ivar method: the method token.
@@ -88,23 +96,34 @@ class Exchange:
     :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
     :ivar offer: the field, name and value, by which the application has handed its answer over; None if it has not.
     :ivar download: its body is streamed by the event loop, with no thread: a drain has another deadline for it.
+    :ivar inside: its thread is in the application's code, where :class:`graceful.Takedown` may be raised.  Written by
+        the thread alone.
+    :ivar aim: its takedown, once that has begun.  Written by the reactor thread.
+    :ivar report: the id of the report about it, once there is one; the client is told.
+    :ivar environ: the application's, while that runs.
+    :ivar hooks: what the application wants to have called at its takedown; None if nothing.
     """
 
     __slots__ = (
         "_bare",
         "_flags",
         "_head",
+        "aim",
+        "arrived",
         "begun",
         "body",
         "chunked",
         "connection",
         "download",
         "ended",
+        "environ",
         "error",
         "flushed",
         "handler",
         "headers",
+        "hooks",
         "id",
+        "inside",
         "keep",
         "length",
         "method",
@@ -114,6 +133,7 @@ class Exchange:
         "peer",
         "phase",
         "received",
+        "report",
         "scheme",
         "sent",
         "started",
@@ -130,7 +150,7 @@ class Exchange:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.started = monotonic()
-        self.ended = 0.0
+        self.ended = self.arrived = 0.0
         self.phase = RECEIVING
         self.method = "-"
         self.target = b""
@@ -144,8 +164,12 @@ class Exchange:
         self.keep = True
         self.status = self.sent = self.error = 0
         self.length = -1
-        self.begun = self.chunked = self.flushed = self.through = self.download = False
+        self.begun = self.chunked = self.flushed = self.through = self.download = self.inside = False
+        self.aim: Aim | None = None
+        self.hooks: list[Hook] | None = None
+        self.environ: dict[str, Any] | None = None
         self.own_id: str | None = None
+        self.report: str | None = None
         self.handler: Any = None
         self.mount: tuple[str, str] | None = None
         self.offer: tuple[str, str] | None = None
@@ -169,6 +193,39 @@ class Exchange:
         """Whether the application has said what it will answer."""
         return self._head is not None
 
+    # -- for the application ------------------------------------------------------------------------------
+
+    def remaining(self) -> float | None:
+        """Seconds that are left for it, at least 0; None if it has no limit.  Any thread."""
+        until = self.connection.site.limits.until(self)
+        return None if until is None else max(0.0, until - monotonic())
+
+    def on_takedown(self, function: Callable[[], object]) -> Hook:
+        """Have a function called when this exchange is taken down, to end what its thread waits for.
+
+        It is called once at most, in another thread, before :class:`graceful.Takedown` is raised, and not after the
+        returned :class:`~graceful.takedown.guard.Hook` was cancelled, or the exchange has ended.  Use it around just
+        the wait that it can end::
+
+            with exchange.on_takedown(connection.cancel):
+                cursor.execute(query)
+
+        :param function: takes no arguments, and should return soon.
+        """
+        if self.hooks is None:
+            self.hooks = []
+        return Hook(function, self.hooks)
+
+    def push(self, data: bytes) -> None:
+        """PEP 3333's `write`: what the application itself calls, and where it can therefore not be interrupted."""
+        was, self.inside = self.inside, False
+        try:
+            if self.aim is not None:
+                settle(self.aim)
+            self.write(data)
+        finally:
+            self.inside = was
+
     # -- the answer, by whoever makes it ------------------------------------------------------------------
 
     def start(self, status: str, headers: list[tuple[str, str]]) -> None:
@@ -184,7 +241,8 @@ class Exchange:
         code, head = STATUSES.get(status) or learn_status(status)
         for name, value in headers:
             if name == "Content-Length":
-                length = self._announced(value, length)
+                known = LENGTHS.get(value)
+                length = known if known is not None and length < 0 else self._announced(value, length)
                 continue
             line = LINES.get((name, value))
             if line is None:
@@ -206,6 +264,7 @@ class Exchange:
         if value.isascii() and value.isdigit():
             length = int(value)
             if before in (-1, length):
+                remember_length(value, length)
                 return length
         raise ValueError(f"not a Content-Length: {value!r}")
 
@@ -354,6 +413,8 @@ class Exchange:
             self.cut()
             return
         self.keep = self.keep and code == 503
+        if self.report is not None:
+            extra += f"X-Oops-Id: {self.report}\r\n"
         text = f"{code} {reason(code)}"
         self._head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\n{extra}"
         self.status, self.length, self._flags = code, -1, 0

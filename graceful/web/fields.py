@@ -52,6 +52,8 @@ _LONGEST_REMEMBERED: Final = 256
 NAMES: Final[dict[str, int]] = {}
 LINES: Final[dict[tuple[str, str], str]] = {}
 STATUSES: Final[dict[str, tuple[int, str]]] = {}
+#: Lengths, by how they were written.
+LENGTHS: Final[dict[str, int]] = {}
 
 
 def learn_name(name: object) -> int:
@@ -96,6 +98,13 @@ def learn_line(name: str, value: str) -> str:
             LINES.clear()
         LINES[name, value] = line
     return line
+
+
+def remember_length(value: str, length: int) -> None:
+    """Remember what a Content-Length says, in case it comes again."""
+    if len(LENGTHS) >= _REMEMBERED:
+        LENGTHS.clear()
+    LENGTHS[value] = length
 
 
 def learn_status(status: object) -> tuple[int, str]:

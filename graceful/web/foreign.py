@@ -28,6 +28,7 @@ from graceful.web.connection import Address, Connection
 from graceful.web.turn import REACTOR, Piece
 
 if TYPE_CHECKING:
+    from graceful.web.exchange import Exchange
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
@@ -151,19 +152,24 @@ class TransportConnection(Connection):
         else:
             self._transport.loseConnection()
 
-    def close(self, reset: bool = False) -> None:
+    def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
         """Have the transport close, when it has sent what it has; it is gone when it says so.
 
         Asked a second time, it closes at once.
 
         :param reset: at once, and so that the client sees that it was cut.
+        :param only: do so only if it is this exchange's turn, and not all of its answer was sent.  False: no.
         """
+        closing = self.turn.close(only)
+        if closing is None:
+            return False
         self._reset = self._reset or reset
-        if self.turn.close():
+        if closing:
             self.pull = None  # the transport would take the whole file, and keep what nobody reads
             self._end(self._reset or (self.turn.lingering and self.unsent() > 0))
         elif self.turn.closed and not self._gone_already:
             self._transport.abortConnection()
+        return True
 
     def _end(self, reset: bool) -> None:
         if self._gone_already:

@@ -78,6 +78,10 @@ class Hub:
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, IN)
 
+    def descriptors(self) -> list[int]:
+        """The descriptors of all its connections, and its own.  Reactor thread."""
+        return [self._epoll.fileno(), *self._connections]
+
     def interest(self, connection: Connection) -> None:
         """Wait for what the connection now wants.  Any thread, under the connection's lock."""
         try:

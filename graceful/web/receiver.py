@@ -160,6 +160,8 @@ class Receiver:
         connection = self._connection
         if connection.trusted:
             self._site.forwarded(exchange)
+        if exchange.received:
+            exchange.arrived = monotonic()
         exchange.phase = QUEUED
         if connection.turn.arrive(exchange):
             if exchange.error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
+from graceful.limits import Limits
 from graceful.register import Register
 from graceful.settings import Settings
 from graceful.web.connection import Connection
@@ -78,6 +79,8 @@ class Site:
     :param root: an `IResource`, or an `IHandler`.
     :param settings: limits and time-outs.
     :param register: where connections and exchanges are listed.
+    :ivar going_down: the way out has begun, if only by telling so.  Set by the reactor thread.
+    :ivar limits: how long exchanges may run.
     :ivar draining: answers say `Connection: close`, and idle connections end.  Set by the reactor thread.
     :ivar draining_since: when that began, monotonic seconds.
     :ivar quiet: no more requests are expected on idle connections: they end at once.
@@ -112,7 +115,8 @@ class Site:
         self._front = Front()
         self.handle: Callable[[Exchange], None]
         self.budget = Budget()
-        self.draining = self.quiet = False
+        self.limits = Limits(self.settings.request_timeout, self.settings.deadline)
+        self.going_down = self.draining = self.quiet = False
         self.draining_since = 0.0
         self.run_id = f"{os.getpid():x}-{os.urandom(4).hex()}"
         self.on_room: Callable[[], None] | None = None

@@ -280,13 +280,17 @@ class Turn:
             self.current = by
             return True
 
-    def close(self) -> bool:
+    def close(self, only: Exchange | None = None) -> bool | None:
         """Ask to close.  True, once: nobody sends, close the descriptor.
 
         False: a sender holds the token.  Its letting go returns True; then ask again.  What is `current` and
         `waiting` afterwards will get no answer, or no more of it.
+
+        :param only: close only if it is this exchange's turn, and not all of it is in the kernel.  None: it is not.
         """
         with self.lock:
+            if only is not None and (only is not self.current or self.lingering):
+                return None
             if self.closed:
                 return False
             if self.holder is SENDER:

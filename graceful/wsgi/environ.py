@@ -67,6 +67,7 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
     :param base: what :func:`of_connection` made.
     """
     environ = base.copy()
+    environ["graceful.exchange"] = exchange
     environ["REQUEST_METHOD"] = exchange.method
     environ["REQUEST_URI"] = path = exchange.target.decode("latin-1")
     if "?" in path:

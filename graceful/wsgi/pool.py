@@ -47,18 +47,24 @@ class Pool(Generic[Job]):
         self.working: dict[int, Job] = {}
         self.threads: list[threading.Thread] = []
         self._idle: list[threading.Lock] = []
+        self._lost: set[int] = set()  # added to by the reactor thread, left by each thread itself
+        self._number = 0
         self._waking = self._holding = self._stopping = False
 
     def start(self) -> None:
         """Start the threads.  After the fork: threads do not survive one."""
-        for number in range(self.size):
-            thread = threading.Thread(target=self._work, name=f"graceful-{number + 1}", daemon=True)
-            self.threads.append(thread)
-            thread.start()
+        for _ in range(self.size):
+            self._start()
+
+    def _start(self) -> None:
+        self._number += 1
+        thread = threading.Thread(target=self._work, name=f"graceful-{self._number}", daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
     def offer(self, job: Job) -> bool:
         """Have a job run, unless as many wait as may.  Any thread."""
-        if len(self.backlog) + len(self.working) >= self._most:
+        if len(self.backlog) + len(self.working) - len(self._lost) >= self._most:
             return False
         self.backlog.append(job)
         if not self._holding and not self._waking and self._idle:
@@ -79,6 +85,21 @@ class Pool(Generic[Job]):
         self._holding = False
         if self.backlog and not self._waking and self._idle:
             self._wake()
+
+    def native(self, thread: int) -> int:
+        """The kernel's number of a thread of ours, by its `threading.get_ident()`; 0 if it is not ours."""
+        return next((one.native_id or 0 for one in self.threads if one.ident == thread), 0)
+
+    def replace(self, thread: int) -> bool:
+        """Start a thread in the place of one that does not come back.  Reactor thread.
+
+        If it comes back all the same, it ends.  False: as many are lost already as the pool has threads.
+        """
+        if len(self._lost) >= self.size:
+            return False
+        self._lost.add(thread)
+        self._start()
+        return True
 
     def stop(self, timeout: float) -> list[threading.Thread]:
         """End the threads that are idle, and wait for the others at most `timeout` seconds together.
@@ -135,3 +156,9 @@ class Pool(Generic[Job]):
                 self.log.failure("a thread of the pool goes on after this")
             del working[me]
             del job
+            if me in self._lost:
+                self._lost.discard(me)
+                self.threads.remove(threading.current_thread())
+                if backlog and idle and not self._waking:
+                    self._wake()
+                return

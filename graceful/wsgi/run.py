@@ -3,6 +3,9 @@
 PEP 3333 lets an application answer in many ways (one list, an iterator, `write`, a second `start_response` with
 an error), fail in each of them, and promises it that `close` is called exactly once, whatever happens: also when
 the client has left.  And the wish of every other part of this server is that the thread is soon back.
+
+A takedown raises an exception in the thread, and only where the application runs: every way into its code sets
+`inside`, and every way out of it unsets it and looks for a takedown (see :mod:`graceful.takedown.guard`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,11 @@ from typing import Any
 from twisted.logger import Logger
 
 from graceful.current import current
+from graceful.deadlines import DeadlineExceeded, Takedown
+from graceful.reports.reports import DEADLINE, ERROR, Reports
+from graceful.takedown.guard import NOTHING, set_exception, settle
 from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
+from graceful.web.site import RETRY_AFTER
 from graceful.wsgi.environ import of_connection, of_request, of_server
 from graceful.wsgi.filewrapper import FileWrapper
 
@@ -26,10 +33,14 @@ log = Logger(namespace="graceful")
 
 
 class Runner:
-    """Runs WSGI applications: of each exchange, its handler's."""
+    """Runs WSGI applications: of each exchange, its handler's.
 
-    def __init__(self) -> None:
+    :param reports: gets a report of each that fails.
+    """
+
+    def __init__(self, reports: Reports | None = None) -> None:
         self._server = of_server()
+        self._reports = reports if reports is not None else Reports()
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer the exchange.  In a thread of the pool."""
@@ -46,37 +57,51 @@ class Runner:
         result: Iterable[bytes] | None = None
         handed_over: Callable[[], object] | None = None
         try:
-            environ = of_request(base, exchange)
+            environ = exchange.environ = of_request(base, exchange)
             if exchange.mount is not None:
                 environ["SCRIPT_NAME"], environ["PATH_INFO"] = exchange.mount
 
             def start_response(
                 status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
             ) -> Callable[[bytes], None]:
-                if exchange.started_answer:
-                    _again(exchange, exc_info)
-                exchange.start(status, headers)
-                return exchange.write
+                was, exchange.inside = exchange.inside, False
+                try:
+                    if exchange.aim is not None:
+                        settle(exchange.aim)
+                    if exchange.started_answer:
+                        _again(exchange, exc_info)
+                    exchange.start(status, headers)
+                finally:
+                    exchange.inside = was
+                return exchange.push
 
+            exchange.inside = True
             result = exchange.handler.application(environ, start_response)
+            exchange.inside = False
+            if exchange.aim is not None:
+                settle(exchange.aim)
             if type(result) is list and len(result) == 1 and exchange.offer is None:
                 exchange.finish(result[0])
             else:
                 handed_over = self._send(exchange, result)
-        except Disconnected:
-            exchange.flushed = True
-        except BaseException:
-            self._failed(exchange)
+        except BaseException as error:
+            exchange.inside = False
+            aim = exchange.aim
+            if aim is not None:
+                with aim.lock:  # as settle() does it, which must not be called here
+                    set_exception(aim.thread, NOTHING)
+            self._failed(exchange, error)
         finally:
             if exchange.phase == APPLICATION:
                 exchange.phase = SENDING
             if type(result) is not list:
                 close = getattr(result, "close", None)
                 if close is not None:
-                    try:
-                        close()
-                    except BaseException:
-                        log.failure("{exchange}: close() of the answer failed", exchange=exchange)
+                    self._close(exchange, close)
+            if exchange.hooks is not None:
+                for hook in exchange.hooks.copy():
+                    hook.cancel()
+            exchange.environ = None  # which refers to the exchange
             if handed_over is not None:
                 handed_over()
             else:
@@ -90,7 +115,11 @@ class Runner:
             handed_over = _hand_over(exchange, result)
             if handed_over is not None:
                 return handed_over
+        exchange.inside = True
         for piece in result:
+            exchange.inside = False
+            if exchange.aim is not None:
+                settle(exchange.aim)
             if exchange.offer is not None:  # `start_response` was called with the first piece
                 handed_over = _hand_over(exchange, result)
                 if handed_over is not None:
@@ -99,16 +128,72 @@ class Runner:
                 exchange.write(piece)
             elif turn.closed:
                 raise Disconnected
+            exchange.inside = True
+        exchange.inside = False
+        if exchange.aim is not None:
+            settle(exchange.aim)
         handed_over = _hand_over(exchange, result) if exchange.offer is not None else None
         if handed_over is None:
             exchange.finish()
         return handed_over
 
-    def _failed(self, exchange: Exchange) -> None:
-        """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
-        log.failure("{exchange} [{request}]: the application failed", exchange=exchange, request=exchange.request_id)
+    def _close(self, exchange: Exchange, close: Callable[[], object]) -> None:
+        """Close what the application gave."""
         try:
-            exchange.fail(500)
+            exchange.inside = True
+            close()
+            exchange.inside = False
+            if exchange.aim is not None:
+                settle(exchange.aim)
+        except BaseException as error:
+            exchange.inside = False
+            aim = exchange.aim
+            if aim is not None:
+                with aim.lock:
+                    set_exception(aim.thread, NOTHING)
+                if isinstance(error, Takedown):
+                    return  # it has been said
+            exchange.report = exchange.report or self._reports.new_id()
+            log.failure(
+                "{exchange}: close() of the answer failed ({report})", exchange=exchange, report=exchange.report
+            )
+            if not exchange.error:  # else there is a report of it already
+                exchange.error = 500
+                self._reports.failed(exchange, ERROR, error)
+
+    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+        """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
+        if isinstance(error, Disconnected):
+            exchange.flushed = True
+            return
+        if exchange.aim is not None:
+            # Its client has its answer.  What was done to the thread comes up as whatever the code makes of it.
+            exchange.flushed = True
+            if not isinstance(error, Takedown):
+                log.info("{exchange}: the takedown ended in {error!r}", exchange=exchange, error=error)
+            return
+        exchange.report = exchange.report or self._reports.new_id()
+        if isinstance(error, DeadlineExceeded):
+            kind, status, extra = DEADLINE, 503, RETRY_AFTER
+            log.warn(
+                "{exchange} [{request}]: {error} ({report})",
+                exchange=exchange,
+                request=exchange.request_id,
+                error=error,
+                report=exchange.report,
+            )
+        else:
+            kind, status, extra = ERROR, 500, ""
+            log.failure(
+                "{exchange} [{request}]: the application failed ({report})",
+                exchange=exchange,
+                request=exchange.request_id,
+                report=exchange.report,
+            )
+        exchange.error = status
+        self._reports.failed(exchange, kind, error)
+        try:
+            exchange.fail(status, extra)
         except Disconnected:
             exchange.flushed = True
 

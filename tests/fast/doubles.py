@@ -159,6 +159,8 @@ class Socket:
     :ivar meanwhile: called inside the next `send`, before anything is sent: what others do in that moment.
     :ivar reset: whether it is set to reset the connection when it is closed.
     :ivar closed: whether it was closed.
+    :ivar family: of the real one, which is a Unix socket, unless the test says something else.
+    :ivar low: each limit that was set for what the kernel takes ahead.
     """
 
     def __init__(self, real: socket.socket) -> None:
@@ -167,6 +169,8 @@ class Socket:
         self.script: deque[OSError | int] = deque()
         self.meanwhile: Callable[[], object] | None = None
         self.closed = self.reset = False
+        self.family = real.family
+        self.low: list[int] = []
 
     def fileno(self) -> int:
         return self.real.fileno()
@@ -194,6 +198,9 @@ class Socket:
         self.real.shutdown(how)
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
+        if (level, option) == (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT):
+            self.low.append(value)
+            return
         assert (level, option, value) == (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.reset = True
 

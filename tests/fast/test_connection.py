@@ -450,6 +450,7 @@ class WaitingTests(Case):
             self.assertLess(monotonic(), end, "the thread still waits")
             got += client.take()
             thread.join(0.001)
+        got += client.take()
         self.assertEqual(([len(answer.body) for answer in parse_answers(got)], errors), ([3 * MIB + 3], []))
 
     def test_released_by_leaving(self) -> None:

@@ -73,9 +73,10 @@ class Work:
     def take_down(self, everything: bool) -> Deferred[None]:
         return self._step("take everything down" if everything else "take down", self.taken_down)
 
-    def gone(self, seconds: float) -> None:
+    def gone(self, seconds: float) -> Deferred[None]:
         self.steps.append("gone")
         self.seconds = seconds
+        return succeed(None)
 
 
 class Case(SynchronousTestCase):
@@ -112,6 +113,29 @@ class Case(SynchronousTestCase):
 
 class OrderTests(Case):
     """The order of the steps."""
+
+    def test_no_deadline(self) -> None:
+        """With a deadline of no seconds the takedown follows at once, and does not wait for the second one."""
+        self.drain = Drain(self.clock, self.work, 0, 3600)
+        self.drain.begin()
+        self.work.listeners_closed.callback(None)
+        self.clock.advance(0.001)
+        self.follows("going down", "last requests", "close listeners", "wait", "take down", state="takedown")
+
+    def test_when_it_takes_down(self) -> None:
+        """It is known from the beginning when the takedown will come; to extend the deadline moves it."""
+        self.drain = Drain(self.clock, self.work, DEADLINE, lame_duck=7)
+        self.assertIsNone(self.drain.takes_down())
+        self.drain.begin()
+        self.assertEqual(self.drain.takes_down(), 1000 + 7 + DEADLINE)
+        self.clock.advance(7)
+        self.clock.advance(1)
+        self.work.listeners_closed.callback(None)
+        self.assertEqual(self.drain.takes_down(), 1008 + DEADLINE)
+        self.drain.extend(50)
+        self.assertEqual(self.drain.takes_down(), 1058 + DEADLINE)
+        self.drain.hurry()
+        self.assertLessEqual(self.drain.takes_down() or 0, 1008)
 
     def test_good_end(self) -> None:
         """Last requests, listeners, wait, gone; each step only when the one before is done."""
@@ -488,3 +512,36 @@ class AheadTests(Case):
         self.drain.extend(-170)
         self.clock.advance(0)
         self.assertEqual(self.drain.state, "takedown")
+
+
+class SucceededTests(SynchronousTestCase):
+    """With the sockets in a successor's hands."""
+
+    def test_from_serving(self) -> None:
+        """Nobody needs time to look elsewhere."""
+        work = Work()
+        drain = Drain(StrictClock(), work, DEADLINE, lame_duck=30)
+        drain.succeeded()
+        self.assertEqual(drain.state, "closing")
+        self.assertEqual(work.steps, ["going down", "last requests", "close listeners"])
+
+    def test_from_the_lame_duck(self) -> None:
+        """And nobody needs more of it."""
+        clock, work = StrictClock(), Work()
+        drain = Drain(clock, work, DEADLINE, lame_duck=30)
+        drain.begin()
+        self.assertEqual(drain.state, "lame-duck")
+        drain.succeeded()
+        self.assertEqual(drain.state, "closing")
+        work.listeners_closed.callback(None)
+        self.assertEqual(drain.state, "finishing")
+
+    def test_from_finishing(self) -> None:
+        """One that was stopped meanwhile goes on as it was."""
+        work = Work()
+        drain = Drain(StrictClock(), work, DEADLINE)
+        drain.begin()
+        work.listeners_closed.callback(None)
+        steps = list(work.steps)
+        drain.succeeded()
+        self.assertEqual((drain.state, work.steps), ("finishing", steps))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
@@ -17,7 +18,7 @@ from fast.downloading import DownloadCase
 from graceful.downloads.files import BLOCK, open_file
 from graceful.downloads.filetransfer import FileTransfer
 from graceful.downloads.targets import File
-from graceful.web.connection import Connection
+from graceful.web.connection import UNSENT, Connection
 from graceful.web.exchange import DOWNLOADING, SENDING, Exchange
 from graceful.web.foreign import SLICE, ForeignFactory, ForeignProtocol, TransportConnection
 
@@ -132,6 +133,16 @@ class SendTests(Case):
         self.engine.turn()
         self.assertEqual(asked[-1], (4 * BLOCK, len(BIG) - 4 * BLOCK))
         self.assertTrue(exchange.through)
+
+    def test_little_in_the_kernel(self) -> None:
+        """While it lasts the kernel takes little ahead, where that can be said; afterwards as much as ever."""
+        client, exchange = self.ask()
+        client.socket.family = socket.AF_INET
+        self.transfer(exchange).begin()
+        self.assertEqual(client.socket.low, [UNSENT])
+        client.take()
+        self.assertEqual(client.socket.low, [UNSENT, 0])
+        self.assertEqual(self.begin()[0].socket.low, [])
 
     def test_pipelined(self) -> None:
         """What comes behind it is answered behind it."""

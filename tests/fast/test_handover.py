@@ -16,9 +16,12 @@ from graceful.downloads import files as files_module
 from graceful.downloads import handover as handover_module
 from graceful.downloads.handover import SMALL
 from graceful.downloads.parked import Parked
+from graceful.downloads.public import Public
+from graceful.downloads.targets import parse_mapping
 from graceful.downloads.token import HEADER, Download
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
 
+STREAM = ("Content-Type", "text/event-stream")
 BIG = bytes(range(256)) * 1024
 """More than a thread sends."""
 
@@ -177,7 +180,9 @@ class DownloadTests(Case):
         """That it is not encoded may be said."""
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("Content-Encoding", "identity"))
-        self.assertEqual((self.get().body, self.log_of(wrapped)), (BIG, ["closed"]))
+        answer = self.get()
+        self.assertEqual((answer.body, self.log_of(wrapped)), (BIG, ["closed"]))
+        self.assertNotIn("content-encoding", answer.fields)
 
     def test_closed_before(self) -> None:
         """A token that somebody has closed already is nothing that could be sent, nor asked for."""
@@ -249,22 +254,23 @@ class DownloadTests(Case):
         self.assertEqual(self.get().body, BIG)
 
     def test_error_afterwards(self) -> None:
-        """An application that fails after its offer, and says so, has withdrawn it."""
+        """An application that fails after its offer, and says so, has withdrawn it, whatever it says instead."""
         path = self.file(BIG)
         kept: list[Download] = []
+        for instead in ("500 Oops", "200 Oops"):
 
-        def application(environ: Any, start_response: Any) -> Any:
-            kept.append(Download(path))
-            start_response("200 OK", kept[-1].headers)
-            try:
-                raise RuntimeError
-            except RuntimeError as error:
-                start_response("500 Oops", [], (RuntimeError, error, error.__traceback__))
-            return [b"sorry"]
+            def application(environ: Any, start_response: Any, instead: str = instead) -> Any:
+                kept.append(Download(path))
+                start_response("200 OK", kept[-1].headers)
+                try:
+                    raise RuntimeError
+                except RuntimeError as error:
+                    start_response(instead, [], (RuntimeError, error, error.__traceback__))
+                return [b"sorry"]
 
-        self.serve(application)
-        answer = self.get()
-        self.assertEqual((answer.status, answer.body), (500, b"sorry"))
+            self.serve(application)
+            answer = self.get()
+            self.assertEqual((answer.status, answer.body), (int(instead[:3]), b"sorry"))
 
     def test_replayed(self) -> None:
         """The id of another exchange, an old one and a guessed one get what the application has for a body."""
@@ -586,6 +592,7 @@ class FileWrapperTests(Case):
     def test_not_readable(self) -> None:
         """A file that was opened to be written is the application's mistake, not the event loop's."""
         with open(self.file(BIG), "ab") as file, io.FileIO(self.file(BIG), "a") as raw:
+            raw.seek(0)
             for wrong in (file, raw):
                 self.wrapping(wrong)
                 self.assertEqual((self.get().status, self.taken), (500, []))
@@ -654,6 +661,16 @@ class ParkedTests(Case):
             self.assertEqual(self.engine.in_flight[0].begun, begun)
             self.leave(client)
 
+    def test_what_middlewares_were_told(self) -> None:
+        """The length of the token's own body, and the word that nothing is to be compressed, are not a stream's."""
+        self.offering(Parked, STREAM, ("Content-Encoding", "identity"), ("Content-Length", "0"), ("X-A", "b"))
+        client = self.engine.connect().send(GET)
+        head = client.take()
+        self.assertIn(b"X-A: b\r\n", head)
+        self.assertIn(b"Transfer-Encoding: chunked\r\n", head)
+        self.assertNotIn(b"Content-Encoding", head)
+        self.leave(client)
+
 
 class PublicTests(Case):
     """What is served by its path."""
@@ -711,17 +728,16 @@ class PublicTests(Case):
             for method in ("POST", "PUT", "DELETE", "OPTIONS"):
                 answer = self.get(self.request(prefix, method))
                 self.assertEqual((answer.status, answer.fields["allow"]), (405, "GET, HEAD"))
+                self.assertEqual([exchange for exchange in self.engine.in_flight if exchange.status != 405], [])
+                self.assertTrue(all(exchange.through for exchange in self.engine.in_flight))
         self.assertEqual(self.upstream.asked, [])
 
     def test_method_of_one_who_left(self) -> None:
         """A client that has left is no trouble to whoever answers it."""
-        self.engine.handler.answer = lambda exchange: None
-        client = self.engine.connect()
-        client.send(GET + self.request("/files/x", "POST"))
-        first = self.engine.asked[0]
-        client.socket.script.extend((30, BrokenPipeError(), BrokenPipeError()))
-        self.engine.answer(first)
+        client, exchange = self.ask(self.request("/x", "POST"))
         client.connection.close()
+        exchange.target = b"/files/x"
+        self.assertTrue(Public(self.sender, [parse_mapping(f"/files={self.directory}")]).answer(exchange))
         self.nothing_left()
 
     def test_refused(self) -> None:

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.options
 import graceful.settings
+from graceful.limits import Limit
 from graceful.options import _GROUPS, Options
 from graceful.settings import BadSetting, Settings, half_of_open_files
 
@@ -108,6 +109,21 @@ class AcceptedTests(OptionsTestCase):
         networks = ("10.0.0.0/8", "::1", "192.0.2.1", "unix")
         typed = [word for network in networks for word in ("--trusted-proxy", network)]
         self.assertEqual(self.parsed(*typed).settings.trusted_proxy, networks)
+
+    def test_request_timeout(self) -> None:
+        """Limits for all and for some, also to be tried out; the order is kept."""
+        typed = ("30", "/api=2.5", "/slow=100:report", "9:report", "/a=b=1")
+        options = [word for limit in typed for word in ("--request-timeout", limit)]
+        limits = (Limit(30), Limit(2.5, "/api"), Limit(100, "/slow", True), Limit(9, "", True), Limit(1, "/a=b"))
+        self.assertEqual(self.parsed(*options).settings.request_timeout, limits)
+
+    def test_reports(self) -> None:
+        """Where reports go, of what, and what they do not show."""
+        hidden = ("--report-hide", "token", "--report-hide", "X-Key")
+        settings = self.parsed("--reports", os.curdir, "--report-slower-than", "2.5", *hidden).settings
+        self.assertEqual(settings.reports, os.path.abspath(os.curdir))
+        self.assertEqual((settings.report_slower_than, settings.report_hide), (2.5, ("token", "X-Key")))
+        self.assertEqual((self.parsed().settings.reports, self.parsed().settings.report_slower_than), (None, None))
 
     def test_application(self) -> None:
         """The positional argument names a module, and perhaps a callable in it."""
@@ -290,6 +306,20 @@ class RefusedTests(OptionsTestCase):
         for value in ("", "x", "10.0.0.0/33", "10.1.2.3/8", "300.1.1.1", "UNIX", "fe80::1%eth0"):
             self.assert_refused("--trusted-proxy", value, words=(f"--trusted-proxy {value}:", "10.0.0.0/8", "unix"))
 
+    def test_request_timeout(self) -> None:
+        """A limit that is none is refused, as it was typed."""
+        for value in ("", "x", "/a", "/a=", "a=5", "5:reports", "/a=x:report", "-1", "/ä=5"):
+            words = (f"--request-timeout {value}:", "/PREFIX=SECONDS")
+            self.assert_refused("--request-timeout", "7", "--request-timeout", value, words=words)
+        for value in ("0", "/a=0:report", "1000000000"):
+            self.assert_refused("--request-timeout", value, words=("--request-timeout ", "more than 0"))
+
+    def test_reports(self) -> None:
+        """The directory must be there and writable; a time must be one."""
+        path = self.inside("reports")
+        self.assert_refused("--reports", path, words=("--reports ", path, "a directory, which this is not"))
+        self.assert_refused("--report-slower-than", "0", words=("--report-slower-than 0:", "more than 0"))
+
     def test_spool(self) -> None:
         """The spool directory must be there, be a directory, and be writable."""
         path = self.inside("spool")
@@ -406,7 +436,7 @@ class HelpTests(OptionsTestCase):
         """The defaults in the help are those of the settings: typing them changes nothing."""
         rows = [option for group in _GROUPS.values() for option in group]
         numeric = [option for option in rows if option.read is not None and option.default[:1] in "0123456789/"]
-        self.assertEqual(len(numeric), 16)
+        self.assertEqual(len(numeric), 17)
         typed = [word for option in numeric for word in (f"--{option.name}", option.default)]
         self.assertEqual(self.parsed(*typed).settings, Settings())
         (listen,) = (option for option in rows if option.name == "listen")

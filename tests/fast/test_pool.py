@@ -169,6 +169,39 @@ class FullTests(Case):
             pool.stop(LONG)
 
 
+class LostTests(Case):
+    """Threads that do not come back."""
+
+    def test_replaced(self) -> None:
+        """Another one works in the place of one that is lost; if that comes back, it ends."""
+        pool = self.pool(1, 0)
+        (stuck,) = self.gates(pool, 1)
+        (lost,) = pool.working
+        self.assertFalse(pool.offer(lambda: None))
+        self.assertTrue(pool.replace(lost))
+        (other,) = self.gates(pool, 1)
+        self.assertFalse(pool.offer(lambda: None), "it has no more room than before")
+        thread = next(thread for thread in pool.threads if thread.ident == lost)
+        self.assertEqual(pool.native(lost), thread.native_id)
+        stuck.go_on.set()
+        thread.join(LONG)
+        self.assertFalse(thread.is_alive())
+        self.assertEqual((len(pool.threads), pool.native(lost)), (1, 0))
+        other.go_on.set()
+        self.at_rest(pool)
+        self.gates(pool, 1)
+
+    def test_bounded(self) -> None:
+        """No more are replaced than the pool has threads."""
+        pool = self.pool(1)
+        self.gates(pool, 1)
+        (first,) = pool.working
+        self.assertTrue(pool.replace(first))
+        self.gates(pool, 1)
+        (second,) = set(pool.working) - {first}
+        self.assertFalse(pool.replace(second))
+
+
 class WakeTests(Case):
     """Threads that lie down, and jobs that come in that moment."""
 

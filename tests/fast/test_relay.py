@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError
@@ -12,6 +13,7 @@ from fast.doubles import GET, HOST, Client, get, parse_answers
 from fast.downloading import DownloadCase, Question, Response
 from graceful.downloads.heads import Answer
 from graceful.downloads.relay import HIGH, PAUSES, PROGRESS, Relay
+from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
 
 URL = "http://librarian/x"
@@ -48,6 +50,14 @@ class Case(DownloadCase):
         """A client, and a response whose head it has."""
         client, _ = self.begin(data, **options)
         return client, self.question.answer(200, *(fields or STRONG), length=length)
+
+    def fill(self, response: Response) -> int:
+        """Send until there is too much; how many bytes that is."""
+        for number in range(100):
+            if response.paused:
+                return number * len(PIECE)
+            response.data(PIECE)
+        raise AssertionError("it is never paused")
 
     def relay(self) -> Relay:
         """The one that there is."""
@@ -241,11 +251,21 @@ class PressureTests(Case):
         self.assertEqual(parse_answers(data)[0].body, b"x" * total)
         self.leave(client)
 
+    def test_little_in_the_kernel(self) -> None:
+        """While it lasts the kernel takes little ahead; afterwards as much as ever."""
+        client, _ = self.begin()
+        client.socket.family = socket.AF_INET
+        response = self.question.answer(200, length=3)
+        self.assertEqual(client.socket.low, [UNSENT])
+        response.data(b"abc")
+        response.end()
+        self.assertEqual(client.socket.low, [UNSENT, 0])
+        self.leave(client)
+
     def test_silence_of_the_paused(self) -> None:
         """That an upstream says nothing while it is paused is not held against it."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         self.tick(SILENCE * 2)
         self.assertFalse(response.closed)
         client.take()
@@ -259,8 +279,7 @@ class PressureTests(Case):
     def test_takes_nothing(self) -> None:
         """A client that takes nothing for too long is cut, and the upstream's request ended."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         self.clock.advance(self.engine.site.settings.send_timeout + 1)
         self.engine.site.sweep(self.clock.seconds())
         self.assertTrue(client.socket.reset and response.closed)
@@ -269,8 +288,7 @@ class PressureTests(Case):
     def test_broken_while_paused(self) -> None:
         """A resumed upstream is heard again, and timed again, though the client was behind when it broke."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         response.end(whole=False)
         self.clock.advance(PAUSES[0])
         client.take()
@@ -407,8 +425,7 @@ class HalfClosedTests(Case):
     def test_slow_reader(self) -> None:
         """One that still has something to take is not gone."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         client.finish()
         self.tick(5)
         self.assertFalse(response.closed)
@@ -712,10 +729,7 @@ class ResumeTests(Case):
     def test_what_was_held_goes_out(self) -> None:
         """What was here when it was cut still reaches the client, before it sees the end."""
         client, response = self.flowing(("X-A", "b"), length=1_000_000, buffer=5000)
-        sent = 0
-        while not response.paused:
-            response.data(PIECE)
-            sent += len(PIECE)
+        sent = self.fill(response)
         response.end(whole=False)
         answer = self.got(client)
         self.assertEqual((len(answer.body), answer.whole, client.eof), (sent, False, True))

@@ -8,8 +8,12 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from fast.doubles import CLOSE, EXPECT, GET, HOST, MIB, Case, Client, Engine, get, parse_answers, post
-from graceful.takedown.deadline import LAST_MOMENT, Takedown
+from graceful.aside import Aside
+from graceful.reports.reports import Reports
+from graceful.takedown.deadline import LAST_MOMENT, Deadline
 from graceful.takedown.stacks import stack_of
+from graceful.takedown.threads import Descents
+from graceful.takedown.waits import Waits
 from graceful.web.body import MEMORY
 from graceful.web.connection import Connection
 from graceful.web.exchange import Disconnected, Exchange
@@ -135,7 +139,10 @@ class DeadlineTests(Case):
         super().setUp()
         self.clock = Clock()
         self.working: dict[Exchange, int] = {}
-        self.takedown = Takedown(self.engine.site, self.clock, lambda: self.working)
+        descents = Descents(
+            self.clock, lambda: self.working, lambda thread: threading.get_native_id(), Waits(set), Aside().call
+        )
+        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, descents, Reports())
 
     def start(self, everything: bool = True) -> tuple[list[None], list[str]]:
         """Start it; a list that gets an entry when it is through, and what it says about each exchange."""
@@ -179,7 +186,9 @@ class DeadlineTests(Case):
         self.assertRegex(lines[0], r"taking down exchange \d+ GET /1 from 192\.0\.2\.1: queued for 10\.\d s")
         self.assertIn("its thread is here:", lines[0])
         self.assertIn("in test_named", lines[0])
-        self.assertRegex(lines[1], r"taking down exchange \d+ - /2 from 192\.0\.2\.1: receiving for 10\.\d s$")
+        self.assertRegex(
+            lines[1], r"taking down exchange \d+ - /2 from 192\.0\.2\.1: receiving for 10\.\d s \(OOPS-\w+\)$"
+        )
 
     def test_counted(self) -> None:
         """What was interrupted is counted, and leaves the register; an idle connection is not."""

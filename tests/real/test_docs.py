@@ -327,6 +327,21 @@ def test_log_of_a_stop(site: Site) -> None:
         check_lines("stop-log", lines_of(server))
 
 
+@runs("takedown-run", "takedown-obey")
+def test_limits(site: Site) -> None:
+    """An application that obeys, under the options that the text shows: it ends by itself, with 503 and a report."""
+    site.write("mysite/wsgi.py", "import time\n" + shown("takedown-obey", {"render(number)": "[time.sleep(0.01)]"}))
+    reports = site.path / "reports"
+    reports.mkdir()
+    options = {"--request-timeout 30": "--request-timeout 1", "/var/log/site/reports": str(reports)}
+    command = shown("takedown-run", {**options, "graceful-app": f"graceful-app --listen {ANYWHERE}"})
+    with site.server(command) as server:
+        with asked(server.port, "/") as page:
+            assert b"503" in page.communicate()[0]
+        server.wait_line("has no time left")
+    assert len(list(reports.glob("*/OOPS-*"))) == 1
+
+
 @runs("in-flight")
 def test_in_flight(site: Site) -> None:
     """SIGUSR2 logs what is in flight as shown."""

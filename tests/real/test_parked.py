@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -138,6 +140,27 @@ def test_events_at_drain(home: Home) -> None:
         poll.end()
         assert server.wait() == 0
         assert server.drained() == (2, 0, 0)
+
+
+def test_spread_at_drain(home: Home) -> None:
+    """Those who wait are told over a second, so that they do not all come back in one instant."""
+    with Server(home, application=APPLICATION) as server, ExitStack() as stack:
+        waiting = {}
+        for number in range(100):
+            connection = stack.enter_context(Connection(server.port))
+            connection.send(request(f"/park?name=s{number}"))
+            waiting[connection.socket] = connection
+        wait_for(lambda: server.in_flight("parked") == 100)
+        server.terminate()
+        moments: Counter[float] = Counter()
+        while waiting:
+            for ready in select.select(list(waiting), [], [], 10)[0]:
+                connection = waiting.pop(ready)
+                assert connection.answer().status == 204
+                connection.close()
+                moments[round(time.monotonic(), 1)] += 1
+        assert max(moments.values()) < 60, moments
+        assert server.wait() == 0
 
 
 def test_parking_while_stopping(home: Home) -> None:

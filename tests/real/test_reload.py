@@ -120,7 +120,7 @@ def test_a_release_that_fails(home: Home) -> None:
     """One that cannot be imported, or does not come to its end in time, changes nothing; the next deploy does."""
     releases = Releases(home)
     releases.make("41")
-    with served(home, releases, "--takeover-timeout", "2", daemon=False) as server:
+    with served(home, releases, "--takeover-timeout", "5", daemon=False) as server:
         releases.make("broken", "raise RuntimeError('no database here')")
         server.send_signal(signal.SIGHUP)
         server.wait_line("graceful: release cannot be imported: RuntimeError: no database here")
@@ -135,7 +135,8 @@ def test_a_release_that_fails(home: Home) -> None:
             server.send_signal(signal.SIGHUP)
             server.wait_line("no deploy: one is under way")
             gate.open()
-            server.wait_line("no deploy: the successor has not accepted within 2 s; this one serves on")
+            server.wait_line("no deploy: the successor has not accepted within 5 s; this one serves on")
+            server.wait_line("no takeover: process .* has ended before it accepted", count=2)
             assert (release_of(server), pid_of(home)) == (b"41", server.pid)
 
         releases.make("42")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from graceful.control.client import Client, Refused
+from graceful.control.socket import beside
 from graceful.control.successor import Predecessor
 from support.clients import Connection, Failure, request
 from support.command import graceful, status_of
@@ -25,7 +26,8 @@ from support.home import UNPRIVILEGED, Home
 from support.load import Load
 from support.preload import library
 from support.quick import Quick
-from support.server import OPEN, Server
+from support.server import OPEN, PROGRAMS, UNPRIVILEGED_USER, Server
+from support.tls import Certificate
 from support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
@@ -169,6 +171,26 @@ def test_every_kind_of_socket(home: Home) -> None:
     assert not path.exists()
 
 
+def test_an_endpoint_that_cannot_be_handed_over(home: Home) -> None:
+    """What a plugin listens on is closed by the old one and bound by the new one; the others change hands."""
+    certificate = Certificate(home.path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tls = certificate.endpoint.replace("ssl:0", f"ssl:{port}")
+    with Server(home, *SHORT, listen=["tcp:0:interface=127.0.0.1", tls]) as old:
+        old.wait_line(OPEN, count=2)
+        with successor(old, listen=[f"tcp:{old.port}:interface=127.0.0.1", tls]) as new:
+            old.wait_line(rf"socket ssl:127.0.0.1:{port} closed")
+            gone(old)
+            new.wait_line(rf"socket ssl:127.0.0.1:{port} open \(pid {new.pid}\)")
+            with certificate.context().wrap_socket(
+                socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1"
+            ) as connected:
+                connected.sendall(request("/", "Connection: close"))
+                assert connected.recv(12) == b"HTTP/1.1 200"
+            serves(new)
+
+
 def test_sockets_of_root(home: Home) -> None:
     """With --uid, sockets and files pass from one unprivileged process to the next, in a directory of root's."""
     if os.getuid() != 0:
@@ -191,23 +213,71 @@ def test_a_chain(home: Home) -> None:
         slow = stack.enter_context(Connection(first.port))
         slow.send(request(gate.target("/half-gate")))
         gate.wait_reached()
-        servers = [first]
-        descriptors = []
-        for _ in range(CHAIN):
-            server = stack.enter_context(starting(first))
-            server.wait_line(TOOK_OVER)
-            servers.append(server)
-            if len(servers) > 2:
-                gone(servers[-2])
-            descriptors.append(len(os.listdir(f"/proc/{server.pid}/fd")))
-        assert len(set(descriptors)) == 1, descriptors
+        quick = stack.enter_context(Quick(home.run, first.environment))
+        command = starting(first).command
+        descriptors = 0
+        for number in range(CHAIN):
+            pid = quick.start(command)
+            stack.callback(end, pid)
+            wait_for(lambda pid=pid: status_of_quickly(home)["pid"] == pid)  # type: ignore[misc]
+            with Connection(first.port) as connection:
+                assert connection.get("/echo?x").body == b"x"
+                connection.close()
+            if number == 0:
+                descriptors = len(descriptors_of(pid))
+        wait_for(lambda: len(descriptors_of(pid)) <= descriptors)
+        wait_for(lambda: len(beside(str(home.run / "graceful.sock"))) == 1)
         status = status_of(home)
-        assert status["pid"] == servers[-1].pid
+        assert status["pid"] == pid
         assert [(one["pid"], one["in_flight_count"]) for one in status["draining"]] == [(first.pid, 1)]
         gate.open()
         assert slow.answer().body == b"firstafter"
         slow.close()
         gone(first)
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_not_too_many(home: Home) -> None:
+    """With one predecessor more than may drain, the oldest takes down what it has left; each can be named."""
+    with ExitStack() as stack:
+        server = stack.enter_context(Server(home, *SHORT))
+        servers, waiting = [server], []
+        for number in range(3):
+            gate = stack.enter_context(Gate(home.path / f"gate{number}"))
+            connection = stack.enter_context(Connection(server.port))
+            connection.send(request(gate.target()))
+            gate.wait_reached()
+            waiting.append((gate, connection))
+            server = stack.enter_context(starting(servers[0], "--max-draining", "2"))
+            server.wait_line(TOOK_OVER)
+            servers.append(server)
+        oldest, second, third, newest = servers
+        assert waiting[0][1].answer().status == 503
+        waiting[0][1].close()
+        waiting[0][0].open()
+        assert oldest.wait() == 70
+        assert oldest.drained() == (0, 1, 0)
+        status = status_of(home)
+        assert [status["pid"], {one["pid"] for one in status["draining"]}] == [newest.pid, {second.pid, third.pid}]
+
+        (exchange,) = next(one for one in status["draining"] if one["pid"] == third.pid)["in_flight"]
+        taken = graceful(home, "takedown", "--pid", str(third.pid), str(exchange["id"]))
+        assert taken.returncode == 0, taken
+        assert waiting[2][1].answer().status == 503
+        waiting[2][1].close()
+        waiting[2][0].open()
+        assert third.wait() == 70
+        assert graceful(home, "wait", "gone", "--pid", str(third.pid)).returncode == 2
+
+        stopped = graceful(home, "stop", "--pid", str(second.pid), "--wait", "closed")
+        assert stopped.returncode == 0, stopped
+        waiting[1][0].open()
+        assert waiting[1][1].answer().body == b"passed"
+        waiting[1][1].close()
+        gone(second)
+        assert graceful(home, "stop", "--pid", str(second.pid)).returncode == 0
+        serves(newest)
 
 
 # -- what becomes of the successor ------------------------------------------------------------------------
@@ -359,8 +429,6 @@ def test_another_user(home: Home) -> None:
             "from graceful.control.successor import *\n"
             f"try: Predecessor.find({str(home.run / 'graceful.sock')!r})\nexcept TakeoverError as error: print(error)"
         )
-        from support.server import PROGRAMS, UNPRIVILEGED_USER
-
         user = ["setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", *UNPRIVILEGED_USER]
         told = subprocess.run(
             [*user, str(PROGRAMS / "python"), "-c", code], cwd="/", capture_output=True, text=True, check=False
@@ -391,6 +459,11 @@ def test_nothing_is_left_of_failed_ones(home: Home) -> None:
         wait_for(lambda: size()[0] <= descriptors)
         assert size()[1] < resident + MIB
         serves(old)
+
+
+def descriptors_of(pid: int) -> list[str]:
+    """What a process has open."""
+    return os.listdir(f"/proc/{pid}/fd")
 
 
 def status_of_quickly(home: Home) -> dict[str, Any]:

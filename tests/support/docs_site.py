@@ -30,6 +30,7 @@ LISTEN = {"graceful-app": f"graceful-app --listen {ANYWHERE}"}
 _DIFFERS = re.compile(
     r"/srv/site/\S*(?=/graceful/)"  # where graceful is installed
     r"|\b[0-9a-f]{4}-[0-9a-f]{8}-\d+"  # an id of a request
+    r"|OOPS-[0-9a-f]+"
     r"|\b[A-Z][a-z]{2}(?=/\d{4})"  # a month
     r"|\d+"
 )
@@ -134,7 +135,8 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        left = [pid for pid in self._daemons() if not gone(pid)]
+        self._look()
+        left = [pid for pid in self._pids - self._children() if not gone(pid)]
         for pid in left:
             os.kill(pid, signal.SIGKILL)
             gone(pid, 10)
@@ -143,23 +145,28 @@ class Site:
         self.home.remove()
         assert kind is not None or not left, f"daemons were still running: {left}"
 
-    def _daemons(self) -> set[int]:
-        """Return the processes that scripts have left behind.
+    def _children(self) -> set[int]:
+        """Return our own children, 0 for one that is just being started.
 
-        A server in the foreground has a pid file as well, but is a child of ours: whoever collects it has its status,
-        and nobody else gets it.
+        A server in the foreground has a pid file as well, and whoever collects it has its status.
         """
+        return {server.pid for server in self._servers}
+
+    def _look(self) -> None:
         for file in self.path.glob("*.pid*"):
             with suppress(OSError, ValueError):
                 self._pids.add(int(file.read_text()))
-        return self._pids - {server.pid for server in self._servers}
 
     def collect(self) -> None:
         """Let daemons that have ended be gone, for scripts that wait for it.
 
         Other tests make this process the parent of all daemons; it has to collect them.
         """
-        for pid in self._daemons():
+        self._look()
+        children = self._children()
+        if 0 in children:
+            return  # its pid file may be there before its number is known here
+        for pid in self._pids - children:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 

@@ -1,0 +1,37 @@
+"""urllib3: no wait is longer than what its request has left.  Use :class:`PoolManager` instead of urllib3's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import urllib3
+from urllib3.exceptions import TimeoutError as Timeout
+
+from graceful.deadlines import DeadlineExceeded, at_most, check, remaining
+
+
+class PoolManager(urllib3.PoolManager):
+    """Connections whose requests obey."""
+
+    def urlopen(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        """Send a request (see :meth:`urllib3.PoolManager.urlopen`); `timeout` can be a number or a `Timeout`.
+
+        :raises DeadlineExceeded: nothing is left, or not enough.
+        """
+        check()
+        given = kwargs.get("timeout", self.connection_pool_kw.get("timeout"))
+        if not isinstance(given, urllib3.Timeout):
+            given = urllib3.Timeout(connect=given, read=given)
+        kwargs["timeout"] = urllib3.Timeout(
+            total=_bounded(given.total), connect=_bounded(given.connect_timeout), read=_bounded(given._read)
+        )
+        try:
+            return super().urlopen(method, url, *args, **kwargs)
+        except (Timeout, urllib3.exceptions.MaxRetryError) as error:
+            if remaining() == 0:
+                raise DeadlineExceeded(str(error)) from error
+            raise
+
+
+def _bounded(seconds: Any) -> Any:
+    return at_most(seconds) if seconds is None or isinstance(seconds, int | float) else at_most(None)

@@ -1,0 +1,96 @@
+"""How long an exchange may run: `--request-timeout`, and the deadline of a drain.
+
+A limit is what the application is told (:func:`graceful.remaining`), so that it can end by itself.  Only a *margin*
+later is it taken down: code that looks at the clock just before the end needs a moment to come to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from graceful.web.exchange import Exchange
+
+MARGIN: Final = 5.0
+_SHARE: Final = 4
+
+
+def margin(seconds: float) -> float:
+    """Seconds between a limit and the takedown: 5, but for a short time a quarter of it."""
+    return min(MARGIN, seconds / _SHARE)
+
+
+class Limit(NamedTuple):
+    """A `--request-timeout`.
+
+    :ivar seconds: how long an exchange may run.
+    :ivar prefix: for which request targets; empty for all.
+    :ivar report: it is only tried out: who passes it is reported, and goes on.
+    """
+
+    seconds: float
+    prefix: str = ""
+    report: bool = False
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        start = f"{self.prefix}=" if self.prefix else ""
+        return f"{start}{self.seconds:g}{':report' if self.report else ''}"
+
+
+class _Table:
+    """Limits by prefix: the longest that fits is the one that counts."""
+
+    def __init__(self, limits: Iterable[Limit]) -> None:
+        longest_first = sorted(limits, key=lambda limit: len(limit.prefix), reverse=True)
+        self._rows = [(limit.prefix.encode("latin-1"), limit) for limit in longest_first]
+
+    def of(self, exchange: Exchange) -> Limit | None:
+        """The limit of an exchange, if it has one."""
+        target = exchange.target
+        for prefix, limit in self._rows:
+            if target.startswith(prefix):
+                return limit
+        return None
+
+
+def _no_drain() -> float | None:
+    """No drain is under way."""
+    return None
+
+
+class Limits:
+    """The limits of a site's exchanges.  Any thread.
+
+    :param limits: those that were asked for; of one prefix, the last counts.
+    :param deadline: of a drain, seconds.
+    :ivar any: whether there are any, but for the deadline.
+    :ivar takes_down: when a drain that is under way will take down what is left, monotonic seconds; None before.
+    """
+
+    def __init__(self, limits: Iterable[Limit] = (), deadline: float = 0.0) -> None:
+        kept = {(limit.prefix, limit.report): limit for limit in limits}.values()
+        self._enforced = _Table(limit for limit in kept if not limit.report)
+        self._tried = _Table(limit for limit in kept if limit.report)
+        self.any = bool(kept)
+        self._margin = margin(deadline)
+        self.takes_down: Callable[[], float | None] = _no_drain
+
+    def until(self, exchange: Exchange) -> float | None:
+        """When an exchange has no more time, monotonic seconds; None if it has no limit."""
+        limit = self._enforced.of(exchange)
+        until = None if limit is None else (exchange.arrived or exchange.started) + limit.seconds
+        drain = self.takes_down()
+        if drain is None or (until is not None and until < drain - self._margin):
+            return until
+        return drain - self._margin
+
+    def passed(self, exchange: Exchange, now: float) -> Limit | None:
+        """The limit that an exchange has passed by its margin.  One that is only tried out comes second."""
+        ran = now - (exchange.arrived or exchange.started)
+        for table in (self._enforced, self._tried):
+            limit = table.of(exchange)
+            if limit is not None and ran >= limit.seconds + margin(limit.seconds):
+                return limit
+        return None

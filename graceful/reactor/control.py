@@ -1,0 +1,154 @@
+"""Control of a process that a graceful reactor runs: the same desk as `graceful-app` has, before another register.
+
+It is only there if the environment asks for it, and only then is graceful's web engine imported, which serves it.  It
+opens when the reactor runs: after the fork of a daemon, and with the privileges that the service keeps.
+"""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any, Final, Protocol
+
+from attrs import frozen
+
+from graceful.clock import MonotonicClock
+from graceful.control.desk import Desk
+from graceful.control.health import Health
+from graceful.control.notify import Notify
+from graceful.control.socket import ControlError, ControlSocket
+from graceful.control.status import Ending, Status
+from graceful.drain import Drain
+from graceful.reactor.counted import Counted
+from graceful.reactor.transports import name_of_port
+from graceful.settings import Settings
+from graceful.sockets.binding import BindError
+
+#: What is raised if control cannot be had: one line for the operator.
+CannotOpen: Final = (ControlError, BindError)
+
+
+class Way(Protocol):
+    """What control looks at, and passes its orders on to."""
+
+    clock: MonotonicClock
+    drain: Drain
+    taken_down: int
+
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone, whatever happens."""
+
+    def limit(self) -> None:
+        """See to it that the process ends in time, whatever happens."""
+
+    def stop(self, quiet: bool) -> None:
+        """Begin to drain."""
+
+    def extend(self, seconds: float) -> None:
+        """Give what is in flight so many seconds more, or fewer."""
+
+    def take_down_one(self, number: int) -> list[int]:
+        """Take down what has a number; which were, if others are interrupted by that."""
+
+
+@frozen
+class Shown:
+    """What a status is read from: it has the shape of :class:`graceful.engine.Engine`, where that is looked at.
+
+    :ivar site: with its register.
+    """
+
+    counted: Counted
+    clock: MonotonicClock
+    health: Health
+    site: Any
+
+    def sockets(self) -> list[tuple[str, str]]:
+        """The listening ports by name; those that are closed are forgotten."""
+        return [(name_of_port(port), "open") for port in self.counted.ports]
+
+    def working(self) -> dict[Any, int]:
+        """Which thread works for what nobody has written down."""
+        return {}
+
+    def thread_names(self) -> dict[int, str]:
+        """So there are none to name."""
+        return {}
+
+    def threads(self) -> tuple[int, int, int]:
+        """Nor to count: a process has any number of pools."""
+        return 0, 0, 0
+
+
+class Open:
+    """Control that is open; it takes orders, as :class:`graceful.control.api.Orders` has them.  Reactor thread.
+
+    :param way: what is looked at.
+    """
+
+    def __init__(self, settings: Settings, counted: Counted, way: Way) -> None:
+        self._way = way
+        self._status = Status(settings, way.latest_exit, lambda: way.taken_down)
+        self._status.drain = way.drain
+        path = settings.control
+        control = ControlSocket(path, settings.control_mode, settings.control_group) if path else None
+        self._desk = Desk(settings, self._status, self, control, Notify({}))
+        self.health = Health(settings.health_path, settings.going_down_status)
+        # Nothing is recorded when it ends, since what comes and goes while nobody looks is not seen.
+        site = SimpleNamespace(register=counted, record=None)
+        self._shown: Any = Shown(counted, way.clock, self.health, site)
+
+    def open(self, reactor: Any) -> None:
+        """Bind, and begin to answer.
+
+        :raises ControlError, BindError: see `CannotOpen`.
+        """
+        try:
+            self._desk.bind(os.environ, os.getpid())
+        except BaseException:
+            self._desk.close()
+            raise
+        self._desk.open(reactor)
+        self._status.engine = self._shown  # not earlier: there is no count of requests for the metrics
+        self.entered("serving")
+        self._desk.say_open()
+
+    # -- orders -------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Leave the rotation of a balancer; everything is served as always."""
+        self.health.leave()
+
+    def enter(self) -> None:
+        """Enter it again."""
+        self.health.enter()
+
+    def stop_within(self, quiet: bool, deadline: float | None) -> None:
+        """Begin to drain.
+
+        :param quiet: close idle connections at once: nobody sends requests any more.
+        :param deadline: seconds that there are once the sockets are closed, instead of what the settings say.
+        """
+        if deadline is not None:
+            self._way.drain.give(deadline)
+        self._way.limit()
+        self._way.stop(quiet)
+
+    def extend(self, seconds: float) -> None:
+        """Give what is in flight so many seconds more, or fewer."""
+        self._way.extend(seconds)
+
+    def take_down(self, number: int) -> list[int]:
+        """Take down what has a number; which were, if others are interrupted by that."""
+        return self._way.take_down_one(number)
+
+    # -- the way out --------------------------------------------------------------------------------------
+
+    def entered(self, state: str) -> None:
+        """The drain is in another state."""
+        self._status.enter(state)
+        self._desk.entered(state)
+
+    def end(self, status: int, seconds: float, finished: int, taken: int, abandoned: int) -> None:
+        """Say how it ended; the reactor need not run any more."""
+        self._desk.end(Ending(status, seconds, finished, taken, abandoned))

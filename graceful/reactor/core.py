@@ -1,0 +1,127 @@
+"""The reactor itself: Twisted's own, which counts what it accepts, and drains before it shuts down."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import UnsupportedAddressFamily
+from twisted.internet.main import installReactor
+from zope.interface import implementer
+
+from graceful.reactor.counted import Counted
+from graceful.reactor.environment import settings_of
+from graceful.reactor.interfaces import ICountsInFlight
+from graceful.reactor.leaving import Leaving, Process
+from graceful.reactor.transports import TCPPort, TCPServer, UNIXPort, UNIXServer
+from graceful.settings import Settings
+from graceful.signals import Signals
+
+if TYPE_CHECKING:
+    from twisted.internet.epollreactor import EPollReactor as Stock
+else:
+    try:
+        from twisted.internet.epollreactor import EPollReactor as Stock
+    except ImportError:
+        from twisted.internet.pollreactor import PollReactor as Stock
+
+
+@implementer(ICountsInFlight)
+class GracefulReactor(Stock):
+    """Twisted's reactor for this system, with a drain before its shutdown.
+
+    :param settings: deadline, lame duck and control; the defaults of `graceful-app` if it is None.
+    :param process: given if it is installed in a process that it may end: see :func:`graceful.reactor.install`.
+    :ivar counted: what is in flight.
+    """
+
+    def __init__(self, settings: Settings | None = None, process: Process | None = None) -> None:
+        self.counted = Counted()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._leaving = Leaving(self, settings if settings is not None else Settings(), self.counted, process)
+        self._handlers = Signals(self._leaving, self.callFromThread).stoppers() if process is not None else {}
+
+    # -- ICountsInFlight ----------------------------------------------------------------------------------
+
+    def inFlight(self, deferred: Deferred[Any], what: str) -> Deferred[Any]:
+        """Wait for a Deferred before stopping."""
+        self.counted.ask(deferred, what)
+        return deferred
+
+    # -- what is accepted ---------------------------------------------------------------------------------
+
+    def listenTCP(self, port: Any, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """Listen on TCP; see `IReactorTCP`."""
+        return _listening(TCPPort(port, factory, backlog, interface, self))
+
+    def listenUNIX(self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0) -> Any:
+        """Listen on a Unix socket; see `IReactorUNIX`."""
+        return _listening(UNIXPort(address, factory, backlog, mode, self, wantPID))
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
+        """Listen on a socket that somebody else has made; see `IReactorSocket`."""
+        if addressFamily not in self._supportedAddressFamilies:
+            raise UnsupportedAddressFamily(addressFamily)
+        if addressFamily == socket.AF_UNIX:
+            return _listening(UNIXPort._fromListeningDescriptor(self, fileDescriptor, factory))  # type: ignore[no-untyped-call]
+        return _listening(TCPPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory))  # type: ignore[no-untyped-call]
+
+    def adoptStreamConnection(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
+        """Serve a connection that somebody else has accepted; see `IReactorSocket`."""
+        if addressFamily not in self._supportedAddressFamilies:
+            raise UnsupportedAddressFamily(addressFamily)
+        if addressFamily == socket.AF_UNIX:
+            return UNIXServer._fromConnectedSocket(fileDescriptor, factory, self)  # type: ignore[no-untyped-call]
+        return TCPServer._fromConnectedSocket(fileDescriptor, addressFamily, factory, self)  # type: ignore[no-untyped-call]
+
+    # -- control ------------------------------------------------------------------------------------------
+
+    def openControl(self) -> None:
+        """Answer those who ask how it is, as soon as it runs, if the settings say where."""
+        self.callWhenRunning(self._leaving.open_control)
+
+    # -- the way out --------------------------------------------------------------------------------------
+
+    def sigTerm(self, number: int, frame: FrameType | None = None) -> None:
+        """Stop; again: say what is waited for."""
+        if signal.SIGTERM in self._handlers:
+            self._handlers[signal.SIGTERM](number, frame)
+        else:
+            super().sigTerm(number, frame)
+
+    def sigInt(self, number: int, frame: FrameType | None = None) -> None:
+        """Stop, and do not wait for idle connections; again: for nothing."""
+        if signal.SIGINT in self._handlers:
+            self._handlers[signal.SIGINT](number, frame)
+        else:
+            super().sigInt(number, frame)
+
+    def fireSystemEvent(self, eventType: str) -> None:
+        """Have everybody do what is to be done at an event; at `shutdown`, when nothing is in flight any more."""
+        fire = super().fireSystemEvent
+        if eventType == "shutdown" and self.running:
+            self._leaving.begin().addCallback(lambda ignored: fire(eventType))
+        else:
+            fire(eventType)
+
+    def mainLoop(self) -> None:
+        """Run until all is over."""
+        super().mainLoop()
+        self._leaving.ended()
+
+
+def install() -> None:
+    """Install it; see :func:`graceful.reactor.install`.  Twisted looks for this beside a reactor's class."""
+    process = Process()
+    reactor = GracefulReactor(settings_of(), process)
+    installReactor(reactor)
+    process.install()
+    reactor.openControl()
+
+
+def _listening(port: Any) -> Any:
+    port.startListening()
+    return port

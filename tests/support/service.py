@@ -1,0 +1,49 @@
+"""A real process of any Twisted service, under the graceful reactor or the stock one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from support.home import Home
+from support.server import PROGRAMS, Server
+
+STARTING = r"\S+ starting on (?P<port>\d+)$"
+
+
+class Service(Server):
+    """A `twistd -n --reactor=REACTOR ...` process (see :class:`support.server.Server`).
+
+    :param arguments: what stands behind twistd's own options.
+    :param reactor: `graceful`, or a stock one.
+    :param daemon: whether twistd goes to the background.
+    :param environment: added to the process's environment.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *arguments: str,
+        reactor: str = "graceful",
+        daemon: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._arguments = arguments
+        self._reactor = reactor
+        super().__init__(home, daemon=daemon, environment=environment, wait_open=False)
+
+    def _command(
+        self,
+        prefix: Sequence[str],
+        program: str,
+        twistd_options: Sequence[str],
+        options: Sequence[str],
+        listen: Sequence[str],
+        application: str | None,
+    ) -> list[str]:
+        how = f"--logfile={self.log_file}" if self.daemon else "-n"
+        return [str(PROGRAMS / "twistd"), how, f"--reactor={self._reactor}", *self._arguments]
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on first."""
+        return int(self.wait_line(STARTING, 30)["port"])
