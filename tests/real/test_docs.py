@@ -56,6 +56,7 @@ COMMANDS = {
     "make test": "see `develop`",
     "make bench": "see `develop`",
     "systemctl start": "see `systemctl`",
+    "systemctl reload": "see `systemctl`; tests/real/test_fleets.py does what it does",
     "systemctl stop": "see `systemctl`",
     "systemctl restart": "see `systemctl`",
     "systemctl kill": "see `systemctl`",

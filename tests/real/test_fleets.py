@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from graceful.control.client import Client, ClientError
 from graceful.exit import KERNEL_AFTER, latest_exit
 from support.clients import get
-from support.docs_site import Site, fetch, free_port
+from support.docs_site import Site, fetch, free_port, gone
 from support.fleet import Fleet
 from support.home import Home
 from support.load import Load
-from support.server import LOOPBACK, PROGRAMS, Server
+from support.server import LOOPBACK, PROGRAMS, Server, become_subreaper
 from support.waiting import wait_for
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -90,6 +94,51 @@ def test_ansible(site: Site) -> None:
             load.mark()
             load.stop().check()
         assert set(fleet.balancer.states().values()) == {"ready"}
+
+
+# -- systemd --------------------------------------------------------------------------------------------------
+
+
+def test_systemd(site: Site) -> None:
+    """A deploy of the template unit: what `systemctl reload` does in it is a takeover, and nothing is lost.
+
+    There is no systemd as process 1 on a test machine: what it would do for the unit is done here.
+    """
+    directory, port = EXAMPLES / "systemd", free_port()
+    service = (directory / "graceful-app@.service").read_text().replace("\\\n", " ").replace("%i", str(port))
+    lines = dict(line.split("=", 1) for line in service.splitlines() if "=" in line and line[0].isalpha())
+    control = f"/run/{lines['RuntimeDirectory']}/graceful.sock"
+    command = lines["ExecStart"].replace("/srv/site/.venv/bin/", "").replace(control, f"{site.path}/graceful.sock")
+    assert lines["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert float(lines["TimeoutStopSec"]) > latest_exit(0, 200) + KERNEL_AFTER
+    site.write("bin/systemctl", '#!/bin/bash\n[ "$1" = reload ] && kill -HUP "$(cat main)"\n').chmod(0o755)
+    site.environment["PATH"] = f"{site.path}/bin:{site.environment['PATH']}"
+    plan = (directory / "deploy.toml").read_text().replace("/srv/site/.venv/bin/", "")
+    one = plan.replace("8001", str(port)).partition('\n[[instance]]\nname = "8002"')[0]
+    assert f'control = "{control}"' in one
+    site.write("deploy.toml", one.replace(control, "graceful.sock").replace("/var/lib/graceful-app", "."))
+    site.module()
+    become_subreaper()
+    old = site.server(command)
+    old.start()
+    try:
+        old.wait_open()
+        (site.path / "main").write_text(str(old.pid))
+        with Load(port) as load:
+            load.mark()
+            verdict = json.loads(site.shell("graceful deploy deploy.toml --json").splitlines()[-1])
+            load.mark()
+            load.stop().check()
+        assert (verdict["result"], verdict["taken_down"]) == ("deployed", 0)
+        (instance,) = verdict["instances"]
+        assert [one["pid"] for one in instance["old"]] == [old.pid]
+        assert old.wait() == 0
+        os.kill(instance["pid"], signal.SIGTERM)
+        assert gone(instance["pid"], 20)
+    finally:
+        old.kill()
+        with suppress(ClientError), Client(str(site.path / "graceful.sock")) as client:
+            os.kill(client.peer_pid, signal.SIGKILL)
 
 
 # -- Kubernetes -----------------------------------------------------------------------------------------------
