@@ -58,6 +58,7 @@ COMMANDS = {
     "make test": "see `develop`",
     "make bench": "see `develop`",
     "systemctl start": "see `systemctl`",
+    "systemctl reload": "see `systemctl`; tests/real/test_fleets.py does what it does",
     "systemctl stop": "see `systemctl`",
     "systemctl restart": "see `systemctl`",
     "systemctl reload": "see `systemctl`; SIGHUP is sent by test_hang_up",
