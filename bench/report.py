@@ -111,7 +111,7 @@ def comparison(cells: Sequence[Cell], servers: Sequence[str], reference: str) ->
 
 
 def report(cells: Sequence[Cell], servers: Sequence[str], scenarios: Sequence[str]) -> str:
-    """Return all tables: each scenario's, and below it variants of one server against each other, if there are any."""
+    """Return all tables: each scenario's, and below it variants of one server against each other, if any."""
     reference = "stock" if "stock" in servers else servers[0]
     families = [
         [server for server in servers if server.startswith("ours")],
