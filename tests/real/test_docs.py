@@ -61,7 +61,6 @@ COMMANDS = {
     "systemctl reload": "see `systemctl`; tests/real/test_fleets.py does what it does",
     "systemctl stop": "see `systemctl`",
     "systemctl restart": "see `systemctl`",
-    "systemctl reload": "see `systemctl`; SIGHUP is sent by test_hang_up",
     "systemctl kill": "see `systemctl`",
     "kill -HUP": "test_hang_up",
     "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
