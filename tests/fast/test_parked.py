@@ -89,14 +89,14 @@ class AnswerTests(Case):
 
     def test_of_the_view(self) -> None:
         """What the view and its middlewares have said is kept, unless the answer says it itself, or has no body."""
-        view = (
+        said = (
             ("Content-Type", "text/html"),
             ("Set-Cookie", "a=b"),
             ("Content-Encoding", "identity"),
             ("X-A", "view"),
         )
         for body, kind in ((b"news", "text/html"), (b"", None)):
-            client, ticket = self.park(*said.items())
+            client, ticket = self.park(*said)
             ticket.answer(200, [("X-a", "answer")], body)
             fields = self.got(client).fields
             self.assertEqual(

@@ -191,6 +191,30 @@ def test_an_endpoint_that_cannot_be_handed_over(home: Home) -> None:
             serves(new)
 
 
+def test_systemd_is_told(home: Home) -> None:
+    """The new one says that it is ready, the old one who is the main process now, and nothing of its own end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(home.path / "notify"))
+        listening.settimeout(10)
+        environment = {"NOTIFY_SOCKET": str(home.path / "notify")}
+        said: list[str] = []
+
+        def hear(until: str) -> None:
+            while until not in said:
+                said.extend(listening.recv(4096).decode().split("\n"))
+
+        with Server(home, *SHORT, environment=environment) as old:
+            hear("READY=1")
+            assert f"MAINPID={old.pid}" in said
+            said.clear()
+            with successor(old, environment=environment) as new:
+                gone(old)
+                hear("READY=1")
+                assert [line for line in said if line.startswith("MAINPID")] == [f"MAINPID={new.pid}"]
+                assert said.index(f"MAINPID={new.pid}") < said.index("READY=1")
+                assert "STOPPING=1" not in said
+
+
 def test_sockets_of_root(home: Home) -> None:
     """With --uid, sockets and files pass from one unprivileged process to the next, in a directory of root's."""
     if os.getuid() != 0:
