@@ -243,10 +243,22 @@ class Engine:
             if isinstance(listener, Listener) and listener.bound.socket in taken:
                 listener.hand_over(pid)
 
+    def foreign(self) -> list[str]:
+        """The endpoints that plugins listen on, and cannot be handed over."""
+        return [one.description for one in self._listeners if isinstance(one, ForeignListener) and not one.closed]
+
+    def add(self, listener: ForeignListener) -> None:
+        """Have one more, which listens since a moment ago."""
+        self._listeners.append(listener)
+        self._say_open(listener)
+
     def say_open(self) -> None:
         """Say of each listener that it is open."""
         for listener in self._listeners:
-            self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
+            self._say_open(listener)
+
+    def _say_open(self, listener: Listener | ForeignListener) -> None:
+        self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
 
     def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
         """What takes a listener's connections in."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
@@ -24,7 +25,7 @@ from graceful.control.notify import Notify
 from graceful.control.orders import Orders
 from graceful.control.socket import ControlSocket
 from graceful.control.status import Status
-from graceful.control.successor import Predecessor, TakeoverError
+from graceful.control.successor import CLOSES_IN, Predecessor, TakeoverError
 from graceful.drain import Drain
 from graceful.engine import Engine, Root
 from graceful.exit import LEAVING, LastLimit
@@ -33,11 +34,11 @@ from graceful.reload import Reload
 from graceful.settings import Settings
 from graceful.signals import Signals
 from graceful.sockets.address import Address, parse
-from graceful.sockets.binding import BoundSocket, bind
+from graceful.sockets.binding import BindError, BoundSocket, bind
 from graceful.sockets.foreign import ForeignListener
 from graceful.sockets.offers import LISTEN
 from graceful.sockets.takeover import Succession
-from graceful.stopping import Process, Stopping
+from graceful.stopping import LOOK_AGAIN, Process, Stopping
 from graceful.takeover import Takeover
 from graceful.web.foreign import ForeignFactory
 from graceful.web.handler import IHandler
@@ -75,6 +76,7 @@ class AppServer(Service):
         self._reactor = reactor
         self._bound: list[BoundSocket] = []
         self._foreign: list[ForeignListener] = []
+        self._late: list[ForeignListener] = []  # a predecessor has these, and cannot hand them over
         self._factory = ForeignFactory()
         self._starting: list[Deferred[Any]] = []
         self._cannot: BaseException | None = None
@@ -157,6 +159,9 @@ class AppServer(Service):
     def _bind_foreign(self, address: Address) -> None:
         """Have a plugin listen: here, since its port, or its key, may be for root only."""
         listener = ForeignListener(self._reactor, address.text, self._factory)
+        if self._predecessor is not None and address.text in self._predecessor.foreign:
+            self._late.append(listener)
+            return
         self._foreign.append(listener)
         starting = listener.start().addErrback(self._cannot_listen)
         if self._cannot is not None:
@@ -204,7 +209,7 @@ class AppServer(Service):
     def startService(self) -> None:
         """Import the application, build everything, begin to accept."""
         with self._step():
-            if not self._bound and not self._foreign:
+            if not self._bound and not self._foreign and not self._late:
                 self._bind_all()  # under `twist`, nobody calls privilegedStartService
             if self._process is not None:
                 # Before the application is imported, since what is registered with atexit later runs earlier.
@@ -283,10 +288,28 @@ class AppServer(Service):
         assert self._desk is not None
         if why_not is None:
             self._desk.say_open(main=False)
+            for listener in self._late:
+                Deferred.fromCoroutine(self._listen_late(listener))
             return
         self._stopping.failed = TakeoverError(why_not)
         self.log.critical("no takeover: {reason}: stopping", reason=why_not)
         self.stop(True)
+
+    async def _listen_late(self, listener: ForeignListener) -> None:
+        """Listen as soon as the predecessor does no more; there is no way back: what cannot be had is only said."""
+        clock = self._engine.clock
+        give_up = clock.seconds() + CLOSES_IN
+        while self._drain is not None and self._drain.state == "serving":
+            try:
+                await listener.start()
+            except BindError as error:
+                if clock.seconds() < give_up:
+                    await deferLater(clock, LOOK_AGAIN)
+                    continue
+                self.log.error("{error}; the other sockets are served", error=error)
+            else:
+                self._engine.add(listener)
+            return
 
     def _entered(self, state: str) -> None:
         """The drain has entered another state, or all sockets accept."""
@@ -303,6 +326,8 @@ class AppServer(Service):
         signals.install()
         if early is not None:
             signals.stoppers()[early](early, None)
+        elif self._process.startup.hung_up:
+            self.deploy()
 
     # -- what can be asked of it, by signals --------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Takeover:
         self._lent: list[tuple[str, BoundSocket]] = []
         self._waits = False
         self.succession = Succession(engine.clock, self, timeout)
-        desk.answer_successors(Handing(self.succession, self._sockets).answer)
+        desk.answer_successors(Handing(self.succession, self._sockets, engine.foreign).answer)
 
     # -- as the old one -----------------------------------------------------------------------------------
 

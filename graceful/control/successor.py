@@ -80,10 +80,12 @@ class Predecessor:
     Main thread; `accepts` when the reactor runs.
 
     :ivar pid: its process number.
+    :ivar foreign: endpoints that it cannot hand over, and closes: free soon after it has let go.
     """
 
-    def __init__(self, client: _Receiving, pid: int, offered: Sequence[Offer]) -> None:
+    def __init__(self, client: _Receiving, pid: int, offered: Sequence[Offer], foreign: Sequence[str]) -> None:
         self.pid = pid
+        self.foreign = foreign
         self._client = client
         self._process = process_descriptor(client.peer_pid)
         self._offered = offered
@@ -108,7 +110,8 @@ class Predecessor:
                 client.close()
                 return None
             said = client.post("/takeover", protocol=PROTOCOL)
-            return cls(client, int(said["pid"]), _read(said, len(client.descriptors)))
+            foreign = [str(one) for one in said.get("foreign", [])]
+            return cls(client, int(said["pid"]), _read(said, len(client.descriptors)), foreign)
         except BaseException as error:
             for descriptor in client.descriptors:
                 os.close(descriptor)

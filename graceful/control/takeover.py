@@ -36,11 +36,15 @@ class Handing:
 
     :param succession: decides.
     :param sockets: the sockets, each with its role.
+    :param foreign: endpoints that cannot be handed over, and are closed.
     """
 
-    def __init__(self, succession: Succession, sockets: Callable[[], Sockets]) -> None:
+    def __init__(
+        self, succession: Succession, sockets: Callable[[], Sockets], foreign: Callable[[], Sequence[str]]
+    ) -> None:
         self._succession = succession
         self._sockets = sockets
+        self._foreign = foreign
 
     def answer(self, exchange: Exchange, path: str, values: dict[str, Any]) -> dict[str, Any]:
         """Obey, or say why not.
@@ -72,7 +76,7 @@ class Handing:
         except OSError as error:
             self._succession.lost(connection)
             raise Problem(503, f"the sockets cannot be sent: {error.strerror}") from None
-        return {"protocol": PROTOCOL, "pid": os.getpid(), "sockets": described}
+        return {"protocol": PROTOCOL, "pid": os.getpid(), "sockets": described, "foreign": list(self._foreign())}
 
     def _let_go(self, exchange: Exchange, values: dict[str, Any]) -> dict[str, Any]:
         connection, kept = exchange.connection, values.get("kept")

@@ -44,11 +44,11 @@ class Way(Protocol):
     def stop(self, quiet: bool) -> None:
         """Begin to drain."""
 
+    def move_limit(self) -> None:
+        """The deadline was moved."""
+
     def hurry(self) -> None:
         """Take down at once what is in flight."""
-
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
 
     def take_down_one(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""
@@ -84,7 +84,7 @@ class Shown:
 
 
 class Open:
-    """Control that is open; it takes orders, as :class:`graceful.control.api.Orders` has them.  Reactor thread.
+    """Control that is open; its orders are those of :class:`graceful.control.orders.Orders`.  Reactor thread.
 
     :param way: what is looked at.
     """
@@ -107,12 +107,11 @@ class Open:
         """
         try:
             self._desk.bind(os.environ, os.getpid())
-        except BaseException:
+        except CannotOpen:
             self._desk.close()
             raise
         self._desk.open(reactor, self)
-        # Not earlier: there is no count of requests for the metrics.
-        self._status.of(self._shown, self._way.drain, self._way)
+        self._status.of(self._shown, self._way.drain, self._way)  # not earlier: the metrics would count requests
         self.entered("serving")
         self._desk.say_open()
 
@@ -134,20 +133,26 @@ class Open:
         """
         if deadline is not None:
             self._way.drain.give(deadline)
+            self._way.move_limit()
         self._way.limit()
         self._way.stop(quiet)
 
     def extend(self, seconds: float) -> None:
         """Give what is in flight so many seconds more, or fewer."""
-        self._way.extend(seconds)
+        self._way.drain.extend(seconds)
+        self._way.move_limit()
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
         self._way.limit()
         self._way.hurry()
 
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        return self._way.latest_exit()
+
     def renew_limit(self) -> None:
-        """There are no downloads here, which would get more time."""
+        """Nothing that is in flight gets more time by itself."""
 
     def take_down(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""

@@ -89,12 +89,15 @@ class Leaving:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         self.told = True
         if self._process is not None and self.drain.state == "serving":
-            self._process.limit.arm(latest_exit(*self.drain.ahead(False)))
+            self._process.limit.arm(self._at_most())
+
+    def _at_most(self) -> float:
+        return latest_exit(*self.drain.ahead(False))
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
         left = self._process.limit.left if self._process is not None and self.told else None
-        return latest_exit(*self.drain.ahead(False)) if left is None else left
+        return self._at_most() if left is None else left
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.
@@ -117,13 +120,6 @@ class Leaving:
             self._reactor.callLater(0, self.drain.hurry)  # it begins at the end of this turn
         else:
             self.drain.hurry()
-
-    def reopen_logs(self) -> None:
-        """This is whoever has opened them's business."""
-
-    def deploy(self) -> None:
-        """What runs here was not started by graceful, which cannot start it again."""
-        self.log.info("no deploy: this process is ended and started by whoever has started it")
 
     def say_in_flight(self) -> None:
         """Log what is in flight."""
@@ -150,11 +146,10 @@ class Leaving:
         else:
             self._control = control
 
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
-        self.drain.extend(seconds)
+    def move_limit(self) -> None:
+        """The deadline was moved: so is the last limit, if it has been set."""
         if self._process is not None and self.told:
-            self._process.limit.arm(latest_exit(*self.drain.ahead(False)))
+            self._process.limit.arm(self._at_most())
 
     def take_down_one(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""

@@ -31,6 +31,7 @@ _log = Logger()
 class ForeignListener:
     """One endpoint that a plugin listens on.  Everything here happens in the reactor thread.
 
+    :ivar description: as it was given.
     :ivar name: what log lines call it: the plugin's prefix and where it listens, `ssl:0.0.0.0:8443`.
     :ivar paused: why nothing is accepted for now, None if it is.
     :ivar closed: whether it listens no more.
@@ -47,7 +48,7 @@ class ForeignListener:
         self.paused: str | None = None
         self.closed = False
         self._reactor = reactor
-        self._description = description
+        self.description = description
         self._factory = factory
         self._port: Any = None  # an IListeningPort, and mostly more than that
 
@@ -61,13 +62,13 @@ class ForeignListener:
 
         def listening(port: IListeningPort) -> None:
             self._port = port
-            self.name = name_of(self._description.partition(":")[0], port) or self._description
+            self.name = name_of(self.description.partition(":")[0], port) or self.description
 
         def cannot(failure: object) -> None:
             reason = getattr(failure, "value", failure)
-            raise BindError(f"cannot listen on {self._description}: {str(reason) or repr(reason)}")
+            raise BindError(f"cannot listen on {self.description}: {str(reason) or repr(reason)}")
 
-        starting = maybeDeferred(lambda: serverFromString(self._reactor, self._description).listen(self._factory))
+        starting = maybeDeferred(lambda: serverFromString(self._reactor, self.description).listen(self._factory))
         return starting.addCallbacks(listening, cannot)
 
     def pause(self, reason: str) -> None:

@@ -107,7 +107,7 @@ class Succession:
         :param kept: the numbers of the sockets that it has kept, of those that it was offered.
         :raises NotNow: it must not: nobody waits for it any more.
         """
-        if self.handed or token is not self._token:
+        if self.handed or not self.successor or token is not self._token:
             raise NotNow(f"nobody waits for this successor any more: it has taken longer than {self._timeout:g} s")
         self._stop_timer()
         self.handed, self._token = True, None
@@ -116,7 +116,7 @@ class Succession:
 
     def lost(self, token: object) -> None:
         """A successor's connection is gone, and so is the successor."""
-        if token is not self._token:  # it has handed over, or has been too late
+        if self.handed or not self.successor or token is not self._token:  # it has handed over, or has been too late
             return
         pid = self.successor
         self._fail()

@@ -512,3 +512,36 @@ class AheadTests(Case):
         self.drain.extend(-170)
         self.clock.advance(0)
         self.assertEqual(self.drain.state, "takedown")
+
+
+class SucceededTests(SynchronousTestCase):
+    """With the sockets in a successor's hands."""
+
+    def test_from_serving(self) -> None:
+        """Nobody needs time to look elsewhere."""
+        work = Work()
+        drain = Drain(StrictClock(), work, DEADLINE, lame_duck=30)
+        drain.succeeded()
+        self.assertEqual(drain.state, "closing")
+        self.assertEqual(work.steps, ["going down", "last requests", "close listeners"])
+
+    def test_from_the_lame_duck(self) -> None:
+        """And nobody needs more of it."""
+        clock, work = StrictClock(), Work()
+        drain = Drain(clock, work, DEADLINE, lame_duck=30)
+        drain.begin()
+        self.assertEqual(drain.state, "lame-duck")
+        drain.succeeded()
+        self.assertEqual(drain.state, "closing")
+        work.listeners_closed.callback(None)
+        self.assertEqual(drain.state, "finishing")
+
+    def test_from_finishing(self) -> None:
+        """One that was stopped meanwhile goes on as it was."""
+        work = Work()
+        drain = Drain(StrictClock(), work, DEADLINE)
+        drain.begin()
+        work.listeners_closed.callback(None)
+        steps = list(work.steps)
+        drain.succeeded()
+        self.assertEqual((drain.state, work.steps), ("finishing", steps))

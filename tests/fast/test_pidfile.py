@@ -302,3 +302,69 @@ class AliveTests(SynchronousTestCase):
             raise PermissionError
 
         self.assertTrue(alive(1, refuse))
+
+
+class TakeoverTests(Case):
+    """From one instance to the next, while both live."""
+
+    def test_taken_over(self) -> None:
+        """The predecessor's file is opened early, written when it has let go; then it leaves it alone."""
+        old = self.pid_file()
+        old.write()
+        self.living.add(os.getpid())
+        new = self.pid_file()
+        new.prepare(os.getpid())
+        self.assertEqual(self.files(), {"app.pid": ME})
+        self.put("4710\n")  # stands for the successor, which is another process
+        old.remove()
+        self.assertEqual(self.files(), {"app.pid": "4710"})
+        self.put(f"{SOMEBODY}\n")
+        new.take_over()
+        self.assertEqual(self.files(), {"app.pid": ME})
+        new.remove()
+        self.assertEqual(self.files(), {})
+
+    def test_given_up(self) -> None:
+        """A successor that fails leaves the file as it is."""
+        self.put(f"{SOMEBODY}\n")
+        new = self.pid_file()
+        new.prepare(SOMEBODY)
+        new.remove()
+        self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
+
+    def test_none(self) -> None:
+        """A predecessor without this file leaves the path free."""
+        new = self.pid_file()
+        new.prepare(SOMEBODY)
+        self.assertEqual(self.files(), {"app.pid": ME})
+        new.take_over()
+        self.assertEqual(self.files(), {"app.pid": ME})
+
+    def test_stale(self) -> None:
+        """A dead process's file is taken over as well."""
+        self.put("4710\n")
+        new = self.pid_file()
+        new.prepare(SOMEBODY + 2)
+        new.take_over()
+        self.assertEqual(self.files(), {"app.pid": ME})
+
+    def test_busy(self) -> None:
+        """A file of another living process is refused, and left alone."""
+        self.put(f"{SOMEBODY}\n")
+        new = self.pid_file()
+        self.assert_busy(lambda: new.prepare(SOMEBODY + 1))
+        self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
+
+    def test_released_meanwhile(self) -> None:
+        """A predecessor that was told to stop has moved its file: the path is taken anew."""
+        self.put(f"{SOMEBODY}\n")
+        new = self.pid_file()
+        new.prepare(SOMEBODY)
+        os.rename(self.path, f"{self.path}.{SOMEBODY}")
+        new.take_over()
+        self.assertEqual(self.files(), {"app.pid": ME, f"app.pid.{SOMEBODY}": str(SOMEBODY)})
+
+    def test_cannot_be_opened(self) -> None:
+        """A link at the path is none of ours."""
+        os.symlink("elsewhere", self.path)
+        self.assertIn(self.path, str(self.assertRaises(PidFileError, self.pid_file().prepare, SOMEBODY)))

@@ -502,3 +502,40 @@ class RealSocketTests(Case):
         self.clock.advance(HANDSHAKES_LOOK)
         self.successResultOf(done)
         self.assert_nobody_lost([client])
+
+
+class HandOverTests(Case):
+    """Leaving the socket to a successor."""
+
+    def test_queue_is_left(self) -> None:
+        """Nothing is accepted any more, nothing shut down, and it is said whose it is."""
+        queue = Queue(Connection())
+        made = self.listener(queue)
+        made.hand_over(4712)
+        self.assertEqual((len(queue.left), self.taken, queue.log), (1, [], ["close"]))
+        self.assertEqual(self.reactor.reading, set())
+        self.assertEqual(self.lines(), ["socket tcp:0.0.0.0:8080 handed to 4712", CLOSED])
+        self.successResultOf(made.close(5))
+        made.hand_over(4712)
+        self.assertEqual(len(self.lines()), 2)
+
+    def test_path_is_left(self) -> None:
+        """A Unix socket's file is the successor's."""
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        path = os.path.join(directory, "a")
+        bound = bind(parse(f"unix:{path}"), {})
+        with socket.socket(fileno=os.dup(bound.socket.fileno())):
+            made = Listener(cast(Any, self.reactor), self.clock, bound, lambda connection, address: None)
+            made.start()
+            made.hand_over(4712)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+
+    def test_while_it_has_no_room(self) -> None:
+        """A pause ends with it."""
+        queue = Queue(errno.EMFILE)
+        made = self.listener(queue)
+        made.doRead()
+        made.hand_over(4712)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -27,6 +27,7 @@ from support.load import Load
 from support.preload import library
 from support.quick import Quick
 from support.server import OPEN, PROGRAMS, UNPRIVILEGED_USER, Server
+from support.tls import Certificate
 from support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
@@ -168,6 +169,50 @@ def test_every_kind_of_socket(home: Home) -> None:
         assert page[0] == page[1]
         gone(new)
     assert not path.exists()
+
+
+def test_an_endpoint_that_cannot_be_handed_over(home: Home) -> None:
+    """What a plugin listens on is closed by the old one and bound by the new one; the others change hands."""
+    certificate = Certificate(home.path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tls = certificate.endpoint.replace("ssl:0", f"ssl:{port}")
+    with Server(home, *SHORT, listen=["tcp:0:interface=127.0.0.1", tls]) as old:
+        old.wait_line(OPEN, count=2)
+        with successor(old, listen=[f"tcp:{old.port}:interface=127.0.0.1", tls]) as new:
+            old.wait_line(rf"socket ssl:127.0.0.1:{port} closed")
+            gone(old)
+            new.wait_line(rf"socket ssl:127.0.0.1:{port} open \(pid {new.pid}\)")
+            with certificate.context().wrap_socket(
+                socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1"
+            ) as connected:
+                connected.sendall(request("/", "Connection: close"))
+                assert connected.recv(12) == b"HTTP/1.1 200"
+            serves(new)
+
+
+def test_systemd_is_told(home: Home) -> None:
+    """The new one says that it is ready, the old one who is the main process now, and nothing of its own end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(home.path / "notify"))
+        listening.settimeout(10)
+        environment = {"NOTIFY_SOCKET": str(home.path / "notify")}
+        said: list[str] = []
+
+        def hear(until: str) -> None:
+            while until not in said:
+                said.extend(listening.recv(4096).decode().split("\n"))
+
+        with Server(home, *SHORT, environment=environment) as old:
+            hear("READY=1")
+            assert f"MAINPID={old.pid}" in said
+            said.clear()
+            with successor(old, environment=environment) as new:
+                gone(old)
+                hear("READY=1")
+                assert [line for line in said if line.startswith("MAINPID")] == [f"MAINPID={new.pid}"]
+                assert said.index(f"MAINPID={new.pid}") < said.index("READY=1")
+                assert "STOPPING=1" not in said
 
 
 def test_sockets_of_root(home: Home) -> None:
