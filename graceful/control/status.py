@@ -42,6 +42,7 @@ class Ending:
     :ivar finished: exchanges that ended by themselves in it.
     :ivar taken_down: exchanges that were interrupted.
     :ivar abandoned: threads that did not end.
+    :ivar reports: the ids of the reports on what was interrupted.
     """
 
     exit_status: int
@@ -49,6 +50,7 @@ class Ending:
     finished: int
     taken_down: int
     abandoned: int
+    reports: tuple[str, ...] = ()
 
 
 class Way(Protocol):
@@ -239,6 +241,7 @@ class Status:
             "finished": ending.finished,
             "taken_down": ending.taken_down,
             "abandoned": ending.abandoned,
+            "reports": list(ending.reports),
         }
 
     def phases(self) -> dict[str, int]:
