@@ -244,7 +244,7 @@ def test_take_one_down(home: Home, gate: Gate) -> None:
         again = graceful(home, "takedown", str(number))
         assert (again.returncode, again.stderr.count("\n")) == (1, 1)
         gate.open()
-        server.wait_line("taking down exchange .* by order")
+        server.wait_line("exchange .* by order")
 
 
 def test_lame_duck(home: Home) -> None:
