@@ -152,6 +152,5 @@ def _plain_file(wrapped: Any) -> Any:
     if type(wrapped) is io.FileIO:
         return wrapped
     if type(wrapped) in (io.BufferedReader, io.BufferedRandom) and type(wrapped.raw) is io.FileIO:
-        wrapped.flush()
         return wrapped
     return None

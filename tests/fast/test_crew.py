@@ -10,7 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import GET, Case
-from graceful.current import current, current_exchange
+from graceful.current import current_exchange
 from graceful.downloads import crew as module
 from graceful.downloads.crew import SIZE, Crew
 from graceful.web.exchange import Exchange
@@ -114,4 +114,3 @@ class CurrentTests(Case):
             self.assertEqual(seen, [self.engine.asked[-1]] * 2)
             self.assertIsNone(copied[-1].run(current_exchange))
             seen.clear()
-        self.assertIsNone(current.get())

@@ -9,9 +9,9 @@ import shutil
 import tempfile
 from typing import Any
 
-from deploys import MemoryCommand, Rehearsal
 from twisted.trial.unittest import SynchronousTestCase
 
+from deploys import MemoryCommand, Rehearsal
 from graceful.deploy.balancer import Found
 from graceful.deploy.conductor import interrupted_something
 from graceful.deploy.journal import Journal, JournalError, unfinished
@@ -246,7 +246,7 @@ class VerdictTests(SynchronousTestCase):
         self.assertTrue(interrupted_something(verdict))
         text = "\n".join(verdict_lines(verdict))
         self.assertIn("2 taken down, 1 killed, 1 ended without a last word", text)
-        self.assertIn("process 101 had 2 taken down, 0 threads abandoned", text)
+        self.assertIn("process 101 had 2 taken down, 0 threads abandoned, reports OOPS-1 OOPS-2", text)
         self.assertIn("process 102 was killed, in flight: exchange 7 GET /slow, 3.0 s old", text)
         self.assertIn("process 103 has ended without a last word", text)
 

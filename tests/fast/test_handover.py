@@ -16,6 +16,8 @@ from graceful.downloads import files as files_module
 from graceful.downloads import handover as handover_module
 from graceful.downloads.handover import SMALL
 from graceful.downloads.parked import Parked
+from graceful.downloads.public import Public
+from graceful.downloads.targets import parse_mapping
 from graceful.downloads.token import HEADER, Download
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
 
@@ -252,22 +254,23 @@ class DownloadTests(Case):
         self.assertEqual(self.get().body, BIG)
 
     def test_error_afterwards(self) -> None:
-        """An application that fails after its offer, and says so, has withdrawn it."""
+        """An application that fails after its offer, and says so, has withdrawn it, whatever it says instead."""
         path = self.file(BIG)
         kept: list[Download] = []
+        for instead in ("500 Oops", "200 Oops"):
 
-        def application(environ: Any, start_response: Any) -> Any:
-            kept.append(Download(path))
-            start_response("200 OK", kept[-1].headers)
-            try:
-                raise RuntimeError
-            except RuntimeError as error:
-                start_response("500 Oops", [], (RuntimeError, error, error.__traceback__))
-            return [b"sorry"]
+            def application(environ: Any, start_response: Any, instead: str = instead) -> Any:
+                kept.append(Download(path))
+                start_response("200 OK", kept[-1].headers)
+                try:
+                    raise RuntimeError
+                except RuntimeError as error:
+                    start_response(instead, [], (RuntimeError, error, error.__traceback__))
+                return [b"sorry"]
 
-        self.serve(application)
-        answer = self.get()
-        self.assertEqual((answer.status, answer.body), (500, b"sorry"))
+            self.serve(application)
+            answer = self.get()
+            self.assertEqual((answer.status, answer.body), (int(instead[:3]), b"sorry"))
 
     def test_replayed(self) -> None:
         """The id of another exchange, an old one and a guessed one get what the application has for a body."""
@@ -589,6 +592,7 @@ class FileWrapperTests(Case):
     def test_not_readable(self) -> None:
         """A file that was opened to be written is the application's mistake, not the event loop's."""
         with open(self.file(BIG), "ab") as file, io.FileIO(self.file(BIG), "a") as raw:
+            raw.seek(0)
             for wrong in (file, raw):
                 self.wrapping(wrong)
                 self.assertEqual((self.get().status, self.taken), (500, []))
@@ -724,17 +728,16 @@ class PublicTests(Case):
             for method in ("POST", "PUT", "DELETE", "OPTIONS"):
                 answer = self.get(self.request(prefix, method))
                 self.assertEqual((answer.status, answer.fields["allow"]), (405, "GET, HEAD"))
+                self.assertEqual([exchange for exchange in self.engine.in_flight if exchange.status != 405], [])
+                self.assertTrue(all(exchange.through for exchange in self.engine.in_flight))
         self.assertEqual(self.upstream.asked, [])
 
     def test_method_of_one_who_left(self) -> None:
         """A client that has left is no trouble to whoever answers it."""
-        self.engine.handler.answer = lambda exchange: None
-        client = self.engine.connect()
-        client.send(GET + self.request("/files/x", "POST"))
-        first = self.engine.asked[0]
-        client.socket.script.extend((30, BrokenPipeError(), BrokenPipeError()))
-        self.engine.answer(first)
+        client, exchange = self.ask(self.request("/x", "POST"))
         client.connection.close()
+        exchange.target = b"/files/x"
+        self.assertTrue(Public(self.sender, [parse_mapping(f"/files={self.directory}")]).answer(exchange))
         self.nothing_left()
 
     def test_refused(self) -> None:

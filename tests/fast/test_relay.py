@@ -51,6 +51,14 @@ class Case(DownloadCase):
         client, _ = self.begin(data, **options)
         return client, self.question.answer(200, *(fields or STRONG), length=length)
 
+    def fill(self, response: Response) -> int:
+        """Send until there is too much; how many bytes that is."""
+        for number in range(100):
+            if response.paused:
+                return number * len(PIECE)
+            response.data(PIECE)
+        raise AssertionError("it is never paused")
+
     def relay(self) -> Relay:
         """The one that there is."""
         (relay,) = self.sender._relays
@@ -257,8 +265,7 @@ class PressureTests(Case):
     def test_silence_of_the_paused(self) -> None:
         """That an upstream says nothing while it is paused is not held against it."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         self.tick(SILENCE * 2)
         self.assertFalse(response.closed)
         client.take()
@@ -272,8 +279,7 @@ class PressureTests(Case):
     def test_takes_nothing(self) -> None:
         """A client that takes nothing for too long is cut, and the upstream's request ended."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         self.clock.advance(self.engine.site.settings.send_timeout + 1)
         self.engine.site.sweep(self.clock.seconds())
         self.assertTrue(client.socket.reset and response.closed)
@@ -282,8 +288,7 @@ class PressureTests(Case):
     def test_broken_while_paused(self) -> None:
         """A resumed upstream is heard again, and timed again, though the client was behind when it broke."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         response.end(whole=False)
         self.clock.advance(PAUSES[0])
         client.take()
@@ -420,8 +425,7 @@ class HalfClosedTests(Case):
     def test_slow_reader(self) -> None:
         """One that still has something to take is not gone."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
-        while not response.paused:
-            response.data(PIECE)
+        self.fill(response)
         client.finish()
         self.tick(5)
         self.assertFalse(response.closed)
@@ -725,10 +729,7 @@ class ResumeTests(Case):
     def test_what_was_held_goes_out(self) -> None:
         """What was here when it was cut still reaches the client, before it sees the end."""
         client, response = self.flowing(("X-A", "b"), length=1_000_000, buffer=5000)
-        sent = 0
-        while not response.paused:
-            response.data(PIECE)
-            sent += len(PIECE)
+        sent = self.fill(response)
         response.end(whole=False)
         answer = self.got(client)
         self.assertEqual((len(answer.body), answer.whole, client.eof), (sent, False, True))

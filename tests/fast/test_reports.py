@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -246,8 +247,9 @@ class DirectoryTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have one."""
-        self.path = Path(self.mktemp())
-        self.path.mkdir()
+        directory = TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.path = Path(directory.name)
 
     def test_oops(self) -> None:
         """With the extra they are OOPS reports, which its own tools read."""

@@ -7,10 +7,14 @@ from typing import Any
 
 from fast.doubles import GET, Client, get, parse_answers
 from fast.downloading import DownloadCase, Response
+from graceful.aside import Aside
 from graceful.downloads.heads import Answer
 from graceful.downloads.parked import Parked
+from graceful.reports.reports import Reports
 from graceful.stopping import Stopping
-from graceful.takedown.deadline import LAST_MOMENT, Takedown
+from graceful.takedown.deadline import LAST_MOMENT, Deadline
+from graceful.takedown.threads import Descents
+from graceful.takedown.waits import Waits
 from graceful.web.exchange import Exchange
 
 
@@ -21,7 +25,9 @@ class Case(DownloadCase):
         """Have a takedown, and threads that are only said to work."""
         super().setUp()
         self.working: dict[Exchange, int] = {}
-        self.takedown = Takedown(self.engine.site, self.clock, lambda: self.working)
+        self.descents = Descents(self.clock, lambda: self.working, lambda thread: 0, Waits(set), Aside().call)
+        self.reports = Reports()
+        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, self.descents, self.reports)
 
     def download(self, data: bytes = GET, length: int = 10) -> tuple[Client, Response]:
         """A client that has 3 of so many bytes, and the upstream they come from."""
@@ -158,7 +164,14 @@ class StoppingTests(Case):
         """Have an engine that has only what is asked for."""
         super().setUp()
         engine: Any = SimpleNamespace(
-            site=self.engine.site, clock=self.clock, working=lambda: self.working, lot=self.lot, sweep=lambda: None
+            site=self.engine.site,
+            clock=self.clock,
+            working=lambda: self.working,
+            lot=self.lot,
+            hasten=lambda: None,
+            descents=self.descents,
+            reports=self.reports,
+            overtime=SimpleNamespace(taken=0),
         )
         self.stopping = Stopping(engine, None, None)
 

@@ -202,6 +202,8 @@ class ElsewhereTests(Case):
         """HEAD gets the length, no body, and the file is closed."""
         status, fields, body = self.call(Download(self.file()), "HEAD")
         self.assertEqual((status, fields["Content-Length"], body), ("200 OK", "7", b""))
+        result = Download(self.file())({"REQUEST_METHOD": "HEAD"}, lambda status, headers: None)
+        self.assertEqual((result, self.descriptors()), ([], []))
         self.assertEqual(self.descriptors(), [])
 
     def test_closed_meanwhile(self) -> None:

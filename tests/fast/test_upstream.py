@@ -241,7 +241,7 @@ class HeadTests(Case):
     def test_counted_for_each(self) -> None:
         """Bodies do not count, and each answer counts anew."""
         asking, transport = self.asked()
-        for _ in range(5):
+        for _ in range(20):
             transport.answer(b"HTTP/1.1 200 OK\r\nX-A: %b\r\nContent-Length: 300000\r\n\r\n" % (b"a" * 10_000))
             response: Any = self.successResultOf(asking)
             response.deliverBody(Body())

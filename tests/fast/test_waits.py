@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.logger import capturedLogs, formatEvent
@@ -170,7 +171,9 @@ class KernelTests(Case):
 
     def test_no_proc(self) -> None:
         """Where the kernel does not tell, it is said once, and nothing is touched."""
-        blind = Path(self.mktemp())
+        directory = TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        blind = Path(directory.name)
         task = blind / "task" / "5"
         task.mkdir(parents=True)
         (task / "syscall").mkdir()  # which cannot be read

@@ -169,6 +169,21 @@ def test_killed(site: Site) -> None:
         assert fleet.pids().keys() == {"app1"}
 
 
+def test_taken_down(site: Site) -> None:
+    """What was still running at the deadline is no failure of the deploy, but is counted, and its report is named."""
+    with Fleet(site, 1, ["--deadline", "0.5"]) as fleet:
+        fleet.plan("min_up = 0")
+        with Connection(fleet.balancer.port, timeout=30) as long:
+            long.send(request("/sleep?seconds=60"))
+            wait_for(lambda: (fleet.status("app1") or {}).get("in_flight_count") == 1)
+            verdict = events_of(fleet.deploy("--json", "--strict", status=3))[-1]
+            assert long.answer().status == 503
+        assert (verdict["result"], verdict["taken_down"], verdict["killed"]) == ("deployed", 1, 0)
+        ((old,),) = (instance["old"] for instance in verdict["instances"])
+        (report,) = old["reports"]
+        assert report in (site.path / "app1.log").read_text()
+
+
 def test_haproxy_restarted(site: Site) -> None:
     """HAProxy forgets everything in mid-deploy: the instance is taken out again, and put back in the end."""
     with Fleet(site, 2, QUICK) as fleet:

@@ -57,10 +57,10 @@ COMMANDS = {
     "twist graceful-app": "a name",
     "make test": "see `develop`",
     "make bench": "see `develop`",
+    "systemctl start": "see `systemctl`",
+    "systemctl reload": "see `systemctl`; tests/real/test_fleets.py does what it does",
     "systemctl stop": "see `systemctl`",
     "systemctl restart": "see `systemctl`",
-    "systemctl reload": "see `systemctl`; SIGHUP is sent by test_hang_up",
-    "systemctl start": "see `systemctl`",
     "systemctl kill": "see `systemctl`",
     "kill -HUP": "test_hang_up",
     "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
@@ -79,6 +79,8 @@ COMMANDS = {
     "graceful wait gone": "tests/real/test_control.py",
     "graceful extend SECONDS": "tests/real/test_control.py",
     "graceful takedown ID": "tests/real/test_control.py",
+    "graceful extend": "a name; tests/real/test_control.py",
+    "graceful deploy": "test_deploy_command",
     "graceful leave": "test_rotation",
     "graceful enter": "test_rotation",
 }
@@ -409,6 +411,79 @@ def test_deploy(site: Site) -> None:
     for name in ("one", "two"):
         log = (site.path / f"{name}.log").read_text()
         assert len(re.findall(r"drained in .* finished, 0 taken down, 0 abandoned", log)) == 2
+
+
+@runs("ten-lines", "ten-lines-run", "deploy-file", "deploy-start", "deploy-run", "deploy-said", "deploy-verdict")
+def test_deploy_command(site: Site) -> None:
+    """The README's ten lines and the guide's file replace the README's two servers, and no request is lost."""
+    clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
+    servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
+    strict = {"mode http": "mode http\n    retries 0"}
+    site.write(
+        "haproxy.cfg", shown("haproxy", {**servers, **strict, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
+    )
+    site.shell(shown("first-start", servers))
+    site.write("start", shown("deploy-start")).chmod(0o755)
+    first = pids(site)
+    with subprocess.Popen(["haproxy", "-db", "-q", "-f", site.path / "haproxy.cfg"]) as haproxy:
+        try:
+            wait_for(lambda: listens(int(clients)))
+            with Load(int(clients)) as load:
+                load.mark()
+                places = {place: port for place, port in servers.items() if place in shown("ten-lines")}
+                site.write("deploy.toml", shown("ten-lines", {**places, "9999": runtime}))
+                site.shell(shown("ten-lines-run"))
+                second = pids(site)
+                load.mark()
+                site.write("deploy.toml", shown("deploy-file", {**servers, "9999": runtime}))
+                said = site.shell(shown("deploy-run")).splitlines()
+                load.mark()
+                load.stop().check()
+        finally:
+            haproxy.kill()
+    third = pids(site)
+    assert not first & second and not second & third
+    check_lines("deploy-said", said)
+    check_lines("deploy-verdict", said)
+    for pid in third:
+        os.kill(pid, signal.SIGTERM)
+        assert gone(pid, 20)
+
+
+@runs("deploy-takeover")
+def test_deploy_by_takeover(site: Site) -> None:
+    """Without HAProxy, the next process has the sockets, and the old one is gone."""
+    port = str(free_port())
+    places = {"tcp:8080": LOOPBACK.format(port=port), "8080": port}
+    site.write("deploy.toml", shown("deploy-takeover", places))
+    site.shell("graceful deploy deploy.toml")
+    (first,) = pids(site)
+    with Load(int(port)) as load:
+        load.mark()
+        site.shell("graceful deploy deploy.toml")
+        (second,) = pids(site)
+        load.mark()
+        load.stop().check()
+    assert first != second
+    assert gone(first)
+    os.kill(second, signal.SIGTERM)
+    assert gone(second, 20)
+
+
+@runs("testing-pytest", "testing-trial", "testing-memory")
+def test_testing(site: Site) -> None:
+    """The tests of a site that the guide shows pass."""
+    site.write(
+        "mysite/wsgi.py",
+        "import time\n\n\ndef application(environ, start_response):\n"
+        "    time.sleep(2 if environ['PATH_INFO'] == '/report' else 0)\n"
+        "    start_response('200 OK', [])\n    return [b'done']\n",
+    )
+    site.write("test_pytest.py", shown("testing-pytest"))
+    site.write("test_memory.py", shown("testing-memory"))
+    site.write("test_trial.py", shown("testing-trial"))
+    assert "2 passed" in site.shell("python -m pytest -q -p no:cacheprovider test_pytest.py test_memory.py")
+    assert "successes=1" in site.shell("python -m twisted.trial test_trial")
 
 
 def pids(site: Site) -> set[int]:
@@ -784,6 +859,44 @@ def test_watching(site: Site) -> None:
         assert b"8 seconds later" in slow.communicate()[0]
         assert server.wait() == 0
         site.shell(shown("control-stop"))
+
+
+# -- the reactor ------------------------------------------------------------------------------------------------
+
+
+@runs("reactor-run", "readme-reactor", "reactor-log")
+def test_reactor(site: Site) -> None:
+    """`twistd web` under the graceful reactor finishes what is in flight, says what it should say, and exits 0."""
+    assert shown("reactor-run") == shown("readme-reactor")
+    site.environment["PYTHONPATH"] += f":{site.path}"  # as if the project were installed
+    server = site.server(shown("reactor-run", {"tcp:8080": ANYWHERE}), wait_open=False)
+    with server, Gate(site.home.path / "gate") as gate:
+        with Connection(int(server.wait_line(r"Site starting on (\d+)", 30)[1])) as connection:
+            connection.send(request(gate.target()))
+            gate.wait_reached()
+            server.terminate()
+            server.wait_line("closed")
+            gate.open()
+            assert connection.answer().body == b"passed"
+        assert server.wait() == 0
+        check_lines("reactor-log", lines_of(server))
+
+
+@runs("reactor-install", "reactor-in-flight")
+def test_reactor_in_a_program(site: Site) -> None:
+    """A program installs it, and has something counted: a stop waits for that."""
+    program = [
+        shown("reactor-install"),
+        "from twisted.internet.defer import Deferred",
+        "deferred = Deferred()",
+        shown("reactor-in-flight"),
+        "reactor.callLater(0.2, deferred.callback, None)",
+        "reactor.callWhenRunning(reactor.stop)",
+        "reactor.run()",
+        "print(type(reactor).__name__, deferred.called)",
+    ]
+    site.write("program.py", "\n".join(program))
+    assert site.shell("python program.py") == "GracefulReactor True\n"
 
 
 # -- from one instance to the next -----------------------------------------------------------------------------

@@ -65,6 +65,11 @@ def test_a_drain_in_the_browser(home: Home) -> None:
         assert "finished" in page.text("notice")
         page.look(width=390, height=800, dark=True)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
+        heard = page.accessible()
+        assert [name.lower() for name in heard["table"]] == ["in flight"]
+        assert len(heard["row"]) >= 2
+        assert any("exchange" in name for name in heard["progressbar"])
+        assert {"timer", "status", "main", "contentinfo"} <= heard.keys()
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.look()
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark

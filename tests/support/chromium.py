@@ -149,6 +149,14 @@ class Page:
         assert isinstance(found, str)
         return found
 
+    def accessible(self) -> dict[str, list[str]]:
+        """What a screen reader is given: the names of everything, by role."""
+        found: dict[str, list[str]] = {}
+        for node in self.call("Accessibility.getFullAXTree")["nodes"]:
+            if not node.get("ignored"):
+                found.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+        return found
+
     def complaints(self) -> list[str]:
         """What the browser has written to its console: errors, and violations of the page's policy."""
         self.evaluate("0")

@@ -89,9 +89,12 @@ function showDeadline() {
 }
 
 function addRow(exchange) {
+  // The roles are what the elements are, which a browser forgets when they are laid out otherwise on a phone.
   const row = make("tr");
+  row.setAttribute("role", "row");
   const labels = ["id", "request", "age", "phase", "sent", "thread", "client"];
-  const cells = labels.map(label => { const cell = make("td"); cell.dataset.label = label; return cell; });
+  const cells = labels.map(label => { const cell = make("td"); cell.dataset.label = label;
+    cell.setAttribute("role", "cell"); return cell; });
   row.append(...cells);
   const button = make("button", `${exchange.method} ${exchange.path}`);
   button.type = "button";

@@ -1,0 +1,110 @@
+"""A real server in a test of trial: everything that waits is a Deferred.
+
+class ReportTests(AppServerMixin, TestCase):
+
+    @inlineCallbacks
+    def test_report(self):
+        server = yield self.serve("mysite.wsgi:application")
+        report = server.get("/report")
+        yield server.arrived("/report")
+        yield server.redeploy()
+        self.assertEqual((yield report).status, 200)
+        self.assertEqual(server.lost, [])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from graceful.testing.client import Answer, Lost
+from graceful.testing.server import LiveServer
+
+T = TypeVar("T")
+
+
+class DeferredServer:
+    """A :class:`LiveServer` whose methods return Deferreds; they do the same."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self._server = server
+
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1."""
+        return self._server.port
+
+    @property
+    def url(self) -> str:
+        """Where it is, without a slash at the end."""
+        return self._server.url
+
+    @property
+    def lost(self) -> list[Lost]:
+        """The requests that were lost."""
+        return self._server.lost
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Deferred[Answer]:
+        """Send a request; fires with its answer."""
+        return deferToThread(self._server.request, method, path, body, **headers)
+
+    def get(self, path: str, **headers: str) -> Deferred[Answer]:
+        """Send a GET; fires with its answer."""
+        return self.request("GET", path, None, **headers)
+
+    def arrived(self, path: str, count: int = 1) -> Deferred[None]:
+        """Fires when so many requests for a path are in flight."""
+        return deferToThread(self._server.arrived, path, count)
+
+    def leave(self) -> Deferred[None]:
+        """Have it leave the rotation."""
+        return deferToThread(self._server.leave)
+
+    def enter(self) -> Deferred[None]:
+        """Have it enter the rotation again."""
+        return deferToThread(self._server.enter)
+
+    def sigterm(self) -> None:
+        """Send it SIGTERM."""
+        self._server.sigterm()
+
+    def closed(self) -> Deferred[None]:
+        """Fires when its listening sockets are closed."""
+        return deferToThread(self._server.closed)
+
+    def gone(self) -> Deferred[int]:
+        """Fires with its exit status when it has ended."""
+        return deferToThread(self._server.gone)
+
+    def redeploy(self) -> Deferred[int]:
+        """Replace its process; fires with the new one's number when that serves."""
+        return deferToThread(self._server.redeploy)
+
+    def in_flight(self) -> Deferred[list[dict[str, Any]]]:
+        """Fires with the exchanges in flight."""
+        return deferToThread(self._server.in_flight)
+
+
+class AppServerMixin:
+    """For a `twisted.trial.unittest.TestCase`: its servers are ended with the test."""
+
+    addCleanup: Callable[..., None]
+
+    def serve(
+        self, application: str, *options: str, environment: Mapping[str, str] | None = None
+    ) -> Deferred[DeferredServer]:
+        """Start a server; fires with it when it serves.  Fails with :class:`StartFailed`.
+
+        :param application: MODULE:CALLABLE.
+        :param options: of `graceful-app`.
+        :param environment: variables that it gets beside those of the test.
+        """
+
+        def started(server: LiveServer) -> DeferredServer:
+            self.addCleanup(deferToThread, server.stop)
+            return DeferredServer(server)
+
+        return deferToThread(LiveServer, application, *options, environment=environment).addCallback(started)
