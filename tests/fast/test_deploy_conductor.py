@@ -269,6 +269,16 @@ class VerdictTests(SynchronousTestCase):
         self.assertEqual((first["instance"], first["step"], first["pid"]), ("app1", "drain", 5))
         self.assertEqual((last["step"], last["result"], last["instance"]), ("verdict", "deployed", None))
 
+    def test_nobody_listens(self) -> None:
+        """A deploy goes on when its terminal is gone, or whoever has read it."""
+        for kind in (Events, lambda out: Lines(out, 4)):
+            reading, writing = os.pipe()
+            os.close(reading)
+            with os.fdopen(writing, "w") as out:
+                progress = kind(out)
+                for _ in range(3):
+                    progress.tell("app1", "drain", "out of the rotation")
+
     def test_lines(self) -> None:
         """Plain lines, with the end of a log below what has failed."""
         out = io.StringIO()
