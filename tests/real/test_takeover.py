@@ -93,6 +93,9 @@ def test_the_next_one_gets_the_sockets(any_home: Home, daemon: bool) -> None:
             kept.end()
             gone(old)
             serves(new)
+            if daemon:  # both write into one file: it accepts, and then the old one lets go
+                log = new.log_file.read_text()
+                assert log.index(f"open (pid {new.pid})") < log.index(f"handed to {new.pid}\n")
             assert sorted(path.name for path in any_home.run.iterdir()) == ["graceful.sock", "twistd.pid"]
             stopped = graceful(any_home, "stop", "--wait", "gone")
             assert stopped.returncode == 0, stopped
@@ -159,6 +162,7 @@ def test_every_kind_of_socket(home: Home) -> None:
         assert not other.exists()
         with pytest.raises(Failure, match="refused"):
             Connection(dropped)
+        assert len(sockets_of(new.pid)) == len(after) + len(status) // 2 + 1  # and the control socket
         assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (inode, 0o600)
         for address in (str(path), four, given.getsockname()[1]):
             with Connection(address) as connection:
@@ -501,6 +505,21 @@ def test_nothing_is_left_of_failed_ones(home: Home) -> None:
         wait_for(lambda: size()[0] <= descriptors)
         assert size()[1] < resident + MIB
         serves(old)
+
+
+def sockets_of(pid: int) -> list[str]:
+    """Its listening sockets, by the inode numbers that the kernel shows of those that listen."""
+    listening = {line.split()[9] for name in ("tcp", "tcp6") for line in _lines(pid, name) if line.split()[3] == "0A"}
+    listening |= {line.split()[6] for line in _lines(pid, "unix") if line.split()[3] == "00010000"}
+    found = []
+    for descriptor in descriptors_of(pid):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{descriptor}").removeprefix("socket:[").removesuffix("]"))
+    return [inode for inode in found if inode in listening]
+
+
+def _lines(pid: int, name: str) -> list[str]:
+    return Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
 
 
 def descriptors_of(pid: int) -> list[str]:
