@@ -203,7 +203,8 @@ class AppServer(Service):
                 if self._predecessor is not None:
                     self._process.pid_file.prepare(self._predecessor.pid)
                 else:
-                    self._process.pid_file.write()
+                    # Our successor may be started by the user that we change to, and has to write there.
+                    self._process.pid_file.write(*self._process.owner)
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:

@@ -15,8 +15,8 @@ import pytest
 from support.clients import Connection
 from support.command import status_of
 from support.gate import Gate
-from support.home import Home
-from support.server import Server, become_subreaper
+from support.home import UNPRIVILEGED, Home
+from support.server import KEEPS_READING, Server, become_subreaper
 from support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
@@ -172,3 +172,22 @@ def test_no_deploy_of_one_that_stops(home: Home) -> None:
         began = time.monotonic()
         assert server.wait() == 0
         assert time.monotonic() - began < 10
+
+
+def test_after_uid(home: Home) -> None:
+    """With --uid, the successor is started without privileges, and gets sockets and pid file all the same."""
+    if os.getuid() != 0:
+        pytest.skip("needs root")
+    become_subreaper()
+    options = ("--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED))
+    server = Server(home, *SHORT, twistd_options=options, prefix=KEEPS_READING)
+    with ExitStack() as stack:
+        stack.callback(lambda: setattr(home, "disturbed", True))  # who may not write there may not remove either
+        stack.callback(end, server, home)
+        server.start()
+        server.wait_open()
+        server.send_signal(signal.SIGHUP)
+        server.wait_line(f"took over from process {server.pid}")
+        wait_for(lambda: pid_of(home) != server.pid)
+        assert status_of(home)["pid"] == pid_of(home)
+        assert Path(f"/proc/{pid_of(home)}").stat().st_uid == UNPRIVILEGED
