@@ -1,4 +1,4 @@
-"""A hundred deploys behind a real HAProxy, one after the other, under five kinds of clients: what is lost, how fast.
+"""A hundred deploys behind a real HAProxy under five kinds of clients: what gets lost, and how fast they go.
 
     python bench/deploys.py
     python bench/deploys.py --deploys 20 --instances 5 --parallel 2

@@ -111,14 +111,17 @@ def comparison(cells: Sequence[Cell], servers: Sequence[str], reference: str) ->
 
 
 def report(cells: Sequence[Cell], servers: Sequence[str], scenarios: Sequence[str]) -> str:
-    """Return all tables: each scenario's, and below it ours against variants of ours if there are any."""
+    """Return all tables: each scenario's, and below it variants of one server against each other, if any."""
     reference = "stock" if "stock" in servers else servers[0]
-    variants = [server for server in servers if server.startswith("ours")]
+    families = [
+        [server for server in servers if server.startswith("ours")],
+        [server for server in servers if server in ("stock", "stock2", "reactor")],
+    ]
     parts = []
     for name in scenarios:
         chosen = [cell for cell in cells if cell.scenario == name]
         parts += [f"### {SCENARIOS[name].title}", table(chosen, name, servers, reference)]
-        if len(variants) > 1:
+        for variants in (family for family in families if len(family) > 1):
             parts += ["Round by round:", comparison(chosen, variants, variants[0])]
     faults = [
         f"- {cell.server}, {cell.scenario}, round {cell.round}: {'; '.join(cell.faults)}"

@@ -67,9 +67,12 @@ def _program(name: str) -> str:
     return str(PROGRAMS / name)
 
 
-def _stock(port: int, logs: Path) -> list[str]:
-    listen = f"--listen=tcp:{port}:interface=127.0.0.1"
-    return [_program("twistd"), "-n", "--pidfile=", "web", listen, "--wsgi=app.application"]
+def _stock(*options: str) -> Callable[[int, Path], list[str]]:
+    def command(port: int, logs: Path) -> list[str]:
+        listen = f"--listen=tcp:{port}:interface=127.0.0.1"
+        return [_program("twistd"), *options, "-n", "--pidfile=", "web", listen, "--wsgi=app.application"]
+
+    return command
 
 
 def _gunicorn(port: int, logs: Path) -> list[str]:
@@ -112,7 +115,10 @@ def _ours(
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("stock", "twisted", _stock),
+        Kind("stock", "twisted", _stock()),
+        # Stock Twisted's server on either reactor, and the stock one again: see reactor.py.
+        Kind("stock2", "twisted", _stock()),
+        Kind("reactor", "graceful", _stock("--reactor=graceful")),
         Kind("gunicorn", "gunicorn", _gunicorn),
         Kind("waitress", "waitress", _waitress),
         Kind("cheroot", "cheroot", _cheroot),

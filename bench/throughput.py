@@ -185,10 +185,14 @@ def _leave(signum: int, frame: object) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
-if __name__ == "__main__":
-    # Ended by a signal, it ends its servers first.
+def leave_well() -> None:
+    """Ended by a signal, end the servers first."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, _leave)
+
+
+if __name__ == "__main__":
+    leave_well()
     try:
         sys.exit(run(parse_arguments()))
     except ServerFailed as error:

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 Handler = Callable[[int, FrameType | None], None]
 
 
-class Server(Protocol):
-    """What can be asked of a server by signals.  Reactor thread, except `limit`."""
+class Stoppable(Protocol):
+    """What can be stopped by a signal.  Reactor thread, except `limit`."""
 
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens; in the signal handler itself."""
@@ -31,6 +31,10 @@ class Server(Protocol):
     def hurry(self) -> None:
         """Take down at once what is in flight."""
 
+
+class Server(Stoppable, Protocol):
+    """What else can be asked of a server.  Reactor thread."""
+
     def reopen_logs(self) -> None:
         """Open the log files anew: somebody has moved them."""
 
@@ -39,6 +43,33 @@ class Server(Protocol):
 
     def say_in_flight(self) -> None:
         """Log every exchange in flight, with its thread's stack."""
+
+
+class Stoppers:
+    """Takes the signals that mean "stop".
+
+    :param stoppable: who acts on them.
+    :param call: calls a function in the reactor thread; safe in a signal handler.
+    """
+
+    def __init__(self, stoppable: Stoppable, call: Callable[..., object]) -> None:
+        self._stoppable = stoppable
+        self._call = call
+        self._interrupted = False
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM: drain."""
+        self._stoppable.limit()
+        self._call(self._stoppable.stop, False)
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """SIGINT: a person pressed Ctrl-C: do not wait for a browser's idle connections; twice: for nothing."""
+        self._stoppable.limit()
+        self._call(self._stoppable.hurry if self._interrupted else self._stop_quietly)
+        self._interrupted = True
+
+    def _stop_quietly(self) -> None:
+        self._stoppable.stop(True)
 
 
 class Signals:
@@ -62,11 +93,11 @@ class Signals:
         self._call = call
         self._on_terminal = on_terminal
         self._set_handler = set_handler
-        self._interrupted = False
+        self._stoppers = Stoppers(server, call)
 
     def stoppers(self) -> dict[int, Handler]:
         """The handlers of the two signals that mean "stop"."""
-        return {signal.SIGTERM: self._terminate, signal.SIGINT: self._interrupt}
+        return {signal.SIGTERM: self._stoppers.terminate, signal.SIGINT: self._stoppers.interrupt}
 
     def install(self) -> None:
         """Install all handlers.  Main thread, when the reactor runs."""
@@ -80,19 +111,6 @@ class Signals:
     def _later(self, function: Callable[..., object], *args: object) -> None:
         self._call(function, *args)
 
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        self._server.limit()
-        self._later(self._server.stop, False)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """A person pressed Ctrl-C: do not wait for a browser's idle connections; twice: for nothing."""
-        self._server.limit()
-        self._later(self._server.hurry if self._interrupted else self._stop_quietly)
-        self._interrupted = True
-
-    def _stop_quietly(self) -> None:
-        self._server.stop(True)
-
     def _quit(self, number: int, frame: FrameType | None) -> None:
         self._server.limit()
         self._later(self._server.hurry)
@@ -100,6 +118,6 @@ class Signals:
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         """A closed terminal ends what was started in it; a daemon goes on."""
         if self._on_terminal():
-            self._terminate(number, frame)
+            self._stoppers.terminate(number, frame)
         else:
             self._later(self._server.deploy)

@@ -44,8 +44,11 @@ class Way(Protocol):
     def stop(self, quiet: bool) -> None:
         """Begin to drain."""
 
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
+    def move_limit(self) -> None:
+        """The deadline was moved."""
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
 
     def take_down_one(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""
@@ -81,18 +84,17 @@ class Shown:
 
 
 class Open:
-    """Control that is open; it takes orders, as :class:`graceful.control.api.Orders` has them.  Reactor thread.
+    """Control that is open; its orders are those of :class:`graceful.control.orders.Orders`.  Reactor thread.
 
     :param way: what is looked at.
     """
 
     def __init__(self, settings: Settings, counted: Counted, way: Way) -> None:
         self._way = way
-        self._status = Status(settings, way.latest_exit, lambda: way.taken_down)
-        self._status.drain = way.drain
+        self._status = Status(settings)
         path = settings.control
         control = ControlSocket(path, settings.control_mode, settings.control_group) if path else None
-        self._desk = Desk(settings, self._status, self, control, Notify({}))
+        self._desk = Desk(settings, self._status, control, Notify({}))
         self.health = Health(settings.health_path, settings.going_down_status)
         # Nothing is recorded when it ends, since what comes and goes while nobody looks is not seen.
         site = SimpleNamespace(register=counted, record=None)
@@ -105,11 +107,11 @@ class Open:
         """
         try:
             self._desk.bind(os.environ, os.getpid())
-        except BaseException:
+        except CannotOpen:
             self._desk.close()
             raise
-        self._desk.open(reactor)
-        self._status.engine = self._shown  # not earlier: there is no count of requests for the metrics
+        self._desk.open(reactor, self)
+        self._status.of(self._shown, self._way.drain, self._way)  # not earlier: the metrics would count requests
         self.entered("serving")
         self._desk.say_open()
 
@@ -123,7 +125,7 @@ class Open:
         """Enter it again."""
         self.health.enter()
 
-    def stop_within(self, quiet: bool, deadline: float | None) -> None:
+    def stop(self, quiet: bool, deadline: float | None) -> None:
         """Begin to drain.
 
         :param quiet: close idle connections at once: nobody sends requests any more.
@@ -131,12 +133,26 @@ class Open:
         """
         if deadline is not None:
             self._way.drain.give(deadline)
+            self._way.move_limit()
         self._way.limit()
         self._way.stop(quiet)
 
     def extend(self, seconds: float) -> None:
         """Give what is in flight so many seconds more, or fewer."""
-        self._way.extend(seconds)
+        self._way.drain.extend(seconds)
+        self._way.move_limit()
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+        self._way.limit()
+        self._way.hurry()
+
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        return self._way.latest_exit()
+
+    def renew_limit(self) -> None:
+        """Nothing that is in flight gets more time by itself."""
 
     def take_down(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from graceful.reactor.interfaces import ICountsInFlight
 from graceful.reactor.leaving import Leaving, Process
 from graceful.reactor.transports import TCPPort, TCPServer, UNIXPort, UNIXServer
 from graceful.settings import Settings
-from graceful.signals import Signals
+from graceful.signals import Stoppers
 
 if TYPE_CHECKING:
     from twisted.internet.epollreactor import EPollReactor as Stock
@@ -42,7 +41,7 @@ class GracefulReactor(Stock):
         self.counted = Counted()
         super().__init__()  # type: ignore[no-untyped-call]
         self._leaving = Leaving(self, settings if settings is not None else Settings(), self.counted, process)
-        self._handlers = Signals(self._leaving, self.callFromThread).stoppers() if process is not None else {}
+        self._stoppers = Stoppers(self._leaving, self.callFromThread) if process is not None else None
 
     # -- ICountsInFlight ----------------------------------------------------------------------------------
 
@@ -87,15 +86,15 @@ class GracefulReactor(Stock):
 
     def sigTerm(self, number: int, frame: FrameType | None = None) -> None:
         """Stop; again: say what is waited for."""
-        if signal.SIGTERM in self._handlers:
-            self._handlers[signal.SIGTERM](number, frame)
+        if self._stoppers is not None:
+            self._stoppers.terminate(number, frame)
         else:
             super().sigTerm(number, frame)
 
     def sigInt(self, number: int, frame: FrameType | None = None) -> None:
         """Stop, and do not wait for idle connections; again: for nothing."""
-        if signal.SIGINT in self._handlers:
-            self._handlers[signal.SIGINT](number, frame)
+        if self._stoppers is not None:
+            self._stoppers.interrupt(number, frame)
         else:
             super().sigInt(number, frame)
 

@@ -158,6 +158,8 @@ class Counted:
     :ivar lingering: holds connections that are closed; None as long as nobody does.
     """
 
+    log = Logger(namespace="graceful")
+
     def __init__(self) -> None:
         self.ports: dict[Any, str] = {}
         self.connections: set[Any] = set()
@@ -206,14 +208,19 @@ class Counted:
             if not transport.connected or transport.fileno() < 0:
                 self.lost(transport)  # somebody has taken the socket away from the reactor, to hand it to another
                 continue
-            known, (kind, protocol) = self._watches.get(transport), kind_of(transport)
-            if known is None or known.protocol is not protocol or type(known) is not kind:
-                # Of what has been begun in one protocol and goes on in another, nothing is lost.
-                self._watches[transport] = kind(self, transport, protocol)
-        found = list(self._watches.values())
-        for watch in found:
-            watch.look()
-        return found
+            try:
+                self._look(transport)
+            except Exception:
+                self.log.failure("nobody can say what is in flight on {transport!r}", transport=transport)
+                self._watches[transport] = watch = Watch(self, transport, transport.protocol)
+                watch.look()
+        return list(self._watches.values())
+
+    def _look(self, transport: Any) -> None:
+        known, (kind, protocol) = self._watches.get(transport), kind_of(transport)
+        if known is None or known.protocol is not protocol or type(known) is not kind:
+            known = self._watches[transport] = kind(self, transport, protocol)
+        known.look()
 
     def watch(self, transport: Any) -> Watch:
         """One of them."""

@@ -110,7 +110,7 @@ class HTTP1(Watch):
         self._draining = True
         channel = self.protocol
         channel.checkPersistence = self._persistence(channel.checkPersistence)
-        if channel.requests and channel._handlingRequest and not channel._dataBuffer:
+        if channel.requests and not channel.line_mode and not channel._dataBuffer:  # its head is complete
             channel.persistent = False
             request = channel.requests[0]
             if not request.startedWriting:

@@ -9,6 +9,7 @@ the drain is :mod:`graceful.drain`'s; what its steps mean for ports and connecti
 
 from __future__ import annotations
 
+from threading import current_thread, main_thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,8 @@ LOOK_AGAIN: Final = 0.05
 class Process:
     """What a reactor has that is installed in a process: the exit status is its verdict.
 
+    One that runs in another thread than the main one has no say in that: the process is somebody else's.
+
     :ivar limit: the moment at which the process ends in any case, once somebody has told it to.
     :ivar pools: sees to it that thread pools end.
     """
@@ -51,6 +54,16 @@ class Process:
         """Take the process; early, since what is registered with atexit before is not called with a verdict."""
         self.limit.install()
         self.pools.install()
+
+    def arm(self, seconds: float) -> None:
+        """End the process in so many seconds, whatever happens."""
+        if current_thread() is main_thread():
+            self.limit.arm(seconds)
+
+    def verdict(self, status: int) -> None:
+        """Say how it went: the process has to be gone soon."""
+        if current_thread() is main_thread():
+            self.limit.verdict(status, REPORTS + LEAVING)
 
 
 class Leaving:
@@ -89,12 +102,15 @@ class Leaving:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         self.told = True
         if self._process is not None and self.drain.state == "serving":
-            self._process.limit.arm(latest_exit(*self.drain.ahead(False)))
+            self._process.arm(self._at_most())
+
+    def _at_most(self) -> float:
+        return latest_exit(*self.drain.ahead(False))
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
         left = self._process.limit.left if self._process is not None and self.told else None
-        return latest_exit(*self.drain.ahead(False)) if left is None else left
+        return self._at_most() if left is None else left
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain; asked again, say what it waits for.
@@ -117,12 +133,6 @@ class Leaving:
             self._reactor.callLater(0, self.drain.hurry)  # it begins at the end of this turn
         else:
             self.drain.hurry()
-
-    def reopen_logs(self) -> None:
-        """This is whoever has opened them's business."""
-
-    def deploy(self) -> None:
-        """SIGHUP is the application's own here: nothing is known of how it would be started again."""
 
     def say_in_flight(self) -> None:
         """Log what is in flight."""
@@ -149,11 +159,10 @@ class Leaving:
         else:
             self._control = control
 
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
-        self.drain.extend(seconds)
+    def move_limit(self) -> None:
+        """The deadline was moved: so is the last limit, if it has been set."""
         if self._process is not None and self.told:
-            self._process.limit.arm(latest_exit(*self.drain.ahead(False)))
+            self._process.arm(self._at_most())
 
     def take_down_one(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""
@@ -164,7 +173,7 @@ class Leaving:
         taken = [item] if watch is None else watch.take_down(item)
         self._name(taken, self.clock.seconds())
         if watch is None:
-            item.connection.cancel()
+            self._cancel(item.connection)
         return [one.id for one in taken]
 
     # -- the drain ----------------------------------------------------------------------------------------
@@ -232,9 +241,12 @@ class Leaving:
         return closed
 
     async def _close(self, port: Any) -> None:
-        # A factory without ports stops, and a site that has stopped logs no request any more.
-        port.factory.doStart()
-        self._kept.append(port.factory)
+        try:
+            # A factory without ports stops, and a site that has stopped logs no request any more.
+            port.factory.doStart()
+            self._kept.append(port.factory)
+        except Exception:
+            self.log.failure("a factory does not start once more, and stops with its port")
         await close_port(self._reactor, name_of_port(port), port)
 
     def all_gone(self) -> Deferred[None]:
@@ -271,10 +283,16 @@ class Leaving:
             self._name(taken, now)
         for deferred, item in self._counted.asked():
             self._name([item], now)
-            deferred.cancel()
+            self._cancel(deferred)
         done: Deferred[None] = Deferred()
         self._wait(done, now + LAST_MOMENT)
         return done
+
+    def _cancel(self, deferred: Deferred[Any]) -> None:
+        try:
+            deferred.cancel()
+        except Exception:
+            self.log.failure("a Deferred that was counted could not be cancelled")
 
     def _name(self, taken: list[Item], now: float) -> None:
         for item in taken:
@@ -296,9 +314,11 @@ class Leaving:
         """Nothing is in flight: the reactor's own shutdown may begin, and thread pools have until the deadline."""
         self._counted.on_add = self._counted.lingering = None
         self._lingering.close()
-        for factory in self._kept:
-            factory.doStop()
-        self._kept.clear()
+        while self._kept:
+            try:
+                self._kept.pop().doStop()
+            except Exception:
+                self.log.failure("a factory could not be stopped")
         if self._process is not None:
             deadline, now = self.drain.deadline, self.clock.seconds()
             assert deadline is not None
@@ -317,7 +337,7 @@ class Leaving:
             self._process.pools.reactor_gone()
             abandoned = self._process.pools.abandoned
         seconds, taken = monotonic() - self._began, self.taken_down - self._taken_before
-        finished = self._counted.finished - self._finished_before - taken
+        finished = self._counted.issued - self._finished_before - taken  # whatever was not taken down has ended
         self.log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,
@@ -333,6 +353,6 @@ class Leaving:
         # It was not the signal that has ended the process; twistd would have it die of it.
         self._reactor._exitSignal = None
         if status != FINISHED:
-            self._process.limit.verdict(status, REPORTS + LEAVING)
+            self._process.verdict(status)
         elif self.told:
-            self._process.limit.arm(REPORTS + LEAVING)
+            self._process.arm(REPORTS + LEAVING)

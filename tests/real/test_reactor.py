@@ -10,18 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from support.clients import Connection, Failure, get, request
+from support.docs_blocks import ROOT
+from support.docs_site import replaced
 from support.gate import Gate
 from support.home import Home
 from support.http2 import HTTP2
 from support.server import APPLICATIONS, CLOSED, PROGRAMS
-from support.service import Service
+from support.service import Service, files
+from support.ssh import make_key, ssh
 from support.tls import Certificate, TLSConnection
 from support.waiting import wait_for
 
@@ -29,15 +30,6 @@ MIB = 1024 * 1024
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 WSGI = ("web", "--listen", LOOPBACK, "--wsgi", "streaming.application")
 WHOLE = b"chunk" * 12
-
-
-def files(home: Home, size: int) -> tuple[Path, bytes]:
-    """Make a directory with one large file; it and what is in the file."""
-    directory = home.path / "files"
-    directory.mkdir()
-    data = os.urandom(64 * 1024) * (size // (64 * 1024))
-    (directory / "large").write_bytes(data)
-    return directory, data
 
 
 # -- twistd web ---------------------------------------------------------------------------------------------
@@ -280,44 +272,17 @@ def test_http2_streams_are_finished(home: Home, certificate: Certificate) -> Non
 # -- other protocols ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def ssh(service: Service, key: Path, command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Have an SSH client run a command on the service."""
-    options = (
-        "-F",
-        "none",
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-        "-o",
-        "LogLevel=error",
-    )
-    with subprocess.Popen(
-        ["ssh", *options, "-i", str(key), "-p", str(service.port), "somebody@127.0.0.1", command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "SSH_AUTH_SOCK": ""},
-    ) as client:
-        try:
-            yield client
-        finally:
-            client.kill()
-
-
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key, of the SSH server and of its user."""
-    path = tmp_path_factory.mktemp("ssh") / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-    return path
+    return make_key(tmp_path_factory.mktemp("ssh"))
 
 
 def test_an_ssh_session_is_finished(home: Home, key: Path) -> None:
     """A command that runs in an SSH session goes on, and its output and status come over."""
     arguments = ("-y", str(APPLICATIONS / "ssh.tac"))
     with Service(home, *arguments, environment={"KEY": str(key)}) as service:
-        with ssh(service, key, "echo begun; read word; echo got $word; exit 3") as client:
+        with ssh(service.port, key, "echo begun; read word; echo got $word; exit 3") as client:
             assert client.stdin is not None and client.stdout is not None
             assert client.stdout.readline() == b"begun\n"
             service.terminate()
@@ -334,7 +299,7 @@ def test_an_open_ssh_session_ends_at_the_deadline(home: Home, key: Path) -> None
     """A session that is left open ends at the deadline, and not before; it is named."""
     environment = {"KEY": str(key), "GRACEFUL_DEADLINE": "1.5"}
     with Service(home, "-y", str(APPLICATIONS / "ssh.tac"), environment=environment) as service:
-        with ssh(service, key, "echo begun; cat") as client:
+        with ssh(service.port, key, "echo begun; cat") as client:
             assert client.stdout is not None
             assert client.stdout.readline() == b"begun\n"
             service.terminate()
@@ -381,8 +346,10 @@ def line(connection: Connection) -> bytes:
 
 def test_a_protocol_says_when_it_is_idle(home: Home) -> None:
     """A connection that is idle by its protocol's word is closed at once, another one when it has become idle."""
+    conversation = home.path / "conversation.tac"
+    conversation.write_text(replaced((ROOT / "examples" / "conversation.tac").read_text(), {"4025": "0"}))
     with (
-        Service(home, "-y", str(APPLICATIONS / "lines.tac")) as service,
+        Service(home, "-y", str(conversation)) as service,
         Connection(service.port) as idle,
         Connection(service.port) as busy,
     ):
@@ -559,17 +526,3 @@ def test_a_socket_that_others_hold_goes_on_listening() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     # A program that has stopped its reactor itself has its own exit status.
     assert (done.stdout, done.returncode) == ("accepted AF_INET\n", 3), done.stderr
-
-
-def test_the_stock_reactor_beside_it(home: Home) -> None:
-    """What the documentation says of the stock reactor: a streamed answer is cut, and the process hangs."""
-    with Service(home, *WSGI, reactor="epoll") as service:
-        with Gate(home.path / "gate") as gate, Connection(service.port) as connection:
-            connection.send(request(gate.target("/")))
-            gate.wait_reached()
-            service.terminate()
-            with pytest.raises(Failure, match=r"truncated|reset"):
-                connection.answer()
-            gate.open()
-            assert service.stays(2)
-        service.kill()

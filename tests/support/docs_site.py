@@ -210,9 +210,9 @@ class Site:
         assert script.returncode == status, f"status {script.returncode}: {said}\n{text}"
         return said
 
-    def server(self, command: str, *, pass_fds: Sequence[int] = ()) -> Server:
+    def server(self, command: str, *, pass_fds: Sequence[int] = (), wait_open: bool = True) -> Server:
         """Return a server that a script starts in the foreground, as the last thing it does."""
-        server = Server(self.home, pass_fds=pass_fds)
+        server = Server(self.home, pass_fds=pass_fds, wait_open=wait_open)
         server.command = ["bash", "-euc", command]
         server.environment.update(self.environment, TMPDIR=str(self.home.temporary))
         self._servers.append(server)

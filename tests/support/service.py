@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from support.home import Home
 from support.server import PROGRAMS, Server
@@ -43,7 +45,21 @@ class Service(Server):
         how = f"--logfile={self.log_file}" if self.daemon else "-n"
         return [str(PROGRAMS / "twistd"), how, f"--reactor={self._reactor}", *self._arguments]
 
+    def check_log(self) -> None:
+        """Assert that there is no traceback in the log; one of a service that was cut off is not ours."""
+        if self._reactor == "graceful":
+            super().check_log()
+
     @property
     def port(self) -> int:
         """The port that it listens on first."""
         return int(self.wait_line(STARTING, 30)["port"])
+
+
+def files(home: Home, size: int) -> tuple[Path, bytes]:
+    """Make a directory with one large file; it and what is in the file."""
+    directory = home.path / "files"
+    directory.mkdir()
+    data = os.urandom(64 * 1024) * (size // (64 * 1024))
+    (directory / "large").write_bytes(data)
+    return directory, data

@@ -1,4 +1,11 @@
-"""A service with a protocol of its own, which knows when it is idle: between two lines of a conversation it is not."""
+"""A service with a protocol of its own, which says when a connection of it may be closed.
+
+    twistd -ny conversation.tac
+
+Under `twistd --reactor=graceful`, a stop waits for conversations that have begun, and for no others:
+
+    twistd --reactor=graceful -ny conversation.tac
+"""
 
 from twisted.application.internet import TCPServer
 from twisted.application.service import Application
@@ -12,13 +19,13 @@ from graceful.reactor import IIdling
 
 @implementer(IIdling)
 class Conversation(LineReceiver):
-    """Is in the middle of something from `begin` to `end`."""
+    """Echoes lines.  It is in the middle of something from the first line to the one that says `end`."""
 
     busy = False
     idle = None
 
     def whenIdle(self):
-        """Say when it is over; now, if nothing has begun."""
+        """Fire when it is over; now, if nothing has begun."""
         if not self.busy:
             return succeed(None)
         self.idle = Deferred()
@@ -32,5 +39,5 @@ class Conversation(LineReceiver):
             self.idle.callback(None)
 
 
-application = Application("lines")
-TCPServer(0, ServerFactory.forProtocol(Conversation), interface="127.0.0.1").setServiceParent(application)
+application = Application("conversation")
+TCPServer(4025, ServerFactory.forProtocol(Conversation), interface="127.0.0.1").setServiceParent(application)
