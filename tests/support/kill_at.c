@@ -1,7 +1,7 @@
 /* Kills the process at its Nth system call after it has received descriptors, N being KILL_AT.
  *
  * Time is a bad measure of how far a process has come.  So the calls are counted, of those kinds that a successor
- * makes between getting its predecessor's sockets and saying that it accepts, up to and including that word.  With
+ * makes between getting its predecessor's sockets and saying that it accepts; that word is never sent.  With
  * KILL_AT=0 nothing is killed, and their number is written to the file KILL_COUNT when the word is sent.
  */
 
@@ -111,7 +111,9 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
 ssize_t send(int fd, const void *data, size_t size, int flags) {
     count();
     if (size > 23 && memmem(data, size, "/takeover/accepts", 17) != NULL && !said) {
-        const char *where = getenv("KILL_COUNT");
+        const char *at = getenv("KILL_AT"), *where = getenv("KILL_COUNT");
+        if (at != NULL && atol(at) > 0)
+            kill(getpid(), SIGKILL);
         if (where != NULL) {
             FILE *file = fopen(where, "w");
             fprintf(file, "%ld", calls);
