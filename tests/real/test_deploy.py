@@ -253,7 +253,7 @@ def test_takeover(site: Site) -> None:
 
 def test_nohup(site: Site) -> None:
     """Under nohup(1), the end of the terminal changes nothing."""
-    with Fleet(site, 2, QUICK) as fleet:
+    with Fleet(site, 2, QUICK):
         script = "nohup graceful deploy deploy.toml --json > said & until grep -q closed said; do sleep 0.05; done"
         site.shell(f"{script}; kill -HUP $!; wait $!")
         assert events_of((site.path / "said").read_text())[-1]["result"] == "deployed"
