@@ -50,12 +50,13 @@ class Stoppers:
 
     :param stoppable: who acts on them.
     :param call: calls a function in the reactor thread; safe in a signal handler.
+    :ivar interrupted: SIGINT has come.
     """
 
     def __init__(self, stoppable: Stoppable, call: Callable[..., object]) -> None:
         self._stoppable = stoppable
         self._call = call
-        self._interrupted = False
+        self.interrupted = False
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM: drain."""
@@ -65,8 +66,8 @@ class Stoppers:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """SIGINT: a person pressed Ctrl-C: do not wait for a browser's idle connections; twice: for nothing."""
         self._stoppable.limit()
-        self._call(self._stoppable.hurry if self._interrupted else self._stop_quietly)
-        self._interrupted = True
+        self._call(self._stoppable.hurry if self.interrupted else self._stop_quietly)
+        self.interrupted = True
 
     def _stop_quietly(self) -> None:
         self._stoppable.stop(True)

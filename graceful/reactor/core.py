@@ -94,6 +94,8 @@ class GracefulReactor(Stock):
     def sigInt(self, number: int, frame: FrameType | None = None) -> None:
         """Stop, and do not wait for idle connections; again: for nothing."""
         if self._stoppers is not None:
+            if self._stoppers.interrupted:
+                self._leaving.abandon_threads()
             self._stoppers.interrupt(number, frame)
         else:
             super().sigInt(number, frame)

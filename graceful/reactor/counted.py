@@ -87,6 +87,7 @@ class Watch:
         self.protocol = protocol
         self.items: dict[Any, Item] = {}
         self._closing_since: float | None = None
+        self._told = False
 
     @property
     def peer(self) -> str:
@@ -100,7 +101,15 @@ class Watch:
             self.items[self] = self._counted.issue(self.transport, what, b"", self.peer, self.transport.accepted)
 
     def last(self) -> None:
-        """A drain has begun: see to it that the connection ends when it is in the middle of nothing."""
+        """A drain has begun: see to it that the connection ends when it is in the middle of nothing.
+
+        Called again and again; only the first time counts.
+        """
+        if not self._told:
+            self._told = True
+            self._tell()
+
+    def _tell(self) -> None:
         idling = IIdling(self.protocol, None)
         if idling is not None:
             idling.whenIdle().addCallbacks(lambda ignored: self.lose(), self._cannot_tell)
@@ -143,6 +152,8 @@ class Watch:
 
         :param only: if it can carry several things at a time, only this one.
         """
+        if self.closing and not self.unsent:
+            return []  # nobody waits for anything any more
         self.look()
         self.lose()
         return list(self.items.values())
@@ -168,7 +179,7 @@ class Counted:
         self.lingering: Lingering | None = None
         self._watches: dict[Any, Watch] = {}
         self._asked: dict[Deferred[Any], Item] = {}
-        self._waiting: list[tuple[Any, Deferred[None]]] = []
+        self._waiting: dict[Any, list[Deferred[None]]] = {}
 
     # -- while it runs ------------------------------------------------------------------------------------
 
@@ -205,27 +216,26 @@ class Counted:
     def watches(self) -> list[Watch]:
         """Every connection, with what is spoken on it at this moment, and what is in flight on it."""
         for transport in list(self.connections):
-            if not transport.connected or transport.fileno() < 0:
-                self.lost(transport)  # somebody has taken the socket away from the reactor, to hand it to another
-                continue
-            try:
-                self._look(transport)
-            except Exception:
-                self.log.failure("nobody can say what is in flight on {transport!r}", transport=transport)
-                self._watches[transport] = watch = Watch(self, transport, transport.protocol)
-                watch.look()
+            self.watch(transport)
         return list(self._watches.values())
 
-    def _look(self, transport: Any) -> None:
-        known, (kind, protocol) = self._watches.get(transport), kind_of(transport)
-        if known is None or known.protocol is not protocol or type(known) is not kind:
-            known = self._watches[transport] = kind(self, transport, protocol)
-        known.look()
-
-    def watch(self, transport: Any) -> Watch:
-        """One of them."""
-        self.watches()
-        return self._watches[transport]
+    def watch(self, transport: Any) -> Watch | None:
+        """One of them; None if it is gone."""
+        if transport not in self.connections:
+            return None
+        if not transport.connected or transport.fileno() < 0:
+            self.lost(transport)  # somebody has taken the socket away from the reactor, to hand it to another
+            return None
+        try:
+            known, (kind, protocol) = self._watches.get(transport), kind_of(transport)
+            if known is None or known.protocol is not protocol or type(known) is not kind:
+                known = self._watches[transport] = kind(self, transport, protocol)
+            known.look()
+        except Exception:
+            self.log.failure("nobody can say what is in flight on {transport!r}", transport=transport)
+            known = self._watches[transport] = Watch(self, transport, transport.protocol)
+            known.look()
+        return known
 
     def in_flight(self) -> list[Item]:
         """What is in flight at this moment, oldest first."""
@@ -281,15 +291,12 @@ class Counted:
     def _whens(self) -> Iterator[Deferred[None]]:
         for one in (*self.connections, *self._asked):
             when: Deferred[None] = Deferred()
-            self._waiting.append((one, when))
+            self._waiting.setdefault(one, []).append(when)
             yield when
 
     def _gone(self, one: Any) -> None:
-        if self._waiting:
-            told = [when for other, when in self._waiting if other is one]
-            self._waiting = [(other, when) for other, when in self._waiting if other is not one]
-            for when in told:
-                when.callback(None)
+        for when in self._waiting.pop(one, ()):
+            when.callback(None)
 
 
 def kind_of(transport: Any) -> tuple[type[Watch], Any]:

@@ -69,7 +69,6 @@ class HTTP1(Watch):
         super().__init__(counted, transport, protocol)
         self._idle_since: float | None = None
         self._used = "persistent" in vars(protocol)  # its first head was complete
-        self._draining = False
 
     def look(self) -> None:
         """Find out what is in flight on it now."""
@@ -103,11 +102,8 @@ class HTTP1(Watch):
 
     # -- drain --------------------------------------------------------------------------------------------
 
-    def last(self) -> None:
+    def _tell(self) -> None:
         """Every answer from now on says that it is the connection's last, but for those that others wait behind."""
-        if self._draining:
-            return
-        self._draining = True
         channel = self.protocol
         channel.checkPersistence = self._persistence(channel.checkPersistence)
         if channel.requests and not channel.line_mode and not channel._dataBuffer:  # its head is complete
@@ -197,10 +193,8 @@ class HTTP2(Watch):
         method, target = (getattr(stream, name, None) or b"-" for name in ("command", "path"))
         return self._counted.issue(self.transport, method.decode("latin-1"), target, self.peer, monotonic())
 
-    def last(self) -> None:
+    def _tell(self) -> None:
         """Tell the client for the first time."""
-        if self._told_at is not None:
-            return
         self._told_at = monotonic()
         connection = self.protocol
         receive, received = connection.conn.receive_data, connection._requestReceived

@@ -134,6 +134,11 @@ class Leaving:
         else:
             self.drain.hurry()
 
+    def abandon_threads(self) -> None:
+        """Wait no longer for thread pools that are being stopped.  In a signal handler: the reactor thread waits."""
+        if self._process is not None and self._process.pools.until is not None:
+            self._process.pools.until = self.clock.seconds()
+
     def say_in_flight(self) -> None:
         """Log what is in flight."""
         now = self.clock.seconds()
@@ -211,8 +216,9 @@ class Leaving:
         self._reactor.callLater(0, self._last, transport)
 
     def _last(self, transport: Any) -> None:
-        if transport in self._counted.connections:
-            self._counted.watch(transport).last()
+        watch = self._counted.watch(transport)
+        if watch is not None:
+            watch.last()
 
     def _sweep(self) -> None:
         """End what has had its time; what a connection speaks may have changed."""
@@ -226,7 +232,8 @@ class Leaving:
                 watch.sweep(now, self._quiet)
             except Exception:
                 self.log.failure("a connection cannot be watched and is left to the deadline")
-        self.clock.callLater(SWEEP, self._sweep)
+        # With very many connections it is a long look, and they are to be served meanwhile.
+        self.clock.callLater(max(SWEEP, 10 * (self.clock.seconds() - now)), self._sweep)
 
     def close_listeners(self) -> Deferred[None]:
         """Close the listening ports without losing a connection; each says so in the log."""
@@ -320,7 +327,7 @@ class Leaving:
             except Exception:
                 self.log.failure("a factory could not be stopped")
         if self._process is not None:
-            deadline, now = self.drain.deadline, self.clock.seconds()
+            deadline, now = self.drain.takes_down(), self.clock.seconds()
             assert deadline is not None
             self._process.pools.until = max(deadline, now + LAST_MOMENT)
         self.clock.stop()

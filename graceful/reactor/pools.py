@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from threading import Thread, get_ident
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet import threads
 from twisted.internet.error import ReactorNotRunning
@@ -29,6 +29,8 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from graceful.takedown.stacks import stack_of
+
+LOOK_AGAIN: Final = 0.1
 
 
 class DaemonThread(Thread):
@@ -98,7 +100,7 @@ class Pools:
     """Sees to it that thread pools end.
 
     :ivar until: the moment until which all of them have time, monotonic seconds; None as long as pools are stopped as
-        they always were.
+        they always were.  Main thread, and its signal handlers.
     :ivar abandoned: how many threads did not end.
     """
 
@@ -134,7 +136,8 @@ class Pools:
         mine = {thread.ident for thread in pool.threads}
         self._waiters.let_go(mine.__contains__)
         for thread in pool.threads:
-            thread.join(max(0.0, self.until - self._clock()))
+            while thread.is_alive() and (left := self.until - self._clock()) > 0:
+                thread.join(min(left, LOOK_AGAIN))  # a signal may make it shorter
         for thread in pool.threads:
             if thread.is_alive():
                 self.abandoned += 1

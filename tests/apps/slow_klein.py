@@ -15,6 +15,12 @@ def slow(request):
     return deferred
 
 
+@app.route("/waiting")
+def count(request):
+    """Say how many wait."""
+    return b"%d" % len(waiting)
+
+
 @app.route("/go")
 def go(request):
     """Let everybody have an answer."""

@@ -78,6 +78,11 @@ class CountedTests(SynchronousTestCase):
         self.counted.add(transport)
         return transport
 
+    def last(self, transport: Transport) -> None:
+        watch = self.counted.watch(transport)
+        assert watch is not None
+        watch.last()
+
     def test_a_connection_of_any_protocol(self) -> None:
         """A connection counts from its accept to its end, with one number."""
         transport = self.connect()
@@ -158,14 +163,18 @@ class CountedTests(SynchronousTestCase):
         @implementer(IIdling)
         class Idling(Protocol):
             idle: Deferred[object] = Deferred()
+            asked = 0
 
             def whenIdle(self) -> Deferred[object]:
+                self.asked += 1
                 return self.idle
 
         protocol = Idling()
         transport = self.connect(protocol)
         protocol.transport = transport
-        self.counted.watch(transport).last()
+        for _ in range(3):
+            self.last(transport)
+        self.assertEqual(protocol.asked, 1)
         self.assertFalse(transport.disconnecting)
         protocol.idle.callback(None)
         self.assertTrue(transport.disconnecting)
@@ -185,7 +194,7 @@ class CountedTests(SynchronousTestCase):
 
         registerAdapter(Adapter, Foreign, IIdling)
         transport = self.connect(Foreign())
-        self.counted.watch(transport).last()
+        self.last(transport)
         self.assertTrue(transport.disconnecting)
 
     def test_a_protocol_that_cannot_say(self) -> None:
@@ -199,9 +208,27 @@ class CountedTests(SynchronousTestCase):
                 return deferred
 
         transport = self.connect(Failing())
-        self.counted.watch(transport).last()
+        self.last(transport)
         self.assertFalse(transport.disconnecting)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_a_connection_that_cannot_be_looked_at(self) -> None:
+        """One whose protocol is not what it seems to be counts as a whole, and the others are looked at."""
+        channel = HTTPChannel()
+        del channel.requests
+        self.connect(channel)
+        self.connect()
+        self.assertEqual([item.target for item in self.counted.in_flight()], [b"", b""])
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+    def test_taken_down(self) -> None:
+        """It is closed as its protocol closes it; one that is closing already is not interrupted by that."""
+        transport = self.connect()
+        for expected in (1, 0):
+            watch = self.counted.watch(transport)
+            assert watch is not None
+            self.assertEqual(len(watch.take_down()), expected)
+            self.assertTrue(transport.disconnecting)
 
 
 class HTTP1Tests(SynchronousTestCase):
@@ -218,7 +245,9 @@ class HTTP1Tests(SynchronousTestCase):
 
     @property
     def watch(self) -> Watch:
-        return self.counted.watch(self.transport)
+        watch = self.counted.watch(self.transport)
+        assert watch is not None
+        return watch
 
     def send(self, data: bytes = b"GET /some HTTP/1.1\r\nHost: a\r\n\r\n") -> None:
         self.channel.dataReceived(data)

@@ -189,11 +189,8 @@ def test_a_slow_deferred_is_finished(home: Home) -> None:
     """A klein site answers what waits for a Deferred of its own; another request fires it, on a kept connection."""
     arguments = ("web", "--listen", LOOPBACK, "--class", "slow_klein.resource")
     with Service(home, *arguments) as service, Connection(service.port) as slow, Connection(service.port) as other:
-        assert other.get("/go").body == b"gone"
         slow.send(request("/slow"))
-        assert other.get("/go?").status == 200
-        assert slow.answer().body == b"at last"
-        slow.send(request("/slow"))
+        wait_for(lambda: other.get("/waiting").body == b"1")
         service.terminate()
         service.wait_line(CLOSED)
         assert other.get("/go").body == b"gone"
@@ -386,6 +383,18 @@ def test_a_thread_that_never_ends_is_abandoned(home: Home) -> None:
         assert 0.9 < time.monotonic() - told < 5
         service.wait_line("abandoning thread PoolThread-twisted.internet.reactor-0")
         service.wait_line(r"in never$")
+        assert service.drained() == (0, 0, 1)
+
+
+def test_two_interrupts_wait_for_no_thread(home: Home) -> None:
+    """A person who presses Ctrl-C twice does not wait for the deadline of a thread."""
+    with jobs(home, "never") as service:
+        service.wait_line("never is here")
+        service.send_signal(signal.SIGINT)
+        service.wait_line("stopping: 0 in flight")
+        assert service.stays(0.5)
+        service.send_signal(signal.SIGINT)
+        assert service.wait() == 71
         assert service.drained() == (0, 0, 1)
 
 

@@ -18,6 +18,7 @@ from support.home import Home
 from support.server import APPLICATIONS
 from support.service import Service, files
 from support.ssh import make_key, ssh
+from support.waiting import wait_for
 
 MIB = 1024 * 1024
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -64,7 +65,7 @@ def test_a_slow_deferred(home: Home) -> None:
     arguments = ("web", "--listen", LOOPBACK, "--class", "slow_klein.resource")
     with stock(home, *arguments) as service, Connection(service.port) as slow:
         slow.send(request("/slow"))
-        get(service.port, "/")  # when this is answered, the other one waits
+        wait_for(lambda: get(service.port, "/waiting").body == b"1")
         service.terminate()
         with pytest.raises(Failure, match="truncated"):
             slow.answer()
