@@ -113,7 +113,9 @@ def _interruptible(conductor: Conductor, progress: Any) -> Iterator[None]:
             text = "leaving everything where it is"
         progress.tell(None, "interrupted", text)
 
-    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    # nohup(1) has one ignored, and so it shall be.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

@@ -251,6 +251,14 @@ def test_takeover(site: Site) -> None:
             load.stop().check()
 
 
+def test_nohup(site: Site) -> None:
+    """Under nohup(1), the end of the terminal changes nothing."""
+    with Fleet(site, 2, QUICK):
+        script = "nohup graceful deploy deploy.toml --json > said & until grep -q closed said; do sleep 0.05; done"
+        site.shell(f"{script}; kill -HUP $!; wait $!")
+        assert events_of((site.path / "said").read_text())[-1]["result"] == "deployed"
+
+
 def test_no_takeover(site: Site) -> None:
     """Where nothing new comes up, the old one serves on, and the reason is said."""
     with Fleet(site, 1, QUICK) as fleet:
