@@ -3,6 +3,7 @@
 #   make demo     serve the built-in demo application on port 8080
 #   make test     every check and every test; installs what it needs, also with apt (as root or by sudo)
 #   make bench    measure the throughput beside other servers; BENCH="--rounds 15" passes options
+#   make redeploy count what clients lose when servers are redeployed under load; BENCH="--redeploys 100" likewise
 #   make install  only bring the installed copy up to date with the sources
 #   make clean    remove what all this has made
 #
@@ -19,7 +20,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench install clean system lint types wheel docs tests
+.PHONY: demo test bench redeploy install clean system lint types wheel docs tests
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +46,9 @@ test: system lint types wheel docs tests
 bench: $(VENV)/.bench install
 	tools/apt-missing wrk
 	$(BIN)/python bench/throughput.py $(BENCH)
+
+redeploy: $(VENV)/.bench install
+	$(BIN)/python bench/redeploy.py $(BENCH)
 
 install: $(VENV)/.installed
 

@@ -476,9 +476,13 @@ class Options(usage.Options):
 
     def _change_directory(self) -> None:
         """Be where the application is; what was typed is relative to where it was typed."""
-        directory = self["chdir"]
+        directory, parent = self["chdir"], self.parent
         if directory is None:
             return
+        if parent is not None and "nodaemon" in parent:
+            log = parent.get("logfile") or ("" if parent["nodaemon"] else "twistd.log")
+            if log not in ("", "-"):
+                parent["logfile"] = self._absolute(log)
         try:
             os.chdir(directory)
         except OSError as error:

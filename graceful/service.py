@@ -230,7 +230,7 @@ class AppServer(Service):
                 self._entered,
             )
             self._orders = Orders(self._engine, self._drain, self._stopping, self._process, self._reactor)
-            self._status.of(self._engine, self._drain, self._stopping, self._orders)
+            self._status.of(self._engine, self._drain, self._orders)
             self._engine.site.limits.takes_down = self._drain.takes_down
             if self._desk is not None:
                 self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end
@@ -326,6 +326,8 @@ class AppServer(Service):
         signals.install()
         if early is not None:
             signals.stoppers()[early](early, None)
+        elif self._process.startup.hung_up:
+            self.deploy()
 
     # -- what can be asked of it, by signals --------------------------------------------------------------
 

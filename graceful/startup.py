@@ -89,14 +89,16 @@ class Terminal:
 
 
 class EarlyStop:
-    """SIGTERM and SIGINT, from the time options are parsed until the reactor runs.
+    """SIGTERM and SIGINT, from the time options are parsed until the reactor runs; and SIGHUP, which would kill.
 
     :ivar requested: the number of the signal that has come, None if none has.  Main thread only, as is all
         here.
+    :ivar hung_up: SIGHUP has come: whoever has started us wants another release already.
     """
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        self.hung_up = False
         self._raising = False
         self._ours: list[signal.Signals] = []
 
@@ -106,6 +108,8 @@ class EarlyStop:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self._handle)
                 self._ours.append(signum)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and not os.isatty(0):
+            signal.signal(signal.SIGHUP, self._hang_up)
 
     @contextmanager
     def raising(self) -> Iterator[None]:
@@ -138,6 +142,8 @@ class EarlyStop:
         for signum in self._ours:
             signal.signal(signum, signal.SIG_DFL)
         self._ours = []
+        if signal.getsignal(signal.SIGHUP) == self._hang_up:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
         if self.requested is not None:
             os.kill(os.getpid(), self.requested)
 
@@ -147,6 +153,9 @@ class EarlyStop:
             # Once only: another one must not break into what the first has set going.
             self._raising = False
             raise Stopped(signum)
+
+    def _hang_up(self, signum: int, frame: FrameType | None) -> None:
+        self.hung_up = True
 
     def _check(self) -> None:
         if self.requested is not None:
@@ -270,6 +279,11 @@ class Startup:
         sys.excepthook = self._excepthook
         self.undo.pop_all()
         return self._early_stop.hand_over(handlers)
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether SIGHUP has come before there was anybody to obey it."""
+        return self._early_stop.hung_up
 
     def _fail(self, failure: StartupError) -> None:
         if failure.said:  # in a step within this one

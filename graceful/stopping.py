@@ -193,11 +193,12 @@ class Stopping:
             taken=taken,
             abandoned=abandoned,
         )
-        if interrupted:
-            writer = self._engine.reports.writer
-            self.log.info("interrupted: {json}", json=as_json([writer.line(what) for what in interrupted]))
+        lines = [self._engine.reports.writer.line(what) for what in interrupted]
+        if lines:
+            self.log.info("interrupted: {json}", json=as_json(lines))
         status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
-        ending = Ending(1 if self.failed is not None else status, seconds, finished, taken, abandoned)
+        reports = tuple(line["report"] for line in lines if line["report"])
+        ending = Ending(1 if self.failed is not None else status, seconds, finished, taken, abandoned, reports)
         if self._process is None:
             self.on_gone(ending)
         else:

@@ -69,7 +69,8 @@ def limit(connection: psycopg.Connection[Any]) -> None:
         return
     value = "DEFAULT" if left is None else str(wanted)
     # Not by execute(): that would open a transaction.  What is set in one is set back when it ends, however it ends.
-    result = pgconn.exec_(f"SET {'LOCAL' if inside else 'SESSION'} statement_timeout = {value}".encode())
+    with connection.lock:
+        result = pgconn.exec_(f"SET {'LOCAL' if inside else 'SESSION'} statement_timeout = {value}".encode())
     if result.status != ExecStatus.COMMAND_OK:
         return  # the statement itself will tell what is wrong with the connection
     if inside:

@@ -32,7 +32,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 
 from twisted.logger import Logger
@@ -40,7 +40,6 @@ from zope.interface import implementer
 
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
-from graceful.control.orders import Orders
 from graceful.control.origin import Origin
 from graceful.control.page import PAGE, PAGE_FIELDS
 from graceful.control.status import Status
@@ -60,6 +59,31 @@ FIELDS: Final = [
     ("Referrer-Policy", "no-referrer"),
 ]
 _CREDENTIALS: Final = struct.Struct("3i")
+
+
+class Orders(Protocol):
+    """What control may have an instance do.  Reactor thread."""
+
+    def leave(self) -> None:
+        """Leave the rotation of a balancer."""
+
+    def enter(self) -> None:
+        """Enter it again."""
+
+    def stop(self, quiet: bool, deadline: float | None) -> None:
+        """Begin to drain, with another deadline if one is given."""
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+
+    def extend(self, seconds: float) -> None:
+        """Give what is in flight more time, or less."""
+
+    def take_down(self, number: int) -> list[int]:
+        """Take down one exchange, and those behind it on its connection; which were."""
+
+    def renew_limit(self) -> None:
+        """Move the last limit, if there is more time than when it was set; called all the time."""
 
 
 class Problem(Exception):

@@ -15,13 +15,12 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from graceful.clock import on
-from graceful.control.api import Control, Reading
+from graceful.control.api import Control, Orders, Reading
 from graceful.control.client import Client, ClientError
 from graceful.control.door import STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
-from graceful.control.orders import Orders
 from graceful.control.origin import Origin
 from graceful.control.socket import ControlSocket, beside
 from graceful.control.status import Ending, Status

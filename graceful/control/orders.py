@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class Orders:
-    """Acts on an instance.  Reactor thread, except where something else is said.
+    """Acts on an instance, as :class:`graceful.control.api.Orders` has it.
+
+    Reactor thread, except where something else is said.
 
     :param engine: what serves.
     :param drain: its way out.
@@ -36,6 +38,11 @@ class Orders:
         self._stopping = stopping
         self._process = process
         self._reactor = reactor
+
+    @property
+    def taken_down(self) -> int:
+        """How many exchanges were taken down so far."""
+        return self._stopping.taken_down
 
     # -- the last limit -----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define, field, frozen
 
@@ -24,11 +24,9 @@ from graceful.takedown.stacks import stack_of
 from graceful.web.exchange import PHASES, Exchange
 
 if TYPE_CHECKING:
-    from graceful.control.orders import Orders
     from graceful.drain import Drain
     from graceful.engine import Engine
     from graceful.settings import Settings
-    from graceful.stopping import Stopping
     from graceful.web.site import Site
 
 LONGEST_PATH: Final = 200
@@ -44,6 +42,7 @@ class Ending:
     :ivar finished: exchanges that ended by themselves in it.
     :ivar taken_down: exchanges that were interrupted.
     :ivar abandoned: threads that did not end.
+    :ivar reports: the ids of the reports on what was interrupted.
     """
 
     exit_status: int
@@ -51,13 +50,25 @@ class Ending:
     finished: int
     taken_down: int
     abandoned: int
+    reports: tuple[str, ...] = ()
+
+
+class Way(Protocol):
+    """What a status asks of whoever knows how far an instance is on its way out."""
+
+    @property
+    def taken_down(self) -> int:
+        """How many exchanges were taken down so far."""
+
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone in any case; before a drain, from its beginning."""
 
 
 @define(eq=False)
 class Status:
     """Reads an instance's status.  Reactor thread.
 
-    :ivar engine, drain: None while the instance starts; and the others that know something.
+    :ivar engine, drain, way: None while the instance starts.
     :ivar successor: says which process takes over, or has; 0 for none.
     :ivar ending: how it ended; None before.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
@@ -67,8 +78,7 @@ class Status:
     successor: Callable[[], int] = lambda: 0
     engine: Engine | None = None
     drain: Drain | None = None
-    stopping: Stopping | None = None
-    orders: Orders | None = None
+    way: Way | None = None
     ending: Ending | None = None
     ended: deque[dict[str, Any]] | None = None
     _state: str = ""
@@ -79,9 +89,9 @@ class Status:
     def __attrs_post_init__(self) -> None:
         self.enter("starting")
 
-    def of(self, engine: Engine, drain: Drain, stopping: Stopping, orders: Orders) -> None:
+    def of(self, engine: Engine, drain: Drain, way: Way) -> None:
         """The instance is put together: read these from now on."""
-        self.engine, self.drain, self.stopping, self.orders = engine, drain, stopping, orders
+        self.engine, self.drain, self.way = engine, drain, way
 
     def enter(self, state: str) -> None:
         """Another state begins now."""
@@ -108,14 +118,14 @@ class Status:
     @property
     def latest_exit(self) -> float:
         """In how many seconds the process is gone in any case; before a drain, from its beginning."""
-        if self.orders is None:
+        if self.way is None:
             return latest_exit(self.settings.lame_duck, self.settings.deadline)
-        return self.orders.latest_exit()
+        return self.way.latest_exit()
 
     @property
     def taken_down(self) -> int:
         """How many exchanges were taken down so far."""
-        return self.stopping.taken_down if self.stopping is not None else 0
+        return self.way.taken_down if self.way is not None else 0
 
     @property
     def deadline(self) -> float | None:
@@ -231,6 +241,7 @@ class Status:
             "finished": ending.finished,
             "taken_down": ending.taken_down,
             "abandoned": ending.abandoned,
+            "reports": list(ending.reports),
         }
 
     def phases(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, Final, TextIO
@@ -10,6 +11,27 @@ from typing import Any, Final, TextIO
 from graceful.commands.status import duration
 
 _LOUD: Final = ("failed", "killed", "warning", "interrupted", "rolled back")
+
+
+class _Output:
+    """Where lines go, for as long as somebody is there.
+
+    A deploy does not end because the terminal does, or because of a reader who has seen enough.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out: TextIO | None = out
+
+    def write(self, line: str) -> None:
+        """Write a line."""
+        if self._out is None:
+            return
+        try:
+            print(line, file=self._out, flush=True)
+        except OSError:
+            # Nor does the interpreter try again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            self._out = None
 
 
 class Lines:
@@ -20,7 +42,7 @@ class Lines:
     """
 
     def __init__(self, out: TextIO, width: int) -> None:
-        self._out = out
+        self._out = _Output(out)
         self._width = width
         self._began = time.monotonic()
 
@@ -32,7 +54,7 @@ class Lines:
 
     def line(self, text: str, step: str) -> None:
         """Write a line."""
-        print(text.rstrip(), file=self._out, flush=True)
+        self._out.write(text.rstrip())
 
     def verdict(self, verdict: Mapping[str, Any]) -> None:
         """How it went."""
@@ -47,12 +69,12 @@ class Events:
     """
 
     def __init__(self, out: TextIO) -> None:
-        self._out = out
+        self._out = _Output(out)
 
     def tell(self, name: str | None, step: str, text: str, **values: Any) -> None:
         """Something has happened."""
         event = {"time": round(time.time(), 3), "instance": name, "step": step, "text": text, **values}
-        print(json.dumps(event), file=self._out, flush=True)
+        self._out.write(json.dumps(event))
 
     def verdict(self, verdict: Mapping[str, Any]) -> None:
         """How it went."""

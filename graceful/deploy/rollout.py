@@ -214,9 +214,10 @@ class Rollout:
 
     def _settle(self) -> Steps[None]:
         """Let come what is on its way; and see that nothing else does."""
-        end = self._host.seconds() + SETTLES_IN
-        calm_since = self._host.seconds()
         before = yield from self._patiently(self._places.requests)
+        calm_since = self._host.seconds()
+        end = calm_since + SETTLES_IN
+        busy: list[Place] = []
         while self._host.seconds() < end:
             yield TICK
             now = yield from self._patiently(self._places.requests)
@@ -394,7 +395,7 @@ class Rollout:
         began = self._host.seconds()
         for place in places:
             while True:
-                up = yield from self._patiently(lambda place=place: place.look().up)  # type: ignore[misc]
+                up = yield from self._patiently(lambda place=place: place.look().running)  # type: ignore[misc]
                 traffic = yield from self._patiently(place.traffic)
                 passed = self._host.seconds() - began
                 if up and traffic.requests > before[place]:

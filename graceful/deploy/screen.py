@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TextIO, cast
 
 from rich.console import Console
@@ -49,18 +50,21 @@ class Screen(Lines):
         return self
 
     def __exit__(self, *ignored: object) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
     def line(self, text: str, step: str) -> None:
         """Write a line above the table."""
-        self._console.print(Text(text.rstrip(), _STYLES.get(step, "")), highlight=False, soft_wrap=True)
+        with suppress(OSError):  # the terminal may be gone, the deploy goes on
+            self._console.print(Text(text.rstrip(), _STYLES.get(step, "")), highlight=False, soft_wrap=True)
 
     def look(self) -> None:
         """Draw the table anew, now and then."""
         now = time.monotonic()
         if now - self._drawn >= _EVERY:
             self._drawn = now
-            self._live.update(self.picture(now), refresh=True)
+            with suppress(OSError):
+                self._live.update(self.picture(now), refresh=True)
 
     def picture(self, now: float) -> Table:
         """A line an instance: its step, what is still in flight in its old process, and until when it may be."""
@@ -80,5 +84,6 @@ class Screen(Lines):
 
     def verdict(self, verdict: Mapping[str, Any]) -> None:
         """The table goes, the verdict stays."""
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
         super().verdict(verdict)

@@ -78,6 +78,8 @@ class Parked(Token):
     def answer(self, status: int | str, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> bool:
         """Answer, and end it.
 
+        What the view has said besides, and the middlewares around it, is kept: cookies, say.
+
         :param status: such as 200 or `"200 OK"`.
         :returns: False if it is too late: it was answered before, or its client is gone.
         :raises TypeError: the body is not bytes.

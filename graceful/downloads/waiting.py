@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from graceful.downloads.heads import as_it_is
 from graceful.downloads.parked import NOTHING_NEW, AtDrain, News, Parked, news
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.handler import IHandler
@@ -55,6 +56,9 @@ class Waiting:
         if self._stream:
             try:
                 exchange.write(b"")  # a browser's EventSource is open when it has the head
+                if exchange.bare() and self.ticket.end():
+                    self._take(b"", True)  # HEAD has all of it
+                    return
             except Disconnected:
                 self.disconnected(exchange)
                 return
@@ -79,7 +83,7 @@ class Waiting:
                 if exchange.begun:
                     exchange.finish(what.body)
                 else:
-                    exchange.start(what.status, what.headers)
+                    exchange.start(what.status, [*self._of_the_view(what), *what.headers])
                     exchange.finish(what.body)
             elif last:
                 exchange.finish(what)
@@ -99,6 +103,13 @@ class Waiting:
             return
         self._leave()
         exchange.connection.site.through(exchange)
+
+    def _of_the_view(self, answer: News) -> list[tuple[str, str]]:
+        """What the view and its middlewares have said, such as a cookie, and the answer does not say itself."""
+        said = {name.lower() for name, _ in answer.headers}
+        if not answer.body:
+            said.add("content-type")  # the view's was that of a page
+        return [(name, value) for name, value in as_it_is(self.exchange.fields()) if name.lower() not in said]
 
     def _leave(self) -> None:
         self._over = True

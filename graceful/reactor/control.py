@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from attrs import frozen
 
@@ -110,9 +110,8 @@ class Open:
         except CannotOpen:
             self._desk.close()
             raise
-        orders, way = cast(Any, self), cast(Any, self._way)
-        self._desk.open(reactor, orders)
-        self._status.of(self._shown, way.drain, way, orders)  # not earlier: the metrics would begin to count requests
+        self._desk.open(reactor, self)
+        self._status.of(self._shown, self._way.drain, self._way)  # not earlier: the metrics would count requests
         self.entered("serving")
         self._desk.say_open()
 

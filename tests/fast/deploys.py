@@ -92,7 +92,7 @@ class MemoryProcess:
         """Its drain is over."""
         self.word = {"exit_status": 0, "finished": 1, "taken_down": self.taken_down, "abandoned": 0}
         if self.taken_down:
-            self.word["exit_status"] = 70
+            self.word |= {"exit_status": 70, "reports": ["OOPS-1", "OOPS-2"]}
         self.dead = True
 
     def terminate(self) -> None:

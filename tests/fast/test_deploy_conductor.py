@@ -9,9 +9,9 @@ import shutil
 import tempfile
 from typing import Any
 
-from deploys import MemoryCommand, Rehearsal
 from twisted.trial.unittest import SynchronousTestCase
 
+from deploys import MemoryCommand, Rehearsal
 from graceful.deploy.balancer import Found
 from graceful.deploy.conductor import interrupted_something
 from graceful.deploy.journal import Journal, JournalError, unfinished
@@ -246,7 +246,7 @@ class VerdictTests(SynchronousTestCase):
         self.assertTrue(interrupted_something(verdict))
         text = "\n".join(verdict_lines(verdict))
         self.assertIn("2 taken down, 1 killed, 1 ended without a last word", text)
-        self.assertIn("process 101 had 2 taken down, 0 threads abandoned", text)
+        self.assertIn("process 101 had 2 taken down, 0 threads abandoned, reports OOPS-1 OOPS-2", text)
         self.assertIn("process 102 was killed, in flight: exchange 7 GET /slow, 3.0 s old", text)
         self.assertIn("process 103 has ended without a last word", text)
 
@@ -268,6 +268,16 @@ class VerdictTests(SynchronousTestCase):
         first, last = map(json.loads, out.getvalue().splitlines())
         self.assertEqual((first["instance"], first["step"], first["pid"]), ("app1", "drain", 5))
         self.assertEqual((last["step"], last["result"], last["instance"]), ("verdict", "deployed", None))
+
+    def test_nobody_listens(self) -> None:
+        """A deploy goes on when its terminal is gone, or whoever has read it."""
+        for kind in (Events, lambda out: Lines(out, 4)):
+            reading, writing = os.pipe()
+            os.close(reading)
+            with os.fdopen(writing, "w") as out:
+                progress = kind(out)
+                for _ in range(3):
+                    progress.tell("app1", "drain", "out of the rotation")
 
     def test_lines(self) -> None:
         """Plain lines, with the end of a log below what has failed."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import evolve
-from deploys import Machine, Rehearsal
 from twisted.trial.unittest import SynchronousTestCase
 
+from deploys import Machine, Rehearsal
 from graceful.deploy.balancer import Found
 from graceful.deploy.haproxy import ServerState
 from graceful.deploy.host import ProcessError, Reply
@@ -190,7 +190,7 @@ class BalancerTests(SynchronousTestCase):
 
     def test_haproxy_is_restarted(self) -> None:
         """It may be away for a while, at any step."""
-        for when in (0.1, 0.3, 1.0, 1.3):
+        for when in (0.0, 0.1, 0.3, 1.0, 1.3):
             rehearsal = Rehearsal(count=1, min_up=0)
 
             def lose(rehearsal: Rehearsal = rehearsal, lost: bool = True) -> None:
@@ -201,6 +201,12 @@ class BalancerTests(SynchronousTestCase):
             self.assertEqual(rehearsal.deploy()["result"], "deployed", when)
             self.assertEqual(rehearsal.states(), ["ready"])
             self.assertIn("it has 30 s to come back", rehearsal.machine.said("warning")[0])
+
+    def test_weight(self) -> None:
+        """A server without weight gets no requests, and is put back without."""
+        rehearsal = Rehearsal(count=1, min_up=0)
+        rehearsal.haproxy.change("app", "app1", weight=0)
+        self.assertEqual(rehearsal.deploy()["result"], "deployed")
 
     def test_haproxy_is_lost(self) -> None:
         """If it does not come back the deploy fails; what must be put back is remembered."""
@@ -444,7 +450,8 @@ class RollbackTests(SynchronousTestCase):
             rehearsal.haproxy.lost = True
 
         rehearsal.machine.later(1.2, lose)
-        rehearsal.deploy()
+        rehearsal.machine.later(40.0, lambda: setattr(rehearsal.haproxy, "lost", False))
+        self.assertEqual(rehearsal.deploy()["instances"][0]["result"], "failed")
         self.assertNotIn("roll back", rehearsal.machine.events)
 
 

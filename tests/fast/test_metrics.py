@@ -115,7 +115,7 @@ class MetricsTests(Case):
 
     def test_the_end(self) -> None:
         """What was taken down and abandoned is told."""
-        self.status.stopping = cast(Any, SimpleNamespace(taken_down=2))
+        self.status.way = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
         self.status.ending = Ending(71, 1.0, 3, 2, 1)
         told = self.read()
         self.assertEqual(told["graceful_taken_down_total", ()], 2)

@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fast.doubles import GET, MIB, Answer, Client, get, parse_answers
+from fast.doubles import GET, HOST, MIB, Answer, Client, get, parse_answers
 from fast.downloading import DownloadCase
 from graceful.downloads.parked import NOTHING_NEW, News, Parked
 from graceful.downloads.waiting import HELD, LATE, SPREAD, Lot, Waiting
@@ -45,9 +45,9 @@ class Case(DownloadCase):
         self.hand_over(exchange, ticket, *fields, stream=stream)
         return client, ticket
 
-    def hand_over(self, exchange: Exchange, ticket: Parked, stream: bool = False) -> None:
+    def hand_over(self, exchange: Exchange, ticket: Parked, *fields: tuple[str, str], stream: bool = False) -> None:
         """Its view has returned."""
-        exchange.start("200 OK", [STREAM] if stream else [])
+        exchange.start("200 OK", [*fields, STREAM] if stream else [*fields])
         self.lot.park(exchange, ticket, stream)
         self.engine.turn()
 
@@ -86,6 +86,24 @@ class AnswerTests(Case):
         self.assertEqual((answer.fields["x-a"], answer.fields["content-length"], client.eof), ("b", "4", False))
         self.assertEqual((len(self.lot), self.engine.in_flight, self.gone), (0, [], []))
         self.leave(client)
+
+    def test_of_the_view(self) -> None:
+        """What the view and its middlewares have said is kept, unless the answer says it itself, or has no body."""
+        said = (
+            ("Content-Type", "text/html"),
+            ("Set-Cookie", "a=b"),
+            ("Content-Encoding", "identity"),
+            ("X-A", "view"),
+        )
+        for body, kind in ((b"news", "text/html"), (b"", None)):
+            client, ticket = self.park(*said)
+            ticket.answer(200, [("X-a", "answer")], body)
+            fields = self.got(client).fields
+            self.assertEqual(
+                (fields["set-cookie"], fields["x-a"], fields.get("content-type")), ("a=b", "answer", kind)
+            )
+            self.assertNotIn("content-encoding", fields)
+            self.leave(client)
 
     def test_before(self) -> None:
         """The news may be there before the view has returned."""
@@ -225,6 +243,13 @@ class StreamTests(Case):
                 ticket.finish()
             self.assertEqual(self.got(client).body, b"onetwo" if end else b"onetwothree")
             self.leave(client)
+
+    def test_head(self) -> None:
+        """HEAD has all that it asks for, and does not wait."""
+        client, ticket = self.park(data=b"HEAD / HTTP/1.1\r\n" + HOST + b"\r\n", stream=True)
+        answer = self.got(client, "HEAD")
+        self.assertEqual((answer.fields["content-type"], len(self.lot), ticket.send(b"x")), (STREAM[1], 0, False))
+        self.leave(client)
 
     def test_answered(self) -> None:
         """An answer to a stream is its last piece: its status has been said."""

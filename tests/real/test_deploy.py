@@ -18,7 +18,7 @@ from support.server import PROGRAMS
 from support.waiting import wait_for
 
 QUICK = ("--idle-grace", "1", "--deadline", "20")
-ROUNDS = 20
+ROUNDS = 10
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_left_out(site: Site) -> None:
 
 def test_killed(site: Site) -> None:
     """A process that does not end by itself is killed after its latest exit, and the verdict names what it had."""
-    with Fleet(site, 1, ["--deadline", "0"]) as fleet:
+    with Fleet(site, 1, ["--deadline", "2"]) as fleet:
         fleet.plan("min_up = 0\nmargin = 0.5")
         (old,) = fleet.pids().values()
         with Connection(fleet.balancer.port, timeout=30) as stuck:
@@ -165,8 +165,23 @@ def test_killed(site: Site) -> None:
         ((one,),) = (instance["old"] for instance in verdict["instances"])
         assert (one["pid"], one["killed"]) == (old, True)
         assert [lost["path"] for lost in one["lost"]] == ["/sleep"]
-        assert one["seconds"] > 12
+        assert one["seconds"] > 14
         assert fleet.pids().keys() == {"app1"}
+
+
+def test_taken_down(site: Site) -> None:
+    """What was still running at the deadline is no failure of the deploy, but is counted, and its report is named."""
+    with Fleet(site, 1, ["--deadline", "0.5"]) as fleet:
+        fleet.plan("min_up = 0")
+        with Connection(fleet.balancer.port, timeout=30) as long:
+            long.send(request("/sleep?seconds=60"))
+            wait_for(lambda: (fleet.status("app1") or {}).get("in_flight_count") == 1)
+            verdict = events_of(fleet.deploy("--json", "--strict", status=3))[-1]
+            assert long.answer().status == 503
+        assert (verdict["result"], verdict["taken_down"], verdict["killed"]) == ("deployed", 1, 0)
+        ((old,),) = (instance["old"] for instance in verdict["instances"])
+        (report,) = old["reports"]
+        assert report in (site.path / "app1.log").read_text()
 
 
 def test_haproxy_restarted(site: Site) -> None:

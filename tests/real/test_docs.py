@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -57,9 +58,11 @@ COMMANDS = {
     "make test": "see `develop`",
     "make bench": "see `develop`",
     "systemctl start": "see `systemctl`",
+    "systemctl reload": "see `systemctl`; tests/real/test_fleets.py does what it does",
     "systemctl stop": "see `systemctl`",
     "systemctl restart": "see `systemctl`",
     "systemctl kill": "see `systemctl`",
+    "kill -HUP": "test_hang_up",
     "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
     "twistd --python": "a name; see `tac-run`",
     "pip install --editable": "what not to do",
@@ -894,6 +897,53 @@ def test_reactor_in_a_program(site: Site) -> None:
     ]
     site.write("program.py", "\n".join(program))
     assert site.shell("python program.py") == "GracefulReactor True\n"
+
+
+# -- from one instance to the next -----------------------------------------------------------------------------
+
+
+@runs("takeover", "takeover-lines", "takeover-failed", "takeover-readme", "takeover-pid")
+def test_takeover(site: Site) -> None:
+    """The command that starts also deploys, the log is as shown, and a predecessor can be named."""
+    listen = {"tcp:8080": LOOPBACK.format(port=free_port())}
+    command = shown("takeover", listen)
+    with Gate(site.home.path / "gate") as gate, site.server(command) as old:
+        slow = asked(old.port, gate.target())
+        gate.wait_reached()
+        site.write("mysite/wsgi.py", "import nowhere\n")
+        assert "cannot be imported" in site.shell(command, status=1)
+        check_lines("takeover-failed", lines_of(old))
+        site.module()
+        with site.server(command) as new:
+            new.wait_line(f"took over from process {old.pid}")
+            see, stop, wait, takedown = shown("takeover-pid", {"4711": str(old.pid)}).splitlines()
+            assert "no exchange 12" in site.shell(takedown, status=1)
+            assert f"process {old.pid}: finishing" in site.shell(see)
+            stopping = threading.Thread(target=site.shell, args=(stop,))
+            stopping.start()
+            old.wait_line("order /stop")
+            gate.open()
+            assert slow.communicate()[0] == b"passed"
+            stopping.join()
+            assert old.wait() == 0
+            check_lines("takeover-lines", lines_of(old))
+            site.shell(wait, status=2)  # it is there no more
+            site.shell(shown("takeover-readme", {"--takeover --listen tcp:8080": f"--check --listen {ANYWHERE}"}))
+
+
+@runs("hang-up", "hang-up-lines")
+def test_hang_up(site: Site) -> None:
+    """A hang-up runs the release that the link leads to now, and the log says so."""
+    for release in ("41", "42"):
+        site.write(f"releases/{release}/mysite/wsgi.py", "from basic import application\n")
+    shutil.rmtree(site.path / "mysite")
+    site.shell(shown("hang-up", {"tcp:8080": LOOPBACK.format(port=free_port())}))
+    log = site.path / "site.log"
+    wait_for(lambda: "took over from process" in log.read_text())
+    (pid,) = pids(site)
+    check_lines("hang-up-lines", log.read_text().replace(str(site.path), "/srv/site").splitlines())
+    os.kill(pid, signal.SIGTERM)
+    assert gone(pid, 20)
 
 
 # -- embedding ----------------------------------------------------------------------------------------------

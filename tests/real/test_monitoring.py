@@ -115,6 +115,7 @@ def test_unit(home: Home) -> None:
     limit = latest_exit(float(lame_duck[1]), Settings().deadline) + KERNEL_AFTER
     assert int(lines["TimeoutStopSec"]) >= limit + 10
     assert "PIDFile" not in lines
+    assert lines["ExecReload"].endswith("kill -HUP $MAINPID")
 
 
 def test_the_units_command(home: Home) -> None:

@@ -138,10 +138,11 @@ def test_every_kind_of_socket(home: Home) -> None:
             f"unix:{path}",
             f"fd:{given.fileno()}",
             f"unix:{other}",
+            "tcp:0:interface=127.0.0.1",
         )
         old = stack.enter_context(Server(home, *SHORT, listen=before, pass_fds=[given.fileno()]))
-        old.wait_line(OPEN, count=5)
-        four, six = old.ports[:2]
+        old.wait_line(OPEN, count=6)
+        four, six, _, dropped = old.ports
         inode = path.stat().st_ino
         after = (
             f"unix:{path}:mode=600",
@@ -156,6 +157,8 @@ def test_every_kind_of_socket(home: Home) -> None:
         old.wait_line(rf"socket unix:{re.escape(str(other))} closed")
         gone(old)
         assert not other.exists()
+        with pytest.raises(Failure, match="refused"):
+            Connection(dropped)
         assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (inode, 0o600)
         for address in (str(path), four, given.getsockname()[1]):
             with Connection(address) as connection:
@@ -189,6 +192,30 @@ def test_an_endpoint_that_cannot_be_handed_over(home: Home) -> None:
                 connected.sendall(request("/", "Connection: close"))
                 assert connected.recv(12) == b"HTTP/1.1 200"
             serves(new)
+
+
+def test_systemd_is_told(home: Home) -> None:
+    """The new one says that it is ready, the old one who is the main process now, and nothing of its own end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(home.path / "notify"))
+        listening.settimeout(10)
+        environment = {"NOTIFY_SOCKET": str(home.path / "notify")}
+        said: list[str] = []
+
+        def hear(until: str) -> None:
+            while until not in said:
+                said.extend(listening.recv(4096).decode().split("\n"))
+
+        with Server(home, *SHORT, environment=environment) as old:
+            hear("READY=1")
+            assert f"MAINPID={old.pid}" in said
+            said.clear()
+            with successor(old, environment=environment) as new:
+                gone(old)
+                hear("READY=1")
+                assert [line for line in said if line.startswith("MAINPID")] == [f"MAINPID={new.pid}"]
+                assert said.index(f"MAINPID={new.pid}") < said.index("READY=1")
+                assert "STOPPING=1" not in said
 
 
 def test_sockets_of_root(home: Home) -> None:
@@ -437,9 +464,24 @@ def test_another_user(home: Home) -> None:
         serves(old)
 
 
-def test_nothing_is_left_of_failed_ones(home: Home) -> None:
-    """A hundred successors that give up leave the old one as it was: no descriptor, no memory."""
+def test_dead_when_it_is_heard(home: Home) -> None:
+    """A word that is heard when the successor is dead already is not believed."""
     with Server(home, *SHORT) as old:
+        predecessor = Predecessor.find(str(home.run / "graceful.sock"))
+        assert predecessor is not None
+        old.send_signal(signal.SIGSTOP)
+        body = b'{"kept": [0]}'
+        head = f"POST /takeover/accepts HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        predecessor._client.socket.sendall(head.encode() + body)
+        predecessor.close()
+        old.send_signal(signal.SIGCONT)
+        old.wait_line(FAILED)
+        serves(old)
+
+
+def test_nothing_is_left_of_failed_ones(home: Home) -> None:
+    """A hundred successors that give up leave the old one as it was: no descriptor, no memory, and its paths."""
+    with Server(home, *SHORT, listen=["tcp:0:interface=127.0.0.1", f"unix:{home.run / 'site'}"]) as old:
 
         def abort() -> None:
             predecessor = Predecessor.find(str(home.run / "graceful.sock"))

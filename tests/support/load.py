@@ -226,6 +226,9 @@ def main(port: int) -> None:
     for line in sys.stdin:
         if line == "stop\n":
             break
+        if line == "count\n":
+            print(sum(client.counts["ok"] for client in clients), flush=True)
+            continue
         before = [client.begun for client in clients]
         limit = time.monotonic() + MARK_LIMIT
         while waiting := [c.kind for c, begun in zip(clients, before, strict=True) if c.begun == begun]:
@@ -305,6 +308,11 @@ class Load:
         self._say("mark")
         answer = self._hear()
         assert answer == "marked", answer
+
+    def count(self) -> int:
+        """How many requests were answered so far."""
+        self._say("count")
+        return int(self._hear())
 
     def stop(self) -> Report:
         """Let every client end its request, and return how all of them went."""
