@@ -9,6 +9,8 @@ replaced here, by the one reactor that is judged.  Each reactor has a process of
 What fails under the graceful reactor and not under the stock one is named, and the exit status is 1.  With `--broken`
 the reactor is one that cannot listen: the suites must find that out.
 
+The tests of HTTP/2 need `httpx`, which nothing else here does: `pip install 'httpx[http2]'` to have them run, too.
+
 A test may stop its reactor while connections are open, and wants it to stop: so nobody is waited for here.
 """
 

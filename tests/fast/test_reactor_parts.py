@@ -584,6 +584,16 @@ class ImportTests(SynchronousTestCase):
             "sys.exit(bool({'httptools', 'twisted.web.http', 'graceful.web.connection'} & sys.modules.keys()))"
         )
 
+    def test_without_epoll(self) -> None:
+        """Where there is no epoll, it is made of the poll reactor."""
+        self.run_python(
+            "import sys; sys.modules['twisted.internet.epollreactor'] = None; "
+            "from graceful.reactor import install; install(); "
+            "from twisted.internet import pollreactor, reactor; "
+            "assert isinstance(reactor, pollreactor.PollReactor); "
+            "reactor.callWhenRunning(reactor.stop); reactor.run()"
+        )
+
     def test_install(self) -> None:
         """`install` installs it, and a second time fails, as every reactor's does."""
         self.run_python(

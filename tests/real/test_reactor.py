@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ def test_a_streamed_answer_is_finished(home: Home) -> None:
         connection.end()
         assert service.wait() == 0
         assert service.drained() == (1, 0, 0)
+        service.wait_line(r'"GET /\?path=\S+ HTTP/1.1" 200 60')  # its site has not stopped with its port
 
 
 def test_a_download_is_finished(home: Home) -> None:
@@ -310,14 +312,20 @@ def test_an_open_ssh_session_ends_at_the_deadline(home: Home, key: Path) -> None
 
 
 def test_an_ftp_transfer_is_finished(home: Home) -> None:
-    """A running transfer ends whole, and the client may begin another one before it leaves."""
+    """A running transfer ends whole, and the client may begin another one before it leaves.
+
+    Another client has been told a port to connect to for its transfer: that one is still there.
+    """
     directory, large = files(home, 16 * MIB)
     with (
         Service(home, "-y", str(APPLICATIONS / "ftp.tac"), environment={"ROOT": str(directory)}) as service,
         ftplib.FTP() as client,
+        ftplib.FTP() as other,
     ):
-        client.connect("127.0.0.1", service.port, timeout=10)
-        client.login()
+        for one in (client, other):
+            one.connect("127.0.0.1", service.port, timeout=10)
+            one.login()
+        address = other.makepasv()
         with client.transfercmd("RETR large") as transfer, transfer.makefile("rb") as received:
             first = received.read(1000)
             service.terminate()
@@ -327,10 +335,16 @@ def test_an_ftp_transfer_is_finished(home: Home) -> None:
         pieces: list[bytes] = []
         client.retrbinary("RETR large", pieces.append)
         assert b"".join(pieces) == large
+        with socket.create_connection(address, 10) as transfer, transfer.makefile("rb") as received:
+            other.voidcmd("TYPE I")
+            assert other.sendcmd("RETR large").startswith("1")
+            assert received.read() == large
+        assert other.voidresp().startswith("226")
+        other.quit()
         assert service.stays(0.2)
         client.quit()
         assert service.wait() == 0
-        assert service.drained() == (3, 0, 0)
+        assert service.drained() == (5, 0, 0)
 
 
 def line(connection: Connection) -> bytes:
