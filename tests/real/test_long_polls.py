@@ -139,7 +139,8 @@ def test_events_at_drain(home: Home) -> None:
         stream.end()
         poll.end()
         assert server.wait() == 0
-        assert server.drained() == (2, 0, 0)
+        # The one that has sent the event had its answer, but its thread may not have noted that yet.
+        assert server.drained() in ((2, 0, 0), (3, 0, 0))
 
 
 def test_spread_at_drain(home: Home) -> None:
