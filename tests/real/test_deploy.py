@@ -1,24 +1,21 @@
-"""`graceful deploy` with a real HAProxy: instances are replaced under all kinds of clients, and nobody notices."""
+"""`graceful deploy` with a real HAProxy: what it does in each case, and what it leaves behind."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from support.clients import Connection, request
 from support.docs_site import Site, gone
-from support.fleet import Fleet
+from support.fleet import Fleet, events_of
 from support.load import Load
 from support.server import PROGRAMS
 from support.waiting import wait_for
 
 QUICK = ("--idle-grace", "1", "--deadline", "20")
-ROUNDS = 10
 
 
 @pytest.fixture
@@ -26,48 +23,6 @@ def site() -> Iterator[Site]:
     """A directory with a site in it."""
     with Site() as site:
         yield site
-
-
-def events_of(said: str) -> list[dict[str, Any]]:
-    """What a deploy has said with `--json`."""
-    return [json.loads(line) for line in said.splitlines()]
-
-
-def check_replaced(fleet: Fleet, before: dict[str, int], verdict: dict[str, Any]) -> None:
-    """Assert that every process is another one, and that nothing was interrupted."""
-    after = fleet.pids()
-    assert after.keys() == before.keys()
-    assert not set(after.values()) & set(before.values())
-    assert verdict["step"] == "verdict"
-    assert (verdict["result"], verdict["taken_down"], verdict["killed"]) == ("deployed", 0, 0), verdict
-    assert {one["name"]: one["pid"] for one in verdict["instances"]} == after
-    assert set(fleet.balancer.states().values()) == {"ready"}
-
-
-def test_deploys(site: Site) -> None:
-    """Deploy after deploy, every process is replaced, and not a single request is lost or refused.
-
-    HAProxy would cut whatever a server finishes that it holds to be down; and it never does.
-    """
-    with Fleet(site, 2, QUICK, server="on-marked-down shutdown-sessions") as fleet:
-        with Load(fleet.balancer.port) as load:
-            for _ in range(ROUNDS):
-                before = fleet.pids()
-                check_replaced(fleet, before, events_of(fleet.deploy("--json", "--strict"))[-1])
-            load.mark()
-            load.stop().check()
-        assert len((site.path / "deploy.history").read_text().splitlines()) == ROUNDS
-
-
-def test_five(site: Site) -> None:
-    """Five instances, two at once, each connection of HAProxy belonging to one client."""
-    with Fleet(site, 5, QUICK, lines="http-reuse never") as fleet, Load(fleet.balancer.port) as load:
-        fleet.plan("parallel = 2\nmin_up = 3")
-        load.mark()
-        before = fleet.pids()
-        check_replaced(fleet, before, events_of(fleet.deploy("--json"))[-1])
-        load.mark()
-        load.stop().check()
 
 
 def test_new_code_answers(site: Site) -> None:

@@ -687,6 +687,10 @@ def test_command_of_a_container(site: Site) -> None:
     with site.server(f"exec {shlex.join(command)}") as server:
         assert fetch(server.port) == b"Hello, world!"
         server.wait_line("GET / HTTP/1.1")
+    lines = (ROOT / "examples" / "docker" / "Dockerfile").read_text().splitlines()
+    said = [line for line in lines if line and not line.startswith(("#", "STOPSIGNAL"))]
+    assert said == shown("dockerfile").splitlines()
+    assert "STOPSIGNAL SIGTERM" in lines
 
 
 # -- downloads, and requests that wait -----------------------------------------------------------------------

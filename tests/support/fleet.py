@@ -238,3 +238,19 @@ class Deploying:
         verdict = self.until("verdict")
         assert self.process.wait(30) == status, self.events
         return verdict
+
+
+def events_of(said: str) -> list[dict[str, Any]]:
+    """What a deploy has said with `--json`."""
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def check_replaced(fleet: Fleet, before: dict[str, int], verdict: dict[str, Any]) -> None:
+    """Assert that every process is another one, and that nothing was interrupted."""
+    after = fleet.pids()
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    assert verdict["step"] == "verdict"
+    assert (verdict["result"], verdict["taken_down"], verdict["killed"]) == ("deployed", 0, 0), verdict
+    assert {one["name"]: one["pid"] for one in verdict["instances"]} == after
+    assert set(fleet.balancer.states().values()) == {"ready"}
