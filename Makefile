@@ -75,10 +75,9 @@ wheel: install
 docs: $(VENV)/.test
 	if [ -e docs/conf.py ]; then $(BIN)/sphinx-build -q -W --keep-going docs docs/_build; fi
 
-# Most real tests wait for something most of the time, so two processes share them, a file at a time.
 # trial's asynchronous tests and pytest-twisted fight over the reactor of a process: each has its own.
 tests: $(VENV)/.test install
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/pytest
 	if [ -d tests/trial ]; then $(BIN)/trial --temp-directory=$(VENV)/trial tests/trial/test_*.py; fi
 
 # The environment.  A file whose name begins with a dot says when something was last done.

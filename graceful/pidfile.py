@@ -154,16 +154,19 @@ class PidFile:
         """Write ourselves into the file that a predecessor has let go of."""
         if self._where is not None or self._fd < 0:
             return
-        if not _same(self._fd, self.path):
-            os.close(self._fd)
-            self._fd = -1
-            try:
-                self.write()
-            except (PidFileBusy, PidFileError) as error:
-                self._log.warn("{error}", error=error)
+        # The predecessor may be removing it this moment: each looks and acts while the other does neither.
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        if _same(self._fd, self.path):
+            self._pid, self._where = os.getpid(), self.path
+            os.ftruncate(self._fd, os.pwrite(self._fd, f"{self._pid}\n".encode(), 0))
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             return
-        self._pid, self._where = os.getpid(), self.path
-        os.ftruncate(self._fd, os.pwrite(self._fd, f"{self._pid}\n".encode(), 0))
+        os.close(self._fd)
+        self._fd = -1
+        try:
+            self.write()
+        except (PidFileBusy, PidFileError) as error:
+            self._log.warn("{error}", error=error)
 
     def release(self) -> None:
         """Give the path up to a successor.  To be called before the sockets are said to be closed."""
@@ -178,11 +181,14 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove what is our own, at the end.  A successor's file is left alone."""
-        if self._where is not None and self._ours():
-            try:
-                os.unlink(self._where)
-            except OSError:
-                self._empty()
+        if self._where is not None and self._pid == os.getpid():  # a forked process would lock it for its parent
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            if self._ours():
+                try:
+                    os.unlink(self._where)
+                except OSError:
+                    self._empty()
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._where = None
         if self._fd >= 0:
             os.close(self._fd)

@@ -268,6 +268,12 @@ def test_lame_duck(home: Home) -> None:
         assert server.wait() == 0
 
 
+def connected(path: Path) -> bool:
+    """Whether somebody is connected to a Unix socket (proc(5): the state of an accepted one is 03)."""
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+    return any(fields[5] == "03" and fields[-1] == str(path) for fields in lines)
+
+
 def test_two_in_one_directory(home: Home, gate: Gate) -> None:
     """A successor gets path, status port and all from one that still finishes something; both can be seen."""
     options = (*FAST, "--status-listen", "tcp:{}:interface=127.0.0.1")
@@ -286,6 +292,7 @@ def test_two_in_one_directory(home: Home, gate: Gate) -> None:
             assert graceful(home, "status").stdout.count("process ") == 2
             waiting = start_graceful(home, "wait", "gone")
             assert graceful(home, "wait", "closed").returncode == 0
+            wait_for(lambda: connected(home.run / f"graceful.sock.{first.pid}"))
             gate.open()
             assert client.answer().status == 200
             client.end()
