@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from graceful.downloads.files import BLOCK, OpenFile, fetch, in_memory
 from graceful.web.exchange import DOWNLOADING, SENDING, Disconnected, Exchange
-from graceful.web.handler import IHandler
+from graceful.web.handler import IAnswerer
 
 if TYPE_CHECKING:
     from graceful.downloads.crew import Crew
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 
-@implementer(IHandler)
+@implementer(IAnswerer)
 class FileTransfer:
     """One file on its way to one client.  Reactor thread.
 
@@ -139,13 +139,7 @@ class FileTransfer:
             self._file.close()
         self._connection.site.through(self._exchange)
 
-    # -- IHandler -----------------------------------------------------------------------------------------
-
-    def handle(self, exchange: Exchange) -> None:
-        """It is made for the one exchange that it has."""
-
-    def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
-        """Likewise."""
+    # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
         """The client is gone, or it was cut."""

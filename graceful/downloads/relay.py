@@ -27,7 +27,7 @@ from zope.interface import implementer
 from graceful.downloads.heads import Answer, passed_on
 from graceful.downloads.upstream import Upstream
 from graceful.web.exchange import DOWNLOADING, Disconnected, Exchange
-from graceful.web.handler import IHandler
+from graceful.web.handler import IAnswerer
 
 HIGH: Final = 1 << 16
 PAUSES: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
@@ -79,7 +79,7 @@ class Unwanted(Protocol):
         self.transport.loseConnection()
 
 
-@implementer(IHandler)
+@implementer(IAnswerer)
 class Relay:
     """One URL on its way to one client.  Reactor thread.
 
@@ -371,13 +371,7 @@ class Relay:
             body.drop()
             self._broken(f"it has said nothing for {self._silence:g} s", late=True)
 
-    # -- IHandler -----------------------------------------------------------------------------------------
-
-    def handle(self, exchange: Exchange) -> None:
-        """It is made for the one exchange that it has."""
-
-    def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
-        """Likewise."""
+    # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
         """The client is gone, or it was cut."""

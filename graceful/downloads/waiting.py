@@ -19,7 +19,7 @@ from zope.interface import implementer
 from graceful.downloads.heads import as_it_is
 from graceful.downloads.parked import NOTHING_NEW, AtDrain, News, Parked, news
 from graceful.web.exchange import PARKED, Disconnected, Exchange
-from graceful.web.handler import IHandler
+from graceful.web.handler import IAnswerer
 
 SPREAD: Final = 1.0
 LATE: Final = (1.0, 2.0)
@@ -28,7 +28,7 @@ HELD: Final = 1 << 18
 Aside = Callable[..., object]
 
 
-@implementer(IHandler)
+@implementer(IAnswerer)
 class Waiting:
     """One parked request.  Reactor thread, except :meth:`give`.
 
@@ -150,13 +150,7 @@ class Waiting:
         else:
             self._take(answer if answer is not None else NOTHING_NEW, True)
 
-    # -- IHandler -----------------------------------------------------------------------------------------
-
-    def handle(self, exchange: Exchange) -> None:
-        """It is made for the one exchange that it has."""
-
-    def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
-        """Likewise."""
+    # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
         """The client is gone, or it was cut."""

@@ -10,7 +10,21 @@ if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
 
 
-class IHandler(Interface):
+class IAnswerer(Interface):
+    """Works for exchanges, one or many, and is told what becomes of their clients."""
+
+    def disconnected(exchange: Exchange) -> None:
+        """Nobody will read the answer any more.  Reactor thread; only asked of the exchange's `handler`."""
+
+    def parked(exchange: Exchange) -> bool:
+        """Whether the exchange waits with no thread and nothing to send.  Reactor thread; as above.
+
+        Its client, if it says that it will send nothing more, is taken to be gone: a closed browser tab says just
+        that, and nothing is on its way that would find out.
+        """
+
+
+class IHandler(IAnswerer):
     """Answers exchanges."""
 
     def handle(exchange: Exchange) -> None:
@@ -21,14 +35,4 @@ class IHandler(Interface):
 
         :param prefix: the path's segments that led to the handler, decoded.
         :param rest: the segments behind them, decoded.
-        """
-
-    def disconnected(exchange: Exchange) -> None:
-        """Nobody will read the answer any more.  Reactor thread; only asked of the exchange's `handler`."""
-
-    def parked(exchange: Exchange) -> bool:
-        """Whether the exchange waits with no thread and nothing to send.  Reactor thread; as above.
-
-        Its client, if it says that it will send nothing more, is taken to be gone: a closed browser tab says just
-        that, and nothing is on its way that would find out.
         """

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError
 from twisted.python.failure import Failure
 from twisted.web._newclient import ResponseFailed, ResponseNeverReceived
+from zope.interface.verify import verifyObject
 
 from fast.doubles import GET, HOST, Client, get, parse_answers
 from fast.downloading import DownloadCase, Question, Response
@@ -15,6 +16,7 @@ from graceful.downloads.heads import Answer
 from graceful.downloads.relay import HIGH, PAUSES, PROGRESS, Relay
 from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
+from graceful.web.handler import IAnswerer, IHandler
 
 URL = "http://librarian/x"
 SILENCE = 60.0
@@ -767,10 +769,10 @@ class HandlerTests(Case):
 
     def test_other_handlers_calls(self) -> None:
         """It is made for one exchange, and takes no other."""
-        client, exchange = self.begin()
+        client, _ = self.begin()
         relay = self.relay()
-        relay.handle(exchange)
-        relay.take(exchange, [], [])
+        verifyObject(IAnswerer, relay)
+        self.assertFalse(IHandler.providedBy(relay))
         self.assertEqual(len(self.upstream.asked), 1)
         self.leave(client)
 
