@@ -26,6 +26,16 @@ def marks(token: Token) -> Fields:
     return [*token.headers, ("Content-Encoding", "identity")] if token.headers else []
 
 
+def of_events(token: Token) -> Fields:
+    """The fields of a response that is a stream of server-sent events."""
+    return [
+        *marks(token),
+        ("Content-Type", "text/event-stream"),
+        ("Cache-Control", "no-cache"),
+        ("X-Accel-Buffering", "no"),  # to an nginx in front
+    ]
+
+
 def fields_of(download: Download, content_type: str | None, filename: str | None) -> Fields:
     """The fields of a response with a download as its body.
 

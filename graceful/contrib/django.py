@@ -11,7 +11,7 @@ import os
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse  # type: ignore[import-untyped]
 from django.utils.http import content_disposition_header  # type: ignore[import-untyped]
 
-from graceful.contrib import Fields, fields_of, marks, name_of
+from graceful.contrib import Fields, fields_of, marks, name_of, of_events
 from graceful.downloads.parked import Parked
 from graceful.downloads.token import Download
 
@@ -52,12 +52,7 @@ def park(ticket: Parked) -> HttpResponseBase:
 
 def event_stream(ticket: Parked) -> StreamingHttpResponse:
     """Begin a stream of server-sent events, which are sent by :meth:`~graceful.Parked.send`."""
-    fields = [
-        ("Content-Type", "text/event-stream"),
-        ("Cache-Control", "no-cache"),
-        ("X-Accel-Buffering", "no"),  # to an nginx in front
-    ]
-    return _with(StreamingHttpResponse(ticket), [*marks(ticket), *fields])
+    return _with(StreamingHttpResponse(ticket), of_events(ticket))
 
 
 def _with(response: HttpResponseBase, fields: Fields) -> HttpResponseBase:

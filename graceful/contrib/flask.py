@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from flask import Response
 
-from graceful.contrib import Fields, fields_of, marks, name_of
+from graceful.contrib import Fields, fields_of, marks, name_of, of_events
 from graceful.downloads.parked import Parked
 from graceful.downloads.token import Download
 
@@ -52,12 +52,7 @@ def park(ticket: Parked) -> Response:
 
 def event_stream(ticket: Parked) -> Response:
     """Begin a stream of server-sent events, which are sent by :meth:`~graceful.Parked.send`."""
-    fields = [
-        ("Content-Type", "text/event-stream"),
-        ("Cache-Control", "no-cache"),
-        ("X-Accel-Buffering", "no"),  # to an nginx in front
-    ]
-    return _response(ticket, [*marks(ticket), *fields])
+    return _response(ticket, of_events(ticket))
 
 
 def _response(body: Iterable[bytes], fields: Fields, status: str = "200 OK") -> Response:

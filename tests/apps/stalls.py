@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import basic
+import psycopg
 
 FOREVER = 1000
 
@@ -124,8 +125,6 @@ def waitpid() -> None:
 
 def pg_sleep() -> None:
     """a query of PostgreSQL, by psycopg"""
-    import psycopg
-
     with psycopg.connect(os.environ["POSTGRES"]) as connection:
         connection.execute("select pg_sleep(%s)", [FOREVER])
 

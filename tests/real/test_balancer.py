@@ -16,19 +16,12 @@ import pytest
 from support.clients import Connection, get, request
 from support.command import graceful
 from support.gate import Gate
+from support.haproxy import HEAD
 from support.home import Home
 from support.server import Server
 from support.waiting import wait_for
 
 CONFIGURATION = """
-global
-    stats socket {socket} level admin
-defaults
-    mode http
-    retries 0
-    timeout connect 5s
-    timeout client 30s
-    timeout server 30s
 frontend clients
     bind fd@{clients}
     default_backend site
@@ -58,7 +51,9 @@ class Balancer:
             values = {"backend": "", "server": "", "one_more": "", "two_more": "", "fall": 2, **options}
             configuration = directory / "haproxy.cfg"
             configuration.write_text(
-                CONFIGURATION.format(socket=self._socket, clients=clients.fileno(), one=one, two=two, **values)
+                (HEAD + CONFIGURATION).format(
+                    runtime=self._socket, clients=clients.fileno(), one=one, two=two, **values
+                )
             )
             command = ["haproxy", "-db", "-f", str(configuration)]
             self._process = subprocess.Popen(command, pass_fds=[clients.fileno()], stderr=subprocess.DEVNULL)

@@ -20,6 +20,7 @@ from support.command import graceful, start_graceful, status_of
 from support.gate import Gate
 from support.home import UNPRIVILEGED, Home
 from support.log import Log
+from support.ports import free_port
 from support.server import KEEPS_READING, Server
 from support.waiting import wait_for
 
@@ -277,18 +278,18 @@ def connected(path: Path) -> bool:
 def test_two_in_one_directory(home: Home, gate: Gate) -> None:
     """A successor gets path, status port and all from one that still finishes something; both can be seen."""
     options = (*FAST, "--status-listen", "tcp:{}:interface=127.0.0.1")
-    port = free_port()
-    given = [option.format(port) for option in options]
-    with Server(home, *given) as first, Connection(first.port) as client:
+    port, page = free_port(), free_port()
+    given = [option.format(page) for option in options]
+    with Server(home, *given, port=port) as first, Connection(first.port) as client:
         client.send(request(gate.target()))
         gate.wait_reached()
         first.terminate()
         first.wait_closed()
-        with Server(home, *given, port=first.port) as second:
+        with Server(home, *given, port=port) as second:
             status = status_of(home)
             assert (status["pid"], status["state"]) == (second.pid, "serving")
             assert [(one["pid"], one["state"]) for one in status["draining"]] == [(first.pid, "finishing")]
-            assert json.loads(ask(port, request("/status", host="127.0.0.1")).body)["pid"] == second.pid
+            assert json.loads(ask(page, request("/status", host="127.0.0.1")).body)["pid"] == second.pid
             assert graceful(home, "status").stdout.count("process ") == 2
             waiting = start_graceful(home, "wait", "gone")
             assert graceful(home, "wait", "closed").returncode == 0
@@ -299,13 +300,6 @@ def test_two_in_one_directory(home: Home, gate: Gate) -> None:
             assert waiting.wait(10) == 0
             assert first.wait() == 0
             assert status_of(home)["draining"] == []
-
-
-def free_port() -> int:
-    """A port that nobody listens at just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_path_is_taken(home: Home) -> None:

@@ -25,11 +25,12 @@ from graceful.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
 from graceful.settings import Settings
 from support.clients import Connection, request
 from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
-from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, free_port, gone, lines_of, replaced, shown
+from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, gone, lines_of, replaced, shown
 from support.gate import Gate
 from support.home import UNPRIVILEGED
 from support.load import Load
 from support.nginx import Nginx
+from support.ports import free_port
 from support.server import KEEPS_READING, LOOPBACK, PROGRAMS, Server
 from support.waiting import wait_for
 
@@ -380,20 +381,20 @@ def test_deploy(site: Site) -> None:
     clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
     servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
     options = {**servers, "mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
-    strict = {"mode http": "mode http\n    retries 0"}
+    strict = {"mode http": "mode http\n    retries 0", "inter 1s": "inter 250ms"}
     site.write(
         "haproxy.cfg", shown("haproxy", {**servers, **strict, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
     )
     site.write("deploy.sh", shown("deploy", {**options, "9999": runtime}))
     site.shell(shown("first-start", options))
     first = pids(site)
-    slow = site.write("bin/twistd", f'#!/bin/bash\nsleep 4\nexec {PROGRAMS}/twistd "$@"\n')
+    slow = site.write("bin/twistd", f'#!/bin/bash\nsleep 1\nexec {PROGRAMS}/twistd "$@"\n')
     slow.chmod(0o755)
     site.environment["PATH"] = f"{slow.parent}:{site.environment['PATH']}"
     with subprocess.Popen(["haproxy", "-db", "-f", site.path / "haproxy.cfg"]) as haproxy:
         try:
             wait_for(lambda: listens(int(clients)))
-            with Load(int(clients)) as load, asked(int(two), "/sleep?seconds=20") as long:
+            with Load(int(clients)) as load, asked(int(two), "/sleep?seconds=10") as long:
                 load.mark()
                 site.shell("bash deploy.sh")
                 assert all(gone(pid) for pid in first)

@@ -19,10 +19,11 @@ import yaml
 from graceful.control.client import Client, ClientError
 from graceful.exit import KERNEL_AFTER, latest_exit
 from support.clients import get
-from support.docs_site import Site, fetch, free_port, gone
+from support.docs_site import Site, fetch, gone
 from support.fleet import Fleet
 from support.home import Home
 from support.load import Load
+from support.ports import free_port
 from support.server import LOOPBACK, PROGRAMS, Server, become_subreaper
 from support.waiting import wait_for
 

@@ -9,6 +9,7 @@ import pytest
 from support.haproxy import HAProxy
 from support.home import Home
 from support.load import Load
+from support.ports import free_port
 from support.server import Server
 
 ROUNDS = 2
@@ -20,12 +21,12 @@ def test_swap_behind_haproxy(home: Home, reuse: str) -> None:
     options = ("--idle-grace", "1", "--threads", "30", "--spool", str(home.spool))
     with ExitStack() as stack:
 
-        def start(name: str, port: int = 0) -> Server:
+        def start(name: str) -> Server:
             pid_file = f"--pidfile={name}.pid"
-            return stack.enter_context(Server(home, *options, port=port, twistd_options=[pid_file]))
+            return stack.enter_context(Server(home, *options, port=ports[name], twistd_options=[pid_file]))
 
-        servers = {name: start(name) for name in ("one", "two")}
-        ports = {name: server.port for name, server in servers.items()}
+        ports = {name: free_port() for name in ("one", "two")}
+        servers = {name: start(name) for name in ports}
         balancer = stack.enter_context(HAProxy(home.path, ports["one"], ports["two"], reuse))
         load = stack.enter_context(Load(balancer.port))
         for name in ("one", "two") * ROUNDS:
@@ -33,7 +34,7 @@ def test_swap_behind_haproxy(home: Home, reuse: str) -> None:
             old = servers[name]
             balancer.leave(name, old.pid)
             old.wait_closed()
-            servers[name] = start(name, ports[name])
+            servers[name] = start(name)
             assert old.wait() == 0
             assert old.drained()[1:] == (0, 0)
             balancer.enter(name)

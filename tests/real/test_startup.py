@@ -10,6 +10,7 @@ import pytest
 from support.clients import Connection, Failure, get, request
 from support.gate import Gate
 from support.home import UNPRIVILEGED, Home
+from support.ports import free_port
 from support.server import KEEPS_READING, LOOPBACK, Server
 
 
@@ -139,7 +140,7 @@ def test_successor_while_the_first_still_finishes(any_home: Home, daemon: bool) 
     home = any_home
     pid_file = home.run / "twistd.pid"
     with Gate(home.path / "gate") as gate:
-        first = Server(home)
+        first = Server(home, port=free_port())
         with first, Connection(first.port) as connection:
             connection.send(request(gate.target()))
             gate.wait_reached()
@@ -174,7 +175,11 @@ def test_successor_on_a_unix_socket(home: Home) -> None:
 
 def test_successor_that_ends_first(home: Home) -> None:
     """A successor that comes and goes while the first still finishes does not disturb it."""
-    with Gate(home.path / "gate") as gate, Server(home) as first, Connection(first.port) as connection:
+    with (
+        Gate(home.path / "gate") as gate,
+        Server(home, port=free_port()) as first,
+        Connection(first.port) as connection,
+    ):
         connection.send(request(gate.target()))
         gate.wait_reached()
         first.terminate()

@@ -17,6 +17,7 @@ from support.clients import Connection, Failure, request
 from support.gate import Gate
 from support.home import Home
 from support.load import Load
+from support.ports import free_port
 from support.preload import library
 from support.server import Server
 from support.waiting import wait_for
@@ -33,23 +34,24 @@ def test_nobody_notices_ten_deploys(any_home: Home) -> None:
     as it says that its socket is closed.  Connections are refused in between; nothing else happens to anybody.
     """
     options = ("--idle-grace", "1", "--threads", "30", "--spool", str(any_home.spool))
+    port = free_port()
     unheard = []
     with ExitStack() as stack:
-        server = stack.enter_context(Server(any_home, *options))
+        server = stack.enter_context(Server(any_home, *options, port=port))
         servers = [server]
-        load = stack.enter_context(Load(server.port))
+        load = stack.enter_context(Load(port))
         for _ in range(GENERATIONS):
             load.mark()
             told = server.terminate()
             server.wait_closed()
-            server = stack.enter_context(Server(any_home, *options, port=servers[0].port))
+            server = stack.enter_context(Server(any_home, *options, port=port))
             servers.append(server)
             unheard.append((told, server.wait_open()))
         load.mark()
         unheard.append((server.terminate(), math.inf))
         server.wait_closed()
         with pytest.raises(Failure, match="refused"):
-            Connection(server.port)
+            Connection(port)
         report = load.stop()
         for server in servers:
             assert server.wait() == 0

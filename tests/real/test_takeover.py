@@ -59,6 +59,18 @@ def successor(old: Server, *options: str, **others: Any) -> Iterator[Server]:
         yield server
 
 
+@contextmanager
+def importing(old: Server) -> Iterator[tuple[Server, Gate]]:
+    """A successor that has only just begun to import its application, and where that waits."""
+    path = old.home.path / "import"
+    slow = starting(
+        old, application="slow_import:application", environment={"IMPORT_GATE": str(path)}, wait_open=False
+    )
+    with Gate(path) as gate, slow:
+        gate.wait_reached()
+        yield slow, gate
+
+
 def gone(old: Server) -> None:
     """The predecessor has ended well."""
     assert old.wait() == 0
@@ -408,19 +420,11 @@ def test_it_cannot_start(home: Home, options: tuple[str, ...], others: dict[str,
 
 def test_an_import_that_hangs(home: Home) -> None:
     """After its time, it is not waited for any more; when it comes back, it is told, and goes."""
-    home.disturbed = True
-    gate = home.path / "import"
-    with Gate(gate) as at_import, Server(home, *SHORT, "--takeover-timeout", "1") as old:
-        slow = starting(
-            old, application="slow_import:application", environment={"IMPORT_GATE": str(gate)}, wait_open=False
-        )
-        with ExitStack() as stack:
-            stack.callback(slow.kill)
-            slow.start()
-            at_import.wait_reached()
+    with Server(home, *SHORT, "--takeover-timeout", "1") as old:
+        with importing(old) as (slow, gate):
             assert "has not accepted within 1 s" in old.wait_line(FAILED)[2]
             serves(old)
-            at_import.open()
+            gate.open()
             slow.wait_line("no takeover: .*nobody waits for this successor any more")
             assert slow.wait() == 1
         serves(old)
@@ -431,21 +435,16 @@ def test_an_import_that_hangs(home: Home) -> None:
 
 def test_one_at_a_time(home: Home) -> None:
     """A second successor, a wrong version and another user are refused in one line; the first goes on."""
-    gate = home.path / "import"
-    with Gate(gate) as at_import, Server(home, *SHORT) as old:
-        slow = starting(
-            old, application="slow_import:application", environment={"IMPORT_GATE": str(gate)}, wait_open=False
-        )
+    with Server(home, *SHORT) as old:
         with Client(str(home.run / "graceful.sock")) as client, pytest.raises(Refused, match="speaks version 99"):
             client.post("/takeover", protocol=99)
-        with slow:
-            at_import.wait_reached()
+        with importing(old) as (slow, gate):
             told = starting(old).run()
             assert told.returncode == 1
             assert f"process {slow.pid} is taking over just now" in told.stdout
             assert told.stdout.count("graceful: ") == 1
             serves(old)
-            at_import.open()
+            gate.open()
             slow.wait_line(TOOK_OVER)
             gone(old)
 
@@ -568,40 +567,27 @@ def test_takeover_while_draining(home: Home) -> None:
 
 def test_the_old_one_is_stopped_meanwhile(home: Home) -> None:
     """Stopped while its successor imports, the old one goes; who comes meanwhile waits for the new one."""
-    gate = home.path / "import"
-    with Gate(gate) as at_import, Server(home, *SHORT) as old:
-        slow = starting(
-            old, application="slow_import:application", environment={"IMPORT_GATE": str(gate)}, wait_open=False
-        )
-        with slow:
-            at_import.wait_reached()
-            old.terminate()
-            old.wait_closed()
-            gone(old)
-            with Connection(old.port) as waiting:
-                waiting.send(request("/echo?waited"))
-                at_import.open()
-                assert waiting.answer().body == b"waited"
-                waiting.close()
-            slow.wait_line(TOOK_OVER)
-            serves(slow)
+    with Server(home, *SHORT) as old, importing(old) as (slow, gate):
+        old.terminate()
+        old.wait_closed()
+        gone(old)
+        comes_meanwhile(old.port, slow, gate)
 
 
 def test_the_old_one_crashes_meanwhile(home: Home) -> None:
     """Killed while its successor imports, the old one is not missed."""
     home.disturbed = True
-    gate = home.path / "import"
-    with Gate(gate) as at_import, Server(home, *SHORT) as old:
-        slow = starting(
-            old, application="slow_import:application", environment={"IMPORT_GATE": str(gate)}, wait_open=False
-        )
-        with slow:
-            at_import.wait_reached()
-            old.kill()
-            with Connection(old.port) as waiting:
-                waiting.send(request("/echo?waited"))
-                at_import.open()
-                assert waiting.answer().body == b"waited"
-                waiting.close()
-            slow.wait_line(TOOK_OVER)
-            serves(slow)
+    with Server(home, *SHORT) as old, importing(old) as (slow, gate):
+        old.kill()
+        comes_meanwhile(old.port, slow, gate)
+
+
+def comes_meanwhile(port: int, slow: Server, gate: Gate) -> None:
+    """Who connects while nobody is there yet is answered by the successor, which then serves."""
+    with Connection(port) as waiting:
+        waiting.send(request("/echo?waited"))
+        gate.open()
+        assert waiting.answer().body == b"waited"
+        waiting.close()
+    slow.wait_line(TOOK_OVER)
+    serves(slow)

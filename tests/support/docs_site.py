@@ -10,7 +10,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -35,14 +34,6 @@ _DIFFERS = re.compile(
     r"|\d+"
 )
 """What differs from one log to the next; a number may stand for any other."""
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def shown(name: str, places: Mapping[str, str] | None = None) -> str:
@@ -212,8 +203,7 @@ class Site:
 
     def server(self, command: str, *, pass_fds: Sequence[int] = (), wait_open: bool = True) -> Server:
         """Return a server that a script starts in the foreground, as the last thing it does."""
-        server = Server(self.home, pass_fds=pass_fds, wait_open=wait_open)
-        server.command = ["bash", "-euc", command]
+        server = Server(self.home, command=["bash", "-euc", command], pass_fds=pass_fds, wait_open=wait_open)
         server.environment.update(self.environment, TMPDIR=str(self.home.temporary))
         self._servers.append(server)
         return server

@@ -11,20 +11,13 @@ from typing import Any
 
 from graceful.control.client import Client, ClientError
 from graceful.deploy.haproxy import HAProxyError, Runtime
-from support.docs_site import Site, free_port, gone
+from support.docs_site import Site, gone
+from support.haproxy import HEAD
+from support.ports import free_port
 from support.server import PROGRAMS, become_subreaper
 from support.waiting import wait_for
 
 HAPROXY = """
-global
-    stats socket {stats} level admin
-defaults
-    mode http
-    retries 0
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-    timeout http-keep-alive 30s
 frontend clients
     bind 127.0.0.1:{port}
     default_backend app
@@ -70,7 +63,9 @@ class Balancer:
         self.port = free_port()
         self.runtime = Runtime(str(site.path / "haproxy.sock"))
         servers = "\n".join(f"    server {name} 127.0.0.1:{port}" for name, port in ports.items())
-        text = HAPROXY.format(stats=self.runtime.address, port=self.port, lines=lines, server=server, servers=servers)
+        text = (HEAD + HAPROXY).format(
+            runtime=self.runtime.address, port=self.port, lines=lines, server=server, servers=servers
+        )
         self._file = site.write("haproxy.cfg", text)
         self._process: subprocess.Popen[bytes] | None = None
 

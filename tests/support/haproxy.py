@@ -12,9 +12,9 @@ import subprocess
 from pathlib import Path
 
 # Nothing is tried twice: a request that this HAProxy could not bring to its server is lost, and seen to be.
-CONFIGURATION = """
+HEAD = """
 global
-    stats socket fd@{runtime} level admin
+    stats socket {runtime} level admin
 defaults
     mode http
     retries 0
@@ -22,6 +22,9 @@ defaults
     timeout client 60s
     timeout server 60s
     timeout http-keep-alive 30s
+"""
+
+CONFIGURATION = """
 frontend clients
     bind fd@{clients}
     default_backend site
@@ -57,11 +60,15 @@ class HAProxy:
         with socket.create_server(("127.0.0.1", 0)) as clients, socket.create_server(("127.0.0.1", 0)) as runtime:
             self.port: int = clients.getsockname()[1]
             self._runtime: int = runtime.getsockname()[1]
-            inherited = {"clients": clients.fileno(), "runtime": runtime.fileno()}
+            inherited = clients.fileno(), runtime.fileno()
             configuration = directory / "haproxy.cfg"
-            configuration.write_text(CONFIGURATION.format(one=one, two=two, reuse=reuse, **inherited))
+            configuration.write_text(
+                (HEAD + CONFIGURATION).format(
+                    clients=clients.fileno(), runtime=f"fd@{runtime.fileno()}", one=one, two=two, reuse=reuse
+                )
+            )
             command = ["haproxy", "-db", "-f", str(configuration)]
-            self._process = subprocess.Popen(command, pass_fds=list(inherited.values()))
+            self._process = subprocess.Popen(command, pass_fds=inherited)
 
     def __enter__(self) -> HAProxy:
         return self

@@ -11,6 +11,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from support.ports import free_port
 from support.waiting import wait_for
 
 CONFIGURATION = """
@@ -50,9 +51,7 @@ class Nginx:
 
     def __init__(self, directory: Path, files: Path) -> None:
         assert shutil.which("nginx"), "nginx is not installed"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = directory / "access.log"
         self._configuration = directory / "nginx.conf"

@@ -34,6 +34,7 @@ DRAINED = (
     r"drained in (?P<seconds>[0-9.]+) s: "
     r"(?P<finished>\d+) finished, (?P<taken_down>\d+) taken down, (?P<abandoned>\d+) abandoned"
 )
+LOG_FILE = "twistd.log"
 LOOPBACK = "tcp:{port}:interface=127.0.0.1"
 
 # The interpreter of a test run may live in a home directory that only root can read, so unprivileged users are
@@ -65,6 +66,7 @@ class Server:
     :param pass_fds: descriptors that the process inherits.
     :param prefix: a command that starts this one, such as setpriv(1).
     :param program: `twistd`, or `twist`, which knows no daemons.
+    :param command: what to run instead of all that: another program that has a server in it.
     :param wait_open: whether to wait until it accepts connections.
     :ivar tracebacks: how many tracebacks the test expects in the log.
     """
@@ -85,12 +87,13 @@ class Server:
         pass_fds: Sequence[int] = (),
         prefix: Sequence[str] = (),
         program: str = "twistd",
+        command: Sequence[str] | None = None,
         wait_open: bool = True,
     ) -> None:
         self.home = home
         self.daemon = daemon
         self.log = Log()
-        self.log_file = home.logs / "twistd.log"
+        self.log_file = home.logs / LOG_FILE
         self.pid = 0
         self.status: int | None = None
         self.tracebacks = 0
@@ -100,9 +103,10 @@ class Server:
         self._pass_fds = pass_fds
         self._reader: threading.Thread | None = None
         self._no_more = threading.Event()
-        self.command = self._command(
-            prefix, program, twistd_options, options, listen or [LOOPBACK.format(port=port)], application
-        )
+        if command is None:
+            listen = listen or [LOOPBACK.format(port=port)]
+            command = self._command(prefix, program, twistd_options, options, listen, application)
+        self.command = list(command)
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(APPLICATIONS),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from support.home import Home
-from support.server import PROGRAMS, Server
+from support.server import LOG_FILE, PROGRAMS, Server
 
 STARTING = r"\S+ starting on (?P<port>\d+)$"
 
@@ -29,21 +29,10 @@ class Service(Server):
         daemon: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._arguments = arguments
         self._reactor = reactor
-        super().__init__(home, daemon=daemon, environment=environment, wait_open=False)
-
-    def _command(
-        self,
-        prefix: Sequence[str],
-        program: str,
-        twistd_options: Sequence[str],
-        options: Sequence[str],
-        listen: Sequence[str],
-        application: str | None,
-    ) -> list[str]:
-        how = f"--logfile={self.log_file}" if self.daemon else "-n"
-        return [str(PROGRAMS / "twistd"), how, f"--reactor={self._reactor}", *self._arguments]
+        how = f"--logfile={home.logs / LOG_FILE}" if daemon else "-n"
+        command = [str(PROGRAMS / "twistd"), how, f"--reactor={reactor}", *arguments]
+        super().__init__(home, command=command, daemon=daemon, environment=environment, wait_open=False)
 
     def check_log(self) -> None:
         """Assert that there is no traceback in the log; one of a service that was cut off is not ours."""

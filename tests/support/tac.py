@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ class TacServer(Server):
     """
 
     def __init__(self, home: Home, file: Path, *, environment: dict[str, str] | None = None, **more: Any) -> None:
-        self._file = file
+        command = [str(PROGRAMS / "twistd"), "-ny", str(file)]
         listen = LOOPBACK.format(port=0)
-        super().__init__(home, environment={"LISTEN": listen, **(environment or {})}, **more)
-
-    def _command(self, *ignored: Sequence[str] | str | None) -> list[str]:
-        return [str(PROGRAMS / "twistd"), "-ny", str(self._file)]
+        super().__init__(home, command=command, environment={"LISTEN": listen, **(environment or {})}, **more)
