@@ -123,10 +123,13 @@ class Descent:
     def _end_wait(self, now: float) -> None:
         """End what the thread waits for, if that is still what it was at the last looks."""
         wait = (child_of(self.thread) or self._waits.look(self._native)) if self.exchange.inside else None
-        if wait is None or wait != self._wait:
+        # A loop in C waits for a tenth of a second over and over, and never meets the exception: psycopg's does.
+        over_and_over = self._fired > 1 and wait != self._wait and _in_one_place(wait, self._wait)
+        if wait is None or (wait != self._wait and not over_and_over):
             self._wait, self._wait_since, self._wait_ended = wait, now, None
             return
-        patience = SOON if self._wait_since <= self.began + 2 * LOOK_AGAIN else LATER
+        self._wait = wait
+        patience = 0.0 if over_and_over else SOON if self._wait_since <= self.began + 2 * LOOK_AGAIN else LATER
         hard = self._wait_ended is not None
         if now - self._wait_since < patience or (self._wait_ended is not None and now - self._wait_ended < AGAIN):
             return
@@ -134,3 +137,8 @@ class Descent:
         done = self._waits.end(wait, hard) if isinstance(wait, Wait) else [end_child(wait.pid, hard)]
         for what in done:
             self._say(what)
+
+
+def _in_one_place(wait: object, other: object) -> bool:
+    """Whether two waits in the kernel are the same, but that the thread has run in between."""
+    return isinstance(wait, Wait) and isinstance(other, Wait) and wait.place == other.place

@@ -105,6 +105,11 @@ class Wait(NamedTuple):
     call: tuple[int, ...]
     switches: tuple[str, ...]
 
+    @property
+    def place(self) -> tuple[int, ...]:
+        """The call, what it is about, and from where it is made: the same each time in a loop that waits briefly."""
+        return (*self.call[:3], *self.call[-2:])
+
 
 class Waits:
     """Finds and ends what threads wait for.  Any thread; nothing here waits itself.

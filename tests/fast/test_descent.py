@@ -154,6 +154,23 @@ class DescentTests(Case):
         self.pass_time(2 * LOOK_AGAIN)
         self.assertEqual(self.waits.ended, [(wait(3), False)])
 
+    def test_waits_over_and_over(self) -> None:
+        """One that waits for a moment again and again, and was hit twice, is freed from that: it runs no Python."""
+
+        def waits_again(descriptor: int, seconds: float) -> None:
+            for _ in range(round(seconds / LOOK_AGAIN)):
+                self.waits.now = Wait(NATIVE, (1, descriptor, 3), (str(self.clock.seconds()),))
+                self.pass_time(LOOK_AGAIN)
+
+        self.start()
+        waits_again(2, AGAIN - LOOK_AGAIN)
+        self.assertEqual(self.waits.ended, [])
+        for descriptor in range(5):
+            waits_again(descriptor, LOOK_AGAIN)
+        self.assertEqual(self.waits.ended, [])
+        waits_again(4, LOOK_AGAIN)
+        self.assertEqual([(wait.call[1], hard) for wait, hard in self.waits.ended], [(4, False)])
+
     def test_outside(self) -> None:
         """As long as it is in our own code, nothing is raised and nothing is ended."""
         self.may = self.exchange.inside = False
