@@ -129,6 +129,14 @@ def pg_sleep() -> None:
         connection.execute("select pg_sleep(%s)", [FOREVER])
 
 
+def pg_briefly() -> None:
+    """a query that is looked after fifty times a second, by code in C: it is never long in one wait, nor in Python"""
+    with psycopg.connect(os.environ["POSTGRES"]) as connection:
+        wait = connection.wait
+        connection.wait = lambda generator: wait(generator, interval=0.02)  # type: ignore[method-assign,misc]
+        connection.execute("select pg_sleep(%s)", [FOREVER])
+
+
 def lock() -> None:
     """`Lock.acquire`"""
     held = threading.Lock()
@@ -189,6 +197,9 @@ KINDS: dict[str, Callable[[], None]] = {
 }
 """The ways to get stuck: `/stuck/NAME` before an answer, `/body/NAME` in the middle of it."""
 
+ALL = {**KINDS, "pg-briefly": pg_briefly}
+"""With one more, for which the table has a row already."""
+
 
 def say(text: str) -> None:
     """Write a line to the log, in one piece."""
@@ -199,7 +210,7 @@ def body(name: str) -> Iterable[bytes]:
     """Begin an answer, then get stuck."""
     yield b"first"
     say(f"stuck in the body, in {name}")
-    KINDS[name]()
+    ALL[name]()
 
 
 def application(environ: basic.Environ, start_response: basic.Start) -> Iterable[bytes]:
@@ -215,6 +226,6 @@ def application(environ: basic.Environ, start_response: basic.Start) -> Iterable
         start_response("200 OK", [("Content-Type", "text/plain")])
         return body(rest[0])
     say(f"stuck in {rest[0]}")
-    KINDS[rest[0]]()
+    ALL[rest[0]]()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"not stuck any more"]

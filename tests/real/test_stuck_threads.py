@@ -171,6 +171,25 @@ def test_each_alone(home: Home, postgres: Postgres) -> None:
         assert not wrong, "".join(f"{kind} ended with {statuses[kind]}:\n{servers[kind].log}" for kind in wrong)
 
 
+def test_waits_over_and_over(home: Home, postgres: Postgres) -> None:
+    """A thread that C code has wait for a moment, over and over, meets no exception, and comes down all the same."""
+    with (
+        Server(
+            home,
+            *("--deadline", "0.5", "--threads", "1"),
+            application="stalls:application",
+            environment={"POSTGRES": postgres.dsn},
+        ) as server,
+        Connection(server.port) as connection,
+    ):
+        connection.send(request("/stuck/pg-briefly"))
+        server.wait_line("stuck in pg-briefly$")
+        server.terminate()
+        assert connection.answer().status == 503
+        connection.end()
+        assert server.wait() == 70
+
+
 def test_back_to_work(home: Home, postgres: Postgres) -> None:
     """In normal running a thread that was stuck answers the next request, on the same connection."""
     with Server(
