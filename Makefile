@@ -75,10 +75,10 @@ wheel: install
 docs: $(VENV)/.test
 	if [ -e docs/conf.py ]; then $(BIN)/sphinx-build -q -W --keep-going docs docs/_build; fi
 
-# Most real tests wait for something most of the time, so more processes share them than there are processors, a file
-# at a time: what a module has started serves all of its tests.  The fast ones fill the gap at the end.
+# Most real tests wait for something most of the time, so more processes share them than there are processors;
+# tests/conftest.py says how.  The fast ones fill the gap at the end.
 tests: $(VENV)/.test install
-	$(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/real tests/fast
+	$(BIN)/pytest --numprocesses=3 --dist=loadgroup --no-loadscope-reorder tests/real tests/fast
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 

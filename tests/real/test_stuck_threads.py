@@ -46,6 +46,12 @@ def postgres() -> Iterator[Postgres]:
         yield postgres
 
 
+def stalling(home: Home, postgres: Postgres, *options: str, **more: Any) -> Server:
+    """A server of the application that gets stuck."""
+    environment = {"POSTGRES": postgres.dsn}
+    return Server(home, *options, application="stalls:application", environment=environment, **more)
+
+
 def interrupted(server: Server) -> dict[str, dict[str, Any]]:
     """What the last line of a drain names, by path."""
     line = server.wait_line(r"interrupted: (\[.*\])$", 1)
@@ -91,12 +97,7 @@ def row(kind: str, report: dict[str, Any]) -> Row:
 def test_all_side_by_side(home: Home, postgres: Postgres) -> None:
     """All kinds at once: every client has its 503 at once, and what comes down does so within the same 5 s."""
     with (
-        Server(
-            home,
-            *("--deadline", "1", "--threads", "40", "--reports", str(home.logs)),
-            application="stalls:application",
-            environment={"POSTGRES": postgres.dsn},
-        ) as server,
+        stalling(home, postgres, "--deadline", "1", "--threads", "40", "--reports", str(home.logs)) as server,
         ExitStack() as stack,
     ):
         connections = {kind: stack.enter_context(Connection(server.port)) for kind in stalls.KINDS}
@@ -149,14 +150,8 @@ def test_each_alone(home: Home, postgres: Postgres) -> None:
     with ExitStack() as stack:
         servers = {}
         for kind in stalls.KINDS:
-            server = Server(
-                home,
-                *("--deadline", "1", "--threads", "1"),
-                application="stalls:application",
-                environment={"POSTGRES": postgres.dsn},
-                twistd_options=("--pidfile=",),
-                wait_open=False,
-            )
+            alone = ("--deadline", "1", "--threads", "1")
+            server = stalling(home, postgres, *alone, twistd_options=("--pidfile=",), wait_open=False)
             server.start()
             stack.callback(server.kill)
             servers[kind] = server
@@ -174,12 +169,7 @@ def test_each_alone(home: Home, postgres: Postgres) -> None:
 def test_waits_over_and_over(home: Home, postgres: Postgres) -> None:
     """A thread that C code has wait for a moment, over and over, meets no exception, and comes down all the same."""
     with (
-        Server(
-            home,
-            *("--deadline", "0.5", "--threads", "1"),
-            application="stalls:application",
-            environment={"POSTGRES": postgres.dsn},
-        ) as server,
+        stalling(home, postgres, "--deadline", "0.5", "--threads", "1") as server,
         Connection(server.port) as connection,
     ):
         connection.send(request("/stuck/pg-briefly"))
@@ -192,12 +182,7 @@ def test_waits_over_and_over(home: Home, postgres: Postgres) -> None:
 
 def test_back_to_work(home: Home, postgres: Postgres) -> None:
     """In normal running a thread that was stuck answers the next request, on the same connection."""
-    with Server(
-        home,
-        *("--request-timeout", "/stuck/=0.2", "--threads", "1"),
-        application="stalls:application",
-        environment={"POSTGRES": postgres.dsn},
-    ) as server:
+    with stalling(home, postgres, "--request-timeout", "/stuck/=0.2", "--threads", "1") as server:
         for kind in sorted(set(stalls.KINDS) - STAY):
             with Connection(server.port) as connection:
                 connection.send(request(f"/stuck/{kind}") + request("/echo?behind"))

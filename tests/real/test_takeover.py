@@ -24,6 +24,7 @@ from support.command import graceful, status_of
 from support.gate import Gate
 from support.home import UNPRIVILEGED, Home
 from support.load import Load
+from support.ports import free_port
 from support.preload import library
 from support.quick import Quick
 from support.server import OPEN, PROGRAMS, UNPRIVILEGED_USER, Server
@@ -192,9 +193,7 @@ def test_every_kind_of_socket(home: Home) -> None:
 
 def test_an_endpoint_that_cannot_be_handed_over(home: Home) -> None:
     """What a plugin listens on is closed by the old one and bound by the new one; the others change hands."""
-    certificate = Certificate(home.path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    certificate, port = Certificate(home.path), free_port()
     tls = certificate.endpoint.replace("ssl:0", f"ssl:{port}")
     with Server(home, *SHORT, listen=["tcp:0:interface=127.0.0.1", tls]) as old:
         old.wait_line(OPEN, count=2)
