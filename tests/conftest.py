@@ -1,30 +1,50 @@
-"""How the tests are shared by several processes (pytest-xdist, `--dist=loadgroup`)."""
+"""How the tests are shared by several processes, with pytest-xdist."""
 
 from __future__ import annotations
 
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-LOAD = "load"
+ROOT = Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests belong to one process, in which order; in a single process all stays as it is.
+class Sharing(LoadScopeScheduling):  # type: ignore[misc]
+    """Says which tests belong to one process.
 
     Those of a file do, since they share what it has started.  And those that put a server under load do: such clients
-    take all processors that they can get, so that two loads at once would only make each other slow.  Together these
-    take longest, and begin first.
+    take all processors that they can get, so that two loads at once would only make each other slow.
     """
-    if not hasattr(config, "workerinput"):
-        return
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != LOAD)
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        return "load" if test.partition("[")[0] in _under_load(file) else file
 
 
-def _group(item: pytest.Item) -> str:
-    function = getattr(item, "function", None)
-    if function is not None and "Load" in function.__code__.co_names:
-        return LOAD
-    return f"{item.path.parent.name}/{item.path.name}"
+@cache
+def _under_load(file: str) -> set[str]:
+    """The tests of a file in whose text `Load` is used."""
+    functions = [node for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)]
+    return {
+        function.name
+        for function in functions
+        if any(isinstance(node, ast.Name) and node.id == "Load" for node in ast.walk(function))
+    }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    """Have it so, whatever `--dist` says."""
+    return Sharing(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have the loads begin first, since together they take longest; in a single process all stays as it is."""
+    if hasattr(config, "workerinput"):
+        items.sort(
+            key=lambda item: getattr(item, "originalname", "") not in _under_load(item.nodeid.partition("::")[0])
+        )
