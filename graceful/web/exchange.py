@@ -24,15 +24,15 @@ from graceful.web.fields import (
     CONNECTION,
     DATE,
     LENGTH,
-    LENGTHS,
-    LINES,
-    NAMES,
     OFFER,
     PLAIN,
     SERVER,
-    STATUSES,
     bodiless,
     checked_line,
+    known_length,
+    known_line,
+    known_name,
+    known_status,
     learn_line,
     learn_name,
     learn_status,
@@ -238,15 +238,15 @@ class Exchange:
         """
         length = -1
         self._flags = 0
-        code, head = STATUSES.get(status) or learn_status(status)
+        code, head = known_status(status) or learn_status(status)
         for name, value in headers:
             if name == "Content-Length":
-                known = LENGTHS.get(value)
+                known = known_length(value)
                 length = known if known is not None and length < 0 else self._announced(value, length)
                 continue
-            line = LINES.get((name, value))
+            line = known_line((name, value))
             if line is None:
-                kind = NAMES.get(name)
+                kind = known_name(name)
                 if kind is None:
                     kind = learn_name(name)
                 if kind == LENGTH:

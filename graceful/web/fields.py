@@ -55,6 +55,12 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {}
 #: Lengths, by how they were written.
 LENGTHS: Final[dict[str, int]] = {}
 
+# A method that is looked up of an imported name is made anew for each call; these are made once.
+known_name: Final = NAMES.get
+known_line: Final = LINES.get
+known_status: Final = STATUSES.get
+known_length: Final = LENGTHS.get
+
 
 def learn_name(name: object) -> int:
     """Check a response field name (RFC 9110 §5.1) and remember what kind of field it is.

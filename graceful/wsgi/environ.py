@@ -6,8 +6,8 @@ of a header field once for each spelling: a copy and a few entries are left for 
 
 from __future__ import annotations
 
-import io
 import sys
+from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -87,7 +87,7 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
             environ[key] = value.decode("latin-1")
     body = exchange.body
     if body is None:
-        environ["wsgi.input"] = io.BytesIO()
+        environ["wsgi.input"] = BytesIO()
     else:
         environ["wsgi.input"] = _input(body)
         # If it came in chunks its length was not announced; all of it is here, so it is known.
@@ -111,5 +111,5 @@ def _from_proxy(environ: dict[str, Any], exchange: Exchange) -> None:
 
 def _input(body: list[bytes] | IO[bytes]) -> IO[bytes]:
     if isinstance(body, list):
-        return io.BytesIO(body[0] if len(body) == 1 else b"".join(body))
+        return BytesIO(body[0] if len(body) == 1 else b"".join(body))
     return body
