@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: The exchange that the application was last called for in this context.
 current: Final[ContextVar[Exchange | None]] = ContextVar("graceful.exchange", default=None)
 
+set_current: Final = current.set
+
 
 def current_exchange() -> Exchange | None:
     """The exchange that this code runs for; None outside of one, or when it is over."""

@@ -130,7 +130,7 @@ class HandOver:
     def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Go | None:
         """`wsgi.file_wrapper` around a real file: from where it is now, as long as the application has said."""
         plain = _plain_file(wrapped)
-        if plain is None or not exchange.started_answer or exchange.bare():
+        if plain is None or exchange.head is None or exchange.bare():
             return None
         try:
             place, seen = plain.tell(), look_at(plain.fileno())

@@ -92,6 +92,7 @@ class Exchange:
     :ivar keep: whether the connection may carry another exchange after this one.
     :ivar status: the answer's status code, 0 until there is one.
     :ivar sent: body bytes handed over for sending.
+    :ivar head: the answer's head as far as the application has said it; None until it has.
     :ivar begun: the head has gone out, or is on its way.
     :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
     :ivar offer: the field, name and value, by which the application has handed its answer over; None if it has not.
@@ -107,7 +108,6 @@ class Exchange:
     __slots__ = (
         "_bare",
         "_flags",
-        "_head",
         "aim",
         "arrived",
         "begun",
@@ -120,6 +120,7 @@ class Exchange:
         "error",
         "flushed",
         "handler",
+        "head",
         "headers",
         "hooks",
         "id",
@@ -173,7 +174,7 @@ class Exchange:
         self.handler: Any = None
         self.mount: tuple[str, str] | None = None
         self.offer: tuple[str, str] | None = None
-        self._head: str | None = None
+        self.head: str | None = None
 
     def __repr__(self) -> str:
         return f"<exchange {self.id} {self.method} {self.shown_target} {PHASES[self.phase]}>"
@@ -187,11 +188,6 @@ class Exchange:
     def request_id(self) -> str:
         """The id that a trusted proxy gave it, or our own, unlike any other process's."""
         return self.own_id or f"{self.connection.site.run_id}-{self.id}"
-
-    @property
-    def started_answer(self) -> bool:
-        """Whether the application has said what it will answer."""
-        return self._head is not None
 
     # -- for the application ------------------------------------------------------------------------------
 
@@ -254,7 +250,7 @@ class Exchange:
                     continue
                 line = self._line(kind, name, value)
             head += line
-        self._head, self.status, self.length = head, code, length
+        self.head, self.status, self.length = head, code, length
 
     @staticmethod
     def _announced(value: str, before: int) -> int:
@@ -286,7 +282,7 @@ class Exchange:
 
     def fields(self) -> list[tuple[str, str]]:
         """The answer's fields as the application has given them, but for those that the server sends itself."""
-        lines = (self._head or "").split("\r\n")[1:-1]
+        lines = (self.head or "").split("\r\n")[1:-1]
         return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
 
     def _render(self, total: int) -> bytes:
@@ -294,7 +290,7 @@ class Exchange:
 
         :param total: the whole body's length, or -1 if nobody knows yet.
         """
-        head = self._head
+        head = self.head
         if head is None:
             raise AssertionError("a body was sent before start_response was called")
         code = self.status
@@ -416,7 +412,7 @@ class Exchange:
         if self.report is not None:
             extra += f"X-Oops-Id: {self.report}\r\n"
         text = f"{code} {reason(code)}"
-        self._head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\n{extra}"
+        self.head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\n{extra}"
         self.status, self.length, self._flags = code, -1, 0
         self.finish(f"{text}\n".encode())
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from graceful.current import current
+from graceful.current import set_current
 from graceful.deadlines import DeadlineExceeded, Takedown
 from graceful.reports.reports import DEADLINE, ERROR, Reports
 from graceful.takedown.guard import NOTHING, set_exception, settle
@@ -50,7 +50,7 @@ class Runner:
             connection.site.through(exchange)
             return
         exchange.phase = APPLICATION
-        current.set(exchange)
+        set_current(exchange)
         base = connection.memo
         if base is None:
             base = connection.memo = of_connection(self._server, connection)
@@ -68,7 +68,7 @@ class Runner:
                 try:
                     if exchange.aim is not None:
                         settle(exchange.aim)
-                    if exchange.started_answer:
+                    if exchange.head is not None:
                         _again(exchange, exc_info)
                     exchange.start(status, headers)
                 finally:
