@@ -7,7 +7,6 @@ threads, and the engine all of them, until :meth:`Engine.close`.
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from graceful import collector
 from graceful.access_log import AccessLog
 from graceful.aside import Aside
 from graceful.clock import on
@@ -105,9 +105,7 @@ class Engine:
         self.site.on_room = self._room
         if self.access_log is not None:
             self.access_log.start()
-        # What was imported lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        collector.settle()
 
     def _hand_over(self, reactor: Any) -> None:
         """What the event loop answers with no thread: downloads and parked requests."""

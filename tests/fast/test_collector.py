@@ -1,0 +1,38 @@
+"""The garbage collector, as it is set for a process that serves."""
+
+from __future__ import annotations
+
+import gc
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful import collector
+
+
+class SettleTests(SynchronousTestCase):
+    """What is done once, when the application is imported."""
+
+    def setUp(self) -> None:
+        """Leave the collector of the other tests as it is."""
+        self.addCleanup(gc.unfreeze)
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+
+    def test_less_often(self) -> None:
+        """With the interpreter's own thresholds the youngest are looked at less often, the others as before."""
+        for own in ((700, 10, 10), (2000, 10, 10)):
+            gc.set_threshold(*own)
+            collector.settle()
+            self.assertEqual(gc.get_threshold(), (collector.YOUNG, 10, 10))
+
+    def test_application(self) -> None:
+        """An application that has set thresholds keeps them, also if it has none looked for."""
+        for chosen in ((0, 10, 10), (700, 5, 5), (50_000, 20, 100)):
+            gc.set_threshold(*chosen)
+            collector.settle()
+            self.assertEqual(gc.get_threshold(), chosen)
+
+    def test_left_out(self) -> None:
+        """What there is by then is not looked at any more."""
+        imported: list[object] = [object()]
+        collector.settle()
+        self.assertFalse(any(one is imported for one in gc.get_objects()))
