@@ -33,6 +33,7 @@ from graceful.control.takeover import AT_ONCE, INTERIM
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.offers import BadOffer, Offer, adopt, inherit, match, reachable
+from graceful.sockets.passing import receive
 from graceful.sockets.takeover import PROTOCOL
 
 #: Seconds that one which is on its way out has to close its sockets.
@@ -60,8 +61,7 @@ class _Receiving(Client):
 
     def _before_answer(self) -> None:
         while self._peek(len(INTERIM)) == INTERIM:
-            _, descriptors, _, _ = socket.recv_fds(self.socket, len(INTERIM), AT_ONCE, socket.MSG_CMSG_CLOEXEC)
-            self.descriptors += descriptors
+            self.descriptors += receive(self.socket, len(INTERIM), AT_ONCE)[1]
 
     def _peek(self, size: int) -> bytes:
         """Look at the first bytes of what comes; fewer only at its end."""
