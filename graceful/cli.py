@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from graceful.commands.common import FAILED, UNREACHABLE, USUAL, VARIABLE, say, seconds
+from graceful.commands.common import FAILED, UNREACHABLE, USUAL, VARIABLE, exchange_id, say, seconds
 from graceful.control.client import ClientError, Refused
 
 _DESCRIPTION = (
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     command("enter", _lazily("orders", "enter"), "Enter it again.")
     one = command("takedown", _lazily("orders", "takedown"), "Interrupt one exchange.")
     of_process(one)
-    one.add_argument("id", type=int, metavar="ID", help="its number, as `graceful status` shows it")
+    one.add_argument("id", type=exchange_id, metavar="ID", help="its id, as `graceful status` shows it")
     one = command("extend", _lazily("orders", "extend"), "Move the deadline of a stop.")
     of_process(one)
     one.add_argument("seconds", type=seconds, metavar="SECONDS", help="so much later; earlier if it is negative")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -83,6 +84,16 @@ def connect_leaving(path: str) -> list[Client]:
         else:
             client.close()
     return found
+
+
+def exchange_id(text: str) -> str:
+    """What was typed as the id of an exchange: a number, behind its worker's process if there are workers.
+
+    :raises argparse.ArgumentTypeError: it is neither.
+    """
+    if re.fullmatch("[0-9]+(-[0-9]+)?", text) is None:
+        raise argparse.ArgumentTypeError(f"expected a number, or PID-NUMBER for a worker's, not {text!r}")
+    return text
 
 
 def seconds(text: str) -> float:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graceful.commands.common import DONE, connect, control_path
-from graceful.commands.status import duration, row_of
+from graceful.commands.status import duration, row_of, worker_of
 from graceful.control.client import Client, Vanished
 
 _STYLES: Final = {"serving": "bold green", "starting": "bold cyan", "takedown": "bold red", "gone": "bold"}
@@ -38,6 +38,7 @@ def show(arguments: argparse.Namespace) -> int:
 def _look(client: Client, console: Console) -> dict[str, Any]:
     room = max(1, console.height - 6)
     status: dict[str, Any] = client.get(f"/status?limit={room}")
+    status["in_flight"] = status["in_flight"][: max(1, room - len(status.get("workers", ())))]
     return status
 
 
@@ -57,6 +58,7 @@ def picture(status: dict[str, Any]) -> RenderableType:
         f"finished {status['finished']}   taken down {status['taken_down']}"
     )
     sockets = Text(" " + "   ".join(f"{socket['name']} {socket['state']}" for socket in status["sockets"]), "dim")
+    workers = [Text(f" worker {worker_of(worker)}", "dim") for worker in status.get("workers", ())]
     table = Table(box=None, expand=True, header_style="dim")
     for title in ("id", "age"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -65,4 +67,4 @@ def picture(status: dict[str, Any]) -> RenderableType:
     table.add_column("request", no_wrap=True, ratio=1)
     for exchange in status["in_flight"]:
         table.add_row(*(Text(cell) for cell in row_of(exchange)))
-    return Group(head, facts, sockets, table)
+    return Group(head, facts, sockets, *workers, table)

@@ -64,6 +64,8 @@ def text_of(status: dict[str, Any]) -> str:
     lines.append(f"  threads      {threads['busy']} of {threads['size']} busy, {threads['queued']} requests wait")
     lines.append(f"  connections  {connections['busy']} busy, {connections['idle']} idle")
     lines.append(f"  finished     {status['finished']}, taken down {status['taken_down']}")
+    for number, worker in enumerate(status.get("workers", ())):
+        lines.append(f"  {'' if number else 'workers':<12} {worker_of(worker)}")
     lines.append(f"  in flight    {status['in_flight_count']}")
     if status["in_flight"]:
         rows: list[tuple[str, ...]] = [("ID", "AGE", "PHASE", "SENT", "THREAD", "PEER", "REQUEST")]
@@ -76,6 +78,18 @@ def text_of(status: dict[str, Any]) -> str:
             ]
             lines.append("  ".join(["", *cells, row[-1]]))
     return "\n".join(lines)
+
+
+def worker_of(worker: dict[str, Any]) -> str:
+    """A worker in a line, as far as anything is known of it."""
+    known = [f"{worker['number']}, process {worker['pid']}: {worker['state']}"]
+    if worker["in_flight_count"] is not None:
+        known.append(f"{worker['in_flight_count']} in flight")
+    if worker["threads"] is not None:
+        known.append(f"{worker['threads']['busy']} of {worker['threads']['size']} threads busy")
+    if worker["memory"] is not None:
+        known.append(size(worker["memory"]))
+    return ", ".join(known)
 
 
 def row_of(exchange: dict[str, Any]) -> tuple[str, ...]:

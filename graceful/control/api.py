@@ -7,6 +7,7 @@
     GET  /exchanges/ID      one of them
     GET  /events            the status as it changes, as server-sent events
     GET  /metrics           for Prometheus
+    GET  /tally             the status with the numbers behind the metrics; on the control socket only
     GET  /wait?for=closed   answers when the sockets are closed, or, for=gone, with how the drain has ended
     POST /leave, /enter     leave and enter the rotation of a balancer
     POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS, "wait": "gone"}, each optional;
@@ -23,7 +24,8 @@ obeyed when it is answered, and giving it twice changes nothing, except for /ext
 The status page's door has the same resources but for the orders, since a browser that a hostile page runs in can
 reach it.  Nothing there is for other origins, nor for a name that the hostile page's owner has pointed at us.
 
-Everything here is done in the reactor thread and never waits.
+Everything here is done in the reactor thread and never waits.  Only a supervisor, which has to ask its workers, may
+answer later.
 """
 
 from __future__ import annotations
@@ -31,18 +33,23 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qs
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from graceful.control.client import ClientError, Refused, Silent
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.origin import Origin
 from graceful.control.page import PAGE, PAGE_FIELDS
-from graceful.control.status import Status
+from graceful.control.status import CLOSED_SINCE
+from graceful.control.telling import Telling
 from graceful.web.connection import Connection
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.fields import reason
@@ -50,8 +57,8 @@ from graceful.web.handler import IHandler
 
 JSON: Final = "application/json; charset=utf-8"
 WAITED_FOR: Final = ("closed", "gone")
+LONGEST_ID: Final = 32
 GIVES_UP: Final = ("closing", "finishing", "takedown", "gone")
-CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 FIELDS: Final = [
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -59,28 +66,35 @@ FIELDS: Final = [
     ("Referrer-Policy", "no-referrer"),
 ]
 _CREDENTIALS: Final = struct.Struct("3i")
+T = TypeVar("T")
 
 
 class Orders(Protocol):
-    """What control may have an instance do.  Reactor thread."""
+    """What control may have an instance do.  Reactor thread.
 
-    def leave(self) -> None:
+    An order is answered when it is obeyed: what takes its time returns a Deferred.
+    """
+
+    def leave(self) -> Deferred[None] | None:
         """Leave the rotation of a balancer."""
 
-    def enter(self) -> None:
+    def enter(self) -> Deferred[None] | None:
         """Enter it again."""
 
-    def stop(self, quiet: bool, deadline: float | None) -> None:
+    def stop(self, quiet: bool, deadline: float | None) -> Deferred[None] | None:
         """Begin to drain, with another deadline if one is given."""
 
-    def hurry(self) -> None:
+    def hurry(self) -> Deferred[None] | None:
         """Take down at once what is in flight."""
 
-    def extend(self, seconds: float) -> None:
+    def extend(self, seconds: float) -> Deferred[None] | None:
         """Give what is in flight more time, or less."""
 
-    def take_down(self, number: int) -> list[int]:
-        """Take down one exchange, and those behind it on its connection; which were."""
+    def take_down(self, which: str) -> Sequence[int | str] | Deferred[Sequence[str]]:
+        """Take down one exchange, and those behind it on its connection; which were.
+
+        :param which: its id as a status shows it; or anything else, by which nothing is taken down.
+        """
 
     def renew_limit(self) -> None:
         """Move the last limit, if there is more time than when it was set; called all the time."""
@@ -108,30 +122,28 @@ class Reading:
 
     log = Logger(namespace="graceful")
 
-    def __init__(self, status: Status, events: Events, metrics: Metrics, origin: Origin | None) -> None:
+    def __init__(self, status: Telling, events: Events, metrics: Metrics, origin: Origin | None) -> None:
         self._status = status
         self._events = events
         self._metrics = metrics
         self._origin = origin
         self._waiting: dict[Exchange, str] = {}
+        self._asking: set[Exchange] = set()  # those whose answer somebody else has to give first
 
     # -- IHandler -----------------------------------------------------------------------------------------
 
     def handle(self, exchange: Exchange) -> None:
         """Answer, now or when there is something to tell."""
         exchange.handler = self
-        engine = self._status.engine
-        if engine is not None and engine.health.answer(exchange):
+        health = self._status.health
+        if health is not None and health.answer(exchange):
             return
         try:
             self._check(exchange)
             path, _, query = exchange.target.decode("latin-1").partition("?")
             self._route(exchange, path, parse_qs(query))
-        except Problem as problem:
-            self._json(exchange, {"error": str(problem)}, problem.status)
-        except Exception:
-            self.log.failure("{exchange}: the status could not be told", exchange=exchange)
-            exchange.connection.site.answer(exchange, 500)
+        except Exception as error:
+            self._cannot(exchange, error)
 
     def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
         """It is never in a tree."""
@@ -140,12 +152,13 @@ class Reading:
     def disconnected(self, exchange: Exchange) -> None:
         """One who waited has left."""
         self._waiting.pop(exchange, None)
+        self._asking.discard(exchange)
         self._events.remove(exchange)
         exchange.connection.site.through(exchange)
 
     def parked(self, exchange: Exchange) -> bool:
-        """Those who wait have nothing on its way to them."""
-        return not exchange.connection.turn.held
+        """Those who wait for a state have nothing on its way to them."""
+        return exchange not in self._asking and not exchange.connection.turn.held
 
     # -- resources ----------------------------------------------------------------------------------------
 
@@ -163,25 +176,26 @@ class Reading:
         if path == "/":
             self._send(exchange, "200 OK", [*FIELDS, *PAGE_FIELDS], PAGE)
         elif parts == ["status"]:
-            self._json(exchange, self._status(_limit(query)))
+            self._when(exchange, self._status.asked(_limit(query)), self._json)
         elif parts == ["exchanges"]:
-            self._json(exchange, self._status.in_flight(_limit(query), stacks=True))
+            self._when(exchange, self._status.exchanges(_limit(query)), self._json)
         elif parts[0] == "exchanges" and len(parts) == 2:
-            self._json(exchange, self._one(parts[1]))
+            self._when(exchange, self._status.exchange(parts[1]), partial(self._one, parts[1]))
         elif parts == ["events"]:
             self._listen(exchange)
         elif parts == ["metrics"]:
-            self._send_metrics(exchange)
+            if not self._metrics.available:
+                raise Problem(501, "there are no metrics: install graceful[metrics]")
+            self._when(exchange, self._status.picture(0), self._send_metrics)
         elif parts == ["wait"]:
             self._wait(exchange, (query.get("for") or [""])[0])
         else:
             raise Problem(404, f"there is no {path[:100]} here")
 
-    def _one(self, number: str) -> dict[str, Any]:
-        for shown in self._status.in_flight(stacks=True):
-            if str(shown["id"]) == number:
-                return shown
-        raise Problem(404, f"no exchange {number[:20]} is in flight")
+    def _one(self, which: str, exchange: Exchange, shown: dict[str, Any] | None) -> None:
+        if shown is None:
+            raise Problem(404, f"no exchange {which[:LONGEST_ID]} is in flight")
+        self._json(exchange, shown)
 
     def _listen(self, exchange: Exchange) -> None:
         if exchange.method == "HEAD":
@@ -189,10 +203,8 @@ class Reading:
         if not self._events.add(exchange):
             raise Problem(503, "too many read the events already")
 
-    def _send_metrics(self, exchange: Exchange) -> None:
-        text = self._metrics.render()
-        if text is None:
-            raise Problem(501, "there are no metrics: install graceful[metrics]")
+    def _send_metrics(self, exchange: Exchange, told: dict[str, Any]) -> None:
+        text = self._metrics.render(told)
         self._send(exchange, "200 OK", [*FIELDS, ("Content-Type", self._metrics.content_type)], text)
 
     # -- waiting ------------------------------------------------------------------------------------------
@@ -213,6 +225,40 @@ class Reading:
                 self._json(exchange, self._status.last_word() if gone else self._status(0))
 
     # -- answers ------------------------------------------------------------------------------------------
+
+    def _when(self, exchange: Exchange, said: T | Deferred[T], tell: Callable[[Exchange, T], object]) -> None:
+        """Tell something as soon as it is known; most often that is now.
+
+        :param said: what is to be told, or fires with it.
+        :param tell: tells it.
+        """
+        if not isinstance(said, Deferred):
+            tell(exchange, said)
+            return
+
+        def answer(result: T | Failure) -> None:
+            if exchange not in self._asking:
+                return  # the client has left
+            self._asking.discard(exchange)
+            try:
+                if isinstance(result, Failure):
+                    result.raiseException()
+                tell(exchange, result)
+            except Exception as error:
+                self._cannot(exchange, error)
+
+        self._asking.add(exchange)
+        said.addBoth(answer)
+
+    def _cannot(self, exchange: Exchange, error: Exception) -> None:
+        """Say why something cannot be told."""
+        if isinstance(error, Problem | Refused):
+            self._json(exchange, {"error": str(error)}, error.status)
+        elif isinstance(error, ClientError):
+            self._json(exchange, {"error": str(error)}, 504 if isinstance(error, Silent) else 502)
+        else:
+            self.log.failure("{exchange}: the status could not be told", exchange=exchange)
+            exchange.connection.site.answer(exchange, 500)
 
     def _json(self, exchange: Exchange, value: Any, code: int = 200) -> None:
         fields = [*FIELDS, ("Content-Type", JSON)]
@@ -240,7 +286,7 @@ class Control(Reading):
 
     def __init__(
         self,
-        status: Status,
+        status: Telling,
         events: Events,
         metrics: Metrics,
         yield_places: Callable[[], object] = lambda: None,
@@ -265,7 +311,10 @@ class Control(Reading):
 
     def _route(self, exchange: Exchange, path: str, query: Mapping[str, list[str]]) -> None:
         if exchange.method != "POST":
-            super()._route(exchange, path, query)
+            if path == "/tally":
+                self._when(exchange, self._status.picture(_limit(query)), self._json)
+            else:
+                super()._route(exchange, path, query)
             return
         self.obeying = True
         try:
@@ -280,10 +329,12 @@ class Control(Reading):
             if self.orders is None:
                 raise Problem(503, "the server is starting: try again")
             answer = self._obey(self.orders, path, values)
-            if what is not None:
-                self._wait(exchange, what)
-            else:
-                self._json(exchange, answer)
+            if what is None:
+                self._when(exchange, answer, self._json)
+                return
+            if isinstance(answer, Deferred):
+                answer.addErrback(lambda failure: self.log.failure("order {order}", failure, order=path[:100]))
+            self._wait(exchange, what)
         finally:
             self.obeying = False
 
@@ -295,34 +346,33 @@ class Control(Reading):
             return self._take_down(orders, parts[1])
         raise Problem(404, f"there is no order {path[:100]}")
 
+    def _after(self, obeyed: Deferred[None] | None) -> Any:
+        """The status, when an order is obeyed."""
+        return obeyed.addCallback(lambda ignored: self._status(0)) if obeyed is not None else self._status(0)
+
     def _leave(self, orders: Orders, values: dict[str, Any]) -> Any:
-        orders.leave()
-        return self._status(0)
+        return self._after(orders.leave())
 
     def _enter(self, orders: Orders, values: dict[str, Any]) -> Any:
         if self._status.draining:
             raise Problem(409, "the server is stopping: it cannot enter the rotation again")
-        orders.enter()
-        return self._status(0)
+        return self._after(orders.enter())
 
     def _stop(self, orders: Orders, values: dict[str, Any]) -> Any:
         quiet, deadline = values.get("quiet", False), values.get("deadline")
         if not isinstance(quiet, bool):
             raise Problem(400, "quiet is true or false")
-        orders.stop(quiet, None if deadline is None else _seconds(deadline, 0.0))
-        return self._status(0)
+        return self._after(orders.stop(quiet, None if deadline is None else _seconds(deadline, 0.0)))
 
     def _extend(self, orders: Orders, values: dict[str, Any]) -> Any:
         if self._status.state in ("takedown", "gone"):
             raise Problem(409, "the deadline has passed")
-        orders.extend(_seconds(values.get("seconds"), -LONGEST))
-        return self._status(0)
+        return self._after(orders.extend(_seconds(values.get("seconds"), -LONGEST)))
 
     def _hurry(self, orders: Orders, values: dict[str, Any]) -> Any:
         if not self._status.draining:
             raise Problem(409, "the server is not leaving: tell it to stop first")
-        orders.hurry()
-        return self._status(0)
+        return self._after(orders.hurry())
 
     def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:
         if self._status.state not in GIVES_UP:
@@ -330,11 +380,17 @@ class Control(Reading):
         self._yield_places()
         return {}
 
-    def _take_down(self, orders: Orders, number: str) -> Any:
-        taken = orders.take_down(int(number)) if number.isdigit() and len(number) < 20 else []
-        if not taken:
-            raise Problem(404, f"no exchange {number[:20]} is in flight, or others are before it on its connection")
-        return {"taken_down": taken}
+    def _take_down(self, orders: Orders, which: str) -> Any:
+        def told(taken: Sequence[int | str]) -> dict[str, Any]:
+            if not taken:
+                raise Problem(
+                    404,
+                    f"no exchange {which[:LONGEST_ID]} is in flight, or others are before it on its connection",
+                )
+            return {"taken_down": taken}
+
+        taken = orders.take_down(which)
+        return taken.addCallback(told) if isinstance(taken, Deferred) else told(taken)
 
 
 LONGEST: Final = 365 * 86_400.0

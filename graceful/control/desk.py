@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from socket import socket
 from typing import Any, Final
 
 from twisted.logger import Logger
@@ -17,14 +18,15 @@ from twisted.logger import Logger
 from graceful.clock import on
 from graceful.control.api import Control, Orders, Reading
 from graceful.control.client import Client, ClientError
-from graceful.control.door import STAY, Door
+from graceful.control.door import FOR_EVER, STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
 from graceful.control.origin import Origin
 from graceful.control.socket import ControlSocket, beside
-from graceful.control.status import Ending, Status
+from graceful.control.status import Ending
 from graceful.control.successor import Predecessor
+from graceful.control.telling import Telling
 from graceful.settings import Settings
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import BindError, BoundSocket, bind
@@ -54,7 +56,7 @@ class Desk:
     def __init__(
         self,
         settings: Settings,
-        status: Status,
+        status: Telling,
         control: ControlSocket | None,
         notify: Notify,
     ) -> None:
@@ -69,6 +71,7 @@ class Desk:
         self._readers: list[Reading] = [self._for_control]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
+        self._connected: list[socket] = []  # to whoever has started us
         self._doors: list[Door] = []
         self._hub: Hub | None = None
         self._clock: Any = None
@@ -122,6 +125,13 @@ class Desk:
         for door in self._doors[1:]:
             door.close()
 
+    def serve(self, sock: socket) -> None:
+        """Answer on a connected socket as on those of the control socket; before `open`.
+
+        :param sock: a Unix stream socket, at whose other end is the supervisor of this worker.
+        """
+        self._connected.append(sock)
+
     def open(self, reactor: Any, orders: Orders) -> None:
         """Begin to answer; as soon as the reactor runs, that is.
 
@@ -133,17 +143,23 @@ class Desk:
         clock.start()
         hub = self._hub = Hub(reactor)
         hub.start()
-        if self._control_sockets or self._inherited is not None:
-            self._control_door = Door(reactor, clock, hub, self._control_sockets, self._for_control, STAY)
+        if self._control_sockets or self._connected or self._inherited is not None:
+            limits = FOR_EVER if self._connected else STAY
+            self._control_door = Door(reactor, clock, hub, self._control_sockets, self._for_control, limits)
             self._doors.append(self._control_door)
         if self._status_sockets:
             names = [parse(text).interface for text in self._settings.status_listen]
             reading = Reading(self._status, self._events, self._metrics, Origin(names))
             self._readers.append(reading)
             self._doors.append(Door(reactor, clock, hub, self._status_sockets, reading))
+        if self._status_sockets or self._connected:
             self._metrics.count()
         for door in self._doors:
             door.open()
+        connected, self._connected = self._connected, []
+        for sock in connected:
+            assert self._control_door is not None
+            self._control_door.serve(sock)
         clock.callLater(0, self._tick)
 
     def say_open(self, main: bool = True) -> None:
@@ -258,12 +274,13 @@ class Desk:
 
     def _line(self) -> str:
         """The status in a line."""
-        status, engine = self._status, self._status.engine
-        count = len(engine.site.register.exchanges) if engine is not None else 0
+        status = self._status
         if not status.draining:
             return status.state
         deadline = status.deadline
-        return f"{status.state}: {count} in flight" + (f", deadline in {deadline:.0f} s" if deadline else "")
+        return f"{status.state}: {status.in_flight_count} in flight" + (
+            f", deadline in {deadline:.0f} s" if deadline else ""
+        )
 
     # -- down ---------------------------------------------------------------------------------------------
 
@@ -303,6 +320,8 @@ class Desk:
         else:
             for bound in (*self._control_sockets, *self._status_sockets):
                 bound.close()
+            for sock in self._connected:
+                sock.close()
         if self._inherited is not None:
             self._inherited.close()
             self._inherited = None

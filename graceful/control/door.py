@@ -28,6 +28,9 @@ LIMITS: Final = Settings(keep_alive=60, header_timeout=10, send_timeout=10, max_
 #: Whoever has sent an order may stay: a successor's connection ends when it does, and not before.
 STAY: Final = Settings(keep_alive=YEAR, header_timeout=10, send_timeout=10, max_body=4096)
 
+#: A supervisor that is stuck for a while must not lose its workers: only the end of either ends the connection.
+FOR_EVER: Final = Settings(keep_alive=YEAR, header_timeout=YEAR, send_timeout=YEAR, max_body=4096)
+
 
 class Door:
     """Listening sockets, and who answers on them.  Reactor thread.
@@ -70,6 +73,11 @@ class Door:
         listener = Listener(self._reactor, self._clock, bound, self._accepted, silent=True)
         self._listeners.append(listener)
         return listener
+
+    def serve(self, sock: socket.socket) -> None:
+        """Answer on a socket that is connected already."""
+        sock.setblocking(False)
+        self._accepted(sock, None)
 
     def sockets(self) -> list[BoundSocket]:
         """The listening sockets."""

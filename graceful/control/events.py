@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from graceful.control.status import Status
+from graceful.control.telling import Telling
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 
 MOST: Final = 200
@@ -36,7 +36,7 @@ class Events:
     :param status: what they look at.
     """
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Telling) -> None:
         self._status = status
         self._clients: set[Exchange] = set()
         self._history: deque[int] = deque(maxlen=HISTORY)
@@ -64,8 +64,7 @@ class Events:
 
     def second(self) -> None:
         """Remember how many are in flight; once a second."""
-        engine = self._status.engine
-        self._history.append(len(engine.site.register.exchanges) if engine is not None else 0)
+        self._history.append(self._status.in_flight_count)
 
     def tick(self) -> None:
         """Tell all who look how it is now."""
@@ -80,7 +79,7 @@ class Events:
         """Tell all how it ended; that was the last event."""
         if not self._clients:
             return
-        last = _event("gone", self._status.last_word() | {"ended": list(self._status.ended or ())})
+        last = _event("gone", self._status.last_word() | {"ended": list(self._status.recently_ended())})
         for exchange in list(self._clients):
             self._clients.discard(exchange)
             try:
@@ -93,7 +92,7 @@ class Events:
     def _picture(self) -> dict[str, Any]:
         picture = self._status(LISTED)
         picture["now"] = round(time.time(), 3)
-        picture["ended"] = list(self._status.ended or ())
+        picture["ended"] = list(self._status.recently_ended())
         return picture
 
     @staticmethod

@@ -113,6 +113,11 @@ class Orders:
         self._drain.extend(seconds)
         self._move_limit()
 
-    def take_down(self, number: int) -> list[int]:
+    def take_down(self, which: str) -> list[int]:
         """Take down one exchange, and those behind it on its connection; which were."""
-        return self._stopping.take_down_one(number)
+        return self._stopping.take_down_one(number_of(which))
+
+
+def number_of(which: str) -> int:
+    """The number of an exchange, from what somebody has typed; 0, which none has, if it is no number."""
+    return int(which) if which.isascii() and which.isdigit() and len(which) < 20 else 0

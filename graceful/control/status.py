@@ -12,18 +12,20 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define, field, frozen
 
 from graceful import __version__
+from graceful.control.tally import Tally
 from graceful.exit import latest_exit
 from graceful.takedown.stacks import stack_of
-from graceful.web.exchange import PHASES, Exchange
+from graceful.web.exchange import PHASES, QUEUED, Exchange
 
 if TYPE_CHECKING:
+    from graceful.control.health import Health
     from graceful.drain import Drain
     from graceful.engine import Engine
     from graceful.settings import Settings
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 LONGEST_PATH: Final = 200
 KEPT: Final = 100
+
+#: States in which nobody accepts any more.
+CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 
 
 @frozen
@@ -65,33 +70,22 @@ class Way(Protocol):
 
 
 @define(eq=False)
-class Status:
-    """Reads an instance's status.  Reactor thread.
+class Course:
+    """The states that an instance goes through, from its start to its end.
 
-    :ivar engine, drain, way: None while the instance starts.
     :ivar successor: says which process takes over, or has; 0 for none.
     :ivar ending: how it ended; None before.
-    :ivar ended: the last exchanges that ended since the drain began, newest first.
     """
 
     settings: Settings
     successor: Callable[[], int] = lambda: 0
-    engine: Engine | None = None
-    drain: Drain | None = None
-    way: Way | None = None
     ending: Ending | None = None
-    ended: deque[dict[str, Any]] | None = None
     _state: str = ""
     _states: list[dict[str, Any]] = field(factory=list)
     _began: float | None = None
-    _finished_before: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.enter("starting")
-
-    def of(self, engine: Engine, drain: Drain, way: Way) -> None:
-        """The instance is put together: read these from now on."""
-        self.engine, self.drain, self.way = engine, drain, way
 
     def enter(self, state: str) -> None:
         """Another state begins now."""
@@ -101,9 +95,10 @@ class Status:
             self._states.append({"state": state, "since": now})
             if self._began is None and state not in ("starting", "serving"):
                 self._began = now
-                self._finished_before = self.engine.site.register.finished if self.engine is not None else 0
-                if self.engine is not None:
-                    self._remember_what_ends(self.engine.site)
+                self._drain_begins()
+
+    def _drain_begins(self) -> None:
+        """Take note of what is to be told of the drain."""
 
     @property
     def state(self) -> str:
@@ -114,6 +109,68 @@ class Status:
     def draining(self) -> bool:
         """Whether the way out has begun."""
         return self._began is not None
+
+    def _successor(self) -> dict[str, Any] | None:
+        return {"pid": self.successor()} if self.successor() else None
+
+    def last_word(self) -> dict[str, Any]:
+        """How it ended, for those who have waited for that."""
+        ending = self.ending
+        assert ending is not None
+        return {
+            "pid": os.getpid(),
+            "state": "gone",
+            "takeover": self._successor(),
+            "exit_status": ending.exit_status,
+            "seconds": round(ending.seconds, 3),
+            "finished": ending.finished,
+            "taken_down": ending.taken_down,
+            "abandoned": ending.abandoned,
+            "reports": list(ending.reports),
+        }
+
+
+@define(eq=False)
+class Status(Course):
+    """Reads an instance's status; a :class:`graceful.control.telling.Telling`.  Reactor thread.
+
+    :ivar engine, drain, way: None while the instance starts.
+    :ivar ended: the last exchanges that ended since the drain began, newest first.
+    """
+
+    engine: Engine | None = None
+    drain: Drain | None = None
+    way: Way | None = None
+    ended: deque[dict[str, Any]] | None = None
+    _finished_before: int = 0
+    _tally: Tally | None = None
+    _downloaded: int = 0
+
+    def of(self, engine: Engine, drain: Drain, way: Way) -> None:
+        """The instance is put together: read these from now on."""
+        self.engine, self.drain, self.way = engine, drain, way
+
+    def count(self) -> None:
+        """Count from now on what ends."""
+        if self.engine is not None:
+            site = self.engine.site
+            self._tally = Tally(site.record)
+            site.record = self._tally.record
+
+    def _drain_begins(self) -> None:
+        if self.engine is not None:
+            self._finished_before = self.engine.site.register.finished
+            self._remember_what_ends(self.engine.site)
+
+    @property
+    def health(self) -> Health | None:
+        """Answers for a balancer; None while the instance starts."""
+        return self.engine.health if self.engine is not None else None
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many exchanges are in flight."""
+        return len(self.engine.site.register.exchanges) if self.engine is not None else 0
 
     @property
     def latest_exit(self) -> float:
@@ -210,47 +267,75 @@ class Status:
             "finished": finished,
             "taken_down": self.taken_down,
             "latest_exit": round(self.latest_exit, 3),
-            "rotation": self._rotation(),
+            "rotation": rotation_of(self.health),
             "states": self._states,
             "drain": None
             if self._began is None
             else {"began": self._began, "finished": finished - self._finished_before},
-            "takeover": {"pid": self.successor()} if self.successor() else None,
+            "takeover": self._successor(),
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
         }
 
-    def _rotation(self) -> str:
-        """What health says: `in`, `away` by order, or `leaving` for good."""
-        if self.engine is None:
-            return "away"
-        health = self.engine.health
-        return "leaving" if health.going_down else "away" if health.away else "in"
+    # -- what has to be asked for, where there are workers ------------------------------------------------
 
-    def last_word(self) -> dict[str, Any]:
-        """How it ended, for those who have waited for that."""
-        ending = self.ending
-        assert ending is not None
+    def asked(self, limit: int | None = None) -> dict[str, Any]:
+        """The whole status, as it is now."""
+        return self(limit)
+
+    def picture(self, limit: int | None = None) -> dict[str, Any]:
+        """The same, and the numbers behind the metrics, and what has ended."""
+        return {**self(limit), "ended": list(self.recently_ended()), "tally": self._numbers()}
+
+    def exchanges(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """What is in flight, oldest first, each with the stack of its thread."""
+        return self.in_flight(limit, stacks=True)
+
+    def exchange(self, which: str) -> dict[str, Any] | None:
+        """One of them by its id; None if that is not in flight."""
+        for shown in self.in_flight(stacks=True):
+            if str(shown["id"]) == which:
+                return shown
+        return None
+
+    def recently_ended(self) -> Sequence[dict[str, Any]]:
+        """The last exchanges that ended since the drain began, newest first."""
+        return self.ended or ()
+
+    # -- numbers ------------------------------------------------------------------------------------------
+
+    def _numbers(self) -> dict[str, Any]:
+        """What metrics are made of beside the status.
+
+        `phases`: how many exchanges are in which phase; `queue_oldest`: seconds; `abandoned`: threads; `downloaded`:
+        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.tally`), null if nobody counts.
+        """
+        exchanges = self.engine.site.register.in_flight() if self.engine is not None else []
+        phases, queued = dict.fromkeys(PHASES, 0), None
+        total = self._tally.downloaded() if self._tally is not None else 0
+        for exchange in exchanges:
+            phases[PHASES[exchange.phase]] += 1
+            if exchange.phase == QUEUED and queued is None:
+                queued = exchange
+            if exchange.download:
+                total += exchange.sent
+        # Never less than last time, whatever ends in this moment.
+        self._downloaded = max(self._downloaded, total)
         return {
-            "pid": os.getpid(),
-            "state": "gone",
-            "takeover": {"pid": self.successor()} if self.successor() else None,
-            "exit_status": ending.exit_status,
-            "seconds": round(ending.seconds, 3),
-            "finished": ending.finished,
-            "taken_down": ending.taken_down,
-            "abandoned": ending.abandoned,
-            "reports": list(ending.reports),
+            "phases": phases,
+            "queue_oldest": max(0.0, time.monotonic() - queued.started) if queued is not None else 0.0,
+            "abandoned": self.ending.abandoned if self.ending is not None else 0,
+            "downloaded": self._downloaded,
+            "ended": self._tally.sums() if self._tally is not None else None,
         }
 
-    def phases(self) -> dict[str, int]:
-        """How many exchanges are in which phase."""
-        counts = dict.fromkeys(PHASES, 0)
-        if self.engine is not None:
-            for exchange in self.engine.site.register.in_flight():
-                counts[PHASES[exchange.phase]] += 1
-        return counts
+
+def rotation_of(health: Health | None) -> str:
+    """What health says: `in`, `away` by order, or `leaving` for good."""
+    if health is None:
+        return "away"
+    return "leaving" if health.going_down else "away" if health.away else "in"
 
 
 def path_of(exchange: Exchange) -> str:

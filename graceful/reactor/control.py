@@ -16,6 +16,7 @@ from graceful.clock import MonotonicClock
 from graceful.control.desk import Desk
 from graceful.control.health import Health
 from graceful.control.notify import Notify
+from graceful.control.orders import number_of
 from graceful.control.socket import ControlError, ControlSocket
 from graceful.control.status import Ending, Status
 from graceful.drain import Drain
@@ -154,9 +155,9 @@ class Open:
     def renew_limit(self) -> None:
         """Nothing that is in flight gets more time by itself."""
 
-    def take_down(self, number: int) -> list[int]:
+    def take_down(self, which: str) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""
-        return self._way.take_down_one(number)
+        return self._way.take_down_one(number_of(which))
 
     # -- the way out --------------------------------------------------------------------------------------
 

@@ -132,8 +132,8 @@ class OrdersTests(Looking):
             def extend(self, seconds: float) -> None:
                 test.given.append(seconds)
 
-            def take_down(self, number: int) -> list[int]:
-                return [number] if number == 5 else []
+            def take_down(self, which: str) -> list[int]:
+                return [5] if which == "5" else []
 
         self.control = Control(self.status, self.events, Metrics(self.status))
         self.control.orders = cast(Any, Orders())

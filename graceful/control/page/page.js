@@ -77,6 +77,16 @@ function showSockets(status) {
     make("time", time(state.since))]);
 }
 
+function showWorkers(status) {
+  const workers = status.workers ?? [];
+  $("workers").hidden = !workers.length;
+  showList($("worker-list"), workers, worker => [
+    make("span", `worker ${worker.number}, process ${worker.pid}`), make("span", worker.state, worker.state),
+    make("span", [worker.in_flight_count !== null && `${worker.in_flight_count} in flight`,
+      worker.threads && `${worker.threads.busy} of ${worker.threads.size} threads busy`,
+      worker.memory && size(worker.memory)].filter(Boolean).join(", "), "quiet")]);
+}
+
 function showDeadline() {
   if (!last) return;
   const passed = (performance.now() - lastAt) / 1000;
@@ -102,23 +112,25 @@ function addRow(exchange) {
   button.setAttribute("aria-expanded", "false");
   button.addEventListener("click", () => toggleStack(exchange.id));
   cells[1].append(button);
+  const id = make("span", String(exchange.id)), worker = make("span", "", "quiet");
+  cells[0].append(id, " ", worker);
   const sent = make("span"), bar = make("progress");
   bar.max = 1;
   bar.setAttribute("aria-label", `sent of exchange ${exchange.id}`);
   cells[4].append(sent, bar);
-  const entry = {row, cells, button, sent, bar, stack: null, bytes: exchange.bytes_sent, at: null, rate: 0};
+  const entry = {row, cells, button, worker, sent, bar, stack: null, bytes: exchange.bytes_sent, at: null, rate: 0};
   rows.set(exchange.id, entry);
   $("exchanges").tBodies[0].append(row);
   return entry;
 }
 function showExchanges(status) {
-  const seen = new Set();
+  const seen = new Set(), numbers = new Map((status.workers ?? []).map(worker => [worker.pid, worker.number]));
   for (const exchange of status.in_flight) {
     seen.add(exchange.id);
     const entry = rows.get(exchange.id) ?? addRow(exchange);
     const label = `${exchange.method} ${exchange.path}`;
     put(entry.button, label);
-    put(entry.cells[0], String(exchange.id));
+    put(entry.worker, numbers.has(exchange.worker) ? `worker ${numbers.get(exchange.worker)}` : "");
     put(entry.cells[2], duration(exchange.age));
     put(entry.cells[3], exchange.phase);
     put(entry.cells[5], exchange.thread ?? "–");
@@ -190,7 +202,8 @@ function show(status) {
   if (status.history) history.splice(0, history.length, ...status.history);
   if (status.now - lastSecond >= 0.95) { history.push(status.in_flight_count); lastSecond = status.now; }
   if (history.length > 300) history.splice(0, history.length - 300);
-  showState(status); showFacts(status); showSockets(status); showExchanges(status); showEnded(status.ended);
+  showState(status); showFacts(status); showSockets(status); showWorkers(status); showExchanges(status);
+  showEnded(status.ended);
   showDeadline(); showPlot();
 }
 
@@ -207,7 +220,7 @@ source.addEventListener("gone", event => {
   put($("countdown"), String(end.exit_status));
   put($("countdown-more"), {0: "everything in flight was finished", 70: "something was taken down",
     71: "threads were abandoned"}[end.exit_status] ?? "");
-  if (last) { show({...last, state: "gone", in_flight: [], in_flight_count: 0}); }
+  if (last) { show({...last, state: "gone", in_flight: [], in_flight_count: 0, workers: []}); }
   put($("finished"), String(end.finished));
   put($("taken-down"), String(end.taken_down));
   showEnded(end.ended);
