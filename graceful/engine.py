@@ -81,6 +81,7 @@ class Engine:
         self._hub = Hub(reactor)
         self._listeners: list[Listener | ForeignListener] = []
         self._sweeping: IDelayedCall | None = None
+        self._silent = False
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self.aside = Aside()
@@ -198,23 +199,36 @@ class Engine:
     # -- listeners ----------------------------------------------------------------------------------------
 
     def accept(
-        self, bound: Sequence[BoundSocket], foreign: Sequence[ForeignListener], factory: ForeignFactory
+        self,
+        bound: Sequence[BoundSocket],
+        foreign: Sequence[ForeignListener],
+        factory: ForeignFactory,
+        silent: bool = False,
     ) -> None:
         """Begin to accept.
 
         :param bound: sockets that are ours from now on.
         :param foreign: endpoints that a plugin listens on, likewise.
         :param factory: what they make protocols with.
+        :param silent: somebody else says which sockets are closed.
         """
+        self._silent = silent
         self._hub.start()
         factory.serve(self.site, self._hub, self._taken)
-        for one in bound:
-            listener = Listener(self._reactor, self.clock, one, self._accepter(one))
-            listener.start()
-            self._listeners.append(listener)
+        self.accept_more(bound)
         self._listeners += foreign
         self._sweeping = self.clock.callLater(SWEEP, self._sweep)
         self.overtime.start()
+
+    def accept_more(self, bound: Sequence[BoundSocket]) -> None:
+        """Accept from more sockets, likewise ours."""
+        self._listeners = [listener for listener in self._listeners if not listener.closed]
+        for one in bound:
+            listener = Listener(self._reactor, self.clock, one, self._accepter(one), silent=self._silent)
+            self._listeners.append(listener)
+            listener.start()
+        if bound:
+            self._taken()
 
     def sockets(self) -> list[tuple[str, str]]:
         """The listening sockets by name, each `open`, `paused` or `closed`.  Reactor thread."""

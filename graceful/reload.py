@@ -53,6 +53,22 @@ class Origin:
     def _where(self) -> str:
         return os.path.realpath(self.application)
 
+    def program(self) -> list[str]:
+        """The command line; a program without a directory is looked up as the shell does."""
+        program, *arguments = self.command
+        if "/" not in program:
+            program = shutil.which(program, path=self.environment.get("PATH")) or program
+        return [program, *arguments]
+
+    def fixed(self) -> Origin:
+        """What the paths lead to now, so that it can be started again when a symbolic link leads elsewhere."""
+        program, *arguments = self.program()
+        where, name = os.path.split(os.path.join(self.directory, program))
+        directory, application = os.path.realpath(self.directory), os.path.realpath(self.application)
+        # Not the program itself: an interpreter of a virtual environment is a link, and knows that by its name.
+        command = (os.path.join(os.path.realpath(where), name), *arguments)
+        return Origin(command, directory, {**self.environment, "PWD": directory}, application)
+
     @classmethod
     def of_this_process(
         cls,
@@ -175,7 +191,7 @@ class Reload:
         origin = self._origin
         environment = {**origin.environment, VARIABLE: self._control() or ""}
         try:
-            process = self._spawn(self._command(), cwd=origin.directory, env=environment, close_fds=True)
+            process = self._spawn(origin.program(), cwd=origin.directory, env=environment, close_fds=True)
         except OSError as error:
             self.log.error(
                 "no deploy: {command} cannot be started in {directory}: {why}; this one serves on",
@@ -201,13 +217,6 @@ class Reload:
         if not self._control():
             return "without a control socket nobody can take over"
         return self._succession.cannot()
-
-    def _command(self) -> list[str]:
-        """The command line; a program without a directory is looked up as the shell does."""
-        program, *arguments = self._origin.command
-        if "/" not in program:
-            program = shutil.which(program, path=self._origin.environment.get("PATH")) or program
-        return [program, *arguments]
 
     def _ended(self, child: Child, status: int) -> None:
         """A child is gone; one that has become a daemon has left the work to another process."""

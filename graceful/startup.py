@@ -233,15 +233,17 @@ class Startup:
 
     _log = Logger()
 
-    def __init__(self, log_elsewhere: bool) -> None:
+    def __init__(self, log_elsewhere: bool, tell: Callable[[str], object] | None = None) -> None:
         """Keep hold of the operator's terminal.
 
         :param log_elsewhere: the log goes to a file or to syslog, so that what is said in the terminal has to
             be written there as well.
+        :param tell: says it to whoever has started us, instead of the terminal.
         """
         self.undo = ExitStack()
         self._log_elsewhere = log_elsewhere
         self._terminal = Terminal()
+        self._tell = tell
         self._early_stop = EarlyStop()
         self._parent = WaitingParent(self._terminal, self._early_stop)
         self._excepthook = sys.excepthook
@@ -292,7 +294,7 @@ class Startup:
             self.undo.close()
         except Exception:
             self._log.failure("trouble while undoing a start-up that has failed")
-        self._terminal.say(str(failure))
+        (self._tell or self._terminal.say)(str(failure))
         failure.said = True
         if self._log_elsewhere:
             cause = failure.__cause__

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
@@ -65,6 +65,9 @@ class Stopping:
     :ivar on_gone: called with how it ended, before the process leaves.
     :ivar failed: why the server stops by itself; None if it was told to.
     :ivar succeeded: a successor has taken over: the pid file is its own.
+    :ivar before_closing: called before the sockets are closed, which waits for it.
+    :ivar after_closing: called when they are closed.
+    :ivar words: begin the line that says that it stops, and the one that says how that has ended.
     """
 
     log = Logger(namespace="graceful")
@@ -81,6 +84,9 @@ class Stopping:
         self.on_gone: Callable[[Ending], object] = lambda ending: None
         self.failed: BaseException | None = None
         self.succeeded = False
+        self.before_closing: Callable[[], Deferred[None]] = lambda: succeed(None)
+        self.after_closing: Callable[[], object] = lambda: None
+        self.words = "stopping", "drained"
 
     @property
     def taken_down(self) -> int:
@@ -93,6 +99,8 @@ class Stopping:
 
     def going_down(self) -> None:
         """The balancer shall look elsewhere, and the application may leave what it can to the next instance."""
+        # Now, since what the application hears next may make it finish something at once.
+        self._finished_before = self._site.register.finished
         self._site.going_down = True
         hooks.going_down(self)
         for function in hooks.at_drain:
@@ -108,8 +116,7 @@ class Stopping:
         if not site.draining:
             site.draining = True
             site.draining_since = clock.seconds()
-            self._finished_before = site.register.finished
-            self.log.info("stopping: {count} in flight", count=len(site.register.exchanges))
+            self.log.info("{words}: {count} in flight", words=self.words[0], count=len(site.register.exchanges))
         site.quiet = site.quiet or quiet
         self._engine.hasten()
 
@@ -117,7 +124,11 @@ class Stopping:
         """Close all listening sockets; each says so in the log."""
         if self._process is not None and self._process.pid_file is not None and not self.succeeded:
             self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
-        return self._engine.close_listeners()
+        closed = self.before_closing().addCallback(lambda ignored: self._engine.close_listeners())
+        return closed.addCallback(self._closed)
+
+    def _closed(self, ignored: None) -> None:
+        self.after_closing()
 
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
@@ -187,7 +198,8 @@ class Stopping:
         self._engine.close()
         hooks.gone(self)
         self.log.info(
-            "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
+            "{words} in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
+            words=self.words[1],
             seconds=seconds,
             finished=finished,
             taken=taken,

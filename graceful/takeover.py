@@ -14,7 +14,7 @@ of the other than what :mod:`graceful.control.takeover` says on the wire.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import evolve
 from twisted.logger import Logger
@@ -27,11 +27,49 @@ from graceful.sockets.takeover import Succession
 
 if TYPE_CHECKING:
     from graceful.control.desk import Desk
-    from graceful.drain import Drain
-    from graceful.engine import Engine
-    from graceful.stopping import Process, Stopping
+    from graceful.stopping import Process
 
 _SERVES = ("serving", "lame-duck")
+
+
+class Sockets(Protocol):
+    """Whoever has the application's sockets: an engine, or a crew of workers."""
+
+    @property
+    def clock(self) -> Any:
+        """Monotonic time."""
+
+    def open_sockets(self) -> list[BoundSocket]:
+        """Those that are ours to hand over, in their order."""
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+
+    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets that another process accepts from; what is in their queues is left to it."""
+
+    def foreign(self) -> list[str]:
+        """The endpoints that cannot be handed over."""
+
+
+class Draining(Protocol):
+    """The way out, as far as a takeover is concerned."""
+
+    @property
+    def state(self) -> str:
+        """`serving`, `lame-duck`, and so on."""
+
+    def succeeded(self) -> object:
+        """Begin it, with the sockets in a successor's hands."""
+
+
+class Succeeded(Protocol):
+    """Whoever has to know that there is a successor.
+
+    :ivar succeeded: the pid file is the successor's business.
+    """
+
+    succeeded: bool
 
 
 class Takeover:
@@ -51,10 +89,10 @@ class Takeover:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Sockets,
         desk: Desk,
-        drain: Drain,
-        stopping: Stopping,
+        drain: Draining,
+        stopping: Succeeded,
         process: Process | None,
         timeout: float,
         limit: Callable[[], object],

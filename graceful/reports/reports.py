@@ -31,6 +31,11 @@ class Reports:
     def _outlets(self) -> list[Outlet]:
         return [*self._directory, *([to_sentry] if sentry() is not None else []), *added]
 
+    @property
+    def wanted(self) -> bool:
+        """Whether reports go anywhere."""
+        return bool(self._outlets())
+
     @staticmethod
     def new_id() -> str:
         """An id that no other report has, in the form that OOPS gives them.  Any thread."""
@@ -40,12 +45,12 @@ class Reports:
         """What was taken down has come to its end, or is abandoned.  Reactor thread; only the first call counts."""
         if not what.reported:
             what.reported = True
-            if self._outlets():
+            if self.wanted:
                 self.publisher.publish(self.writer.interruption(what))
 
     def overtime(self, exchange: Exchange, why: str, stack: str) -> None:
         """An exchange has taken longer than it should.  Reactor thread."""
-        if self._outlets():
+        if self.wanted:
             self.publisher.publish(self.writer.overtime(exchange, why, stack))
 
     def failed(self, exchange: Exchange, kind: str, error: BaseException) -> None:
@@ -53,5 +58,5 @@ class Reports:
 
         :param kind: `ERROR`, or `DEADLINE` for one that has run out of time by itself.
         """
-        if self._outlets():
+        if self.wanted:
             self.publisher.publish(self.writer.failure(exchange, kind, error))
