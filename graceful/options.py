@@ -28,6 +28,8 @@ from graceful.reload import VARIABLE, Origin
 from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.sockets.binding import activation
 from graceful.startup import Startup
+from graceful.workers.post import VARIABLE as WORKER
+from graceful.workers.post import Post, PostError
 
 DEFAULT_PID_FILE: Final = "twistd.pid"
 DEFAULT_CONTROL: Final = "graceful.sock"
@@ -66,6 +68,14 @@ def _limit(text: str) -> Limit | str:
     return Limit(float(seconds), prefix, rest != text)
 
 
+def _requests(text: str) -> tuple[int, int] | str:
+    """So many, give or take so many: `10000`, `10000±500`, or for keyboards without that sign, `10000+-500`."""
+    most, _, jitter = text.replace("+-", "±").partition("±")
+    if not (_WHOLE.fullmatch(most) and _WHOLE.fullmatch(jitter or "0")) or text.endswith(("±", "-")):
+        return text
+    return int(most), int(jitter or "0")
+
+
 class _Option(NamedTuple):
     """One row of the help, and for an option that takes one value also its parsing.
 
@@ -79,7 +89,7 @@ class _Option(NamedTuple):
     value: str
     default: str
     help: str
-    read: Callable[[str], int | float | str] | None = None
+    read: Callable[[str], int | float | str | tuple[int, int]] | None = None
 
 
 _LISTEN: Final = _Option(
@@ -209,6 +219,29 @@ _GROUPS: Final = {
             "the system's temporary one",
             "Directory for request bodies that are too large for memory.",
             str,
+        ),
+    ),
+    "Workers": (
+        _Option(
+            "workers",
+            "N",
+            "1",
+            "Processes that serve. With more than 1, this one only starts them, watches them and holds the sockets.",
+            _whole,
+        ),
+        _Option(
+            "max-requests",
+            "N[±JITTER]",
+            "never",
+            "Replace a worker after about so many requests; with a jitter, also written +-, not all at once.",
+            _requests,
+        ),
+        _Option(
+            "max-rss",
+            "BYTES",
+            "never",
+            "Replace a worker that holds more memory than this, in bytes, or with K, M or G.",
+            _size,
         ),
     ),
     "Downloads": (
@@ -365,6 +398,7 @@ class Options(usage.Options):
     :ivar origin: how this process was started.
     :ivar startup: what surrounds everything that may fail until the reactor runs.
     :ivar pid_file: taken over from twistd; None under `twist`, and for a mere check.
+    :ivar post: where this worker works; None if it is none.
     :ivar sockets: what systemd has said of the sockets it hands over, to the process `pid`.
     """
 
@@ -379,6 +413,7 @@ class Options(usage.Options):
         self.settings: Settings
         self.startup: Startup
         self.pid_file: PidFile | None = None
+        self.post: Post | None = None
         self.control: str | None = None
         self.owner = -1, -1
         self.asked_at: str | None = None
@@ -444,14 +479,23 @@ class Options(usage.Options):
         :raises usage.UsageError: something cannot be used.
         """
         self.asked_at = os.environ.pop(VARIABLE, None)
+        said = os.environ.pop(WORKER, None)
+        if said is not None:
+            try:
+                self.post = Post(said)
+            except PostError as error:
+                raise usage.UsageError(str(error)) from None
         self.origin = Origin.of_this_process(self["chdir"])
         self.settings = self._read_settings()
         if self.takeover and self.settings.control == "":
             raise usage.UsageError("--takeover: there is no taking over with --control '': give the control socket")
+        if self.settings.workers == 1 and (self.settings.max_requests or self.settings.max_rss):
+            raise usage.UsageError("--max-requests and --max-rss are for workers: give --workers 2, or more")
         self._check_standard_output()
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
-        self.startup = Startup(self._logs_elsewhere())
+        self.startup = Startup(self._logs_elsewhere(), self.post.failed if self.post is not None else None)
+        self._stay_with_supervisor()
         self._choose_log_format()
         self.control = self._usual_control()
         self.owner = self._new_owner()
@@ -464,7 +508,10 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
-            print(f"graceful-app: {error}; see graceful-app --help", file=sys.stderr)
+            if self.post is not None:
+                self.post.failed(str(error))
+            else:
+                print(f"graceful-app: {error}; see graceful-app --help", file=sys.stderr)
             sys.exit(2)
 
     def _logs_elsewhere(self) -> bool:
@@ -474,11 +521,24 @@ class Options(usage.Options):
             return False
         return not parent["nodaemon"] or parent.get("syslog") or parent.get("logfile") not in (None, "", "-")
 
+    def _stay_with_supervisor(self) -> None:
+        """A worker is its supervisor's child, logs where that does, and has no pid file."""
+        parent = self.parent
+        if self.post is None or parent is None:
+            return
+        if not parent.get("nodaemon", True):
+            parent["nodaemon"] = True
+            parent["logfile"] = parent.get("logfile") or "twistd.log"
+        if "pidfile" in parent:
+            parent["pidfile"] = ""
+
     def _change_directory(self) -> None:
         """Be where the application is; what was typed is relative to where it was typed."""
         directory, parent = self["chdir"], self.parent
         if directory is None:
             return
+        if self.post is not None:
+            directory = self.post.directory  # what it has led to when this release was deployed
         if parent is not None and "nodaemon" in parent:
             log = parent.get("logfile") or ("" if parent["nodaemon"] else "twistd.log")
             if log not in ("", "-"):
@@ -544,7 +604,7 @@ class Options(usage.Options):
     @property
     def takeover(self) -> bool:
         """Whether to take over from whoever answers at the control socket."""
-        return bool(self["takeover"]) or self.asked_at is not None
+        return self.post is None and (bool(self["takeover"]) or self.asked_at is not None)
 
     def _read_settings(self) -> Settings:
         typed: dict[str, str] = {}

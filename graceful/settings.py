@@ -163,6 +163,14 @@ def _status_listen(settings: object, attribute: Attribute[Any], value: tuple[str
             raise BadSetting(attribute.name, endpoint, "expected tcp:, tcp6:, unix:, fd: or systemd:")
 
 
+def _requests(settings: object, attribute: Attribute[Any], value: object) -> None:
+    good = value is None or (
+        isinstance(value, tuple) and [type(one) for one in value] == [int, int] and 0 <= value[1] < value[0]
+    )
+    if not good:
+        raise BadSetting(attribute.name, value, "expected a number, or one give or take fewer: 10000 or 10000±500")
+
+
 def _printable(settings: object, attribute: Attribute[Any], value: str) -> None:
     if not _TEXT.fullmatch(value):
         raise BadSetting(attribute.name, value, "expected at most 100 printable ASCII characters")
@@ -228,6 +236,9 @@ class Settings:
     :ivar control_group: its group, name or number.
     :ivar takeover_timeout: seconds that a successor has, from getting the sockets until it accepts.
     :ivar max_draining: how many predecessors may still finish what they have; one more, and the oldest takes it down.
+    :ivar workers: how many processes serve; 1 for this one.  With more, it is a supervisor.
+    :ivar max_requests: after so many requests, give or take the second number, a worker is replaced.
+    :ivar max_rss: bytes of memory from which on a worker is replaced.
     :ivar status_listen: endpoints for health, metrics and the status page, read-only.
     :ivar app_version: the application's, shown in status and health.
     :raises BadSetting: a value cannot be used.
@@ -266,5 +277,10 @@ class Settings:
     control_group: str | None = field(default=None, validator=_group)
     takeover_timeout: float = field(default=60, validator=_seconds(zero=False))
     max_draining: int = field(default=5, validator=_whole(1))
+    workers: int = field(default=1, validator=_whole(1))
+    max_requests: tuple[int, int] | None = field(default=None, validator=_requests)
+    max_rss: int | None = field(
+        default=None, validator=optional(_whole(1 << 20, "number of bytes (on a command line also as 512M or 1G)"))
+    )
     status_listen: tuple[str, ...] = field(default=(), converter=_several, validator=_status_listen)
     app_version: str = field(default="", validator=_printable)

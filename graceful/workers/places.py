@@ -1,0 +1,156 @@
+"""Which listening sockets belong to which worker.
+
+Measured: of several processes that accept from one socket, one gets nearly all connections.  So every worker gets a
+socket of its own for each TCP address, and the kernel spreads connections over them (SO_REUSEPORT, socket(7)).  Two
+things follow.  A connection in the queue of one of these sockets can be accepted by nobody but its holder; so the
+supervisor holds them all, and a worker that is gone is replaced by a sibling until its successor accepts.  And
+anybody of the same user may bind the same address with that option; so the first is bound without it, which fails if
+the address is taken, and gets it afterwards.
+
+Unix sockets, and sockets that come from outside (`fd:`, `systemd:`), are one for all.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from attrs import define, evolve, field
+
+from graceful.sockets.address import Address
+from graceful.sockets.binding import BindError, BoundSocket, bind, inode_of
+
+
+@define(eq=False)
+class Kept:
+    """A listening socket in the supervisor's keeping.
+
+    :ivar key: its number, on the line.
+    :ivar place: the number of the place that it belongs to; 0 for all.
+    :ivar bound: the socket.
+    """
+
+    key: int
+    place: int
+    bound: BoundSocket
+
+    @property
+    def open(self) -> bool:
+        """Whether we still hold it."""
+        return self.bound.socket.fileno() >= 0
+
+    @property
+    def ours(self) -> bool:
+        """Whether nobody outside of this instance holds it."""
+        return not self.bound.shared
+
+    def let_go(self, unlink: bool) -> None:
+        """Close our own copy: a worker accepts from it, and goes on.
+
+        :param unlink: remove a Unix socket's path, so that nobody comes any more.
+        """
+        bound = self.bound
+        if not self.open:
+            return  # what is at its path by now is another's, whatever inode number that has got
+        if unlink and bound.path is not None and inode_of(bound.path) == bound.inode:
+            with suppress(OSError):
+                os.unlink(bound.path)
+        bound.socket.close()  # not `BoundSocket.close`, which ends the listening of all who hold it
+
+
+@define(eq=False)
+class Places:
+    """All listening sockets of an instance with workers.  Reactor thread.
+
+    :ivar count: how many places there are.
+    :ivar kept: every socket, in the order in which a successor gets them.
+    """
+
+    count: int
+    kept: list[Kept] = field(factory=list)
+
+    def wanted(self, addresses: Sequence[Address]) -> list[Address]:
+        """The addresses, each as often as sockets are wanted for it."""
+        return [address for address in addresses for _ in range(self._sockets(address))]
+
+    def _sockets(self, address: Address) -> int:
+        return self.count if address.kind in ("tcp", "tcp6") else 1
+
+    def bind(
+        self,
+        addresses: Sequence[Address],
+        adopted: Sequence[BoundSocket | None],
+        environ: Mapping[str, str],
+        pid: int | None,
+        undo: Any,
+    ) -> None:
+        """Have every socket.
+
+        :param addresses: where to listen.
+        :param adopted: for each of `wanted`, what a predecessor has handed over.
+        :param environ: what systemd has said of the sockets that it hands over.
+        :param pid: the process it has said it to.
+        :param undo: called with what closes a socket, should start-up fail.
+        :raises BindError: one line for the operator.
+        """
+        found = iter(adopted)
+        for address in addresses:
+            several = self._sockets(address) > 1
+            first: BoundSocket | None = None
+            for place in range(1, self._sockets(address) + 1):
+                bound = next(found)
+                if bound is None and first is None:
+                    bound = bind(address, environ, pid)
+                elif bound is None:
+                    assert first is not None
+                    bound = _another(first, address)
+                if several and first is None:
+                    bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                first = first or bound
+                self.kept.append(Kept(len(self.kept), place if several else 0, bound))
+                undo(bound.close)
+
+    def of(self, place: int) -> list[Kept]:
+        """The sockets that a place's worker accepts from, as far as we hold them."""
+        return [one for one in self.kept if one.place in (0, place) and one.open]
+
+    def own(self, place: int) -> list[Kept]:
+        """Those that nobody else accepts from."""
+        return [one for one in self.kept if one.place == place and one.open]
+
+    def open_sockets(self) -> list[BoundSocket]:
+        """All that we hold."""
+        return [one.bound for one in self.kept if one.open]
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for bound in known:
+            for one in self.kept:
+                if one.bound.socket is bound.socket:
+                    one.bound = bound
+
+    def names(self) -> list[str]:
+        """The addresses, each once."""
+        return list(dict.fromkeys(one.bound.name for one in self.kept))
+
+
+def _another(first: BoundSocket, address: Address) -> BoundSocket:
+    """Bind one more socket to the address of the first."""
+    other = socket.socket(first.socket.family, socket.SOCK_STREAM)
+    try:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        other.setblocking(False)
+        other.bind(first.socket.getsockname())
+        other.listen(address.backlog)
+    except OSError as error:
+        other.close()
+        raise BindError(
+            f"cannot listen on {first.name} with one more socket: {error.strerror}; the address has to be this"
+            " user's alone"
+        ) from None
+    return evolve(first, socket=other, shared=False)  # also if a predecessor still holds the first

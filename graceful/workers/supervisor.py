@@ -1,0 +1,269 @@
+"""An instance whose workers serve: this process binds, holds the sockets, and answers for all of them.
+
+It never imports the application and never accepts a connection of a client, so that there is little in it that can
+fail, and nothing that has to be replaced at a deploy.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ReactorNotRunning
+
+from graceful.clock import on
+from graceful.control.health import Health
+from graceful.control.status import Ending
+from graceful.exit import LEAVING, latest_exit
+from graceful.instance import Instance
+from graceful.reports.reports import Reports
+from graceful.settings import HEALTH_PATH, Settings
+from graceful.sockets.address import parse
+from graceful.sockets.binding import BindError
+from graceful.sockets.offers import LISTEN
+from graceful.stopping import Process
+from graceful.takeover import Takeover
+from graceful.workers.crew import Crew
+from graceful.workers.exodus import Exodus
+from graceful.workers.hands import Hands
+from graceful.workers.looking import EVERY, Looking
+from graceful.workers.losses import Losses
+from graceful.workers.orders import BEYOND, FleetOrders
+from graceful.workers.places import Places
+from graceful.workers.process import Surroundings, Worker
+from graceful.workers.recycling import Recycling
+from graceful.workers.roll import Roll
+from graceful.workers.status import FleetStatus
+
+
+class Supervisor(Instance):
+    """The service of a supervisor.
+
+    :param settings: of the instance.
+    :param process: our own.
+    """
+
+    def __init__(self, settings: Settings, process: Process) -> None:
+        assert process.origin is not None
+        self._telling: FleetStatus
+        super().__init__(settings, process, None)
+        self._own = process
+        self._origin = process.origin
+        self._release = process.origin.fixed()
+        self._places = Places(settings.workers)
+        self._clock: Any
+        self._crew: Crew
+        self._looking: Looking
+        self._exodus: Exodus
+        self._orders: FleetOrders | None = None
+        self._roll: Roll
+        self._recycling: Recycling
+        self._losses: Losses
+        self._failed: BaseException | None = None
+        self._over: Deferred[None] = Deferred()
+        self.succeeded = False  # a successor has taken over: the pid file is its own
+
+    # -- start --------------------------------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """Have every socket, for every worker.
+
+        :raises BindError: one line for the operator.
+        """
+        self._use_usual_reactor()
+        addresses = [parse(text) for text in self.settings.listen]
+        for address in addresses:
+            if address.kind == "plugin":
+                raise BindError(
+                    f"cannot listen on {address.text}: only tcp, tcp6, unix, fd and systemd can be shared by workers;"
+                    " put a proxy in front of it, or leave --workers out"
+                )
+        wanted = self._places.wanted(addresses)
+        predecessor = self._predecessor
+        adopted = predecessor.claim(LISTEN, wanted) if predecessor is not None else [None] * len(wanted)
+        self._places.bind(addresses, adopted, *self._handed_over(), self._own.startup.undo.callback)
+
+    def names(self) -> list[str]:
+        """Where it will listen."""
+        return self._places.names()
+
+    def _bind_desk(self) -> None:
+        self._use_usual_reactor()
+        settings = self.settings
+        clock = self._clock = on(self._reactor)
+        clock.start()
+        self._crew = Crew(
+            self._places,
+            self._release,
+            Surroundings(self._reactor, clock),
+            settings.takeover_timeout,
+            settings.max_draining,
+        )
+        self._looking = Looking(self._crew, clock)
+        self._telling = self._status = FleetStatus(settings, looking=self._looking)
+        super()._bind_desk()
+
+    def _build(self) -> None:
+        """Start all workers, and wait until they would accept."""
+        process, settings, crew, clock = self._own, self.settings, self._crew, self._clock
+        process.startup.undo.callback(crew.abandon)
+        crew.start()
+        self._exodus = Exodus(clock, crew, self._places, self._entered, self._gone)
+        health = self._telling.health = Health(
+            settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version
+        )
+        self._orders = FleetOrders(crew, self._exodus, self._telling, health, process.limit)
+        self._telling.own_limit = self._orders.latest_exit
+        self._roll = Roll(crew, self._origin, self._release, self._may_not_deploy)
+        self._recycling = Recycling(crew, settings.max_requests, settings.max_rss, self._finished)
+        self._losses = Losses(Reports(settings.reports), clock)
+        crew.on_open, crew.on_lost, crew.on_ended = self._open, self._losses.of, self._ended
+        crew.on_hopeless = self._give_up
+        assert self._desk is not None
+        self._desk.open(self._reactor, self._orders)
+        hands = Hands(clock, self._places, self._exodus)
+        self._takeover = Takeover(
+            hands, self._desk, hands, self, process, settings.takeover_timeout, self._orders.limit
+        )
+        succession = self._takeover.succession
+        self._telling.successor = lambda: succession.successor
+        self._reactor.callWhenRunning(self._running)
+        self._reactor.callWhenRunning(crew.accept)
+        self._looking.start()
+        clock.callLater(EVERY, self._look)
+
+    def _open(self) -> None:
+        """All workers accept."""
+        for name in self._places.names():
+            self.log.info("socket {name} open (pid {pid})", name=name, pid=os.getpid())
+        if self._exodus.state == "serving":
+            self._entered("serving")
+        self._accepts()
+
+    # -- while it runs ------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Once in a while, with what the workers have said."""
+        self._clock.callLater(EVERY, self._look)
+        self._recycling.look()
+        self._end_stuck()
+        if self._orders is not None:
+            self._orders.renew_limit()
+
+    def _end_stuck(self) -> None:
+        """Kill who was to leave, and has not said a word for as long as a drain takes: its event loop is stuck."""
+        settings = self.settings
+        longest = latest_exit(settings.lame_duck, max(settings.deadline, settings.download_deadline)) + BEYOND
+        for worker in self._crew.leaving:
+            if self._looking.silent_for(worker) > longest:
+                self.log.error(
+                    "worker {number}, process {pid}, is stuck: killed", number=worker.number, pid=worker.pid
+                )
+                worker.send_signal(signal.SIGKILL)
+
+    def _finished(self, worker: Worker) -> int:
+        """How many requests a worker has finished, as far as is known."""
+        return int((self._looking.last(worker) or {}).get("finished", 0))
+
+    def _ended(self, worker: Worker) -> None:
+        """One is gone, and may have had the time to say what it has counted."""
+        if worker.word is not None and isinstance(worker.word.get("picture"), dict):
+            self._looking.heard(worker, worker.word["picture"])
+        worker.picture = self._looking.last(worker) or {}
+
+    def _give_up(self, why: str) -> None:
+        self._fail(BindError(why))
+        self.log.critical("{why}: stopping", why=why)
+        self._leave()
+
+    def _may_not_deploy(self) -> str | None:
+        if self._exodus.began is not None:
+            return "it is stopping"
+        return self._takeover.succession.cannot() if self._takeover is not None else None
+
+    # -- what can be asked of it, by signals --------------------------------------------------------------
+
+    def limit(self) -> None:
+        """See to it that the process ends in time, whatever happens.  In a signal handler."""
+        if self._orders is not None:
+            self._orders.limit()
+
+    def stop(self, quiet: bool) -> None:
+        """Have all workers drain, side by side."""
+        if self._exodus.began is not None:
+            self.say_in_flight()
+        self._exodus.begin(quiet)
+
+    def hurry(self) -> None:
+        """Have all take down what is in flight."""
+        self._exodus.hurry()
+
+    def deploy(self) -> None:
+        """Have all workers replaced, by the next release."""
+        self._roll()
+
+    def reopen_logs(self) -> None:
+        """Open the log files anew, here and in each worker."""
+        super().reopen_logs()
+        self._signal(signal.SIGUSR1)
+
+    def say_in_flight(self) -> None:
+        """Have each worker log what it has in flight."""
+        self._signal(signal.SIGUSR2)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for worker in self._crew.workers():
+            if worker.state not in ("starting", "ready"):  # a signal that nobody handles yet would kill
+                worker.send_signal(number)
+
+    # -- the way out --------------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException | None) -> None:
+        self._failed = error
+
+    def _leave(self) -> None:
+        self.limit()
+        self._exodus.begin(True)
+
+    def _entered(self, state: str) -> None:
+        health = self._telling.health
+        if state in ("lame-duck", "closing") and health is not None and not health.going_down:
+            health.begin_going_down()
+            if self._desk is not None:
+                self._desk.going_down()
+        if state == "closing" and self._own.pid_file is not None and not self.succeeded:
+            self._own.pid_file.release()  # before "closed" is said: a successor may start at that word
+        super()._entered(state)
+
+    def _gone(self, ending: Ending) -> None:
+        self._losses.end(lambda: self._end(ending))
+
+    def _end(self, ending: Ending) -> None:
+        if self._failed is not None:
+            ending = Ending(1, ending.seconds, ending.finished, ending.taken_down, ending.abandoned, ending.reports)
+        process = self._own
+        process.limit.verdict(ending.exit_status, LEAVING)
+        if process.pid_file is not None:
+            process.pid_file.remove()
+        assert self._desk is not None
+        self._desk.end(ending)
+        self._looking.stop()
+        self._clock.stop()
+        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
+        self._reactor._exitSignal = None
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            pass  # it was the reactor's stopping that made us drain
+        self._over.callback(None)
+
+    def stopService(self) -> Deferred[None]:
+        """Drain; fires when nothing is left."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._orders is None:
+            return succeed(None)
+        if self._exodus.state != "gone":
+            self._leave()
+        return self._over
