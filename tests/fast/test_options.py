@@ -31,7 +31,7 @@ class Startup:
     :ivar begun: whether it would have taken them.
     """
 
-    def __init__(self, log_elsewhere: bool) -> None:
+    def __init__(self, log_elsewhere: bool, tell: object = None) -> None:
         self.log_elsewhere = log_elsewhere
         self.begun = False
 
@@ -436,7 +436,7 @@ class HelpTests(OptionsTestCase):
         """The defaults in the help are those of the settings: typing them changes nothing."""
         rows = [option for group in _GROUPS.values() for option in group]
         numeric = [option for option in rows if option.read is not None and option.default[:1] in "0123456789/"]
-        self.assertEqual(len(numeric), 17)
+        self.assertEqual(len(numeric), 18)
         typed = [word for option in numeric for word in (f"--{option.name}", option.default)]
         self.assertEqual(self.parsed(*typed).settings, Settings())
         (listen,) = (option for option in rows if option.name == "listen")

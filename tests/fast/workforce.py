@@ -1,0 +1,210 @@
+"""A crew without processes: workers that say what a test has them say, and write down what they are told."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.reload import Origin
+from graceful.sockets.binding import BoundSocket
+from graceful.workers import crew as module
+from graceful.workers import process
+from graceful.workers.crew import Crew
+from graceful.workers.place import Place
+from graceful.workers.places import Kept, Places
+from graceful.workers.process import Staff, Surroundings
+
+TIMEOUT = 60.0
+TCP, UNIX = "tcp:127.0.0.1:80", "unix:/run/site"
+
+
+def origin(name: str) -> Origin:
+    """A release."""
+    return Origin(("twistd", "graceful-app"), f"/srv/{name}", {}, f"/srv/{name}")
+
+
+OLD, NEW = origin("old"), origin("new")
+
+
+class Socket:
+    """A listening socket that is only open or closed."""
+
+    def __init__(self) -> None:
+        self.open = True
+
+    def fileno(self) -> int:
+        return 99 if self.open else -1
+
+    def close(self) -> None:
+        self.open = False
+
+
+def kept(key: int, place: int, name: str, shared: bool = False) -> Kept:
+    """A socket in the supervisor's keeping."""
+    return Kept(key, place, BoundSocket(name, cast(Any, Socket()), shared=shared))
+
+
+class Line:
+    """Writes down what is said.
+
+    :ivar said: the words, each with its values.
+    """
+
+    def __init__(self) -> None:
+        self.open = True
+        self.said: list[tuple[str, dict[str, Any]]] = []
+
+    def say(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> None:
+        self.said.append((word, values))
+
+    def hear_out(self) -> None:
+        self.open = False
+
+
+class Worker(process.Worker):
+    """A worker without a process.
+
+    :ivar signals: what it was sent.
+    :ivar asked: what it was asked, each with its answer.
+    """
+
+    count = 0
+
+    def __init__(
+        self, number: int, release: Origin, sockets: Sequence[Kept], staff: Staff, surroundings: Surroundings
+    ) -> None:
+        surroundings.spawn()
+        self.number, self.release, self.sockets, self._staff = number, release, list(sockets), staff
+        self.state, self.word, self.status, self.why, self.closed = "starting", None, None, "", False
+        self.picture = {}
+        self._since = self._until = self._deaf = None
+        self._clock = surroundings.clock
+        Worker.count += 1
+        self.pid = 1000 + Worker.count
+        self.signals: list[int] = []
+        self.asked: list[tuple[str, Any, Deferred[Any]]] = []
+        self.line = cast(Any, Line())
+
+    def ask(
+        self, method: str, target: str, values: dict[str, Any] | None = None, timeout: float = 0.0
+    ) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.asked.append((target, values, answer))
+        return answer
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.status is None:
+            self.signals.append(number)
+
+    # -- as the test wants it -----------------------------------------------------------------------------
+
+    def says(self, *words: str, **values: Any) -> None:
+        """Have it say something."""
+        for word in words:
+            self._heard({"word": word, **values})
+
+    def end(self, status: int = -9, **word: Any) -> None:
+        """Have its process end, with a last word if one is given."""
+        if word:
+            self.says("gone", **word)
+        self.status, self.closed, self.state, self._until = status, True, "gone", self._clock.seconds()
+        self.line.hear_out()
+        self._staff.ended(self)
+
+    def finish(self, finished: int = 0, taken_down: int = 0, abandoned: int = 0, status: int = 0) -> None:
+        """Have it end as one does that has drained."""
+        self.end(status, finished=finished, taken_down=taken_down, abandoned=abandoned)
+
+    def told(self, *words: str) -> list[Any]:
+        """What it was told since this was asked last; of these words, or all."""
+        said, self.line.said = self.line.said, []
+        told: list[Any] = []
+        for word, values in said:
+            keys = [one["key"] for one in values["sockets"]] if word == "sockets" else values.get("keys")
+            some = {name: value for name, value in values.items() if name in ("pid", "handed", "alone")}
+            if not words or word in words:
+                told.append((word, keys) if keys is not None else (word, some) if some else word)
+        return told
+
+    def orders(self) -> list[Any]:
+        """What it was asked to do since this was asked last."""
+        asked, self.asked = self.asked, []
+        return [(target, values) if values else target for target, values, _ in asked]
+
+
+class Workforce(SynchronousTestCase):
+    """A crew of three, with a socket each, and one for all."""
+
+    count = 3
+
+    def setUp(self) -> None:
+        """Start the crew; nobody accepts yet."""
+        self.clock = Clock()
+        self.cannot: OSError | None = None
+        self.events: list[str] = []
+        self.patch(module, "Worker", Worker)
+        logs = capturedLogs()
+        self.logged = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+        sockets = [kept(number, number, TCP) for number in range(1, self.count + 1)]
+        self.sockets = Places(self.count, [*sockets, kept(9, 0, UNIX)])
+        self.crew = Crew(self.sockets, OLD, Surroundings(None, self.clock, cast(Any, self.spawn)), TIMEOUT, 2)
+        self.crew.on_open = lambda: self.events.append("open")
+        self.crew.on_lost = lambda worker: self.events.append(f"lost {worker.pid}")
+        self.crew.on_hopeless = self.events.append
+        for place in self.crew.places:
+            self.crew._start(place)
+        self.made = self.crew.coming()
+
+    def spawn(self) -> None:
+        """Start nothing, or fail as the test wants it."""
+        if self.cannot is not None:
+            raise self.cannot
+
+    def open(self) -> list[Worker]:
+        """Have all accept; they, by their places."""
+        workers = self.coming()
+        for worker in workers:
+            worker.says("ready")
+        self.crew.accept()
+        for worker in workers:
+            worker.says("accepts")
+        for worker in workers:
+            worker.told()
+        return workers
+
+    def coming(self) -> list[Worker]:
+        """Those that are being started."""
+        return cast(list[Worker], self.crew.coming())
+
+    def next(self) -> Worker:
+        """The one that is being started."""
+        (worker,) = self.coming()
+        return worker
+
+    def arrive(self) -> Worker:
+        """Have the one that is being started accept."""
+        worker = self.next()
+        worker.says("ready", "accepts")
+        worker.told()
+        return worker
+
+    def place(self, number: int) -> Place:
+        """A place."""
+        return self.crew.places[number - 1]
+
+    def lines(self) -> list[str]:
+        """What was logged since this was asked last."""
+        logged: list[LogEvent] = list(self.logged)
+        self.logged.clear()
+        return [str(formatEvent(event)) for event in logged]
+
+    def no_timers(self) -> None:
+        """Check that nothing is left to be done."""
+        self.assertEqual(self.clock.getDelayedCalls(), [])
