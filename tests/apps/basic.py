@@ -40,6 +40,12 @@ def root(environ: Environ, start: Start) -> Iterable[bytes]:
     return [b"Hello, world!"]
 
 
+def pid(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Answer with the number of the process."""
+    start("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]
+
+
 def echo(environ: Environ, start: Start) -> Iterable[bytes]:
     """Answer the query string."""
     start("200 OK", [("Content-Type", "text/plain")])
@@ -215,6 +221,7 @@ def spin(environ: Environ, start: Start) -> Iterable[bytes]:
 PATHS: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/": root,
     "/echo": echo,
+    "/pid": pid,
     "/sleep": sleep,
     "/gate": gate,
     "/half-gate": half_gate,

@@ -153,6 +153,7 @@ def test_close_is_called_for_head(server: Server) -> None:
     """HEAD does not keep the iterable from being closed."""
     before = closed(server)
     ask(server.port, request("/gen", method="HEAD"), "HEAD")
+    wait_for(lambda: closed(server) > before)
     assert closed(server) == before + 1
 
 

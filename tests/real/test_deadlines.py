@@ -15,6 +15,7 @@ import pytest
 from support.clients import Connection, get, request
 from support.home import Home
 from support.postgres import Postgres
+from support.reports import reports
 from support.sentry import Sentry
 from support.server import Server
 from support.waiting import wait_for
@@ -27,17 +28,6 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL of our own."""
     with Postgres() as postgres:
         yield postgres
-
-
-def reports(home: Home) -> list[dict[str, Any]]:
-    """The OOPS reports that were written, as the tools of OOPS read them."""
-    from oops_datedir_repo.serializer import read
-
-    found = []
-    for path in sorted(home.logs.glob("????-??-??/OOPS-*")):
-        with path.open("rb") as file:
-            found.append(read(file))
-    return found
 
 
 def in_log(server: Server) -> list[dict[str, Any]]:

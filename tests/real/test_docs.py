@@ -27,6 +27,7 @@ from support.clients import Connection, request
 from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
 from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, gone, lines_of, replaced, shown
 from support.gate import Gate
+from support.haproxy import ONE_THREAD
 from support.home import UNPRIVILEGED
 from support.load import Load
 from support.nginx import Nginx
@@ -61,6 +62,7 @@ COMMANDS = {
     "make redeploy": "a benchmark; see `develop`",
     "python bench/deploys.py": "a benchmark",
     "python bench/downloads.py --rounds 3": "a benchmark",
+    "python bench/redeploy.py --ways takeover --redeploys 100 --requests 1000000": "a benchmark",
     "systemctl start": "see `systemctl`",
     "systemctl reload": "see `systemctl`; tests/real/test_fleets.py does what it does",
     "systemctl stop": "see `systemctl`",
@@ -87,6 +89,7 @@ COMMANDS = {
     "graceful deploy": "test_deploy_command",
     "graceful leave": "test_rotation",
     "graceful enter": "test_rotation",
+    "graceful takedown 4712-17": "tests/real/test_workers_told.py",
 }
 """The commands in the text, each with the test that runs it, or the reason why none does."""
 
@@ -381,7 +384,7 @@ def test_deploy(site: Site) -> None:
     clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
     servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
     options = {**servers, "mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
-    strict = {"mode http": "mode http\n    retries 0", "inter 1s": "inter 250ms"}
+    strict = {**ONE_THREAD, "mode http": "mode http\n    retries 0", "inter 1s": "inter 250ms"}
     site.write(
         "haproxy.cfg", shown("haproxy", {**servers, **strict, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
     )
@@ -422,7 +425,7 @@ def test_deploy_command(site: Site) -> None:
     """The README's ten lines and the guide's file replace the README's two servers, and no request is lost."""
     clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
     servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
-    strict = {"mode http": "mode http\n    retries 0"}
+    strict = {**ONE_THREAD, "mode http": "mode http\n    retries 0"}
     site.write(
         "haproxy.cfg", shown("haproxy", {**servers, **strict, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
     )
@@ -920,6 +923,7 @@ def test_takeover(site: Site) -> None:
         gate.wait_reached()
         site.write("mysite/wsgi.py", "import nowhere\n")
         assert "cannot be imported" in site.shell(command, status=1)
+        old.wait_line("no takeover: process")
         check_lines("takeover-failed", lines_of(old))
         site.module()
         with site.server(command) as new:
@@ -942,16 +946,53 @@ def test_takeover(site: Site) -> None:
 @runs("hang-up", "hang-up-lines")
 def test_hang_up(site: Site) -> None:
     """A hang-up runs the release that the link leads to now, and the log says so."""
+    check_deploy_in_place(site, "hang-up", "took over from process", "hang-up-lines")
+
+
+def check_deploy_in_place(site: Site, command: str, done: str, lines: str) -> None:
+    """Run what deploys in place, and compare what is logged.
+
+    :param command: the block that is run.
+    :param done: what the log says when it is done.
+    :param lines: the block with the log.
+    """
     for release in ("41", "42"):
         site.write(f"releases/{release}/mysite/wsgi.py", "from basic import application\n")
     shutil.rmtree(site.path / "mysite")
-    site.shell(shown("hang-up", {"tcp:8080": LOOPBACK.format(port=free_port())}))
+    site.shell(shown(command, {"tcp:8080": LOOPBACK.format(port=free_port())}))
     log = site.path / "site.log"
-    wait_for(lambda: "took over from process" in log.read_text())
+    wait_for(lambda: done in log.read_text())
     (pid,) = pids(site)
-    check_lines("hang-up-lines", log.read_text().replace(str(site.path), "/srv/site").splitlines())
+    check_lines(lines, log.read_text().replace(str(site.path), "/srv/site").splitlines())
     os.kill(pid, signal.SIGTERM)
     assert gone(pid, 20)
+
+
+@runs("workers", "workers-lines", "workers-died", "workers-takeover", "workers-watching")
+def test_workers(site: Site) -> None:
+    """Workers serve, are replaced when they die, are looked at, and a supervisor with more of them takes over."""
+    listen = {"tcp:8080": LOOPBACK.format(port=free_port())}
+    with Gate(site.home.path / "gate") as gate, site.server(shown("workers", listen)) as old:
+        check_lines("workers-lines", sorted(lines_of(old), key=lambda line: "open (pid" in line))
+        asking = asked(old.port, gate.target())
+        gate.wait_reached()
+        see, take = shown("workers-watching").splitlines()
+        (worker,) = re.findall(r"^ +(\d+)-1 .* GET /gate", site.shell(see), re.MULTILINE)
+        os.kill(int(worker), signal.SIGKILL)
+        asking.wait()
+        old.wait_line("another one starts now")
+        check_lines("workers-died", (re.sub("worker [134],", "worker 2,", line) for line in lines_of(old)))
+        assert "no exchange 4712-17" in site.shell(take, status=1)
+        old.wait_line(r"worker \d, process \d+, accepts", count=5)
+        with site.server(shown("workers-takeover", listen)) as new:
+            new.wait_line(f"took over from process {old.pid}")
+            assert old.wait() == 0
+
+
+@runs("workers-hang-up", "workers-hang-up-lines")
+def test_workers_hang_up(site: Site) -> None:
+    """A hang-up has the workers run the release that the link leads to now, and the log says so."""
+    check_deploy_in_place(site, "workers-hang-up", "deployed: all workers run", "workers-hang-up-lines")
 
 
 # -- embedding ----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from support.clients import Connection, Failure, request
 from support.home import Home
 from support.load import Load
 from support.postgres import Postgres
+from support.reports import reports
 from support.server import APPLICATIONS, Server
 from support.waiting import wait_for
 
@@ -56,17 +57,6 @@ def interrupted(server: Server) -> dict[str, dict[str, Any]]:
     """What the last line of a drain names, by path."""
     line = server.wait_line(r"interrupted: (\[.*\])$", 1)
     return {entry["url"].partition("example")[2]: entry for entry in json.loads(line[1])}
-
-
-def reports(home: Home) -> list[dict[str, Any]]:
-    """The reports that were written, by whatever wrote them."""
-    from oops_datedir_repo.serializer import read
-
-    found = []
-    for path in sorted(home.logs.glob("*-*-*/OOPS-*")):
-        with path.open("rb") as file:
-            found.append(read(file))
-    return found
 
 
 def threads_and_descriptors(server: Server) -> tuple[int, int]:

@@ -249,15 +249,21 @@ def test_sockets_of_root(home: Home) -> None:
 
 def test_a_chain(home: Home) -> None:
     """Twenty takeovers with a download that runs through all of them, and nothing grows from one to the next."""
+    (home.path / "files").mkdir()
+    content = os.urandom(MIB) * 32
+    (home.path / "files" / "large").write_bytes(content)
+    options = ("--download", f"/files={home.path / 'files'}")
     with ExitStack() as stack:
-        first = stack.enter_context(Server(home, *SHORT))
+        first = stack.enter_context(Server(home, *SHORT, *options))
+        download = stack.enter_context(Connection(first.port, receive_buffer=1 << 16, timeout=60))
+        download.send(request("/files/large"))
         gate = stack.enter_context(Gate(home.path / "gate"))
         slow = stack.enter_context(Connection(first.port))
         slow.send(request(gate.target("/half-gate")))
         gate.wait_reached()
         quick = stack.enter_context(Quick(home.run, first.environment))
-        command = starting(first).command
-        descriptors = 0
+        command = starting(first, *options).command
+        descriptors = memory = 0
         for number in range(CHAIN):
             pid = quick.start(command)
             stack.callback(end, pid)
@@ -266,12 +272,15 @@ def test_a_chain(home: Home) -> None:
                 assert connection.get("/echo?x").body == b"x"
                 connection.close()
             if number == 0:
-                descriptors = len(descriptors_of(pid))
+                descriptors, memory = len(descriptors_of(pid)), resident(pid)
+        assert resident(pid) < memory + 4 * MIB
         wait_for(lambda: len(descriptors_of(pid)) <= descriptors)
         wait_for(lambda: len(beside(str(home.run / "graceful.sock"))) == 1)
         status = status_of(home)
         assert status["pid"] == pid
-        assert [(one["pid"], one["in_flight_count"]) for one in status["draining"]] == [(first.pid, 1)]
+        assert [(one["pid"], one["in_flight_count"]) for one in status["draining"]] == [(first.pid, 2)]
+        assert download.answer().body == content
+        download.close()
         gate.open()
         assert slow.answer().body == b"firstafter"
         slow.close()
@@ -492,16 +501,15 @@ def test_nothing_is_left_of_failed_ones(home: Home) -> None:
             wait_for(lambda: not status_of_quickly(home)["takeover"])
 
         def size() -> tuple[int, int]:
-            resident = int(Path(f"/proc/{old.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            return len(os.listdir(f"/proc/{old.pid}/fd")), resident
+            return len(descriptors_of(old.pid)), resident(old.pid)
 
         for _ in range(20):
             abort()
-        descriptors, resident = size()
+        descriptors, memory = size()
         for _ in range(ABORTED):
             abort()
         wait_for(lambda: size()[0] <= descriptors)
-        assert size()[1] < resident + MIB
+        assert size()[1] < memory + MIB
         serves(old)
 
 
@@ -523,6 +531,11 @@ def _lines(pid: int, name: str) -> list[str]:
 def descriptors_of(pid: int) -> list[str]:
     """What a process has open."""
     return os.listdir(f"/proc/{pid}/fd")
+
+
+def resident(pid: int) -> int:
+    """How many bytes of memory a process has in use (proc(5), statm)."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def status_of_quickly(home: Home) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def option_tables(text: str) -> str:
     tables = []
     for group in re.findall(r"^(\w[\w ]*):\n((?:  --.*\n(?: {28}.*\n)*)+)", text, re.MULTILINE):
         rows = [f"**{group[0]}**", "", "| option | default | |", "|---|---|---|"]
-        for option in re.findall(r"  (--\S+(?: [A-Z/=]+)?)\s+(.*?)(?: \[([^\]]*)\])?\n", group[1]):
+        for option in re.findall(r"  (--\S+(?: [A-Z/=±\[\]]+)?)\s+(.*?)(?: \[([^\]]*)\])?\n", group[1]):
             rows.append(f"| `{option[0]}` | {option[2]} | {option[1]} |")
         tables.append("\n".join(rows) + "\n")
     return "\n".join(tables)

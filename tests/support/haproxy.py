@@ -11,9 +11,12 @@ import socket
 import subprocess
 from pathlib import Path
 
-# Nothing is tried twice: a request that this HAProxy could not bring to its server is lost, and seen to be.
+# Nothing is tried twice: a request that this HAProxy could not bring to its server is lost, and seen to be.  That
+# needs one thread: of two, one may have chosen a server just before "drain", and connect long after.
+ONE_THREAD = {"global\n": "global\n    nbthread 1\n"}
 HEAD = """
 global
+    nbthread 1
     stats socket {runtime} level admin
 defaults
     mode http

@@ -1,0 +1,36 @@
+"""Releases of an application, as deploy tools make them: directories, and a symbolic link to the current one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from support.home import Home
+
+RELEASE: Final = """
+from basic import application as basic
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] != "/release":
+        return basic(environ, start_response)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%s"]
+"""
+
+
+class Releases:
+    """Directories with one release each, and a symbolic link to the one that is current."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.current = home.path / "current"
+
+    def make(self, name: str, text: str | None = None) -> Path:
+        """Make a release, and have the link lead to it."""
+        directory = self._home.path / name
+        directory.mkdir()
+        (directory / "release.py").write_text(text if text is not None else RELEASE % name)
+        link = self._home.path / "next"
+        link.symlink_to(directory)
+        link.rename(self.current)
+        return directory
