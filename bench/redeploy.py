@@ -145,6 +145,18 @@ def _hang_up(site: Site) -> None:
     _changes_hands(site, lambda: os.kill(site.pid(), signal.SIGHUP))
 
 
+def _workers(site: Site, *options: str) -> subprocess.Popen[bytes]:
+    return _ours(site, "--workers", "2", *options)
+
+
+def _workers_hang_up(site: Site) -> None:
+    _booted(site, lambda: os.kill(site.pid(), signal.SIGHUP), "deployed: all workers run")
+
+
+def _workers_takeover(site: Site) -> None:
+    _changes_hands(site, lambda: _workers(site, "--takeover"))
+
+
 def _restart(site: Site) -> None:
     pid = site.pid()
     os.kill(pid, signal.SIGTERM)
@@ -210,6 +222,8 @@ WAYS: Final = {
     for way in (
         Way("takeover", _ours, _takeover),
         Way("SIGHUP", _ours, _hang_up),
+        Way("SIGHUP with workers", _workers, _workers_hang_up),
+        Way("takeover with workers", _workers, _workers_takeover),
         Way("restart", _ours, _restart),
         Way("gunicorn HUP", _gunicorn, _gunicorn_hup),
         Way("gunicorn USR2", _gunicorn, _gunicorn_usr2),
