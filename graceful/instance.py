@@ -8,6 +8,7 @@ differs is behind the methods that are left open here.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,13 +24,13 @@ from graceful.control.successor import Predecessor, TakeoverError
 from graceful.control.telling import Telling
 from graceful.exit import LEAVING
 from graceful.settings import Settings
-from graceful.signals import Signals
+from graceful.signals import Server, Signals
 from graceful.stopping import Process
 from graceful.takeover import Takeover
 
 
-class Instance(Service):
-    """An instance as a Twisted service.
+class Instance(Service, Server):
+    """An instance as a Twisted service; what signals ask of it is open as well.
 
     :param settings: limits, listeners, time-outs.
     :param process: given if the process is the instance's own; a service among others leaves signals and exit to its
@@ -52,54 +53,35 @@ class Instance(Service):
 
     # -- what differs -------------------------------------------------------------------------------------
 
+    @abstractmethod
     def bind(self) -> None:
         """Have every socket; nothing is accepted yet.
 
         :raises BindError: one line for the operator.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Where it will listen."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _build(self) -> None:
         """Make everything that serves, and see to it that it accepts when the reactor runs."""
-        raise NotImplementedError
 
+    @abstractmethod
+    def _fail(self, error: BaseException | None) -> None:
+        """What ends us is no order, but this."""
+
+    @abstractmethod
     def _leave(self) -> None:
         """End by ourselves: there is no use in going on."""
-        raise NotImplementedError
 
     def _let_go(self) -> None:
         """The predecessor has let go of everything."""
 
-    def limit(self) -> None:
-        """See to it that the process ends in time, whatever happens.  In a signal handler."""
-        raise NotImplementedError
-
-    def stop(self, quiet: bool) -> None:
-        """Begin to drain; asked again, say what it waits for.
-
-        :param quiet: close idle connections at once: nobody sends requests any more.
-        """
-        raise NotImplementedError
-
-    def hurry(self) -> None:
-        """Take down at once what is in flight."""
-        raise NotImplementedError
-
-    def deploy(self) -> None:
-        """Have the next release serve."""
-        raise NotImplementedError
-
     def reopen_logs(self) -> None:
         """Open the log files anew; somebody has moved them."""
         logs.reopen()
-
-    def say_in_flight(self) -> None:
-        """Log every exchange in flight, with its thread's stack."""
-        raise NotImplementedError
 
     # -- start --------------------------------------------------------------------------------------------
 
@@ -148,9 +130,9 @@ class Instance(Service):
 
     def _bind_all(self) -> None:
         """Have every socket, from a predecessor or from the kernel."""
+        self._use_usual_reactor()
         self._find_predecessor()
         self._bind_desk()
-        self._use_usual_reactor()
         self.bind()
         self._is_bound = True
         if self._predecessor is not None:
@@ -223,10 +205,6 @@ class Instance(Service):
         self._fail(TakeoverError(why_not))
         self.log.critical("no takeover: {reason}: stopping", reason=why_not)
         self._leave()
-
-    def _fail(self, error: BaseException | None) -> None:
-        """What ends us is no order, but this."""
-        raise NotImplementedError
 
     def _entered(self, state: str) -> None:
         """The drain has entered another state, or all sockets accept."""

@@ -54,6 +54,24 @@ class Process:
     asked_at: str | None = None
     origin: Origin | None = None
 
+    def leave(self, reactor: Any, ending: Ending, within: float, tell: Callable[[Ending], object]) -> None:
+        """End the process with the drain's exit status.  Reactor thread.
+
+        :param ending: how the drain has gone.
+        :param within: seconds after which the process is ended in any case.
+        :param tell: says the last word.
+        """
+        self.limit.verdict(ending.exit_status, within)
+        if self.pid_file is not None:
+            self.pid_file.remove()
+        tell(ending)
+        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
+        reactor._exitSignal = None
+        try:
+            reactor.stop()
+        except ReactorNotRunning:
+            pass  # it was the reactor's stopping that made us drain
+
 
 class Stopping:
     """An engine on its way out; a `graceful.drain.Drainable`.  Reactor thread.
@@ -214,16 +232,4 @@ class Stopping:
         if self._process is None:
             self.on_gone(ending)
         else:
-            self._leave(self._process, ending)
-
-    def _leave(self, process: Process, ending: Ending) -> None:
-        process.limit.verdict(ending.exit_status, REPORTS + LEAVING)
-        if process.pid_file is not None:
-            process.pid_file.remove()
-        self.on_gone(ending)
-        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
-        self._reactor._exitSignal = None
-        try:
-            self._reactor.stop()
-        except ReactorNotRunning:
-            pass  # it was the reactor's stopping that made us drain
+            self._process.leave(self._reactor, ending, REPORTS + LEAVING, self.on_gone)

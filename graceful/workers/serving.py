@@ -41,7 +41,6 @@ class WorkerServer(AppServer):
 
         :raises PostError: there are none.
         """
-        self._use_usual_reactor()
         self._bound = self._post.sockets()
         assert self._process is not None
         for bound in self._bound:

@@ -10,8 +10,8 @@ import os
 import signal
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ReactorNotRunning
 
 from graceful.clock import on
 from graceful.control.health import Health
@@ -72,7 +72,6 @@ class Supervisor(Instance):
 
         :raises BindError: one line for the operator.
         """
-        self._use_usual_reactor()
         addresses = [parse(text) for text in self.settings.listen]
         for address in addresses:
             if address.kind == "plugin":
@@ -90,7 +89,6 @@ class Supervisor(Instance):
         return self._places.names()
 
     def _bind_desk(self) -> None:
-        self._use_usual_reactor()
         settings = self.settings
         clock = self._clock = on(self._reactor)
         clock.start()
@@ -242,21 +240,11 @@ class Supervisor(Instance):
 
     def _end(self, ending: Ending) -> None:
         if self._failed is not None:
-            ending = Ending(1, ending.seconds, ending.finished, ending.taken_down, ending.abandoned, ending.reports)
-        process = self._own
-        process.limit.verdict(ending.exit_status, LEAVING)
-        if process.pid_file is not None:
-            process.pid_file.remove()
+            ending = evolve(ending, exit_status=1)
         assert self._desk is not None
-        self._desk.end(ending)
+        self._own.leave(self._reactor, ending, LEAVING, self._desk.end)
         self._looking.stop()
         self._clock.stop()
-        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
-        self._reactor._exitSignal = None
-        try:
-            self._reactor.stop()
-        except ReactorNotRunning:
-            pass  # it was the reactor's stopping that made us drain
         self._over.callback(None)
 
     def stopService(self) -> Deferred[None]:
