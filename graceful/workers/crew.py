@@ -227,7 +227,7 @@ class Crew:
             self._keepers.gone(worker)
             self._keepers.cover()
             why = "was told to stop by somebody else" if worker.line.open else "can be heard no more"
-            self._staff(place, f"worker {place.number}, process {worker.pid}, {why}", worker.served_for)
+            self._staff(place, f"{worker}, {why}", worker.served_for)
 
     def closed(self, worker: Worker) -> None:
         """It accepts nobody any more."""
@@ -250,14 +250,14 @@ class Crew:
         if self.exodus is not None:
             self.exodus.ended(worker)
             return
-        self._why = worker.why or f"worker {worker.number}, process {worker.pid}, has ended with {worker.how()}"
+        self._why = worker.why or f"{worker}, has ended with {worker.how()}"
         if not self._accepting:
             return
         self._keepers.gone(worker)
         self._keepers.cover()
         self._replaced(place, worker, worker.how())
         what = "has ended" if worker.has_served else "cannot start"
-        self._staff(place, f"worker {place.number}, process {worker.pid}, {what}: {worker.how()}", worker.served_for)
+        self._staff(place, f"{worker}, {what}: {worker.how()}", worker.served_for)
 
     def _staff(self, place: Place, what: str, served_for: float) -> None:
         """See to it that another one is started, if nobody works there, nor comes."""

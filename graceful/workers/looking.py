@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from graceful.control.client import ANSWERS_IN, ClientError, Refused
 from graceful.control.status import KEPT
+from graceful.workers.process import STARTING
 from graceful.workers.together import Picture, Totals, named
 
 #: Seconds between two looks at a worker.
@@ -33,9 +34,6 @@ SAID_IN: Final = 2.0
 
 #: How many of a worker's exchanges are always known.
 LISTED: Final = 200
-
-#: The state of a worker that cannot be asked yet.
-STARTING: Final = "starting"
 
 
 class Worker(Protocol):
@@ -142,6 +140,10 @@ class Looking:
             self.carried = self.carried.plus([self._known.pop(worker).picture])
         return [(worker, self._known.setdefault(worker, Known())) for worker in workers]
 
+    def _of(self, worker: Worker) -> Known | None:
+        """What is known of a worker; None if the crew has it no more."""
+        return dict(self.all()).get(worker)
+
     def said(self) -> list[Known]:
         """What is known of all, and maybe of some that have just ended; nothing is changed by this.
 
@@ -151,12 +153,12 @@ class Looking:
 
     def silent_for(self, worker: Worker) -> float:
         """For how many seconds a worker has not answered; 0 if it does."""
-        known = dict(self.all()).get(worker)
+        known = self._of(worker)
         return self.clock.seconds() - known.at if known is not None and known.silent else 0.0
 
     def last(self, worker: Worker) -> Picture | None:
         """What a worker has said last; None if it has not said anything yet, or the crew has it no more."""
-        known = dict(self.all()).get(worker)
+        known = self._of(worker)
         return known.picture if known is not None and known.picture else None
 
     def fresh(self, limit: int | None) -> Deferred[Any]:
@@ -195,7 +197,7 @@ class Looking:
 
         :param picture: as :meth:`graceful.control.status.Status.picture` makes it.
         """
-        known = dict(self.all()).get(worker)
+        known = self._of(worker)
         if known is None:
             return  # what it had counted is carried over already
         ended = picture.get("ended") or []

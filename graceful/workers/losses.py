@@ -64,7 +64,6 @@ class Losses:
         number = None
         if self._reports.wanted:
             number = self._reports.new_id()
-            why = f"worker {worker.number}, process {worker.pid}, has ended with {worker.how()}"
             self._reports.publisher.publish(
                 {
                     **known,
@@ -72,7 +71,7 @@ class Losses:
                     "time": datetime.now(timezone.utc),
                     "kind": LOST,
                     "type": "WorkerLost",
-                    "value": why,
+                    "value": f"{worker}, has ended with {worker.how()}",
                     "reporter": "graceful",
                     "hostname": socket.gethostname(),
                     "pid": worker.pid,

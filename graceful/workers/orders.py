@@ -16,6 +16,7 @@ from graceful.exit import LEAVING, LastLimit
 from graceful.workers.asking import OBEYED_IN
 from graceful.workers.crew import Crew
 from graceful.workers.exodus import Exodus
+from graceful.workers.process import STARTING
 from graceful.workers.status import FleetStatus
 
 #: Seconds that a supervisor gives its workers beyond their own last limit, behind which stands their kernel timer.
@@ -68,7 +69,7 @@ class FleetOrders:
 
     def _all(self, target: str, **values: Any) -> Deferred[None]:
         """Give an order to everybody who can be asked; fires when all have answered, or cannot."""
-        workers = [worker for worker in self._crew.workers() if worker.state != "starting"]
+        workers = [worker for worker in self._crew.workers() if worker.state != STARTING]
         asked = [worker.ask("POST", target, values, OBEYED_IN) for worker in workers]
         return DeferredList(asked, consumeErrors=True).addCallback(lambda ignored: None)
 

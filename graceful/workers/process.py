@@ -145,6 +145,9 @@ class Worker:
             start_new_session=True,  # so that Ctrl-C is the supervisor's alone
         )
 
+    def __str__(self) -> str:
+        return f"worker {self.number}, process {self.pid}"
+
     @property
     def has_served(self) -> bool:
         """Whether it has ever accepted."""

@@ -23,7 +23,8 @@ from graceful.control.status import CLOSED_SINCE, Course, rotation_of
 from graceful.exit import latest_exit
 from graceful.web.exchange import PHASES
 from graceful.workers.asking import OBEYED_IN
-from graceful.workers.looking import SAID_IN, STARTING, Known, Looking, Worker, refused
+from graceful.workers.looking import SAID_IN, Known, Looking, Worker, refused
+from graceful.workers.process import STARTING
 from graceful.workers.together import Picture, merged, named, phases, sockets, sums
 
 #: The state of a worker that has not answered in time, or what cannot be understood.

@@ -32,7 +32,7 @@ from graceful.workers.looking import EVERY, Looking
 from graceful.workers.losses import Losses
 from graceful.workers.orders import BEYOND, FleetOrders
 from graceful.workers.places import Places
-from graceful.workers.process import Surroundings, Worker
+from graceful.workers.process import READY, STARTING, Surroundings, Worker
 from graceful.workers.recycling import Recycling
 from graceful.workers.roll import Roll
 from graceful.workers.status import FleetStatus
@@ -213,7 +213,7 @@ class Supervisor(Instance):
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._crew.workers():
-            if worker.state not in ("starting", "ready"):  # a signal that nobody handles yet would kill
+            if worker.state not in (STARTING, READY):  # a signal that nobody handles yet would kill
                 worker.send_signal(number)
 
     # -- the way out --------------------------------------------------------------------------------------
