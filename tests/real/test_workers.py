@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support.clients import Connection, Failure, request
+from support.clients import Connection, Failure, get, request
 from support.command import graceful, status_of
 from support.gate import Gate
 from support.home import UNPRIVILEGED, Home
@@ -77,12 +77,7 @@ def complete(home: Home, count: int = 3, without: int = 0) -> dict[int, int]:
 
 def served(port: int, times: int = 30) -> Counter[bytes]:
     """Make some requests, each on a connection of its own; return which process has answered how many."""
-    found: Counter[bytes] = Counter()
-    for _ in range(times):
-        with Connection(port) as connection:
-            found[connection.get("/pid").body] += 1
-            connection.close()
-    return found
+    return Counter(get(port, "/pid").body for _ in range(times))
 
 
 def alive(pid: int) -> bool:
@@ -159,9 +154,7 @@ def test_a_lame_duck(home: Home) -> None:
         assert graceful(home, "stop").returncode == 0
         wait_for(lambda: status_of(home)["state"] == "lame-duck")
         assert len(served(server.port)) == len(pids)
-        with Connection(server.port) as connection:
-            assert connection.get("/+haproxy").status == 503
-            connection.close()
+        assert get(server.port, "/+haproxy").status == 503
         server.send_signal(signal.SIGQUIT)
         assert server.wait() == 0
 
@@ -173,12 +166,7 @@ def test_orders(home: Home) -> None:
         gate = stack.enter_context(Gate(home.path / "gate"))
 
         def healths() -> set[int]:
-            found = set()
-            for _ in range(20):
-                with Connection(server.port) as connection:
-                    found.add(connection.get("/+haproxy").status)
-                    connection.close()
-            return found
+            return {get(server.port, "/+haproxy").status for _ in range(20)}
 
         assert graceful(home, "leave").returncode == 0
         assert healths() == {503}
@@ -210,16 +198,12 @@ def test_sockets_of_other_kinds(home: Home) -> None:
         with supervisor(home, listen=listen, pass_fds=[given.fileno()]) as server:
             server.wait_line(OPEN, count=2)
             for address in (str(path), given.getsockname()[1]):
-                with Connection(address) as connection:
-                    assert connection.get("/echo?x").body == b"x"
-                    connection.close()
+                assert get(address, "/echo?x").body == b"x"
             pids = workers_of(home)
             for pid in pids.values():
                 os.kill(pid, signal.SIGKILL)
             home.disturbed = True
-            with Connection(str(path)) as connection:  # it waits for whoever comes
-                assert connection.get("/echo?x").body == b"x"
-                connection.close()
+            assert get(str(path), "/echo?x").body == b"x"  # it waits for whoever comes
             server.terminate()
             server.wait_line(rf"socket unix:{re.escape(str(path))} closed \(pid {server.pid}\)")
             assert server.wait() == 0

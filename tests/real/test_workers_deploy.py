@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.clients import Connection, Failure, request
+from support.clients import Connection, Failure, get, request
 from support.command import status_of
 from support.gate import Gate
 from support.home import Home
@@ -41,12 +41,7 @@ def served(home: Home, releases: Releases, *options: str, workers: int = 2) -> I
 
 def releases_of(server: Server) -> set[bytes]:
     """Which releases answer."""
-    found = set()
-    for _ in range(20):
-        with Connection(server.port) as connection:
-            found.add(connection.get("/release").body)
-            connection.close()
-    return found
+    return {get(server.port, "/release").body for _ in range(20)}
 
 
 def pids(home: Home) -> list[int]:
@@ -143,9 +138,7 @@ def test_process_1_of_a_container(home: Home) -> None:
         first = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())
         os.kill(first, signal.SIGHUP)
         server.wait_line(DEPLOYED)
-        with Connection(server.port) as connection:
-            assert connection.get("/echo?x").body == b"x"
-            connection.close()
+        assert get(server.port, "/echo?x").body == b"x"
         os.kill(first, signal.SIGTERM)
         server.wait_line(r"socket tcp:127.0.0.1:\d+ closed \(pid 1\)")
         assert server.wait() == 0
@@ -176,9 +169,7 @@ def test_from_one_to_another(home: Home, daemon: bool) -> None:
             assert old.wait() == 0
             assert old.drained()[1:] == (0, 0)
             for _ in range(20):
-                with Connection(old.port) as connection:
-                    assert connection.get("/echo?x").body == b"x"
-                    connection.close()
+                assert get(old.port, "/echo?x").body == b"x"
             status = status_of(home)
             assert (status["pid"], status["state"]) == (new.pid, "serving")
             assert len(status.get("workers", [])) == (workers if workers > 1 else 0)
@@ -220,9 +211,7 @@ def test_a_successor_that_fails(home: Home) -> None:
         gate.open()
         old.wait_line("no takeover: process .* has ended before it accepted", count=2)
         assert len(pids(home)) == 2
-        with Connection(old.port) as connection:
-            assert connection.get("/echo?x").body == b"x"
-            connection.close()
+        assert get(old.port, "/echo?x").body == b"x"
         home.disturbed = True
 
 
