@@ -14,7 +14,7 @@ import pytest
 from support.clients import Answer, Connection, Failure, digest, get, request
 from support.home import Home
 from support.nginx import Nginx
-from support.server import Server
+from support.server import Server, resident
 from support.tls import Certificate
 from support.upstream import Script, Upstream, Visit, head, says, silent
 from support.waiting import wait_for
@@ -383,13 +383,13 @@ def test_slow_client_pauses_the_upstream(server: Server) -> None:
         visit.flood(size)
 
     with Upstream(flood) as upstream, Connection(server.port, receive_buffer=65536) as connection:
-        before = resident(server)
+        before = resident(server.pid)
         connection.send(request(f"/download?target={upstream.url}/file"))
         visit = upstream.visit()
         assert visit.stalled.wait(10)
         assert visit.sent < size / 2
         assert server.stays(2.2)  # an upstream that is paused is not silent
-        assert resident(server) - before < 4 * MIB
+        assert resident(server.pid) - before < 4 * MIB
         got = 0
 
         def consume(piece: bytes) -> None:
@@ -398,12 +398,6 @@ def test_slow_client_pauses_the_upstream(server: Server) -> None:
 
         connection.answer(consume=consume)
         assert got == size
-
-
-def resident(server: Server) -> int:
-    """The memory of a server's process, in bytes."""
-    with open(f"/proc/{server.pid}/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_client_takes_nothing(home: Home, nginx: Nginx) -> None:

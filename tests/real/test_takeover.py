@@ -27,7 +27,7 @@ from support.load import Load
 from support.ports import free_port
 from support.preload import library
 from support.quick import Quick
-from support.server import OPEN, PROGRAMS, UNPRIVILEGED_USER, Server
+from support.server import OPEN, PROGRAMS, UNPRIVILEGED_USER, Server, resident
 from support.tls import Certificate
 from support.waiting import wait_for
 
@@ -531,11 +531,6 @@ def _lines(pid: int, name: str) -> list[str]:
 def descriptors_of(pid: int) -> list[str]:
     """What a process has open."""
     return os.listdir(f"/proc/{pid}/fd")
-
-
-def resident(pid: int) -> int:
-    """How many bytes of memory a process has in use (proc(5), statm)."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def status_of_quickly(home: Home) -> dict[str, Any]:

@@ -354,3 +354,8 @@ class Server:
 def become_subreaper() -> None:
     """Become the parent of daemons that this process starts, to learn their exit status (prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def resident(pid: int) -> int:
+    """How many bytes of memory a process has in use (proc(5), statm)."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
