@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import graceful.options
 import graceful.settings
 from graceful.limits import Limit
-from graceful.options import _GROUPS, Options
+from graceful.option_table import GROUPS
+from graceful.options import Options
 from graceful.settings import BadSetting, Settings, half_of_open_files
 
 
@@ -427,14 +428,14 @@ class HelpTests(OptionsTestCase):
     def test_every_option(self) -> None:
         """Every option that can be given is in the help, and nothing else."""
         options = Options()
-        shown = [option.name for group in _GROUPS.values() for option in group]
+        shown = [option.name for group in GROUPS.values() for option in group]
         self.assertEqual(sorted(shown), sorted(name.rstrip("=") for name in options.longOpt))
         for name in shown:
             self.assertIn(f"  --{name}", options.getUsage(80))
 
     def test_defaults(self) -> None:
         """The defaults in the help are those of the settings: typing them changes nothing."""
-        rows = [option for group in _GROUPS.values() for option in group]
+        rows = [option for group in GROUPS.values() for option in group]
         numeric = [option for option in rows if option.read is not None and option.default[:1] in "0123456789/"]
         self.assertEqual(len(numeric), 18)
         typed = [word for option in numeric for word in (f"--{option.name}", option.default)]
