@@ -16,13 +16,14 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from graceful.clock import on
-from graceful.control.api import Control, Orders, Reading
+from graceful.control.api import Control, Orders
 from graceful.control.client import Client, ClientError
 from graceful.control.door import FOR_EVER, STAY, Door
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.notify import Notify
 from graceful.control.origin import Origin
+from graceful.control.reading import Reading
 from graceful.control.socket import ControlSocket, beside
 from graceful.control.status import Ending
 from graceful.control.successor import Predecessor

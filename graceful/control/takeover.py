@@ -17,7 +17,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from graceful.control.api import Problem, credentials
+from graceful.control.api import credentials
+from graceful.control.reading import Problem
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.offers import offers
 from graceful.sockets.takeover import PROTOCOL, NotNow, Succession

@@ -9,10 +9,11 @@ from typing import Any, cast
 from doubles import Case, get
 
 from graceful.control import api
-from graceful.control.api import Control, Reading
+from graceful.control.api import Control
 from graceful.control.events import HISTORY, MOST, Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
+from graceful.control.reading import Reading
 from graceful.control.status import Ending, Status
 
 LOOK = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
