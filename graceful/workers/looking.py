@@ -10,7 +10,7 @@ So when one has ended, what it has said last is carried over.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, Final, Protocol
 
@@ -82,10 +82,6 @@ class Known:
     newest: Any = None
 
 
-def _nothing(worker: Worker, picture: Picture) -> None:
-    """What is done with what a worker says, as long as nobody asked for anything."""
-
-
 @define(eq=False)
 class Looking:
     """Looks at workers.  Reactor thread.
@@ -93,7 +89,6 @@ class Looking:
     :param crew: the workers.
     :param clock: times the looks.
     :ivar draining: look oftener, and remember what has ended.
-    :ivar on_heard: called with each worker that has said how it is, and with what it has said.
     :ivar carried: what was counted by those that have ended.
     :ivar ended: the last exchanges that have ended in the drain, newest first.
     """
@@ -101,7 +96,6 @@ class Looking:
     crew: Crew
     clock: IReactorTime
     draining: bool = False
-    on_heard: Callable[[Worker, Picture], object] = _nothing
     carried: Totals = field(factory=Totals)
     ended: deque[dict[str, Any]] = field(factory=lambda: deque(maxlen=KEPT))
     _known: dict[Worker, Known] = field(factory=dict)
@@ -208,7 +202,6 @@ class Looking:
             self.ended.extendleft(reversed(fresh))
         known.picture = {**picture, "in_flight": [named(worker.pid, one) for one in picture["in_flight"]]}
         known.at, known.silent = self.clock.seconds(), False
-        self.on_heard(worker, known.picture)
 
 
 def refused(failure: Failure, status: int) -> bool:

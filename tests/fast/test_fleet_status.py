@@ -353,7 +353,13 @@ class AskingAllTests(FleetCase):
     def test_looking(self) -> None:
         """Each is looked at once a second, in a drain oftener, but never while it owes an answer."""
         heard: list[int] = []
-        self.looking.on_heard = lambda worker, said: heard.append(worker.pid)
+        hear = Looking.heard
+
+        def note(looking: Looking, worker: Any, said: Any) -> None:
+            heard.append(worker.pid)
+            hear(looking, worker, said)
+
+        self.patch(Looking, "heard", note)
         self.looking.start()
         self.assertEqual((self.first.asked(), self.second.asked()), ([f"GET /tally?limit={LISTED}"],) * 2)
         self.first.says(picture(exchange(1, 2.0)))
