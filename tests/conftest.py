@@ -1,8 +1,9 @@
-"""How the tests are shared by several processes, with pytest-xdist."""
+"""How the tests are shared by several processes, with pytest-xdist, and what all of these begin with."""
 
 from __future__ import annotations
 
 import ast
+import signal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def _under_load(file: str) -> set[str]:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     """Have it so, whatever `--dist` says."""
     return Sharing(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin as at a terminal: a shell has background jobs ignore SIGINT, and so would every server started here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
