@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred
 
 from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.nearby import bound_send_buffer
 from graceful.web.receiver import Receiver
 from graceful.web.turn import GONE, REACTOR, SEND, Piece, Turn
 
@@ -51,6 +52,7 @@ class Connection:
     :ivar writing: whether the reactor waits to send a rest.  Under the turn's lock.
     :ivar active: when something last came from or went to the client, monotonic seconds.
     :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
+    :ivar bounded: whether its send buffer has been seen to.  Whoever holds the token.
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
     :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
         there is more.  Reactor thread.
@@ -65,6 +67,7 @@ class Connection:
         "_reset",
         "active",
         "answered",
+        "bounded",
         "drained",
         "fd",
         "intake",
@@ -101,7 +104,7 @@ class Connection:
         self.receiver = Receiver(self, site)
         self.intake = self.receiver.intake
         self.active = self.opened = monotonic()
-        self.answered = False
+        self.answered = self.bounded = False
         self.reading, self.writing = True, False
         self.memo: Any = None
         self.drained: Callable[[], None] | None = None
@@ -179,6 +182,9 @@ class Connection:
         """
         try:
             if len(data) > JOIN:
+                if not self.bounded:
+                    self.bounded = True
+                    bound_send_buffer(self.sock)
                 count = self.sock.sendmsg((head, data))
             else:
                 head += data

@@ -6,6 +6,7 @@ reactor would do now, and returns when there is nothing left to do.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -161,6 +162,8 @@ class Socket:
     :ivar closed: whether it was closed.
     :ivar family: of the real one, which is a Unix socket, unless the test says something else.
     :ivar low: each limit that was set for what the kernel takes ahead.
+    :ivar away: how far the client is away, in microseconds; None: the kernel does not tell.
+    :ivar buffers: each size that its send buffer was given.
     """
 
     def __init__(self, real: socket.socket) -> None:
@@ -171,6 +174,8 @@ class Socket:
         self.closed = self.reset = False
         self.family = real.family
         self.low: list[int] = []
+        self.away: int | None = None
+        self.buffers: list[int] = []
 
     def fileno(self) -> int:
         return self.real.fileno()
@@ -197,7 +202,16 @@ class Socket:
     def shutdown(self, how: int) -> None:
         self.real.shutdown(how)
 
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+        if self.away is None:
+            raise OSError(errno.EOPNOTSUPP, "not with this socket")
+        return bytes(size - 4) + struct.pack("=I", self.away)
+
     def setsockopt(self, level: int, option: int, value: Any) -> None:
+        if (level, option) == (socket.SOL_SOCKET, socket.SO_SNDBUF):
+            self.buffers.append(value)
+            return
         if (level, option) == (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT):
             self.low.append(value)
             return
