@@ -100,6 +100,10 @@ def _granian(port: int, logs: Path) -> list[str]:
     return [_program("granian"), "--interface=wsgi", *listen, *threads, "app:application"]
 
 
+def _bare(port: int, logs: Path) -> list[str]:
+    return [sys.executable, str(HERE / "bare.py"), str(port)]
+
+
 def _ours(
     *options: str, program: tuple[str, ...] = (_program("twistd"),), log: bool = True
 ) -> Callable[[int, Path], list[str]]:
@@ -125,6 +129,8 @@ KINDS = {
         # wrk opens a new connection only after an answer that says `Connection: close`.
         Kind("uwsgi", "pyuwsgi", _uwsgi, {"close": "keeps connections that it is asked to close"}),
         Kind("granian", "granian", _granian),
+        # No server at all: what the kernel and wrk leave to all of them.
+        Kind("bare", "graceful", _bare, {"sleep": "has no application", "close": "closes nothing"}),
         Kind("ours", "graceful", _ours()),
         # The same again, to see how far two equal servers seem to differ.
         Kind("ours2", "graceful", _ours()),
