@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from graceful.exit import TAKEDOWN
 from graceful.reports.reports import Reports
+from graceful.takedown.connections import take_down
 from graceful.takedown.interruption import Interruption
 from graceful.takedown.stacks import stack_of
 from graceful.takedown.thread import LOOK_AGAIN, WITHIN, Descent
@@ -110,7 +111,7 @@ class Deadline:
 
     def _end(self, connection: Connection) -> None:
         try:
-            interrupted = connection.take_down()
+            interrupted = take_down(connection)
         except Exception:
             # One that fails must not keep the others from their end.
             self.log.failure("a connection could not be taken down and is closed")

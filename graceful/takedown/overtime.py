@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from graceful.reports.reports import Reports
+from graceful.takedown.connections import interrupt, take_down
 from graceful.takedown.interruption import Interruption
 from graceful.takedown.stacks import stack_of
 from graceful.takedown.thread import Descent
@@ -152,9 +153,9 @@ class Overtime:
         """Tell the client."""
         connection = exchange.connection
         if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
-            return connection.take_down()
+            return take_down(connection)
         behind = [*connection.turn.waiting, *connection.receiver.under_way()]
-        if not connection.interrupt(exchange):
+        if not interrupt(exchange):
             return []
         return [exchange, *(behind if connection.turn.closed or connection.turn.closing else ())]
 

@@ -472,57 +472,6 @@ class Connection:
         self.intake.deaf = True
         self.active = monotonic()
 
-    def take_down(self) -> list[Exchange]:
-        """The deadline has come.  End what is left here: 503 if no head went out, else a visible cut.
-
-        Returned are the exchanges that were interrupted: the one that is being answered, and those behind it.
-        """
-        turn = self.turn
-        current = turn.current
-        if current is None:
-            receiving = self.receiver.refuse(503)
-            if receiving is None:
-                self.close()
-                return []
-            return [receiving]
-        if turn.lingering and self.unsent() == 0:
-            return []
-        interrupted = [current, *turn.waiting, *self.receiver.under_way()]
-        if not self._oust(current, keep=False):
-            framed = current.chunked or current.length >= 0
-            self.close(reset=not framed)
-        current.flushed = True
-        return interrupted
-
-    def _oust(self, exchange: Exchange, keep: bool) -> bool:
-        """Answer 503 instead of whoever works for an exchange.  False: it is not its turn, or its answer has begun.
-
-        :param keep: the connection may carry other exchanges afterwards.
-        """
-        substitute = Exchange(self)
-        substitute.id, substitute.method, substitute.target = exchange.id, exchange.method, exchange.target
-        substitute.version, substitute.report = exchange.version, exchange.report
-        substitute.keep = keep and exchange.keep
-        if not self.turn.oust(exchange, substitute):
-            return False
-        self.site.disconnected(exchange)
-        exchange.status = 503
-        self.site.answer(substitute, 503)
-        return True
-
-    def interrupt(self, exchange: Exchange) -> bool:
-        """End this one exchange, which has had its time: 503 if no head went out, else a visible cut.
-
-        Others on the connection go on, unless it has to be cut.  False: it is not its turn any more, or its answer is
-        complete and on its way.
-        """
-        if self._oust(exchange, keep=True):
-            return True
-        if exchange.ended:
-            return False  # it was set before the last piece was given away, which is what has stopped us
-        framed = exchange.chunked or exchange.length >= 0
-        return self.close(reset=not framed, only=exchange)
-
     def unsent(self) -> int:
         """Bytes that the kernel holds and the client's kernel has not confirmed."""
         try:

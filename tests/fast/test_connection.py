@@ -23,6 +23,7 @@ from fast.doubles import (
     post,
     virtual_time,
 )
+from graceful.takedown.connections import take_down
 from graceful.web.body import HIGH, MEMORY
 from graceful.web.connection import HELD, JOIN, ROOM
 from graceful.web.exchange import LINGERING, Disconnected, Exchange
@@ -465,7 +466,7 @@ class WaitingTests(Case):
         """The wait ends when the exchange is taken down."""
         client, exchange = self.ask(buffer=5000)
         thread, errors = self.held_back(client, exchange, 3 * MIB)
-        self.assertEqual(client.connection.take_down(), [exchange])
+        self.assertEqual(take_down(client.connection), [exchange])
         thread.join(5)
         self.assertEqual([type(error) for error in errors], [Disconnected])
 

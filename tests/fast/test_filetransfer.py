@@ -18,6 +18,7 @@ from fast.downloading import DownloadCase
 from graceful.downloads.files import BLOCK, open_file
 from graceful.downloads.filetransfer import FileTransfer
 from graceful.downloads.targets import File
+from graceful.takedown.connections import take_down
 from graceful.web.connection import UNSENT, Connection
 from graceful.web.exchange import DOWNLOADING, SENDING, Exchange
 from graceful.web.foreign import SLICE, ForeignFactory, ForeignProtocol, TransportConnection
@@ -295,7 +296,7 @@ class FetchTests(Case):
         for leave in (
             lambda client: client.connection.close(),
             lambda client: client.close(),
-            lambda client: client.connection.take_down(),
+            lambda client: take_down(client.connection),
         ):
             client, exchange = self.begin()
             client.take()
@@ -391,7 +392,7 @@ class LeaveTests(Case):
         """The deadline cuts it, visibly, and closes the file."""
         client, exchange = self.begin(buffer=5000)
         got = client.take(100_000)
-        self.assertEqual(client.connection.take_down(), [exchange])
+        self.assertEqual(take_down(client.connection), [exchange])
         self.engine.site.finished(exchange)
         got += client.take()
         self.assertFalse(parse_answers(got)[0].whole)

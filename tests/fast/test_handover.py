@@ -19,6 +19,7 @@ from graceful.downloads.parked import Parked
 from graceful.downloads.public import Public
 from graceful.downloads.targets import parse_mapping
 from graceful.downloads.token import HEADER, Download
+from graceful.takedown.connections import take_down
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
 
 STREAM = ("Content-Type", "text/event-stream")
@@ -351,12 +352,12 @@ class DownloadTests(Case):
         client = self.engine.connect()
         real = self.sender.soon
 
-        def take_down(exchange: Exchange, *what: Any) -> None:
-            for interrupted in client.connection.take_down():
+        def deadline(exchange: Exchange, *what: Any) -> None:
+            for interrupted in take_down(client.connection):
                 self.engine.site.finished(interrupted)
             real(exchange, *what)
 
-        self.patch(self.sender, "soon", take_down)
+        self.patch(self.sender, "soon", deadline)
         (answer,) = parse_answers(client.send(GET).take())
         self.assertEqual((answer.status, self.descriptors()), (503, []))
         self.leave(client)
@@ -784,7 +785,7 @@ class PublicTests(Case):
                 if end == "leave":
                     client.connection.close()
                 else:
-                    client.connection.take_down()
+                    take_down(client.connection)
                 self.crew.work()
                 self.engine.turn()
                 client.close()

@@ -11,6 +11,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from fast.doubles import MIB, Case, Client, Engine, get, parse_answers, virtual_time
 from graceful.limits import Limit
+from graceful.takedown.connections import interrupt
 from graceful.takedown.interruption import Interruption
 from graceful.takedown.overtime import LOOK, Overtime
 from graceful.takedown.single import take_down_one
@@ -164,7 +165,7 @@ class LimitTests(Overtimes):
         """An answer that is just being given away is not cut any more."""
         client, exchange = self.threaded()
         results: list[bool] = []
-        client.socket.meanwhile = lambda: results.append(client.connection.interrupt(exchange))
+        client.socket.meanwhile = lambda: results.append(interrupt(exchange))
         exchange.start("200 OK", [])
         exchange.finish(b"whole")
         self.engine.turn()
@@ -184,7 +185,7 @@ class LimitTests(Overtimes):
         client, exchange = self.threaded(get(1) + get(2))
         self.answer(exchange)
         second = self.engine.asked[-1]
-        self.assertFalse(client.connection.interrupt(exchange))
+        self.assertFalse(interrupt(exchange))
         self.assertFalse(client.connection.close(only=exchange))
         self.answer(second)
         self.assertEqual(self.statuses(client), [200, 200])

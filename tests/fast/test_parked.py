@@ -14,6 +14,7 @@ from fast.doubles import GET, HOST, MIB, Answer, Client, get, parse_answers
 from fast.downloading import DownloadCase
 from graceful.downloads.parked import NOTHING_NEW, News, Parked
 from graceful.downloads.waiting import HELD, LATE, SPREAD, Lot, Waiting
+from graceful.takedown.connections import take_down
 from graceful.web.exchange import PARKED, Exchange
 
 STREAM = ("Content-Type", "text/event-stream")
@@ -396,7 +397,7 @@ class GoneTests(Case):
     def test_taken_down(self) -> None:
         """The deadline answers for it, and the application is told that nobody waits any more."""
         client, ticket = self.park()
-        self.assertEqual(len(client.connection.take_down()), 1)
+        self.assertEqual(len(take_down(client.connection)), 1)
         self.assertEqual((self.got(client).status, self.gone), (503, [ticket]))
         self.leave(client)
 

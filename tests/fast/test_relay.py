@@ -14,6 +14,7 @@ from fast.doubles import GET, HOST, Client, get, parse_answers
 from fast.downloading import DownloadCase, Question, Response
 from graceful.downloads.heads import Answer
 from graceful.downloads.relay import HIGH, PAUSES, PROGRESS, Relay
+from graceful.takedown.connections import take_down
 from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
 from graceful.web.handler import IAnswerer, IHandler
@@ -366,13 +367,13 @@ class LeaveTests(Case):
     def test_taken_down(self) -> None:
         """The deadline: 503 before the head, a visible cut after it; and the upstream is let go in both."""
         client, exchange = self.begin()
-        self.assertEqual(client.connection.take_down(), [exchange])
+        self.assertEqual(take_down(client.connection), [exchange])
         self.assertTrue(self.question.cancelled)
         self.assertEqual(self.got(client).status, 503)
         self.leave(client)
         client, response = self.flowing()
         response.data(PIECE)
-        client.connection.take_down()
+        take_down(client.connection)
         self.assertTrue(response.closed)
         self.assertFalse(self.got(client).whole)
         self.nothing_left()

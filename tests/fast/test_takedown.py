@@ -10,6 +10,8 @@ from twisted.logger import capturedLogs, formatEvent
 from fast.doubles import CLOSE, EXPECT, GET, HOST, MIB, Case, Client, Engine, get, parse_answers, post
 from graceful.aside import Aside
 from graceful.reports.reports import Reports
+from graceful.takedown import deadline as deadline_module
+from graceful.takedown.connections import take_down
 from graceful.takedown.deadline import LAST_MOMENT, Deadline
 from graceful.takedown.stacks import stack_of
 from graceful.takedown.threads import Descents
@@ -24,7 +26,7 @@ class TakeDownTests(Case):
 
     def take_down(self, client: Client) -> list[Exchange]:
         """Take down what the connection carries."""
-        interrupted = client.connection.take_down()
+        interrupted = take_down(client.connection)
         for exchange in interrupted:
             self.engine.site.finished(exchange)
         self.engine.turn()
@@ -120,7 +122,7 @@ class TakeDownTests(Case):
     def test_while_sending(self) -> None:
         """A thread that is inside `send` in that moment gives the descriptor back itself."""
         client, exchange = self.ask()
-        client.socket.meanwhile = client.connection.take_down
+        client.socket.meanwhile = lambda: take_down(client.connection)
         exchange.start("200 OK", [])
         try:
             exchange.write(b"some")
@@ -290,14 +292,13 @@ class DeadlineTests(Case):
     def test_one_that_fails(self) -> None:
         """A connection that cannot be taken down in order is closed, and the others are taken down."""
         bad, good = self.ask()[0], self.ask()[0]
-        take_down = Connection.take_down
 
         def fail(connection: Connection) -> list[Exchange]:
             if connection is bad.connection:
                 raise ZeroDivisionError
             return take_down(connection)
 
-        self.patch(Connection, "take_down", fail)
+        self.patch(deadline_module, "take_down", fail)
         self.start()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual([answer.status for answer in parse_answers(good.take())], [503])

@@ -15,6 +15,7 @@ from unittest.mock import patch
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.settings import Settings
+from graceful.takedown import connections
 from graceful.web import connection as connection_module
 from graceful.web import receiver as receiver_module
 from graceful.web.connection import Connection
@@ -258,7 +259,7 @@ def take_down(world: World) -> None:
     """The deadline comes."""
     connection = world.connection
     if not connection.turn.closed:
-        for interrupted in connection.take_down():
+        for interrupted in connections.take_down(connection):
             world.site.finished(interrupted)
 
 
