@@ -1,7 +1,7 @@
 """An instance, put together: reads like a table of contents.
 
 Bind (as root, if started so), shed privileges, import the application, build the engine, accept; and on the way
-out the chain of :mod:`graceful.drain`.  Everything that does something is in a module of its own.
+out the chain of :mod:`graceful.chain`.  Everything that does something is in a module of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the steps of a drain do to an engine, and how the process ends when it is ours.
 
-The order of the steps is :mod:`graceful.drain`'s; what they mean for sockets, connections and threads is here.
+The order of the steps is :mod:`graceful.chain`'s; what they mean for sockets, connections and threads is here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Process:
 
 
 class Stopping:
-    """An engine on its way out; a `graceful.drain.Drainable`.  Reactor thread.
+    """An engine on its way out; a `graceful.chain.Drainable`.  Reactor thread.
 
     :param engine: what is drained.
     :param reactor: stopped at the end, if the process is ours.

@@ -69,7 +69,7 @@ class Process:
 class Leaving:
     """A reactor on its way out.  Reactor thread.
 
-    It is a `graceful.drain.Drainable` and a `graceful.signals.Server`, and what control looks at.
+    It is a `graceful.chain.Drainable` and a `graceful.signals.Server`, and what control looks at.
 
     :param reactor: whose ports and connections.
     :param counted: what it counts.
