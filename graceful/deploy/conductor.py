@@ -18,8 +18,9 @@ from attrs import define
 from graceful.deploy.balancer import IRuntime
 from graceful.deploy.host import Host
 from graceful.deploy.leaving import Leaver
+from graceful.deploy.ledger import Ledger
 from graceful.deploy.plan import Plan
-from graceful.deploy.rollout import Ledger, Rollout, Steps, Tell
+from graceful.deploy.rollout import Rollout, Steps, Tell
 
 #: Seconds between two looks at a server that finishes what it has.
 LOOK_EVERY: Final = 0.25

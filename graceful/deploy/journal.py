@@ -15,8 +15,8 @@ from typing import Any
 
 from graceful.deploy import DeployError
 from graceful.deploy.balancer import Found
+from graceful.deploy.ledger import Ledger
 from graceful.deploy.plan import Plan
-from graceful.deploy.rollout import Ledger
 
 
 class JournalError(DeployError):

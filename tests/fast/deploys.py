@@ -14,8 +14,8 @@ from attrs import evolve
 from graceful.deploy.conductor import Conductor
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic, Unreachable
 from graceful.deploy.host import ProcessError, Reply
+from graceful.deploy.ledger import Ledger
 from graceful.deploy.plan import Instance, Plan
-from graceful.deploy.rollout import Ledger
 
 GOOD = Reply(200, "200 OK")
 
