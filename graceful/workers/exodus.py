@@ -109,6 +109,11 @@ class Exodus:
     def kill(self) -> None:
         """End whoever is still there."""
         for worker in self._crew.workers():
+            self.log.error(
+                "worker {number}, process {pid}, is still there at the last limit, and is killed",
+                number=worker.number,
+                pid=worker.pid,
+            )
             worker.send_signal(signal.SIGKILL)
 
     def _leave(self, state: str) -> bool:

@@ -89,6 +89,7 @@ class Looking:
     :param crew: the workers.
     :param clock: times the looks.
     :ivar draining: look oftener, and remember what has ended.
+    :ivar began: when the drain began, seconds of the clock.
     :ivar carried: what was counted by those that have ended.
     :ivar ended: the last exchanges that have ended in the drain, newest first.
     """
@@ -96,6 +97,7 @@ class Looking:
     crew: Crew
     clock: IReactorTime
     draining: bool = False
+    began: float = 0.0
     carried: Totals = field(factory=Totals)
     ended: deque[dict[str, Any]] = field(factory=lambda: deque(maxlen=KEPT))
     _known: dict[Worker, Known] = field(factory=dict)
@@ -123,7 +125,7 @@ class Looking:
         """A drain begins: what has finished is counted for it from now on."""
         self.all()
         self.carried = evolve(self.carried, drained=0)
-        self.draining = True
+        self.draining, self.began = True, self.clock.seconds()
         if self._next is not None and self._next.active():
             self._next.reset(0)
 

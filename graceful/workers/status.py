@@ -78,12 +78,18 @@ class FleetStatus(Course):
         return [known.picture for _, known in self.looking.all() if known.picture]
 
     def _left(self, key: str) -> list[float]:
-        """What each worker has said that it has left, seconds; in a drain less what has passed since."""
-        now, found = self.looking.clock.seconds(), []
-        for known in self.looking.said():
+        """What each worker has said that it has left, seconds; in a drain less what has passed since.
+
+        One that has not said anything since the drain began may never do so again: its time passes, too.
+        """
+        looking = self.looking
+        now, found = looking.clock.seconds(), []
+        for known in looking.said():
             left = known.picture.get(key)
             if left is not None:
-                found.append(max(0.0, left - (now - known.at if known.picture.get("drain") else 0.0)))
+                drains = known.picture.get("drain")
+                since = known.at if drains else max(known.at, looking.began) if looking.draining else now
+                found.append(max(0.0, left - (now - since)))
         return found
 
     @property

@@ -212,6 +212,19 @@ class TogetherTests(FleetCase):
         self.status()
         self.assertEqual((self.status.deadline, self.status.at_most), (None, 0.0))
 
+    def test_time_of_the_silent(self) -> None:
+        """The time of a worker passes that says nothing from the beginning of a drain on, as one that is stopped."""
+        self.hear(picture(latest_exit=20.0), picture(latest_exit=15.0))
+        self.clock.advance(5)
+        self.status.enter("closing")
+        self.assertEqual(self.status.at_most, 20.0)
+        self.clock.advance(4)
+        self.assertEqual(self.status.at_most, 16.0)
+        self.hear(picture(latest_exit=20.0), picture(latest_exit=15.0))  # they have not got the order yet
+        self.assertEqual(self.status.at_most, 20.0)
+        self.clock.advance(21)
+        self.assertEqual(self.status.at_most, 0.0)
+
 
 class CountersTests(FleetCase):
     """Counters never go down."""
