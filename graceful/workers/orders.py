@@ -60,8 +60,9 @@ class FleetOrders:
         left = self._last.left
         if left is None or self._exodus.state in ("serving", "gone"):
             return
-        if self._at_most() + BEYOND > left + LEAVING:
-            self._last.arm(self._at_most() + BEYOND)
+        at_most = self._at_most()
+        if at_most and at_most + BEYOND > left + LEAVING:  # without `at_most` it would be put off for ever
+            self._last.arm(at_most + BEYOND)
         elif left < LEAVING:
             self._exodus.kill()
 

@@ -120,6 +120,19 @@ def test_a_silent_worker(home: Home) -> None:
         assert sorted(client.answer().status for client in clients) == [200, 503]
 
 
+def test_a_stop_with_a_stopped_worker(home: Home) -> None:
+    """A worker that is stopped when the stop begins is killed at the last limit, aloud; the stop has its end."""
+    with ExitStack() as stack:
+        limits = ("--deadline", "1", "--download-deadline", "1")
+        server = stack.enter_context(Server(home, *FAST, *limits, "--workers", "2"))
+        wait_for(lambda: all(worker["state"] == "serving" for worker in status_of(home)["workers"]))
+        stopped = status_of(home)["workers"][0]["pid"]
+        os.kill(stopped, signal.SIGSTOP)
+        server.terminate()
+        assert server.wait(40.0) in (70, 71)
+        assert f"process {stopped}, is still there at the last limit, and is killed" in str(server.log)
+
+
 def test_workers_in_the_browser(home: Home) -> None:
     """The page shows each worker, whose an exchange is, and its stack; and through a drain to the end of all."""
     with ExitStack() as stack:
