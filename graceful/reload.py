@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from attrs import field, frozen
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,6 +29,9 @@ from graceful.sockets.takeover import Succession
 
 #: Tells a successor at which control socket to ask; nobody else's business, so it is taken out of the environment.
 VARIABLE: Final = "GRACEFUL_TAKEOVER"
+
+#: Seconds that a successor has to be gone that was killed, as this server stops.
+GONE_IN: Final = 2.0
 
 # What systemd has said to a process of another number.
 _NOT_ITS_OWN: Final = ("WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -169,6 +174,7 @@ class Reload:
         timeout: float,
         spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
         getpid: Callable[[], int] = os.getpid,
+        kill: Callable[[int, int], object] = os.kill,
     ) -> None:
         self._origin = origin
         self._control = control
@@ -178,8 +184,10 @@ class Reload:
         self._timeout = timeout
         self._spawn = spawn
         self._getpid = getpid
+        self._kill = kill
         self._child: Child | None = None
         self._timer: IDelayedCall | None = None
+        self._given_up: Deferred[None] | None = None
         succession.on_end = self._takeover_ended
 
     def __call__(self) -> None:
@@ -209,6 +217,38 @@ class Reload:
             old=origin.led_to,
         )
 
+    def give_up(self) -> Deferred[None]:
+        """This server stops, and so does a deploy that has not come to its end; fires when nothing is left of it.
+
+        Who stops a server does not mean to start another; and as long as the successor holds the sockets, they are
+        not closed.
+        """
+        if self._timer is None:
+            return succeed(None)
+        self._stop_timer()
+        self.log.warn("no deploy: it is stopping")
+        self._succession.leaving = True
+        if self._child is not None:
+            self._child.kill()
+        if self._succession.successor:  # a daemon, which is no child of ours
+            with suppress(ProcessLookupError):
+                self._kill(self._succession.successor, signal.SIGKILL)
+        given_up = self._given_up = Deferred()
+        self._timer = self._clock.callLater(GONE_IN, self._is_gone)
+        self._look_whether_gone()
+        return given_up
+
+    def _look_whether_gone(self) -> None:
+        if self._given_up is not None and self._child is None and not self._succession.successor:
+            self._stop_timer()
+            self._is_gone()
+
+    def _is_gone(self) -> None:
+        self._timer = None
+        given_up, self._given_up = self._given_up, None
+        if given_up is not None:
+            given_up.callback(None)
+
     def _why_not(self) -> str | None:
         if self._timer is not None:
             return "one is under way"
@@ -223,7 +263,9 @@ class Reload:
         if child is not self._child:
             return  # an earlier one
         self._child = None
-        if self._timer is not None and status != 0:
+        if self._given_up is not None:
+            self._look_whether_gone()
+        elif self._timer is not None and status != 0:
             self._stop_timer()
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
             self._say(f"the successor, process {child.pid}, has ended with {how}; its own log says why")
@@ -236,7 +278,9 @@ class Reload:
 
     def _takeover_ended(self) -> None:
         """The takeover that we have started, or somebody else's, has ended; it has been said how."""
-        self._stop_timer()
+        if self._given_up is None:
+            self._stop_timer()
+        self._look_whether_gone()
 
     def _say(self, why: str) -> None:
         self.log.error("no deploy: {why}; this one serves on", why=why)

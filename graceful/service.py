@@ -161,6 +161,7 @@ class AppServer(Instance):
         self._status.successor = lambda: succession.successor
         if process is not None and process.origin is not None:
             self._reload = Reload(process.origin, desk.path, succession, self._reactor, self._engine.clock, timeout)
+            self._stopping.before_closing = self._reload.give_up
 
     def _accept(self) -> None:
         self._engine.accept(self._bound, self._foreign, self._factory)

@@ -55,6 +55,7 @@ class Succession:
     :param timeout: seconds that a successor has until it accepts.
     :ivar successor: the process that the sockets are offered or handed to; 0 for nobody.
     :ivar handed: whether it has them.
+    :ivar leaving: this instance stops, and has given its successor up.
     :ivar on_end: called when a takeover has ended, well or not.
     """
 
@@ -67,7 +68,7 @@ class Succession:
         self._timer: IDelayedCall | None = None
         self._token: object = None
         self.successor = 0
-        self.handed = False
+        self.handed = self.leaving = False
         self.on_end: Callable[[], object] = lambda: None
 
     def offer(self, token: object, pid: int, protocol: object) -> None:
@@ -107,7 +108,7 @@ class Succession:
         :param kept: the numbers of the sockets that it has kept, of those that it was offered.
         :raises NotNow: it must not: nobody waits for it any more.
         """
-        if self.handed or not self.successor or token is not self._token:
+        if self.handed or self.leaving or not self.successor or token is not self._token:
             raise NotNow(f"nobody waits for this successor any more: it has taken longer than {self._timeout:g} s")
         self._stop_timer()
         self.handed, self._token = True, None
@@ -136,7 +137,8 @@ class Succession:
         self.successor, self._token = 0, None
 
     def _say(self, pid: int, why: str) -> None:
-        self.log.error("no takeover: process {pid} {why}; this one serves on", pid=pid, why=why)
+        on = "stops" if self.leaving else "serves on"
+        self.log.error("no takeover: process {pid} {why}; this one {on}", pid=pid, why=why, on=on)
         self.on_end()
 
     def _stop_timer(self) -> None:

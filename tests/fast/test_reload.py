@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.reload import VARIABLE, Origin, Reload
-from graceful.sockets.takeover import PROTOCOL, Succession
+from graceful.reload import GONE_IN, VARIABLE, Origin, Reload
+from graceful.sockets.takeover import PROTOCOL, NotNow, Succession
 
 TIMEOUT = 60.0
 
@@ -125,6 +126,7 @@ class ReloadTests(SynchronousTestCase):
         self.trouble: OSError | None = None
         self.control: str | None = "/run/site.sock"
         self.pid = 4711
+        self.killed: list[tuple[int, int]] = []
         origin = Origin(("/srv/bin/twistd", "-n"), "/srv", {"A": "b"}, "/srv")
         self.reload = Reload(
             origin,
@@ -135,6 +137,7 @@ class ReloadTests(SynchronousTestCase):
             TIMEOUT,
             self.spawn,
             lambda: self.pid,
+            lambda pid, number: self.killed.append((pid, number)),
         )
         logs = capturedLogs()
         self.events = logs.__enter__()
@@ -203,6 +206,48 @@ class ReloadTests(SynchronousTestCase):
         self.succession.accepts(self, [])
         self.clock.advance(TIMEOUT * 2)
         self.assertFalse(self.processes[0].killed)
+
+    def test_given_up(self) -> None:
+        """A deploy ends with the server that is stopped; the sockets wait until nobody else holds them."""
+        self.reload()
+        self.succession.offer(self, 1, PROTOCOL)
+        given_up = self.reload.give_up()
+        self.assertEqual(self.said(), "no deploy: it is stopping")
+        self.assertTrue(self.processes[0].killed)
+        self.assertEqual(self.killed, [(1, signal.SIGKILL)])  # a daemon is no child
+        self.assertRaises(NotNow, self.succession.accepts, self, [])
+        self.reactor.readers[0].doRead()
+        self.assertNoResult(given_up)
+        self.succession.lost(self)
+        self.successResultOf(given_up)
+        self.assertEqual(self.holder.done, ["lend", "take back"])
+        self.assertIn("has ended before it accepted; its own log says why; this one stops", self.said())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_given_up_early(self) -> None:
+        """One that has not asked for the sockets yet is waited for as well."""
+        self.reload()
+        given_up = self.reload.give_up()
+        self.assertNoResult(given_up)
+        self.reactor.readers[0].doRead()
+        self.successResultOf(given_up)
+        self.assertEqual((self.said(), self.killed), ("no deploy: it is stopping", []))
+
+    def test_given_up_without_end(self) -> None:
+        """A stop waits for one that cannot be killed, but not for ever."""
+        self.reload()
+        given_up = self.reload.give_up()
+        self.clock.advance(GONE_IN)
+        self.successResultOf(given_up)
+
+    def test_nothing_to_give_up(self) -> None:
+        """Without a deploy under way a stop waits for nothing; what has taken over goes on."""
+        self.successResultOf(self.reload.give_up())
+        self.reload()
+        self.succession.offer(self, self.processes[0].pid, PROTOCOL)
+        self.succession.accepts(self, [])
+        self.successResultOf(self.reload.give_up())
+        self.assertEqual((self.processes[0].killed, self.killed), (False, []))
 
     def test_an_earlier_one(self) -> None:
         """That an earlier one has ended says nothing of this one."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection
+from support.clients import Connection, Failure
 from support.command import status_of
 from support.gate import Gate
 from support.home import UNPRIVILEGED, Home
@@ -146,6 +146,25 @@ def test_no_deploy_of_one_that_stops(home: Home) -> None:
         began = time.monotonic()
         assert server.wait() == 0
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("daemon", [False, True], ids=["-n", "daemon"])
+def test_a_stop_ends_a_deploy(home: Home, daemon: bool) -> None:
+    """Who stops a server in the middle of a deploy has stopped it: nobody serves on, and who connects is refused."""
+    releases = Releases(home)
+    releases.make("41")
+    with served(home, releases, daemon=daemon) as server, Gate(home.path / "gate") as gate:
+        releases.make("hangs", f"import time\nopen({str(gate.path)!r}).read()\ntime.sleep(60)")
+        server.send_signal(signal.SIGHUP)
+        gate.wait_reached()
+        server.terminate()
+        wait_for(lambda: f"closed (pid {server.pid})" in log_of(server))
+        with pytest.raises(Failure, match="refused"):
+            Connection(server.port)
+        assert server.wait() == 0
+        assert "no deploy: it is stopping" in log_of(server)
+        assert "this one serves on" not in log_of(server)
+        assert not (home.run / "twistd.pid").exists()
 
 
 def test_after_uid(home: Home) -> None:
