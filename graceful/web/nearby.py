@@ -4,8 +4,9 @@ The kernel lets a connection's send buffer grow to some megabytes (tcp(7), `tcp_
 needs: what is on its way to it is the bandwidth times the round trip.  A client that is less than a millisecond
 away gains nothing by that, and everybody loses: with twenty answers of a mebibyte in the kernel at once, each is
 written to memory that no cpu has in its cache any more, and read from there.  So such a client gets a smaller
-one, which it can still be sent a gigabyte a second from.  To a client as fast as wrk, 1 MiB answers became 5 to
-20 % faster by this; HAProxy in between is the slower part, and neither gains nor loses.
+one, which it can still be sent a gigabyte a second from.  With wrk, 1 MiB answers cost either cpu 6 to 10 % less
+by this; how much faster they became differed from run to run, from nothing to 20 %.  HAProxy in between is the slower
+part, and neither gains nor loses.
 """
 
 from __future__ import annotations
