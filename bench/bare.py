@@ -12,9 +12,7 @@ import sys
 from contextlib import suppress
 
 from app import BIG, SMALL
-
-BUFFER = 1 << 19
-"""Bytes of the send buffer (SO_SNDBUF): as graceful has it for clients that are near, the best of those tried."""
+from graceful.web.nearby import BUFFER
 
 
 def answer(body: bytes) -> memoryview:

@@ -187,7 +187,7 @@ class Reload:
         self._kill = kill
         self._child: Child | None = None
         self._timer: IDelayedCall | None = None
-        self._given_up: Deferred[None] | None = None
+        self._gone: Deferred[None] | None = None  # fires when nothing is left of a deploy that was given up
         succession.on_end = self._takeover_ended
 
     def __call__(self) -> None:
@@ -233,24 +233,18 @@ class Reload:
         if self._succession.successor:  # a daemon, which is no child of ours
             with suppress(ProcessLookupError):
                 self._kill(self._succession.successor, signal.SIGKILL)
-        given_up = self._given_up = Deferred()
-        self._timer = self._clock.callLater(GONE_IN, self._is_gone)
+        gone = self._gone = Deferred()
+        gone.addTimeout(GONE_IN, self._clock, lambda *ignored: None)
         self._look_whether_gone()
-        return given_up
+        return gone
 
     def _look_whether_gone(self) -> None:
-        if self._given_up is not None and self._child is None and not self._succession.successor:
-            self._stop_timer()
-            self._is_gone()
-
-    def _is_gone(self) -> None:
-        self._timer = None
-        given_up, self._given_up = self._given_up, None
-        if given_up is not None:
-            given_up.callback(None)
+        if self._gone is not None and self._child is None and not self._succession.successor:
+            gone, self._gone = self._gone, None
+            gone.callback(None)
 
     def _why_not(self) -> str | None:
-        if self._timer is not None:
+        if self._timer is not None or self._gone is not None:
             return "one is under way"
         if self._getpid() == 1:
             return "the container would end with process 1, which this is"
@@ -263,9 +257,8 @@ class Reload:
         if child is not self._child:
             return  # an earlier one
         self._child = None
-        if self._given_up is not None:
-            self._look_whether_gone()
-        elif self._timer is not None and status != 0:
+        self._look_whether_gone()
+        if self._timer is not None and status != 0:
             self._stop_timer()
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
             self._say(f"the successor, process {child.pid}, has ended with {how}; its own log says why")
@@ -278,8 +271,7 @@ class Reload:
 
     def _takeover_ended(self) -> None:
         """The takeover that we have started, or somebody else's, has ended; it has been said how."""
-        if self._given_up is None:
-            self._stop_timer()
+        self._stop_timer()
         self._look_whether_gone()
 
     def _say(self, why: str) -> None:

@@ -35,7 +35,7 @@ def take_down(connection: Connection) -> list[Exchange]:
         return []
     interrupted = [current, *turn.waiting, *connection.receiver.under_way()]
     if not _oust(current, keep=False):
-        connection.close(reset=not _framed(current))
+        connection.close(reset=not current.framed)
     current.flushed = True
     return interrupted
 
@@ -51,12 +51,7 @@ def interrupt(exchange: Exchange) -> bool:
         return True
     if exchange.ended:
         return False  # it was set before the last piece was given away, which is what has stopped us
-    return exchange.connection.close(reset=not _framed(exchange), only=exchange)
-
-
-def _framed(exchange: Exchange) -> bool:
-    """Whether its client can tell that its answer is cut."""
-    return exchange.chunked or exchange.length >= 0
+    return exchange.connection.close(reset=not exchange.framed, only=exchange)
 
 
 def _oust(exchange: Exchange, keep: bool) -> bool:

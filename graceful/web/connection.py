@@ -52,7 +52,6 @@ class Connection:
     :ivar writing: whether the reactor waits to send a rest.  Under the turn's lock.
     :ivar active: when something last came from or went to the client, monotonic seconds.
     :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
-    :ivar bounded: whether its send buffer has been seen to.  Whoever holds the token.
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
     :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
         there is more.  Reactor thread.
@@ -61,13 +60,13 @@ class Connection:
     """
 
     __slots__ = (
+        "_bounded",
         "_gone",
         "_hub",
         "_register",
         "_reset",
         "active",
         "answered",
-        "bounded",
         "drained",
         "fd",
         "intake",
@@ -104,12 +103,13 @@ class Connection:
         self.receiver = Receiver(self, site)
         self.intake = self.receiver.intake
         self.active = self.opened = monotonic()
-        self.answered = self.bounded = False
+        self.answered = False
         self.reading, self.writing = True, False
         self.memo: Any = None
         self.drained: Callable[[], None] | None = None
         self.pull: Callable[[], bool] | None = None
         self.pull_paused = False
+        self._bounded = False  # whether its send buffer has been seen to, by whoever holds the token
         self._reset = False
         self._gone: list[Deferred[None]] = []
         self._register = site.register
@@ -182,8 +182,8 @@ class Connection:
         """
         try:
             if len(data) > JOIN:
-                if not self.bounded:
-                    self.bounded = True
+                if not self._bounded:
+                    self._bounded = True
                     bound_send_buffer(self.sock)
                 count = self.sock.sendmsg((head, data))
             else:

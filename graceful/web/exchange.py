@@ -416,11 +416,16 @@ class Exchange:
         self.status, self.length, self._flags = code, -1, 0
         self.finish(f"{text}\n".encode())
 
+    @property
+    def framed(self) -> bool:
+        """Whether the client can tell that the body is cut: its end is announced, or marked (RFC 9112 §8)."""
+        return self.chunked or self.length >= 0
+
     def cut(self) -> None:
         """The body cannot be completed: what has been said goes out, and then it ends visibly short."""
         self.keep = False
         self.ended = self.ended or monotonic()
-        if self.begun and not self._bare and self.length < 0 and not self.chunked:
+        if self.begun and not self._bare and not self.framed:
             # It would have ended with the connection: an orderly close would make it look whole.
             self.connection.abort()
         else:

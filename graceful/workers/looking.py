@@ -88,21 +88,24 @@ class Looking:
 
     :param crew: the workers.
     :param clock: times the looks.
-    :ivar draining: look oftener, and remember what has ended.
-    :ivar began: when the drain began, seconds of the clock.
+    :ivar began: when a drain began, seconds of the clock; None before.
     :ivar carried: what was counted by those that have ended.
     :ivar ended: the last exchanges that have ended in the drain, newest first.
     """
 
     crew: Crew
     clock: IReactorTime
-    draining: bool = False
-    began: float = 0.0
+    began: float | None = None
     carried: Totals = field(factory=Totals)
     ended: deque[dict[str, Any]] = field(factory=lambda: deque(maxlen=KEPT))
     _known: dict[Worker, Known] = field(factory=dict)
     _next: IDelayedCall | None = None
     log = Logger(namespace="graceful")
+
+    @property
+    def draining(self) -> bool:
+        """Look oftener, and remember what has ended."""
+        return self.began is not None
 
     def start(self) -> None:
         """Look now, and from now on."""
@@ -125,7 +128,7 @@ class Looking:
         """A drain begins: what has finished is counted for it from now on."""
         self.all()
         self.carried = evolve(self.carried, drained=0)
-        self.draining, self.began = True, self.clock.seconds()
+        self.began = self.clock.seconds()
         if self._next is not None and self._next.active():
             self._next.reset(0)
 

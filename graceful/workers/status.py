@@ -82,13 +82,12 @@ class FleetStatus(Course):
 
         One that has not said anything since the drain began may never do so again: its time passes, too.
         """
-        looking = self.looking
-        now, found = looking.clock.seconds(), []
-        for known in looking.said():
+        now, found = self.looking.clock.seconds(), []
+        began = now if self.looking.began is None else self.looking.began
+        for known in self.looking.said():
             left = known.picture.get(key)
             if left is not None:
-                drains = known.picture.get("drain")
-                since = known.at if drains else max(known.at, looking.began) if looking.draining else now
+                since = known.at if known.picture.get("drain") else max(known.at, began)
                 found.append(max(0.0, left - (now - since)))
         return found
 
