@@ -61,7 +61,7 @@ class FleetOrders:
         if left is None or self._exodus.state in ("serving", "gone"):
             return
         at_most = self._at_most()
-        if at_most and at_most + BEYOND > left + LEAVING:  # without `at_most` it would be put off for ever
+        if at_most and at_most + BEYOND > left + LEAVING:  # else what they had left is over, and so is this
             self._last.arm(at_most + BEYOND)
         elif left < LEAVING:
             self._exodus.kill()

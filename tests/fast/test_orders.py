@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from graceful.control.orders import Orders
 from graceful.drain import Drain
 from graceful.exit import LEAVING, LastLimit, latest_exit
+from graceful.workers.orders import BEYOND, FleetOrders
 
 
 class Work:
@@ -81,3 +82,47 @@ class LastLimitTests(SynchronousTestCase):
         self.orders.stop(False, None)
         self.orders.stop(False, 20)
         self.assertEqual(self.orders.latest_exit(), latest_exit(10, 20))
+
+
+class FleetTests(SynchronousTestCase):
+    """The last limit of a supervisor, whose workers say how long they may still be there."""
+
+    def setUp(self) -> None:
+        """Begin to drain with workers that have 20 seconds."""
+        self.at_most = 20.0
+        self.left: float | None = None
+        self.killed = 0
+        exodus: Any = SimpleNamespace(state="serving", began=None, kill=self.kill)
+        test, nothing = cast(Any, self), cast(Any, None)  # the test is their status, and the limit
+        self.orders = FleetOrders(nothing, exodus, test, nothing, test)
+        self.orders.limit()
+        exodus.state, exodus.began = "finishing", 0.0
+
+    def arm(self, seconds: float) -> None:
+        """The limit is set."""
+        self.left = seconds
+
+    def kill(self) -> None:
+        """The workers are killed."""
+        self.killed += 1
+
+    def pass_by(self, seconds: float) -> None:
+        """Time passes, in which nobody says anything."""
+        assert self.left is not None
+        self.left -= seconds
+        self.at_most = max(0.0, self.at_most - seconds)
+        self.orders.renew_limit()
+
+    def test_more_time(self) -> None:
+        """Who has more time than was thought puts it off."""
+        self.at_most = 100.0
+        self.orders.renew_limit()
+        self.assertEqual((self.left, self.killed), (100.0 + BEYOND, 0))
+
+    def test_no_time(self) -> None:
+        """Who has none left does not, or it would never come; and is killed just before it."""
+        for _ in range(20 + int(BEYOND - LEAVING)):
+            self.pass_by(1.0)
+        self.assertEqual((self.left, self.killed), (LEAVING, 0))
+        self.pass_by(0.5)
+        self.assertEqual((self.left, self.killed), (LEAVING - 0.5, 1))
