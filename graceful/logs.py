@@ -27,31 +27,45 @@ def _files() -> Iterator[BaseLogFile]:
             yield file
 
 
-def write_json(options: dict[str, Any]) -> None:
-    """Have twistd write its log as JSON, one object a line: `twisted.logger`'s own form, with `log_text` in it.
+def write(options: dict[str, Any], as_json: bool) -> None:
+    """Have twistd write its log by an observer of ours, from the first line on.
 
     :param options: twistd's, while they are parsed.  They name a function, so what it needs is kept here.
+    :param as_json: one object a line: `twisted.logger`'s own form, with `log_text` in it.
     """
     global _twistd
     _twistd = options
-    options["logger"] = f"{__name__}.{json_observer.__name__}"
+    options["logger"] = f"{__name__}.{(json_observer if as_json else text_observer).__name__}"
+
+
+def text_observer() -> FileLogObserver:
+    """Make the observer that twistd would have made; what another process writes before its first line stays."""
+    from twisted.scripts._twistd_unix import UnixAppLogger
+
+    observer: FileLogObserver = UnixAppLogger(_twistd)._getLogObserver()
+    if isinstance(observer._outFile, BaseLogFile):
+        _append_only(observer._outFile)
+    return observer
 
 
 def json_observer() -> FileLogObserver:
-    """Make the observer that writes where twistd would have written."""
-    from twisted.scripts._twistd_unix import UnixAppLogger
+    """Make one that writes to the same place as JSON."""
 
     def line(event: Any) -> str:
         return eventAsJSON({**event, "log_text": formatEvent(event)}) + "\n"
 
-    return FileLogObserver(UnixAppLogger(_twistd)._getLogObserver()._outFile, line)
+    return FileLogObserver(text_observer()._outFile, line)
 
 
 def append_only() -> None:
-    """Have every write go to the end of the log, wherever that is by then."""
+    """Have every write go to the end of the log, wherever that is by then, also if twistd itself has opened it."""
     for file in _files():
-        fd = file._file.fileno()
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+        _append_only(file)
+
+
+def _append_only(file: BaseLogFile) -> None:
+    fd = file._file.fileno()
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
 
 
 def reopen() -> None:

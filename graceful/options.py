@@ -18,8 +18,7 @@ from typing import Any, Final, NoReturn
 from twisted import __version__ as twisted_version
 from twisted.python import usage
 
-from graceful import __version__
-from graceful.logs import write_json
+from graceful import __version__, logs
 from graceful.option_table import (
     CHDIR,
     CHECK,
@@ -214,17 +213,18 @@ class Options(usage.Options):
             ) from None
 
     def _choose_log_format(self) -> None:
-        """Have twistd write its log as JSON, if that is wanted."""
+        """Have twistd write its log as JSON, if that is wanted; and in any case share it if it is a file."""
         chosen, parent = self["log-format"], self.parent
         if chosen not in (None, "text", "json"):
             raise usage.UsageError(f"--log-format {chosen}: expected text or json")
-        if chosen != "json":
-            return
-        if parent is None or "nodaemon" not in parent:
+        as_json = chosen == "json"
+        if as_json and (parent is None or "nodaemon" not in parent):
             raise usage.UsageError("--log-format json: twist has this option itself, before graceful-app")
-        if parent.get("syslog") or parent.get("logger"):
-            raise usage.UsageError("--log-format json: twistd's --syslog and --logger write in their own ways")
-        write_json(parent)
+        if parent is not None and (parent.get("syslog") or parent.get("logger")):
+            if as_json:
+                raise usage.UsageError("--log-format json: twistd's --syslog and --logger write in their own ways")
+        elif parent is not None and (as_json or self._logs_elsewhere()):
+            logs.write(parent, as_json)
 
     def _usual_control(self) -> str:
         """Where the control socket is if nobody says: beside the pid file, or else in the directory."""

@@ -209,6 +209,12 @@ class StartupTests(OptionsTestCase):
         assert options.parent is not None
         self.assertEqual(options.parent["logger"], "graceful.logs.json_observer")
         self.assertNotIn("logger", cast(dict[str, Any], self.parsed("--log-format", "text", parent=parent).parent))
+        for file in ({"nodaemon": True, "logfile": "site.log"}, {"nodaemon": False}):
+            shared = cast(dict[str, Any], self.parsed(parent=file).parent)
+            self.assertEqual(shared["logger"], "graceful.logs.text_observer")
+        for own in ({"syslog": True}, {"logger": "a.b"}):
+            left = cast(dict[str, Any], self.parsed(parent={"nodaemon": False, **own}).parent)
+            self.assertEqual(left.get("logger"), own.get("logger"))
         refused: list[tuple[str, dict[str, Any]]] = [
             ("xml", parent),
             ("json", {}),
