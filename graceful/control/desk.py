@@ -108,18 +108,14 @@ class Desk:
         try:
             return bind(address, environ, pid)
         except BindError:
-            if not self._predecessors_yield():
-                raise
-            return bind(address, environ, pid)
+            self._ask_for_places()
+            return bind(address, environ, pid)  # also if nobody was there to be asked: he may just have left
 
-    def _predecessors_yield(self) -> bool:
+    def _ask_for_places(self) -> None:
         """Ask instances that are leaving for their places; their sockets outlive those of the application."""
-        yielded = False
         for path in beside(self._control.path) if self._control is not None else []:
             with suppress(ClientError), Client(path) as client:
                 client.post("/yield")
-                yielded = True
-        return yielded
 
     def _yield(self) -> None:
         """A successor wants our places: who looks at us already may go on."""
@@ -295,10 +291,7 @@ class Desk:
     def _end(self, ending: Ending) -> None:
         self._status.ending = ending
         self._status.enter("gone")
-        if self._control is not None:
-            self._control.remove()
-        for door in self._doors:
-            door.close()
+        self._leave_places()
         for reading in self._readers:
             reading.tell()
         self._events.end()
@@ -308,13 +301,17 @@ class Desk:
         )
         self.close()
 
-    def close(self) -> None:
-        """Give everything back, at whatever point it is."""
+    def _leave_places(self) -> None:
+        """Accept nobody any more; and only then let our path go, by which a successor would ask for them."""
+        for door in self._doors:
+            door.close()
         if self._control is not None:
             self._control.remove()
+
+    def close(self) -> None:
+        """Give everything back, at whatever point it is."""
+        self._leave_places()
         if self._hub is not None:
-            for door in self._doors:
-                door.close()
             self._hub.stop()
             self._clock.stop()
             self._hub = None

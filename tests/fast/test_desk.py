@@ -1,24 +1,67 @@
-"""Control on a socket that is connected already, as a worker has it: for one client, to the end of either."""
+"""The places of an instance beside those of its application, and control on a socket that is connected already."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 from types import SimpleNamespace
 from typing import Any, cast
 
-from doubles import Case, get
+from doubles import Case, directory_for, get
+from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.control import api, desk
 from graceful.control.desk import Desk
 from graceful.control.health import Health
 from graceful.control.notify import Notify
+from graceful.control.socket import ControlSocket
 from graceful.control.status import Ending, Status
+from graceful.settings import Settings
+from graceful.sockets.binding import BindError
 from graceful.web.connection import Connection
 
 
+class PlacesTests(SynchronousTestCase):
+    """Status pages have addresses, too; an instance that leaves has its own until its end."""
+
+    def setUp(self) -> None:
+        """Have a control path of one's own, and an address that somebody listens at."""
+        self.path = os.path.join(directory_for(self), "site.sock")
+        self.taken = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.taken.close)
+        settings = Settings(status_listen=(f"tcp:{self.taken.getsockname()[1]}:interface=127.0.0.1",))
+        self.desk = Desk(settings, Status(settings), ControlSocket(self.path), Notify({}))
+        self.addCleanup(self.desk.close)
+
+    def test_just_left(self) -> None:
+        """One that leaves between our trying and our asking cannot be asked any more: its places are free."""
+
+        def beside(path: str) -> list[str]:
+            self.taken.close()
+            return [f"{path}.4711"]
+
+        self.patch(desk, "beside", beside)
+        self.desk.bind({}, None)
+
+    def test_taken(self) -> None:
+        """Somebody else's are not."""
+        with self.assertRaises(BindError):
+            self.desk.bind({}, None)
+
+    def test_order(self) -> None:
+        """Whoever does not find our path any more finds our places free."""
+        self.taken.close()
+        self.desk.bind({}, None)
+        free: list[bool] = []
+        door: Any = SimpleNamespace(close=lambda: free.append(os.path.exists(self.path)))
+        self.desk._doors.append(door)
+        self.desk.close()
+        self.assertEqual((free, os.path.exists(self.path)), ([True], False))
+
+
 class ConnectedTests(Case):
-    """A desk without any listening socket."""
+    """A desk without any listening socket, as a worker has it: for one client, to the end of either."""
 
     def setUp(self) -> None:
         """Have an instance, and a supervisor that is connected to it."""
