@@ -26,6 +26,8 @@ from twisted.logger import Logger
 
 from graceful.access_lines import Finished, format_lines
 
+log = Logger(namespace="graceful")
+
 STANDARD_OUTPUT: Final = "-"
 
 IDLE_INTERVAL: Final = 0.25
@@ -57,8 +59,6 @@ class AccessLog:
 
     :ivar record: takes a finished :class:`Finished` exchange; any thread, never waits, never raises.
     """
-
-    _log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class AccessLog:
                 lines = self.write_pending()
             except Exception:
                 # The log may fail; its thread must not end, or nothing is ever written again.
-                self._log.failure("a batch of the access log is lost")
+                log.failure("a batch of the access log is lost")
             interval = BUSY_INTERVAL if lines >= BUSY_LINES else IDLE_INTERVAL
         self._finish()
 
@@ -174,7 +174,7 @@ class AccessLog:
             records = self._records
             count = len(records)
             if count == _GATHERED:
-                self._log.error("access log {path} took too long to write: lines are lost", path=self.path)
+                log.error("access log {path} took too long to write: lines are lost", path=self.path)
             if count:
                 self._keep([records.popleft() for _ in range(count)])
             self._send()
@@ -187,7 +187,7 @@ class AccessLog:
         room = max(0, self._kept_limit - self._kept_lines)
         if self._troubled and len(batch) > room:
             if not self._dropped:
-                self._log.error(
+                log.error(
                     "access log {path}: {limit} lines wait to be written, from now on lines are dropped",
                     path=self.path,
                     limit=self._kept_limit,
@@ -211,7 +211,7 @@ class AccessLog:
             except OSError as error:
                 if not self._troubled:
                     self._troubled = True
-                    self._log.error(
+                    log.error(
                         "access log {path} cannot be written ({reason}): up to {limit} lines are kept",
                         path=self.path,
                         reason=error.strerror or str(error),
@@ -224,7 +224,7 @@ class AccessLog:
                 self._written = 0
         if self._troubled:
             self._troubled = False
-            self._log.info(
+            log.info(
                 "access log {path} is written again, {dropped} lines were dropped",
                 path=self.path,
                 dropped=self._dropped,
@@ -237,7 +237,7 @@ class AccessLog:
         try:
             descriptor = self._open()
         except OSError as error:
-            self._log.error(
+            log.error(
                 "access log {path} cannot be opened anew ({reason}): the old file is written on",
                 path=self.path,
                 reason=error.strerror or str(error),
@@ -252,7 +252,7 @@ class AccessLog:
     def _finish(self) -> None:
         self.write_pending()
         if self._kept_lines or self._dropped:
-            self._log.error(
+            log.error(
                 "access log {path}: {lost} lines could not be written and are lost",
                 path=self.path,
                 lost=self._kept_lines + self._dropped,

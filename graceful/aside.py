@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
+log = Logger(namespace="graceful")
+
 SIZE: Final = 4
 MOST: Final = 16
 LIMIT: Final = 10.0
@@ -45,8 +47,6 @@ class Aside:
     :param most: how many threads there are at most.
     :param limit: after how many seconds a call is over its time.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, size: int = SIZE, most: int = MOST, limit: float = LIMIT) -> None:
         self._size = size
@@ -87,7 +87,7 @@ class Aside:
                 self._start_more()
         for call in overdue:
             call.named = True
-            self.log.warn("{function!r} has not returned in {limit:g} s", function=call.function, limit=self._limit)
+            log.warn("{function!r} has not returned in {limit:g} s", function=call.function, limit=self._limit)
 
     def close(self, timeout: float = 0.0) -> None:
         """Call nothing more, and end the threads; blocks for at most `timeout` seconds.
@@ -144,7 +144,7 @@ class Aside:
             try:
                 result = call.function(*call.arguments)
             except BaseException as error:
-                self.log.failure("{function!r} failed", function=call.function)
+                log.failure("{function!r} failed", function=call.function)
                 call.future.set_exception(error)
                 del error
             else:

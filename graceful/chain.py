@@ -26,9 +26,6 @@ from attrs import define, field
 from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
-
-log = Logger(namespace="graceful")
 
 
 class Drainable(Protocol):

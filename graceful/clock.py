@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-_log = Logger()
+log = Logger(namespace="graceful")
 
 
 class Alarm(Protocol):
@@ -126,7 +126,7 @@ class MonotonicClock:
             try:
                 call.func(*call.args, **call.kw)
             except Exception:
-                _log.failure("a delayed call failed")
+                log.failure("a delayed call failed")
         self._running = False
         for call in self._fresh:
             heapq.heappush(self._calls, call)
@@ -151,7 +151,7 @@ def on(reactor: Any) -> MonotonicClock:
     def make_alarm(wake: Callable[[], None]) -> Alarm:
         calls = _timerfd_calls()
         if calls is None:
-            _log.warn("this system has no timerfd: a step of the wall clock can delay time-outs")
+            log.warn("this system has no timerfd: a step of the wall clock can delay time-outs")
             return ReactorAlarm(reactor, wake)
         return TimerfdAlarm(reactor, wake, *calls)
 

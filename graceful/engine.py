@@ -47,6 +47,8 @@ from graceful.web.site import Site
 from graceful.wsgi.pool import Pool
 from graceful.wsgi.run import Runner
 
+log = Logger(namespace="graceful")
+
 SWEEP: Final = 1.0
 SWEEP_IN_DRAIN: Final = 0.1
 IDLE_THREADS_END: Final = 1.0
@@ -70,8 +72,6 @@ class Engine:
     :ivar health: what a balancer is told.
     :ivar lot: where parked requests wait.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, reactor: Any, settings: Settings, root: Root) -> None:
         self._reactor = reactor
@@ -270,7 +270,7 @@ class Engine:
             self._say_open(listener)
 
     def _say_open(self, listener: Listener | ForeignListener) -> None:
-        self.log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
+        log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
 
     def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
         """What takes a listener's connections in."""

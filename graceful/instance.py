@@ -28,6 +28,8 @@ from graceful.signals import Server, Signals
 from graceful.stopping import Process
 from graceful.takeover import Takeover
 
+log = Logger(namespace="graceful")
+
 
 class Instance(Service, Server):
     """An instance as a Twisted service; what signals ask of it is open as well.
@@ -38,7 +40,6 @@ class Instance(Service, Server):
     :param reactor: Twisted's; None for the usual one.
     """
 
-    log = Logger(namespace="graceful")
     name = "graceful"
 
     def __init__(self, settings: Settings, process: Process | None, reactor: Any) -> None:
@@ -105,7 +106,7 @@ class Instance(Service, Server):
         self._predecessor = Predecessor.find(process.asked_at or path)
         if self._predecessor is not None:
             process.startup.undo.callback(self._predecessor.close)
-            self.log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
+            log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
 
     def _bind_desk(self) -> None:
         """Listen for orders, and for those who look: before anything else, and until everything else is gone."""
@@ -203,7 +204,7 @@ class Instance(Service, Server):
             self._let_go()
             return
         self._fail(TakeoverError(why_not))
-        self.log.critical("no takeover: {reason}: stopping", reason=why_not)
+        log.critical("no takeover: {reason}: stopping", reason=why_not)
         self._leave()
 
     def _entered(self, state: str) -> None:

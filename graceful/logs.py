@@ -17,6 +17,7 @@ from twisted.python.logfile import BaseLogFile, LogFile
 
 log = Logger(namespace="graceful")
 
+
 _twistd: dict[str, Any] = {}
 
 

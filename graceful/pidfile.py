@@ -24,6 +24,8 @@ from contextlib import suppress
 
 from twisted.logger import Logger
 
+log = Logger(namespace="graceful")
+
 
 class PidFileBusy(Exception):
     """Another process has the pid file.  Its text is one line for the operator."""
@@ -51,8 +53,6 @@ class PidFile:
 
     :ivar path: where the file is, absolute.
     """
-
-    _log = Logger()
 
     def __init__(self, path: str, alive: Callable[[int], bool] = alive) -> None:
         """Nothing is touched yet.
@@ -113,7 +113,7 @@ class PidFile:
                     os.close(fd)
                     continue
                 if self._judge(os.pread(fd, 64, 0)):
-                    self._log.warn("the stale pid file {path} is taken over", path=self.path)
+                    log.warn("the stale pid file {path} is taken over", path=self.path)
                 self._pid = os.getpid()
                 text = f"{self._pid}\n".encode()
                 os.ftruncate(fd, os.pwrite(fd, text, 0))
@@ -166,7 +166,7 @@ class PidFile:
         try:
             self.write()
         except (PidFileBusy, PidFileError) as error:
-            self._log.warn("{error}", error=error)
+            log.warn("{error}", error=error)
 
     def release(self) -> None:
         """Give the path up to a successor.  To be called before the sockets are said to be closed."""

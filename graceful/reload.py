@@ -27,6 +27,8 @@ from zope.interface import implementer
 
 from graceful.sockets.takeover import Succession
 
+log = Logger(namespace="graceful")
+
 #: Tells a successor at which control socket to ask; nobody else's business, so it is taken out of the environment.
 VARIABLE: Final = "GRACEFUL_TAKEOVER"
 
@@ -162,8 +164,6 @@ class Reload:
     :param timeout: seconds from the start of the successor until it accepts.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(
         self,
         origin: Origin,
@@ -194,14 +194,14 @@ class Reload:
         """Start a successor, unless one is on its way."""
         why = self._why_not()
         if why is not None:
-            self.log.error("no deploy: {why}; this one serves on", why=why)
+            log.error("no deploy: {why}; this one serves on", why=why)
             return
         origin = self._origin
         environment = {**origin.environment, VARIABLE: self._control() or ""}
         try:
             process = self._spawn(origin.program(), cwd=origin.directory, env=environment, close_fds=True)
         except OSError as error:
-            self.log.error(
+            log.error(
                 "no deploy: {command} cannot be started in {directory}: {why}; this one serves on",
                 command=origin.command[0],
                 directory=origin.directory,
@@ -210,7 +210,7 @@ class Reload:
             return
         self._child = Child(self._reactor, process, self._ended)
         self._timer = self._clock.callLater(self._timeout, self._late)
-        self.log.info(
+        log.info(
             "deploy: successor, process {pid}, runs {new} (was {old})",
             pid=process.pid,
             new=os.path.realpath(origin.application),
@@ -226,7 +226,7 @@ class Reload:
         if self._timer is None:
             return succeed(None)
         self._stop_timer()
-        self.log.warn("no deploy: it is stopping")
+        log.warn("no deploy: it is stopping")
         self._succession.leaving = True
         if self._child is not None:
             self._child.kill()
@@ -275,7 +275,7 @@ class Reload:
         self._look_whether_gone()
 
     def _say(self, why: str) -> None:
-        self.log.error("no deploy: {why}; this one serves on", why=why)
+        log.error("no deploy: {why}; this one serves on", why=why)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

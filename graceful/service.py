@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
@@ -38,6 +39,8 @@ from graceful.wsgi import WSGIResource
 
 if TYPE_CHECKING:
     from graceful.options import Options
+
+log = Logger(namespace="graceful")
 
 
 class AppServer(Instance):
@@ -119,7 +122,7 @@ class AppServer(Instance):
             self._cannot = failure.value
             return None
         self._fail(failure.value)
-        self.log.critical("{reason}: stopping", reason=failure.getErrorMessage())
+        log.critical("{reason}: stopping", reason=failure.getErrorMessage())
         self._leave()
         return failure
 
@@ -199,7 +202,7 @@ class AppServer(Instance):
                 if clock.seconds() < give_up:
                     await deferLater(clock, LOOK_AGAIN)
                     continue
-                self.log.error("{error}; the other sockets are served", error=error)
+                log.error("{error}; the other sockets are served", error=error)
             else:
                 self._engine.add(listener)
             return
@@ -231,7 +234,7 @@ class AppServer(Instance):
         if self._reload is not None:
             self._reload()
         else:
-            self.log.error("no deploy: it is not known how this server was started, or it has no control socket")
+            log.error("no deploy: it is not known how this server was started, or it has no control socket")
 
     def reopen_logs(self) -> None:
         """Open the access log and twistd's log anew; somebody has moved them."""
@@ -241,7 +244,7 @@ class AppServer(Instance):
 
     def say_in_flight(self) -> None:
         """Log every exchange in flight, with its thread's stack."""
-        self.log.info("{lines}", lines=self._engine.in_flight())
+        log.info("{lines}", lines=self._engine.in_flight())
 
     def stopService(self) -> Deferred[None]:
         """Drain; fires when nothing is left."""

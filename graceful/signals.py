@@ -14,8 +14,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-from twisted.logger import Logger
-
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -80,8 +78,6 @@ class Signals:
     :param call: calls a function in the reactor thread; safe in a signal handler.
     :param on_terminal: whether a person sits at standard input.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,

@@ -38,6 +38,8 @@ from typing import Any, Final, NoReturn
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+log = Logger(namespace="graceful")
+
 _STOPPERS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -231,8 +233,6 @@ class Startup:
     :ivar undo: called in reverse order if a step fails.
     """
 
-    _log = Logger()
-
     def __init__(self, log_elsewhere: bool, tell: Callable[[str], object] | None = None) -> None:
         """Keep hold of the operator's terminal.
 
@@ -293,15 +293,15 @@ class Startup:
         try:
             self.undo.close()
         except Exception:
-            self._log.failure("trouble while undoing a start-up that has failed")
+            log.failure("trouble while undoing a start-up that has failed")
         (self._tell or self._terminal.say)(str(failure))
         failure.said = True
         if self._log_elsewhere:
             cause = failure.__cause__
             if isinstance(cause, Exception):
-                self._log.failure("{reason}", Failure(cause), reason=failure)
+                log.failure("{reason}", Failure(cause), reason=failure)
             else:
-                self._log.critical("{reason}", reason=failure)
+                log.critical("{reason}", reason=failure)
 
     def _print_unless_said(
         self, kind: type[BaseException], error: BaseException, where: TracebackType | None

@@ -24,6 +24,8 @@ from graceful.startup import Startup
 from graceful.takedown.deadline import Deadline
 from graceful.takedown.single import take_down_one
 
+log = Logger(namespace="graceful")
+
 LOOK_AGAIN: Final = 0.02
 
 
@@ -88,8 +90,6 @@ class Stopping:
     :ivar words: begin the line that says that it stops, and the one that says how that has ended.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(self, engine: Engine, reactor: Any, process: Process | None) -> None:
         self._engine = engine
         self._site = engine.site
@@ -134,7 +134,7 @@ class Stopping:
         if not site.draining:
             site.draining = True
             site.draining_since = clock.seconds()
-            self.log.info("{words}: {count} in flight", words=self.words[0], count=len(site.register.exchanges))
+            log.info("{words}: {count} in flight", words=self.words[0], count=len(site.register.exchanges))
         site.quiet = site.quiet or quiet
         self._engine.hasten()
 
@@ -198,7 +198,7 @@ class Stopping:
                 return
             for function, call in leaving.items():
                 if not call.done():
-                    self.log.warn("{function!r} has not returned in {limit:g} s", function=function, limit=REPORTS)
+                    log.warn("{function!r} has not returned in {limit:g} s", function=function, limit=REPORTS)
             publisher.give_up()
             self._end(seconds)
             done.callback(None)
@@ -215,7 +215,7 @@ class Stopping:
         finished = self._site.register.finished - self._finished_before - taken
         self._engine.close()
         hooks.gone(self)
-        self.log.info(
+        log.info(
             "{words} in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             words=self.words[1],
             seconds=seconds,
@@ -225,7 +225,7 @@ class Stopping:
         )
         lines = [self._engine.reports.writer.line(what) for what in interrupted]
         if lines:
-            self.log.info("interrupted: {json}", json=as_json(lines))
+            log.info("interrupted: {json}", json=as_json(lines))
         status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
         reports = tuple(line["report"] for line in lines if line["report"])
         ending = Ending(1 if self.failed is not None else status, seconds, finished, taken, abandoned, reports)

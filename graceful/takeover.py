@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from graceful.control.desk import Desk
     from graceful.stopping import Process
 
+log = Logger(namespace="graceful")
+
 _SERVES = ("serving", "lame-duck")
 
 
@@ -85,8 +87,6 @@ class Takeover:
     :ivar succession: the takeover by a successor.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(
         self,
         engine: Sockets,
@@ -142,7 +142,7 @@ class Takeover:
         self._stopping.succeeded = True
         self._engine.hand_sockets(handed, pid)
         self._desk.hand_over(handed, pid)
-        self.log.info("process {pid} has taken over; this one finishes what it has", pid=pid)
+        log.info("process {pid} has taken over; this one finishes what it has", pid=pid)
         self._limit()
         self._drain.succeeded()
 
@@ -181,4 +181,4 @@ class Takeover:
         self._rebind(predecessor.inheritance())
         if self._process is not None and self._process.pid_file is not None:
             self._process.pid_file.take_over()
-        self.log.info("took over from process {pid}", pid=predecessor.pid)
+        log.info("took over from process {pid}", pid=predecessor.pid)

@@ -37,6 +37,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
@@ -45,6 +46,8 @@ from graceful.control.socket import LEAVING
 from graceful.control.telling import Telling
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
+
+log = Logger(namespace="graceful")
 
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -123,7 +126,7 @@ class Control(Reading):
             return
         self.obeying = True
         try:
-            self.log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
+            log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
             values = _values(exchange)
             if path.startswith("/takeover") and self.takeover is not None:
                 self._json(exchange, self.takeover(exchange, path, values))
@@ -138,7 +141,7 @@ class Control(Reading):
                 self._when(exchange, answer, self._json)
                 return
             if isinstance(answer, Deferred):
-                answer.addErrback(lambda failure: self.log.failure("order {order}", failure, order=path[:100]))
+                answer.addErrback(lambda failure: log.failure("order {order}", failure, order=path[:100]))
             self._wait(exchange, what)
         finally:
             self.obeying = False

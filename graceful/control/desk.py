@@ -35,6 +35,8 @@ from graceful.sockets.offers import CONTROL, STATUS
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 
+log = Logger(namespace="graceful")
+
 #: Seconds between two pictures for those who look.
 TICK: Final = 1.0
 TICK_IN_DRAIN: Final = 0.25
@@ -51,8 +53,6 @@ class Desk:
     :param control: the control socket, None for none.
     :param notify: word to the service manager.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -165,9 +165,9 @@ class Desk:
         :param main: that this is the main process; a predecessor has said it, if there was one.
         """
         if self._control is not None and self._control.where is not None:
-            self.log.info("control at {path}", path=self._control.where)
+            log.info("control at {path}", path=self._control.where)
         for bound in self._status_sockets:
-            self.log.info("status page at {where}", where=_url(bound))
+            log.info("status page at {where}", where=_url(bound))
         if not self._status.draining:
             self._notify.ready(main)
 

@@ -15,6 +15,8 @@ from typing import Final
 
 from twisted.logger import Logger
 
+log = Logger(namespace="graceful")
+
 #: Seconds that systemd shall wait past our own last limit.
 AFTER_US: Final = 5.0
 
@@ -29,8 +31,6 @@ class Notify:
     :param pid: the process that the watchdog must be meant for.
     :ivar watchdog: seconds between two signs of life; None if nobody waits for them.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, environ: Mapping[str, str] = os.environ, pid: int | None = None) -> None:
         where = environ.get("NOTIFY_SOCKET", "")
@@ -84,4 +84,4 @@ class Notify:
         except OSError as error:
             if not self._troubled:
                 self._troubled = True
-                self.log.warn("the service manager cannot be notified: {error}", error=error)
+                log.warn("the service manager cannot be notified: {error}", error=error)

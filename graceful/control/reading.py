@@ -29,6 +29,8 @@ from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.fields import reason
 from graceful.web.handler import IHandler
 
+log = Logger(namespace="graceful")
+
 JSON: Final = "application/json; charset=utf-8"
 WAITED_FOR: Final = ("closed", "gone")
 LONGEST_ID: Final = 32
@@ -60,8 +62,6 @@ class Reading:
     :param events: the clients that get every change.
     :param origin: says which requests are none of a hostile page's; None on a Unix socket, which no page can reach.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, status: Telling, events: Events, metrics: Metrics, origin: Origin | None) -> None:
         self._status = status
@@ -198,7 +198,7 @@ class Reading:
         elif isinstance(error, ClientError):
             self._json(exchange, {"error": str(error)}, 504 if isinstance(error, Silent) else 502)
         else:
-            self.log.failure("{exchange}: the status could not be told", exchange=exchange)
+            log.failure("{exchange}: the status could not be told", exchange=exchange)
             exchange.connection.site.answer(exchange, 500)
 
     def _json(self, exchange: Exchange, value: Any, code: int = 200) -> None:

@@ -31,6 +31,8 @@ from graceful.control.client import Client, ClientError, NobodyThere
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.binding import inode_of
 
+log = Logger(namespace="graceful")
+
 #: States of an instance that gives its path to a newcomer.
 LEAVING: Final = ("closing", "finishing", "takedown", "gone")
 
@@ -55,8 +57,6 @@ class ControlSocket:
     :param demanded: whether somebody has asked for just this path.
     :ivar where: where the socket is now; None if there is none.
     """
-
-    _log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class ControlSocket:
             problem = f"cannot make the control socket {self.path}: {error.strerror}"
         if self._demanded:
             raise ControlError(f"{problem}; give another --control, or --control '' for none")
-        self._log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
+        log.warn("{problem}; the graceful command cannot reach this server: give a --control", problem=problem)
         return None
 
     def _bind(self, beside: bool = False) -> socket.socket:
@@ -131,7 +131,7 @@ class ControlSocket:
         try:
             return self._bind(beside=True)
         except (ControlError, OSError) as error:
-            self._log.warn(
+            log.warn(
                 "the graceful command cannot reach this process any more, only signals can: {error}", error=error
             )
             return None
@@ -152,7 +152,7 @@ class ControlSocket:
             try:
                 return self._bind()
             except (ControlError, OSError) as error:
-                self._log.warn("the graceful command cannot reach this server: {error}", error=error)
+                log.warn("the graceful command cannot reach this server: {error}", error=error)
                 return None
         listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
         self._inode, self.where = self._predecessors, self.path
@@ -184,7 +184,7 @@ class ControlSocket:
                 who = f"process {pid}" if pid else "another process"
                 if self._demanded:
                     raise ControlError(f"{who} answers at the control socket {self.path}")
-                self._log.warn(
+                log.warn(
                     "{who} has the control socket {path}: this server's is {aside}",
                     who=who,
                     path=self.path,

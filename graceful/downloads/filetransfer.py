@@ -23,6 +23,8 @@ from graceful.web.handler import IAnswerer
 if TYPE_CHECKING:
     from graceful.downloads.crew import Crew
 
+log = Logger(namespace="graceful")
+
 _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 
@@ -36,8 +38,6 @@ class FileTransfer:
     :param end: the one behind the last.
     :param crew: fetches what is not in memory.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class FileTransfer:
 
     def _cannot(self, why: str) -> None:
         self._exchange.keep = False
-        self.log.error("{exchange}: the file cannot be sent to its end: {why}", exchange=self._exchange, why=why)
+        log.error("{exchange}: the file cannot be sent to its end: {why}", exchange=self._exchange, why=why)
 
     # -- the end ------------------------------------------------------------------------------------------
 

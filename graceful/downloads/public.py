@@ -7,12 +7,16 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+from twisted.logger import Logger
+
 from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.filetransfer import FileTransfer
 from graceful.downloads.heads import Answer, judged
 from graceful.downloads.sender import Sender
 from graceful.downloads.targets import File, Mapping, Refused, Url, resolve
 from graceful.web.exchange import DOWNLOADING, Exchange
+
+log = Logger(namespace="graceful")
 
 ALLOWED: Final = ("GET", "HEAD")
 
@@ -67,9 +71,7 @@ class Public:
             site.answer(exchange, 404)
             return
         if error is not None:
-            sender.log.error(
-                "{exchange}: {path!r} cannot be opened: {error}", exchange=exchange, path=path, error=error
-            )
+            log.error("{exchange}: {path!r} cannot be opened: {error}", exchange=exchange, path=path, error=error)
             site.answer(exchange, 500)
             return
         (file,) = opened

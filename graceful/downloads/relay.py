@@ -29,6 +29,8 @@ from graceful.downloads.upstream import Upstream
 from graceful.web.exchange import DOWNLOADING, Disconnected, Exchange
 from graceful.web.handler import IAnswerer
 
+log = Logger(namespace="graceful")
+
 HIGH: Final = 1 << 16
 PAUSES: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
 PROGRESS: Final = 1 << 20
@@ -92,8 +94,6 @@ class Relay:
     :param silence: how long the upstream may say nothing, seconds.
     :param over: called when it is over.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -204,12 +204,12 @@ class Relay:
         self._broken("it does not answer in time" if self._late else _why(failure), late)
 
     def _failed(self, failure: Failure) -> None:
-        self.log.failure("{exchange}: a download failed", failure, exchange=self._exchange)
+        log.failure("{exchange}: a download failed", failure, exchange=self._exchange)
         self._end_badly(500)
 
     def _give_up(self, response: IResponse, why: str) -> None:
         response.deliverBody(Unwanted())
-        self.log.error("{exchange}: the upstream cannot be used: {why}", exchange=self._exchange, why=why)
+        log.error("{exchange}: the upstream cannot be used: {why}", exchange=self._exchange, why=why)
         self._end_badly(502)
 
     # -- the body -----------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class Relay:
 
     def _broken(self, why: str, late: bool) -> None:
         if not self._exchange.begun:
-            self.log.error("{exchange}: {url}: {why}", exchange=self._exchange, url=self._url, why=why)
+            log.error("{exchange}: {url}: {why}", exchange=self._exchange, url=self._url, why=why)
             self._end_badly(504 if late else 502)
             return
         if self._next - self._resumed_at > PROGRESS:
@@ -270,7 +270,7 @@ class Relay:
         if not self._etag or self._tries == len(PAUSES):
             self._cut(f"the upstream broke off, and cannot be asked for the rest: {why}")
             return
-        self.log.warn(
+        log.warn(
             "{exchange}: the upstream broke off ({why}), and is asked for the rest from byte {place}",
             exchange=self._exchange,
             why=why,
@@ -314,7 +314,7 @@ class Relay:
         )
 
     def _cut(self, why: str) -> None:
-        self.log.error(
+        log.error(
             "{exchange}: cut after {sent} bytes: {why}", exchange=self._exchange, sent=self._exchange.sent, why=why
         )
         self._end_badly(502)

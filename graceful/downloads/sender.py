@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from graceful.downloads.relay import Relay
     from graceful.downloads.upstream import Upstream
 
+log = Logger(namespace="graceful")
+
 Go = Callable[[], object]
 
 
@@ -35,8 +37,6 @@ class Sender:
     :param upstream: makes what asks upstream servers, when it is first needed.
     :param silence: how long an upstream may say nothing, seconds.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Sender:
 
     def say_refused(self, exchange: Exchange, path: str, refused: Refused) -> None:
         """Tell the log why nothing is sent for a path."""
-        self.log.warn("{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused)
+        log.warn("{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused)
 
     # -- reactor thread -----------------------------------------------------------------------------------
 

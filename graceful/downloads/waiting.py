@@ -21,6 +21,8 @@ from graceful.downloads.parked import NOTHING_NEW, AtDrain, News, Parked, news
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.handler import IAnswerer
 
+log = Logger(namespace="graceful")
+
 SPREAD: Final = 1.0
 LATE: Final = (1.0, 2.0)
 HELD: Final = 1 << 18
@@ -37,8 +39,6 @@ class Waiting:
     :param lot: where it waits.
     :ivar due: when its time is over, or when it is to be told of the drain, seconds of the clock.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, exchange: Exchange, ticket: Parked, lot: Lot, stream: bool) -> None:
         self.exchange = exchange
@@ -88,7 +88,7 @@ class Waiting:
             elif last:
                 exchange.finish(what)
             elif exchange.connection.turn.held > HELD:
-                self.log.info("{exchange}: its client does not take its events, and is cut", exchange=exchange)
+                log.info("{exchange}: its client does not take its events, and is cut", exchange=exchange)
                 exchange.connection.close()
                 return
             else:
@@ -97,7 +97,7 @@ class Waiting:
         except Disconnected:
             exchange.flushed = True
         except (ValueError, TypeError):
-            self.log.failure("{exchange}: an answer to a parked request cannot be sent", exchange=exchange)
+            log.failure("{exchange}: an answer to a parked request cannot be sent", exchange=exchange)
             self._leave()
             exchange.connection.site.answer(exchange, 500)
             return
@@ -138,7 +138,7 @@ class Waiting:
             made = at_drain()
             answer = news(*made) if made is not None else None
         except Exception:
-            self.log.failure("{exchange}: at_drain of a parked request failed", exchange=self.exchange)
+            log.failure("{exchange}: at_drain of a parked request failed", exchange=self.exchange)
         finally:
             self._lot.call(self._drained, answer)
 

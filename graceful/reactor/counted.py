@@ -25,6 +25,8 @@ from graceful.reactor.interfaces import IIdling
 from graceful.reactor.lingering import Lingering
 from graceful.web.exchange import APPLICATION, PHASES
 
+log = Logger(namespace="graceful")
+
 #: Seconds that a connection has to be gone once it was told to, and has nothing more to send.  Only TLS needs any: it
 #: waits for the peer to agree.
 AGREES_IN: Final = 1.0
@@ -79,8 +81,6 @@ class Watch:
     :ivar items: what is in flight on it, each by what it was recognised by.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(self, counted: Counted, transport: Any, protocol: Any) -> None:
         self._counted = counted
         self.transport = transport
@@ -115,7 +115,7 @@ class Watch:
             idling.whenIdle().addCallbacks(lambda ignored: self.lose(), self._cannot_tell)
 
     def _cannot_tell(self, failure: Failure) -> None:
-        self.log.failure("{protocol} cannot say when it is idle", failure, protocol=self.protocol)
+        log.failure("{protocol} cannot say when it is idle", failure, protocol=self.protocol)
 
     def sweep(self, now: float, quiet: bool) -> None:
         """Some time has passed in a drain.
@@ -168,8 +168,6 @@ class Counted:
     :ivar on_add: called with each new connection.
     :ivar lingering: holds connections that are closed; None as long as nobody does.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self) -> None:
         self.ports: dict[Any, str] = {}
@@ -232,7 +230,7 @@ class Counted:
                 known = self._watches[transport] = kind(self, transport, protocol)
             known.look()
         except Exception:
-            self.log.failure("nobody can say what is in flight on {transport!r}", transport=transport)
+            log.failure("nobody can say what is in flight on {transport!r}", transport=transport)
             known = self._watches[transport] = Watch(self, transport, transport.protocol)
             known.look()
         return known

@@ -29,6 +29,8 @@ from graceful.sockets.foreign import close_port
 if TYPE_CHECKING:
     from graceful.reactor.control import Open
 
+log = Logger(namespace="graceful")
+
 #: Seconds between two looks at idle connections in a drain.
 SWEEP: Final = 0.1
 
@@ -77,8 +79,6 @@ class Leaving:
     :ivar drain: the machine.
     :ivar told: somebody outside wants the process to end: by a signal, or by control.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, reactor: Any, settings: Settings, counted: Counted, process: Process | None) -> None:
         self._reactor = reactor
@@ -143,7 +143,7 @@ class Leaving:
         """Log what is in flight."""
         now = self.clock.seconds()
         lines = [f"{len(self._counted.connections)} connections, in flight:"]
-        self.log.info("{lines}", lines="\n".join(lines + [item.describe(now) for item in self._counted.in_flight()]))
+        log.info("{lines}", lines="\n".join(lines + [item.describe(now) for item in self._counted.in_flight()]))
 
     # -- control ------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class Leaving:
             control.open(self._reactor)
         except CannotOpen as error:
             self._failed = True
-            self.log.critical("{reason}: stopping", reason=str(error))
+            log.critical("{reason}: stopping", reason=str(error))
             self._reactor.stop()
         else:
             self._control = control
@@ -207,7 +207,7 @@ class Leaving:
         if counted.on_add is None:
             in_flight = len(counted.in_flight())
             self._finished_before = counted.issued - in_flight
-            self.log.info("stopping: {count} in flight", count=in_flight)
+            log.info("stopping: {count} in flight", count=in_flight)
             counted.on_add, counted.lingering = self._added, self._lingering
             self._sweep()
 
@@ -231,7 +231,7 @@ class Leaving:
                 watch.last()
                 watch.sweep(now, self._quiet)
             except Exception:
-                self.log.failure("a connection cannot be watched and is left to the deadline")
+                log.failure("a connection cannot be watched and is left to the deadline")
         # With very many connections it is a long look, and they are to be served meanwhile.
         self.clock.callLater(max(SWEEP, 10 * (self.clock.seconds() - now)), self._sweep)
 
@@ -253,7 +253,7 @@ class Leaving:
             port.factory.doStart()
             self._kept.append(port.factory)
         except Exception:
-            self.log.failure("a factory does not start once more, and stops with its port")
+            log.failure("a factory does not start once more, and stops with its port")
         await close_port(self._reactor, name_of_port(port), port)
 
     def all_gone(self) -> Deferred[None]:
@@ -284,7 +284,7 @@ class Leaving:
             try:
                 taken = watch.take_down()
             except Exception:
-                self.log.failure("a connection could not be taken down and is closed")
+                log.failure("a connection could not be taken down and is closed")
                 taken = list(watch.items.values())
                 watch.transport.abortConnection()
             self._name(taken, now)
@@ -299,12 +299,12 @@ class Leaving:
         try:
             deferred.cancel()
         except Exception:
-            self.log.failure("a Deferred that was counted could not be cancelled")
+            log.failure("a Deferred that was counted could not be cancelled")
 
     def _name(self, taken: list[Item], now: float) -> None:
         for item in taken:
             self.taken_down += 1
-            self.log.warn("taking down {what}", what=item.describe(now))
+            log.warn("taking down {what}", what=item.describe(now))
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         if not self.left():
@@ -325,7 +325,7 @@ class Leaving:
             try:
                 self._kept.pop().doStop()
             except Exception:
-                self.log.failure("a factory could not be stopped")
+                log.failure("a factory could not be stopped")
         if self._process is not None:
             deadline, now = self.drain.takes_down(), self.clock.seconds()
             assert deadline is not None
@@ -345,7 +345,7 @@ class Leaving:
             abandoned = self._process.pools.abandoned
         seconds, taken = monotonic() - self._began, self.taken_down - self._taken_before
         finished = self._counted.issued - self._finished_before - taken  # whatever was not taken down has ended
-        self.log.info(
+        log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,
             finished=finished,

@@ -30,6 +30,8 @@ from twisted.python.threadpool import ThreadPool
 
 from graceful.takedown.stacks import stack_of
 
+log = Logger(namespace="graceful")
+
 LOOK_AGAIN: Final = 0.1
 
 
@@ -104,8 +106,6 @@ class Pools:
     :ivar abandoned: how many threads did not end.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.until: float | None = None
         self.abandoned = 0
@@ -141,7 +141,7 @@ class Pools:
         for thread in pool.threads:
             if thread.is_alive():
                 self.abandoned += 1
-                self.log.warn(
+                log.warn(
                     "abandoning thread {name}, which is here:\n{stack}",
                     name=thread.name,
                     stack=stack_of(thread.ident or 0),

@@ -17,6 +17,8 @@ from twisted.logger import Logger
 from graceful.reports.outlets import Outlet, as_json, flush_sentry
 from graceful.reports.report import Report
 
+log = Logger(namespace="graceful")
+
 QUEUE: Final = 1000
 FLUSH: Final = 2.0
 
@@ -26,8 +28,6 @@ class Publisher:
 
     :param outlets: where to publish them; asked for each report.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, outlets: Callable[[], list[Outlet]]) -> None:
         self._outlets = outlets
@@ -74,9 +74,7 @@ class Publisher:
             self._keep(report, "there was no more time")
 
     def _keep(self, report: Report, why: object) -> None:
-        self.log.error(
-            "report {id} was not published ({why}): {report}", id=report["id"], why=why, report=as_json(report)
-        )
+        log.error("report {id} was not published ({why}): {report}", id=report["id"], why=why, report=as_json(report))
 
     def _next(self) -> Report | None:
         with self._changed:

@@ -22,10 +22,10 @@ from graceful.sockets.binding import BindError
 from graceful.sockets.handshakes import admit_new, filter_new, half_open
 from graceful.sockets.listener import HANDSHAKES_LOOK, HANDSHAKES_WAIT
 
+log = Logger(namespace="graceful")
+
 #: Looks for one more connection that waits to be accepted, at the end.
 MOST: Final = 4096
-
-_log = Logger()
 
 
 class ForeignListener:
@@ -109,8 +109,8 @@ async def close_port(reactor: Any, name: str, port: Any) -> None:
     try:
         await _close(reactor, port)
     except Exception:
-        _log.failure("socket {name}: trouble while closing", name=name)
-    _log.info("socket {name} closed (pid {pid})", name=name, pid=os.getpid())
+        log.failure("socket {name}: trouble while closing", name=name)
+    log.info("socket {name} closed (pid {pid})", name=name, pid=os.getpid())
 
 
 async def _close(reactor: Any, port: Any) -> None:

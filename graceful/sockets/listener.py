@@ -31,6 +31,8 @@ from zope.interface import implementer
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.handshakes import drop_new, half_open, release
 
+log = Logger(namespace="graceful")
+
 Accepted = Callable[[socket.socket, Any], None]
 
 #: Connections accepted in one turn of the reactor, before everybody else gets theirs.
@@ -81,8 +83,6 @@ class Listener:
     :ivar closed: whether the descriptor is closed.
     :ivar bound: the socket, with what is known of others who hold it.  That may change: a successor gets it, too.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Listener:
         if self.closed:
             return
         if not self._silent:
-            self._log.info("socket {name} handed to {pid}", name=self.name, pid=pid)
+            log.info("socket {name} handed to {pid}", name=self.name, pid=pid)
         self.bound = evolve(self.bound, shared=True, path=None)
         self._finish()
 
@@ -211,14 +211,14 @@ class Listener:
                 return _Queue.NO_ROOM
             if self._no_room:
                 self._no_room = False
-                self._log.info("socket {name} accepts again", name=self.name)
+                log.info("socket {name} accepts again", name=self.name)
             connection.setblocking(False)
             if self._door_shut:
                 release(connection)
             try:
                 self._accepted(connection, address)
             except Exception:
-                self._log.failure("socket {name}: a new connection could not be taken", name=self.name)
+                log.failure("socket {name}: a new connection could not be taken", name=self.name)
                 connection.close()
         return _Queue.MAY_HAVE_MORE
 
@@ -226,7 +226,7 @@ class Listener:
         if self._no_room:
             return
         self._no_room = True
-        self._log.error(
+        log.error(
             "socket {name} cannot accept: {reason}; new connections wait in its queue until it can{advice}",
             name=self.name,
             reason=error.strerror,
@@ -258,7 +258,7 @@ class Listener:
             elif self._clock.seconds() + NO_ROOM_PAUSE <= give_up:
                 await deferLater(self._clock, NO_ROOM_PAUSE)
             else:
-                self._log.error(
+                log.error(
                     "socket {name} closes with connections in its queue, which are reset: there was no room"
                     " to accept them; raise the limit on open files",
                     name=self.name,
@@ -272,7 +272,7 @@ class Listener:
             await deferLater(self._clock, HANDSHAKES_LOOK)
 
     def _close_anyway(self, failure: Failure) -> None:
-        self._log.failure("socket {name}: trouble while closing", failure, name=self.name)
+        log.failure("socket {name}: trouble while closing", failure, name=self.name)
         self._finish()
 
     def _finish(self) -> None:
@@ -286,7 +286,7 @@ class Listener:
             self._retry = None
         self.bound.close()
         if not self._silent:
-            self._log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
+            log.info("socket {name} closed (pid {pid})", name=self.name, pid=os.getpid())
         self._tell()
 
     def _tell(self) -> None:

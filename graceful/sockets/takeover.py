@@ -20,6 +20,8 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+log = Logger(namespace="graceful")
+
 #: What both sides must agree on: which words there are, and what they mean.
 PROTOCOL: Final = 1
 
@@ -59,8 +61,6 @@ class Succession:
     :ivar on_end: called when a takeover has ended, well or not.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(self, clock: IReactorTime, holder: Holder, timeout: float) -> None:
         self._clock = clock
         self._holder = holder
@@ -81,12 +81,12 @@ class Succession:
         """
         why = self._why_not(protocol)
         if why is not None:
-            self.log.warn("process {pid} gets no sockets: {why}", pid=pid, why=why)
+            log.warn("process {pid} gets no sockets: {why}", pid=pid, why=why)
             raise NotNow(why)
         self.successor, self._token = pid, token
         self._holder.lend()
         self._timer = self._clock.callLater(self._timeout, self._late)
-        self.log.info("process {pid} gets the sockets; this one serves until that one accepts", pid=pid)
+        log.info("process {pid} gets the sockets; this one serves until that one accepts", pid=pid)
 
     def _why_not(self, protocol: object) -> str | None:
         if protocol != PROTOCOL:
@@ -138,7 +138,7 @@ class Succession:
 
     def _say(self, pid: int, why: str) -> None:
         on = "stops" if self.leaving else "serves on"
-        self.log.error("no takeover: process {pid} {why}; this one {on}", pid=pid, why=why, on=on)
+        log.error("no takeover: process {pid} {why}; this one {on}", pid=pid, why=why, on=on)
         self.on_end()
 
     def _stop_timer(self) -> None:

@@ -26,6 +26,8 @@ from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 from graceful.web.site import Site
 
+log = Logger(namespace="graceful")
+
 #: Seconds until everything is over that can be: the threads', and a moment.
 LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN
 assert LAST_MOMENT < TAKEDOWN
@@ -42,8 +44,6 @@ class Deadline:
     :ivar interrupted: what was interrupted.
     :ivar abandoned: how many threads did not end.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Deadline:
         now = self._clock.seconds()
         exchange.report = exchange.report or self._reports.new_id()
         self.interrupted[exchange] = Interruption.of(exchange, "at the deadline", now, stack)
-        self.log.warn(
+        log.warn(
             "taking down {what} ({report}){stack}",
             what=exchange.describe(now),
             report=exchange.report,
@@ -114,7 +114,7 @@ class Deadline:
             interrupted = take_down(connection)
         except Exception:
             # One that fails must not keep the others from their end.
-            self.log.failure("a connection could not be taken down and is closed")
+            log.failure("a connection could not be taken down and is closed")
             connection.close(reset=True)
             return
         for exchange in interrupted:
@@ -134,7 +134,7 @@ class Deadline:
         interruption = self.interrupted[descent.exchange]
         interruption.down = down
         if not down:
-            self.log.warn(
+            log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"
                 "\n{stack}",
                 exchange=descent.exchange,

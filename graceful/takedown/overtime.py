@@ -25,6 +25,8 @@ from graceful.takedown.threads import Descents
 from graceful.web.exchange import APPLICATION, QUEUED, SENDING, Exchange
 from graceful.web.site import Site
 
+log = Logger(namespace="graceful")
+
 LOOK: Final = 0.25
 
 
@@ -53,8 +55,6 @@ class Overtime:
     :ivar taken: how many exchanges in flight were interrupted.
     :ivar in_drain: what was interrupted since a drain began; None before.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -113,9 +113,7 @@ class Overtime:
     def _note(self, exchange: Exchange, thread: int, why: str, now: float) -> None:
         exchange.report = exchange.report or self._reports.new_id()
         self._noted[exchange] = _Noted(why, stack_of(thread))
-        self.log.info(
-            "{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report
-        )
+        log.info("{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report)
 
     def interrupt(self, exchange: Exchange, why: str, cut: bool = False) -> list[Exchange]:
         """Take an exchange down; returned are those in flight that were interrupted by it.
@@ -127,7 +125,7 @@ class Overtime:
         exchange.report = exchange.report or self._reports.new_id()
         stack = stack_of(thread)
         interruption = Interruption.of(exchange, why, now, stack)
-        self.log.warn(
+        log.warn(
             "taking down {what} {why} ({report}){stack}",
             what=exchange.describe(now),
             why=why,
@@ -166,12 +164,10 @@ class Overtime:
         interruption.down = down
         story = ", ".join(descent.story)
         if down:
-            self.log.info(
-                "{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report
-            )
+            log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)
         else:
             replaced = self._replace(descent.thread)
-            self.log.warn(
+            log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is lost; {instead}; it is"
                 " here:\n{stack}",
                 exchange=exchange,

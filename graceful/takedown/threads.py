@@ -13,6 +13,8 @@ from graceful.takedown.thread import LOOK_AGAIN, WITHIN, Descent
 from graceful.takedown.waits import Waits
 from graceful.web.exchange import Exchange
 
+log = Logger(namespace="graceful")
+
 Ended = Callable[[Descent, bool], None]
 
 
@@ -25,8 +27,6 @@ class Descents:
     :param waits: finds out what threads wait for.
     :param call: calls a hook in another thread.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -84,4 +84,4 @@ class Descents:
             descent.look(now)
         except Exception:
             # One that fails must not keep the others from coming down.
-            self.log.failure("{exchange}: its thread could not be looked at", exchange=descent.exchange)
+            log.failure("{exchange}: its thread could not be looked at", exchange=descent.exchange)

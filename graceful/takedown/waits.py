@@ -37,6 +37,8 @@ from typing import Any, Final, NamedTuple
 from attrs import frozen
 from twisted.logger import Logger
 
+log = Logger(namespace="graceful")
+
 Inode = tuple[int, int]
 LONGEST_POLL: Final = 4096
 _P_PID: Final = 1
@@ -119,8 +121,6 @@ class Waits:
     :param machine: whose system calls.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(
         self, own: Callable[[], set[Inode]], proc: str = "/proc/self", machine: str = platform.machine()
     ) -> None:
@@ -139,7 +139,7 @@ class Waits:
     def _cannot_see(self, why: object) -> None:
         if not self._blind:
             self._blind = True
-            self.log.warn(
+            log.warn(
                 "what threads wait for in the kernel cannot be seen ({why}): a takedown ends conditions and children"
                 " of subprocess, but no sockets",
                 why=why,

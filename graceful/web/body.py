@@ -19,6 +19,8 @@ from typing import IO, Any, Final
 
 from twisted.logger import Logger
 
+log = Logger(namespace="graceful")
+
 MEMORY: Final = 65536
 HIGH: Final = 262144
 LOW: Final = 65536
@@ -59,8 +61,6 @@ class Spooler:
     :param call: calls a function in the reactor thread, from any thread.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(self, directory: str | None, call: Callable[..., object]) -> None:
         self._directory = directory
         self._call = call
@@ -100,7 +100,7 @@ class Spooler:
             try:
                 function(*arguments)
             except Exception:
-                self.log.failure("the writer of request bodies goes on after this")
+                log.failure("the writer of request bodies goes on after this")
             del job, function, arguments
 
     def _write(self, spool: Spool, data: bytes) -> None:

@@ -13,11 +13,12 @@ completed ends visibly short (RFC 9112 §6.3, §8), and no second status line in
 from __future__ import annotations
 
 import codecs
-import logging
 import re
 from collections.abc import Callable
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, Final
+
+from twisted.logger import Logger
 
 from graceful.takedown.guard import Aim, Hook, settle
 from graceful.web.fields import (
@@ -43,6 +44,8 @@ from graceful.web.fields import (
 if TYPE_CHECKING:
     from graceful.web.connection import Connection
 
+log = Logger(namespace="graceful")
+
 RECEIVING: Final = 0
 QUEUED: Final = 1
 APPLICATION: Final = 2
@@ -56,8 +59,6 @@ PHASES: Final = ("receiving", "queued", "in the application", "sending", "linger
 codecs.lookup("unicode_escape")
 
 _LENGTH: Final = re.compile(r"[0-9]+\Z")
-
-_log = logging.getLogger("graceful")
 
 
 class Disconnected(ConnectionError):
@@ -331,11 +332,12 @@ class Exchange:
         """Never more bytes than announced: what is behind them would be taken for the next answer."""
         left = self.length - self.sent
         if len(data) > left:
-            _log.error(
-                "%s %s: the application sends more than its Content-Length of %d bytes; the rest is dropped",
-                self.method,
-                self.shown_target,
-                self.length,
+            log.error(
+                "{method} {target}: the application sends more than its Content-Length of {length} bytes; "
+                "the rest is dropped",
+                method=self.method,
+                target=self.shown_target,
+                length=self.length,
             )
             return data[:left]
         return data

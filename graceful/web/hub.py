@@ -23,6 +23,8 @@ from zope.interface import implementer
 if TYPE_CHECKING:
     from graceful.web.connection import Connection
 
+log = Logger(namespace="graceful")
+
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
 BATCH: Final = 128
@@ -39,8 +41,6 @@ class Hub:
     :ivar now: the time of the current batch, monotonic seconds; reactor thread.
     :ivar before, after: called around each batch: the thread pool collects its wake-ups here.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -127,7 +127,7 @@ class Hub:
                     elif event & ~(IN | OUT):
                         connection.close()
                 except Exception:
-                    self.log.failure("a connection failed and is closed")
+                    log.failure("a connection failed and is closed")
                     connection.close()
         finally:
             self.after()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from twisted.logger import Logger
+
 from graceful.web.body import FULL, HIGH, LOW, MEMORY, Spool
 from graceful.web.exchange import QUEUED, Exchange
 from graceful.web.intake import Intake
@@ -17,6 +19,8 @@ from graceful.web.intake import Intake
 if TYPE_CHECKING:
     from graceful.web.connection import Connection
     from graceful.web.site import Site
+
+log = Logger(namespace="graceful")
 
 PIPELINE: Final = 8
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -226,5 +230,5 @@ class Receiver:
         self.pause()
 
     def _why_not_written(self, error: OSError) -> int:
-        self._site.log.error("a request body could not be written: {error}", error=error)
+        log.error("a request body could not be written: {error}", error=error)
         return 507 if error.errno in FULL else 500

@@ -15,8 +15,6 @@ from email.utils import formatdate
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from twisted.logger import Logger
-
 from graceful.limits import Limits
 from graceful.register import Register
 from graceful.settings import Settings
@@ -89,8 +87,6 @@ class Site:
     :ivar hand_over: takes answers from threads that the event loop shall send; None if nobody does.
     :ivar tail_keep, tail_close: the end of a head, renewed each second by the reactor thread.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ from graceful.web.exchange import Disconnected, Exchange
 if TYPE_CHECKING:
     from graceful.web.resources import Tree
 
+log = Logger(namespace="graceful")
+
 HIGH: Final = 65536
 
 
@@ -36,7 +38,6 @@ class Stream:
     :ivar bad_request: the form in the request's body is none.
     """
 
-    log = Logger(namespace="graceful")
     factory = None  # twisted.web would log through it; our access log does
 
     def __init__(self, tree: Tree, exchange: Exchange) -> None:
@@ -67,7 +68,7 @@ class Stream:
         try:
             request.requestReceived(exchange.method.encode("ascii"), exchange.target, version)
         except Exception:
-            self.log.failure("{exchange}: the resource failed", exchange=exchange)
+            log.failure("{exchange}: the resource failed", exchange=exchange)
             self.fail(500)
 
     def give_to(self, handler: Any, prefix: list[bytes], rest: list[bytes]) -> None:
@@ -116,7 +117,7 @@ class Stream:
             try:
                 producer.stopProducing()
             except Exception:
-                self.log.failure("{exchange}: its producer could not be stopped", exchange=self._exchange)
+                log.failure("{exchange}: its producer could not be stopped", exchange=self._exchange)
         self._request.connectionLost(reason)
 
     # -- what a Request asks of its channel ---------------------------------------------------------------

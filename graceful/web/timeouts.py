@@ -17,9 +17,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from twisted.logger import Logger
+
 if TYPE_CHECKING:
     from graceful.web.connection import Connection
     from graceful.web.site import Site
+
+log = Logger(namespace="graceful")
 
 LINGER: Final = 2.0
 LINGER_LONGEST: Final = 30.0
@@ -56,7 +60,7 @@ class Sweep:
             self._linger(connection, now)
         elif turn.held or (connection.pull is not None and not connection.pull_paused):
             if silent > settings.send_timeout:
-                self._site.log.info("a client takes nothing: {exchange} is cut", exchange=turn.current)
+                log.info("a client takes nothing: {exchange} is cut", exchange=turn.current)
                 connection.close(reset=True)
         elif receiving is not None:
             if connection.receiver.stalled():

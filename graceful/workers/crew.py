@@ -23,6 +23,8 @@ from graceful.workers.place import Place
 from graceful.workers.places import Places
 from graceful.workers.process import GONE, LEAVING, READY, Surroundings, Worker
 
+log = Logger(namespace="graceful")
+
 #: Why there is no replacement, though nothing went wrong.
 STOPPING: Final = "it is stopping"
 ANOTHER: Final = "another replacement is wanted"
@@ -66,8 +68,6 @@ class Crew:
     :ivar on_hopeless: called with why nobody can serve any more.
     :ivar exodus: gets what happens, once everybody leaves.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self, sockets: Places, release: Origin, surroundings: Surroundings, timeout: float, most_leaving: int
@@ -180,7 +180,7 @@ class Crew:
         if self.exodus is not None:  # which has told it to end, a moment too late
             self.leaving += [former] if former is not None else []
             return
-        self.log.info("worker {number}, process {pid}, accepts", number=place.number, pid=worker.pid)
+        log.info("worker {number}, process {pid}, accepts", number=place.number, pid=worker.pid)
         self._keepers.relieve(place)
         if former is not None:
             self._leave(former, worker.pid)
@@ -264,7 +264,7 @@ class Crew:
         if not place.empty or self.exodus is not None:
             return
         pause = place.pauses.after(served_for)
-        self.log.error(
+        log.error(
             "{what}; {others} of {all} workers accept, another one starts {when}",
             what=what,
             others=len(self.serving()),

@@ -24,6 +24,8 @@ from graceful.workers.crew import Crew
 from graceful.workers.places import Kept, Places
 from graceful.workers.process import GONE, LEAVING, SERVING, STARTING, Worker
 
+log = Logger(namespace="graceful")
+
 
 class Exodus:
     """The end of an instance with workers; what :class:`graceful.workers.crew.Leaving` has.  Reactor thread.
@@ -36,8 +38,6 @@ class Exodus:
     :ivar on_state: called with each state that is entered.
     :ivar on_gone: called with how it has ended.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Exodus:
         taken = [bound.socket for bound in handed]
         theirs = [one for one in self._sockets.kept if one.bound.socket in taken]
         for name in dict.fromkeys(one.bound.name for one in theirs):
-            self.log.info("socket {name} handed to {pid}", name=name, pid=pid)
+            log.info("socket {name} handed to {pid}", name=name, pid=pid)
         for one in self._sockets.kept:
             one.let_go(unlink=one not in theirs)
         for worker in [*self._crew.serving(), *self._crew.coming()]:
@@ -109,7 +109,7 @@ class Exodus:
     def kill(self) -> None:
         """End whoever is still there."""
         for worker in self._crew.workers():
-            self.log.error(
+            log.error(
                 "worker {number}, process {pid}, is still there at the last limit, and is killed",
                 number=worker.number,
                 pid=worker.pid,
@@ -137,7 +137,7 @@ class Exodus:
     def _not_obeyed(self, failure: Any, worker: Worker, otherwise: signal.Signals) -> None:
         if worker.state == GONE:
             return
-        self.log.warn(
+        log.warn(
             "worker {number}, process {pid}: {reason}; it gets a {signal}",
             number=worker.number,
             pid=worker.pid,
@@ -230,13 +230,13 @@ class Exodus:
     def _say_closed(self, name: str) -> None:
         if name not in self._said:
             self._said.add(name)
-            self.log.info("socket {name} closed (pid {pid})", name=name, pid=os.getpid())
+            log.info("socket {name} closed (pid {pid})", name=name, pid=os.getpid())
 
     def _go(self) -> None:
         self._enter("gone")
         assert self.began is not None
         seconds = self._clock.seconds() - self.began
-        self.log.info(
+        log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,
             finished=self._finished,

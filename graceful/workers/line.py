@@ -39,6 +39,8 @@ from zope.interface import implementer
 
 from graceful.sockets.passing import receive
 
+log = Logger(namespace="graceful")
+
 #: What both ends must agree on: which words there are, and what they mean.
 PROTOCOL: Final = 1
 
@@ -63,8 +65,6 @@ class Line:
     :ivar heard: called with each message.
     :ivar lost: called once when the line has ended.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -191,7 +191,7 @@ class Line:
             self.heard(message)
         except Exception:
             # Were it the reactor's to catch, the line would be given up, and nobody be told of that.
-            self.log.failure("trouble with what the other end of the line has said: {word}", word=message["word"])
+            log.failure("trouble with what the other end of the line has said: {word}", word=message["word"])
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends.  For the reactor."""

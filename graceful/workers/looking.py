@@ -25,6 +25,8 @@ from graceful.control.status import KEPT
 from graceful.workers.process import STARTING
 from graceful.workers.together import Picture, Totals, named
 
+log = Logger(namespace="graceful")
+
 #: Seconds between two looks at a worker.
 EVERY: Final = 1.0
 EVERY_IN_DRAIN: Final = 0.25
@@ -100,7 +102,6 @@ class Looking:
     ended: deque[dict[str, Any]] = field(factory=lambda: deque(maxlen=KEPT))
     _known: dict[Worker, Known] = field(factory=dict)
     _next: IDelayedCall | None = None
-    log = Logger(namespace="graceful")
 
     @property
     def draining(self) -> bool:
@@ -186,7 +187,7 @@ class Looking:
                 return
             known.silent = True
             if failure.check(ClientError) is None:
-                self.log.failure("worker {pid} says what cannot be understood", failure, pid=worker.pid)
+                log.failure("worker {pid} says what cannot be understood", failure, pid=worker.pid)
 
         said = worker.ask("GET", f"/tally{how}", timeout=SAID_IN).addErrback(plainly)
         return said.addCallback(lambda picture: self.heard(worker, picture)).addErrback(silent)

@@ -21,6 +21,8 @@ from graceful.reports.reports import Reports
 from graceful.stopping import LOOK_AGAIN
 from graceful.workers.process import Worker
 
+log = Logger(namespace="graceful")
+
 LOST: Final = "lost"
 
 
@@ -31,8 +33,6 @@ class Losses:
     :param clock: times the end; monotonic.
     """
 
-    log = Logger(namespace="graceful")
-
     def __init__(self, reports: Reports, clock: IReactorTime) -> None:
         self._reports = reports
         self._clock = clock
@@ -40,7 +40,7 @@ class Losses:
     def of(self, worker: Worker) -> None:
         """A worker has died, without a last word."""
         seen: Sequence[dict[str, Any]] = worker.picture.get("in_flight", ())
-        self.log.error(
+        log.error(
             "worker {number}, process {pid}, has ended with {how}; it had {count} in flight when it was last asked",
             number=worker.number,
             pid=worker.pid,
@@ -49,7 +49,7 @@ class Losses:
         )
         lines = [self._tell(worker, exchange) for exchange in seen]
         if lines:
-            self.log.info("interrupted: {json}", json=as_json(lines))
+            log.info("interrupted: {json}", json=as_json(lines))
 
     def _tell(self, worker: Worker, exchange: dict[str, Any]) -> dict[str, Any]:
         """Report one; returned is how it is named in the log."""

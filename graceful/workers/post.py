@@ -24,6 +24,8 @@ from twisted.logger import Logger
 from graceful.sockets.binding import BoundSocket
 from graceful.workers.line import PROTOCOL, Line, LineLost
 
+log = Logger(namespace="graceful")
+
 #: Tells a worker that it is one: its number, two descriptors, and the directory of its release.
 VARIABLE: Final = "GRACEFUL_WORKER"
 
@@ -58,8 +60,6 @@ class Post:
         those of the others that nobody else holds.
     :ivar on_lost: called when the supervisor is gone.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, said: str) -> None:
         try:
@@ -120,7 +120,7 @@ class Post:
     def _take_more(self, message: dict[str, Any]) -> list[BoundSocket]:
         taken = self._take(message)
         for one in message["sockets"][len(taken) :]:
-            self.log.error(
+            log.error(
                 "worker {number} cannot accept from {name} in another's stead: too many open files; raise the limit",
                 number=self.number,
                 name=one["name"],
@@ -189,7 +189,7 @@ class Post:
         if self._asking is not None:
             asking, self._asking = self._asking, None
             asking.callback((0, []))
-        self.log.error(
+        log.error(
             "the supervisor, process {pid}, is gone: worker {number} stops", pid=self.supervisor, number=self.number
         )
         self.on_lost()

@@ -23,7 +23,6 @@ from typing import Any, Final, Protocol
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from graceful.control.client import ANSWERS_IN
 from graceful.reload import Child, Origin
@@ -92,8 +91,6 @@ class Worker:
     :ivar picture: what it was like when it was last asked; there when it has ended.
     :ivar closed: it accepts nobody any more.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self, number: int, release: Origin, sockets: Sequence[Kept], staff: Staff, surroundings: Surroundings

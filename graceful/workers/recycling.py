@@ -17,6 +17,8 @@ from graceful.workers.crew import ANOTHER, STOPPING, Crew
 from graceful.workers.process import Worker
 from graceful.workers.status import memory_of
 
+log = Logger(namespace="graceful")
+
 #: Seconds that a worker serves before it is replaced for its memory.
 SETTLES: Final = 5.0
 
@@ -34,8 +36,6 @@ class Recycling:
     :param rss: how many bytes a process holds; None if that cannot be known.
     :param jitter: a random number between two.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Recycling:
         for worker in sorted(self._limits, key=lambda one: one.served_for, reverse=True):
             why = self._why(worker)
             if why is not None:
-                self.log.info("worker {number}, process {pid}, {why}: another one takes its place",
+                log.info("worker {number}, process {pid}, {why}: another one takes its place",
                               number=worker.number, pid=worker.pid, why=why)  # fmt: skip
                 replaced = self._crew.replace(self._crew.places[worker.number - 1])
                 replaced.addCallback(self._tell, worker)
@@ -91,6 +91,6 @@ class Recycling:
     def _tell(self, why_not: str | None, worker: Worker) -> None:
         if why_not not in (None, ANOTHER, STOPPING):
             self._wait = PAUSE
-            self.log.error(
+            log.error(
                 "worker {number}, process {pid}, goes on: {why}", number=worker.number, pid=worker.pid, why=why_not
             )

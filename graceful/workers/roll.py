@@ -17,6 +17,8 @@ from graceful.reload import Origin
 from graceful.workers.crew import STOPPING, Crew
 from graceful.workers.place import Place
 
+log = Logger(namespace="graceful")
+
 
 class Roll:
     """Replaces all workers.  Reactor thread.
@@ -26,8 +28,6 @@ class Roll:
     :param may_not: says why there can be no deploy now, or None.
     :ivar release: what is served.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, crew: Crew, origin: Origin, release: Origin, may_not: Callable[[], str | None]) -> None:
         self._crew = crew
@@ -40,16 +40,16 @@ class Roll:
         """Deploy what the paths lead to now, unless that is under way."""
         why = "one is under way" if self.under_way else self._may_not()
         if why is not None:
-            self.log.error("no deploy: {why}; the workers serve on", why=why)
+            log.error("no deploy: {why}; the workers serve on", why=why)
             return
         release = self._origin.fixed()
-        self.log.info(
+        log.info(
             "deploy: workers that run {new} (was {old}), one at a time",
             new=release.application,
             old=self.release.application,
         )
         Deferred.fromCoroutine(self._roll(release)).addErrback(
-            lambda failure: self.log.failure("trouble in a deploy", failure)
+            lambda failure: log.failure("trouble in a deploy", failure)
         )
 
     async def _roll(self, release: Origin) -> None:
@@ -58,12 +58,12 @@ class Roll:
             why, replaced = await self._forward(release)
             if why is None:
                 self.release = release
-                self.log.info("deployed: all workers run {new}", new=release.application)
+                log.info("deployed: all workers run {new}", new=release.application)
                 return
             if why == STOPPING:
-                self.log.info("no deploy: {why}", why=why)
+                log.info("no deploy: {why}", why=why)
                 return
-            self.log.error(
+            log.error(
                 "no deploy: {why}; {back}",
                 why=why,
                 back=f"back to the old release in {len(replaced)}" if replaced else "the old release serves on",
@@ -71,9 +71,9 @@ class Roll:
             whys = [await self._crew.replace(place, self.release) for place in replaced]
             why = next((why for why in whys if why is not None), None)
             if why is not None and why != STOPPING:
-                self.log.critical("no way back in all places: {why}", why=why)
+                log.critical("no way back in all places: {why}", why=why)
             elif replaced and why is None:
-                self.log.info("all workers run {old} again", old=self.release.application)
+                log.info("all workers run {old} again", old=self.release.application)
         finally:
             self.under_way = False
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import asdict, evolve
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
 from graceful.control.desk import Desk
 from graceful.control.notify import Notify
@@ -20,6 +21,8 @@ from graceful.settings import Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.stopping import Process
 from graceful.workers.post import Post
+
+log = Logger(namespace="graceful")
 
 
 class WorkerServer(AppServer):
@@ -87,7 +90,7 @@ class WorkerServer(AppServer):
 
     def say_in_flight(self) -> None:
         """Log every exchange in flight, with its thread's stack."""
-        self.log.info("worker {number}: {lines}", number=self._post.number, lines=self._engine.in_flight())
+        log.info("worker {number}: {lines}", number=self._post.number, lines=self._engine.in_flight())
 
     # -- the way out --------------------------------------------------------------------------------------
 

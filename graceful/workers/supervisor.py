@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
 from graceful.clock import on
 from graceful.control.health import Health
@@ -36,6 +37,8 @@ from graceful.workers.process import READY, STARTING, Surroundings, Worker
 from graceful.workers.recycling import Recycling
 from graceful.workers.roll import Roll
 from graceful.workers.status import FleetStatus
+
+log = Logger(namespace="graceful")
 
 
 class Supervisor(Instance):
@@ -135,7 +138,7 @@ class Supervisor(Instance):
     def _open(self) -> None:
         """All workers accept."""
         for name in self._places.names():
-            self.log.info("socket {name} open (pid {pid})", name=name, pid=os.getpid())
+            log.info("socket {name} open (pid {pid})", name=name, pid=os.getpid())
         if self._exodus.state == "serving":
             self._entered("serving")
         self._accepts()
@@ -156,9 +159,7 @@ class Supervisor(Instance):
         longest = latest_exit(settings.lame_duck, max(settings.deadline, settings.download_deadline)) + BEYOND
         for worker in self._crew.leaving:
             if self._looking.silent_for(worker) > longest:
-                self.log.error(
-                    "worker {number}, process {pid}, is stuck: killed", number=worker.number, pid=worker.pid
-                )
+                log.error("worker {number}, process {pid}, is stuck: killed", number=worker.number, pid=worker.pid)
                 worker.send_signal(signal.SIGKILL)
 
     def _finished(self, worker: Worker) -> int:
@@ -173,7 +174,7 @@ class Supervisor(Instance):
 
     def _give_up(self, why: str) -> None:
         self._fail(BindError(why))
-        self.log.critical("{why}: stopping", why=why)
+        log.critical("{why}: stopping", why=why)
         self._leave()
 
     def _may_not_deploy(self) -> str | None:

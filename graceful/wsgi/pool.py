@@ -21,6 +21,8 @@ from typing import Generic, TypeVar
 
 from twisted.logger import Logger
 
+log = Logger(namespace="graceful")
+
 Job = TypeVar("Job")
 
 
@@ -36,8 +38,6 @@ class Pool(Generic[Job]):
     :ivar backlog: jobs that wait; any thread.
     :ivar working: what each busy thread works on, by its `threading.get_ident()`; each thread writes its own.
     """
-
-    log = Logger(namespace="graceful")
 
     def __init__(self, size: int, queue: int, run: Callable[[Job], None]) -> None:
         self.size = size
@@ -153,7 +153,7 @@ class Pool(Generic[Job]):
             try:
                 run(job)
             except BaseException:
-                self.log.failure("a thread of the pool goes on after this")
+                log.failure("a thread of the pool goes on after this")
             del working[me]
             del job
             if me in self._lost:

@@ -25,11 +25,11 @@ from graceful.web.site import RETRY_AFTER
 from graceful.wsgi.environ import of_connection, of_request, of_server
 from graceful.wsgi.filewrapper import FileWrapper
 
+log = Logger(namespace="graceful")
+
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 StartResponse = Callable[..., Callable[[bytes], None]]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
-
-log = Logger(namespace="graceful")
 
 
 class Runner:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import Answer, Client, Engine, parse_answers
@@ -137,8 +138,12 @@ class FramingTests(Case):
     def test_more_than_announced(self) -> None:
         """What is behind the announced length is dropped, and the connection goes on: the framing is whole."""
         for pieces, last in (((), b"hello, world"), ((b"hel",), b"lo, world"), ((b"hello", b", "), b"world")):
-            with self.assertLogs("graceful", "ERROR"):
+            with capturedLogs() as events:
                 answer, client = self.answered(*pieces, last=last, fields=(("Content-Length", "5"),))
+            self.assertEqual(
+                [formatEvent(event) for event in events],
+                ["GET /: the application sends more than its Content-Length of 5 bytes; the rest is dropped"],
+            )
             self.assertEqual((answer.body, answer.whole), (b"hello", True))
             self.assertEqual(client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n").eof, False)
             self.engine.answer(self.engine.asked[-1], b"next")

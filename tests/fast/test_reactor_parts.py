@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.python.components import registerAdapter
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
@@ -449,16 +450,15 @@ class PoolsTests(SynchronousTestCase):
 
     def test_a_job_that_does_not_end(self) -> None:
         """When the moment has come, a thread that is still there is named and abandoned; it is a daemon."""
-        warned: list[Any] = []
-        self.patch(Pools, "log", type("Log", (), {"warn": lambda self, text, **named: warned.append(named)})())
         self.pool.callInThread(self.job)
         self.begun.wait(10)
         self.pools.until = -1.0
-        self.pool.stop()
+        with capturedLogs() as warned:
+            self.pool.stop()
         self.assertEqual(self.pools.abandoned, 1)
         self.assertIsInstance(self.pool.threads[0], DaemonThread)
         self.assertTrue(self.pool.threads[0].daemon)
-        ((named),) = warned
+        (named,) = warned
         self.assertEqual(named["name"], "PoolThread-tested-0")
         self.assertIn("in job", named["stack"])
 
