@@ -142,7 +142,7 @@ class FramingTests(Case):
                 answer, client = self.answered(*pieces, last=last, fields=(("Content-Length", "5"),))
             self.assertEqual(
                 [formatEvent(event) for event in events],
-                ["GET /: the application sends more than its Content-Length of 5 bytes; the rest is dropped"],
+                ["GET /x: the application sends more than its Content-Length of 5 bytes; the rest is dropped"],
             )
             self.assertEqual((answer.body, answer.whole), (b"hello", True))
             self.assertEqual(client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n").eof, False)

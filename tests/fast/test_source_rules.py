@@ -17,11 +17,11 @@ class SourceRules(SynchronousTestCase):
 
     def test_every_logger_is_module_level_with_the_public_namespace(self) -> None:
         """Twisted replaces the namespace of a logger that is a class attribute by the class's path."""
-        expected = 'log = Logger(namespace="graceful")'
         for path in PACKAGE.rglob("*.py"):
             tree = ast.parse(path.read_text())
-            calls = [
-                node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Logger"
-            ]
-            at_top = [node.value for node in tree.body if ast.unparse(node).replace("'", '"') == expected]  # type: ignore[attr-defined]
-            self.assertEqual(calls, at_top, path)
+            calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            loggers = [f"log = {call}" for call in calls if call.startswith("Logger(")]
+            at_top = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
+            for logger in loggers:
+                self.assertEqual(logger, "log = Logger(namespace='graceful')", path)
+                self.assertIn(logger, at_top, path)
