@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 
 from app import BIG, SMALL
-from graceful.web.nearby import BUFFER
+from graceful.web.send_buffer import BUFFER
 
 
 def answer(body: bytes) -> memoryview:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from twisted.scripts.twistd import run
 
-import graceful.register
+import graceful.web.register
 
 if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
@@ -23,7 +23,7 @@ class Nothing(dict[int, "Exchange"]):
     pop = operator.is_not  # type: ignore[assignment]
 
 
-class NoRegister(graceful.register.Register):
+class NoRegister(graceful.web.register.Register):
     """Takes everything, keeps nothing."""
 
     __slots__ = ()
@@ -39,5 +39,5 @@ class NoRegister(graceful.register.Register):
 
 if __name__ == "__main__":
     # The service looks the class up when it is loaded, which twistd does after this.
-    graceful.register.Register = NoRegister  # type: ignore[misc]
+    graceful.web.register.Register = NoRegister  # type: ignore[misc]
     run()

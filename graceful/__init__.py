@@ -12,18 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from graceful.deadlines import DeadlineExceeded as DeadlineExceeded
-    from graceful.deadlines import Takedown as Takedown
-    from graceful.deadlines import check as check
-    from graceful.deadlines import draining as draining
-    from graceful.deadlines import remaining as remaining
+    from graceful.application.deadlines import DeadlineExceeded as DeadlineExceeded
+    from graceful.application.deadlines import Takedown as Takedown
+    from graceful.application.deadlines import check as check
+    from graceful.application.deadlines import draining as draining
+    from graceful.application.deadlines import remaining as remaining
+    from graceful.application.hooks import on_drain as on_drain
+    from graceful.application.hooks import on_exit as on_exit
+    from graceful.config.settings import Settings as Settings
     from graceful.downloads.parked import Parked as Parked
     from graceful.downloads.token import Download as Download
-    from graceful.hooks import on_drain as on_drain
-    from graceful.hooks import on_exit as on_exit
     from graceful.reports.outlets import on_report as on_report
-    from graceful.service import AppServer as AppServer
-    from graceful.settings import Settings as Settings
+    from graceful.server.app_server import AppServer as AppServer
     from graceful.wsgi import WSGIResource as WSGIResource
 
 __all__ = [
@@ -46,19 +46,19 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES: Final = {
-    "AppServer": "graceful.service",
-    "DeadlineExceeded": "graceful.deadlines",
+    "AppServer": "graceful.server.app_server",
+    "DeadlineExceeded": "graceful.application.deadlines",
     "Download": "graceful.downloads.token",
     "Parked": "graceful.downloads.parked",
-    "Settings": "graceful.settings",
-    "Takedown": "graceful.deadlines",
+    "Settings": "graceful.config.settings",
+    "Takedown": "graceful.application.deadlines",
     "WSGIResource": "graceful.wsgi",
-    "check": "graceful.deadlines",
-    "draining": "graceful.deadlines",
-    "on_drain": "graceful.hooks",
-    "on_exit": "graceful.hooks",
+    "check": "graceful.application.deadlines",
+    "draining": "graceful.application.deadlines",
+    "on_drain": "graceful.application.hooks",
+    "on_exit": "graceful.application.hooks",
     "on_report": "graceful.reports.outlets",
-    "remaining": "graceful.deadlines",
+    "remaining": "graceful.application.deadlines",
 }
 
 

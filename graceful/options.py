@@ -18,8 +18,8 @@ from typing import Any, Final, NoReturn
 from twisted import __version__ as twisted_version
 from twisted.python import usage
 
-from graceful import __version__, logs
-from graceful.option_table import (
+from graceful import __version__
+from graceful.config.option_table import (
     CHDIR,
     CHECK,
     DESCRIPTION,
@@ -36,13 +36,14 @@ from graceful.option_table import (
     help_text,
     limit_of,
 )
-from graceful.pidfile import PidFile, PidFileBusy, PidFileError
-from graceful.reload import VARIABLE, Origin
-from graceful.settings import STANDARD_OUTPUT, BadSetting, Settings
+from graceful.config.settings import STANDARD_OUTPUT, BadSetting, Settings
+from graceful.logs import twistd_log as logs
+from graceful.process.pidfile import PidFile, PidFileBusy, PidFileError
+from graceful.process.startup import Startup
 from graceful.sockets.binding import activation
-from graceful.startup import Startup
-from graceful.workers.post import VARIABLE as WORKER
-from graceful.workers.post import Post, PostError
+from graceful.takeover.reload import VARIABLE, Origin
+from graceful.workers.parent import VARIABLE as WORKER
+from graceful.workers.parent import Post, PostError
 
 DEFAULT_PID_FILE: Final = "twistd.pid"
 DEFAULT_CONTROL: Final = "graceful.sock"

@@ -25,8 +25,8 @@ import tempfile
 import time
 from typing import Any, Final
 
+from graceful.config.settings import Settings
 from graceful.reactor.core import GracefulReactor
-from graceful.settings import Settings
 
 MODULES: Final = (
     "twisted.internet.test",

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from graceful.control.client import Client, ClientError, NobodyThere
-from graceful.control.socket import LEAVING, beside
+from graceful.control.control_socket import LEAVING, beside
 
 #: Exit statuses: it is done; it cannot be done; the server cannot be asked; it has ended without a last word.
 DONE: Final = 0

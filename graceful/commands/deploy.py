@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from graceful.commands.common import DONE, FAILED, UNREACHABLE, say
 from graceful.deploy import DeployError
-from graceful.deploy.conductor import Conductor, interrupted_something
+from graceful.deploy.dry_run import preview
 from graceful.deploy.haproxy import Runtime
 from graceful.deploy.journal import Journal
-from graceful.deploy.machine import Machine
+from graceful.deploy.local_host import Machine
+from graceful.deploy.orchestrator import Conductor, interrupted_something
 from graceful.deploy.plan import Plan, PlanError, read
-from graceful.deploy.preview import preview
 from graceful.deploy.progress import Events, Lines
 
 #: Exit status with `--strict`: deployed, but something was interrupted.
@@ -91,7 +91,7 @@ def _progress(as_json: bool, plan: Plan) -> Iterator[Any]:
         try:
             from rich.console import Console
 
-            from graceful.deploy.screen import Screen
+            from graceful.deploy.live_table import Screen
         except ImportError:
             pass
         else:

@@ -17,8 +17,8 @@ from typing import Any
 from django.db import OperationalError, connections  # type: ignore[import-untyped]
 from django.http import HttpRequest, HttpResponse  # type: ignore[import-untyped]
 
-from graceful.current import current_exchange
-from graceful.deadlines import DeadlineExceeded, check, remaining
+from graceful.application.current import current_exchange
+from graceful.application.deadlines import DeadlineExceeded, check, remaining
 
 
 def obey(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from graceful.deadlines import DeadlineExceeded, at_most, remaining
+from graceful.application.deadlines import DeadlineExceeded, at_most, remaining
 
 
 class Transport(httpx.HTTPTransport):

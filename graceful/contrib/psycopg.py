@@ -17,8 +17,8 @@ import psycopg
 from psycopg.errors import QueryCanceled
 from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 
-from graceful.current import current_exchange
-from graceful.deadlines import DeadlineExceeded, check, remaining
+from graceful.application.current import current_exchange
+from graceful.application.deadlines import DeadlineExceeded, check, remaining
 
 #: How far the database's limit may be from what is left: a tenth, but no less than this, seconds.
 CLOSE: Final = 0.25

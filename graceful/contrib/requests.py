@@ -11,7 +11,7 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from graceful.deadlines import DeadlineExceeded, at_most, remaining
+from graceful.application.deadlines import DeadlineExceeded, at_most, remaining
 
 
 class Adapter(HTTPAdapter):

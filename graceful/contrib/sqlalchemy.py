@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, event
 
-from graceful.current import current_exchange
-from graceful.deadlines import DeadlineExceeded, check, remaining
+from graceful.application.current import current_exchange
+from graceful.application.deadlines import DeadlineExceeded, check, remaining
 
 CANCELLED: Final = "57014"
 _HOOK: Final = "graceful.hook"

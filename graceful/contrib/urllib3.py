@@ -7,7 +7,7 @@ from typing import Any
 import urllib3
 from urllib3.exceptions import TimeoutError as Timeout
 
-from graceful.deadlines import DeadlineExceeded, at_most, check, remaining
+from graceful.application.deadlines import DeadlineExceeded, at_most, check, remaining
 
 
 class PoolManager(urllib3.PoolManager):

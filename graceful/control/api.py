@@ -16,7 +16,7 @@
     POST /exchanges/ID/takedown
     POST /hurry             to an instance that is leaving: take down everything that it has left
     POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
-    POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.control.takeover`)
+    POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.takeover.successor_api`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
@@ -39,10 +39,10 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from graceful.control.control_socket import LEAVING
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
-from graceful.control.reading import LONGEST_ID, WAITED_FOR, Problem, Reading, limit_of
-from graceful.control.socket import LEAVING
+from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, Reading, limit_of
 from graceful.control.telling import Telling
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange

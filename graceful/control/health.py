@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from graceful.web.exchange import Disconnected, Exchange
-from graceful.web.fields import reason
+from graceful.web.response_headers import reason
 
 METHODS: Final = ("GET", "HEAD", "OPTIONS")  # OPTIONS is what HAProxy asks by when it is only given a path
 HEADERS: Final = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
@@ -70,7 +70,7 @@ class Health:
     # -- any thread ---------------------------------------------------------------------------------------
 
     def answer(self, exchange: Exchange) -> bool:
-        """Answer an exchange, if it asks for this path (see :meth:`graceful.web.front.Front.add`)."""
+        """Answer an exchange, if it asks for this path (see :meth:`graceful.web.prefix_routes.Front.add`)."""
         if exchange.target.partition(b"?")[0] != self._path:
             return False
         status, headers, body = self._answer if exchange.method in METHODS else _NOT_ALLOWED

@@ -1,8 +1,8 @@
 """Metrics for Prometheus: what the status says, as numbers over time.
 
 Most of them are read from the status when somebody scrapes, and cost nothing otherwise.  Only what has ended cannot
-be read later: it is counted by :mod:`graceful.control.tally`, and not at all while there is no door at which metrics
-are told.
+be read later: it is counted by :mod:`graceful.control.counters`, and not at all while there is no door at which
+metrics are told.
 
 No label has a value that a client chooses: a status is told by its class, a path not at all.
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from graceful import __version__
-from graceful.control.tally import BOUNDS, CLASSES
+from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.telling import Telling
 
 STATES: Final = ("starting", "serving", "lame-duck", "closing", "finishing", "takedown", "gone")

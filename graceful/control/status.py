@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from attrs import define, field, frozen
 
 from graceful import __version__
-from graceful.control.tally import Tally
-from graceful.exit import latest_exit
-from graceful.takedown.stacks import stack_of
+from graceful.control.counters import Tally
+from graceful.process.exit import latest_exit
+from graceful.threads.stacks import stack_of
 from graceful.web.exchange import PHASES, QUEUED, Exchange
 
 if TYPE_CHECKING:
+    from graceful.config.settings import Settings
     from graceful.control.health import Health
     from graceful.drain import Drain
-    from graceful.engine import Engine
-    from graceful.settings import Settings
+    from graceful.server.engine import Engine
     from graceful.web.site import Site
 
 LONGEST_PATH: Final = 200
@@ -309,7 +309,7 @@ class Status(Course):
         """What metrics are made of beside the status.
 
         `phases`: how many exchanges are in which phase; `queue_oldest`: seconds; `abandoned`: threads; `downloaded`:
-        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.tally`), null if nobody counts.
+        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.counters`), null if nobody counts.
         """
         exchanges = self.engine.site.register.in_flight() if self.engine is not None else []
         phases, queued = dict.fromkeys(PHASES, 0), None

@@ -1,8 +1,8 @@
 """What control asks of whoever knows how an instance is: the instance itself, or the supervisor of several workers.
 
 An instance knows it at once (:class:`graceful.control.status.Status`).  A supervisor has to ask its workers
-(:class:`graceful.workers.status.FleetStatus`); so what has to be true now may come later, and what is told all the
-time is told from what was heard last.
+(:class:`graceful.workers.fleet_status.FleetStatus`); so what has to be true now may come later, and what is told all
+the time is told from what was heard last.
 """
 
 from __future__ import annotations

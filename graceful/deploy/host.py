@@ -1,8 +1,8 @@
 """What a deploy needs of the machine: processes, commands, questions over HTTP, and time.
 
 These are the seams.  A rollout and all that decides is written against them and never waits by itself, so that every
-time limit and every failure is tested with doubles and a clock that somebody turns.  :mod:`graceful.deploy.machine`
-is the real one.
+time limit and every failure is tested with doubles and a clock that somebody turns.
+:mod:`graceful.deploy.local_host` is the real one.
 """
 
 from __future__ import annotations

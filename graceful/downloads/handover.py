@@ -14,14 +14,14 @@ from tempfile import _TemporaryFileWrapper
 from typing import Any, Final
 
 from graceful.downloads.files import OpenFile, look_at, open_file
-from graceful.downloads.heads import answer_of, as_it_is, judged
+from graceful.downloads.headers import answer_of, as_it_is, judged
 from graceful.downloads.parked import Parked
+from graceful.downloads.parking_lot import Lot
 from graceful.downloads.sender import Go, Sender
 from graceful.downloads.targets import Mapping, Refused, Url, resolve
 from graceful.downloads.token import HEADER, Download, claim
-from graceful.downloads.waiting import Lot
 from graceful.web.exchange import PARKED, Exchange
-from graceful.web.fields import reason
+from graceful.web.response_headers import reason
 
 SMALL: Final = 65536
 _OFFER: Final = HEADER.lower()

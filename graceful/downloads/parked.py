@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from twisted.internet.defer import Deferred
 
 from graceful.downloads.token import Token
-from graceful.web.fields import bodiless, reason
+from graceful.web.response_headers import bodiless, reason
 
 if TYPE_CHECKING:
-    from graceful.downloads.waiting import Waiting
+    from graceful.downloads.parking_lot import Waiting
 
 
 class News(NamedTuple):

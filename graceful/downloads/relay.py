@@ -24,10 +24,10 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
-from graceful.downloads.heads import Answer, passed_on
+from graceful.downloads.headers import Answer, passed_on
 from graceful.downloads.upstream import Upstream
 from graceful.web.exchange import DOWNLOADING, Disconnected, Exchange
-from graceful.web.handler import IAnswerer
+from graceful.web.interfaces import IAnswerer
 
 log = Logger(namespace="graceful")
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from graceful.downloads.crew import Crew
+from graceful.downloads.file_sender import FileTransfer
 from graceful.downloads.files import OpenFile
-from graceful.downloads.filetransfer import FileTransfer
-from graceful.downloads.heads import Answer, upstream_fields
+from graceful.downloads.headers import Answer, upstream_fields
 from graceful.downloads.targets import Refused
+from graceful.threads.disk import Crew
 from graceful.web.exchange import DOWNLOADING, Exchange
 
 if TYPE_CHECKING:

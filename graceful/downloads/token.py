@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.request import Request, urlopen
 from weakref import WeakValueDictionary
 
-from graceful.current import current_exchange
+from graceful.application.current import current_exchange
 from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.targets import File, Refused
 

@@ -12,17 +12,17 @@ from typing import Any, Final, Protocol
 
 from attrs import frozen
 
-from graceful.clock import MonotonicClock
-from graceful.control.desk import Desk
+from graceful.config.settings import Settings
+from graceful.control.control_server import Desk
+from graceful.control.control_socket import ControlError, ControlSocket
 from graceful.control.health import Health
-from graceful.control.notify import Notify
-from graceful.control.orders import number_of
-from graceful.control.socket import ControlError, ControlSocket
 from graceful.control.status import Ending, Status
 from graceful.drain import Drain
-from graceful.reactor.counted import Counted
+from graceful.process.clock import MonotonicClock
+from graceful.process.systemd import Notify
+from graceful.reactor.tracking import Counted
 from graceful.reactor.transports import name_of_port
-from graceful.settings import Settings
+from graceful.server.server_orders import number_of
 from graceful.sockets.binding import BindError
 
 #: What is raised if control cannot be had: one line for the operator.
@@ -57,7 +57,8 @@ class Way(Protocol):
 
 @frozen
 class Shown:
-    """What a status is read from: it has the shape of :class:`graceful.engine.Engine`, where that is looked at.
+    """What a status is read from: it has the shape of :class:`graceful.server.engine.Engine`, where that is looked
+    at.
 
     :ivar site: with its register.
     """
@@ -85,7 +86,7 @@ class Shown:
 
 
 class Open:
-    """Control that is open; its orders are those of :class:`graceful.control.orders.Orders`.  Reactor thread.
+    """Control that is open; its orders are those of :class:`graceful.server.server_orders.Orders`.  Reactor thread.
 
     :param way: what is looked at.
     """

@@ -11,13 +11,13 @@ from twisted.internet.error import UnsupportedAddressFamily
 from twisted.internet.main import installReactor
 from zope.interface import implementer
 
-from graceful.reactor.counted import Counted
+from graceful.config.settings import Settings
+from graceful.process.signals import Stoppers
+from graceful.reactor.drainable import Leaving, Process
 from graceful.reactor.environment import settings_of
 from graceful.reactor.interfaces import ICountsInFlight
-from graceful.reactor.leaving import Leaving, Process
+from graceful.reactor.tracking import Counted
 from graceful.reactor.transports import TCPPort, TCPServer, UNIXPort, UNIXServer
-from graceful.settings import Settings
-from graceful.signals import Stoppers
 
 if TYPE_CHECKING:
     from twisted.internet.epollreactor import EPollReactor as Stock

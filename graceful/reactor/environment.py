@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from graceful.settings import BadSetting, Settings
+from graceful.config.settings import BadSetting, Settings
 
 #: The variable of each setting; those that are numbers, and those that are not.
 NUMBERS: Final = {"deadline": "GRACEFUL_DEADLINE", "lame_duck": "GRACEFUL_LAME_DUCK"}

@@ -15,11 +15,11 @@ from twisted.internet import tcp, unix
 from twisted.python import context
 from twisted.python.log import ILogContext
 
-from graceful.sockets.foreign import name_of
+from graceful.sockets.endpoint_listener import name_of
 
 if TYPE_CHECKING:
-    from graceful.reactor.counted import Counted
     from graceful.reactor.lingering import Lingering
+    from graceful.reactor.tracking import Counted
 
 
 class _Accepted:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
-from graceful.reports.report import Report
+from graceful.reports.writer import Report
 
 Outlet = Callable[[Report], object]
 

@@ -15,7 +15,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from graceful.reports.outlets import Outlet, as_json, flush_sentry
-from graceful.reports.report import Report
+from graceful.reports.writer import Report
 
 log = Logger(namespace="graceful")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graceful.takedown.overtime import Overtime
+from graceful.takedown.request_timeout import Overtime
 from graceful.web.site import Site
 
 WHY = "by order"

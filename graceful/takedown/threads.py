@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from graceful.takedown.thread import LOOK_AGAIN, WITHIN, Descent
+from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, Descent
 from graceful.takedown.waits import Waits
 from graceful.web.exchange import Exchange
 

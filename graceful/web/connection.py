@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred
 
 from graceful.web.exchange import Disconnected, Exchange
-from graceful.web.nearby import bound_send_buffer
 from graceful.web.receiver import Receiver
-from graceful.web.turn import GONE, REACTOR, SEND, Piece, Turn
+from graceful.web.send_buffer import bound_send_buffer
+from graceful.web.write_token import GONE, REACTOR, SEND, Piece, Turn
 
 if TYPE_CHECKING:
     from graceful.web.hub import Hub

@@ -20,8 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
-from graceful.takedown.guard import Aim, Hook, settle
-from graceful.web.fields import (
+from graceful.threads.async_exc import Aim, Hook, settle
+from graceful.web.response_headers import (
     CONNECTION,
     DATE,
     LENGTH,
@@ -201,8 +201,8 @@ class Exchange:
         """Have a function called when this exchange is taken down, to end what its thread waits for.
 
         It is called once at most, in another thread, before :class:`graceful.Takedown` is raised, and not after the
-        returned :class:`~graceful.takedown.guard.Hook` was cancelled, or the exchange has ended.  Use it around just
-        the wait that it can end::
+        returned :class:`~graceful.threads.async_exc.Hook` was cancelled, or the exchange has ended.  Use it around
+        just the wait that it can end::
 
             with exchange.on_takedown(connection.cancel):
                 cursor.execute(query)

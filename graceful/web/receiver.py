@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 
-from graceful.web.body import FULL, HIGH, LOW, MEMORY, Spool
+from graceful.web.body_spool import FULL, HIGH, LOW, MEMORY, Spool
 from graceful.web.exchange import QUEUED, Exchange
-from graceful.web.intake import Intake
+from graceful.web.request_parser import Intake
 
 if TYPE_CHECKING:
     from graceful.web.connection import Connection

@@ -1,9 +1,9 @@
 """What is served, with its limits: where a connection comes in and where an exchange is handed on.
 
 A site's root may be any `twisted.web.resource.IResource` tree.  Something in it that can answer an exchange itself
-(an :class:`~graceful.web.handler.IHandler`, such as a `WSGIResource`) gets it as it is, in the fast way; every other
-resource gets a real `twisted.web.server.Request`.  If the root itself is a handler, no tree is walked and no Request
-is made at all.
+(an :class:`~graceful.web.interfaces.IHandler`, such as a `WSGIResource`) gets it as it is, in the fast way; every
+other resource gets a real `twisted.web.server.Request`.  If the root itself is a handler, no tree is walked and no
+Request is made at all.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from email.utils import formatdate
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from graceful.limits import Limits
-from graceful.register import Register
-from graceful.settings import Settings
+from graceful.config.settings import Settings
 from graceful.web.connection import Connection
 from graceful.web.exchange import LINGERING, Disconnected, Exchange
-from graceful.web.front import Front
+from graceful.web.limits import Limits
+from graceful.web.prefix_routes import Front
+from graceful.web.register import Register
 from graceful.web.timeouts import Sweep
 
 if TYPE_CHECKING:
     from twisted.web.resource import IResource
 
-    from graceful.web.body import Spooler
+    from graceful.web.body_spool import Spooler
     from graceful.web.hub import Hub
     from graceful.web.proxies import TrustedProxies
 

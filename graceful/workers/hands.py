@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from graceful.sockets.binding import BoundSocket
-from graceful.workers.exodus import Exodus
-from graceful.workers.places import Places
+from graceful.workers.fleet_drain import Exodus
+from graceful.workers.slot_sockets import Places
 
 
 class Hands:

@@ -1,7 +1,8 @@
 """In each other's stead: where nobody works, a sibling accepts.
 
 A connection that the kernel has put into the queue of a socket can be accepted by nobody but its holder (see
-:mod:`graceful.workers.places`).  So of clients whose worker has died, none shall wait for its successor's imports.
+:mod:`graceful.workers.slot_sockets`).  So of clients whose worker has died, none shall wait for its successor's
+    imports.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from graceful.workers.place import Place
-from graceful.workers.places import Places
-from graceful.workers.process import SERVING, Worker
+from graceful.workers.slot import Place
+from graceful.workers.slot_sockets import Places
+from graceful.workers.worker import SERVING, Worker
 
 
 @frozen

@@ -13,9 +13,9 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from graceful.workers.crew import ANOTHER, STOPPING, Crew
-from graceful.workers.process import Worker
-from graceful.workers.status import memory_of
+from graceful.workers.fleet_status import memory_of
+from graceful.workers.worker import Worker
+from graceful.workers.worker_pool import ANOTHER, STOPPING, Crew
 
 log = Logger(namespace="graceful")
 

@@ -14,29 +14,29 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from graceful.clock import on
+from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
 from graceful.control.status import Ending
-from graceful.exit import LEAVING, latest_exit
-from graceful.instance import Instance
-from graceful.reports.reports import Reports
-from graceful.settings import HEALTH_PATH, Settings
+from graceful.process.clock import on
+from graceful.process.exit import LEAVING, latest_exit
+from graceful.reports.reporter import Reports
+from graceful.server.instance import Instance
+from graceful.server.shutdown import Process
 from graceful.sockets.address import parse
 from graceful.sockets.binding import BindError
-from graceful.sockets.offers import LISTEN
-from graceful.stopping import Process
-from graceful.takeover import Takeover
-from graceful.workers.crew import Crew
-from graceful.workers.exodus import Exodus
+from graceful.takeover.coordinator import Takeover
+from graceful.takeover.offers import LISTEN
+from graceful.workers.crash_reports import Losses
+from graceful.workers.fleet_drain import Exodus
+from graceful.workers.fleet_orders import BEYOND, FleetOrders
+from graceful.workers.fleet_status import FleetStatus
 from graceful.workers.hands import Hands
-from graceful.workers.looking import EVERY, Looking
-from graceful.workers.losses import Losses
-from graceful.workers.orders import BEYOND, FleetOrders
-from graceful.workers.places import Places
-from graceful.workers.process import READY, STARTING, Surroundings, Worker
 from graceful.workers.recycling import Recycling
-from graceful.workers.roll import Roll
-from graceful.workers.status import FleetStatus
+from graceful.workers.rolling_restart import Roll
+from graceful.workers.slot_sockets import Places
+from graceful.workers.status_poller import EVERY, Looking
+from graceful.workers.worker import READY, STARTING, Surroundings, Worker
+from graceful.workers.worker_pool import Crew
 
 log = Logger(namespace="graceful")
 

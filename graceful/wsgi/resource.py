@@ -10,10 +10,10 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface import implementer
 
+from graceful.threads.pool import Pool
 from graceful.web.exchange import Exchange
-from graceful.web.handler import IHandler
-from graceful.wsgi.pool import Pool
-from graceful.wsgi.run import Application
+from graceful.web.interfaces import IHandler
+from graceful.wsgi.runner import Application
 
 
 @implementer(IResource, IHandler)

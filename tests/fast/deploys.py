@@ -11,10 +11,10 @@ from typing import Any
 
 from attrs import evolve
 
-from graceful.deploy.conductor import Conductor
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic, Unreachable
 from graceful.deploy.host import ProcessError, Reply
 from graceful.deploy.ledger import Ledger
+from graceful.deploy.orchestrator import Conductor
 from graceful.deploy.plan import Instance, Plan
 
 GOOD = Reply(200, "200 OK")

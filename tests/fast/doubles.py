@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.settings import Settings
-from graceful.web import body as body_module
-from graceful.web.body import Spooler
+from graceful.config.settings import Settings
+from graceful.web import body_spool as body_module
+from graceful.web.body_spool import Spooler
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub

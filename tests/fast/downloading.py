@@ -19,15 +19,15 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from fast.doubles import GET, HOST, Answer, Case, Client, directory_for, parse_answers, virtual_time
-from graceful.downloads.crew import Done
 from graceful.downloads.handover import HandOver
-from graceful.downloads.public import Public
+from graceful.downloads.parking_lot import Lot
+from graceful.downloads.prefixes import Public
 from graceful.downloads.sender import Sender
 from graceful.downloads.targets import parse_mapping
-from graceful.downloads.waiting import Lot
+from graceful.threads.disk import Done
 from graceful.web.exchange import Exchange
 from graceful.wsgi import WSGIResource
-from graceful.wsgi.run import Runner
+from graceful.wsgi.runner import Runner
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
@@ -178,7 +178,7 @@ class DownloadCase(Case):
     """Whether prefixes are mapped to anything."""
 
     def setUp(self) -> None:
-        """Put an engine together as `graceful.engine` does."""
+        """Put an engine together as `graceful.server.engine` does."""
         self.clock = virtual_time(self)
         super().setUp()
         self.directory = directory_for(self)

@@ -18,9 +18,9 @@ from attrs import define, field
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-import graceful.access_log
-from graceful.access_lines import escape, format_lines, stamp
-from graceful.access_log import AccessLog
+import graceful.logs.access_log
+from graceful.logs.access_lines import escape, format_lines, stamp
+from graceful.logs.access_log import AccessLog
 
 MOMENT = 1_795_442_160
 """23 November 2026, 13:56:00 UTC."""
@@ -412,7 +412,7 @@ class FullDiskTests(LogTestCase):
 
     def test_gathered(self) -> None:
         """While a write does not return, what gathers behind it is bounded; that lines are lost is said."""
-        self.patch(graceful.access_log, "_GATHERED", 4)
+        self.patch(graceful.logs.access_log, "_GATHERED", 4)
         disk = Disk()
         log = self.make(write=disk.write)
         self.record(log, 1, 2, 3, 4, 5, 6)
@@ -480,7 +480,7 @@ class ThreadTests(LogTestCase):
 
     def test_flush(self) -> None:
         """After a flush everything recorded before it is in the file, without waiting for the next look."""
-        self.patch(graceful.access_log, "IDLE_INTERVAL", 60.0)
+        self.patch(graceful.logs.access_log, "IDLE_INTERVAL", 60.0)
         log = self.make()
         log.start()
         for number in range(1, 4):
@@ -491,7 +491,7 @@ class ThreadTests(LogTestCase):
 
     def test_close_at_once(self) -> None:
         """Closing does not wait for the next look either, and ends the thread."""
-        self.patch(graceful.access_log, "IDLE_INTERVAL", 60.0)
+        self.patch(graceful.logs.access_log, "IDLE_INTERVAL", 60.0)
         log = self.make()
         log.start()
         self.record(log, 1)
@@ -501,7 +501,7 @@ class ThreadTests(LogTestCase):
 
     def test_reopen_at_once(self) -> None:
         """Opening anew is done by the writer, which never finds its descriptor closed under a write."""
-        self.patch(graceful.access_log, "IDLE_INTERVAL", 60.0)
+        self.patch(graceful.logs.access_log, "IDLE_INTERVAL", 60.0)
         log = self.make()
         log.start()
         os.rename(self.path, self.path + ".1")

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from graceful.service import AppServer
-from graceful.settings import Settings
+from graceful.config.settings import Settings
+from graceful.server.app_server import AppServer
 from graceful.sockets.binding import BindError
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-import graceful.aside as aside_module
-from graceful.aside import Aside
+import graceful.threads.callbacks as aside_module
+from graceful.threads.callbacks import Aside
 
 SOON = 10
 

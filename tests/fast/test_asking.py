@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.control.client import ClientError, Refused, Silent, Vanished
-from graceful.workers import asking as module
-from graceful.workers.asking import Asking
+from graceful.workers import worker_client as module
+from graceful.workers.worker_client import Asking
 
 JSON = "application/json; charset=utf-8"
 

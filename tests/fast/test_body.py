@@ -15,8 +15,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import Case, Engine, get, parse_answers, post
-from graceful.web import body
-from graceful.web.body import HIGH, LOW, MEMORY, Spool, Spooler
+from graceful.web import body_spool as body
+from graceful.web.body_spool import HIGH, LOW, MEMORY, Spool, Spooler
 from graceful.web.exchange import Exchange
 
 

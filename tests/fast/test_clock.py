@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from graceful import clock as module
-from graceful.clock import MonotonicClock, ReactorAlarm, TimerfdAlarm, on
+from graceful.process import clock as module
+from graceful.process.clock import MonotonicClock, ReactorAlarm, TimerfdAlarm, on
 
 
 class Hand:

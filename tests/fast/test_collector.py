@@ -6,7 +6,7 @@ import gc
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful import collector
+from graceful.process import gc_tuning as collector
 
 
 class SettleTests(SynchronousTestCase):

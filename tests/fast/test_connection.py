@@ -23,14 +23,14 @@ from fast.doubles import (
     post,
     virtual_time,
 )
-from graceful.takedown.connections import take_down
-from graceful.web.body import HIGH, MEMORY
+from graceful.takedown.last_answer import take_down
+from graceful.web.body_spool import HIGH, MEMORY
 from graceful.web.connection import HELD, JOIN, ROOM
 from graceful.web.exchange import LINGERING, Disconnected, Exchange
 from graceful.web.proxies import TrustedProxies
 from graceful.web.receiver import PIPELINE
 from graceful.web.site import Budget
-from graceful.web.turn import REACTOR, SENDER, Turn
+from graceful.web.write_token import REACTOR, SENDER, Turn
 
 
 class KeepAliveTests(Case):

@@ -11,9 +11,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.control import socket as module
+from graceful.control import control_socket as module
 from graceful.control.client import ClientError, NobodyThere
-from graceful.control.socket import ControlError, ControlSocket, beside
+from graceful.control.control_socket import ControlError, ControlSocket, beside
 
 
 class PathTests(SynchronousTestCase):

@@ -10,12 +10,12 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import GET, Case
-from graceful.current import current_exchange
-from graceful.downloads import crew as module
-from graceful.downloads.crew import SIZE, Crew
+from graceful.application.current import current_exchange
+from graceful.threads import disk as module
+from graceful.threads.disk import SIZE, Crew
 from graceful.web.exchange import Exchange
 from graceful.wsgi import WSGIResource
-from graceful.wsgi.run import Runner
+from graceful.wsgi.runner import Runner
 
 LONG = 5.0
 

@@ -13,10 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deploys import MemoryCommand, Rehearsal
 from graceful.deploy.balancer import Found
-from graceful.deploy.conductor import interrupted_something
+from graceful.deploy.dry_run import preview
 from graceful.deploy.journal import Journal, JournalError, unfinished
+from graceful.deploy.orchestrator import interrupted_something
 from graceful.deploy.plan import Instance, Plan
-from graceful.deploy.preview import preview
 from graceful.deploy.progress import Events, Lines, verdict_lines
 
 

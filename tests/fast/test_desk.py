@@ -11,13 +11,14 @@ from typing import Any, cast
 from doubles import Case, directory_for, get
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.control import api, desk
-from graceful.control.desk import Desk
+from graceful.config.settings import Settings
+from graceful.control import api
+from graceful.control import control_server as desk
+from graceful.control.control_server import Desk
+from graceful.control.control_socket import ControlSocket
 from graceful.control.health import Health
-from graceful.control.notify import Notify
-from graceful.control.socket import ControlSocket
 from graceful.control.status import Ending, Status
-from graceful.settings import Settings
+from graceful.process.systemd import Notify
 from graceful.sockets.binding import BindError
 from graceful.web.connection import Connection
 

@@ -13,7 +13,7 @@ from graceful.control.api import Control
 from graceful.control.events import HISTORY, MOST, Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
-from graceful.control.reading import Reading
+from graceful.control.read_api import Reading
 from graceful.control.status import Ending, Status
 
 LOOK = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"

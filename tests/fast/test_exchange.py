@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import Answer, Client, Engine, parse_answers
 from graceful.web.exchange import Disconnected, Exchange
-from graceful.web.fields import learn_name, learn_status, reason
+from graceful.web.response_headers import learn_name, learn_status, reason
 
 HOST = b"Host: a\r\n"
 
@@ -141,8 +141,8 @@ class FramingTests(Case):
             with capturedLogs() as events:
                 answer, client = self.answered(*pieces, last=last, fields=(("Content-Length", "5"),))
             self.assertEqual(
-                [formatEvent(event) for event in events],
-                ["GET /x: the application sends more than its Content-Length of 5 bytes; the rest is dropped"],
+                {formatEvent(event) for event in events},
+                {"GET /x: the application sends more than its Content-Length of 5 bytes; the rest is dropped"},
             )
             self.assertEqual((answer.body, answer.whole), (b"hello", True))
             self.assertEqual(client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n").eof, False)

@@ -12,7 +12,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful
-from graceful.exit import ABANDONED, FINISHED, KERNEL_AFTER, TAKEN_DOWN, LastLimit, System, latest_exit
+from graceful.process.exit import ABANDONED, FINISHED, KERNEL_AFTER, TAKEN_DOWN, LastLimit, System, latest_exit
 
 CHECKOUT = os.path.dirname(os.path.dirname(graceful.__file__))
 PATH = f"{CHECKOUT}:{os.environ.get('PYTHONPATH', '')}"
@@ -228,7 +228,7 @@ class ProcessTests(SynchronousTestCase):
 
     def run_code(self, code: str) -> subprocess.CompletedProcess[str]:
         """Run it after what all need, and wait for the end that must come."""
-        begin = "import ctypes, sys, threading, time, graceful.exit as exit\nlimit = exit.LastLimit()\n"
+        begin = "import ctypes, sys, threading, time, graceful.process.exit as exit\nlimit = exit.LastLimit()\n"
         return subprocess.run(
             [sys.executable, "-c", begin + code],
             env={**os.environ, "PYTHONPATH": PATH, "PYTHONUNBUFFERED": ""},

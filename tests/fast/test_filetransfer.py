@@ -15,13 +15,13 @@ from zope.interface import implementer
 
 from fast.doubles import GET, MIB, Client, get, parse_answers
 from fast.downloading import DownloadCase
+from graceful.downloads.file_sender import FileTransfer
 from graceful.downloads.files import BLOCK, open_file
-from graceful.downloads.filetransfer import FileTransfer
 from graceful.downloads.targets import File
-from graceful.takedown.connections import take_down
+from graceful.takedown.last_answer import take_down
 from graceful.web.connection import UNSENT, Connection
 from graceful.web.exchange import DOWNLOADING, SENDING, Exchange
-from graceful.web.foreign import SLICE, ForeignFactory, ForeignProtocol, TransportConnection
+from graceful.web.transport_connection import SLICE, ForeignFactory, ForeignProtocol, TransportConnection
 
 BIG = bytes(range(251)) * 5000
 ALL = (0, len(BIG))

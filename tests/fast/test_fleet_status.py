@@ -16,20 +16,20 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from graceful.config.settings import Settings
 from graceful.control import api
 from graceful.control.api import Control
 from graceful.control.client import Silent
+from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.events import Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
 from graceful.control.status import Ending, Status
-from graceful.control.tally import BOUNDS, CLASSES
-from graceful.settings import Settings
 from graceful.web.exchange import PHASES
-from graceful.workers.asking import Asking
-from graceful.workers.looking import EVERY, EVERY_IN_DRAIN, LISTED, SAID_IN, Looking
-from graceful.workers.status import FleetStatus
-from graceful.workers.together import Totals, sockets
+from graceful.workers.aggregate import Totals, sockets
+from graceful.workers.fleet_status import FleetStatus
+from graceful.workers.status_poller import EVERY, EVERY_IN_DRAIN, LISTED, SAID_IN, Looking
+from graceful.workers.worker_client import Asking
 
 ADDRESS = "tcp:0.0.0.0:8080"
 

@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from graceful.web.foreign import ForeignFactory
 from graceful.web.site import Site
+from graceful.web.transport_connection import ForeignFactory
 
 
 @implementer(ITCPTransport)

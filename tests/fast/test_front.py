@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fast.doubles import Case
 from graceful.web.exchange import Exchange
-from graceful.web.front import Front
+from graceful.web.prefix_routes import Front
 
 
 class FrontTests(Case):

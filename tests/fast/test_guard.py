@@ -11,13 +11,13 @@ from unittest.mock import patch
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.interleave import Scheduler, Violation, explore
-from graceful.deadlines import Takedown
-from graceful.takedown import guard
-from graceful.takedown.guard import NOTHING, Aim, Hook
+from graceful.application.deadlines import Takedown
+from graceful.threads import async_exc as guard
+from graceful.threads.async_exc import NOTHING, Aim, Hook
 from graceful.web import exchange as exchange_module
 from graceful.web.exchange import Exchange
-from graceful.wsgi import run
-from graceful.wsgi.run import Runner
+from graceful.wsgi import runner as run
+from graceful.wsgi.runner import Runner
 
 THREAD = 4711
 SOON = 10

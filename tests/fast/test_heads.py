@@ -8,7 +8,7 @@ from twisted.web.http_headers import Headers
 
 from fast.downloading import DownloadCase
 from graceful.downloads.files import OpenFile
-from graceful.downloads.heads import Answer, answer_of, asked_of, judged, passed_on, upstream_fields
+from graceful.downloads.headers import Answer, answer_of, asked_of, judged, passed_on, upstream_fields
 from graceful.web.exchange import Exchange
 
 DATE = "Sun, 09 Sep 2001 01:46:40 GMT"

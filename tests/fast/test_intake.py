@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web.exchange import Exchange
-from graceful.web.gate import MAX_FIELDS, MAX_HEAD, MAX_TARGET
-from graceful.web.intake import MAX_METHOD, Intake
+from graceful.web.request_parser import MAX_METHOD, Intake
+from graceful.web.request_rules import MAX_FIELDS, MAX_HEAD, MAX_TARGET
 
 MAX_BODY = 1000
 READ = 65536

@@ -12,10 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 import graceful
 from fast.doubles import Case, get, post, virtual_time
 from fast.test_wsgi import AppCase
-from graceful import hooks
-from graceful.current import current
-from graceful.deadlines import at_most
-from graceful.limits import Limit, Limits, margin
+from graceful.application import hooks
+from graceful.application.current import current
+from graceful.application.deadlines import at_most
+from graceful.web.limits import Limit, Limits, margin
 
 
 class LimitsTests(Case):

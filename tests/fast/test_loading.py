@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from graceful import demo
-from graceful.loading import CannotLoad, load
+from graceful.application.loading import CannotLoad, load
 
 
 class LoadTests(SynchronousTestCase):

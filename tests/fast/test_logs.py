@@ -11,7 +11,7 @@ from twisted.logger import FileLogObserver, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import directory_for
-from graceful import logs
+from graceful.logs import twistd_log as logs
 
 DRAINED = "drained in 1.0 s: 5 finished, 0 taken down, 0 abandoned\n"
 
@@ -33,7 +33,7 @@ class SharedTests(SynchronousTestCase):
         """Open the log, have the predecessor write its last line, and then begin; what is in the log."""
         options: dict[str, Any] = {"nodaemon": True, "logfile": self.path}
         logs.write(options, as_json)
-        self.assertEqual(options["logger"], f"graceful.logs.{observer.__name__}")
+        self.assertEqual(options["logger"], f"graceful.logs.twistd_log.{observer.__name__}")
         ours = observer()
         self.write(DRAINED)
         Logger(observer=ours).info("starting up")

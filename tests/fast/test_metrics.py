@@ -10,10 +10,10 @@ from doubles import Case, get
 from prometheus_client.parser import text_string_to_metric_families
 
 from graceful.control import metrics as module
+from graceful.control.counters import BOUNDS, Tally
 from graceful.control.health import Health
 from graceful.control.metrics import STATES, Metrics
 from graceful.control.status import Ending, Status
-from graceful.control.tally import BOUNDS, Tally
 from graceful.web.exchange import PHASES
 
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import GET, MIB, Case
 from graceful.web.connection import JOIN
-from graceful.web.nearby import BUFFER, NEAR, bound_send_buffer, round_trip
+from graceful.web.send_buffer import BUFFER, NEAR, bound_send_buffer, round_trip
 
 
 class Gone:

@@ -9,7 +9,7 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.control.notify import LONGEST, Notify
+from graceful.process.systemd import LONGEST, Notify
 
 
 class NotifyTests(SynchronousTestCase):

@@ -17,12 +17,12 @@ import attrs
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
+import graceful.config.settings
 import graceful.options
-import graceful.settings
-from graceful.limits import Limit
-from graceful.option_table import GROUPS
+from graceful.config.option_table import GROUPS
+from graceful.config.settings import BadSetting, Settings, half_of_open_files
 from graceful.options import Options
-from graceful.settings import BadSetting, Settings, half_of_open_files
+from graceful.web.limits import Limit
 
 
 class Startup:
@@ -207,11 +207,11 @@ class StartupTests(OptionsTestCase):
         parent = {"nodaemon": True, "logfile": "-"}
         options = self.parsed("--log-format", "json", parent=parent)
         assert options.parent is not None
-        self.assertEqual(options.parent["logger"], "graceful.logs.json_observer")
+        self.assertEqual(options.parent["logger"], "graceful.logs.twistd_log.json_observer")
         self.assertNotIn("logger", cast(dict[str, Any], self.parsed("--log-format", "text", parent=parent).parent))
         for file in ({"nodaemon": True, "logfile": "site.log"}, {"nodaemon": False}):
             shared = cast(dict[str, Any], self.parsed(parent=file).parent)
-            self.assertEqual(shared["logger"], "graceful.logs.text_observer")
+            self.assertEqual(shared["logger"], "graceful.logs.twistd_log.text_observer")
         for own in ({"syslog": True}, {"logger": "a.b"}):
             left = cast(dict[str, Any], self.parsed(parent={"nodaemon": False, **own}).parent)
             self.assertEqual(left.get("logger"), own.get("logger"))
@@ -482,7 +482,7 @@ class ImportTests(SynchronousTestCase):
 
     def test_settings_without_twisted(self) -> None:
         """The settings can be read by a program that does not use Twisted."""
-        program = "import sys, graceful.settings; sys.exit('twisted' in sys.modules)"
+        program = "import sys, graceful.config.settings; sys.exit('twisted' in sys.modules)"
         subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=_environment())
 
 

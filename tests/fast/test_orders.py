@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.control.orders import Orders
 from graceful.drain import Drain
-from graceful.exit import LEAVING, LastLimit, latest_exit
-from graceful.workers.orders import BEYOND, FleetOrders
+from graceful.process.exit import LEAVING, LastLimit, latest_exit
+from graceful.server.server_orders import Orders
+from graceful.workers.fleet_orders import BEYOND, FleetOrders
 
 
 class Work:

@@ -10,12 +10,12 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from fast.doubles import MIB, Case, Client, Engine, get, parse_answers, virtual_time
-from graceful.limits import Limit
-from graceful.takedown.connections import interrupt
-from graceful.takedown.interruption import Interruption
-from graceful.takedown.overtime import LOOK, Overtime
+from graceful.reports.interruption import Interruption
+from graceful.takedown.last_answer import interrupt
+from graceful.takedown.request_timeout import LOOK, Overtime
 from graceful.takedown.single import take_down_one
 from graceful.web.exchange import APPLICATION, Disconnected, Exchange
+from graceful.web.limits import Limit
 
 
 class FakeReports:

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.doubles import GET, HOST, MIB, Answer, Client, get, parse_answers
 from fast.downloading import DownloadCase
 from graceful.downloads.parked import NOTHING_NEW, News, Parked
-from graceful.downloads.waiting import HELD, LATE, SPREAD, Lot, Waiting
-from graceful.takedown.connections import take_down
+from graceful.downloads.parking_lot import HELD, LATE, SPREAD, Lot, Waiting
+from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import PARKED, Exchange
 
 STREAM = ("Content-Type", "text/event-stream")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.pidfile import PidFile, PidFileBusy, PidFileError, alive
+from graceful.process.pidfile import PidFile, PidFileBusy, PidFileError, alive
 
 SOMEBODY = 4711
 ME = str(os.getpid())

@@ -9,7 +9,7 @@ from time import monotonic
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.wsgi.pool import Pool
+from graceful.threads.pool import Pool
 
 LONG = 5.0
 """Seconds after which a test gives up."""

@@ -21,12 +21,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel, Request
 from zope.interface import implementer
 
-from graceful.reactor.counted import AGREES_IN, Counted, Watch, kind_of
+from graceful.config.settings import Settings
 from graceful.reactor.environment import settings_of
-from graceful.reactor.http import FRESH, HTTP1, IDLE_GRACE
 from graceful.reactor.interfaces import IIdling
-from graceful.reactor.pools import DaemonThread, Pools
-from graceful.settings import Settings
+from graceful.reactor.thread_pools import DaemonThread, Pools
+from graceful.reactor.tracking import AGREES_IN, Counted, Watch, kind_of
+from graceful.reactor.twisted_web import FRESH, HTTP1, IDLE_GRACE
 from graceful.web.exchange import APPLICATION, RECEIVING, SENDING
 
 

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import GET, Case, get, post
-from graceful.register import Register
-from graceful.web.body import MEMORY
+from graceful.web.body_spool import MEMORY
+from graceful.web.register import Register
 
 
 @define(eq=False)

@@ -12,12 +12,12 @@ from zope.interface.verify import verifyObject
 
 from fast.doubles import GET, HOST, Client, get, parse_answers
 from fast.downloading import DownloadCase, Question, Response
-from graceful.downloads.heads import Answer
+from graceful.downloads.headers import Answer
 from graceful.downloads.relay import HIGH, PAUSES, PROGRESS, Relay
-from graceful.takedown.connections import take_down
+from graceful.takedown.last_answer import take_down
 from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
-from graceful.web.handler import IAnswerer, IHandler
+from graceful.web.interfaces import IAnswerer, IHandler
 
 URL = "http://librarian/x"
 SILENCE = 60.0

@@ -16,8 +16,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.reload import GONE_IN, VARIABLE, Origin, Reload
-from graceful.sockets.takeover import PROTOCOL, NotNow, Succession
+from graceful.takeover.reload import GONE_IN, VARIABLE, Origin, Reload
+from graceful.takeover.succession import PROTOCOL, NotNow, Succession
 
 TIMEOUT = 60.0
 

@@ -22,13 +22,13 @@ import graceful
 from fast.doubles import Case, get, parse_answers
 from graceful.reports import outlets
 from graceful.reports import publisher as publisher_module
+from graceful.reports.interruption import Interruption
 from graceful.reports.outlets import JsonFiles, as_json, directory, to_sentry
 from graceful.reports.publisher import Publisher
-from graceful.reports.report import HIDDEN, Report, Writer
-from graceful.reports.reports import ERROR, Reports
-from graceful.takedown.interruption import Interruption
+from graceful.reports.reporter import ERROR, Reports
+from graceful.reports.writer import HIDDEN, Report, Writer
 from graceful.web.exchange import APPLICATION, Exchange
-from graceful.wsgi.run import Runner
+from graceful.wsgi.runner import Runner
 from support.waiting import wait_for
 
 SOON = 10

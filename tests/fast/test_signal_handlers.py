@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.signals import Signals
+from graceful.process.signals import Signals
 
 
 class Server:

@@ -63,8 +63,9 @@ class MeaningTests(SynchronousTestCase):
     def test_no_reactor(self) -> None:
         """Parsing happens while options are read, and must not choose the reactor."""
         code = (
-            "import sys, graceful.sockets.address, graceful.sockets.binding, graceful.startup, graceful.pidfile,"
-            " graceful.clock, graceful.exit, graceful.sockets.listener, graceful.sockets.foreign;"
+            "import sys; import graceful.sockets.address, graceful.sockets.binding, graceful.sockets.listener;"
+            "import graceful.sockets.endpoint_listener, graceful.process.startup, graceful.process.pidfile;"
+            "import graceful.process.clock, graceful.process.exit;"
             "sys.exit('twisted.internet.reactor' in sys.modules or 'twisted.internet.endpoints' in sys.modules)"
         )
         checkout = os.path.dirname(os.path.dirname(graceful.__file__))

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.sockets.binding import BindError
-from graceful.sockets.foreign import ForeignListener
+from graceful.sockets.endpoint_listener import ForeignListener
 
 
 class Endpoint:

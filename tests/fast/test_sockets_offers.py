@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from graceful.sockets.address import parse
 from graceful.sockets.binding import BoundSocket, bind
 from graceful.sockets.handshakes import filter_new
-from graceful.sockets.offers import (
+from graceful.takeover.offers import (
     CONTROL,
     LISTEN,
     STATUS,

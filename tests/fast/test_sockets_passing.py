@@ -7,7 +7,7 @@ import socket
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.sockets.passing import receive
+from graceful.sockets.receive_fds import receive
 
 
 class ReceiveTests(SynchronousTestCase):

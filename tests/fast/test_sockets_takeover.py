@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.sockets.takeover import PROTOCOL, NotNow, Succession
+from graceful.takeover.succession import PROTOCOL, NotNow, Succession
 
 TIMEOUT = 60.0
 NEW, OTHER = 4711, 4712

@@ -7,14 +7,14 @@ from typing import Any
 
 from fast.doubles import GET, Client, get, parse_answers
 from fast.downloading import DownloadCase, Response
-from graceful.aside import Aside
-from graceful.downloads.heads import Answer
+from graceful.downloads.headers import Answer
 from graceful.downloads.parked import Parked
-from graceful.reports.reports import Reports
-from graceful.stopping import Stopping
-from graceful.takedown.deadline import LAST_MOMENT, Deadline
+from graceful.reports.reporter import Reports
+from graceful.server.shutdown import Stopping
+from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
 from graceful.takedown.threads import Descents
 from graceful.takedown.waits import Waits
+from graceful.threads.callbacks import Aside
 from graceful.web.exchange import Exchange
 
 

@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful
-from graceful.startup import EarlyStop, Startup, StartupError, Stopped, Terminal, WaitingParent
+from graceful.process.startup import EarlyStop, Startup, StartupError, Stopped, Terminal, WaitingParent
 
 CHECKOUT = os.path.dirname(os.path.dirname(graceful.__file__))
 
@@ -330,8 +330,8 @@ SERVICE = """
 import os, signal, sys, time
 from twisted.application.service import Service
 from twisted.python import usage
-from graceful.pidfile import PidFile
-from graceful.startup import Startup, StartupError
+from graceful.process.pidfile import PidFile
+from graceful.process.startup import Startup, StartupError
 
 
 class Options(usage.Options):

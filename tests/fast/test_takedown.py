@@ -8,15 +8,15 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from fast.doubles import CLOSE, EXPECT, GET, HOST, MIB, Case, Client, Engine, get, parse_answers, post
-from graceful.aside import Aside
-from graceful.reports.reports import Reports
-from graceful.takedown import deadline as deadline_module
-from graceful.takedown.connections import take_down
-from graceful.takedown.deadline import LAST_MOMENT, Deadline
-from graceful.takedown.stacks import stack_of
+from graceful.reports.reporter import Reports
+from graceful.takedown import drain_deadline as deadline_module
+from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
+from graceful.takedown.last_answer import take_down
 from graceful.takedown.threads import Descents
 from graceful.takedown.waits import Waits
-from graceful.web.body import MEMORY
+from graceful.threads.callbacks import Aside
+from graceful.threads.stacks import stack_of
+from graceful.web.body_spool import MEMORY
 from graceful.web.connection import Connection
 from graceful.web.exchange import Disconnected, Exchange
 

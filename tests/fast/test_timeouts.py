@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from fast.doubles import CLOSE, EXPECT, GET, Case, Client, Engine, get, parse_answers, post, virtual_time
-from graceful.web.body import HIGH, MEMORY
+from graceful.web.body_spool import HIGH, MEMORY
 from graceful.web.connection import Connection
 from graceful.web.timeouts import FRESH_LEAST, GRACE_PAST_ANNOUNCED, LINGER, LINGER_LONGEST
 

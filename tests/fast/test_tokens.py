@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 from wsgiref.validate import validator
 
 from fast.downloading import DownloadCase
-from graceful.current import current
+from graceful.application.current import current
 from graceful.downloads import token as module
 from graceful.downloads.token import HEADER, Download, Token, claim
 from graceful.web.exchange import Exchange

@@ -14,14 +14,14 @@ from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.settings import Settings
-from graceful.takedown import connections
+from graceful.config.settings import Settings
+from graceful.takedown import last_answer as connections
 from graceful.web import connection as connection_module
 from graceful.web import receiver as receiver_module
 from graceful.web.connection import Connection
 from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.site import Site
-from graceful.web.turn import Turn
+from graceful.web.write_token import Turn
 from tests.fast.doubles import CONTINUE, parse_answers
 from tests.fast.interleave import Scheduler, Violation, explore
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web.exchange import Exchange
-from graceful.web.turn import GONE, NOBODY, QUEUE, REACTOR, SEND, SENDER, Turn
+from graceful.web.write_token import GONE, NOBODY, QUEUE, REACTOR, SEND, SENDER, Turn
 from tests.fast.interleave import Violation
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from fast.workforce import NEW, OLD, TCP, TIMEOUT, Worker, Workforce, kept
 from graceful.control.client import Silent
-from graceful.workers.crew import SAME_SIGNAL, STOPPING, CannotStart
-from graceful.workers.muster import ENDS_IN
+from graceful.workers.boot import ENDS_IN
 from graceful.workers.pauses import HOPELESS, PAUSES, STEADY
+from graceful.workers.worker_pool import SAME_SIGNAL, STOPPING, CannotStart
 
 
 class StartTests(Workforce):

@@ -10,8 +10,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import Reactor
-from graceful.workers import line as module
-from graceful.workers.line import LONGEST, Line, LineLost
+from graceful.workers import channel as module
+from graceful.workers.channel import LONGEST, Line, LineLost
 
 
 class LineTests(SynchronousTestCase):

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from fast.workforce import Workforce
-from graceful.exit import REPORTS
-from graceful.reports.reports import Reports
-from graceful.workers.losses import Losses
+from graceful.process.exit import REPORTS
+from graceful.reports.reporter import Reports
+from graceful.workers.crash_reports import Losses
 
 SEEN = {
     "id": "1001-7",

@@ -9,10 +9,10 @@ from typing import Any
 
 from test_workers_process import Case
 
-from graceful.workers import muster
-from graceful.workers.line import Line
-from graceful.workers.muster import dismiss, gather
-from graceful.workers.process import Worker
+from graceful.workers import boot as muster
+from graceful.workers.boot import dismiss, gather
+from graceful.workers.channel import Line
+from graceful.workers.worker import Worker
 
 
 class MusterTests(Case):

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.doubles import directory_for
 from graceful.sockets.address import parse
 from graceful.sockets.binding import BindError, BoundSocket, bind
-from graceful.workers.places import Kept, Places
+from graceful.workers.slot_sockets import Kept, Places
 
 ANY = "tcp:0:interface=127.0.0.1"
 

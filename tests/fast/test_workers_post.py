@@ -14,9 +14,9 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import Reactor
-from graceful.workers import post as module
-from graceful.workers.line import PROTOCOL, Line
-from graceful.workers.post import Post, PostError
+from graceful.workers import parent as module
+from graceful.workers.channel import PROTOCOL, Line
+from graceful.workers.parent import Post, PostError
 
 PID = 4711
 

@@ -17,10 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.doubles import Reactor
 from fast.workforce import OLD
 from graceful.sockets.binding import BoundSocket
-from graceful.workers import process as module
-from graceful.workers.line import AT_ONCE, PROTOCOL, Line
-from graceful.workers.places import Kept
-from graceful.workers.process import DIES_IN, Surroundings, Worker
+from graceful.workers import worker as module
+from graceful.workers.channel import AT_ONCE, PROTOCOL, Line
+from graceful.workers.slot_sockets import Kept
+from graceful.workers.worker import DIES_IN, Surroundings, Worker
 
 
 class Asking:

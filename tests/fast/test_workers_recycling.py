@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fast.workforce import NEW, Workforce
-from graceful.workers.exodus import Exodus
+from graceful.workers.fleet_drain import Exodus
 from graceful.workers.recycling import PAUSE, SETTLES, Recycling
 
 MIB = 1 << 20

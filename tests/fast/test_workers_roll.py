@@ -7,8 +7,8 @@ import os
 from typing import Any, cast
 
 from fast.workforce import NEW, OLD, Worker, Workforce, origin
-from graceful.workers.exodus import Exodus
-from graceful.workers.roll import Roll
+from graceful.workers.fleet_drain import Exodus
+from graceful.workers.rolling_restart import Roll
 
 
 class Paths:

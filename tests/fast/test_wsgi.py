@@ -15,14 +15,14 @@ from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface.verify import verifyObject
 
 from fast.doubles import CLOSE, GET, HOST, SERVER, Answer, Case, Client, Engine, get, parse_answers, post
-from graceful.web.body import MEMORY
+from graceful.threads.pool import Pool
+from graceful.web.body_spool import MEMORY
 from graceful.web.exchange import Exchange
-from graceful.web.handler import IHandler
+from graceful.web.interfaces import IHandler
 from graceful.web.proxies import TrustedProxies
 from graceful.wsgi import WSGIResource
 from graceful.wsgi.filewrapper import FileWrapper
-from graceful.wsgi.pool import Pool
-from graceful.wsgi.run import Runner
+from graceful.wsgi.runner import Runner
 from support.waiting import wait_for
 
 LONG = 5.0

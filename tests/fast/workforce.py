@@ -11,14 +11,14 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.reload import Origin
 from graceful.sockets.binding import BoundSocket
-from graceful.workers import crew as module
-from graceful.workers import process
-from graceful.workers.crew import Crew
-from graceful.workers.place import Place
-from graceful.workers.places import Kept, Places
-from graceful.workers.process import Staff, Surroundings
+from graceful.takeover.reload import Origin
+from graceful.workers import worker as process
+from graceful.workers import worker_pool as module
+from graceful.workers.slot import Place
+from graceful.workers.slot_sockets import Kept, Places
+from graceful.workers.worker import Staff, Surroundings
+from graceful.workers.worker_pool import Crew
 
 TIMEOUT = 60.0
 TCP, UNIX = "tcp:127.0.0.1:80", "unix:/run/site"

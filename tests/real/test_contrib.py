@@ -10,8 +10,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful
-from graceful.current import current
-from graceful.deadlines import DeadlineExceeded
+from graceful.application.current import current
+from graceful.application.deadlines import DeadlineExceeded
 
 LEFT = 0.3
 

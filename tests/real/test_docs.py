@@ -21,8 +21,8 @@ from typing import TypeVar
 import pytest
 import setuptools
 
-from graceful.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
-from graceful.settings import Settings
+from graceful.config.settings import Settings
+from graceful.process.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
 from support.clients import Connection, request
 from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
 from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, gone, lines_of, replaced, shown

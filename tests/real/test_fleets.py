@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from graceful.control.client import Client, ClientError
-from graceful.exit import KERNEL_AFTER, latest_exit
+from graceful.process.exit import KERNEL_AFTER, latest_exit
 from support.clients import get
 from support.docs_site import Site, fetch, gone
 from support.fleet import Fleet

@@ -11,8 +11,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from graceful.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
-from graceful.settings import Settings
+from graceful.config.settings import Settings
+from graceful.process.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
 from support.clients import Connection, ask, get, request
 from support.docs_blocks import ROOT
 from support.gate import Gate

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from graceful.control.client import Client, Refused, Vanished
-from graceful.control.socket import beside
-from graceful.control.successor import Predecessor
+from graceful.control.control_socket import beside
+from graceful.takeover.predecessor import Predecessor
 from support.clients import Connection, Failure, request
 from support.command import graceful, status_of
 from support.gate import Gate
@@ -464,7 +464,7 @@ def test_another_user(home: Home) -> None:
     home.run.chmod(0o777)
     with Server(home, *SHORT, "--control-mode", "666") as old:
         code = (
-            "from graceful.control.successor import *\n"
+            "from graceful.takeover.predecessor import *\n"
             f"try: Predecessor.find({str(home.run / 'graceful.sock')!r})\nexcept TakeoverError as error: print(error)"
         )
         user = ["setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", *UNPRIVILEGED_USER]

@@ -57,9 +57,9 @@ def main(directory: str) -> None:
     """Fork a server for each line of standard input."""
     from twisted.scripts import twistd
 
-    import graceful.service
+    import graceful.server.app_server
 
-    assert graceful.service and "twisted.internet.reactor" not in sys.modules
+    assert graceful.server.app_server and "twisted.internet.reactor" not in sys.modules
     os.chdir(directory)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)

@@ -34,7 +34,7 @@ class GracefulApp:
 
     def makeService(self, options: Options) -> IService:
         """Return the service that these options describe; nothing is opened or started yet."""
-        from graceful.service import makeService
+        from graceful.server.app_server import makeService
 
         return makeService(options)
 

@@ -1,0 +1,386 @@
+"""The options of `twistd graceful-app`: their names, defaults and words, and how what is typed is read.
+
+The command line, its help and the tables in the documentation are all made of this one table.  What a value may be is
+not decided here: what cannot be read is handed on as it is, and the settings refuse it.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from graceful.web.limits import Limit
+
+_WHOLE: Final = re.compile(r"[0-9]{1,18}")
+_SECONDS: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?")
+_SIZE: Final = re.compile(r"([0-9]{1,18})([KMGkmg]?)")
+_OCTAL: Final = re.compile(r"[0-7]{3,4}")
+_INDENT: Final = 28
+_SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
+
+
+def _whole(text: str) -> int | str:
+    return int(text) if _WHOLE.fullmatch(text) else text
+
+
+def _seconds(text: str) -> float | str:
+    return float(text) if _SECONDS.fullmatch(text) else text
+
+
+def _octal(text: str) -> int | str:
+    return int(text, 8) if _OCTAL.fullmatch(text) else text
+
+
+def _size(text: str) -> int | str:
+    match = _SIZE.fullmatch(text)
+    return int(match[1]) << _SHIFTS[match[2].upper()] if match else text
+
+
+def limit_of(text: str) -> Limit | str:
+    """A limit as it is typed: `SECONDS`, `/PREFIX=SECONDS`, each with `:report` behind it or without."""
+    rest = text.removesuffix(":report")
+    prefix, _, seconds = rest.rpartition("=")
+    if (prefix and not prefix.startswith("/")) or not prefix.isascii() or not _SECONDS.fullmatch(seconds):
+        return text
+    return Limit(float(seconds), prefix, rest != text)
+
+
+def _requests(text: str) -> tuple[int, int] | str:
+    """So many, give or take so many: `10000`, `10000±500`, or for keyboards without that sign, `10000+-500`."""
+    most, _, jitter = text.replace("+-", "±").partition("±")
+    if not (_WHOLE.fullmatch(most) and _WHOLE.fullmatch(jitter or "0")) or text.endswith(("±", "-")):
+        return text
+    return int(most), int(jitter or "0")
+
+
+class Option(NamedTuple):
+    """One row of the help, and for an option that takes one value also its parsing.
+
+    :ivar value: what its value is called; empty for a flag.
+    :ivar default: as it would be typed, or in words.
+    :ivar read: makes the setting of what was typed.  What it does not understand it hands on as it is: the
+        settings refuse it, and say what they expect.
+    """
+
+    name: str
+    value: str
+    default: str
+    help: str
+    read: Callable[[str], int | float | str | tuple[int, int]] | None = None
+
+
+LISTEN: Final = Option(
+    "listen",
+    "ENDPOINT",
+    "tcp:8080",
+    "Listen there: tcp:8080, tcp:8080:interface=127.0.0.1, tcp6:8080, unix:/run/site.socket, fd:3, "
+    "systemd:..., or any other Twisted endpoint. Can be repeated.",
+)
+TRUSTED_PROXY: Final = Option(
+    "trusted-proxy",
+    "CIDR",
+    "nobody",
+    "Believe what this network, address, or unix (every peer on a Unix socket) says in X-Forwarded-For and "
+    "-Proto, Forwarded and X-Request-Id. Can be repeated.",
+)
+REQUEST_TIMEOUT: Final = Option(
+    "request-timeout",
+    "SECONDS",
+    "none",
+    "How long a request may run; the application is told, and a quarter of it (at most 5 s) later it is taken down. "
+    "/PREFIX=SECONDS for some requests; with :report behind it, it is only reported. Can be repeated.",
+)
+REPORT_HIDE: Final = Option(
+    "report-hide",
+    "NAME",
+    "",
+    "A query value or header that no report may show, as cookies and credentials are not. Can be repeated.",
+)
+DOWNLOAD: Final = Option(
+    "download",
+    "/PREFIX=TARGET",
+    "none",
+    "Serve paths without the application: TARGET is the URL of a file store, or a directory. Can be repeated.",
+)
+INTERNAL_DOWNLOAD: Final = Option(
+    "internal-download",
+    "/PREFIX=TARGET",
+    "none",
+    "Likewise, what the application's X-Accel-Redirect may name. Can be repeated.",
+)
+STATUS_LISTEN: Final = Option(
+    "status-listen",
+    "ENDPOINT",
+    "nowhere",
+    "Show health, metrics and the status page there, read-only; for loopback or a private address, such as "
+    "tcp:9090:interface=127.0.0.1. Can be repeated.",
+)
+LOG_FORMAT: Final = Option(
+    "log-format",
+    "FORMAT",
+    "text",
+    "How twistd's log is written: text, or json for one JSON object a line.",
+)
+TAKEOVER: Final = Option(
+    "takeover",
+    "",
+    "",
+    "Take the sockets of the server that answers at --control, which then finishes what it has; if none does, bind.",
+)
+CHDIR: Final = Option(
+    "chdir",
+    "DIR",
+    "none",
+    "Run the application there. A successor looks it up anew: a symbolic link may lead to another release by then.",
+)
+CHECK: Final = Option(
+    "check",
+    "",
+    "",
+    "Import the application, check the options and that the sockets can be bound; serve nothing.",
+)
+
+GROUPS: Final = {
+    "Sockets and clients": (
+        LISTEN,
+        Option(
+            "max-connections",
+            "N",
+            "half of ulimit -n, at most 10000",
+            "Client connections open at a time; more wait in the kernel's queue.",
+            _whole,
+        ),
+        Option(
+            "keep-alive",
+            "SECONDS",
+            "75",
+            "How long clients may reuse an idle connection; it is kept a second longer than they are told.",
+            _seconds,
+        ),
+        Option(
+            "header-timeout",
+            "SECONDS",
+            "20",
+            "Within this time the head of a request must be complete.",
+            _seconds,
+        ),
+        Option(
+            "send-timeout",
+            "SECONDS",
+            "60",
+            "How long a client may neither take nor send anything in the middle of a body.",
+            _seconds,
+        ),
+        TRUSTED_PROXY,
+    ),
+    "Application": (
+        Option("threads", "N", "20", "Threads that run the application.", _whole),
+        Option(
+            "queue",
+            "N",
+            "1000",
+            "Requests that may wait for a thread; one more is answered with 503.",
+            _whole,
+        ),
+        REQUEST_TIMEOUT,
+        Option(
+            "max-body",
+            "BYTES",
+            "1G",
+            "The largest request body, in bytes, or with K, M or G; a larger one is answered with 413.",
+            _size,
+        ),
+        Option(
+            "spool",
+            "DIR",
+            "the system's temporary one",
+            "Directory for request bodies that are too large for memory.",
+            str,
+        ),
+    ),
+    "Workers": (
+        Option(
+            "workers",
+            "N",
+            "1",
+            "Processes that serve. With more than 1, this one only starts them, watches them and holds the sockets.",
+            _whole,
+        ),
+        Option(
+            "max-requests",
+            "N[±JITTER]",
+            "never",
+            "Replace a worker after about so many requests; with a jitter, also written +-, not all at once.",
+            _requests,
+        ),
+        Option(
+            "max-rss",
+            "BYTES",
+            "never",
+            "Replace a worker that holds more memory than this, in bytes, or with K, M or G.",
+            _size,
+        ),
+    ),
+    "Downloads": (
+        DOWNLOAD,
+        INTERNAL_DOWNLOAD,
+        Option(
+            "upstream-connect-timeout",
+            "SECONDS",
+            "5",
+            "Within this time a file store must take a connection.",
+            _seconds,
+        ),
+        Option(
+            "upstream-timeout",
+            "SECONDS",
+            "60",
+            "How long a file store may say nothing.",
+            _seconds,
+        ),
+    ),
+    "Stopping": (
+        Option(
+            "deadline",
+            "SECONDS",
+            "200",
+            "How long requests may run once the sockets are closed; then they are taken down.",
+            _seconds,
+        ),
+        Option(
+            "download-deadline",
+            "SECONDS",
+            "3600",
+            "Likewise for downloads, which hold no thread.",
+            _seconds,
+        ),
+        Option(
+            "lame-duck",
+            "SECONDS",
+            "0",
+            "How long a stopping server still accepts while its health says that it is going down.",
+            _seconds,
+        ),
+        Option(
+            "idle-grace",
+            "SECONDS",
+            "5",
+            "How long an idle connection stays open while stopping, for one last request.",
+            _seconds,
+        ),
+    ),
+    "Reports": (
+        Option(
+            "reports",
+            "DIR",
+            "none",
+            "Where to write a report of every request that was taken down, failed or was slow.",
+            str,
+        ),
+        Option(
+            "report-slower-than",
+            "SECONDS",
+            "never",
+            "Report requests that run longer than this.",
+            _seconds,
+        ),
+        REPORT_HIDE,
+    ),
+    "Health and control": (
+        Option(
+            "health-path",
+            "PATH",
+            "/+haproxy",
+            "Where a balancer asks whether to send requests; '' for nowhere.",
+            str,
+        ),
+        Option(
+            "going-down-status",
+            "STATUS",
+            "503",
+            "What it is answered once it should not; 404 for HAProxy's disable-on-404.",
+            _whole,
+        ),
+        Option(
+            "control",
+            "PATH",
+            "graceful.sock beside the pid file",
+            "Unix socket for the graceful command; '' for none. NAME.sock beside a NAME.pid that is not twistd.pid.",
+            str,
+        ),
+        Option("control-mode", "MODE", "600", "Permissions of that socket, octal.", _octal),
+        Option("control-group", "GROUP", "the server's", "Group of that socket.", str),
+        STATUS_LISTEN,
+        Option("app-version", "TEXT", "none", "The application's version, shown in status and health.", str),
+    ),
+    "Deploying": (
+        TAKEOVER,
+        CHDIR,
+        Option(
+            "takeover-timeout",
+            "SECONDS",
+            "60",
+            "How long a successor may take from getting this server's sockets until it accepts.",
+            _seconds,
+        ),
+        Option(
+            "max-draining",
+            "N",
+            "5",
+            "How many predecessors may still finish what they have; with one more, the oldest takes down its rest.",
+            _whole,
+        ),
+    ),
+    "Other": (
+        Option(
+            "access-log",
+            "PATH",
+            "none",
+            "Where to log requests, in combined format with duration and request id; - is standard output.",
+            str,
+        ),
+        LOG_FORMAT,
+        CHECK,
+        Option("version", "", "", "Show the versions and exit."),
+        Option("help", "", "", "Show this help and exit."),
+    ),
+}
+
+# Those that take one value.
+PARAMETERS: Final = [option for group in GROUPS.values() for option in group if option.read]
+
+DESCRIPTION: Final = (
+    "Serves a WSGI application. On SIGTERM it closes its sockets, finishes every live request, and exits. "
+    "MODULE is imported as Python imports it, also from the current directory; CALLABLE is by default "
+    "application, or else app. Without a MODULE a built-in demo is served. Defaults stand in brackets."
+)
+
+_EXAMPLES: Final = """\
+Examples:
+  twistd -n graceful-app mysite.wsgi:application
+  twistd --pidfile /run/site.pid graceful-app --listen tcp:8000:interface=127.0.0.1 \\
+      --trusted-proxy 127.0.0.1 --access-log /var/log/site/access.log mysite.wsgi
+"""
+
+
+def help_text(width: int) -> str:
+    """The help: the options in groups, and examples.
+
+    :param width: columns.
+    """
+    lines = [*textwrap.wrap(DESCRIPTION, width), ""]
+    for title, group in GROUPS.items():
+        lines.append(f"{title}:")
+        for option in group:
+            head = f"  --{option.name} {option.value}".rstrip()
+            text = f"{option.help} [{option.default}]" if option.default else option.help
+            body = textwrap.wrap(text, max(width - _INDENT, 20))
+            if len(head) > _INDENT - 2:
+                lines.append(head)
+                head = ""
+            lines.append(f"{head:<{_INDENT}}{body[0]}")
+            lines.extend(" " * _INDENT + line for line in body[1:])
+        lines.append("")
+    return "\n".join(lines) + "\n" + _EXAMPLES

@@ -1,0 +1,123 @@
+"""A way in for people and programs, beside the application's: a site of its own on sockets of its own.
+
+It is served by the same engine as everything else, but it has its own register, so that no drain waits for it, and
+its own hub, so that it is the last thing to go.  Everything is answered in the reactor thread.  However many come, it
+holds no more than so many connections; the others wait in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from graceful.config.settings import YEAR, Settings
+from graceful.sockets.binding import BoundSocket
+from graceful.sockets.listener import Listener
+from graceful.web.hub import Hub
+from graceful.web.interfaces import IHandler
+from graceful.web.site import Site
+
+MOST_CONNECTIONS: Final = 250
+LIMITS: Final = Settings(keep_alive=60, header_timeout=10, send_timeout=10, max_body=4096)
+
+#: Whoever has sent an order may stay: a successor's connection ends when it does, and not before.
+STAY: Final = Settings(keep_alive=YEAR, header_timeout=10, send_timeout=10, max_body=4096)
+
+#: A supervisor that is stuck for a while must not lose its workers: only the end of either ends the connection.
+FOR_EVER: Final = Settings(keep_alive=YEAR, header_timeout=YEAR, send_timeout=YEAR, max_body=4096)
+
+
+class Door:
+    """Listening sockets, and who answers on them.  Reactor thread.
+
+    :param reactor: watches the sockets.
+    :param clock: times the pauses.
+    :param hub: reads from the connections.
+    :param bound: the sockets.
+    :param handler: answers everything.
+    :param limits: of its connections.
+    :ivar site: what is served, with its own register.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        clock: IReactorTime,
+        hub: Hub,
+        bound: Sequence[BoundSocket],
+        handler: IHandler,
+        limits: Settings = LIMITS,
+    ) -> None:
+        self.site = Site(None, limits)
+        self.site.serve(handler)
+        self.site.on_room = self._room
+        self._reactor = reactor
+        self._clock = clock
+        self._hub = hub
+        self._listeners: list[Listener] = []
+        for one in bound:
+            self.add(one)
+
+    def open(self) -> None:
+        """Begin to accept."""
+        for listener in self._listeners:
+            listener.start()
+
+    def add(self, bound: BoundSocket) -> Listener:
+        """Have one more socket; it accepts when it is started."""
+        listener = Listener(self._reactor, self._clock, bound, self._accepted, silent=True)
+        self._listeners.append(listener)
+        return listener
+
+    def serve(self, sock: socket.socket) -> None:
+        """Answer on a socket that is connected already."""
+        sock.setblocking(False)
+        self._accepted(sock, None)
+
+    def sockets(self) -> list[BoundSocket]:
+        """The listening sockets."""
+        return [listener.bound for listener in self._listeners]
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for listener in self._listeners:
+            for one in known:
+                if listener.bound.socket is one.socket:
+                    listener.bound = one
+
+    def hand_over(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets that another process accepts from; connections go on."""
+        sockets = [one.socket for one in handed]
+        for listener in [one for one in self._listeners if one.bound.socket in sockets]:
+            self._listeners.remove(listener)
+            listener.hand_over(pid)
+
+    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+        name = sock.getsockname()
+        server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
+        self.site.accepted(self._hub, sock, peer, server)
+        if len(self.site.register.connections) >= MOST_CONNECTIONS:
+            for listener in self._listeners:
+                listener.pause("max-connections")
+
+    def _room(self) -> None:
+        if len(self.site.register.connections) < MOST_CONNECTIONS:
+            for listener in self._listeners:
+                if listener.paused is not None:
+                    listener.resume()
+
+    def sweep(self, now: float) -> None:
+        """End what has had its time; once a second."""
+        self.site.tick()
+        self.site.sweep(now)
+
+    def close(self) -> None:
+        """Accept nobody any more; connections go on."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.connectionLost(Failure(ConnectionDone()))

@@ -1,0 +1,223 @@
+"""What control tells of an instance: the resources that change nothing, for the status page's door.
+
+A browser that a hostile page runs in can reach that door.  So there are no orders here, and nothing is for other
+origins, nor for a name that the hostile page's owner has pointed at us.  What can be asked for stands in
+:mod:`graceful.control.api`, which adds the orders for the control socket.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qs
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from graceful.control.client import ClientError, Refused, Silent
+from graceful.control.events import Events
+from graceful.control.metrics import Metrics
+from graceful.control.same_origin import Origin
+from graceful.control.status import CLOSED_SINCE
+from graceful.control.status_page import PAGE, PAGE_FIELDS
+from graceful.control.telling import Telling
+from graceful.web.exchange import PARKED, Disconnected, Exchange
+from graceful.web.interfaces import IHandler
+from graceful.web.response_headers import reason
+
+log = Logger(namespace="graceful")
+
+JSON: Final = "application/json; charset=utf-8"
+WAITED_FOR: Final = ("closed", "gone")
+LONGEST_ID: Final = 32
+FIELDS: Final = [
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+]
+T = TypeVar("T")
+
+
+class Problem(Exception):
+    """What was asked cannot be answered.
+
+    :ivar status: the HTTP status that says so.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@implementer(IHandler)
+class Reading:
+    """The resources that change nothing, for the status page's door.
+
+    :param status: of the instance.
+    :param events: the clients that get every change.
+    :param origin: says which requests are none of a hostile page's; None on a Unix socket, which no page can reach.
+    """
+
+    def __init__(self, status: Telling, events: Events, metrics: Metrics, origin: Origin | None) -> None:
+        self._status = status
+        self._events = events
+        self._metrics = metrics
+        self._origin = origin
+        self._waiting: dict[Exchange, str] = {}
+        self._asking: set[Exchange] = set()  # those whose answer somebody else has to give first
+
+    # -- IHandler -----------------------------------------------------------------------------------------
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer, now or when there is something to tell."""
+        exchange.handler = self
+        health = self._status.health
+        if health is not None and health.answer(exchange):
+            return
+        try:
+            self._check(exchange)
+            path, _, query = exchange.target.decode("latin-1").partition("?")
+            self._route(exchange, path, parse_qs(query))
+        except Exception as error:
+            self._cannot(exchange, error)
+
+    def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
+        """It is never in a tree."""
+        self.handle(exchange)
+
+    def disconnected(self, exchange: Exchange) -> None:
+        """One who waited has left."""
+        self._waiting.pop(exchange, None)
+        self._asking.discard(exchange)
+        self._events.remove(exchange)
+        exchange.connection.site.through(exchange)
+
+    def parked(self, exchange: Exchange) -> bool:
+        """Those who wait for a state have nothing on its way to them."""
+        return exchange not in self._asking and not exchange.connection.turn.held
+
+    # -- resources ----------------------------------------------------------------------------------------
+
+    def _check(self, exchange: Exchange) -> None:
+        if self._origin is not None:
+            why_not = self._origin.why_not(exchange)
+            if why_not is not None:
+                raise Problem(403, why_not)
+        if exchange.method not in ("GET", "HEAD"):
+            raise Problem(405, "this is for reading only; orders are given by the graceful command")
+
+    def _route(self, exchange: Exchange, path: str, query: Mapping[str, list[str]]) -> None:
+        """Find what is asked for."""
+        parts = path.strip("/").split("/")
+        if path == "/":
+            self._send(exchange, "200 OK", [*FIELDS, *PAGE_FIELDS], PAGE)
+        elif parts == ["status"]:
+            self._when(exchange, self._status.asked(limit_of(query)), self._json)
+        elif parts == ["exchanges"]:
+            self._when(exchange, self._status.exchanges(limit_of(query)), self._json)
+        elif parts[0] == "exchanges" and len(parts) == 2:
+            self._when(exchange, self._status.exchange(parts[1]), partial(self._one, parts[1]))
+        elif parts == ["events"]:
+            self._listen(exchange)
+        elif parts == ["metrics"]:
+            if not self._metrics.available:
+                raise Problem(501, "there are no metrics: install graceful[metrics]")
+            self._when(exchange, self._status.picture(0), self._send_metrics)
+        elif parts == ["wait"]:
+            self._wait(exchange, (query.get("for") or [""])[0])
+        else:
+            raise Problem(404, f"there is no {path[:100]} here")
+
+    def _one(self, which: str, exchange: Exchange, shown: dict[str, Any] | None) -> None:
+        if shown is None:
+            raise Problem(404, f"no exchange {which[:LONGEST_ID]} is in flight")
+        self._json(exchange, shown)
+
+    def _listen(self, exchange: Exchange) -> None:
+        if exchange.method == "HEAD":
+            raise Problem(405, "events can only be had by GET")
+        if not self._events.add(exchange):
+            raise Problem(503, "too many read the events already")
+
+    def _send_metrics(self, exchange: Exchange, told: dict[str, Any]) -> None:
+        text = self._metrics.render(told)
+        self._send(exchange, "200 OK", [*FIELDS, ("Content-Type", self._metrics.content_type)], text)
+
+    # -- waiting ------------------------------------------------------------------------------------------
+
+    def _wait(self, exchange: Exchange, what: str) -> None:
+        if what not in WAITED_FOR:
+            raise Problem(400, "wait for what? /wait?for=closed or /wait?for=gone")
+        exchange.phase = PARKED
+        self._waiting[exchange] = what
+        self.tell()
+
+    def tell(self) -> None:
+        """Answer those who have waited for what is the state by now."""
+        gone, closed = self._status.ending is not None, self._status.state in CLOSED_SINCE
+        for exchange, what in list(self._waiting.items()):
+            if gone or (what == "closed" and closed):
+                del self._waiting[exchange]
+                self._json(exchange, self._status.last_word() if gone else self._status(0))
+
+    # -- answers ------------------------------------------------------------------------------------------
+
+    def _when(self, exchange: Exchange, said: T | Deferred[T], tell: Callable[[Exchange, T], object]) -> None:
+        """Tell something as soon as it is known; most often that is now.
+
+        :param said: what is to be told, or fires with it.
+        :param tell: tells it.
+        """
+        if not isinstance(said, Deferred):
+            tell(exchange, said)
+            return
+
+        def answer(result: T | Failure) -> None:
+            if exchange not in self._asking:
+                return  # the client has left
+            self._asking.discard(exchange)
+            try:
+                if isinstance(result, Failure):
+                    result.raiseException()
+                tell(exchange, result)
+            except Exception as error:
+                self._cannot(exchange, error)
+
+        self._asking.add(exchange)
+        said.addBoth(answer)
+
+    def _cannot(self, exchange: Exchange, error: Exception) -> None:
+        """Say why something cannot be told."""
+        if isinstance(error, Problem | Refused):
+            self._json(exchange, {"error": str(error)}, error.status)
+        elif isinstance(error, ClientError):
+            self._json(exchange, {"error": str(error)}, 504 if isinstance(error, Silent) else 502)
+        else:
+            log.failure("{exchange}: the status could not be told", exchange=exchange)
+            exchange.connection.site.answer(exchange, 500)
+
+    def _json(self, exchange: Exchange, value: Any, code: int = 200) -> None:
+        fields = [*FIELDS, ("Content-Type", JSON)]
+        if code == 405:
+            fields.append(("Allow", "GET, HEAD"))
+        self._send(exchange, f"{code} {reason(code)}", fields, json.dumps(value).encode() + b"\n")
+
+    def _send(self, exchange: Exchange, status: str, fields: list[tuple[str, str]], body: bytes) -> None:
+        try:
+            exchange.start(status, fields)
+            exchange.finish(body)
+        except Disconnected:
+            exchange.flushed = True
+        exchange.connection.site.through(exchange)
+
+
+def limit_of(query: Mapping[str, list[str]]) -> int | None:
+    text = (query.get("limit") or [""])[0]
+    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Problem(400, "limit is a number")
+    return int(text) if text else None

@@ -1,0 +1,158 @@
+"""A server on its way out, followed to its end.
+
+A server that drains ends by its own deadline, which it says, and which somebody may move.  So it is asked again and
+again until when it will be gone at the latest, and kill -9 comes only when that has passed, by a margin: it strikes a
+process whose interpreter, watchdog and kernel timer are all stuck, or one that is stopped (SIGSTOP), and nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from graceful.deploy.host import Process, ProcessError
+from graceful.process.exit import latest_exit
+
+#: Seconds that a server has which never said how long it may take: what it has with the usual options.
+SUPPOSED: Final = latest_exit(0.0, 200.0)
+
+#: Exit status of one that ended without saying how, as `graceful wait gone` has it.
+VANISHED: Final = 72
+
+#: Seconds after kill -9 in which a process must be gone.
+DIES_IN: Final = 30.0
+
+_CLOSED: Final = ("finishing", "takedown", "gone")
+_STAYS: Final = ("starting", "serving")
+
+
+class Leaver:
+    """Follows one server; one that neither was told to leave nor says that it does is let alone.
+
+    :param process: the server.
+    :param margin: seconds from its latest exit to kill -9.
+    :ivar status: what it has said last; None if it never has.
+    :ivar silent: it does not answer just now.
+    :ivar until: when it is gone at the latest, as it says.
+    :ivar killed: by us.
+    :ivar gone: it has ended.
+    :ivar given_up: why it will not be followed any more; None if it is, or is gone.
+    :ivar in_flight_at_kill: what it said was in flight when it was last heard of, if it had to be killed.
+    """
+
+    def __init__(self, process: Process, margin: float) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.status: Mapping[str, Any] | None = None
+        self.silent = False
+        self.until = 0.0
+        self.killed = False
+        self.gone = False
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.in_flight_at_kill: list[Mapping[str, Any]] = []
+        self.word: Mapping[str, Any] | None = None
+        self.given_up: str | None = None
+        self._margin = margin
+        self._listens = False
+        self._listen()
+
+    def look(self, now: float) -> None:
+        """See how it is, and end it if its time is over."""
+        if self.gone:
+            return
+        if self.process.gone():
+            self._ended(now)
+            return
+        try:
+            self.status = self.process.status()
+        except ProcessError:
+            self.silent = True
+        else:
+            self.silent = False
+            self.until = now + float(self.status["latest_exit"])
+            self._listen()
+            if self.status["state"] not in _STAYS:
+                self.leaves(now)
+        if self.leaving and now >= self.until + self._margin:
+            self._kill(now)
+
+    def leaves(self, now: float) -> None:
+        """It is on its way out, as it says itself, or since somebody has told it to be."""
+        if self.began is None:
+            self.began = now
+            self.until = self.until or now + SUPPOSED
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is on its way out, and not gone."""
+        return self.began is not None and not self.gone
+
+    def _listen(self) -> None:
+        if not self._listens:
+            try:
+                self.process.listen()
+                self._listens = True
+            except ProcessError:
+                pass  # it is tried again when it answers
+
+    def _kill(self, now: float) -> None:
+        if not self.killed:
+            self.killed = True
+            self.in_flight_at_kill = list(self.status["in_flight"]) if self.status else []
+            try:
+                self.process.kill()
+            except ProcessError as error:
+                self.given_up = str(error)
+        if now >= self.until + self._margin + DIES_IN:
+            self.given_up = f"process {self.pid} does not end, not even by kill -9"
+
+    def _ended(self, now: float) -> None:
+        self.leaves(now)
+        self.gone, self.ended = True, now
+        self.word = self.process.last_word()
+        self.process.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether its listening sockets are closed."""
+        return self.gone or (self.status is not None and self.status["state"] in _CLOSED)
+
+    @property
+    def idle(self) -> int | None:
+        """How many idle connections it has; None if it does not say."""
+        if self.gone:
+            return 0
+        if self.silent or self.status is None:
+            return None
+        return int(self.status["connections"]["idle"])
+
+    @property
+    def in_flight(self) -> int:
+        """How much it had in flight when it was last heard of."""
+        return 0 if self.gone or self.status is None else int(self.status["in_flight_count"])
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status; None while it lives.  One that did not say has :data:`VANISHED`."""
+        if not self.gone:
+            return None
+        return VANISHED if self.word is None else int(self.word["exit_status"])
+
+    def verdict(self) -> dict[str, Any]:
+        """How it ended, for the verdict of the deploy."""
+        word = self.word or {}
+        return {
+            "pid": self.pid,
+            "exit_status": self.exit_status,
+            "seconds": None if self.ended is None or self.began is None else round(self.ended - self.began, 3),
+            "finished": word.get("finished"),
+            "taken_down": word.get("taken_down"),
+            "abandoned": word.get("abandoned"),
+            "reports": list(word.get("reports") or ()),
+            "killed": self.killed,
+            "lost": [
+                {key: exchange.get(key) for key in ("id", "method", "path", "age", "peer")}
+                for exchange in self.in_flight_at_kill
+            ],
+        }

@@ -1,0 +1,261 @@
+"""The access log: one line for each exchange, off the hot path, and nothing lost in a drain.
+
+Writing a line costs more than answering a small request: formatting takes microseconds, and a disk may take
+seconds or refuse.  None of that may happen in a thread that holds a request, nor in the reactor.  Yet the
+lines of the last exchanges before an exit are the ones that prove that nobody was interrupted.
+
+So a finished exchange is only appended to a deque (:attr:`AccessLog.record` is its own `append`: one C call,
+atomic, from any thread), and a thread of the log's own formats and writes what has gathered, a batch with one
+`write(2)` to a descriptor opened with O_APPEND, so that an instance and its successor can share the file.
+While there is little to write it looks four times a second; under load more often, because an exchange that
+waits here is memory that the garbage collector has to walk.
+
+What is in a line is in :mod:`graceful.logs.access_lines`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from twisted.logger import Logger
+
+from graceful.logs.access_lines import Finished, format_lines
+
+log = Logger(namespace="graceful")
+
+STANDARD_OUTPUT: Final = "-"
+
+IDLE_INTERVAL: Final = 0.25
+"""Seconds between two looks while there is little to write."""
+
+BUSY_INTERVAL: Final = 0.02
+"""Seconds to the next look after a batch of at least `BUSY_LINES`."""
+
+BUSY_LINES: Final = 100
+
+KEPT_LINES: Final = 100_000
+"""How many lines are kept while they cannot be written; about 20 MB."""
+
+_GATHERED: Final = 100_000
+"""How many exchanges may gather while a single write does not return, as into a pipe that nobody reads."""
+
+
+class AccessLog:
+    """An access log in a file, or on standard output.
+
+    The file is opened here, and its writing begins with :meth:`start`, which belongs behind every fork.
+
+    :param path: the file to append to, made if need be; `-` is standard output.
+    :param clock: gives the monotonic seconds that exchanges' times are in.
+    :param wall: gives the seconds since the epoch.
+    :param write: as `os.write`.
+    :param kept_lines: how many lines are kept while they cannot be written.
+    :raises OSError: the file cannot be opened.
+
+    :ivar record: takes a finished :class:`Finished` exchange; any thread, never waits, never raises.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        write: Callable[[int, bytes], int] = os.write,
+        kept_lines: int = KEPT_LINES,
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        self._wall = wall
+        self._write = write
+        self._kept_limit = kept_lines
+        # Appended to by any thread; taken from the front by the writer alone.
+        self._records: deque[Finished] = deque(maxlen=_GATHERED)
+        self.record: Callable[[Finished], None] = self._records.append
+        # From any thread to the writer.
+        self._wake = threading.Event()
+        self._flushes: deque[threading.Event] = deque()
+        self._reopen = self._stop = False
+        # The rest is the writer's; others may read `_kept_lines`.
+        self._thread: threading.Thread | None = None
+        self._descriptor = self._open()
+        self._stamps: dict[int, str] = {}
+        self._kept: deque[tuple[bytes, int]] = deque()
+        self._kept_lines = 0
+        self._written = 0
+        self._troubled = False
+        self._dropped = 0
+
+    def _open(self) -> int:
+        if self.path == STANDARD_OUTPUT:
+            return 1
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+
+    # -- any thread -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the writer thread."""
+        self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+        self._thread.start()
+
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Write everything that was recorded before this call; blocks, for a drain's end.
+
+        :param timeout: seconds to wait at most.
+        :return: whether it is all written.
+        """
+        if self._thread is None:
+            self.write_pending()
+        else:
+            done = threading.Event()
+            self._flushes.append(done)
+            self._wake.set()
+            if not done.wait(timeout):
+                return False
+        return not self._kept_lines
+
+    def reopen(self) -> None:
+        """Open the path anew, after somebody moved the file; returns at once.
+
+        What is not written yet goes to the new file.  If it cannot be opened, the old one is written on.
+        """
+        self._reopen = True
+        self._wake.set()
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Write what is recorded, and close the file.  Nothing may be recorded afterwards.
+
+        :param timeout: seconds to wait at most for a file that does not take it.
+        :return: whether everything is written.
+        """
+        self._stop = True
+        self._wake.set()
+        if self._thread is None:
+            self._finish()
+        else:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return False
+        return not self._kept_lines
+
+    # -- the writer -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        interval = IDLE_INTERVAL
+        while not self._stop:
+            self._wake.wait(interval)
+            self._wake.clear()
+            lines = 0
+            try:
+                lines = self.write_pending()
+            except Exception:
+                # The log may fail; its thread must not end, or nothing is ever written again.
+                log.failure("a batch of the access log is lost")
+            interval = BUSY_INTERVAL if lines >= BUSY_LINES else IDLE_INTERVAL
+        self._finish()
+
+    def write_pending(self) -> int:
+        """Do one round: open anew if asked to, format what is recorded, write it.
+
+        The writer thread calls this; anybody else only while there is none.
+
+        :return: the number of lines formatted.
+        """
+        flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+        try:
+            if self._reopen:
+                self._reopen = False
+                self._open_anew()
+            records = self._records
+            count = len(records)
+            if count == _GATHERED:
+                log.error("access log {path} took too long to write: lines are lost", path=self.path)
+            if count:
+                self._keep([records.popleft() for _ in range(count)])
+            self._send()
+            return count
+        finally:
+            for done in flushes:
+                done.set()
+
+    def _keep(self, batch: list[Finished]) -> None:
+        room = max(0, self._kept_limit - self._kept_lines)
+        if self._troubled and len(batch) > room:
+            if not self._dropped:
+                log.error(
+                    "access log {path}: {limit} lines wait to be written, from now on lines are dropped",
+                    path=self.path,
+                    limit=self._kept_limit,
+                )
+            self._dropped += len(batch) - room
+            del batch[room:]
+            if not batch:
+                return
+        if len(self._stamps) > 1000:
+            self._stamps.clear()
+        data = format_lines(batch, self._wall() - self._clock(), self._stamps)
+        self._kept.append((data, len(batch)))
+        self._kept_lines += len(batch)
+
+    def _send(self) -> None:
+        kept = self._kept
+        while kept:
+            data, lines = kept[0]
+            try:
+                self._written += self._write(self._descriptor, data[self._written :])
+            except OSError as error:
+                if not self._troubled:
+                    self._troubled = True
+                    log.error(
+                        "access log {path} cannot be written ({reason}): up to {limit} lines are kept",
+                        path=self.path,
+                        reason=error.strerror or str(error),
+                        limit=self._kept_limit,
+                    )
+                return
+            if self._written >= len(data):
+                kept.popleft()
+                self._kept_lines -= lines
+                self._written = 0
+        if self._troubled:
+            self._troubled = False
+            log.info(
+                "access log {path} is written again, {dropped} lines were dropped",
+                path=self.path,
+                dropped=self._dropped,
+            )
+            self._dropped = 0
+
+    def _open_anew(self) -> None:
+        if self.path == STANDARD_OUTPUT:
+            return
+        try:
+            descriptor = self._open()
+        except OSError as error:
+            log.error(
+                "access log {path} cannot be opened anew ({reason}): the old file is written on",
+                path=self.path,
+                reason=error.strerror or str(error),
+            )
+            return
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        if self._written:
+            # A line that was torn by a full disk is written to the new file from its beginning.
+            self._written = self._kept[0][0].rfind(b"\n", 0, self._written) + 1
+
+    def _finish(self) -> None:
+        self.write_pending()
+        if self._kept_lines or self._dropped:
+            log.error(
+                "access log {path}: {lost} lines could not be written and are lost",
+                path=self.path,
+                lost=self._kept_lines + self._dropped,
+            )
+        if self.path != STANDARD_OUTPUT:
+            os.close(self._descriptor)

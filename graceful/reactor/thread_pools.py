@@ -1,0 +1,153 @@
+"""Thread pools that end, or are said not to.
+
+`twisted.python.threadpool.ThreadPool.stop` waits for every thread that the pool ever had, without a limit, in the
+reactor thread.  One job that does not end holds the process for ever; and so does one that ends, if it has something
+to ask the reactor first: `blockingCallFromThread` waits for a reactor that waits for it (Twisted's issue 10124).
+
+Here, once a drain is over, all pools together have until one moment.  Whoever waits for the reactor is let go with an
+error, since it will not answer any more.  Threads that are still there then are named, with their stacks, and
+abandoned: they are daemons, so that the interpreter does not wait for them either.
+
+Pools are everywhere, and no reactor is asked when one is stopped.  So this changes Twisted's class, in the process
+that has installed the reactor and in no other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread, get_ident
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any, Final
+
+from twisted.internet import threads
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from graceful.threads.stacks import stack_of
+
+log = Logger(namespace="graceful")
+
+LOOK_AGAIN: Final = 0.1
+
+
+class DaemonThread(Thread):
+    """A thread that the interpreter does not wait for."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.daemon = True
+
+
+class Answer(SimpleQueue[Any]):
+    """What the reactor will answer a thread, in the place of a queue."""
+
+    waiters: Waiters
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Wait for it, or until nobody will give one."""
+        self.waiters.wait(self)
+        try:
+            return super().get(block, timeout)
+        finally:
+            self.waiters.through(self)
+
+
+class Waiters:
+    """The threads that wait for the reactor, in `blockingCallFromThread`.
+
+    Each waits for an answer of its own; both are known here before the wait begins.  Any thread.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Answer, int] = {}  # each entry is made and removed by the thread that waits
+        self._let_go: Callable[[int], bool] = lambda thread: False
+
+    def answer(self) -> Answer:
+        """What a thread will wait for."""
+        answer = Answer()
+        answer.waiters = self
+        return answer
+
+    def wait(self, answer: Answer) -> None:
+        """A thread is about to wait; if it would be for nothing, it gets the error that says so."""
+        thread = self._waiting[answer] = get_ident()
+        if self._let_go(thread):
+            answer.put(_nobody())
+
+    def through(self, answer: Answer) -> None:
+        """It has waited."""
+        self._waiting.pop(answer, None)
+
+    def let_go(self, which: Callable[[int], bool]) -> None:
+        """The reactor will not answer some threads any more, neither those that wait nor those that come later.
+
+        :param which: says of a thread's number whether it is one of them.
+        """
+        self._let_go = which
+        for answer, thread in list(self._waiting.items()):
+            if which(thread):
+                answer.put(_nobody())
+
+
+def _nobody() -> Failure:
+    return Failure(ReactorNotRunning("the reactor stops: it can call nothing for a thread any more"))
+
+
+class Pools:
+    """Sees to it that thread pools end.
+
+    :ivar until: the moment until which all of them have time, monotonic seconds; None as long as pools are stopped as
+        they always were.  Main thread, and its signal handlers.
+    :ivar abandoned: how many threads did not end.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self.until: float | None = None
+        self.abandoned = 0
+        self._clock = clock
+        self._waiters = Waiters()
+
+    def install(self) -> None:
+        """Have all thread pools of this process end so."""
+        stock = ThreadPool.stop
+
+        def stop(pool: ThreadPool) -> None:
+            """Shut the threads in the pool down."""
+            if self.until is None:
+                stock(pool)
+            else:
+                self.stop(pool)
+
+        ThreadPool.stop = stop  # type: ignore[method-assign,assignment]
+        ThreadPool.threadFactory = DaemonThread
+        # `blockingCallFromThread` finds its queue's class by this name, whoever has imported it, and when.
+        threads.Queue = SimpleNamespace(Queue=self._waiters.answer)  # type: ignore[assignment,attr-defined]
+
+    def stop(self, pool: ThreadPool) -> None:
+        """End a pool: its backlog and what runs have until the deadline of all.  Reactor thread, which waits."""
+        assert self.until is not None
+        pool.joined, pool.started = True, False
+        pool._team.quit()
+        mine = {thread.ident for thread in pool.threads}
+        self._waiters.let_go(mine.__contains__)
+        for thread in pool.threads:
+            while thread.is_alive() and (left := self.until - self._clock()) > 0:
+                thread.join(min(left, LOOK_AGAIN))  # a signal may make it shorter
+        for thread in pool.threads:
+            if thread.is_alive():
+                self.abandoned += 1
+                log.warn(
+                    "abandoning thread {name}, which is here:\n{stack}",
+                    name=thread.name,
+                    stack=stack_of(thread.ident or 0),
+                )
+
+    def reactor_gone(self) -> None:
+        """The reactor has stopped: nobody gets an answer from it any more."""
+        main = threading.main_thread().ident
+        self._waiters.let_go(lambda thread: thread != main)

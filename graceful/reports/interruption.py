@@ -1,0 +1,57 @@
+"""What was interrupted: the facts about one exchange at the moment of its takedown, and what became of its thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, field
+
+from graceful.takedown.thread_interrupt import Descent
+from graceful.web.exchange import PHASES, Exchange
+
+
+@define(eq=False)
+class Interruption:
+    """An exchange that was taken down.  Reactor thread.
+
+    :ivar why: when or by whom, in words that follow "taken down".
+    :ivar age: seconds from its first byte until its takedown.
+    :ivar phase: how far it was, one of `PHASES`.
+    :ivar descent: how its thread was brought down; None if it had none.
+    :ivar environ: the application's.
+    :ivar reported: its report was made.
+    :ivar down: whether its thread has come down; None while that is not known, or if it had none.
+    """
+
+    exchange: Exchange
+    why: str
+    age: float
+    phase: str
+    sent: int
+    stack: str = ""
+    descent: Descent | None = None
+    down: bool | None = None
+    reported: bool = False
+    environ: dict[str, Any] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, exchange: Exchange, why: str, now: float, stack: str) -> Interruption:
+        """Write down how far an exchange is.
+
+        :param now: monotonic seconds.
+        :param stack: of its thread; empty if it has none.
+        """
+        return cls(
+            exchange,
+            why,
+            now - exchange.started,
+            PHASES[exchange.phase],
+            exchange.sent,
+            stack,
+            environ=exchange.environ,
+        )
+
+    @property
+    def outcome(self) -> str:
+        """What became of it."""
+        return "abandoned" if self.down is False else "taken down"

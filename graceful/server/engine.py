@@ -1,0 +1,351 @@
+"""The running half of an instance: everything that exists from "the application is imported" to "all is gone".
+
+It is made in one go, after every fork and with the final privileges, because threads, epolls and timers survive
+neither.  Who owns what is decided here: the hub its connections, the listeners their sockets, the pools their
+threads, and the engine all of them, until :meth:`Engine.close`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from graceful.config.settings import HEALTH_PATH, Settings
+from graceful.control.health import Health
+from graceful.downloads.handover import HandOver
+from graceful.downloads.parking_lot import Lot
+from graceful.downloads.prefixes import Public
+from graceful.downloads.sender import Sender
+from graceful.downloads.targets import parse_mapping
+from graceful.logs.access_log import AccessLog
+from graceful.process import gc_tuning as collector
+from graceful.process.clock import on
+from graceful.reports.reporter import Reports
+from graceful.sockets.binding import BoundSocket
+from graceful.sockets.endpoint_listener import ForeignListener
+from graceful.sockets.listener import Listener
+from graceful.takedown.request_timeout import Overtime
+from graceful.takedown.threads import Descents
+from graceful.takedown.waits import Inode, Waits
+from graceful.threads.callbacks import Aside
+from graceful.threads.disk import Crew
+from graceful.threads.pool import Pool
+from graceful.threads.stacks import stack_of
+from graceful.web.body_spool import Spooler
+from graceful.web.exchange import Exchange
+from graceful.web.hub import Hub
+from graceful.web.interfaces import IHandler
+from graceful.web.proxies import TrustedProxies
+from graceful.web.resource_tree import Tree
+from graceful.web.site import Site
+from graceful.web.transport_connection import ForeignFactory
+from graceful.wsgi.runner import Runner
+
+log = Logger(namespace="graceful")
+
+SWEEP: Final = 1.0
+SWEEP_IN_DRAIN: Final = 0.1
+IDLE_THREADS_END: Final = 1.0
+
+Root = Any  # an IResource, or something that IHandler can be made of
+
+
+class Engine:
+    """Serves a root on listeners.  Reactor thread, except where something else is said.
+
+    :param reactor: Twisted's.
+    :param settings: limits and time-outs.
+    :param root: an `IResource`, or something that :class:`~graceful.web.interfaces.IHandler` can be made of.
+    :ivar site: what is served, with the register of all that is in flight.
+    :ivar clock: monotonic time, for every deadline.
+    :ivar access_log: None if there is none.
+    :ivar reports: of what was taken down, has failed or was slow.
+    :ivar descents: brings threads down.
+    :ivar overtime: takes down single exchanges while the server runs normally.
+    :ivar aside: runs the application's callables that have no thread of an exchange.
+    :ivar health: what a balancer is told.
+    :ivar lot: where parked requests wait.
+    """
+
+    def __init__(self, reactor: Any, settings: Settings, root: Root) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self.clock = on(reactor)
+        self.clock.start()
+        self._hub = Hub(reactor)
+        self._listeners: list[Listener | ForeignListener] = []
+        self._sweeping: IDelayedCall | None = None
+        self._silent = False
+        self._pools: dict[Any, Pool[Exchange]] = {}
+        self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
+        self.aside = Aside()
+        self.reports = Reports(settings.reports, settings.report_hide)
+        self.descents = Descents(self.clock, self.working, self._native, Waits(self._own_sockets), self.aside.call)
+        self.site = Site(
+            root,
+            settings,
+            record=self.access_log.record if self.access_log is not None else None,
+            proxies=TrustedProxies(settings.trusted_proxy) if settings.trusted_proxy else None,
+            spooler=Spooler(settings.spool, self._hub.call),
+            pool_for=self._pool_for,
+        )
+        self._hand_over(reactor)
+        self.overtime = Overtime(
+            self.site, self.clock, self.working, self._queued, self.descents, self.reports, self._replace
+        )
+        self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
+        if settings.health_path:
+            self.site.route(settings.health_path, self.health.answer)
+        self.site.serve(IHandler(root, None) or Tree(root, self._hub))
+        self.site.on_room = self._room
+        if self.access_log is not None:
+            self.access_log.start()
+        collector.settle()
+
+    def _hand_over(self, reactor: Any) -> None:
+        """What the event loop answers with no thread: downloads and parked requests."""
+        settings, call, clock = self._settings, self._hub.call, self.clock
+
+        def upstream() -> Any:
+            from graceful.downloads.upstream import Upstream
+
+            return Upstream(reactor, clock, settings.upstream_connect_timeout)
+
+        self._sender = Sender(call, clock, Crew(call), upstream, settings.upstream_timeout)
+        self.lot = Lot(clock, call, self.aside.call)
+        internal = [parse_mapping(text) for text in settings.internal_download]
+        self.site.hand_over = HandOver(self._sender, self.lot, internal)
+        mappings = [parse_mapping(text) for text in settings.download]
+        public = Public(self._sender, mappings)
+        for mapping in mappings:
+            self.site.route(mapping.prefix, public.answer)
+
+    # -- threads ------------------------------------------------------------------------------------------
+
+    def _pool_for(self, threadpool: Any) -> Pool[Exchange]:
+        """The pool of all applications that share a `ThreadPool` of Twisted's, or have none.  Any thread.
+
+        Its threads are woken once for each batch of the hub's.
+        """
+        size = self._settings.threads if threadpool is None else threadpool.max
+        made = Pool(size, self._settings.queue, Runner(self.reports))
+        pool = self._pools.setdefault(threadpool, made)
+        if pool is not made:
+            return pool
+        pool.start()
+        if len(self._pools) == 1:
+            self._hub.before, self._hub.after = pool.hold, pool.kick
+        else:
+            self._hub.before, self._hub.after = self._hold_all, self._kick_all
+        return pool
+
+    def _hold_all(self) -> None:
+        for pool in list(self._pools.values()):
+            pool.hold()
+
+    def _kick_all(self) -> None:
+        for pool in list(self._pools.values()):
+            pool.kick()
+
+    def working(self) -> dict[Exchange, int]:
+        """The exchanges that a thread works for, each with its thread.  Any thread."""
+        pools = list(self._pools.values())
+        return {exchange: thread for pool in pools for thread, exchange in pool.working.copy().items()}
+
+    def _queued(self) -> list[Exchange]:
+        """The exchanges that wait for a thread."""
+        return [exchange for pool in list(self._pools.values()) for exchange in pool.backlog.copy()]
+
+    def _native(self, thread: int) -> int:
+        """The kernel's number of a thread of a pool."""
+        return max((pool.native(thread) for pool in list(self._pools.values())), default=0)
+
+    def _replace(self, thread: int) -> bool:
+        """Have another thread work in the place of one that does not come back."""
+        pool = next((pool for pool in list(self._pools.values()) if thread in pool.working), None)
+        return pool is not None and pool.replace(thread)
+
+    def _own_sockets(self) -> set[Inode]:
+        """Whatever descriptors are the server's own."""
+        reactor = self._reactor
+        own = {*self._listeners, *reactor.getReaders(), *reactor.getWriters()}
+        own.update(getattr(reactor, "_internalReaders", ()))
+        numbers = [*self._hub.descriptors(), *(one.fileno() for one in own if hasattr(one, "fileno"))]
+        found = set()
+        for number in numbers:
+            try:
+                about = os.fstat(number)
+            except OSError:
+                continue
+            found.add((about.st_dev, about.st_ino))
+        return found
+
+    def thread_names(self) -> dict[int, str]:
+        """What the threads of all pools are called, by their numbers."""
+        return {thread.ident or 0: thread.name for pool in list(self._pools.values()) for thread in pool.threads}
+
+    def threads(self) -> tuple[int, int, int]:
+        """How many threads are busy, how many there are, and how many exchanges wait for one."""
+        pools = list(self._pools.values())
+        busy, size = sum(len(pool.working) for pool in pools), sum(pool.size for pool in pools)
+        return busy, size or self._settings.threads, sum(pool.queued for pool in pools)
+
+    # -- listeners ----------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        bound: Sequence[BoundSocket],
+        foreign: Sequence[ForeignListener],
+        factory: ForeignFactory,
+        silent: bool = False,
+    ) -> None:
+        """Begin to accept.
+
+        :param bound: sockets that are ours from now on.
+        :param foreign: endpoints that a plugin listens on, likewise.
+        :param factory: what they make protocols with.
+        :param silent: somebody else says which sockets are closed.
+        """
+        self._silent = silent
+        self._hub.start()
+        factory.serve(self.site, self._hub, self._taken)
+        self.accept_more(bound)
+        self._listeners += foreign
+        self._sweeping = self.clock.callLater(SWEEP, self._sweep)
+        self.overtime.start()
+
+    def accept_more(self, bound: Sequence[BoundSocket]) -> None:
+        """Accept from more sockets, likewise ours."""
+        self._listeners = [listener for listener in self._listeners if not listener.closed]
+        for one in bound:
+            listener = Listener(self._reactor, self.clock, one, self._accepter(one), silent=self._silent)
+            self._listeners.append(listener)
+            listener.start()
+        if bound:
+            self._taken()
+
+    def sockets(self) -> list[tuple[str, str]]:
+        """The listening sockets by name, each `open`, `paused` or `closed`.  Reactor thread."""
+        return [
+            (listener.name, "closed" if listener.closed else "paused" if listener.paused else "open")
+            for listener in self._listeners
+        ]
+
+    def open_sockets(self) -> list[BoundSocket]:
+        """The listening sockets that are ours to hand over, in their order."""
+        return [one.bound for one in self._listeners if isinstance(one, Listener) and not one.closed]
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        for one in known:
+            for listener in self._listeners:
+                if isinstance(listener, Listener) and listener.bound.socket is one.socket:
+                    listener.bound = one
+
+    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Let go of sockets that another process accepts from; what is in their queues is left to it."""
+        taken = [one.socket for one in handed]
+        for listener in self._listeners:
+            if isinstance(listener, Listener) and listener.bound.socket in taken:
+                listener.hand_over(pid)
+
+    def foreign(self) -> list[str]:
+        """The endpoints that plugins listen on, and cannot be handed over."""
+        return [one.description for one in self._listeners if isinstance(one, ForeignListener) and not one.closed]
+
+    def add(self, listener: ForeignListener) -> None:
+        """Have one more, which listens since a moment ago."""
+        self._listeners.append(listener)
+        self._say_open(listener)
+
+    def say_open(self) -> None:
+        """Say of each listener that it is open."""
+        for listener in self._listeners:
+            self._say_open(listener)
+
+    def _say_open(self, listener: Listener | ForeignListener) -> None:
+        log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
+
+    def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
+        """What takes a listener's connections in."""
+        name = bound.socket.getsockname()
+        server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
+        site, hub = self.site, self._hub
+
+        def accepted(sock: socket.socket, peer: Any) -> None:
+            site.accepted(hub, sock, peer, server)
+            self._taken()
+
+        return accepted
+
+    def _taken(self) -> None:
+        """A connection was accepted: if it was the last that there may be, leave others in the kernel's queues."""
+        if len(self.site.register.connections) >= self._settings.max_connections and not self.site.draining:
+            for listener in self._listeners:
+                listener.pause("max-connections")
+
+    def _room(self) -> None:
+        """A connection was closed: accept again, if their number was the limit."""
+        if len(self.site.register.connections) < self._settings.max_connections:
+            for listener in self._listeners:
+                if listener.paused is not None:
+                    listener.resume()
+
+    def close_listeners(self) -> Deferred[None]:
+        """Close all listening sockets without losing a connection; each says so in the log."""
+        within = self._settings.deadline
+        closing = [
+            listener.close(within) if isinstance(listener, Listener) else listener.close()
+            for listener in self._listeners
+        ]
+        closed: Deferred[None] = Deferred()
+        DeferredList(closing).addCallback(lambda ignored: closed.callback(None))
+        return closed
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def hasten(self) -> None:
+        """A drain has begun: look at once, and from now on oftener."""
+        if self._sweeping is not None:
+            self._sweeping.reset(0)
+
+    def _sweep(self) -> None:
+        """End what has had its time."""
+        self._sweeping = self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
+        self.site.tick()
+        now = self.clock.seconds()
+        self.site.sweep(now)
+        self._sender.tick(now)
+        self.lot.tick(now)
+        self.aside.look()
+
+    # -- people -------------------------------------------------------------------------------------------
+
+    def in_flight(self) -> str:
+        """Every exchange in flight, with its thread's stack, in lines for people."""
+        now, working = self.clock.seconds(), self.working()
+        exchanges = self.site.register.in_flight()
+        lines = [f"{len(exchanges)} in flight, {len(self.site.register.connections)} connections"]
+        for exchange in exchanges:
+            lines += [exchange.describe(now), stack_of(working.get(exchange, 0))]
+        return "\n".join(line for line in lines if line)
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give everything back: threads, descriptors, timers; every line of the access log is written."""
+        for pool in list(self._pools.values()):
+            pool.stop(0 if self.working() else IDLE_THREADS_END)
+        self._sender.stop()
+        self.aside.close()
+        self.site.spooler.stop()
+        if self.access_log is not None:
+            self.access_log.close()
+        self._hub.stop()
+        self.clock.stop()

@@ -1,0 +1,214 @@
+"""What every instance is, whoever serves in it: a process that is started, ordered about, looked at, and taken over.
+
+An instance is one process that serves, or a supervisor whose workers do.  Either has a pid file, a control socket and
+a status page, takes the same signals, gets its sockets from a predecessor and hands them to a successor.  What
+differs is behind the methods that are left open here.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from graceful.config.settings import Settings
+from graceful.control.control_server import Desk
+from graceful.control.control_socket import ControlSocket
+from graceful.control.telling import Telling
+from graceful.logs import twistd_log as logs
+from graceful.process.exit import LEAVING
+from graceful.process.signals import Server, Signals
+from graceful.process.systemd import Notify
+from graceful.server.shutdown import Process
+from graceful.takeover.coordinator import Takeover
+from graceful.takeover.predecessor import Predecessor, TakeoverError
+
+log = Logger(namespace="graceful")
+
+
+class Instance(Service, Server):
+    """An instance as a Twisted service; what signals ask of it is open as well.
+
+    :param settings: limits, listeners, time-outs.
+    :param process: given if the process is the instance's own; a service among others leaves signals and exit to its
+        parent.
+    :param reactor: Twisted's; None for the usual one.
+    """
+
+    name = "graceful"
+
+    def __init__(self, settings: Settings, process: Process | None, reactor: Any) -> None:
+        self.settings = settings
+        self._process = process
+        self._reactor = reactor
+        self._status: Telling
+        self._is_bound = False
+        self._desk: Desk | None = None
+        self._predecessor: Predecessor | None = None
+        self._takeover: Takeover | None = None
+
+    # -- what differs -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def bind(self) -> None:
+        """Have every socket; nothing is accepted yet.
+
+        :raises BindError: one line for the operator.
+        """
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Where it will listen."""
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make everything that serves, and see to it that it accepts when the reactor runs."""
+
+    @abstractmethod
+    def _fail(self, error: BaseException | None) -> None:
+        """What ends us is no order, but this."""
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """End by ourselves: there is no use in going on."""
+
+    def _let_go(self) -> None:
+        """The predecessor has let go of everything."""
+
+    def reopen_logs(self) -> None:
+        """Open the log files anew; somebody has moved them."""
+        logs.reopen()
+
+    # -- start --------------------------------------------------------------------------------------------
+
+    def _step(self) -> AbstractContextManager[None]:
+        return self._process.startup.step() if self._process is not None else nullcontext()
+
+    def _handed_over(self) -> tuple[Mapping[str, str], int | None]:
+        """What systemd has said of the sockets that it hands over, and the process it has said it to."""
+        process = self._process
+        return (process.sockets, process.pid) if process is not None else (os.environ, None)
+
+    def _control_path(self) -> str | None:
+        path = self.settings.control
+        return self._process.control if path is None and self._process is not None else path
+
+    def _find_predecessor(self) -> None:
+        """Get the sockets of whoever serves at the control socket, if that is wanted."""
+        process, path = self._process, self._control_path()
+        if process is None or not process.takeover or not path:
+            return
+        self._predecessor = Predecessor.find(process.asked_at or path)
+        if self._predecessor is not None:
+            process.startup.undo.callback(self._predecessor.close)
+            log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
+
+    def _bind_desk(self) -> None:
+        """Listen for orders, and for those who look: before anything else, and until everything else is gone."""
+        settings, process = self.settings, self._process
+        path = self._control_path()
+        if process is None and not path and not settings.status_listen:
+            return
+        control = None
+        if path:
+            control = ControlSocket(
+                path,
+                settings.control_mode,
+                settings.control_group,
+                process.owner if process is not None else (-1, -1),
+                demanded=settings.control is not None,
+            )
+        notify = Notify() if process is not None else Notify({})
+        self._desk = desk = Desk(settings, self._status, control, notify)
+        if process is not None:
+            process.startup.undo.callback(desk.close)
+        desk.bind(*self._handed_over(), self._predecessor)
+
+    def _bind_all(self) -> None:
+        """Have every socket, from a predecessor or from the kernel."""
+        self._use_usual_reactor()
+        self._find_predecessor()
+        self._bind_desk()
+        self.bind()
+        self._is_bound = True
+        if self._predecessor is not None:
+            self._predecessor.close_unclaimed()
+
+    def _use_usual_reactor(self) -> None:
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+
+    def privilegedStartService(self) -> None:
+        """Bind, and write the pid file, while we may still be root."""
+        with self._step():
+            logs.append_only()  # a predecessor writes into it, too
+            self._bind_all()
+            if self._process is not None and self._process.pid_file is not None:
+                self._process.startup.undo.callback(self._process.pid_file.remove)
+                if self._predecessor is not None:
+                    self._process.pid_file.prepare(self._predecessor.pid)
+                else:
+                    # Our successor may be started by the user that we change to, and has to write there.
+                    self._process.pid_file.write(*self._process.owner)
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:
+        """Build everything, begin to accept."""
+        with self._step():
+            if not self._is_bound:
+                self._bind_all()  # under `twist`, nobody calls privilegedStartService
+            if self._process is not None:
+                # Before the application is imported, since what is registered with atexit later runs earlier.
+                self._process.limit.install()
+                self._process.startup.undo.callback(self._process.limit.verdict, 1, LEAVING)
+            self._build()
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def _running(self) -> None:
+        """The reactor runs, and has installed its own signal handlers: install ours."""
+        if self._process is None:
+            return
+        signals = Signals(self, self._reactor.callFromThread)
+        early = self._process.startup.succeeded(signals.stoppers())
+        signals.install()
+        if early is not None:
+            signals.stoppers()[early](early, None)
+        elif self._process.startup.hung_up:
+            self.deploy()
+
+    # -- from one instance to the next --------------------------------------------------------------------
+
+    def _accepts(self) -> None:
+        """All sockets accept: tell whom it may concern, and the predecessor that it may let go."""
+        if self._desk is None:
+            return
+        if self._predecessor is None:
+            self._desk.say_open()
+        elif self._takeover is not None:
+            self._takeover.begin(
+                self._predecessor, self.settings.max_draining, self._reactor.callFromThread, self._took_over
+            )
+
+    def _took_over(self, why_not: str | None) -> None:
+        """The predecessor has let go; or it has not, and one of the two has to."""
+        assert self._desk is not None
+        if why_not is None:
+            self._desk.say_open(main=False)
+            self._let_go()
+            return
+        self._fail(TakeoverError(why_not))
+        log.critical("no takeover: {reason}: stopping", reason=why_not)
+        self._leave()
+
+    def _entered(self, state: str) -> None:
+        """The drain has entered another state, or all sockets accept."""
+        self._status.enter(state)
+        if self._desk is not None:
+            self._desk.entered(state)

@@ -1,0 +1,235 @@
+"""What the steps of a drain do to an engine, and how the process ends when it is ours.
+
+The order of the steps is :mod:`graceful.chain`'s; what they mean for sockets, connections and threads is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+
+from graceful.application import hooks
+from graceful.control.status import Ending
+from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
+from graceful.process.pidfile import PidFile
+from graceful.process.startup import Startup
+from graceful.reports.outlets import as_json
+from graceful.server.engine import Engine
+from graceful.takedown.drain_deadline import Deadline
+from graceful.takedown.single import take_down_one
+from graceful.takeover.reload import Origin
+
+log = Logger(namespace="graceful")
+
+LOOK_AGAIN: Final = 0.02
+
+
+@frozen
+class Process:
+    """What a server gets when the process is its own: it takes the signals, and the exit status is its verdict.
+
+    :ivar startup: surrounds everything that may fail until the reactor runs.
+    :ivar pid_file: given up when the sockets are closed; None for none.
+    :ivar sockets: what systemd has said of the sockets that it hands over.
+    :ivar pid: the process it has said it to.
+    :ivar limit: the moment at which the process ends in any case.
+    :ivar control: where the control socket is unless the settings say; None for nowhere.
+    :ivar owner: the user and group that the process will change to; -1 where it will not.
+    :ivar takeover: it is to take the sockets of whoever answers at the control socket.
+    :ivar asked_at: another control socket, at which to ask; None for our own.
+    :ivar origin: how the process was started; None if that is not known, and cannot be done again.
+    """
+
+    startup: Startup
+    pid_file: PidFile | None
+    sockets: dict[str, str]
+    pid: int
+    limit: LastLimit
+    control: str | None = None
+    owner: tuple[int, int] = (-1, -1)
+    takeover: bool = False
+    asked_at: str | None = None
+    origin: Origin | None = None
+
+    def leave(self, reactor: Any, ending: Ending, within: float, tell: Callable[[Ending], object]) -> None:
+        """End the process with the drain's exit status.  Reactor thread.
+
+        :param ending: how the drain has gone.
+        :param within: seconds after which the process is ended in any case.
+        :param tell: says the last word.
+        """
+        self.limit.verdict(ending.exit_status, within)
+        if self.pid_file is not None:
+            self.pid_file.remove()
+        tell(ending)
+        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
+        reactor._exitSignal = None
+        try:
+            reactor.stop()
+        except ReactorNotRunning:
+            pass  # it was the reactor's stopping that made us drain
+
+
+class Stopping:
+    """An engine on its way out; a `graceful.chain.Drainable`.  Reactor thread.
+
+    :param engine: what is drained.
+    :param reactor: stopped at the end, if the process is ours.
+    :param process: None if it is not.
+    :ivar on_going_down: called when the drain begins.
+    :ivar on_gone: called with how it ended, before the process leaves.
+    :ivar failed: why the server stops by itself; None if it was told to.
+    :ivar succeeded: a successor has taken over: the pid file is its own.
+    :ivar before_closing: called before the sockets are closed, which waits for it.
+    :ivar after_closing: called when they are closed.
+    :ivar words: begin the line that says that it stops, and the one that says how that has ended.
+    """
+
+    def __init__(self, engine: Engine, reactor: Any, process: Process | None) -> None:
+        self._engine = engine
+        self._site = engine.site
+        self._reactor = reactor
+        self._process = process
+        self._finished_before = 0
+        self._takedown: Deadline | None = None
+        self._taken_before = 0
+        self.on_going_down: Callable[[], object] = lambda: None
+        self.on_gone: Callable[[Ending], object] = lambda ending: None
+        self.failed: BaseException | None = None
+        self.succeeded = False
+        self.before_closing: Callable[[], Deferred[None]] = lambda: succeed(None)
+        self.after_closing: Callable[[], object] = lambda: None
+        self.words = "stopping", "drained"
+
+    @property
+    def taken_down(self) -> int:
+        """How many exchanges were taken down since the start."""
+        return self._engine.overtime.taken + (self._takedown.taken if self._takedown is not None else 0)
+
+    def take_down_one(self, number: int) -> list[int]:
+        """Take down an exchange that somebody has chosen, and those behind it on its connection; which were."""
+        return take_down_one(self._site, self._engine.overtime, number)
+
+    def going_down(self) -> None:
+        """The balancer shall look elsewhere, and the application may leave what it can to the next instance."""
+        # Now, since what the application hears next may make it finish something at once.
+        self._finished_before = self._site.register.finished
+        self._site.going_down = True
+        hooks.going_down(self)
+        for function in hooks.at_drain:
+            self._engine.aside.call(function)
+        self._engine.health.begin_going_down()
+        self._taken_before = self.taken_down
+        self._engine.overtime.in_drain = []
+        self.on_going_down()
+
+    def last_requests(self, quiet: bool) -> None:
+        """From now on every answer is its connection's last."""
+        site, clock = self._site, self._engine.clock
+        if not site.draining:
+            site.draining = True
+            site.draining_since = clock.seconds()
+            log.info("{words}: {count} in flight", words=self.words[0], count=len(site.register.exchanges))
+        site.quiet = site.quiet or quiet
+        self._engine.hasten()
+
+    def close_listeners(self) -> Deferred[None]:
+        """Close all listening sockets; each says so in the log."""
+        if self._process is not None and self._process.pid_file is not None and not self.succeeded:
+            self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
+        closed = self.before_closing().addCallback(lambda ignored: self._engine.close_listeners())
+        return closed.addCallback(self._closed)
+
+    def _closed(self, ignored: None) -> None:
+        self.after_closing()
+
+    def all_gone(self) -> Deferred[None]:
+        """Fire when no connection is left, and no thread works for an exchange any more."""
+        # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
+        self._engine.lot.drain()
+        done: Deferred[None] = Deferred()
+
+        def look(ignored: object) -> None:
+            if self._site.register.exchanges or self._engine.descents.busy:
+                self._engine.clock.callLater(LOOK_AGAIN, look, None)
+            else:
+                done.callback(None)
+
+        self._site.register.all_gone().addCallback(look)
+        return done
+
+    def left(self) -> bool:
+        """Whether anything is left but downloads."""
+        spared = self._site.spared()
+        return any(exchange not in spared for exchange in self._site.register.in_flight()) or any(
+            connection.turn.current not in spared for connection in self._site.connections()
+        )
+
+    def spared(self) -> bool:
+        """Whether downloads are left."""
+        return bool(self._site.spared())
+
+    def take_down(self, everything: bool) -> Deferred[None]:
+        """End what is left; downloads only if it is to be everything."""
+        if self._takedown is None:
+            engine = self._engine
+            self._takedown = Deadline(self._site, engine.clock, engine.working, engine.descents, engine.reports)
+        return self._takedown.start(everything)
+
+    def gone(self, seconds: float) -> Deferred[None]:
+        """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
+        engine = self._engine
+        done: Deferred[None] = Deferred()
+        leaving = {function: engine.aside.call(function) for function in hooks.at_exit}
+        publisher = engine.reports.publisher
+        publisher.end()
+        until = engine.clock.seconds() + REPORTS
+
+        def look() -> None:
+            if (
+                publisher.busy or not all(call.done() for call in leaving.values())
+            ) and engine.clock.seconds() < until:
+                engine.clock.callLater(LOOK_AGAIN, look)
+                return
+            for function, call in leaving.items():
+                if not call.done():
+                    log.warn("{function!r} has not returned in {limit:g} s", function=function, limit=REPORTS)
+            publisher.give_up()
+            self._end(seconds)
+            done.callback(None)
+
+        look()
+        return done
+
+    def _end(self, seconds: float) -> None:
+        takedown = self._takedown
+        interrupted = [*(self._engine.overtime.in_drain or ()), *(takedown.interrupted.values() if takedown else ())]
+        taken = self.taken_down - self._taken_before
+        # Those that did not come down at the deadline, and those that were lost before it.
+        abandoned = sum(exchange.aim is not None for exchange in self._engine.working())
+        finished = self._site.register.finished - self._finished_before - taken
+        self._engine.close()
+        hooks.gone(self)
+        log.info(
+            "{words} in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
+            words=self.words[1],
+            seconds=seconds,
+            finished=finished,
+            taken=taken,
+            abandoned=abandoned,
+        )
+        lines = [self._engine.reports.writer.line(what) for what in interrupted]
+        if lines:
+            log.info("interrupted: {json}", json=as_json(lines))
+        status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
+        reports = tuple(line["report"] for line in lines if line["report"])
+        ending = Ending(1 if self.failed is not None else status, seconds, finished, taken, abandoned, reports)
+        if self._process is None:
+            self.on_gone(ending)
+        else:
+            self._process.leave(self._reactor, ending, REPORTS + LEAVING, self.on_gone)

@@ -1,0 +1,160 @@
+"""The deadline of a drain: what is still running is ended honestly, and named.
+
+Most servers kill the process at this point and say nothing.  The client of an answer that had not begun deserves
+a 503 and a time to try again; the client of one that had must see that it is cut; and the operator must read which
+requests were interrupted, how old they were, and where their threads stood.  Clients are told at once, all
+threads are brought down side by side, and those that do not come down in time are named and abandoned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from graceful.process.exit import TAKEDOWN
+from graceful.reports.interruption import Interruption
+from graceful.reports.reporter import Reports
+from graceful.takedown.last_answer import take_down
+from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, Descent
+from graceful.takedown.threads import Descents
+from graceful.threads.stacks import stack_of
+from graceful.web.connection import Connection
+from graceful.web.exchange import Exchange
+from graceful.web.site import Site
+
+log = Logger(namespace="graceful")
+
+#: Seconds until everything is over that can be: the threads', and a moment.
+LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN
+assert LAST_MOMENT < TAKEDOWN
+
+
+class Deadline:
+    """Takes down what a site still has in flight.  Reactor thread.
+
+    :param site: whose connections and exchanges.
+    :param clock: monotonic time.
+    :param working: the exchanges that a thread works for, each with its thread.
+    :param descents: brings threads down.
+    :param reports: gets a report of each exchange that is taken down.
+    :ivar interrupted: what was interrupted.
+    :ivar abandoned: how many threads did not end.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        clock: IReactorTime,
+        working: Callable[[], dict[Exchange, int]],
+        descents: Descents,
+        reports: Reports,
+    ) -> None:
+        self._site = site
+        self._clock = clock
+        self._working = working
+        self._descents = descents
+        self._reports = reports
+        self._everything = True
+        self.interrupted: dict[Exchange, Interruption] = {}
+        self._counted: set[Exchange] = set()
+        self.abandoned = 0
+
+    def start(self, everything: bool) -> Deferred[None]:
+        """End what has had its time; fires when all threads have ended, or have had theirs.
+
+        :param everything: also downloads, which are spared otherwise.
+        """
+        self._everything = everything
+        spared = self._spared()
+        working = self._working()
+        for exchange in dict.fromkeys((*self._site.register.in_flight(), *working)):
+            if exchange not in spared and exchange not in self.interrupted:
+                self._name(exchange, stack_of(working.get(exchange, 0)))
+        for connection in self._ending(spared):
+            self._end(connection)
+        for exchange in self._site.register.in_flight():
+            if exchange in working and exchange not in spared:
+                self._count(exchange)  # its client has left, and it goes on
+        for exchange, interruption in list(self.interrupted.items()):
+            if exchange in working and interruption.down is None:
+                interruption.descent = self._descents.start(exchange, working[exchange], self._came_down)
+            elif exchange not in self._counted:
+                del self.interrupted[exchange]  # its last byte was on its way
+            elif interruption.descent is None:
+                self._reports.taken_down(interruption)
+        done: Deferred[None] = Deferred()
+        self._wait(done, self._clock.seconds() + LAST_MOMENT)
+        return done
+
+    def _spared(self) -> set[Exchange]:
+        return set() if self._everything else self._site.spared()
+
+    def _ending(self, spared: set[Exchange]) -> list[Connection]:
+        """The connections that carry nothing that is spared."""
+        return [connection for connection in self._site.connections() if connection.turn.current not in spared]
+
+    def _name(self, exchange: Exchange, stack: str) -> None:
+        """Write down what is about to be interrupted."""
+        now = self._clock.seconds()
+        exchange.report = exchange.report or self._reports.new_id()
+        self.interrupted[exchange] = Interruption.of(exchange, "at the deadline", now, stack)
+        log.warn(
+            "taking down {what} ({report}){stack}",
+            what=exchange.describe(now),
+            report=exchange.report,
+            stack=f", its thread is here:\n{stack}" if stack else "",
+        )
+
+    def _end(self, connection: Connection) -> None:
+        try:
+            interrupted = take_down(connection)
+        except Exception:
+            # One that fails must not keep the others from their end.
+            log.failure("a connection could not be taken down and is closed")
+            connection.close(reset=True)
+            return
+        for exchange in interrupted:
+            self._count(exchange)
+
+    def _count(self, exchange: Exchange) -> None:
+        self._counted.add(exchange)
+        self._site.finished(exchange)
+
+    @property
+    def taken(self) -> int:
+        """How many exchanges in flight were interrupted."""
+        return len(self._counted)
+
+    def _came_down(self, descent: Descent, down: bool) -> None:
+        """A thread has ended, or is abandoned."""
+        interruption = self.interrupted[descent.exchange]
+        interruption.down = down
+        if not down:
+            log.warn(
+                "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"
+                "\n{stack}",
+                exchange=descent.exchange,
+                report=descent.exchange.report,
+                story=", ".join(descent.story) or "it was never where that can be done",
+                stack=stack_of(descent.thread),
+            )
+        if descent.exchange in self._counted:
+            self._reports.taken_down(interruption)
+        elif down:
+            del self.interrupted[descent.exchange]  # its answer was complete, and only close() of it interrupted
+
+    def _wait(self, done: Deferred[None], until: float) -> None:
+        spared = self._spared()
+        left = len(self._working().keys() - spared)
+        ending = self._ending(spared)
+        if (left or ending or self._descents.busy) and self._clock.seconds() < until:
+            self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
+            return
+        self.abandoned = left
+        for connection in ending:
+            connection.close()
+        done.callback(None)

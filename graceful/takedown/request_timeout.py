@@ -1,0 +1,179 @@
+"""Exchanges that outstay their `--request-timeout` while the server runs normally.
+
+A thread that hangs is a thread less, until a restart that nobody had planned.  So an exchange that has passed its
+limit by the margin is taken down: its client gets 503, or sees its answer cut; its thread is brought down and goes
+back to work.  If it does not come down, another one takes its place, so that the pool does not silently shrink.
+
+A limit that is only tried out, and `--report-slower-than`, are looked after here as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from graceful.reports.interruption import Interruption
+from graceful.reports.reporter import Reports
+from graceful.takedown.last_answer import interrupt, take_down
+from graceful.takedown.thread_interrupt import Descent
+from graceful.takedown.threads import Descents
+from graceful.threads.stacks import stack_of
+from graceful.web.exchange import APPLICATION, QUEUED, SENDING, Exchange
+from graceful.web.site import Site
+
+log = Logger(namespace="graceful")
+
+LOOK: Final = 0.25
+
+
+@define
+class _Noted:
+    """An exchange that is only reported, once it has ended.
+
+    :ivar why: what it has passed.
+    :ivar stack: where its thread was then.
+    """
+
+    why: str
+    stack: str
+
+
+class Overtime:
+    """Looks after how long exchanges run.  Reactor thread.
+
+    :param site: whose exchanges, with its limits.
+    :param clock: monotonic time.
+    :param working: the exchanges that a thread works for, each with its thread.
+    :param queued: those that wait for a thread.
+    :param descents: brings threads down.
+    :param reports: gets the reports.
+    :param replace: has another thread work in the place of one that is lost.  False: there are too many already.
+    :ivar taken: how many exchanges in flight were interrupted.
+    :ivar in_drain: what was interrupted since a drain began; None before.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        clock: IReactorTime,
+        working: Callable[[], dict[Exchange, int]],
+        queued: Callable[[], list[Exchange]],
+        descents: Descents,
+        reports: Reports,
+        replace: Callable[[int], bool],
+    ) -> None:
+        self._site = site
+        self._clock = clock
+        self._working = working
+        self._queued = queued
+        self._descents = descents
+        self._reports = reports
+        self._replace = replace
+        self._slow = site.settings.report_slower_than
+        self._noted: dict[Exchange, _Noted] = {}
+        self._interrupted: dict[Exchange, Interruption] = {}
+        self.taken = 0
+        self.in_drain: list[Interruption] | None = None
+
+    def start(self) -> None:
+        """Begin to look, if there is anything to look after."""
+        if self._site.limits.any or self._slow is not None:
+            self._clock.callLater(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._clock.callLater(LOOK, self._look)
+        now, working = self._clock.seconds(), self._working()
+        for exchange, thread in working.items():
+            if exchange.aim is None:
+                self._look_at(exchange, thread, now)
+        for exchange in self._queued():
+            limit = self._site.limits.passed(exchange, now)
+            if limit is not None and not limit.report:
+                self.interrupt(exchange, f"at the limit {limit}")
+        for exchange in [exchange for exchange in self._noted if exchange not in working]:
+            noted = self._noted.pop(exchange)
+            if exchange.aim is None and not exchange.error:  # else there is a report of it already
+                self._reports.overtime(exchange, noted.why, noted.stack)
+
+    def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
+        limit = self._site.limits.passed(exchange, now)
+        if limit is not None and not limit.report:
+            if exchange.inside or not exchange.ended:  # else it is just about to end
+                self.interrupt(exchange, f"at the limit {limit}")
+        elif exchange not in self._noted:
+            if limit is not None:
+                self._note(exchange, thread, f"the limit {limit}, which is only tried out", now)
+            elif self._slow is not None and now - exchange.started >= self._slow:
+                self._note(exchange, thread, f"{self._slow:g} s", now)
+
+    def _note(self, exchange: Exchange, thread: int, why: str, now: float) -> None:
+        exchange.report = exchange.report or self._reports.new_id()
+        self._noted[exchange] = _Noted(why, stack_of(thread))
+        log.info("{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report)
+
+    def interrupt(self, exchange: Exchange, why: str, cut: bool = False) -> list[Exchange]:
+        """Take an exchange down; returned are those in flight that were interrupted by it.
+
+        :param why: in words that follow "taking down".
+        :param cut: also if its answer is complete, and only on its way to a slow client.
+        """
+        now, thread = self._clock.seconds(), self._working().get(exchange, 0)
+        exchange.report = exchange.report or self._reports.new_id()
+        stack = stack_of(thread)
+        interruption = Interruption.of(exchange, why, now, stack)
+        log.warn(
+            "taking down {what} {why} ({report}){stack}",
+            what=exchange.describe(now),
+            why=why,
+            report=exchange.report,
+            stack=f", its thread is here:\n{stack}" if stack else "",
+        )
+        interrupted = self._end(exchange, cut)
+        self.taken += len(interrupted)
+        if interrupted and self.in_drain is not None:
+            self.in_drain.append(interruption)
+        for one in interrupted:
+            self._site.finished(one)
+        if thread:
+            self._interrupted[exchange] = interruption
+            interruption.descent = self._descents.start(exchange, thread, self._ended)
+        else:
+            exchange.flushed = True
+            self._reports.taken_down(interruption)
+        return interrupted
+
+    @staticmethod
+    def _end(exchange: Exchange, cut: bool) -> list[Exchange]:
+        """Tell the client."""
+        connection = exchange.connection
+        if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
+            return take_down(connection)
+        behind = [*connection.turn.waiting, *connection.receiver.under_way()]
+        if not interrupt(exchange):
+            return []
+        return [exchange, *(behind if connection.turn.closed or connection.turn.closing else ())]
+
+    def _ended(self, descent: Descent, down: bool) -> None:
+        """A thread is free again, or lost."""
+        exchange = descent.exchange
+        interruption = self._interrupted.pop(exchange)
+        interruption.down = down
+        story = ", ".join(descent.story)
+        if down:
+            log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)
+        else:
+            replaced = self._replace(descent.thread)
+            log.warn(
+                "{exchange} ({report}): its thread could not be brought down ({story}) and is lost; {instead}; it is"
+                " here:\n{stack}",
+                exchange=exchange,
+                report=exchange.report,
+                story=story or "it was never where that can be done",
+                instead="another one takes its place" if replaced else "too many are lost to replace it",
+                stack=stack_of(descent.thread),
+            )
+        self._reports.taken_down(interruption)

@@ -1,0 +1,144 @@
+"""One thread is brought down: by hooks, an exception, and the end of what it waits for, until it has come down.
+
+The order matters.  What the application has registered for this is called first, since it knows best: it ends a
+query where we could only cut the connection.  Then `Takedown` is raised, and only a thread that has it coming can be
+freed from what it waits for, so that it does not take the end for an answer.  A thread that swallows the exception
+gets it again; but not at once, since it may be cleaning up.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final
+
+from graceful.application.deadlines import Takedown
+from graceful.takedown.waits import Wait, Waits, child_of, delicate, end_child, in_condition, leave_condition
+from graceful.threads.async_exc import Aim, Hook
+from graceful.threads.stacks import stack_of
+from graceful.web.exchange import Exchange
+
+#: Seconds within which a thread must have come down, and how often to look until then.
+WITHIN: Final = 4.0
+LOOK_AGAIN: Final = 0.05
+#: Seconds for which hooks are waited for before the exception is raised.
+HOOKS: Final = 1.0
+#: Seconds after which a thread that goes on gets the exception again.
+AGAIN: Final = 1.0
+#: Seconds for which a thread must have been in the same wait before that is ended: at first, when it has been there
+#: for longer than it may, and later, when it may be waiting for something to be cleaned up.
+SOON: Final = LOOK_AGAIN / 2
+LATER: Final = 0.5
+
+
+class Descent:
+    """Brings down the thread of one exchange.  Reactor thread.
+
+    :param exchange: what it works for.
+    :param thread: the thread, as `threading.get_ident()` has it.
+    :param native: the same one as the kernel numbers it.
+    :param now: seconds of the clock that :meth:`look` is given as well.
+    :param waits: finds out what threads wait for.
+    :param call: calls a hook in another thread.
+    :ivar stack: where it was stuck, innermost call last.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        thread: int,
+        native: int,
+        now: float,
+        waits: Waits,
+        call: Callable[..., Future[Any]],
+    ) -> None:
+        self.exchange = exchange
+        self.thread = thread
+        self.began = now
+        self.stack = stack_of(thread)
+        self._done: list[str] = []
+        self._native = native
+        self._waits = waits
+        self._call = call
+        self._aim = exchange.aim = Aim(thread)
+        self._fired = 0
+        self._next_shot = now
+        self._called: set[Hook] = set()
+        self._calls: list[Future[Any]] = []
+        self._calls_until = now
+        # What it waits for, since when that has been so, and when it was last ended.
+        self._wait: Wait | subprocess.Popen[Any] | None = None
+        self._wait_since = now
+        self._wait_ended: float | None = None
+
+    def look(self, now: float) -> None:
+        """Go on with it; to be called every :data:`LOOK_AGAIN` seconds while the thread works for the exchange."""
+        self._call_hooks(now)
+        if self._calls and now < self._calls_until:
+            return
+        if now >= self._next_shot and self._fire(now):
+            self._fired += 1
+            self._next_shot = now + AGAIN
+        if self._fired:
+            self._end_wait(now)
+
+    @property
+    def story(self) -> list[str]:
+        """What was done to bring it down, in words."""
+        if not self._fired:
+            return list(self._done)
+        return ["raised Takedown" + (f" {self._fired} times" if self._fired > 1 else ""), *self._done]
+
+    def _say(self, what: str) -> None:
+        if what not in self._done:
+            self._done.append(what)
+
+    def _call_hooks(self, now: float) -> None:
+        """Have called what the application has registered since the last look."""
+        for hook in self.exchange.hooks.copy() if self.exchange.hooks is not None else ():
+            function = hook.function
+            if function is not None and hook not in self._called:
+                self._called.add(hook)
+                self._calls_until = now + HOOKS
+                self._calls.append(self._call(hook.run))
+                self._say(f"called {function!r}")
+        self._calls = [call for call in self._calls if not call.done()]
+
+    def _shoot(self) -> bool:
+        return self._aim.fire(self.exchange, Takedown)
+
+    def _fire(self, now: float) -> bool:
+        """Have `Takedown` raised, if the thread is where that may be."""
+        if delicate(self.thread):
+            return False
+        waiting = in_condition(self.thread)
+        if waiting is None or now - self.began >= AGAIN:
+            return self._shoot()
+        if leave_condition(*waiting, self._shoot):
+            self._say("ended its wait for a condition")
+            return True
+        return False
+
+    def _end_wait(self, now: float) -> None:
+        """End what the thread waits for, if that is still what it was at the last looks."""
+        wait = (child_of(self.thread) or self._waits.look(self._native)) if self.exchange.inside else None
+        # A loop in C waits for a tenth of a second over and over, and never meets the exception: psycopg's does.
+        over_and_over = self._fired > 1 and wait != self._wait and _in_one_place(wait, self._wait)
+        if wait is None or (wait != self._wait and not over_and_over):
+            self._wait, self._wait_since, self._wait_ended = wait, now, None
+            return
+        self._wait = wait
+        patience = 0.0 if over_and_over else SOON if self._wait_since <= self.began + 2 * LOOK_AGAIN else LATER
+        hard = self._wait_ended is not None
+        if now - self._wait_since < patience or (self._wait_ended is not None and now - self._wait_ended < AGAIN):
+            return
+        self._wait_ended = now
+        done = self._waits.end(wait, hard) if isinstance(wait, Wait) else [end_child(wait.pid, hard)]
+        for what in done:
+            self._say(what)
+
+
+def _in_one_place(wait: object, other: object) -> bool:
+    """Whether two waits in the kernel are the same, but that the thread has run in between."""
+    return isinstance(wait, Wait) and isinstance(other, Wait) and wait.place == other.place

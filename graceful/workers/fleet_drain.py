@@ -1,0 +1,248 @@
+"""The way out of all workers together: side by side, with one deadline, and the worst of their exit statuses.
+
+Each worker drains by itself, as any instance does.  What they cannot do by themselves is to close a socket: the
+supervisor holds it as well.  So a worker that has come so far asks, and the supervisor lets go of its own copies
+before it gives the word, unless a sibling still accepts from them; then the worker is the only one, and closes with
+care.  That an address is `closed` is said when nobody accepts there any more, once, by the supervisor: a successor
+may start at that word.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from graceful.control.status import Ending
+from graceful.process.exit import ABANDONED, FINISHED, TAKEN_DOWN
+from graceful.sockets.binding import BoundSocket
+from graceful.workers.slot_sockets import Kept, Places
+from graceful.workers.worker import GONE, LEAVING, SERVING, STARTING, Worker
+from graceful.workers.worker_pool import Crew
+
+log = Logger(namespace="graceful")
+
+
+class Exodus:
+    """The end of an instance with workers; what :class:`graceful.workers.worker_pool.Leaving` has.  Reactor thread.
+
+    :param clock: monotonic.
+    :param crew: who leaves.
+    :param sockets: what they accept from.
+    :ivar state: `serving`, `lame-duck`, `closing`, `finishing` or `gone`.
+    :ivar began: when it has begun, seconds of the clock; None before.
+    :ivar on_state: called with each state that is entered.
+    :ivar on_gone: called with how it has ended.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        crew: Crew,
+        sockets: Places,
+        on_state: Callable[[str], object],
+        on_gone: Callable[[Ending], object],
+    ) -> None:
+        self._clock = clock
+        self._crew = crew
+        self._sockets = sockets
+        self._on_state = on_state
+        self._on_gone = on_gone
+        self._said: set[str] = set()  # addresses that were said to be closed
+        self._finished = self._taken_down = self._abandoned = 0
+        self._worst = FINISHED
+        self._reports: list[str] = []
+        self.state = "serving"
+        self.began: float | None = None
+
+    # -- beginning ----------------------------------------------------------------------------------------
+
+    def begin(self, quiet: bool, deadline: float | None = None) -> None:
+        """Have everybody stop; given again, only what it says is new.
+
+        :param quiet: nobody sends requests on idle connections any more.
+        :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
+        """
+        first = self._leave("lame-duck")
+        for worker in self._crew.asking:
+            self.closing(worker)
+        self._crew.asking.clear()
+        values: dict[str, Any] = {"quiet": quiet}
+        if deadline is not None:
+            values["deadline"] = deadline
+        self._order("/stop", values, signal.SIGTERM)
+        if first:
+            self._look()
+
+    def hurry(self) -> None:
+        """Have everybody take down what is in flight, now."""
+        if self.began is None:
+            self.begin(True)
+        self._order("/hurry", {}, signal.SIGQUIT)
+
+    def succeeded(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Have everybody drain: another instance accepts.
+
+        :param handed: from these; what else there is is closed.
+        :param pid: its process.
+        """
+        self._leave("closing")
+        if self.state == "lame-duck":
+            self._enter("closing")
+        taken = [bound.socket for bound in handed]
+        theirs = [one for one in self._sockets.kept if one.bound.socket in taken]
+        for name in dict.fromkeys(one.bound.name for one in theirs):
+            log.info("socket {name} handed to {pid}", name=name, pid=pid)
+        for one in self._sockets.kept:
+            one.let_go(unlink=one not in theirs)
+        for worker in [*self._crew.serving(), *self._crew.coming()]:
+            worker.succeeded(pid, [one for one in worker.sockets if one in theirs], self._alone(worker, theirs))
+        for worker in self._crew.asking:  # those, too, that have been replaced meanwhile
+            worker.close(0, self._alone(worker, theirs))
+        self._crew.asking.clear()
+        self._look()
+
+    def kill(self) -> None:
+        """End whoever is still there."""
+        for worker in self._crew.workers():
+            log.error(
+                "worker {number}, process {pid}, is still there at the last limit, and is killed",
+                number=worker.number,
+                pid=worker.pid,
+            )
+            worker.send_signal(signal.SIGKILL)
+
+    def _leave(self, state: str) -> bool:
+        """Leave with everybody, unless that has begun; whether it has not."""
+        if self.began is not None:
+            return False
+        self.began = self._clock.seconds()
+        self._crew.leave_with(self)
+        self._enter(state)
+        return True
+
+    def _order(self, target: str, values: dict[str, Any], otherwise: signal.Signals) -> None:
+        """Tell everybody who can be told.
+
+        :param otherwise: reaches who does not answer as soon as its event loop turns again.
+        """
+        for worker in self._crew.workers():
+            if worker.state != STARTING:
+                worker.ask("POST", target, values).addErrback(self._not_obeyed, worker, otherwise)
+
+    def _not_obeyed(self, failure: Any, worker: Worker, otherwise: signal.Signals) -> None:
+        if worker.state == GONE:
+            return
+        log.warn(
+            "worker {number}, process {pid}: {reason}; it gets a {signal}",
+            number=worker.number,
+            pid=worker.pid,
+            reason=failure.getErrorMessage(),
+            signal=otherwise.name,
+        )
+        if worker.has_served:  # the others have got their signal already
+            worker.send_signal(otherwise)
+
+    def _enter(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self._on_state(state)
+
+    # -- what happens -------------------------------------------------------------------------------------
+
+    def closing(self, worker: Worker) -> None:
+        """One has come so far as to close its sockets: it has those alone that nobody else accepts from."""
+        if self.state == "lame-duck":
+            self._enter("closing")
+        if worker.state == SERVING:
+            worker.state = LEAVING
+        accepting = self._accepting()
+        for one in worker.sockets:
+            if not any(one in other.sockets for other in accepting):
+                one.let_go(unlink=True)
+        worker.close(0, self._alone(worker))
+        self._look()
+
+    def _accepting(self) -> list[Worker]:
+        """Those that go on accepting for a while."""
+        return [worker for worker in self._crew.serving() if worker.state == SERVING]
+
+    def _holding(self) -> list[Worker]:
+        """Those that may still accept: they have not said that they do not."""
+        return [worker for worker in self._crew.workers() if not worker.closed and worker.state != STARTING]
+
+    def _alone(self, worker: Worker, handed: Sequence[Kept] = ()) -> list[Kept]:
+        """What nobody but one worker holds any more."""
+        others = {one for other in self._holding() if other is not worker for one in other.sockets}
+        return [
+            one for one in worker.sockets if one.ours and not one.open and one not in others and one not in handed
+        ]
+
+    def closed(self, worker: Worker) -> None:
+        """One accepts nobody any more."""
+        self._look()
+
+    def ended(self, worker: Worker) -> None:
+        """One is gone: what it had is in its last word, or it had none."""
+        word, status = worker.word, worker.status
+        if word is not None:
+            self._finished += int(word.get("finished", 0))
+            self._taken_down += int(word.get("taken_down", 0))
+            self._abandoned += int(word.get("abandoned", 0))
+            self._reports += [str(report) for report in word.get("reports", ())]
+        self._taken_down += worker.lost
+        if worker.has_served and status is not None and (status > 0 or (word is None and status < 0)):
+            self._worst = max(self._worst, status if status in (TAKEN_DOWN, ABANDONED) else TAKEN_DOWN)
+        self._look()
+
+    def _look(self) -> None:
+        """See how far everybody is."""
+        self._leave_nothing_behind()
+        held = {one.bound.name for worker in self._holding() for one in worker.sockets}
+        if self.state != "lame-duck":
+            for name in self._sockets.names():
+                if name not in held and all(not one.open for one in self._of(name)):
+                    self._say_closed(name)
+        if self.state == "closing" and len(self._said) == len(self._sockets.names()):
+            self._enter("finishing")
+        if not self._crew.workers() and self.state != "gone":
+            self._go()
+
+    def _leave_nothing_behind(self) -> None:
+        """What is in the queue of one that has died is for another one, as long as there is one that accepts."""
+        accepting = self._accepting()
+        left = [one for one in self._sockets.kept if one.open]
+        left = [one for one in left if not any(one in worker.sockets for worker in accepting)]
+        if left and accepting:
+            min(accepting, key=lambda worker: len(worker.sockets)).accept_also(left)
+        elif left:
+            self._enter("closing")
+            for one in left:
+                one.let_go(unlink=True)
+
+    def _of(self, name: str) -> list[Kept]:
+        return [one for one in self._sockets.kept if one.bound.name == name]
+
+    def _say_closed(self, name: str) -> None:
+        if name not in self._said:
+            self._said.add(name)
+            log.info("socket {name} closed (pid {pid})", name=name, pid=os.getpid())
+
+    def _go(self) -> None:
+        self._enter("gone")
+        assert self.began is not None
+        seconds = self._clock.seconds() - self.began
+        log.info(
+            "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
+            seconds=seconds,
+            finished=self._finished,
+            taken=self._taken_down,
+            abandoned=self._abandoned,
+        )
+        taken = TAKEN_DOWN if self._taken_down else FINISHED
+        worst = max(self._worst, taken, ABANDONED if self._abandoned else FINISHED)
+        self._on_gone(Ending(worst, seconds, self._finished, self._taken_down, self._abandoned, tuple(self._reports)))

@@ -1,0 +1,105 @@
+"""What can be done to an instance with workers by order: what is done to each of them.
+
+Like a single process, a supervisor has a last limit that is not its reactor's.  It is later than its workers' own, by
+which they are gone; what is left of them even then (a process that was stopped, say) is killed just before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from graceful.control.health import Health
+from graceful.process.exit import LEAVING, LastLimit
+from graceful.workers.fleet_drain import Exodus
+from graceful.workers.fleet_status import FleetStatus
+from graceful.workers.worker import STARTING
+from graceful.workers.worker_client import OBEYED_IN
+from graceful.workers.worker_pool import Crew
+
+#: Seconds that a supervisor gives its workers beyond their own last limit, behind which stands their kernel timer.
+BEYOND: Final = 7.0
+
+
+class FleetOrders:
+    """Acts on all workers, as :class:`graceful.control.api.Orders` has it.  Reactor thread, but for `limit`.
+
+    :param crew: the workers.
+    :param exodus: their way out.
+    :param status: what they have said last.
+    :param health: of the supervisor's own doors.
+    :param last: of the supervisor's process.
+    """
+
+    def __init__(self, crew: Crew, exodus: Exodus, status: FleetStatus, health: Health, last: LastLimit) -> None:
+        self._crew = crew
+        self._exodus = exodus
+        self._status = status
+        self._health = health
+        self._last = last
+
+    # -- the last limit -----------------------------------------------------------------------------------
+
+    def _at_most(self) -> float:
+        """In how many seconds the workers may still be there, by what they have said."""
+        return self._status.at_most
+
+    def latest_exit(self) -> float:
+        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        return self._at_most() + BEYOND if self._last.left is None else self._last.left
+
+    def limit(self) -> None:
+        """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
+        if self._exodus.began is None:
+            self._last.arm(self._at_most() + BEYOND)
+
+    def renew_limit(self) -> None:
+        """Move the last limit, if there is more time; and kill who is still there just before it."""
+        left = self._last.left
+        if left is None or self._exodus.state in ("serving", "gone"):
+            return
+        at_most = self._at_most()
+        if at_most and at_most + BEYOND > left + LEAVING:  # else what they had left is over, and so is this
+            self._last.arm(at_most + BEYOND)
+        elif left < LEAVING:
+            self._exodus.kill()
+
+    # -- orders -------------------------------------------------------------------------------------------
+
+    def _all(self, target: str, **values: Any) -> Deferred[None]:
+        """Give an order to everybody who can be asked; fires when all have answered, or cannot."""
+        workers = [worker for worker in self._crew.workers() if worker.state != STARTING]
+        asked = [worker.ask("POST", target, values, OBEYED_IN) for worker in workers]
+        return DeferredList(asked, consumeErrors=True).addCallback(lambda ignored: None)
+
+    def leave(self) -> Deferred[None]:
+        """Leave the rotation of a balancer; everything is served as always."""
+        self._crew.away = True
+        self._health.leave()
+        return self._all("/leave")
+
+    def enter(self) -> Deferred[None]:
+        """Enter it again."""
+        self._crew.away = False
+        self._health.enter()
+        return self._all("/enter")
+
+    def stop(self, quiet: bool, deadline: float | None) -> None:
+        """Begin to drain."""
+        self.limit()
+        self._exodus.begin(quiet, deadline)
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+        self.limit()
+        self._exodus.hurry()
+
+    def extend(self, seconds: float) -> Deferred[None]:
+        """Give what is in flight so many seconds more, or fewer."""
+        return self._all("/extend", seconds=seconds)
+
+    def take_down(self, which: str) -> Sequence[str] | Deferred[Sequence[str]]:
+        """Take down one exchange of one worker, and those behind it on its connection; which were."""
+        return self._status.take_down(which)

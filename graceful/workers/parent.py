@@ -1,0 +1,205 @@
+"""The supervisor, as its worker sees it: where the sockets come from, and who has to be asked before they are closed.
+
+A worker is started by its supervisor's own command line; what makes it a worker is one variable of its environment.
+Its sockets are held by the supervisor, too, so that none of them is ever without a holder while a worker is replaced
+or has been killed.  That is why a worker may not close them as it likes: while the supervisor holds one, the kernel
+goes on completing connections for it, which nobody would accept.  So it asks before, and is told which are its alone
+by then.
+
+If the supervisor is gone, nobody replaces, reports or stops this worker any more: it drains, as at SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from graceful.sockets.binding import BoundSocket
+from graceful.workers.channel import PROTOCOL, Line, LineLost
+
+log = Logger(namespace="graceful")
+
+#: Tells a worker that it is one: its number, two descriptors, and the directory of its release.
+VARIABLE: Final = "GRACEFUL_WORKER"
+
+#: Seconds that a supervisor has to hand over the sockets, which it does before it starts a worker.
+GETS_IN: Final = 30.0
+
+
+class PostError(Exception):
+    """There is no working for this supervisor.  Its text is one line for the operator."""
+
+
+class Held:
+    """A listening socket that a worker has got: the supervisor's number for it, and what it is."""
+
+    def __init__(self, key: int, bound: BoundSocket) -> None:
+        self.key = key
+        self.bound = bound
+
+
+class Post:
+    """A worker's place.  Main thread; from `watch` on, the reactor thread.
+
+    :param said: what the environment says.
+    :ivar number: of the place, from 1.
+    :ivar directory: of the release that it is to run; None if the command line names none.
+    :ivar control: a connected socket, on which the supervisor looks and gives orders.
+    :ivar supervisor: its process.
+    :ivar on_accept: called when this worker is to accept.
+    :ivar on_more: called with sockets to accept from, beside its own.
+    :ivar on_release: called with sockets to let go of: somebody else accepts from them.
+    :ivar on_succeeded: called with the process that accepts instead, with the sockets that it accepts from, and with
+        those of the others that nobody else holds.
+    :ivar on_lost: called when the supervisor is gone.
+    """
+
+    def __init__(self, said: str) -> None:
+        try:
+            place = json.loads(said)
+            self.number = int(place["number"])
+            self.directory: str | None = place["directory"]
+            line, self.control = (_socket(int(place[name])) for name in ("line", "control"))
+        except (KeyError, TypeError, ValueError, OSError):
+            raise PostError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
+        self.supervisor = 0
+        self.on_accept: Callable[[], object] = lambda: None
+        self.on_more: Callable[[list[BoundSocket]], object] = lambda bound: None
+        self.on_release: Callable[[list[BoundSocket]], object] = lambda bound: None
+        self.on_succeeded: Callable[[int, list[BoundSocket], list[BoundSocket]], object]
+        self.on_succeeded = lambda pid, handed, alone: None
+        self.on_lost: Callable[[], object] = lambda: None
+        self._line = Line(line)
+        self._held: list[Held] = []
+        self._asking: Deferred[tuple[int, list[BoundSocket]]] | None = None
+
+    # -- start --------------------------------------------------------------------------------------------
+
+    def sockets(self) -> list[BoundSocket]:
+        """Get the listening sockets of this place.  Blocks, briefly.
+
+        :raises PostError: there are none.
+        """
+        try:
+            while True:
+                message = self._line.hear(GETS_IN)
+                if message["word"] != "sockets" or message.get("protocol") != PROTOCOL:
+                    raise LineLost(
+                        f"the supervisor speaks version {str(message.get('protocol'))[:20]} of the workers' line,"
+                        f" this worker {PROTOCOL}: start with --takeover, which replaces the supervisor, too"
+                    )
+                self.supervisor = int(message["pid"])
+                if len(self._take(message)) < len(message["sockets"]):
+                    raise LineLost("it may not have so many open files: raise the limit")
+                if not message.get("more"):
+                    return [held.bound for held in self._held]
+        except (LineLost, KeyError, TypeError, ValueError) as error:
+            raise PostError(f"worker {self.number} gets no sockets: {error}") from None
+
+    def _take(self, message: dict[str, Any]) -> list[BoundSocket]:
+        """The sockets that have come with a message; fewer than were sent if there is no room for more."""
+        taken = []
+        for one in message["sockets"]:
+            descriptor = self._line.take_descriptor()
+            if descriptor is None:
+                break
+            adopted = socket.socket(fileno=descriptor)
+            adopted.setblocking(False)
+            # The supervisor holds it, too, and its path is not ours to remove.
+            taken.append(Held(int(one["key"]), BoundSocket(str(one["name"]), adopted, shared=True)))
+        self._held = [held for held in self._held if held.bound.socket.fileno() >= 0] + taken
+        return [held.bound for held in taken]
+
+    def _take_more(self, message: dict[str, Any]) -> list[BoundSocket]:
+        taken = self._take(message)
+        for one in message["sockets"][len(taken) :]:
+            log.error(
+                "worker {number} cannot accept from {name} in another's stead: too many open files; raise the limit",
+                number=self.number,
+                name=one["name"],
+            )
+        return taken
+
+    def failed(self, why: str) -> None:
+        """Say why this worker cannot start; into the log, if the supervisor cannot be reached."""
+        if not self._line.say("failed", why=why):
+            print(f"graceful: worker {self.number}: {why}", file=sys.stderr)
+
+    def watch(self, reactor: Any) -> None:
+        """Say that everything is imported and built, and listen from now on."""
+        self._line.heard, self._line.lost = self._heard, self._lost
+        self._line.watch(reactor)
+        self._line.say("ready")
+
+    # -- while it serves ----------------------------------------------------------------------------------
+
+    def accepts(self) -> None:
+        """Say that this worker accepts."""
+        self._line.say("accepts")
+
+    def may_close(self) -> Deferred[tuple[int, list[BoundSocket]]]:
+        """Ask before the sockets are closed.
+
+        :returns: fires with the process that accepts instead (0: nobody, they are to be closed with care), and with
+            the sockets that nobody else holds any more.
+        """
+        asking: Deferred[tuple[int, list[BoundSocket]]] = Deferred()
+        if not self._line.open:
+            asking.callback((0, []))
+            return asking
+        self._asking = asking
+        self._line.say("closing")
+        return asking
+
+    def closed(self) -> None:
+        """Say that this worker accepts nobody any more."""
+        self._line.say("closed")
+
+    def gone(self, word: dict[str, Any]) -> None:
+        """Say how it has ended."""
+        self._line.say("gone", **word)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        word = message["word"]
+        if word == "accept":
+            self.on_accept()
+        elif word == "sockets":
+            self.on_more(self._take_more(message))
+        elif word == "release":
+            self.on_release(self._of(message.get("keys", [])))
+        elif word == "succeeded":
+            handed, alone = (self._of(message.get(which, [])) for which in ("handed", "alone"))
+            self.on_succeeded(int(message["pid"]), handed, alone)
+        elif word == "close" and self._asking is not None:
+            asking, self._asking = self._asking, None
+            asking.callback((int(message.get("pid", 0)), self._of(message.get("alone", []))))
+        # A word that this version does not know is for another one.
+
+    def _of(self, keys: Sequence[int]) -> list[BoundSocket]:
+        return [held.bound for held in self._held if held.key in keys and held.bound.socket.fileno() >= 0]
+
+    def _lost(self) -> None:
+        if self._asking is not None:
+            asking, self._asking = self._asking, None
+            asking.callback((0, []))
+        log.error(
+            "the supervisor, process {pid}, is gone: worker {number} stops", pid=self.supervisor, number=self.number
+        )
+        self.on_lost()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._line.close()
+
+
+def _socket(descriptor: int) -> socket.socket:
+    """A descriptor that was inherited; our own children shall not have it."""
+    os.set_inheritable(descriptor, False)
+    return socket.socket(fileno=descriptor)

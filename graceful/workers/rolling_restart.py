@@ -1,0 +1,89 @@
+"""Deploying with workers: at SIGHUP the next release comes in one worker at a time, and there is a way back.
+
+Each new worker is ready before the former one stops accepting, and only one is started at a time: so there is never
+less capacity than before, and no more memory in use than for one worker more.  If one fails, what was replaced
+already is replaced once more, by the release from before, so that an instance never serves two of them for long; and
+where even that fails, whatever is started next is of that release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from graceful.takeover.reload import Origin
+from graceful.workers.slot import Place
+from graceful.workers.worker_pool import STOPPING, Crew
+
+log = Logger(namespace="graceful")
+
+
+class Roll:
+    """Replaces all workers.  Reactor thread.
+
+    :param crew: whose workers.
+    :param origin: how the supervisor was started; its paths are looked up anew for each deploy.
+    :param may_not: says why there can be no deploy now, or None.
+    :ivar release: what is served.
+    """
+
+    def __init__(self, crew: Crew, origin: Origin, release: Origin, may_not: Callable[[], str | None]) -> None:
+        self._crew = crew
+        self._origin = origin
+        self._may_not = may_not
+        self.under_way = False
+        self.release = release
+
+    def __call__(self) -> None:
+        """Deploy what the paths lead to now, unless that is under way."""
+        why = "one is under way" if self.under_way else self._may_not()
+        if why is not None:
+            log.error("no deploy: {why}; the workers serve on", why=why)
+            return
+        release = self._origin.fixed()
+        log.info(
+            "deploy: workers that run {new} (was {old}), one at a time",
+            new=release.application,
+            old=self.release.application,
+        )
+        Deferred.fromCoroutine(self._roll(release)).addErrback(
+            lambda failure: log.failure("trouble in a deploy", failure)
+        )
+
+    async def _roll(self, release: Origin) -> None:
+        self.under_way = True
+        try:
+            why, replaced = await self._forward(release)
+            if why is None:
+                self.release = release
+                log.info("deployed: all workers run {new}", new=release.application)
+                return
+            if why == STOPPING:
+                log.info("no deploy: {why}", why=why)
+                return
+            log.error(
+                "no deploy: {why}; {back}",
+                why=why,
+                back=f"back to the old release in {len(replaced)}" if replaced else "the old release serves on",
+            )
+            whys = [await self._crew.replace(place, self.release) for place in replaced]
+            why = next((why for why in whys if why is not None), None)
+            if why is not None and why != STOPPING:
+                log.critical("no way back in all places: {why}", why=why)
+            elif replaced and why is None:
+                log.info("all workers run {old} again", old=self.release.application)
+        finally:
+            self.under_way = False
+
+    async def _forward(self, release: Origin) -> tuple[str | None, list[Place]]:
+        """Replace one after the other; returned is why one could not be, and which were."""
+        replaced: list[Place] = []
+        for place in self._crew.places:
+            why = await self._crew.replace(place, release)
+            if why is not None:
+                place.release = self.release
+                return why, replaced
+            replaced.append(place)
+        return None, replaced

@@ -1,0 +1,63 @@
+"""One place to work in: who works there, who comes, and what is pending for it.
+
+Whatever is pending here (a timer, somebody who waits for a replacement) is ended here.
+"""
+
+from __future__ import annotations
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+from graceful.takeover.reload import Origin
+from graceful.workers.pauses import Pauses
+from graceful.workers.worker import Worker
+
+
+@define(eq=False)
+class Place:
+    """A place to work in.  Reactor thread.
+
+    :ivar number: from 1.
+    :ivar release: what is to be started here next.
+    :ivar worker: accepts; None while nobody does.
+    :ivar coming: is being started.
+    :ivar keeper: accepts from the place's sockets while nobody does whose they are.
+    :ivar pauses: between attempts.
+    :ivar again: starts another one, later.
+    :ivar late: ends who has not accepted by then.
+    :ivar awaited: tells whoever waits for a replacement.
+    """
+
+    number: int
+    release: Origin
+    worker: Worker | None = None
+    coming: Worker | None = None
+    keeper: Worker | None = None
+    pauses: Pauses = field(factory=Pauses)
+    again: IDelayedCall | None = None
+    late: IDelayedCall | None = None
+    awaited: Deferred[str | None] | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody works here, nor comes, nor will."""
+        return self.worker is None and self.coming is None and self.again is None
+
+    def not_again(self) -> None:
+        """No other attempt is wanted."""
+        if self.again is not None:
+            self.again.cancel()
+            self.again = None
+
+    def not_late(self) -> None:
+        """Who was to be in time is, or will never be."""
+        if self.late is not None:
+            self.late.cancel()
+            self.late = None
+
+    def answer(self, why_not: str | None) -> None:
+        """Tell who waits for a replacement that it accepts, or why there is none."""
+        awaited, self.awaited = self.awaited, None
+        if awaited is not None:
+            awaited.callback(why_not)

@@ -1,0 +1,290 @@
+"""One worker, as its supervisor sees it: a process that is started, gets sockets, serves, drains and ends.
+
+::
+
+    starting ─ready─▶ ready ─accepts─▶ serving ─succeeded, asks to close─▶ leaving ─▶ gone
+        └──────────────┴──────────────────┴───────────── it dies ──────────────────────▲
+
+That it has ended is known from the kernel, by a descriptor of the process; of what it has said before, only its last
+word counts then.  One that can be heard no more, and lives, is of no use: it is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Final, Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+from graceful.control.client import ANSWERS_IN
+from graceful.takeover.reload import Child, Origin
+from graceful.workers.channel import AT_ONCE, PROTOCOL, Line
+from graceful.workers.parent import VARIABLE
+from graceful.workers.slot_sockets import Kept
+from graceful.workers.worker_client import Asking
+
+STARTING: Final = "starting"
+READY: Final = "ready"
+SERVING: Final = "serving"
+LEAVING: Final = "leaving"
+GONE: Final = "gone"
+
+#: Seconds that a process may take to die after its descriptors were closed.
+DIES_IN: Final = 1.0
+
+
+class Staff(Protocol):
+    """Who is told what a worker says.  Reactor thread; before it runs, the main thread."""
+
+    def ready(self, worker: Worker) -> None:
+        """It has imported the application, and would accept."""
+
+    def accepts(self, worker: Worker) -> None:
+        """It accepts."""
+
+    def closing(self, worker: Worker) -> None:
+        """It wants to close its sockets, and waits for the word."""
+
+    def closed(self, worker: Worker) -> None:
+        """It accepts nobody any more."""
+
+    def ended(self, worker: Worker) -> None:
+        """Its process is gone."""
+
+
+@frozen
+class Surroundings:
+    """What a worker is started with.
+
+    :ivar reactor: Twisted's.
+    :ivar clock: monotonic.
+    :ivar spawn: as :class:`subprocess.Popen`.
+    """
+
+    reactor: Any
+    clock: Any
+    spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+
+
+class Worker:
+    """One worker process.  Reactor thread.
+
+    :param number: of the place that it works in.
+    :param release: what it is to run.
+    :param sockets: what it is to accept from.
+    :param staff: is told.
+    :raises OSError: it cannot be started.
+    :ivar pid: its process.
+    :ivar state: `starting`, `ready`, `serving`, `leaving` or `gone`.
+    :ivar sockets: what it has got.
+    :ivar word: how it has ended, in its own words; None if it had no time for them.
+    :ivar status: the exit status, negative for a signal; None while it lives.
+    :ivar why: why it has not started, or what it was ended for; empty if nothing is known.
+    :ivar picture: what it was like when it was last asked; there when it has ended.
+    :ivar closed: it accepts nobody any more.
+    """
+
+    def __init__(
+        self, number: int, release: Origin, sockets: Sequence[Kept], staff: Staff, surroundings: Surroundings
+    ) -> None:
+        self.number = number
+        self.release = release
+        self.sockets = list(sockets)
+        self.state = STARTING
+        self.word: dict[str, Any] | None = None
+        self.status: int | None = None
+        self.why = ""
+        self.picture: dict[str, Any] = {}
+        self.closed = False
+        self._staff = staff
+        self._since: float | None = None
+        self._until: float | None = None
+        self._deaf: IDelayedCall | None = None
+        self._clock = surroundings.clock
+        with ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            self.line = Line(ours)
+            undo.callback(self.line.close)
+            with theirs:
+                control, its_control = socket.socketpair()
+                undo.callback(control.close)
+                with its_control:
+                    process = self._spawn(surroundings.spawn, theirs.fileno(), its_control.fileno())
+            undo.callback(_end, process)
+            self.pid = process.pid
+            self.asking = Asking(surroundings.reactor, surroundings.clock, control)
+            undo.callback(self.asking.close)
+            self.line.heard, self.line.lost = self._heard, self._lost
+            self._say_sockets(self.sockets, pid=os.getpid())
+            self.line.watch(surroundings.reactor)
+            self.child = Child(surroundings.reactor, process, self._ended)
+            undo.pop_all()
+
+    def _spawn(
+        self, spawn: Callable[..., subprocess.Popen[bytes]], line: int, control: int
+    ) -> subprocess.Popen[bytes]:
+        release = self.release
+        said = {"number": self.number, "line": line, "control": control, "directory": release.application}
+        return spawn(
+            release.program(),
+            cwd=release.directory,
+            env={**release.environment, VARIABLE: json.dumps(said)},
+            stdin=subprocess.DEVNULL,
+            pass_fds=(line, control),
+            start_new_session=True,  # so that Ctrl-C is the supervisor's alone
+        )
+
+    def __str__(self) -> str:
+        return f"worker {self.number}, process {self.pid}"
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it has ever accepted."""
+        return self._since is not None
+
+    @property
+    def served_for(self) -> float:
+        """Seconds since it accepts, until it has ended; 0 if it has not yet."""
+        if self._since is None:
+            return 0.0
+        return float((self._clock.seconds() if self._until is None else self._until) - self._since)
+
+    @property
+    def lost(self) -> int:
+        """How many exchanges it had in flight when it was last asked, if it had no time for a last word."""
+        return 0 if self.word is not None else int(self.picture.get("in_flight_count", 0))
+
+    # -- what it is told ----------------------------------------------------------------------------------
+
+    def _say_sockets(self, sockets: Sequence[Kept], **values: Any) -> None:
+        for first in range(0, max(1, len(sockets)), AT_ONCE):
+            some = sockets[first : first + AT_ONCE]
+            self.line.say(
+                "sockets",
+                [one.bound.socket.fileno() for one in some],
+                protocol=PROTOCOL,
+                sockets=[{"key": one.key, "name": one.bound.name} for one in some],
+                more=first + AT_ONCE < len(sockets),
+                **values,
+            )
+
+    def accept(self) -> None:
+        """Have it accept."""
+        self.line.say("accept")
+
+    def accept_also(self, sockets: Sequence[Kept]) -> None:
+        """Have it accept from these, too."""
+        more = [one for one in sockets if one not in self.sockets]
+        if more:
+            self.sockets += more
+            self._say_sockets(more)
+
+    def release_sockets(self, sockets: Sequence[Kept]) -> None:
+        """Have it let go of these: another worker accepts from them."""
+        self.sockets = [one for one in self.sockets if one not in sockets]
+        self.line.say("release", keys=_keys(sockets))
+
+    def succeeded(self, pid: int, handed: Sequence[Kept], alone: Sequence[Kept] = ()) -> None:
+        """Have it drain: another process accepts.
+
+        :param pid: that process.
+        :param handed: from these.
+        :param alone: of the others, what nobody else holds.
+        """
+        if self.state == SERVING:
+            self.state = LEAVING
+        self.line.say("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone))
+
+    def close(self, pid: int, alone: Sequence[Kept] = ()) -> None:
+        """Answer its question.
+
+        :param pid: who accepts instead; 0 for nobody.
+        :param alone: what nobody else holds.
+        """
+        self.line.say("close", pid=pid, alone=_keys(alone))
+
+    def ask(
+        self, method: str, target: str, values: dict[str, Any] | None = None, timeout: float = ANSWERS_IN
+    ) -> Deferred[Any]:
+        """Ask at its control; fails with a :class:`~graceful.control.client.ClientError`."""
+        return self.asking.ask(method, target, values, timeout)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal; its number cannot be another's before it was waited for."""
+        if self.status is None:
+            os.kill(self.pid, number)
+
+    def kill(self, why: str) -> None:
+        """End it before it accepts, and believe nothing more of it.
+
+        :param why: for people.
+        """
+        self.why, self.state = why, LEAVING
+        self.send_signal(signal.SIGKILL)
+
+    # -- what it says -------------------------------------------------------------------------------------
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        word = message.pop("word")
+        if word == "gone":
+            self.word = message
+        elif word == "failed":
+            self.why = str(message.get("why"))
+        elif self.state == GONE:
+            pass  # it was about to, and has died
+        elif word == "ready" and self.state == STARTING:
+            self.state = READY
+            self._staff.ready(self)
+        elif word == "accepts" and self.state == READY:
+            self.state, self._since = SERVING, self._clock.seconds()
+            self._staff.accepts(self)
+        elif word == "closing":
+            self._staff.closing(self)
+        elif word == "closed":
+            self.closed = True
+            self._staff.closed(self)
+
+    def _lost(self) -> None:
+        """It can be heard no more: mostly because it dies, which is known in a moment."""
+        self._deaf = self._clock.callLater(DIES_IN, self._is_deaf)
+
+    def _is_deaf(self) -> None:
+        """It lives; one that serves has lost us as well, and stops."""
+        self._deaf = None
+        if self.state in (STARTING, READY):
+            self.kill("it can be heard no more")
+        else:
+            self._staff.closing(self)
+
+    def _ended(self, child: Child, status: int) -> None:
+        self.state, self.status, self.closed, self._until = GONE, status, True, self._clock.seconds()
+        self.line.hear_out()
+        self.asking.close()
+        if self._deaf is not None:
+            self._deaf.cancel()
+            self._deaf = None
+        self._staff.ended(self)
+
+    def how(self) -> str:
+        """How it has ended, for people."""
+        if self.why:
+            return self.why
+        assert self.status is not None
+        return f"signal {-self.status}" if self.status < 0 else f"exit status {self.status}"
+
+
+def _keys(sockets: Sequence[Kept]) -> list[int]:
+    return [one.key for one in sockets]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
