@@ -46,7 +46,13 @@ def _lazily(module: str, name: str) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from importlib import import_module
 
-        command: Run = getattr(import_module(f"graceful.commands.{module}"), name)
+        try:
+            command: Run = getattr(import_module(f"graceful.commands.{module}"), name)
+        except ModuleNotFoundError as missing:
+            if (missing.name or "").partition(".")[0] != "rich":
+                raise
+            say(f"{name} needs the package rich: pip install 'graceful[cli]'")
+            return UNREACHABLE
         return command(arguments)
 
     return run

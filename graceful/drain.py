@@ -2,17 +2,320 @@
 
 Who stops a server wants three things of it: to begin, at most once; to know when the next deadline comes, also
 before it is certain; and to be told when it is over, however often and however late he asks.  The order of the
-steps, and what each of them waits for, is the chain's (:mod:`graceful.chain`).
+steps, and what each of them waits for, is the chain's (:mod:`graceful.drain`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Final, Protocol
 
+from attrs import define, field, frozen
+from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from graceful.chain import Core, Drainable, Inputs, Machine
+
+class Drainable(Protocol):
+    """What a drain works on, in the order of its calls.  Reactor thread."""
+
+    def going_down(self) -> None:
+        """The balancer shall look elsewhere; everything is still accepted and served as always."""
+
+    def last_requests(self, quiet: bool) -> None:
+        """From now on every answer is its connection's last.
+
+        :param quiet: nobody sends requests on idle connections any more: they may be closed at once.
+        """
+
+    def close_listeners(self) -> Deferred[None]:
+        """Close the listening sockets; fire when all are closed and have been said to be."""
+
+    def all_gone(self) -> Deferred[None]:
+        """Fire when nothing is in flight and no connection is left."""
+
+    def left(self) -> bool:
+        """Whether anything is left, but for what is spared until the second deadline."""
+
+    def spared(self) -> bool:
+        """Whether anything is left that is spared until the second deadline."""
+
+    def take_down(self, everything: bool) -> Deferred[None]:
+        """End what is left, as honestly as can be; fire when nothing more can be done.
+
+        :param everything: also what is otherwise spared.
+        """
+
+    def gone(self, seconds: float) -> Deferred[None]:
+        """The drain is over; fire when what follows it is, too.
+
+        :param seconds: how long it took.
+        """
+
+
+class Inputs(Protocol):
+    """What can happen to a drain."""
+
+    def begin(self, quiet: bool) -> None:
+        """Somebody wants the server to stop."""
+
+    def hurry(self) -> None:
+        """Somebody wants it to stop waiting."""
+
+    def waddled(self) -> None:
+        """The balancer has had its time to notice."""
+
+    def closed(self) -> None:
+        """The listening sockets are closed."""
+
+    def emptied(self) -> None:
+        """Nothing is left to wait for."""
+
+    def overdue(self) -> None:
+        """The deadline has come."""
+
+    def ended(self) -> None:
+        """The takedown is through."""
+
+    def spared(self) -> None:
+        """The takedown is through, and has left what has more time."""
+
+
+@define(eq=False)
+class Core:
+    """What the machine works with.
+
+    :ivar clock: times the deadlines; monotonic.
+    :ivar lame_duck: how long to go on accepting while the balancer is told to look elsewhere, seconds.
+    :ivar deadline: how long to wait for exchanges after the sockets are closed, seconds.
+    :ivar download_deadline: likewise, for what is spared at the deadline.
+    :ivar began: when the drain began, seconds of the clock; None before.
+    :ivar closed: when the sockets were closed, seconds of the clock; None before.
+    :ivar state: the state's name, for people and the status.
+    :ivar hurried: nobody shall be waited for.
+    :ivar quiet: nobody sends requests on idle connections any more.
+    :ivar passed: the first deadline has come.
+    :ivar over: there is nothing left to wait for.
+    :ivar entered: called with the name of each state that is entered.
+    """
+
+    clock: IReactorTime
+    work: Drainable
+    deadline: float
+    download_deadline: float
+    lame_duck: float = 0.0
+    began: float | None = None
+    closed: float | None = None
+    state: str = "serving"
+    hurried: bool = False
+    quiet: bool = False
+    over: bool = False
+    passed: bool = False
+    timer: IDelayedCall | None = None
+    machine: Any = None
+    waiting: list[Deferred[None]] = field(factory=list)
+    entered: Callable[[str], object] = lambda state: None
+
+    def enter(self, state: str) -> None:
+        """Be in another state, and say so."""
+        self.state = state
+        self.entered(state)
+
+    def close(self) -> None:
+        """Close the door first: a wait while requests still come in has no end."""
+        self.enter("closing")
+        self.work.last_requests(self.quiet)
+        self.work.close_listeners().addCallback(lambda ignored: self.machine.closed())
+
+    def wait(self) -> None:
+        """Sockets are closed: wait for what is left, until the deadline."""
+        self.enter("finishing")
+        if self.closed is None:
+            self.closed = self.clock.seconds()
+        self.set_timer()
+        self.work.all_gone().addCallback(lambda ignored: self.machine.emptied())
+
+    def until(self, spared: bool) -> float:
+        """When a deadline comes, seconds of the clock.
+
+        :param spared: the second one.
+        """
+        assert self.closed is not None
+        return self.closed + (max(self.deadline, self.download_deadline) if spared else self.deadline)
+
+    def set_timer(self) -> None:
+        """Have a look when the next deadline comes."""
+        self.stop_timer()
+        until = self.until(self.second())
+        delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
+        self.timer = self.clock.callLater(delay, self.deadline_came)
+
+    def stop_timer(self) -> None:
+        """No deadline matters any more, or another one does."""
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+
+    def deadline_came(self) -> None:
+        """It concerns nobody if there is nothing left but what has more time."""
+        self.passed = self.clock.seconds() >= self.until(False)
+        if self.everything() or self.work.left():
+            self.machine.overdue()
+        else:
+            self.set_timer()
+
+    def second(self) -> bool:
+        """Whether the deadline that comes next is the second: the first has come, and was not put off since."""
+        return self.passed and self.clock.seconds() >= self.until(False)
+
+    def everything(self) -> bool:
+        """Whether nothing is spared any more."""
+        return self.hurried or self.clock.seconds() >= self.until(True)
+
+    def take_down(self) -> None:
+        """What is still there has had its time."""
+        self.enter("takedown")
+        self.stop_timer()
+        self.work.take_down(self.everything()).addCallback(self.took_down)
+
+    def took_down(self, ignored: object) -> None:
+        """Something may have been spared."""
+        if self.work.spared() and not self.everything():
+            self.machine.spared()
+        elif self.work.spared():
+            self.take_down()
+        else:
+            self.machine.ended()
+
+    def finish(self) -> None:
+        """Everything has ended, one way or the other."""
+        self.enter("gone")
+        self.stop_timer()
+        assert self.began is not None
+        self.work.gone(self.clock.seconds() - self.began).addCallback(self.left_behind)
+
+    def left_behind(self, ignored: object) -> None:
+        """Nothing is left to do."""
+        self.over = True
+        for waiter in self.waiting:
+            waiter.callback(None)
+        self.waiting.clear()
+
+
+builder = TypeMachineBuilder(Inputs, Core)
+serving = builder.state("serving")
+lame_duck = builder.state("lame_duck")
+closing = builder.state("closing")
+finishing = builder.state("finishing")
+takedown = builder.state("takedown")
+gone = builder.state("gone")
+
+
+@serving.upon(Inputs.begin).to(lame_duck)
+def begin(inputs: Inputs, core: Core, quiet: bool) -> None:
+    """Tell the balancer, and give it the time to notice; if it is known to be quiet, it needs none."""
+    core.enter("lame-duck")
+    core.began = core.clock.seconds()
+    core.quiet = quiet
+    core.work.going_down()
+    if core.lame_duck > 0 and not quiet:
+        core.timer = core.clock.callLater(core.lame_duck, inputs.waddled)
+    else:
+        inputs.waddled()
+
+
+@lame_duck.upon(Inputs.begin).loop()
+def begin_again_as_lame_duck(inputs: Inputs, core: Core, quiet: bool) -> None:
+    """A second request to stop changes nothing, unless it knows that the balancer has noticed."""
+    if quiet:
+        core.quiet = True
+        inputs.waddled()
+
+
+@lame_duck.upon(Inputs.waddled).to(closing)
+def noticed(inputs: Inputs, core: Core) -> None:
+    """Nobody should come any more; who does is still served."""
+    core.stop_timer()
+    core.close()
+
+
+@lame_duck.upon(Inputs.hurry).to(closing)
+def hurry_as_lame_duck(inputs: Inputs, core: Core) -> None:
+    """Do not wait for anybody, but close the sockets in order all the same."""
+    core.hurried = core.quiet = True
+    noticed(inputs, core)
+
+
+@closing.upon(Inputs.begin).loop()
+@finishing.upon(Inputs.begin).loop()
+@takedown.upon(Inputs.begin).loop()
+def begin_again(inputs: Inputs, core: Core, quiet: bool) -> None:
+    """A second request to stop changes nothing, but it may know that the balancer is quiet."""
+    if quiet:
+        core.work.last_requests(quiet)
+
+
+@serving.upon(Inputs.hurry).to(closing)
+def hurry_from_serving(inputs: Inputs, core: Core) -> None:
+    """Do not wait for anybody, but close the sockets in order all the same."""
+    core.hurried = core.quiet = True
+    core.began = core.clock.seconds()
+    core.work.going_down()
+    core.close()
+
+
+@closing.upon(Inputs.hurry).loop()
+def hurry_while_closing(inputs: Inputs, core: Core) -> None:
+    """The sockets are nearly closed; the takedown follows at once."""
+    core.hurried = True
+
+
+@closing.upon(Inputs.closed).to(finishing)
+def sockets_closed(inputs: Inputs, core: Core) -> None:
+    """The deadline counts from here."""
+    core.wait()
+
+
+@finishing.upon(Inputs.emptied).to(gone)
+def all_finished(inputs: Inputs, core: Core) -> None:
+    """The good end."""
+    core.finish()
+
+
+@finishing.upon(Inputs.overdue).to(takedown)
+def too_late(inputs: Inputs, core: Core) -> None:
+    """What is still there is taken down."""
+    core.take_down()
+
+
+@finishing.upon(Inputs.hurry).to(takedown)
+@takedown.upon(Inputs.hurry).loop()
+def hurry(inputs: Inputs, core: Core) -> None:
+    """So is what would be spared; if a takedown is under way, by another one after it."""
+    core.hurried = True
+    if core.state != "takedown":
+        core.take_down()
+
+
+@takedown.upon(Inputs.spared).to(finishing)
+def something_was_spared(inputs: Inputs, core: Core) -> None:
+    """Wait for it, with the deadline that it has."""
+    core.wait()
+
+
+@takedown.upon(Inputs.ended).to(gone)
+def taken_down(inputs: Inputs, core: Core) -> None:
+    """The other end."""
+    core.finish()
+
+
+# What comes too late changes nothing.
+for late in (takedown, gone):
+    late.upon(Inputs.emptied).loop().returns(None)
+    late.upon(Inputs.overdue).loop().returns(None)
+gone.upon(Inputs.hurry).loop().returns(None)
+gone.upon(Inputs.begin).loop().returns(None)
+
+Machine = builder.build()
 
 
 class Drain:
@@ -111,3 +414,31 @@ class Drain:
     def hurry(self) -> None:
         """Take down at once what is still there.  Reactor thread."""
         self._machine.hurry()
+
+
+#: States of an instance that gives its path to a newcomer.
+LEAVING: Final = ("closing", "finishing", "takedown", "gone")
+
+
+#: States in which nobody accepts any more.
+CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
+
+
+@frozen
+class Ending:
+    """How a drain has gone.
+
+    :ivar exit_status: the process's, or what it would be.
+    :ivar seconds: how long the drain took.
+    :ivar finished: exchanges that ended by themselves in it.
+    :ivar taken_down: exchanges that were interrupted.
+    :ivar abandoned: threads that did not end.
+    :ivar reports: the ids of the reports on what was interrupted.
+    """
+
+    exit_status: int
+    seconds: float
+    finished: int
+    taken_down: int
+    abandoned: int
+    reports: tuple[str, ...] = ()

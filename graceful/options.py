@@ -38,10 +38,10 @@ from graceful.config.option_table import (
 )
 from graceful.config.settings import STANDARD_OUTPUT, BadSetting, Settings
 from graceful.logs import twistd_log as logs
+from graceful.process.origin import VARIABLE, Origin
 from graceful.process.pidfile import PidFile, PidFileBusy, PidFileError
 from graceful.process.startup import Startup
 from graceful.sockets.binding import activation
-from graceful.takeover.reload import VARIABLE, Origin
 from graceful.workers.parent import VARIABLE as WORKER
 from graceful.workers.parent import Post, PostError
 

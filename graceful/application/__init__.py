@@ -1,1 +1,1 @@
-"""What an application may ask of the server: its time limits, its exchange, hooks at a drain; and how it is imported."""
+"""What an application may ask of the server: time limits, the exchange, hooks at a drain; and how it is imported."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from graceful.control.client import Client, ClientError, NobodyThere
-from graceful.control.control_socket import LEAVING, beside
+from graceful.control.client import Client, NobodyThere
+from graceful.control.discovery import connect_beside
 
 #: Exit statuses: it is done; it cannot be done; the server cannot be asked; it has ended without a last word.
 DONE: Final = 0
@@ -58,32 +58,6 @@ def connect(path: str) -> Client:
         for other in others:
             other.close()
         raise
-
-
-def connect_beside(path: str) -> list[Client]:
-    """Connect to the servers at `PATH.<pid>`: those that have given the path up, or have never had it."""
-    found = []
-    for other in beside(path):
-        try:
-            found.append(Client(other))
-        except NobodyThere:
-            pass  # it was killed, and its file is left
-    return found
-
-
-def connect_leaving(path: str) -> list[Client]:
-    """Connect to the servers beside a path that are on their way out."""
-    found = []
-    for client in connect_beside(path):
-        try:
-            on_its_way = client.get("/status?limit=0")["state"] in LEAVING
-        except ClientError:
-            on_its_way = False  # it has just ended, or is none of ours
-        if on_its_way:
-            found.append(client)
-        else:
-            client.close()
-    return found
 
 
 def exchange_id(text: str) -> str:

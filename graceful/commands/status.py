@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import Any, Final
+from typing import Any
 
-from graceful.commands.common import DONE, FAILED, connect_beside, control_path, say
+from graceful.commands.common import DONE, FAILED, control_path, say
 from graceful.control.client import Client, ClientError, NobodyThere
-
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+from graceful.control.discovery import connect_beside
+from graceful.humanize import duration, size
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -111,21 +111,3 @@ def sent_of(exchange: dict[str, Any]) -> str:
     if not total:
         return size(exchange["bytes_sent"])
     return f"{size(exchange['bytes_sent'])} of {size(total)} ({100 * exchange['bytes_sent'] // total} %)"
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -12,8 +12,9 @@ import os
 import select
 from typing import Any, Final
 
-from graceful.commands.common import DONE, VANISHED, connect, connect_leaving, control_path, say
+from graceful.commands.common import DONE, VANISHED, connect, control_path, say
 from graceful.control.client import ANSWERS_IN, Client, ClientError, NobodyThere, Vanished, process_descriptor
+from graceful.control.discovery import connect_leaving
 
 #: Seconds that a process has to be gone after its last word; its own watchdog gives it less.
 LEAVES_IN: Final = 10.0

@@ -1,17 +1,71 @@
-"""`graceful top`: what is in flight, live in a terminal."""
+"""`graceful top`: what is in flight, live in a terminal; drawn with `rich`, which comes with the extra `cli`."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from typing import Any, Final
 
-from graceful.commands.common import UNREACHABLE, say
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from graceful.commands.common import DONE, connect, control_path
+from graceful.commands.status import row_of, worker_of
+from graceful.control.client import Client, Vanished
+from graceful.humanize import duration
+
+_STYLES: Final = {"serving": "bold green", "starting": "bold cyan", "takedown": "bold red", "gone": "bold"}
+_FASTEST: Final = 0.1
 
 
 def top(arguments: argparse.Namespace) -> int:
-    """Show the status until the server is gone, or Ctrl-C."""
-    try:
-        from graceful.commands import screen
-    except ImportError:
-        say("top needs the package rich: pip install 'graceful[cli]'")
-        return UNREACHABLE
-    return screen.show(arguments)
+    """Show a server's status until the server is gone, or Ctrl-C."""
+    console = Console()
+    with connect(control_path(arguments)) as client:
+        try:
+            with Live(picture(_look(client, console)), console=console, screen=console.is_terminal) as live:
+                while True:
+                    time.sleep(max(_FASTEST, arguments.interval))
+                    live.update(picture(_look(client, console)), refresh=True)
+        except Vanished:
+            console.print("the server is gone")
+        except KeyboardInterrupt:
+            pass
+    return DONE
+
+
+def _look(client: Client, console: Console) -> dict[str, Any]:
+    room = max(1, console.height - 6)
+    status: dict[str, Any] = client.get(f"/status?limit={room}")
+    status["in_flight"] = status["in_flight"][: max(1, room - len(status.get("workers", ())))]
+    return status
+
+
+def picture(status: dict[str, Any]) -> RenderableType:
+    """What is on the screen."""
+    head = Text.assemble(
+        (f" {status['state']} ", f"reverse {_STYLES.get(status['state'], 'bold yellow')}"),
+        f"  process {status['pid']}",
+        f"  version {status['app_version']}" if status["app_version"] else "",
+        "  out of the rotation" if status["rotation"] == "away" else "",
+        (f"  deadline in {duration(status['deadline'])}", "bold") if status["deadline"] is not None else "",
+    )
+    threads, connections = status["threads"], status["connections"]
+    facts = Text(
+        f" in flight {status['in_flight_count']}   threads {threads['busy']}/{threads['size']}   "
+        f"waiting {threads['queued']}   connections {connections['busy']} busy, {connections['idle']} idle   "
+        f"finished {status['finished']}   taken down {status['taken_down']}"
+    )
+    sockets = Text(" " + "   ".join(f"{socket['name']} {socket['state']}" for socket in status["sockets"]), "dim")
+    workers = [Text(f" worker {worker_of(worker)}", "dim") for worker in status.get("workers", ())]
+    table = Table(box=None, expand=True, header_style="dim")
+    for title in ("id", "age"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("phase", "sent", "thread", "peer"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("request", no_wrap=True, ratio=1)
+    for exchange in status["in_flight"]:
+        table.add_row(*(Text(cell) for cell in row_of(exchange)))
+    return Group(head, facts, sockets, *workers, table)

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from graceful.web.limits import Limit
+from graceful.config.values import Limit
 
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?")

@@ -18,11 +18,9 @@ from typing import Any, Final
 from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
-from graceful.downloads.targets import BadTarget, parse_mapping
+from graceful.config.values import UNIX, BadTarget, Limit, parse_mapping, parse_network
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.address import parse as parse_address
-from graceful.web.limits import Limit
-from graceful.web.proxies import UNIX, parse_network
 
 STANDARD_OUTPUT: Final = "-"
 YEAR: Final = 365 * 86_400
@@ -214,8 +212,8 @@ class Settings:
         second longer, so that a request sent in the last moment is still answered.
     :ivar header_timeout: seconds within which the head of a request must be complete.
     :ivar send_timeout: seconds for which a client may neither take nor send anything in the middle of a body.
-    :ivar request_timeout: how long an exchange may run (see :class:`graceful.web.limits.Limit`): the application is
-        told, and a while later it is taken down.
+    :ivar request_timeout: how long an exchange may run (see :class:`graceful.config.values.Limit`): the application
+        is told, and a while later it is taken down.
     :ivar max_body: bytes of the largest request body that is taken; a larger one is answered with 413.
     :ivar download: paths that are served without the application: `/files=http://librarian:58000/`, or a directory.
     :ivar internal_download: likewise, what the application's `X-Accel-Redirect` may name.

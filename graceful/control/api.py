@@ -39,15 +39,16 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from graceful.control.control_socket import LEAVING
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, Reading, limit_of
-from graceful.control.telling import Telling
+from graceful.control.status import Telling
+from graceful.drain import LEAVING
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 
 log = Logger(namespace="graceful")
+
 
 _CREDENTIALS: Final = struct.Struct("3i")
 

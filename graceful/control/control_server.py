@@ -19,23 +19,24 @@ from graceful.config.settings import Settings
 from graceful.control.api import Control, Orders
 from graceful.control.client import Client, ClientError
 from graceful.control.control_site import FOR_EVER, STAY, Door
-from graceful.control.control_socket import ControlSocket, beside
+from graceful.control.control_socket import ControlSocket
+from graceful.control.discovery import beside
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import Reading
 from graceful.control.same_origin import Origin
-from graceful.control.status import Ending
-from graceful.control.telling import Telling
+from graceful.control.status import Telling
+from graceful.drain import Ending
 from graceful.process.clock import on
 from graceful.process.systemd import Notify
 from graceful.sockets.address import Address, parse
-from graceful.sockets.binding import BindError, BoundSocket, bind
-from graceful.takeover.offers import CONTROL, STATUS
+from graceful.sockets.binding import CONTROL, STATUS, BindError, BoundSocket, bind
 from graceful.takeover.predecessor import Predecessor
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 
 log = Logger(namespace="graceful")
+
 
 #: Seconds between two pictures for those who look.
 TICK: Final = 1.0

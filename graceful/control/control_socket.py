@@ -15,10 +15,8 @@ Everything here but `release` and `remove` blocks, briefly, and is called during
 from __future__ import annotations
 
 import fcntl
-import glob
 import grp
 import os
-import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -28,13 +26,13 @@ from typing import Final
 from twisted.logger import Logger
 
 from graceful.control.client import Client, ClientError, NobodyThere
+from graceful.control.discovery import beside
+from graceful.drain import LEAVING
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.binding import inode_of
 
 log = Logger(namespace="graceful")
 
-#: States of an instance that gives its path to a newcomer.
-LEAVING: Final = ("closing", "finishing", "takedown", "gone")
 
 #: Connections that may wait until they are accepted.
 BACKLOG: Final = 128
@@ -227,13 +225,6 @@ class ControlSocket:
     def _ours(self, path: str) -> bool:
         """Whether what is at a path is what we have bound; in a process forked from us, nothing is."""
         return self._inode is not None and self._pid == os.getpid() and inode_of(path) == self._inode
-
-
-def beside(path: str) -> list[str]:
-    """Return the paths `PATH.<pid>` of instances that have given a control path up, or have never had it."""
-    pattern = re.compile(re.escape(path) + r"\.[0-9]+")
-    found = [other for other in glob.glob(f"{glob.escape(path)}.*") if pattern.fullmatch(other)]
-    return sorted(found, key=lambda other: (len(other), other))
 
 
 def _holder(path: str) -> tuple[int, str] | None:

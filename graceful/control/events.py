@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from graceful.control.telling import Telling
+from graceful.control.status import Telling
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 
 MOST: Final = 200

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from graceful import __version__
 from graceful.control.counters import BOUNDS, CLASSES
-from graceful.control.telling import Telling
+from graceful.control.status import Telling
 
 STATES: Final = ("starting", "serving", "lame-duck", "closing", "finishing", "takedown", "gone")
 
@@ -47,7 +47,7 @@ class Metrics:
     def render(self, told: dict[str, Any]) -> bytes:
         """The text.
 
-        :param told: what the status says, as :meth:`graceful.control.telling.Telling.picture` has it.
+        :param told: what the status says, as :meth:`graceful.control.status.Telling.picture` has it.
         """
         client, self._told = _client(), told
         if self._registry is None:

@@ -22,14 +22,15 @@ from graceful.control.client import ClientError, Refused, Silent
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.same_origin import Origin
-from graceful.control.status import CLOSED_SINCE
+from graceful.control.status import Telling
 from graceful.control.status_page import PAGE, PAGE_FIELDS
-from graceful.control.telling import Telling
+from graceful.drain import CLOSED_SINCE
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.interfaces import IHandler
 from graceful.web.response_headers import reason
 
 log = Logger(namespace="graceful")
+
 
 JSON: Final = "application/json; charset=utf-8"
 WAITED_FOR: Final = ("closed", "gone")

@@ -15,8 +15,29 @@ from typing import Any
 
 from graceful.deploy import DeployError
 from graceful.deploy.balancer import Found
-from graceful.deploy.ledger import Ledger
 from graceful.deploy.plan import Plan
+
+
+class Ledger:
+    """What has to be put back, and how; kept where an interrupted deploy leaves it for the next.
+
+    This one forgets; :class:`graceful.deploy.journal.Journal` does not.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Found]] = {}
+
+    def recall(self, name: str) -> dict[str, Found]:
+        """How the servers of an instance were found, by an earlier deploy that has not put them back."""
+        return dict(self._found.get(name, {}))
+
+    def remember(self, name: str, found: dict[str, Found]) -> None:
+        """It is about to be changed."""
+        self._found[name] = dict(found)
+
+    def forget(self, name: str) -> None:
+        """It is as it was found."""
+        self._found.pop(name, None)
 
 
 class JournalError(DeployError):

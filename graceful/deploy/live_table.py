@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from graceful.commands.status import duration
 from graceful.deploy.progress import Lines
 from graceful.deploy.rollout import Rollout
+from graceful.humanize import duration
 
 _STYLES: Final = {
     "failed": "bold red",

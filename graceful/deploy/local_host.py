@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from graceful.commands.common import connect_beside
 from graceful.control.client import Client, ClientError, NobodyThere, process_descriptor
-from graceful.control.control_socket import LEAVING
+from graceful.control.discovery import connect_beside
 from graceful.deploy.host import Process, ProcessError, Reply
 from graceful.deploy.plan import Plan
+from graceful.drain import LEAVING
 
 #: Seconds that a server has to say how it is.
 STATUS_IN: Final = 1.0

@@ -17,7 +17,7 @@ from attrs import define
 
 from graceful.deploy.balancer import IRuntime
 from graceful.deploy.host import Host
-from graceful.deploy.ledger import Ledger
+from graceful.deploy.journal import Ledger
 from graceful.deploy.old_process import Leaver
 from graceful.deploy.plan import Plan
 from graceful.deploy.rollout import Rollout, Steps, Tell

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, TextIO
 
-from graceful.commands.status import duration
+from graceful.humanize import duration
 
 _LOUD: Final = ("failed", "killed", "warning", "interrupted", "rolled back")
 

@@ -29,7 +29,7 @@ from graceful.deploy import DeployError
 from graceful.deploy.balancer import Found, IRuntime, Place, Places
 from graceful.deploy.haproxy import Unreachable
 from graceful.deploy.host import Command, Host, Process, ProcessError
-from graceful.deploy.ledger import Ledger
+from graceful.deploy.journal import Ledger
 from graceful.deploy.old_process import Leaver
 from graceful.deploy.plan import Instance, Plan
 

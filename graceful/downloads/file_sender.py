@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 

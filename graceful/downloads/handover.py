@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from tempfile import _TemporaryFileWrapper
 from typing import Any, Final
 
+from graceful.config.values import Mapping
 from graceful.downloads.files import OpenFile, look_at, open_file
 from graceful.downloads.headers import answer_of, as_it_is, judged
 from graceful.downloads.parked import Parked
 from graceful.downloads.parking_lot import Lot
 from graceful.downloads.sender import Go, Sender
-from graceful.downloads.targets import Mapping, Refused, Url, resolve
+from graceful.downloads.targets import Refused, Url, resolve
 from graceful.downloads.token import HEADER, Download, claim
 from graceful.web.exchange import PARKED, Exchange
 from graceful.web.response_headers import reason

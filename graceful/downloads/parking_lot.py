@@ -23,6 +23,7 @@ from graceful.web.interfaces import IAnswerer
 
 log = Logger(namespace="graceful")
 
+
 SPREAD: Final = 1.0
 LATE: Final = (1.0, 2.0)
 HELD: Final = 1 << 18

@@ -9,14 +9,16 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from graceful.config.values import Mapping
 from graceful.downloads.file_sender import FileTransfer
 from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.headers import Answer, judged
 from graceful.downloads.sender import Sender
-from graceful.downloads.targets import File, Mapping, Refused, Url, resolve
+from graceful.downloads.targets import File, Refused, Url, resolve
 from graceful.web.exchange import DOWNLOADING, Exchange
 
 log = Logger(namespace="graceful")
+
 
 ALLOWED: Final = ("GET", "HEAD")
 

@@ -31,6 +31,7 @@ from graceful.web.interfaces import IAnswerer
 
 log = Logger(namespace="graceful")
 
+
 HIGH: Final = 1 << 16
 PAUSES: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
 PROGRESS: Final = 1 << 20

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 Go = Callable[[], object]
 
 

@@ -12,18 +12,14 @@ import os
 import re
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 from attrs import frozen
 
+from graceful.config.values import _VISIBLE, Mapping
+
 _SAFE: Final = "!$&'()*+,;=:@~"
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
-_VISIBLE: Final = re.compile(r"[!-~]*\Z")
-_PREFIX: Final = re.compile(r"(/[A-Za-z0-9\-._~+@]+)+\Z")
-
-
-class BadTarget(ValueError):
-    """A mapping on the command line that cannot be used.  Its text says what is expected."""
 
 
 class Refused(Exception):
@@ -53,43 +49,6 @@ class Url:
 
 
 Target = File | Url
-
-
-@frozen
-class Mapping:
-    """A prefix of paths, and what is there.
-
-    :ivar prefix: such as `/files`, without a slash at its end.
-    :ivar base: a URL or a directory, likewise.
-    :ivar remote: whether it is a URL.
-    """
-
-    prefix: str
-    base: str
-    remote: bool
-
-
-def parse_mapping(text: str) -> Mapping:
-    """Read `/PREFIX=URL-or-DIRECTORY`.
-
-    :raises BadTarget: it is none.
-    """
-    prefix, equals, base = text.partition("=")
-    prefix = prefix.rstrip("/")
-    if not equals or not _PREFIX.match(prefix) or {".", ".."} & set(prefix.split("/")):
-        raise BadTarget("expected /PREFIX=URL or /PREFIX=DIRECTORY, such as /files=http://librarian:58000/")
-    if "://" in base:
-        try:
-            parts = urlsplit(base)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or parts.query or parts.fragment or parts.username is not None or not _VISIBLE.match(base):
-            raise BadTarget("expected a URL of http or https, with a host, without user, query and fragment")
-        return Mapping(prefix, base.rstrip("/"), True)
-    if not os.path.isdir(base):
-        raise BadTarget("expected a URL, or a directory, which this is not")
-    return Mapping(prefix, os.path.abspath(base), False)
 
 
 def resolve(mappings: Iterable[Mapping], path: str) -> Target | None:

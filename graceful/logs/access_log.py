@@ -28,6 +28,7 @@ from graceful.logs.access_lines import Finished, format_lines
 
 log = Logger(namespace="graceful")
 
+
 STANDARD_OUTPUT: Final = "-"
 
 IDLE_INTERVAL: Final = 0.25

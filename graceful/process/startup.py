@@ -40,6 +40,7 @@ from twisted.python.failure import Failure
 
 log = Logger(namespace="graceful")
 
+
 _STOPPERS: Final = (signal.SIGTERM, signal.SIGINT)
 
 

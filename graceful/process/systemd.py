@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 log = Logger(namespace="graceful")
 
+
 #: Seconds that systemd shall wait past our own last limit.
 AFTER_US: Final = 5.0
 

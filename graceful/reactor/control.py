@@ -16,13 +16,13 @@ from graceful.config.settings import Settings
 from graceful.control.control_server import Desk
 from graceful.control.control_socket import ControlError, ControlSocket
 from graceful.control.health import Health
-from graceful.control.status import Ending, Status
-from graceful.drain import Drain
+from graceful.drain import Drain, Ending
 from graceful.process.clock import MonotonicClock
 from graceful.process.systemd import Notify
 from graceful.reactor.tracking import Counted
 from graceful.reactor.transports import name_of_port
 from graceful.server.server_orders import number_of
+from graceful.server.server_status import Status
 from graceful.sockets.binding import BindError
 
 #: What is raised if control cannot be had: one line for the operator.

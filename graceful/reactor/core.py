@@ -18,6 +18,7 @@ from graceful.reactor.environment import settings_of
 from graceful.reactor.interfaces import ICountsInFlight
 from graceful.reactor.tracking import Counted
 from graceful.reactor.transports import TCPPort, TCPServer, UNIXPort, UNIXServer
+from graceful.reactor.twisted_web import kind_of
 
 if TYPE_CHECKING:
     from twisted.internet.epollreactor import EPollReactor as Stock
@@ -38,7 +39,7 @@ class GracefulReactor(Stock):
     """
 
     def __init__(self, settings: Settings | None = None, process: Process | None = None) -> None:
-        self.counted = Counted()
+        self.counted = Counted(kind_of)
         super().__init__()  # type: ignore[no-untyped-call]
         self._leaving = Leaving(self, settings if settings is not None else Settings(), self.counted, process)
         self._stoppers = Stoppers(self._leaving, self.callFromThread) if process is not None else None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 #: Seconds between two looks at idle connections in a drain.
 SWEEP: Final = 0.1
 
@@ -71,7 +72,7 @@ class Process:
 class Leaving:
     """A reactor on its way out.  Reactor thread.
 
-    It is a `graceful.chain.Drainable` and a `graceful.process.signals.Server`, and what control looks at.
+    It is a `graceful.drain.Drainable` and a `graceful.process.signals.Server`, and what control looks at.
 
     :param reactor: whose ports and connections.
     :param counted: what it counts.

@@ -32,6 +32,7 @@ from graceful.threads.stacks import stack_of
 
 log = Logger(namespace="graceful")
 
+
 LOOK_AGAIN: Final = 0.1
 
 

@@ -27,6 +27,7 @@ from graceful.web.exchange import APPLICATION, PHASES
 
 log = Logger(namespace="graceful")
 
+
 #: Seconds that a connection has to be gone once it was told to, and has nothing more to send.  Only TLS needs any: it
 #: waits for the peer to agree.
 AGREES_IN: Final = 1.0
@@ -162,6 +163,7 @@ class Watch:
 class Counted:
     """All that a reactor counts.  Reactor thread.
 
+    :param kind_of: says for a transport how its connection is watched, and which protocol is asked about it.
     :ivar ports: what listens, each with whom the reactor had called when it began to (:func:`_at_work`).
     :ivar connections: what was accepted and is open.
     :ivar issued: the last number given out.
@@ -169,7 +171,8 @@ class Counted:
     :ivar lingering: holds connections that are closed; None as long as nobody does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind_of: Callable[[Any], tuple[type[Watch], Any]]) -> None:
+        self._kind_of = kind_of
         self.ports: dict[Any, str] = {}
         self.connections: set[Any] = set()
         self.issued = 0
@@ -225,7 +228,7 @@ class Counted:
             self.lost(transport)  # somebody has taken the socket away from the reactor, to hand it to another
             return None
         try:
-            known, (kind, protocol) = self._watches.get(transport), kind_of(transport)
+            known, (kind, protocol) = self._watches.get(transport), self._kind_of(transport)
             if known is None or known.protocol is not protocol or type(known) is not kind:
                 known = self._watches[transport] = kind(self, transport, protocol)
             known.look()
@@ -295,13 +298,3 @@ class Counted:
     def _gone(self, one: Any) -> None:
         for when in self._waiting.pop(one, ()):
             when.callback(None)
-
-
-def kind_of(transport: Any) -> tuple[type[Watch], Any]:
-    """How a connection is watched, and the protocol that is spoken on it, without what is around that."""
-    from graceful.reactor.twisted_web import kind_of_http
-
-    protocol = transport.protocol
-    while getattr(protocol, "wrappedProtocol", None) is not None:
-        protocol = protocol.wrappedProtocol
-    return kind_of_http(protocol) or (Watch, protocol)

@@ -249,3 +249,11 @@ class HTTP2(Watch):
         else:
             self.protocol.transport.loseConnection()
         return taken
+
+
+def kind_of(transport: Any) -> tuple[type[Watch], Any]:
+    """How a connection is watched, and the protocol that is spoken on it, without what is around that."""
+    protocol = transport.protocol
+    while getattr(protocol, "wrappedProtocol", None) is not None:
+        protocol = protocol.wrappedProtocol
+    return kind_of_http(protocol) or (Watch, protocol)

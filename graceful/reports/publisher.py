@@ -19,6 +19,7 @@ from graceful.reports.writer import Report
 
 log = Logger(namespace="graceful")
 
+
 QUEUE: Final = 1000
 FLUSH: Final = 2.0
 

@@ -1,12 +1,11 @@
 """An instance, put together: reads like a table of contents.
 
 Bind (as root, if started so), shed privileges, import the application, build the engine, accept; and on the way
-out the chain of :mod:`graceful.chain`.  Everything that does something is in a module of its own.
+out the chain of :mod:`graceful.drain`.  Everything that does something is in a module of its own.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,29 +15,26 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from graceful.application.loading import load
 from graceful.config.settings import BadSetting, Settings
 from graceful.control.control_server import Desk
-from graceful.control.status import Status
 from graceful.drain import Drain
-from graceful.process.exit import LastLimit
+from graceful.process.own_process import Process
 from graceful.server.engine import Engine, Root
 from graceful.server.instance import Instance
 from graceful.server.server_orders import Orders
-from graceful.server.shutdown import LOOK_AGAIN, Process, Stopping
+from graceful.server.server_status import Status
+from graceful.server.shutdown import LOOK_AGAIN, Stopping
 from graceful.sockets.address import Address, parse
-from graceful.sockets.binding import BindError, BoundSocket, bind
+from graceful.sockets.binding import LISTEN, BindError, BoundSocket, bind
 from graceful.sockets.endpoint_listener import ForeignListener
 from graceful.takeover.coordinator import Takeover
-from graceful.takeover.offers import LISTEN
 from graceful.takeover.predecessor import CLOSES_IN
 from graceful.takeover.reload import Reload
 from graceful.web.interfaces import IHandler
 from graceful.web.transport_connection import ForeignFactory
-from graceful.wsgi import WSGIResource
 
 if TYPE_CHECKING:
-    from graceful.options import Options
+    pass
 
 log = Logger(namespace="graceful")
 
@@ -256,46 +252,3 @@ class AppServer(Instance):
                 bound.close()
             return DeferredList([listener.close() for listener in self._foreign]).addCallback(lambda ignored: None)
         return self._drain.begin()
-
-
-def makeService(options: Options) -> Instance:
-    """Return the service that `twistd graceful-app` runs; nothing is opened or started yet.
-
-    For `--check` it does not return: it imports the application, binds every socket, closes them again, and exits.
-    """
-
-    def root() -> Root:
-        found = load(options.application)
-        return found if IResource.providedBy(found) else WSGIResource(None, None, found)
-
-    process = Process(
-        options.startup,
-        options.pid_file,
-        options.sockets,
-        options.pid,
-        LastLimit(),
-        options.control,
-        options.owner,
-        options.takeover,
-        options.asked_at,
-        options.origin,
-    )
-    server: Instance
-    if options.post is not None:
-        from graceful.workers.worker_server import WorkerServer
-
-        server = WorkerServer(root, options.settings, process, options.post)
-    elif options.settings.workers > 1:
-        from graceful.workers.supervisor import Supervisor
-
-        server = Supervisor(options.settings, process)
-    else:
-        server = AppServer(root, options.settings, process=process)
-    if options.check:
-        with options.startup.step():
-            load(options.application)
-            server.bind()
-        options.startup.undo.close()
-        print(f"{options.application or 'the demo'} would start, at {', '.join(server.names())}")
-        sys.exit(0)
-    return server

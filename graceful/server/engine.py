@@ -17,12 +17,12 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from graceful.config.settings import HEALTH_PATH, Settings
+from graceful.config.values import parse_mapping
 from graceful.control.health import Health
 from graceful.downloads.handover import HandOver
 from graceful.downloads.parking_lot import Lot
 from graceful.downloads.prefixes import Public
 from graceful.downloads.sender import Sender
-from graceful.downloads.targets import parse_mapping
 from graceful.logs.access_log import AccessLog
 from graceful.process import gc_tuning as collector
 from graceful.process.clock import on
@@ -31,7 +31,7 @@ from graceful.sockets.binding import BoundSocket
 from graceful.sockets.endpoint_listener import ForeignListener
 from graceful.sockets.listener import Listener
 from graceful.takedown.request_timeout import Overtime
-from graceful.takedown.threads import Descents
+from graceful.takedown.thread_interrupt import Descents
 from graceful.takedown.waits import Inode, Waits
 from graceful.threads.callbacks import Aside
 from graceful.threads.disk import Crew
@@ -48,6 +48,7 @@ from graceful.web.transport_connection import ForeignFactory
 from graceful.wsgi.runner import Runner
 
 log = Logger(namespace="graceful")
+
 
 SWEEP: Final = 1.0
 SWEEP_IN_DRAIN: Final = 0.1

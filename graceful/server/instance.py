@@ -19,12 +19,12 @@ from twisted.logger import Logger
 from graceful.config.settings import Settings
 from graceful.control.control_server import Desk
 from graceful.control.control_socket import ControlSocket
-from graceful.control.telling import Telling
+from graceful.control.status import Telling
 from graceful.logs import twistd_log as logs
 from graceful.process.exit import LEAVING
+from graceful.process.own_process import Process
 from graceful.process.signals import Server, Signals
 from graceful.process.systemd import Notify
-from graceful.server.shutdown import Process
 from graceful.takeover.coordinator import Takeover
 from graceful.takeover.predecessor import Predecessor, TakeoverError
 

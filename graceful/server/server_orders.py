@@ -14,8 +14,9 @@ from graceful.drain import Drain
 from graceful.process.exit import LEAVING, latest_exit
 
 if TYPE_CHECKING:
+    from graceful.process.own_process import Process
     from graceful.server.engine import Engine
-    from graceful.server.shutdown import Process, Stopping
+    from graceful.server.shutdown import Stopping
 
 
 class Orders:

@@ -1,6 +1,6 @@
 """What the steps of a drain do to an engine, and how the process ends when it is ours.
 
-The order of the steps is :mod:`graceful.chain`'s; what they mean for sockets, connections and threads is here.
+The order of the steps is :mod:`graceful.drain`'s; what they mean for sockets, connections and threads is here.
 """
 
 from __future__ import annotations
@@ -8,75 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 from graceful.application import hooks
-from graceful.control.status import Ending
-from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit
-from graceful.process.pidfile import PidFile
-from graceful.process.startup import Startup
+from graceful.drain import Ending
+from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN
+from graceful.process.own_process import Process
 from graceful.reports.outlets import as_json
 from graceful.server.engine import Engine
 from graceful.takedown.drain_deadline import Deadline
-from graceful.takedown.single import take_down_one
-from graceful.takeover.reload import Origin
+from graceful.takedown.request_timeout import take_down_one
 
 log = Logger(namespace="graceful")
+
 
 LOOK_AGAIN: Final = 0.02
 
 
-@frozen
-class Process:
-    """What a server gets when the process is its own: it takes the signals, and the exit status is its verdict.
-
-    :ivar startup: surrounds everything that may fail until the reactor runs.
-    :ivar pid_file: given up when the sockets are closed; None for none.
-    :ivar sockets: what systemd has said of the sockets that it hands over.
-    :ivar pid: the process it has said it to.
-    :ivar limit: the moment at which the process ends in any case.
-    :ivar control: where the control socket is unless the settings say; None for nowhere.
-    :ivar owner: the user and group that the process will change to; -1 where it will not.
-    :ivar takeover: it is to take the sockets of whoever answers at the control socket.
-    :ivar asked_at: another control socket, at which to ask; None for our own.
-    :ivar origin: how the process was started; None if that is not known, and cannot be done again.
-    """
-
-    startup: Startup
-    pid_file: PidFile | None
-    sockets: dict[str, str]
-    pid: int
-    limit: LastLimit
-    control: str | None = None
-    owner: tuple[int, int] = (-1, -1)
-    takeover: bool = False
-    asked_at: str | None = None
-    origin: Origin | None = None
-
-    def leave(self, reactor: Any, ending: Ending, within: float, tell: Callable[[Ending], object]) -> None:
-        """End the process with the drain's exit status.  Reactor thread.
-
-        :param ending: how the drain has gone.
-        :param within: seconds after which the process is ended in any case.
-        :param tell: says the last word.
-        """
-        self.limit.verdict(ending.exit_status, within)
-        if self.pid_file is not None:
-            self.pid_file.remove()
-        tell(ending)
-        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
-        reactor._exitSignal = None
-        try:
-            reactor.stop()
-        except ReactorNotRunning:
-            pass  # it was the reactor's stopping that made us drain
-
-
 class Stopping:
-    """An engine on its way out; a `graceful.chain.Drainable`.  Reactor thread.
+    """An engine on its way out; a `graceful.drain.Drainable`.  Reactor thread.
 
     :param engine: what is drained.
     :param reactor: stopped at the end, if the process is ours.

@@ -292,3 +292,13 @@ def _name(bound: socket.socket) -> str:
     if isinstance(where, bytes):  # an abstract name begins with a zero byte
         where = "@" + where[1:].decode(errors="backslashreplace")
     return f"unix:{where}"
+
+
+#: What a socket is for: the application's clients, those who look, or orders.
+LISTEN: Final = "listen"
+
+
+STATUS: Final = "status"
+
+
+CONTROL: Final = "control"

@@ -24,6 +24,7 @@ from graceful.sockets.listener import HANDSHAKES_LOOK, HANDSHAKES_WAIT
 
 log = Logger(namespace="graceful")
 
+
 #: Looks for one more connection that waits to be accepted, at the end.
 MOST: Final = 4096
 

@@ -33,6 +33,7 @@ from graceful.sockets.handshakes import drop_new, half_open, release
 
 log = Logger(namespace="graceful")
 
+
 Accepted = Callable[[socket.socket, Any], None]
 
 #: Connections accepted in one turn of the reactor, before everybody else gets theirs.

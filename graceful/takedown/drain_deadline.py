@@ -19,14 +19,14 @@ from graceful.process.exit import TAKEDOWN
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reports
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, Descent
-from graceful.takedown.threads import Descents
+from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, Descent, Descents
 from graceful.threads.stacks import stack_of
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 from graceful.web.site import Site
 
 log = Logger(namespace="graceful")
+
 
 #: Seconds until everything is over that can be: the threads', and a moment.
 LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN

@@ -39,6 +39,7 @@ from twisted.logger import Logger
 
 log = Logger(namespace="graceful")
 
+
 Inode = tuple[int, int]
 LONGEST_POLL: Final = 4096
 _P_PID: Final = 1

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import evolve
 from twisted.logger import Logger
 
-from graceful.sockets.binding import BoundSocket
-from graceful.takeover.offers import LISTEN
+from graceful.sockets.binding import LISTEN, BoundSocket
 from graceful.takeover.predecessor import Predecessor, limit_draining
 from graceful.takeover.succession import Succession
 from graceful.takeover.successor_api import Handing
 
 if TYPE_CHECKING:
     from graceful.control.control_server import Desk
-    from graceful.server.shutdown import Process
+    from graceful.process.own_process import Process
 
 log = Logger(namespace="graceful")
+
 
 _SERVES = ("serving", "lame-duck")
 

@@ -17,18 +17,13 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from attrs import asdict, evolve, frozen
 
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket, inode_of
 from graceful.sockets.handshakes import admit_new
-
-#: What a socket is for: the application's clients, those who look, or orders.
-LISTEN: Final = "listen"
-STATUS: Final = "status"
-CONTROL: Final = "control"
 
 
 class BadOffer(ValueError):

@@ -28,7 +28,8 @@ from graceful.control.client import (
     Vanished,
     process_descriptor,
 )
-from graceful.control.control_socket import LEAVING, beside
+from graceful.control.discovery import beside
+from graceful.drain import LEAVING
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.receive_fds import receive

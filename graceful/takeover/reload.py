@@ -10,148 +10,25 @@ anybody changed it.  By these paths all is looked up afresh.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from attrs import field, frozen
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from graceful.process.child import Child
+from graceful.process.origin import VARIABLE, Origin
 from graceful.takeover.succession import Succession
 
 log = Logger(namespace="graceful")
 
-#: Tells a successor at which control socket to ask; nobody else's business, so it is taken out of the environment.
-VARIABLE: Final = "GRACEFUL_TAKEOVER"
 
 #: Seconds that a successor has to be gone that was killed, as this server stops.
 GONE_IN: Final = 2.0
-
-# What systemd has said to a process of another number.
-_NOT_ITS_OWN: Final = ("WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-
-
-@frozen
-class Origin:
-    """How this process was started, by the paths as they were given.
-
-    :ivar command: the command line, beginning with the interpreter or the script.
-    :ivar directory: where it was started.
-    :ivar environment: as it was.
-    :ivar application: where the application is.
-    :ivar led_to: where that led then.
-    """
-
-    command: tuple[str, ...]
-    directory: str
-    environment: Mapping[str, str]
-    application: str
-    led_to: str = field()
-
-    @led_to.default
-    def _where(self) -> str:
-        return os.path.realpath(self.application)
-
-    def program(self) -> list[str]:
-        """The command line; a program without a directory is looked up as the shell does."""
-        program, *arguments = self.command
-        if "/" not in program:
-            program = shutil.which(program, path=self.environment.get("PATH")) or program
-        return [program, *arguments]
-
-    def fixed(self) -> Origin:
-        """What the paths lead to now, so that it can be started again when a symbolic link leads elsewhere."""
-        program, *arguments = self.program()
-        where, name = os.path.split(os.path.join(self.directory, program))
-        directory, application = os.path.realpath(self.directory), os.path.realpath(self.application)
-        # Not the program itself: an interpreter of a virtual environment is a link, and knows that by its name.
-        command = (os.path.join(os.path.realpath(where), name), *arguments)
-        return Origin(command, directory, {**self.environment, "PWD": directory}, application)
-
-    @classmethod
-    def of_this_process(
-        cls,
-        changes_to: str | None = None,
-        environ: Mapping[str, str] = os.environ,
-        argv: Sequence[str] = sys.orig_argv,
-        here: str | None = None,
-    ) -> Origin:
-        """Find it out, while options are parsed.
-
-        :param changes_to: the directory that the process will change to.
-        :param here: the working directory.
-        """
-        here = here if here is not None else os.getcwd()
-        written = environ.get("PWD", "")
-        with suppress(OSError):
-            if os.path.isabs(written) and os.path.samefile(written, here):
-                here = written
-        environment = {name: value for name, value in environ.items() if name not in (*_NOT_ITS_OWN, VARIABLE)}
-        command = tuple(_without_interpreter(argv, here))
-        return cls(command, here, {**environment, "PWD": here}, os.path.join(here, changes_to or here))
-
-
-def _without_interpreter(argv: Sequence[str], here: str) -> Sequence[str]:
-    """Leave the interpreter out if the script names it: another release's script names another one."""
-    if len(argv) > 1 and not argv[1].startswith("-"):
-        script = os.path.join(here, argv[1])
-        with suppress(OSError), open(script, "rb") as file:
-            if file.read(2) == b"#!" and os.access(script, os.X_OK):
-                return argv[1:]
-    return argv
-
-
-@implementer(IReadDescriptor)
-class Child:
-    """A process that we have started, watched by the reactor until it ends.
-
-    :param process: the process.
-    :param ended: called with this and the exit status.
-    """
-
-    def __init__(self, reactor: Any, process: subprocess.Popen[bytes], ended: Callable[[Child, int], object]) -> None:
-        self.pid = process.pid
-        self._reactor = reactor
-        self._process = process
-        self._ended = ended
-        self._fd = os.pidfd_open(process.pid)
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when the process has ended.  For the reactor."""
-        return self._fd
-
-    def logPrefix(self) -> str:
-        """For the reactor."""
-        return "successor"
-
-    def doRead(self) -> None:
-        """It has ended.  For the reactor."""
-        status = self._process.wait()
-        self._forget()
-        self._ended(self, status)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends.  For the reactor."""
-        self._forget()
-
-    def kill(self) -> None:
-        """End it."""
-        self._process.kill()
-
-    def _forget(self) -> None:
-        if self._fd >= 0:
-            self._reactor.removeReader(self)
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Reload:

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 log = Logger(namespace="graceful")
 
+
 #: What both sides must agree on: which words there are, and what they mean.
 PROTOCOL: Final = 1
 

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 log = Logger(namespace="graceful")
 
+
 SIZE: Final = 4
 MOST: Final = 16
 LIMIT: Final = 10.0

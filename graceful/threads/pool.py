@@ -23,6 +23,7 @@ from twisted.logger import Logger
 
 log = Logger(namespace="graceful")
 
+
 Job = TypeVar("Job")
 
 

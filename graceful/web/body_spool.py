@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 log = Logger(namespace="graceful")
 
+
 MEMORY: Final = 65536
 HIGH: Final = 262144
 LOW: Final = 65536

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 RECEIVING: Final = 0
 QUEUED: Final = 1
 APPLICATION: Final = 2

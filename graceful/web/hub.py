@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
 BATCH: Final = 128

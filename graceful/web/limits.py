@@ -7,7 +7,9 @@ later is it taken down: code that looks at the clock just before the end needs a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from graceful.config.values import Limit
 
 if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
@@ -19,24 +21,6 @@ _SHARE: Final = 4
 def margin(seconds: float) -> float:
     """Seconds between a limit and the takedown: 5, but for a short time a quarter of it."""
     return min(MARGIN, seconds / _SHARE)
-
-
-class Limit(NamedTuple):
-    """A `--request-timeout`.
-
-    :ivar seconds: how long an exchange may run.
-    :ivar prefix: for which request targets; empty for all.
-    :ivar report: it is only tried out: who passes it is reported, and goes on.
-    """
-
-    seconds: float
-    prefix: str = ""
-    report: bool = False
-
-    def __str__(self) -> str:
-        """As it is typed."""
-        start = f"{self.prefix}=" if self.prefix else ""
-        return f"{start}{self.seconds:g}{':report' if self.report else ''}"
 
 
 class _Table:

@@ -23,11 +23,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
-UNIX: Final = "unix"
-"""In a list of trusted networks: every peer on a Unix socket."""
+from graceful.config.values import UNIX, Address, parse_network
 
 MAX_HOPS: Final = 16
 """How many entries of a list are looked at, from its end."""
@@ -43,9 +42,6 @@ _PAIR: Final = re.compile(r"[ \t]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)=(?:\"([^\"\\]*)
 _LIST_MARK: Final = re.compile('[",]')
 _REQUEST_ID: Final = re.compile(r"[!#-\[\]-~]{1,128}\Z")
 _SCHEMES: Final = frozenset(("http", "https"))
-
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 
 class Forwarded(NamedTuple):
@@ -64,21 +60,6 @@ class Forwarded(NamedTuple):
 class _Node(NamedTuple):
     address: str
     trusted: bool
-
-
-def parse_network(text: str) -> Network:
-    """A network in CIDR form, or a single address.
-
-    :raises ValueError: it is neither, or has bits set behind the prefix, which is more likely a mistake than
-        the wish to trust a whole network.
-    """
-    if "%" in text:
-        raise ValueError(f"{text!r} has a zone, which means nothing to other machines")
-    network = ip_network(text)
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    if mapped is not None and network.prefixlen >= 96:
-        return IPv4Network((mapped, network.prefixlen - 96))
-    return network
 
 
 def _parse_address(text: str) -> Address:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 PIPELINE: Final = 8
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 

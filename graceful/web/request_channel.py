@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 HIGH: Final = 65536
 
 

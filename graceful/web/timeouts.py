@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="graceful")
 
+
 LINGER: Final = 2.0
 LINGER_LONGEST: Final = 30.0
 FRESH_LEAST: Final = 1.0

@@ -41,6 +41,7 @@ from graceful.sockets.receive_fds import receive
 
 log = Logger(namespace="graceful")
 
+
 #: What both ends must agree on: which words there are, and what they mean.
 PROTOCOL: Final = 1
 

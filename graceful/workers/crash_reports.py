@@ -23,6 +23,7 @@ from graceful.workers.worker import Worker
 
 log = Logger(namespace="graceful")
 
+
 LOST: Final = "lost"
 
 

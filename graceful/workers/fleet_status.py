@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from graceful import __version__
 from graceful.control.client import ClientError
 from graceful.control.health import Health
-from graceful.control.status import CLOSED_SINCE, Course, rotation_of
+from graceful.control.status import Course, rotation_of
+from graceful.drain import CLOSED_SINCE
 from graceful.process.exit import latest_exit
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Picture, merged, named, phases, sockets, sums
@@ -54,7 +55,7 @@ def memory_of(pid: int) -> int | None:
 
 @define(eq=False)
 class FleetStatus(Course):
-    """Says how all workers are together; a :class:`graceful.control.telling.Telling`.  Reactor thread.
+    """Says how all workers are together; a :class:`graceful.control.status.Telling`.  Reactor thread.
 
     :param settings: of the supervisor.
     :param looking: what is known of the workers.

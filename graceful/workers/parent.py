@@ -26,6 +26,7 @@ from graceful.workers.channel import PROTOCOL, Line, LineLost
 
 log = Logger(namespace="graceful")
 
+
 #: Tells a worker that it is one: its number, two descriptors, and the directory of its release.
 VARIABLE: Final = "GRACEFUL_WORKER"
 

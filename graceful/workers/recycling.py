@@ -19,6 +19,7 @@ from graceful.workers.worker_pool import ANOTHER, STOPPING, Crew
 
 log = Logger(namespace="graceful")
 
+
 #: Seconds that a worker serves before it is replaced for its memory.
 SETTLES: Final = 5.0
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from graceful.takeover.reload import Origin
+from graceful.process.origin import Origin
 from graceful.workers.slot import Place
 from graceful.workers.worker_pool import STOPPING, Crew
 

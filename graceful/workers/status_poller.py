@@ -27,6 +27,7 @@ from graceful.workers.worker import STARTING
 
 log = Logger(namespace="graceful")
 
+
 #: Seconds between two looks at a worker.
 EVERY: Final = 1.0
 EVERY_IN_DRAIN: Final = 0.25
@@ -195,7 +196,7 @@ class Looking:
     def heard(self, worker: Worker, picture: Picture) -> None:
         """A worker has said how it is: because it was asked, or as its last word, while the crew still has it.
 
-        :param picture: as :meth:`graceful.control.status.Status.picture` makes it.
+        :param picture: as :meth:`graceful.server.server_status.Status.picture` makes it.
         """
         known = self._of(worker)
         if known is None:

@@ -16,21 +16,19 @@ from twisted.logger import Logger
 
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
-from graceful.control.status import Ending
+from graceful.drain import Ending
 from graceful.process.clock import on
 from graceful.process.exit import LEAVING, latest_exit
+from graceful.process.own_process import Process
 from graceful.reports.reporter import Reports
 from graceful.server.instance import Instance
-from graceful.server.shutdown import Process
 from graceful.sockets.address import parse
-from graceful.sockets.binding import BindError
+from graceful.sockets.binding import LISTEN, BindError
 from graceful.takeover.coordinator import Takeover
-from graceful.takeover.offers import LISTEN
 from graceful.workers.crash_reports import Losses
-from graceful.workers.fleet_drain import Exodus
+from graceful.workers.fleet_drain import Exodus, Hands
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
 from graceful.workers.fleet_status import FleetStatus
-from graceful.workers.hands import Hands
 from graceful.workers.recycling import Recycling
 from graceful.workers.rolling_restart import Roll
 from graceful.workers.slot_sockets import Places

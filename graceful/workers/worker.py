@@ -25,7 +25,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from graceful.control.client import ANSWERS_IN
-from graceful.takeover.reload import Child, Origin
+from graceful.process.child import Child
+from graceful.process.origin import Origin
 from graceful.workers.channel import AT_ONCE, PROTOCOL, Line
 from graceful.workers.parent import VARIABLE
 from graceful.workers.slot_sockets import Kept

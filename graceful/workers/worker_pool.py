@@ -10,20 +10,53 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from graceful.takeover.reload import Origin
+from graceful.process.origin import Origin
 from graceful.workers.boot import ENDS_IN, dismiss, gather
-from graceful.workers.keepers import Keepers
 from graceful.workers.slot import Place
 from graceful.workers.slot_sockets import Places
-from graceful.workers.worker import GONE, LEAVING, READY, Surroundings, Worker
+from graceful.workers.worker import GONE, LEAVING, READY, SERVING, Surroundings, Worker
 
 log = Logger(namespace="graceful")
+
+
+@frozen
+class Keepers:
+    """Finds them.  Reactor thread.
+
+    :ivar places: where they are wanted.
+    :ivar sockets: of all places.
+    """
+
+    places: Sequence[Place]
+    sockets: Places
+
+    def gone(self, worker: Worker) -> None:
+        """What it has kept for others is without a keeper."""
+        for place in self.places:
+            if place.keeper is worker:
+                place.keeper = None
+
+    def cover(self) -> None:
+        """Wherever nobody accepts, have somebody else do so: whoever does the least of that."""
+        siblings = [one.worker for one in self.places if one.worker is not None and one.worker.state == SERVING]
+        for place in self.places:
+            if place.worker is None and place.keeper is None and siblings:
+                place.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
+                keeper.accept_also(self.sockets.own(place.number))
+
+    def relieve(self, place: Place) -> None:
+        """Its own worker accepts: what waits is for that one."""
+        keeper, place.keeper = place.keeper, None
+        if keeper is not None:
+            keeper.release_sockets(self.sockets.own(place.number))
+
 
 #: Why there is no replacement, though nothing went wrong.
 STOPPING: Final = "it is stopping"

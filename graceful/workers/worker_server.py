@@ -13,12 +13,12 @@ from twisted.logger import Logger
 
 from graceful.config.settings import Settings
 from graceful.control.control_server import Desk
-from graceful.control.status import Ending
+from graceful.drain import Ending
+from graceful.process.own_process import Process
 from graceful.process.systemd import Notify
 from graceful.server.app_server import AppServer
 from graceful.server.engine import Root
 from graceful.server.server_orders import Orders
-from graceful.server.shutdown import Process
 from graceful.sockets.binding import BoundSocket
 from graceful.workers.parent import Post
 

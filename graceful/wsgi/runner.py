@@ -27,6 +27,7 @@ from graceful.wsgi.filewrapper import FileWrapper
 
 log = Logger(namespace="graceful")
 
+
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 StartResponse = Callable[..., Callable[[bytes], None]]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]

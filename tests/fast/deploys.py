@@ -13,7 +13,7 @@ from attrs import evolve
 
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic, Unreachable
 from graceful.deploy.host import ProcessError, Reply
-from graceful.deploy.ledger import Ledger
+from graceful.deploy.journal import Ledger
 from graceful.deploy.orchestrator import Conductor
 from graceful.deploy.plan import Instance, Plan
 

@@ -19,11 +19,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from fast.doubles import GET, HOST, Answer, Case, Client, directory_for, parse_answers, virtual_time
+from graceful.config.values import parse_mapping
 from graceful.downloads.handover import HandOver
 from graceful.downloads.parking_lot import Lot
 from graceful.downloads.prefixes import Public
 from graceful.downloads.sender import Sender
-from graceful.downloads.targets import parse_mapping
 from graceful.threads.disk import Done
 from graceful.web.exchange import Exchange
 from graceful.wsgi import WSGIResource

@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.control import control_socket as module
 from graceful.control.client import ClientError, NobodyThere
-from graceful.control.control_socket import ControlError, ControlSocket, beside
+from graceful.control.control_socket import ControlError, ControlSocket
+from graceful.control.discovery import beside
 
 
 class PathTests(SynchronousTestCase):

@@ -12,8 +12,7 @@ from twisted.internet.task import Clock
 from fast.doubles import Case
 from graceful.application.deadlines import Takedown
 from graceful.takedown import thread_interrupt as thread_module
-from graceful.takedown.thread_interrupt import AGAIN, HOOKS, LATER, LOOK_AGAIN, WITHIN, Descent
-from graceful.takedown.threads import Descents
+from graceful.takedown.thread_interrupt import AGAIN, HOOKS, LATER, LOOK_AGAIN, WITHIN, Descent, Descents
 from graceful.takedown.waits import Wait
 from graceful.threads.async_exc import Aim
 from graceful.web.exchange import Exchange

@@ -17,8 +17,9 @@ from graceful.control import control_server as desk
 from graceful.control.control_server import Desk
 from graceful.control.control_socket import ControlSocket
 from graceful.control.health import Health
-from graceful.control.status import Ending, Status
+from graceful.drain import Ending
 from graceful.process.systemd import Notify
+from graceful.server.server_status import Status
 from graceful.sockets.binding import BindError
 from graceful.web.connection import Connection
 

@@ -14,7 +14,8 @@ from graceful.control.events import HISTORY, MOST, Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import Reading
-from graceful.control.status import Ending, Status
+from graceful.drain import Ending
+from graceful.server.server_status import Status
 
 LOOK = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

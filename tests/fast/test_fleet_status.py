@@ -24,7 +24,8 @@ from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.events import Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
-from graceful.control.status import Ending, Status
+from graceful.drain import Ending
+from graceful.server.server_status import Status
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Totals, sockets
 from graceful.workers.fleet_status import FleetStatus

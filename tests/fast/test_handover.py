@@ -12,12 +12,12 @@ from typing import Any
 
 from fast.doubles import GET, Answer, Engine, parse_answers
 from fast.downloading import Closing, DownloadCase
+from graceful.config.values import parse_mapping
 from graceful.downloads import files as files_module
 from graceful.downloads import handover as handover_module
 from graceful.downloads.handover import SMALL
 from graceful.downloads.parked import Parked
 from graceful.downloads.prefixes import Public
-from graceful.downloads.targets import parse_mapping
 from graceful.downloads.token import HEADER, Download
 from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange

@@ -15,7 +15,8 @@ from fast.test_wsgi import AppCase
 from graceful.application import hooks
 from graceful.application.current import current
 from graceful.application.deadlines import at_most
-from graceful.web.limits import Limit, Limits, margin
+from graceful.config.values import Limit
+from graceful.web.limits import Limits, margin
 
 
 class LimitsTests(Case):

@@ -13,7 +13,8 @@ from graceful.control import metrics as module
 from graceful.control.counters import BOUNDS, Tally
 from graceful.control.health import Health
 from graceful.control.metrics import STATES, Metrics
-from graceful.control.status import Ending, Status
+from graceful.drain import Ending
+from graceful.server.server_status import Status
 from graceful.web.exchange import PHASES
 
 

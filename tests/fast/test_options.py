@@ -21,8 +21,8 @@ import graceful.config.settings
 import graceful.options
 from graceful.config.option_table import GROUPS
 from graceful.config.settings import BadSetting, Settings, half_of_open_files
+from graceful.config.values import Limit
 from graceful.options import Options
-from graceful.web.limits import Limit
 
 
 class Startup:

@@ -10,12 +10,11 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from fast.doubles import MIB, Case, Client, Engine, get, parse_answers, virtual_time
+from graceful.config.values import Limit
 from graceful.reports.interruption import Interruption
 from graceful.takedown.last_answer import interrupt
-from graceful.takedown.request_timeout import LOOK, Overtime
-from graceful.takedown.single import take_down_one
+from graceful.takedown.request_timeout import LOOK, Overtime, take_down_one
 from graceful.web.exchange import APPLICATION, Disconnected, Exchange
-from graceful.web.limits import Limit
 
 
 class FakeReports:

@@ -6,7 +6,8 @@ import timeit
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.web.proxies import Forwarded, TrustedProxies, parse_network
+from graceful.config.values import parse_network
+from graceful.web.proxies import Forwarded, TrustedProxies
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "2001:db8:f::/48", "unix"])
 PEER = "10.0.0.1"

@@ -25,8 +25,8 @@ from graceful.config.settings import Settings
 from graceful.reactor.environment import settings_of
 from graceful.reactor.interfaces import IIdling
 from graceful.reactor.thread_pools import DaemonThread, Pools
-from graceful.reactor.tracking import AGREES_IN, Counted, Watch, kind_of
-from graceful.reactor.twisted_web import FRESH, HTTP1, IDLE_GRACE
+from graceful.reactor.tracking import AGREES_IN, Counted, Watch
+from graceful.reactor.twisted_web import FRESH, HTTP1, IDLE_GRACE, kind_of
 from graceful.web.exchange import APPLICATION, RECEIVING, SENDING
 
 
@@ -72,7 +72,7 @@ class CountedTests(SynchronousTestCase):
     """What is in flight."""
 
     def setUp(self) -> None:
-        self.counted = Counted()
+        self.counted = Counted(kind_of)
 
     def connect(self, protocol: Any = None) -> Transport:
         transport = Transport(protocol if protocol is not None else Protocol())
@@ -236,7 +236,7 @@ class HTTP1Tests(SynchronousTestCase):
     """A connection of HTTP/1.1 in a drain."""
 
     def setUp(self) -> None:
-        self.counted = Counted()
+        self.counted = Counted(kind_of)
         self.channel = HTTPChannel()
         self.channel.requestFactory = Answering
         self.channel.timeOut = None

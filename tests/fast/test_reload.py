@@ -16,7 +16,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.takeover.reload import GONE_IN, VARIABLE, Origin, Reload
+from graceful.process.origin import VARIABLE, Origin
+from graceful.takeover.reload import GONE_IN, Reload
 from graceful.takeover.succession import PROTOCOL, NotNow, Succession
 
 TIMEOUT = 60.0

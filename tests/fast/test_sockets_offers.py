@@ -12,21 +12,9 @@ import tempfile
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.sockets.address import parse
-from graceful.sockets.binding import BoundSocket, bind
+from graceful.sockets.binding import CONTROL, LISTEN, STATUS, BoundSocket, bind
 from graceful.sockets.handshakes import filter_new
-from graceful.takeover.offers import (
-    CONTROL,
-    LISTEN,
-    STATUS,
-    BadOffer,
-    Offer,
-    adopt,
-    inherit,
-    key,
-    match,
-    offers,
-    reachable,
-)
+from graceful.takeover.offers import BadOffer, Offer, adopt, inherit, key, match, offers, reachable
 
 
 def offer(address: str, index: int = 0, name: str = "", role: str = LISTEN) -> Offer:

@@ -12,7 +12,7 @@ from graceful.downloads.parked import Parked
 from graceful.reports.reporter import Reports
 from graceful.server.shutdown import Stopping
 from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
-from graceful.takedown.threads import Descents
+from graceful.takedown.thread_interrupt import Descents
 from graceful.takedown.waits import Waits
 from graceful.threads.callbacks import Aside
 from graceful.web.exchange import Exchange

@@ -12,8 +12,8 @@ from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.commands.common import exchange_id
-from graceful.commands.screen import picture
 from graceful.commands.status import text_of
+from graceful.commands.top import picture
 
 PLAIN: dict[str, Any] = {
     "pid": 4700,

@@ -12,7 +12,7 @@ from graceful.reports.reporter import Reports
 from graceful.takedown import drain_deadline as deadline_module
 from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.threads import Descents
+from graceful.takedown.thread_interrupt import Descents
 from graceful.takedown.waits import Waits
 from graceful.threads.callbacks import Aside
 from graceful.threads.stacks import stack_of

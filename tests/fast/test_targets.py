@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import directory_for
-from graceful.downloads.targets import BadTarget, File, Mapping, Refused, Url, parse_mapping, resolve
+from graceful.config.values import BadTarget, Mapping, parse_mapping
+from graceful.downloads.targets import File, Refused, Url, resolve
 
 FILES = Mapping("/files", "/srv/files", False)
 REMOTE = Mapping("/remote", "http://librarian:58000/base", True)

@@ -10,7 +10,7 @@ from typing import Any
 from fast.workforce import NEW, OLD, TCP, TIMEOUT, Worker, Workforce, kept
 from graceful.control.client import Silent
 from graceful.workers.boot import ENDS_IN
-from graceful.workers.pauses import HOPELESS, PAUSES, STEADY
+from graceful.workers.slot import HOPELESS, PAUSES, STEADY
 from graceful.workers.worker_pool import SAME_SIGNAL, STOPPING, CannotStart
 
 

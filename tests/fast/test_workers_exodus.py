@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from fast.workforce import TCP, UNIX, Worker, Workforce, kept
 from graceful.control.client import Silent
-from graceful.control.status import Ending
+from graceful.drain import Ending
 from graceful.workers.fleet_drain import Exodus
 from graceful.workers.worker_pool import SAME_SIGNAL
 

@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from graceful.process.origin import Origin
 from graceful.sockets.binding import BoundSocket
-from graceful.takeover.reload import Origin
 from graceful.workers import worker as process
 from graceful.workers import worker_pool as module
 from graceful.workers.slot import Place

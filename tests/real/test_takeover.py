@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from graceful.control.client import Client, Refused, Vanished
-from graceful.control.control_socket import beside
+from graceful.control.discovery import beside
 from graceful.takeover.predecessor import Predecessor
 from support.clients import Connection, Failure, request
 from support.command import graceful, status_of

@@ -34,7 +34,7 @@ class GracefulApp:
 
     def makeService(self, options: Options) -> IService:
         """Return the service that these options describe; nothing is opened or started yet."""
-        from graceful.server.app_server import makeService
+        from graceful.tap import makeService
 
         return makeService(options)
 

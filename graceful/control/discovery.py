@@ -1,0 +1,42 @@
+"""Which control sockets lie beside a control path: the instance that serves, and those that leave."""
+
+from __future__ import annotations
+
+import glob
+import re
+
+from graceful.control.client import Client, ClientError, NobodyThere
+from graceful.drain import LEAVING
+
+
+def connect_beside(path: str) -> list[Client]:
+    """Connect to the servers at `PATH.<pid>`: those that have given the path up, or have never had it."""
+    found = []
+    for other in beside(path):
+        try:
+            found.append(Client(other))
+        except NobodyThere:
+            pass  # it was killed, and its file is left
+    return found
+
+
+def connect_leaving(path: str) -> list[Client]:
+    """Connect to the servers beside a path that are on their way out."""
+    found = []
+    for client in connect_beside(path):
+        try:
+            on_its_way = client.get("/status?limit=0")["state"] in LEAVING
+        except ClientError:
+            on_its_way = False  # it has just ended, or is none of ours
+        if on_its_way:
+            found.append(client)
+        else:
+            client.close()
+    return found
+
+
+def beside(path: str) -> list[str]:
+    """Return the paths `PATH.<pid>` of instances that have given a control path up, or have never had it."""
+    pattern = re.compile(re.escape(path) + r"\.[0-9]+")
+    found = [other for other in glob.glob(f"{glob.escape(path)}.*") if pattern.fullmatch(other)]
+    return sorted(found, key=lambda other: (len(other), other))
