@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from graceful.commands.common import FAILED, UNREACHABLE, USUAL, VARIABLE, exchange_id, say, seconds
-from graceful.control.client import ClientError, Refused
+from graceful.control.client import ClientError, ControlRefused
 
 _DESCRIPTION = (
     "graceful serves WSGI applications and stops without interrupting anybody. "
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Run = given.run
     try:
         return run(given)
-    except Refused as refused:
+    except ControlRefused as refused:
         say(str(refused))
         return FAILED
     except ClientError as error:

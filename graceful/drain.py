@@ -425,7 +425,7 @@ CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 
 
 @frozen
-class Ending:
+class DrainResult:
     """How a drain has gone.
 
     :ivar exit_status: the process's, or what it would be.

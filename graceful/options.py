@@ -43,7 +43,7 @@ from graceful.process.pidfile import PidFile, PidFileBusy, PidFileError
 from graceful.process.startup import Startup
 from graceful.sockets.binding import activation
 from graceful.workers.parent import VARIABLE as WORKER
-from graceful.workers.parent import Post, PostError
+from graceful.workers.parent import Parent, ParentError
 
 DEFAULT_PID_FILE: Final = "twistd.pid"
 DEFAULT_CONTROL: Final = "graceful.sock"
@@ -76,7 +76,7 @@ class Options(usage.Options):
         self.settings: Settings
         self.startup: Startup
         self.pid_file: PidFile | None = None
-        self.post: Post | None = None
+        self.post: Parent | None = None
         self.control: str | None = None
         self.owner = -1, -1
         self.asked_at: str | None = None
@@ -145,8 +145,8 @@ class Options(usage.Options):
         said = os.environ.pop(WORKER, None)
         if said is not None:
             try:
-                self.post = Post(said)
-            except PostError as error:
+                self.post = Parent(said)
+            except ParentError as error:
                 raise usage.UsageError(str(error)) from None
         self.origin = Origin.of_this_process(self["chdir"])
         self.settings = self._read_settings()

@@ -9,7 +9,7 @@ from twisted.web.resource import IResource
 
 from graceful.application.loading import load
 from graceful.process.exit import LastLimit
-from graceful.process.own_process import Process
+from graceful.process.own_process import OwnProcess
 from graceful.server.app_server import AppServer
 from graceful.server.engine import Root
 from graceful.server.instance import Instance
@@ -29,7 +29,7 @@ def makeService(options: Options) -> Instance:
         found = load(options.application)
         return found if IResource.providedBy(found) else WSGIResource(None, None, found)
 
-    process = Process(
+    process = OwnProcess(
         options.startup,
         options.pid_file,
         options.sockets,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from graceful.control.client import Client, NobodyThere
+from graceful.control.client import ControlClient, NobodyThere
 from graceful.control.discovery import connect_beside
 
 #: Exit statuses: it is done; it cannot be done; the server cannot be asked; it has ended without a last word.
@@ -33,7 +33,7 @@ def control_path(arguments: argparse.Namespace, environ: Mapping[str, str] = os.
     if pid is None:
         return path
     for place in (f"{path}.{pid}", path):
-        with suppress(NobodyThere), Client(place) as client:
+        with suppress(NobodyThere), ControlClient(place) as client:
             if client.peer_pid == pid:
                 return place
     raise NobodyThere(f"process {pid} is not at the control socket {path}, nor beside it")
@@ -44,13 +44,13 @@ def say(text: str) -> None:
     print(f"graceful: {text}", file=sys.stderr)
 
 
-def connect(path: str) -> Client:
+def connect(path: str) -> ControlClient:
     """Connect to the server at a path; or else to the only one that lives beside it, such as one on its way out.
 
     :raises ClientError: there is none.
     """
     try:
-        return Client(path)
+        return ControlClient(path)
     except NobodyThere:
         others = connect_beside(path)
         if len(others) == 1:

@@ -14,10 +14,10 @@ from graceful.deploy import DeployError
 from graceful.deploy.dry_run import preview
 from graceful.deploy.haproxy import Runtime
 from graceful.deploy.journal import Journal
-from graceful.deploy.local_host import Machine
-from graceful.deploy.orchestrator import Conductor, interrupted_something
+from graceful.deploy.local_host import LocalHost
+from graceful.deploy.orchestrator import Orchestrator, interrupted_something
 from graceful.deploy.plan import Plan, PlanError, read
-from graceful.deploy.progress import Events, Lines
+from graceful.deploy.progress import Lines, ProgressEvents
 
 #: Exit status with `--strict`: deployed, but something was interrupted.
 INTERRUPTED_SOMETHING: Final = 3
@@ -33,7 +33,7 @@ def deploy(arguments: argparse.Namespace) -> int:
         say(str(error))
         return UNREACHABLE
     try:
-        machine, runtimes = Machine(plan), [Runtime(address) for address in plan.haproxy]
+        machine, runtimes = LocalHost(plan), [Runtime(address) for address in plan.haproxy]
         if arguments.dry_run:
             return _dry_run(plan, machine, runtimes)
         return _deploy(arguments, plan, machine, runtimes)
@@ -42,7 +42,7 @@ def deploy(arguments: argparse.Namespace) -> int:
         return FAILED
 
 
-def _dry_run(plan: Plan, machine: Machine, runtimes: list[Runtime]) -> int:
+def _dry_run(plan: Plan, machine: LocalHost, runtimes: list[Runtime]) -> int:
     lines, problems = preview(plan, machine, runtimes)
     print("\n".join(lines))
     for problem in problems:
@@ -50,7 +50,7 @@ def _dry_run(plan: Plan, machine: Machine, runtimes: list[Runtime]) -> int:
     return FAILED if problems else DONE
 
 
-def _deploy(arguments: argparse.Namespace, plan: Plan, machine: Machine, runtimes: list[Runtime]) -> int:
+def _deploy(arguments: argparse.Namespace, plan: Plan, machine: LocalHost, runtimes: list[Runtime]) -> int:
     journal = Journal(plan)
     try:
         # Whatever is wrong before anything was touched is no failed deploy: it is none.
@@ -60,7 +60,7 @@ def _deploy(arguments: argparse.Namespace, plan: Plan, machine: Machine, runtime
         if problems:
             return FAILED
         with _progress(arguments.json, plan) as progress:
-            conductor = Conductor(
+            conductor = Orchestrator(
                 plan, machine, runtimes, progress.tell, journal, getattr(progress, "look", _nothing)
             )
             if hasattr(progress, "rollouts"):
@@ -85,24 +85,24 @@ def _progress(as_json: bool, plan: Plan) -> Iterator[Any]:
     """What shows how it goes: on a terminal a live picture, if rich is installed."""
     width = max(len(instance.name) for instance in plan.instances)
     if as_json:
-        yield Events(sys.stdout)
+        yield ProgressEvents(sys.stdout)
         return
     if sys.stdout.isatty():
         try:
             from rich.console import Console
 
-            from graceful.deploy.live_table import Screen
+            from graceful.deploy.live_table import LiveTable
         except ImportError:
             pass
         else:
-            with Screen(Console(), width) as screen:
+            with LiveTable(Console(), width) as screen:
                 yield screen
             return
     yield Lines(sys.stdout, width)
 
 
 @contextmanager
-def _interruptible(conductor: Conductor, progress: Any) -> Iterator[None]:
+def _interruptible(conductor: Orchestrator, progress: Any) -> Iterator[None]:
     """Ctrl-C, and what ends a job from outside, end the deploy in order; the second time at once."""
 
     def interrupt(number: int, frame: object) -> None:

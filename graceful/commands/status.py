@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from graceful.commands.common import DONE, FAILED, control_path, say
-from graceful.control.client import Client, ClientError, NobodyThere
+from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.control.discovery import connect_beside
 from graceful.humanize import duration, size
 
@@ -19,7 +19,7 @@ def status(arguments: argparse.Namespace) -> int:
     found: list[dict[str, Any]] = []
     failed = False
     try:
-        found.append(_ask(Client(path)))
+        found.append(_ask(ControlClient(path)))
     except NobodyThere as nobody:
         problem: ClientError | None = nobody
     else:
@@ -41,7 +41,7 @@ def status(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _ask(client: Client) -> dict[str, Any]:
+def _ask(client: ControlClient) -> dict[str, Any]:
     with client:
         answer: dict[str, Any] = client.get("/status")
         return answer

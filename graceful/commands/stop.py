@@ -13,7 +13,7 @@ import select
 from typing import Any, Final
 
 from graceful.commands.common import DONE, VANISHED, connect, control_path, say
-from graceful.control.client import ANSWERS_IN, Client, ClientError, NobodyThere, Vanished, process_descriptor
+from graceful.control.client import ANSWERS_IN, ClientError, ControlClient, NobodyThere, Vanished, process_descriptor
 from graceful.control.discovery import connect_leaving
 
 #: Seconds that a process has to be gone after its last word; its own watchdog gives it less.
@@ -45,13 +45,15 @@ def wait(arguments: argparse.Namespace) -> int:
     clients = connect_leaving(path)
     if not clients:
         try:
-            clients = [Client(path)]
+            clients = [ControlClient(path)]
         except NobodyThere:
             clients = connect_leaving(path)  # it may just have given the path up
     return _each(clients, arguments.what)
 
 
-def _each(clients: list[Client], what: str | None, order: str = "", values: dict[str, Any] | None = None) -> int:
+def _each(
+    clients: list[ControlClient], what: str | None, order: str = "", values: dict[str, Any] | None = None
+) -> int:
     """Do the same with some servers; the worst of their exit statuses."""
     worst = DONE
     for client in clients:
@@ -65,7 +67,7 @@ def _each(clients: list[Client], what: str | None, order: str = "", values: dict
     return worst
 
 
-def _follow(client: Client, what: str | None, process: int, order: str, values: dict[str, Any]) -> int:
+def _follow(client: ControlClient, what: str | None, process: int, order: str, values: dict[str, Any]) -> int:
     """Give the order, if there is one, and wait until sockets are closed or the process is gone."""
     timeout = ANSWERS_IN if what is None else None
     try:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from graceful.commands.common import DONE, connect, control_path
 from graceful.commands.status import row_of, worker_of
-from graceful.control.client import Client, Vanished
+from graceful.control.client import ControlClient, Vanished
 from graceful.humanize import duration
 
 _STYLES: Final = {"serving": "bold green", "starting": "bold cyan", "takedown": "bold red", "gone": "bold"}
@@ -36,7 +36,7 @@ def top(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _look(client: Client, console: Console) -> dict[str, Any]:
+def _look(client: ControlClient, console: Console) -> dict[str, Any]:
     room = max(1, console.height - 6)
     status: dict[str, Any] = client.get(f"/status?limit={room}")
     status["in_flight"] = status["in_flight"][: max(1, room - len(status.get("workers", ())))]

@@ -241,7 +241,7 @@ GROUPS: Final = {
             _seconds,
         ),
     ),
-    "Stopping": (
+    "Shutdown": (
         Option(
             "deadline",
             "SECONDS",
@@ -271,7 +271,7 @@ GROUPS: Final = {
             _seconds,
         ),
     ),
-    "Reports": (
+    "Reporter": (
         Option(
             "reports",
             "DIR",

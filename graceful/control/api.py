@@ -41,8 +41,8 @@ from twisted.logger import Logger
 
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
-from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, Reading, limit_of
-from graceful.control.status import Telling
+from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, ReadApi, limit_of
+from graceful.control.status import StatusSource
 from graceful.drain import LEAVING
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
@@ -84,7 +84,7 @@ class Orders(Protocol):
         """Move the last limit, if there is more time than when it was set; called all the time."""
 
 
-class Control(Reading):
+class ControlApi(ReadApi):
     """All resources, for the control socket.
 
     :param yield_places: closes the sockets of the status page's door.
@@ -95,7 +95,7 @@ class Control(Reading):
 
     def __init__(
         self,
-        status: Telling,
+        status: StatusSource,
         events: Events,
         metrics: Metrics,
         yield_places: Callable[[], object] = lambda: None,

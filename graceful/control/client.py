@@ -36,7 +36,7 @@ class Silent(ClientError):
     """The server listens and does not answer."""
 
 
-class Refused(ClientError):
+class ControlRefused(ClientError):
     """The server has understood, and will not.
 
     :ivar status: the HTTP status.
@@ -58,7 +58,7 @@ class _Connection(http.client.HTTPConnection):
         raise http.client.NotConnected("the server has closed the control connection")
 
 
-class Client:
+class ControlClient:
     """A connection to one instance, which stays with it when the path is given to another.
 
     :param path: the control socket.
@@ -89,7 +89,7 @@ class Client:
         self.peer_pid: int = _PEER.unpack(credentials)[0]
         self._http = _Connection(self.socket)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> ControlClient:
         return self
 
     def __exit__(
@@ -148,7 +148,7 @@ class Client:
             raise self._not_ours() from None
         if answer.status >= 400:
             text = said.get("error") if isinstance(said, dict) else None
-            raise Refused(answer.status, f"{self.path}: {text or answer.status}")
+            raise ControlRefused(answer.status, f"{self.path}: {text or answer.status}")
         return said
 
     def _not_ours(self) -> ClientError:

@@ -16,19 +16,19 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.control.api import Control, Orders
-from graceful.control.client import Client, ClientError
-from graceful.control.control_site import FOR_EVER, STAY, Door
+from graceful.control.api import ControlApi, Orders
+from graceful.control.client import ClientError, ControlClient
+from graceful.control.control_site import FOR_EVER, STAY, ControlSite
 from graceful.control.control_socket import ControlSocket
 from graceful.control.discovery import beside
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
-from graceful.control.read_api import Reading
-from graceful.control.same_origin import Origin
-from graceful.control.status import Telling
-from graceful.drain import Ending
+from graceful.control.read_api import ReadApi
+from graceful.control.same_origin import SameOrigin
+from graceful.control.status import StatusSource
+from graceful.drain import DrainResult
 from graceful.process.clock import on
-from graceful.process.systemd import Notify
+from graceful.process.systemd import SystemdNotifier
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import CONTROL, STATUS, BindError, BoundSocket, bind
 from graceful.takeover.predecessor import Predecessor
@@ -46,7 +46,7 @@ TICK_IN_DRAIN: Final = 0.25
 STATUS_EVERY: Final = 1.0
 
 
-class Desk:
+class ControlServer:
     """Control of one instance.  Reactor thread.
 
     :param settings: of the instance.
@@ -58,9 +58,9 @@ class Desk:
     def __init__(
         self,
         settings: Settings,
-        status: Telling,
+        status: StatusSource,
         control: ControlSocket | None,
-        notify: Notify,
+        notify: SystemdNotifier,
     ) -> None:
         self._settings = settings
         self._status = status
@@ -69,17 +69,17 @@ class Desk:
         self._orders: Orders | None = None
         self._events = Events(status)
         self._metrics = Metrics(status)
-        self._for_control = Control(status, self._events, self._metrics, self._yield)
-        self._readers: list[Reading] = [self._for_control]
+        self._for_control = ControlApi(status, self._events, self._metrics, self._yield)
+        self._readers: list[ReadApi] = [self._for_control]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
         self._connected: list[socket] = []  # to whoever has started us
-        self._doors: list[Door] = []
+        self._doors: list[ControlSite] = []
         self._hub: Hub | None = None
         self._clock: Any = None
         self._reactor: Any = None
         self._inherited: BoundSocket | None = None  # the control socket, while a predecessor still answers there
-        self._control_door: Door | None = None
+        self._control_door: ControlSite | None = None
         self._since_second = self._since_status = self._since_alive = 0.0
         self._said = ""
 
@@ -115,7 +115,7 @@ class Desk:
     def _ask_for_places(self) -> None:
         """Ask instances that are leaving for their places; their sockets outlive those of the application."""
         for path in beside(self._control.path) if self._control is not None else []:
-            with suppress(ClientError), Client(path) as client:
+            with suppress(ClientError), ControlClient(path) as client:
                 client.post("/yield")
 
     def _yield(self) -> None:
@@ -143,13 +143,13 @@ class Desk:
         hub.start()
         if self._control_sockets or self._connected or self._inherited is not None:
             limits = FOR_EVER if self._connected else STAY
-            self._control_door = Door(reactor, clock, hub, self._control_sockets, self._for_control, limits)
+            self._control_door = ControlSite(reactor, clock, hub, self._control_sockets, self._for_control, limits)
             self._doors.append(self._control_door)
         if self._status_sockets:
             names = [parse(text).interface for text in self._settings.status_listen]
-            reading = Reading(self._status, self._events, self._metrics, Origin(names))
+            reading = ReadApi(self._status, self._events, self._metrics, SameOrigin(names))
             self._readers.append(reading)
-            self._doors.append(Door(reactor, clock, hub, self._status_sockets, reading))
+            self._doors.append(ControlSite(reactor, clock, hub, self._status_sockets, reading))
         if self._status_sockets or self._connected:
             self._metrics.count()
         for door in self._doors:
@@ -282,14 +282,14 @@ class Desk:
 
     # -- down ---------------------------------------------------------------------------------------------
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: DrainResult) -> None:
         """Say how it ended, and go; whoever gave the order that has ended it gets the answer before."""
         if self._for_control.obeying and self._reactor is not None:
             self._reactor.callFromThread(self._end, ending)
         else:
             self._end(ending)
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: DrainResult) -> None:
         self._status.ending = ending
         self._status.enter("gone")
         self._leave_places()

@@ -32,7 +32,7 @@ STAY: Final = Settings(keep_alive=YEAR, header_timeout=10, send_timeout=10, max_
 FOR_EVER: Final = Settings(keep_alive=YEAR, header_timeout=YEAR, send_timeout=YEAR, max_body=4096)
 
 
-class Door:
+class ControlSite:
     """Listening sockets, and who answers on them.  Reactor thread.
 
     :param reactor: watches the sockets.

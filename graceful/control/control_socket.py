@@ -25,7 +25,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from graceful.control.client import Client, ClientError, NobodyThere
+from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.control.discovery import beside
 from graceful.drain import LEAVING
 from graceful.sockets.address import LONGEST_UNIX_PATH
@@ -199,7 +199,7 @@ class ControlSocket:
             if path == self.where:
                 continue
             try:
-                Client(path, timeout=ASKED_FOR).close()
+                ControlClient(path, timeout=ASKED_FOR).close()
             except NobodyThere:
                 with suppress(OSError):
                     os.unlink(path)
@@ -230,7 +230,7 @@ class ControlSocket:
 def _holder(path: str) -> tuple[int, str] | None:
     """Who answers at a socket file, and in which state; None if nobody does."""
     try:
-        with Client(path, timeout=ASKED_FOR) as client:
+        with ControlClient(path, timeout=ASKED_FOR) as client:
             pid = client.peer_pid
             with suppress(ClientError):
                 status = client.get("/status?limit=0")

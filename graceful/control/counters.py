@@ -20,7 +20,7 @@ CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", "6xx", "7xx", "8xx"
 Row = list[Any]  # how many in each bucket, and the sum of the durations at the end
 
 
-class Tally:
+class Counters:
     """Counts what has ended.
 
     :param then: called with each exchange after it was counted.

@@ -5,22 +5,22 @@ from __future__ import annotations
 import glob
 import re
 
-from graceful.control.client import Client, ClientError, NobodyThere
+from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.drain import LEAVING
 
 
-def connect_beside(path: str) -> list[Client]:
+def connect_beside(path: str) -> list[ControlClient]:
     """Connect to the servers at `PATH.<pid>`: those that have given the path up, or have never had it."""
     found = []
     for other in beside(path):
         try:
-            found.append(Client(other))
+            found.append(ControlClient(other))
         except NobodyThere:
             pass  # it was killed, and its file is left
     return found
 
 
-def connect_leaving(path: str) -> list[Client]:
+def connect_leaving(path: str) -> list[ControlClient]:
     """Connect to the servers beside a path that are on their way out."""
     found = []
     for client in connect_beside(path):

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from graceful.control.status import Telling
+from graceful.control.status import StatusSource
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 
 MOST: Final = 200
@@ -36,7 +36,7 @@ class Events:
     :param status: what they look at.
     """
 
-    def __init__(self, status: Telling) -> None:
+    def __init__(self, status: StatusSource) -> None:
         self._status = status
         self._clients: set[Exchange] = set()
         self._history: deque[int] = deque(maxlen=HISTORY)
@@ -72,7 +72,7 @@ class Events:
             return
         picture = _event("status", self._picture())
         for exchange in list(self._clients):
-            if not exchange.connection.turn.held:
+            if not exchange.connection.write_token.held:
                 self._write(exchange, picture)
 
     def end(self) -> None:

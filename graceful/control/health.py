@@ -70,7 +70,7 @@ class Health:
     # -- any thread ---------------------------------------------------------------------------------------
 
     def answer(self, exchange: Exchange) -> bool:
-        """Answer an exchange, if it asks for this path (see :meth:`graceful.web.prefix_routes.Front.add`)."""
+        """Answer an exchange, if it asks for this path (see :meth:`graceful.web.prefix_routes.PrefixRoutes.add`)."""
         if exchange.target.partition(b"?")[0] != self._path:
             return False
         status, headers, body = self._answer if exchange.method in METHODS else _NOT_ALLOWED

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from graceful import __version__
 from graceful.control.counters import BOUNDS, CLASSES
-from graceful.control.status import Telling
+from graceful.control.status import StatusSource
 
 STATES: Final = ("starting", "serving", "lame-duck", "closing", "finishing", "takedown", "gone")
 
@@ -28,7 +28,7 @@ class Metrics:
     :ivar content_type: of the text; known once it was rendered.
     """
 
-    def __init__(self, status: Telling) -> None:
+    def __init__(self, status: StatusSource) -> None:
         self._status = status
         self._told: dict[str, Any] = {}
         self._registry: Any = None
@@ -47,7 +47,7 @@ class Metrics:
     def render(self, told: dict[str, Any]) -> bytes:
         """The text.
 
-        :param told: what the status says, as :meth:`graceful.control.status.Telling.picture` has it.
+        :param told: what the status says, as :meth:`graceful.control.status.StatusSource.picture` has it.
         """
         client, self._told = _client(), told
         if self._registry is None:

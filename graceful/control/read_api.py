@@ -18,11 +18,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from graceful.control.client import ClientError, Refused, Silent
+from graceful.control.client import ClientError, ControlRefused, Silent
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
-from graceful.control.same_origin import Origin
-from graceful.control.status import Telling
+from graceful.control.same_origin import SameOrigin
+from graceful.control.status import StatusSource
 from graceful.control.status_page import PAGE, PAGE_FIELDS
 from graceful.drain import CLOSED_SINCE
 from graceful.web.exchange import PARKED, Disconnected, Exchange
@@ -56,7 +56,7 @@ class Problem(Exception):
 
 
 @implementer(IHandler)
-class Reading:
+class ReadApi:
     """The resources that change nothing, for the status page's door.
 
     :param status: of the instance.
@@ -64,7 +64,7 @@ class Reading:
     :param origin: says which requests are none of a hostile page's; None on a Unix socket, which no page can reach.
     """
 
-    def __init__(self, status: Telling, events: Events, metrics: Metrics, origin: Origin | None) -> None:
+    def __init__(self, status: StatusSource, events: Events, metrics: Metrics, origin: SameOrigin | None) -> None:
         self._status = status
         self._events = events
         self._metrics = metrics
@@ -100,7 +100,7 @@ class Reading:
 
     def parked(self, exchange: Exchange) -> bool:
         """Those who wait for a state have nothing on its way to them."""
-        return exchange not in self._asking and not exchange.connection.turn.held
+        return exchange not in self._asking and not exchange.connection.write_token.held
 
     # -- resources ----------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Reading:
 
     def _cannot(self, exchange: Exchange, error: Exception) -> None:
         """Say why something cannot be told."""
-        if isinstance(error, Problem | Refused):
+        if isinstance(error, Problem | ControlRefused):
             self._json(exchange, {"error": str(error)}, error.status)
         elif isinstance(error, ClientError):
             self._json(exchange, {"error": str(error)}, 504 if isinstance(error, Silent) else 502)

@@ -24,7 +24,7 @@ _NOT_OURS: Final = (
 )
 
 
-class Origin:
+class SameOrigin:
     """Knows our own names.
 
     :param names: names in the endpoints that we listen at, beside the machine's.

@@ -18,7 +18,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from graceful.control.health import Health
-from graceful.drain import Ending
+from graceful.drain import DrainResult
 
 if TYPE_CHECKING:
     from graceful.config.settings import Settings
@@ -28,7 +28,7 @@ KEPT: Final = 100
 
 
 @define(eq=False)
-class Course:
+class StateHistory:
     """The states that an instance goes through, from its start to its end.
 
     :ivar successor: says which process takes over, or has; 0 for none.
@@ -37,7 +37,7 @@ class Course:
 
     settings: Settings
     successor: Callable[[], int] = lambda: 0
-    ending: Ending | None = None
+    ending: DrainResult | None = None
     _state: str = ""
     _states: list[dict[str, Any]] = field(factory=list)
     _began: float | None = None
@@ -95,10 +95,10 @@ def rotation_of(health: Health | None) -> str:
     return "leaving" if health.going_down else "away" if health.away else "in"
 
 
-class Telling(Protocol):
+class StatusSource(Protocol):
     """How an instance is.  Reactor thread."""
 
-    ending: Ending | None
+    ending: DrainResult | None
 
     @property
     def health(self) -> Health | None:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from attrs import frozen
 
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic
-from graceful.deploy.plan import Instance
+from graceful.deploy.plan import PlannedInstance
 
 OUT: Final = ("drain", "maint")
 
@@ -46,7 +46,7 @@ class Found:
 
 
 @frozen
-class Place:
+class BalancerServer:
     """A server, in a backend, of one HAProxy."""
 
     runtime: IRuntime
@@ -80,7 +80,7 @@ class Place:
         return sum(state.up for name, state in self.runtime.servers(self.backend).items() if name != self.server)
 
 
-class Places:
+class BalancerServers:
     """All places of an instance.
 
     Taken out, they are in `drain`; or in `maint` where clients are tied to their server and would still be sent
@@ -90,9 +90,9 @@ class Places:
     :param runtimes: the HAProxys.
     """
 
-    def __init__(self, instance: Instance, runtimes: Sequence[IRuntime]) -> None:
-        self.all = [Place(runtime, *server) for runtime in runtimes for server in instance.servers]
-        self._out_as: dict[Place, str] = {}
+    def __init__(self, instance: PlannedInstance, runtimes: Sequence[IRuntime]) -> None:
+        self.all = [BalancerServer(runtime, *server) for runtime in runtimes for server in instance.servers]
+        self._out_as: dict[BalancerServer, str] = {}
 
     def found(self) -> dict[str, Found]:
         """How everything is."""
@@ -111,7 +111,7 @@ class Places:
                 return f"{up} other server{'s are' if up != 1 else ' is'} up in {place.backend}, min_up is {least}"
         return None
 
-    def take_out(self) -> list[Place]:
+    def take_out(self) -> list[BalancerServer]:
         """Take it out wherever it is in, and have it checked no more; where that had to be done."""
         changed = []
         for place in self.all:
@@ -126,11 +126,11 @@ class Places:
                 place.runtime.set_check(place.backend, place.server, kind, False)
         return changed
 
-    def requests(self) -> dict[Place, Traffic]:
+    def requests(self) -> dict[BalancerServer, Traffic]:
         """What has come to it, everywhere."""
         return {place: place.traffic() for place in self.all}
 
-    def insist(self, place: Place) -> None:
+    def insist(self, place: BalancerServer) -> None:
         """Requests still come although it was taken out: take it out in a way that nobody is tied to."""
         self._out_as[place] = "maint"
         place.runtime.set_state(place.backend, place.server, "maint")

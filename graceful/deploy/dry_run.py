@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graceful.deploy import DeployError
-from graceful.deploy.balancer import IRuntime, Places
+from graceful.deploy.balancer import BalancerServers, IRuntime
 from graceful.deploy.host import Host, ProcessError
 from graceful.deploy.journal import unfinished
-from graceful.deploy.plan import Instance, Plan
+from graceful.deploy.plan import Plan, PlannedInstance
 
 _BALANCED = (
     "take it out of the rotation",
@@ -61,10 +61,10 @@ def preview(plan: Plan, host: Host, runtimes: Sequence[IRuntime]) -> tuple[list[
     return lines, problems
 
 
-def _now(instance: Instance, host: Host, runtimes: Sequence[IRuntime], left: bool) -> list[str]:
+def _now(instance: PlannedInstance, host: Host, runtimes: Sequence[IRuntime], left: bool) -> list[str]:
     """How an instance is."""
     lines = []
-    places = Places(instance, runtimes)
+    places = BalancerServers(instance, runtimes)
     for place in places.all:
         state, traffic = place.look(), place.traffic()
         lines.append(f"now {place} is {state.state}, {traffic.status}, {place.others_up()} others up")

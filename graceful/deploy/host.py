@@ -19,7 +19,7 @@ class ProcessError(DeployError):
     """A server does not answer at its control socket, or will not."""
 
 
-class Process(Protocol):
+class ServerHandle(Protocol):
     """One server process, found at a control socket.  None of its methods waits for longer than a moment.
 
     :ivar pid: its number.
@@ -103,13 +103,13 @@ class Host(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait."""
 
-    def serving(self, control: str) -> Process | None:
+    def serving(self, control: str) -> ServerHandle | None:
         """Who answers at a control socket; None if nobody does.
 
         :raises ProcessError: it cannot be found out.
         """
 
-    def leaving(self, control: str) -> list[Process]:
+    def leaving(self, control: str) -> list[ServerHandle]:
         """The servers that have given a control socket up, and still live."""
 
     def run(self, command: str, name: str) -> Command:

@@ -30,7 +30,7 @@ _STYLES: Final = {
 _EVERY: Final = 0.1
 
 
-class Screen(Lines):
+class LiveTable(Lines):
     """Lines that scroll, and a table that stays below them.
 
     :param console: a terminal.
@@ -45,7 +45,7 @@ class Screen(Lines):
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._drawn = 0.0
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> LiveTable:
         self._live.start()
         return self
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from graceful.control.client import Client, ClientError, NobodyThere, process_descriptor
+from graceful.control.client import ClientError, ControlClient, NobodyThere, process_descriptor
 from graceful.control.discovery import connect_beside
-from graceful.deploy.host import Process, ProcessError, Reply
+from graceful.deploy.host import ProcessError, Reply, ServerHandle
 from graceful.deploy.plan import Plan
 from graceful.drain import LEAVING
 
@@ -47,10 +47,10 @@ class ServerProcess:
     :ivar pid: its number.
     """
 
-    def __init__(self, client: Client, path: str) -> None:
+    def __init__(self, client: ControlClient, path: str) -> None:
         self.pid = client.peer_pid
         self._path = path
-        self._client: Client | None = client
+        self._client: ControlClient | None = client
         self._pidfd = process_descriptor(self.pid)
         self._gone = self._pidfd < 0
         self._word: Mapping[str, Any] | None = None
@@ -77,16 +77,16 @@ class ServerProcess:
             self._silent_until = time.monotonic() + 2 * STATUS_IN
             raise ProcessError(str(error)) from None
 
-    def _connected(self) -> Client:
+    def _connected(self) -> ControlClient:
         if self._client is None:
             self._client = self._connect()
         return self._client
 
-    def _connect(self) -> Client:
+    def _connect(self) -> ControlClient:
         """Connect to it once more, wherever it is by now."""
         for path in (f"{self._path}.{self.pid}", self._path):
             try:
-                client = Client(path, timeout=STATUS_IN)
+                client = ControlClient(path, timeout=STATUS_IN)
             except NobodyThere:
                 continue
             if client.peer_pid == self.pid:
@@ -227,7 +227,7 @@ class HTTPQuestion:
             connection.close()
 
 
-class Machine:
+class LocalHost:
     """A :class:`graceful.deploy.host.Host`.
 
     :param plan: says where commands run, and where their output goes.
@@ -242,15 +242,15 @@ class Machine:
     def serving(self, control: str) -> ServerProcess | None:
         """Who answers at a control socket."""
         try:
-            return ServerProcess(Client(control, timeout=STATUS_IN), control)
+            return ServerProcess(ControlClient(control, timeout=STATUS_IN), control)
         except NobodyThere:
             return None
         except ClientError as error:
             raise ProcessError(str(error)) from None
 
-    def leaving(self, control: str) -> list[Process]:
+    def leaving(self, control: str) -> list[ServerHandle]:
         """The servers that have given a control socket up, and still live."""
-        found: list[Process] = []
+        found: list[ServerHandle] = []
         try:
             for client in connect_beside(control):
                 process = ServerProcess(client, control)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from graceful.deploy.host import Process, ProcessError
+from graceful.deploy.host import ProcessError, ServerHandle
 from graceful.process.exit import latest_exit
 
 #: Seconds that a server has which never said how long it may take: what it has with the usual options.
@@ -26,7 +26,7 @@ _CLOSED: Final = ("finishing", "takedown", "gone")
 _STAYS: Final = ("starting", "serving")
 
 
-class Leaver:
+class OldProcess:
     """Follows one server; one that neither was told to leave nor says that it does is let alone.
 
     :param process: the server.
@@ -40,7 +40,7 @@ class Leaver:
     :ivar in_flight_at_kill: what it said was in flight when it was last heard of, if it had to be killed.
     """
 
-    def __init__(self, process: Process, margin: float) -> None:
+    def __init__(self, process: ServerHandle, margin: float) -> None:
         self.process = process
         self.pid = process.pid
         self.status: Mapping[str, Any] | None = None

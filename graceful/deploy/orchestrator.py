@@ -18,7 +18,7 @@ from attrs import define
 from graceful.deploy.balancer import IRuntime
 from graceful.deploy.host import Host
 from graceful.deploy.journal import Ledger
-from graceful.deploy.old_process import Leaver
+from graceful.deploy.old_process import OldProcess
 from graceful.deploy.plan import Plan
 from graceful.deploy.rollout import Rollout, Steps, Tell
 
@@ -34,7 +34,7 @@ class _Running:
     due: float
 
 
-class Conductor:
+class Orchestrator:
     """Deploys a plan.
 
     :param plan: what, and how carefully.
@@ -78,7 +78,7 @@ class Conductor:
         return any(rollout.result in ("failed", "rolled back") for rollout in self.rollouts)
 
     @property
-    def leavers(self) -> list[Leaver]:
+    def leavers(self) -> list[OldProcess]:
         """All servers that were replaced."""
         return [old for rollout in self.rollouts for old in rollout.olds if old.leaving or old.gone]
 
@@ -152,7 +152,7 @@ class Conductor:
                 if old.leaving and not old.given_up:
                     self._look_at(rollout, old, now)
 
-    def _look_at(self, rollout: Rollout, old: Leaver, now: float) -> None:
+    def _look_at(self, rollout: Rollout, old: OldProcess, now: float) -> None:
         killed = old.killed
         old.look(now)
         if old.killed and not killed:
@@ -226,7 +226,7 @@ class Conductor:
         }
 
 
-def how_it_ended(old: Leaver) -> str:
+def how_it_ended(old: OldProcess) -> str:
     """How a server that was replaced has ended, in a line."""
     if old.killed:
         return f"process {old.pid} is gone, by kill -9"

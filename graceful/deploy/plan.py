@@ -27,7 +27,7 @@ class PlanError(DeployError):
 
 
 @frozen
-class Instance:
+class PlannedInstance:
     """One running server, by the name that it has in HAProxy.
 
     :ivar control: its control socket.
@@ -68,7 +68,7 @@ class Plan:
     """
 
     path: str
-    instances: tuple[Instance, ...]
+    instances: tuple[PlannedInstance, ...]
     haproxy: tuple[str, ...] = ()
     parallel: int = 1
     min_up: int = 1
@@ -110,7 +110,7 @@ def plan(values: Mapping[str, Any], path: str) -> Plan:
 
     :raises PlanError: something is wrong.
     """
-    top = _Table(values, "")
+    top = _TomlTable(values, "")
     directory = os.path.dirname(path)
 
     def place(name: str) -> str:
@@ -119,14 +119,14 @@ def plan(values: Mapping[str, Any], path: str) -> Plan:
     sockets: tuple[str, ...] = ()
     backend = None
     if "haproxy" in values:
-        haproxy = _Table(top.take("haproxy", dict), "[haproxy] ")
+        haproxy = _TomlTable(top.take("haproxy", dict), "[haproxy] ")
         sockets = tuple(_socket(name, place) for name in haproxy.texts("socket"))
         backend = haproxy.text("backend")
         haproxy.end()
         if not sockets:
             raise PlanError("[haproxy] needs a socket")
     instances = tuple(
-        _instance(_Table(one, f"instance {number}: "), backend, bool(sockets), place)
+        _instance(_TomlTable(one, f"instance {number}: "), backend, bool(sockets), place)
         for number, one in enumerate(top.tables("instance"), 1)
     )
     found = Plan(
@@ -151,7 +151,7 @@ def plan(values: Mapping[str, Any], path: str) -> Plan:
     return found
 
 
-def _instance(table: _Table, backend: str | None, balanced: bool, place: Callable[[str], str]) -> Instance:
+def _instance(table: _TomlTable, backend: str | None, balanced: bool, place: Callable[[str], str]) -> PlannedInstance:
     name = table.need("name")
     table.where = f"instance {name}: "
     if "/" in name or name.startswith("."):
@@ -164,7 +164,7 @@ def _instance(table: _Table, backend: str | None, balanced: bool, place: Callabl
             raise PlanError(f"{table.where}give [haproxy] a backend, or this instance its servers")
         servers = ((backend, name),)
     health, log = table.text("health"), table.text("log")
-    found = Instance(
+    found = PlannedInstance(
         name=name,
         control=place(table.need("control")),
         start=table.need("start"),
@@ -179,14 +179,14 @@ def _instance(table: _Table, backend: str | None, balanced: bool, place: Callabl
     return found
 
 
-def _server(table: _Table, text: str) -> tuple[str, str]:
+def _server(table: _TomlTable, text: str) -> tuple[str, str]:
     backend, slash, server = text.partition("/")
     if not (backend and slash and server) or set(text) & set(" ;\n"):
         raise PlanError(f"{table.where}expected BACKEND/SERVER, not {text!r}")
     return backend, server
 
 
-def _url(table: _Table, text: str) -> str:
+def _url(table: _TomlTable, text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise PlanError(f"{table.where}expected http://HOST:PORT/PATH, not {text!r}")
@@ -205,7 +205,7 @@ def _socket(text: str, place: Callable[[str], str]) -> str:
 _KINDS: Final[dict[type, str]] = {str: "a text", dict: "a table", list: "a list"}
 
 
-class _Table:
+class _TomlTable:
     """A table of the file, from which each key is taken once."""
 
     def __init__(self, values: object, where: str) -> None:

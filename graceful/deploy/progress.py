@@ -62,7 +62,7 @@ class Lines:
             self.line(line, verdict["result"])
 
 
-class Events:
+class ProgressEvents:
     """One JSON object a line: `time`, `instance`, `step`, `text`, and what else is known; the last step is `verdict`.
 
     :param out: where they go.

@@ -26,12 +26,12 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, TypeVar
 
 from graceful.deploy import DeployError
-from graceful.deploy.balancer import Found, IRuntime, Place, Places
+from graceful.deploy.balancer import BalancerServer, BalancerServers, Found, IRuntime
 from graceful.deploy.haproxy import Unreachable
-from graceful.deploy.host import Command, Host, Process, ProcessError
+from graceful.deploy.host import Command, Host, ProcessError, ServerHandle
 from graceful.deploy.journal import Ledger
-from graceful.deploy.old_process import Leaver
-from graceful.deploy.plan import Instance, Plan
+from graceful.deploy.old_process import OldProcess
+from graceful.deploy.plan import Plan, PlannedInstance
 
 T = TypeVar("T")
 Steps = Generator[float, None, T]
@@ -94,7 +94,7 @@ class Rollout:
 
     def __init__(
         self,
-        instance: Instance,
+        instance: PlannedInstance,
         plan: Plan,
         host: Host,
         runtimes: Sequence[IRuntime],
@@ -110,19 +110,19 @@ class Rollout:
         self.result = "untouched"
         self.why: str | None = None
         self.lines: list[str] = []
-        self.olds: list[Leaver] = []
+        self.olds: list[OldProcess] = []
         self.new_pid: int | None = None
         self.began: float | None = None
         self.ended: float | None = None
         self._plan = plan
         self._host = host
-        self._places = Places(instance, runtimes)
+        self._places = BalancerServers(instance, runtimes)
         self._tell_all = tell
         self._ledger = ledger
         self._others_out = others_out
         self._found: dict[str, Found] = {}
         self._held = 0.0
-        self._new: Process | None = None
+        self._new: ServerHandle | None = None
 
     # -- the way ------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Rollout:
         before = yield from self._patiently(self._places.requests)
         calm_since = self._host.seconds()
         end = calm_since + SETTLES_IN
-        busy: list[Place] = []
+        busy: list[BalancerServer] = []
         while self._host.seconds() < end:
             yield TICK
             now = yield from self._patiently(self._places.requests)
@@ -220,7 +220,7 @@ class Rollout:
         now = self._host.seconds()
         main = self._host.serving(self.instance.control)
         processes = ([main] if main is not None else []) + self._host.leaving(self.instance.control)
-        self.olds = [Leaver(process, self._plan.margin) for process in processes]
+        self.olds = [OldProcess(process, self._plan.margin) for process in processes]
         for old in self.olds:
             old.look(now)
 
@@ -240,7 +240,7 @@ class Rollout:
                 text = f"process {old.pid} has closed its sockets, {old.in_flight} in flight"
                 self._step("closed", text, pid=old.pid, in_flight=old.in_flight)
 
-    def _tell_to_stop(self, old: Leaver) -> None:
+    def _tell_to_stop(self, old: OldProcess) -> None:
         old.leaves(self._host.seconds())
         try:
             old.process.stop(quiet=True)
@@ -248,7 +248,7 @@ class Rollout:
             self._tell("warning", f"{error}; SIGTERM is sent to process {old.pid}", pid=old.pid)
             old.process.terminate()
 
-    def _ends(self, true: Callable[[Leaver], bool]) -> Steps[None]:
+    def _ends(self, true: Callable[[OldProcess], bool]) -> Steps[None]:
         """Wait until something is true of all that leave.  It will be: kill -9 comes at last."""
         while waiting := [old for old in self.olds if not true(old)]:
             for old in waiting:
@@ -281,7 +281,7 @@ class Rollout:
         finally:
             command.leave()
 
-    def _newcomer(self, known: set[int]) -> Process | None:
+    def _newcomer(self, known: set[int]) -> ServerHandle | None:
         """A process that serves, and was not there before."""
         try:
             process = self._host.serving(self.instance.control)
@@ -306,7 +306,7 @@ class Rollout:
             "use one that is gone by then, or `systemctl reload` with a takeover"
         )
 
-    def _healthy(self, new: Process, command: Command, end: float) -> Steps[None]:
+    def _healthy(self, new: ServerHandle, command: Command, end: float) -> Steps[None]:
         url = self.instance.health
         if url is None:
             return
@@ -369,7 +369,7 @@ class Rollout:
             raise
         self._ledger.forget(self.name)
 
-    def _traffic(self, places: list[Place], before: dict[Place, int]) -> Steps[None]:
+    def _traffic(self, places: list[BalancerServer], before: dict[BalancerServer, int]) -> Steps[None]:
         """Wait until requests come to it; on a quiet site none may, but HAProxy must hold it to be up."""
         began = self._host.seconds()
         for place in places:
@@ -420,7 +420,7 @@ class Rollout:
         if new is not None and not new.gone() and self._places.all:
             # Nobody sends it anything: it is gone at once.  By takeover, the version before does that.
             self._new = None
-            self.olds.append(Leaver(new, self._plan.margin))
+            self.olds.append(OldProcess(new, self._plan.margin))
             self._tell_to_stop(self.olds[-1])
             yield from self._ends(lambda old: old.closed)
         try:

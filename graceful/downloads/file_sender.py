@@ -21,7 +21,7 @@ from graceful.web.exchange import DOWNLOADING, SENDING, Disconnected, Exchange
 from graceful.web.interfaces import IAnswerer
 
 if TYPE_CHECKING:
-    from graceful.threads.disk import Crew
+    from graceful.threads.disk import DiskThreads
 
 log = Logger(namespace="graceful")
 
@@ -30,7 +30,7 @@ _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 
 @implementer(IAnswerer)
-class FileTransfer:
+class FileSender:
     """One file on its way to one client.  Reactor thread.
 
     :param exchange: whose answer has been started, with its length, and not begun.
@@ -46,7 +46,7 @@ class FileTransfer:
         file: OpenFile,
         first: int,
         end: int,
-        crew: Crew,
+        disk: DiskThreads,
         in_memory: Callable[[int, int, int], bool] = in_memory,
     ) -> None:
         self._exchange = exchange
@@ -55,7 +55,7 @@ class FileTransfer:
         self._place = first
         self._end = end
         self._fetched = first  # up to here it has been seen in memory, or put there
-        self._crew = crew
+        self._disk = disk
         self._in_memory = in_memory
         self._fetching = self._over = False
 
@@ -105,7 +105,7 @@ class FileTransfer:
     def _fetch(self, count: int) -> None:
         self._fetching = True
         self._connection.pause_pull(True)
-        self._crew.do(lambda: fetch(self._file.fd, self._place, count), lambda error: self._got(count, error))
+        self._disk.do(lambda: fetch(self._file.fd, self._place, count), lambda error: self._got(count, error))
 
     def _got(self, count: int, error: BaseException | None) -> None:
         self._fetching = False
@@ -131,7 +131,7 @@ class FileTransfer:
         exchange.ended = monotonic()
         exchange.phase = SENDING
         self._connection.keep_unsent_low(False)
-        self._connection.turn.append(exchange, [], True)
+        self._connection.write_token.append(exchange, [], True)
         self._done()
 
     def _done(self) -> None:

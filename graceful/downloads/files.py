@@ -13,7 +13,7 @@ import stat
 from contextlib import suppress
 from typing import Final
 
-from graceful.downloads.targets import File, Refused
+from graceful.downloads.targets import File, RefusedPath
 
 BLOCK: Final = 1 << 18
 _FETCH: Final = 1 << 16
@@ -58,7 +58,7 @@ def open_file(file: File) -> OpenFile:
         fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         if error.errno in _MISSING or isinstance(error, PermissionError):
-            raise Refused(error.strerror) from None
+            raise RefusedPath(error.strerror) from None
         raise
     try:
         if file.beneath:
@@ -76,7 +76,7 @@ def look_at(fd: int) -> OpenFile:
     """
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode):
-        raise Refused("it is no regular file")
+        raise RefusedPath("it is no regular file")
     return OpenFile(fd, about.st_size, about.st_mtime_ns)
 
 
@@ -87,7 +87,7 @@ def _check_beneath(fd: int, file: File) -> None:
     except OSError:
         where = os.path.realpath(file.path)
     if not where.startswith(os.path.join(os.path.realpath(file.beneath), b"")):
-        raise Refused("a symbolic link leads out of its directory")
+        raise RefusedPath("a symbolic link leads out of its directory")
 
 
 def in_memory(fd: int, offset: int, count: int) -> bool:

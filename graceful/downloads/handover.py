@@ -17,9 +17,9 @@ from graceful.config.values import Mapping
 from graceful.downloads.files import OpenFile, look_at, open_file
 from graceful.downloads.headers import answer_of, as_it_is, judged
 from graceful.downloads.parked import Parked
-from graceful.downloads.parking_lot import Lot
+from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.sender import Go, Sender
-from graceful.downloads.targets import Refused, Url, resolve
+from graceful.downloads.targets import RefusedPath, Url, resolve
 from graceful.downloads.token import HEADER, Download, claim
 from graceful.web.exchange import PARKED, Exchange
 from graceful.web.response_headers import reason
@@ -36,7 +36,7 @@ class HandOver:
     :param internal: what `X-Accel-Redirect` may name.
     """
 
-    def __init__(self, sender: Sender, lot: Lot, internal: Sequence[Mapping] = ()) -> None:
+    def __init__(self, sender: Sender, lot: ParkingLot, internal: Sequence[Mapping] = ()) -> None:
         self._sender = sender
         self._lot = lot
         self._internal = internal
@@ -99,11 +99,11 @@ class HandOver:
         try:
             target = resolve(self._internal, path)
             if target is None:
-                raise Refused("nothing is mapped there")
+                raise RefusedPath("nothing is mapped there")
             if isinstance(target, Url):
                 return self._sender.url_soon(exchange, target.url, answer_of(exchange))
             return self._file(exchange, open_file(target))
-        except Refused as refused:
+        except RefusedPath as refused:
             self._sender.say_refused(exchange, path, refused)
             return lambda: exchange.connection.site.answer(exchange, 404)
 
@@ -139,7 +139,7 @@ class HandOver:
             if left <= SMALL or exchange.length > left or not plain.readable():
                 return None
             file = OpenFile(os.dup(seen.fd), seen.size, seen.modified)  # the application closes its own
-        except (OSError, ValueError, Refused):
+        except (OSError, ValueError, RefusedPath):
             return None
         if exchange.length < 0:
             exchange.length = left

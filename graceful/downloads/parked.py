@@ -18,7 +18,7 @@ from graceful.downloads.token import Token
 from graceful.web.response_headers import bodiless, reason
 
 if TYPE_CHECKING:
-    from graceful.downloads.parking_lot import Waiting
+    from graceful.downloads.parking_lot import ParkedRequest
 
 
 class News(NamedTuple):
@@ -70,7 +70,7 @@ class Parked(Token):
         # Under the condition's lock; any thread:
         self._changed = threading.Condition(threading.Lock())
         self._over = False
-        self._waiting: Waiting | None = None
+        self._waiting: ParkedRequest | None = None
         self._kept: deque[News | bytes] = deque()
 
     # -- any thread ---------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class Parked(Token):
 
     # -- where it is handed over --------------------------------------------------------------------------
 
-    def wait_at(self, waiting: Waiting) -> tuple[list[News | bytes], bool]:
+    def wait_at(self, waiting: ParkedRequest) -> tuple[list[News | bytes], bool]:
         """From now on news go there; returned is what has come before, and whether that was all.  Reactor thread."""
         with self._changed:
             self._waiting = waiting

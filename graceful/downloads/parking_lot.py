@@ -28,11 +28,11 @@ SPREAD: Final = 1.0
 LATE: Final = (1.0, 2.0)
 HELD: Final = 1 << 18
 
-Aside = Callable[..., object]
+CallbackThreads = Callable[..., object]
 
 
 @implementer(IAnswerer)
-class Waiting:
+class ParkedRequest:
     """One parked request.  Reactor thread, except :meth:`give`.
 
     :param exchange: whose view has returned; it may have begun an event stream, but not sent anything.
@@ -41,7 +41,7 @@ class Waiting:
     :ivar due: when its time is over, or when it is to be told of the drain, seconds of the clock.
     """
 
-    def __init__(self, exchange: Exchange, ticket: Parked, lot: Lot, stream: bool) -> None:
+    def __init__(self, exchange: Exchange, ticket: Parked, lot: ParkingLot, stream: bool) -> None:
         self.exchange = exchange
         self.ticket = ticket
         self.due = 0.0
@@ -68,7 +68,7 @@ class Waiting:
             self._take(b"" if self._stream else NOTHING_NEW, True)
         for position, what in enumerate(kept, 1):
             self._take(what, complete and position == len(kept))
-        if not self._over and exchange.connection.turn.eof:
+        if not self._over and exchange.connection.write_token.eof:
             exchange.connection.close()
 
     def give(self, what: News | bytes, last: bool) -> None:
@@ -88,7 +88,7 @@ class Waiting:
                     exchange.finish(what.body)
             elif last:
                 exchange.finish(what)
-            elif exchange.connection.turn.held > HELD:
+            elif exchange.connection.write_token.held > HELD:
                 log.info("{exchange}: its client does not take its events, and is cut", exchange=exchange)
                 exchange.connection.close()
                 return
@@ -168,7 +168,7 @@ class Waiting:
         return not self._over
 
 
-class Lot:
+class ParkingLot:
     """Where all of them wait.  Reactor thread.
 
     :param clock: monotonic time.
@@ -176,12 +176,12 @@ class Lot:
     :param aside: calls an application's function in a thread.
     """
 
-    def __init__(self, clock: IReactorTime, call: Callable[..., object], aside: Aside) -> None:
+    def __init__(self, clock: IReactorTime, call: Callable[..., object], aside: CallbackThreads) -> None:
         self._clock = clock
         self.call = call
         self.aside = aside
         # By the whole second in which their time is over.
-        self._due: dict[int, set[Waiting]] = {}
+        self._due: dict[int, set[ParkedRequest]] = {}
         self._looked = int(clock.seconds())
         self._draining = False
 
@@ -190,16 +190,16 @@ class Lot:
 
     def park(self, exchange: Exchange, ticket: Parked, stream: bool) -> None:
         """Have a request wait."""
-        waiting = Waiting(exchange, ticket, self, stream)
+        waiting = ParkedRequest(exchange, ticket, self, stream)
         after = uniform(*LATE) if self._draining else max(0.0, ticket.timeout)
         self._enter(waiting, self._clock.seconds() + after)
         waiting.begin()
 
-    def _enter(self, waiting: Waiting, due: float) -> None:
+    def _enter(self, waiting: ParkedRequest, due: float) -> None:
         waiting.due = due
         self._due.setdefault(int(due), set()).add(waiting)
 
-    def leave(self, waiting: Waiting) -> None:
+    def leave(self, waiting: ParkedRequest) -> None:
         """One of them waits no longer."""
         second = int(waiting.due)
         others = self._due.get(second)
@@ -231,7 +231,7 @@ class Lot:
                     self._end(waiting)
         self._looked = last
 
-    def _end(self, waiting: Waiting) -> Any:
+    def _end(self, waiting: ParkedRequest) -> Any:
         if self._draining:
             waiting.tell_of_drain()
         else:

@@ -10,11 +10,11 @@ from typing import Final
 from twisted.logger import Logger
 
 from graceful.config.values import Mapping
-from graceful.downloads.file_sender import FileTransfer
+from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import OpenFile, open_file
 from graceful.downloads.headers import Answer, judged
 from graceful.downloads.sender import Sender
-from graceful.downloads.targets import File, Refused, Url, resolve
+from graceful.downloads.targets import File, RefusedPath, Url, resolve
 from graceful.web.exchange import DOWNLOADING, Exchange
 
 log = Logger(namespace="graceful")
@@ -23,8 +23,8 @@ log = Logger(namespace="graceful")
 ALLOWED: Final = ("GET", "HEAD")
 
 
-class Public:
-    """Answers requests below some prefixes; a route of :class:`graceful.web.prefix_routes.Front`.
+class PublicPrefixes:
+    """Answers requests below some prefixes; a route of :class:`graceful.web.prefix_routes.PrefixRoutes`.
 
     :param sender: sends it.
     :param mappings: the prefixes, and what is there.
@@ -40,7 +40,7 @@ class Public:
         path = exchange.target.decode("latin-1")
         try:
             target = resolve(self._mappings, path)
-        except Refused as refused:
+        except RefusedPath as refused:
             self._sender.say_refused(exchange, path, refused)
             site.answer(exchange, 404)
             return True
@@ -59,7 +59,7 @@ class Public:
 
     def _open(self, exchange: Exchange, target: File, path: str) -> None:
         opened: list[OpenFile] = []
-        self._sender.crew.do(
+        self._sender.disk.do(
             lambda: opened.append(open_file(target)),
             lambda error: self._opened(exchange, target, path, opened, error),
         )
@@ -68,7 +68,7 @@ class Public:
         self, exchange: Exchange, target: File, path: str, opened: list[OpenFile], error: BaseException | None
     ) -> None:
         sender, site = self._sender, exchange.connection.site
-        if isinstance(error, Refused):
+        if isinstance(error, RefusedPath):
             sender.say_refused(exchange, path, error)
             site.answer(exchange, 404)
             return
@@ -82,6 +82,6 @@ class Public:
             guess = mimetypes.guess_type(os.fsdecode(target.path))[0] or "application/octet-stream"
             status, fields, verdict = judged(exchange, Answer(), file, guess)
             exchange.start(status, fields)
-            FileTransfer(exchange, file, verdict.first, verdict.end, sender.crew).begin()
+            FileSender(exchange, file, verdict.first, verdict.end, sender.disk).begin()
 
         sender.if_wanted(exchange, begin, file.close)

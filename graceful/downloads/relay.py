@@ -136,7 +136,7 @@ class Relay:
         exchange.phase = DOWNLOADING
         self._connection.drained = self._drained
         self._ask(self._asked, self._first_response)
-        if self._connection.turn.eof and self.parked(exchange):
+        if self._connection.write_token.eof and self.parked(exchange):
             self._connection.close()
 
     # -- asking -------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class Relay:
         except Disconnected:
             self.disconnected(self._exchange)
             return
-        if self._connection.turn.held > HIGH:
+        if self._connection.write_token.held > HIGH:
             self._pause(True)
 
     def _drained(self) -> None:
@@ -360,7 +360,7 @@ class Relay:
 
         :param now: the clock's seconds.
         """
-        if self._connection.turn.eof and self.parked(self._exchange):
+        if self._connection.write_token.eof and self.parked(self._exchange):
             self._connection.close()
         elif now - self._heard <= self._silence or self._paused:
             pass
@@ -382,7 +382,7 @@ class Relay:
 
     def parked(self, exchange: Exchange) -> bool:
         """Whether nothing is on its way to the client, and nothing comes that would be."""
-        if self._connection.turn.held or self._state is State.OVER:
+        if self._connection.write_token.held or self._state is State.OVER:
             return False
         return self._state is not State.FLOWING or self._clock.seconds() - self._heard > SILENT
 

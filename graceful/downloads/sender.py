@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from graceful.downloads.file_sender import FileTransfer
+from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import OpenFile
 from graceful.downloads.headers import Answer, upstream_fields
-from graceful.downloads.targets import Refused
-from graceful.threads.disk import Crew
+from graceful.downloads.targets import RefusedPath
+from graceful.threads.disk import DiskThreads
 from graceful.web.exchange import DOWNLOADING, Exchange
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Sender:
         self,
         call: Callable[..., object],
         clock: IReactorTime,
-        crew: Crew,
+        disk: DiskThreads,
         upstream: Callable[[], Upstream],
         silence: float,
     ) -> None:
         self._call = call
         self._clock = clock
-        self.crew = crew
+        self.disk = disk
         self._make_upstream = upstream
         self._upstream: Upstream | None = None
         self._silence = silence
@@ -73,7 +73,7 @@ class Sender:
         """
         exchange.download = True
         exchange.phase = DOWNLOADING
-        transfer = FileTransfer(exchange, file, first, end, self.crew)
+        transfer = FileSender(exchange, file, first, end, self.disk)
         return lambda: self.soon(exchange, transfer.begin, file.close)
 
     def url_soon(self, exchange: Exchange, url: str, answer: Answer) -> Go:
@@ -82,7 +82,7 @@ class Sender:
         exchange.phase = DOWNLOADING
         return lambda: self.soon(exchange, lambda: self._relay(exchange, url, answer))
 
-    def say_refused(self, exchange: Exchange, path: str, refused: Refused) -> None:
+    def say_refused(self, exchange: Exchange, path: str, refused: RefusedPath) -> None:
         """Tell the log why nothing is sent for a path."""
         log.warn("{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused)
 
@@ -91,7 +91,7 @@ class Sender:
     def if_wanted(self, exchange: Exchange, begin: Go, drop: Go | None) -> None:
         """Begin, unless nobody waits for it any more."""
         connection = exchange.connection
-        if connection.turn.current is exchange and not connection.turn.closed:
+        if connection.write_token.current is exchange and not connection.write_token.closed:
             begin()
             return
         if drop is not None:
@@ -122,4 +122,4 @@ class Sender:
         """Nothing is in flight any more: give everything back."""
         if self._upstream is not None:
             self._upstream.stop()
-        self.crew.stop(0)
+        self.disk.stop(0)

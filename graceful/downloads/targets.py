@@ -22,7 +22,7 @@ _SAFE: Final = "!$&'()*+,;=:@~"
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 
-class Refused(Exception):
+class RefusedPath(Exception):
     """Nothing may be sent for a path; the client is told 404, and the log why."""
 
 
@@ -72,28 +72,28 @@ def _segments(path: str) -> list[bytes]:
     :raises Refused: one of them could mean something else than a name.
     """
     if not path.isascii():
-        raise Refused("it is not quoted")
+        raise RefusedPath("it is not quoted")
     segments = [unquote_to_bytes(segment) for segment in path.split("/")[1:]]
     for segment in segments:
         # Some servers take what is behind a semicolon for a parameter, and what is left for a dot segment.
         if segment.partition(b";")[0] in (b".", b".."):
-            raise Refused("it has a dot segment")
+            raise RefusedPath("it has a dot segment")
         if b"/" in segment or b"\\" in segment:
-            raise Refused("it has a slash in a segment")
+            raise RefusedPath("it has a slash in a segment")
         if _CONTROL.search(segment):
-            raise Refused("it has a control character")
+            raise RefusedPath("it has a control character")
     if b"" in segments[:-1]:
-        raise Refused("it has an empty segment")
+        raise RefusedPath("it has an empty segment")
     return segments
 
 
 def _below(mapping: Mapping, segments: list[bytes], query: str) -> Target:
     if mapping.remote:
         if not _VISIBLE.match(query):
-            raise Refused("its query is not quoted")
+            raise RefusedPath("its query is not quoted")
         url = mapping.base + "".join("/" + quote_from_bytes(segment, _SAFE) for segment in segments)
         return Url(f"{url}?{quote(query, _SAFE + '/?%')}" if query else url)
     if not segments or not segments[-1]:
-        raise Refused("it is a directory")
+        raise RefusedPath("it is a directory")
     base = os.fsencode(mapping.base)
     return File(os.path.join(base, *segments), base)

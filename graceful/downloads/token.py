@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from graceful.application.current import current_exchange
 from graceful.downloads.files import OpenFile, open_file
-from graceful.downloads.targets import File, Refused
+from graceful.downloads.targets import File, RefusedPath
 
 if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
@@ -90,7 +90,7 @@ class Download(Token):
         if not self.remote:
             try:
                 self._file = open_file(File(os.fsencode(self.target)))
-            except Refused as refused:
+            except RefusedPath as refused:
                 raise FileNotFoundError(f"{self.target}: {refused}") from None
             self.size = self._file.size
 

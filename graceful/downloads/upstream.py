@@ -47,7 +47,7 @@ class Proxy(TransportProxyProducer):
             self._producer.abortConnection()
 
 
-class Client(HTTP11ClientProtocol):
+class UpstreamClient(HTTP11ClientProtocol):
     """A connection to an upstream server that ends when a response's head does not."""
 
     _head = 0
@@ -90,12 +90,12 @@ class ClientFactory(Factory):
     def __init__(self, quiescent: Any, metadata: str) -> None:
         self._quiescent = quiescent
 
-    def buildProtocol(self, addr: object) -> Client:
+    def buildProtocol(self, addr: object) -> UpstreamClient:
         """A connection is made."""
-        return Client(self._quiescent)  # type: ignore[no-untyped-call]
+        return UpstreamClient(self._quiescent)  # type: ignore[no-untyped-call]
 
 
-class Pool(HTTPConnectionPool):
+class UpstreamPool(HTTPConnectionPool):
     """Connections that are kept between requests."""
 
     _factory: Any = ClientFactory
@@ -165,7 +165,7 @@ class Upstream:
     """
 
     def __init__(self, reactor: Any, clock: IReactorTime, connect: float) -> None:
-        self._pool = Pool(reactor)  # type: ignore[no-untyped-call]
+        self._pool = UpstreamPool(reactor)  # type: ignore[no-untyped-call]
         self._agent = Agent.usingEndpointFactory(reactor, Endpoints(reactor, clock, connect), self._pool)
 
     def ask(self, method: str, url: str, fields: Fields) -> Deferred[IResponse]:

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.error import ReactorNotRunning
 
-from graceful.drain import Ending
+from graceful.drain import DrainResult
 from graceful.process.exit import LastLimit
 from graceful.process.origin import Origin
 from graceful.process.pidfile import PidFile
@@ -16,7 +16,7 @@ from graceful.process.startup import Startup
 
 
 @frozen
-class Process:
+class OwnProcess:
     """What a server gets when the process is its own: it takes the signals, and the exit status is its verdict.
 
     :ivar startup: surrounds everything that may fail until the reactor runs.
@@ -42,7 +42,7 @@ class Process:
     asked_at: str | None = None
     origin: Origin | None = None
 
-    def leave(self, reactor: Any, ending: Ending, within: float, tell: Callable[[Ending], object]) -> None:
+    def leave(self, reactor: Any, ending: DrainResult, within: float, tell: Callable[[DrainResult], object]) -> None:
         """End the process with the drain's exit status.  Reactor thread.
 
         :param ending: how the drain has gone.

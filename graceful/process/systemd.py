@@ -25,7 +25,7 @@ AFTER_US: Final = 5.0
 LONGEST: Final = 200
 
 
-class Notify:
+class SystemdNotifier:
     """Tells the service manager, if there is one; never waits, never raises.
 
     :param environ: where `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are.

@@ -13,16 +13,16 @@ from typing import Any, Final, Protocol
 from attrs import frozen
 
 from graceful.config.settings import Settings
-from graceful.control.control_server import Desk
+from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlError, ControlSocket
 from graceful.control.health import Health
-from graceful.drain import Drain, Ending
+from graceful.drain import Drain, DrainResult
 from graceful.process.clock import MonotonicClock
-from graceful.process.systemd import Notify
-from graceful.reactor.tracking import Counted
+from graceful.process.systemd import SystemdNotifier
+from graceful.reactor.tracking import Tracker
 from graceful.reactor.transports import name_of_port
 from graceful.server.server_orders import number_of
-from graceful.server.server_status import Status
+from graceful.server.server_status import ServerStatus
 from graceful.sockets.binding import BindError
 
 #: What is raised if control cannot be had: one line for the operator.
@@ -63,7 +63,7 @@ class Shown:
     :ivar site: with its register.
     """
 
-    counted: Counted
+    counted: Tracker
     clock: MonotonicClock
     health: Health
     site: Any
@@ -91,12 +91,12 @@ class Open:
     :param way: what is looked at.
     """
 
-    def __init__(self, settings: Settings, counted: Counted, way: Way) -> None:
+    def __init__(self, settings: Settings, counted: Tracker, way: Way) -> None:
         self._way = way
-        self._status = Status(settings)
+        self._status = ServerStatus(settings)
         path = settings.control
         control = ControlSocket(path, settings.control_mode, settings.control_group) if path else None
-        self._desk = Desk(settings, self._status, control, Notify({}))
+        self._desk = ControlServer(settings, self._status, control, SystemdNotifier({}))
         self.health = Health(settings.health_path, settings.going_down_status)
         # Nothing is recorded when it ends, since what comes and goes while nobody looks is not seen.
         site = SimpleNamespace(register=counted, record=None)
@@ -169,4 +169,4 @@ class Open:
 
     def end(self, status: int, seconds: float, finished: int, taken: int, abandoned: int) -> None:
         """Say how it ended; the reactor need not run any more."""
-        self._desk.end(Ending(status, seconds, finished, taken, abandoned))
+        self._desk.end(DrainResult(status, seconds, finished, taken, abandoned))

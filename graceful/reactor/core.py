@@ -13,10 +13,10 @@ from zope.interface import implementer
 
 from graceful.config.settings import Settings
 from graceful.process.signals import Stoppers
-from graceful.reactor.drainable import Leaving, Process
+from graceful.reactor.drainable import ReactorProcess, ReactorShutdown
 from graceful.reactor.environment import settings_of
 from graceful.reactor.interfaces import ICountsInFlight
-from graceful.reactor.tracking import Counted
+from graceful.reactor.tracking import Tracker
 from graceful.reactor.transports import TCPPort, TCPServer, UNIXPort, UNIXServer
 from graceful.reactor.twisted_web import kind_of
 
@@ -38,10 +38,10 @@ class GracefulReactor(Stock):
     :ivar counted: what is in flight.
     """
 
-    def __init__(self, settings: Settings | None = None, process: Process | None = None) -> None:
-        self.counted = Counted(kind_of)
+    def __init__(self, settings: Settings | None = None, process: ReactorProcess | None = None) -> None:
+        self.counted = Tracker(kind_of)
         super().__init__()  # type: ignore[no-untyped-call]
-        self._leaving = Leaving(self, settings if settings is not None else Settings(), self.counted, process)
+        self._leaving = ReactorShutdown(self, settings if settings is not None else Settings(), self.counted, process)
         self._stoppers = Stoppers(self._leaving, self.callFromThread) if process is not None else None
 
     # -- ICountsInFlight ----------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class GracefulReactor(Stock):
 
 def install() -> None:
     """Install it; see :func:`graceful.reactor.install`.  Twisted looks for this beside a reactor's class."""
-    process = Process()
+    process = ReactorProcess()
     reactor = GracefulReactor(settings_of(), process)
     installReactor(reactor)
     process.install()

@@ -22,7 +22,7 @@ from graceful.process.clock import on
 from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
 from graceful.reactor.lingering import Lingering
 from graceful.reactor.thread_pools import Pools
-from graceful.reactor.tracking import Counted, Item
+from graceful.reactor.tracking import TrackedItem, Tracker
 from graceful.reactor.transports import name_of_port
 from graceful.sockets.endpoint_listener import close_port
 
@@ -40,7 +40,7 @@ LAST_MOMENT: Final = 2.0
 LOOK_AGAIN: Final = 0.05
 
 
-class Process:
+class ReactorProcess:
     """What a reactor has that is installed in a process: the exit status is its verdict.
 
     One that runs in another thread than the main one has no say in that: the process is somebody else's.
@@ -69,7 +69,7 @@ class Process:
             self.limit.verdict(status, REPORTS + LEAVING)
 
 
-class Leaving:
+class ReactorShutdown:
     """A reactor on its way out.  Reactor thread.
 
     It is a `graceful.drain.Drainable` and a `graceful.process.signals.Server`, and what control looks at.
@@ -81,7 +81,7 @@ class Leaving:
     :ivar told: somebody outside wants the process to end: by a signal, or by control.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, counted: Counted, process: Process | None) -> None:
+    def __init__(self, reactor: Any, settings: Settings, counted: Tracker, process: ReactorProcess | None) -> None:
         self._reactor = reactor
         self._settings = settings
         self._counted = counted
@@ -302,7 +302,7 @@ class Leaving:
         except Exception:
             log.failure("a Deferred that was counted could not be cancelled")
 
-    def _name(self, taken: list[Item], now: float) -> None:
+    def _name(self, taken: list[TrackedItem], now: float) -> None:
         for item in taken:
             self.taken_down += 1
             log.warn("taking down {what}", what=item.describe(now))

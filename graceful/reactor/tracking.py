@@ -34,7 +34,7 @@ AGREES_IN: Final = 1.0
 
 
 @define(eq=False)
-class Item:
+class TrackedItem:
     """Something in flight.
 
     :ivar connection: what carries it.
@@ -74,7 +74,7 @@ class Item:
         )
 
 
-class Watch:
+class ConnectionWatch:
     """A connection that somebody wants to know something about; here, one of a protocol that nobody knows.
 
     :ivar transport: the connection.
@@ -82,11 +82,11 @@ class Watch:
     :ivar items: what is in flight on it, each by what it was recognised by.
     """
 
-    def __init__(self, counted: Counted, transport: Any, protocol: Any) -> None:
+    def __init__(self, counted: Tracker, transport: Any, protocol: Any) -> None:
         self._counted = counted
         self.transport = transport
         self.protocol = protocol
-        self.items: dict[Any, Item] = {}
+        self.items: dict[Any, TrackedItem] = {}
         self._closing_since: float | None = None
         self._told = False
 
@@ -148,7 +148,7 @@ class Watch:
         """End it as its own protocol would."""
         (getattr(self.protocol, "transport", None) or self.transport).loseConnection()
 
-    def take_down(self, only: Item | None = None) -> list[Item]:
+    def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
         """End it; what was interrupted by that.
 
         :param only: if it can carry several things at a time, only this one.
@@ -160,7 +160,7 @@ class Watch:
         return list(self.items.values())
 
 
-class Counted:
+class Tracker:
     """All that a reactor counts.  Reactor thread.
 
     :param kind_of: says for a transport how its connection is watched, and which protocol is asked about it.
@@ -171,15 +171,15 @@ class Counted:
     :ivar lingering: holds connections that are closed; None as long as nobody does.
     """
 
-    def __init__(self, kind_of: Callable[[Any], tuple[type[Watch], Any]]) -> None:
+    def __init__(self, kind_of: Callable[[Any], tuple[type[ConnectionWatch], Any]]) -> None:
         self._kind_of = kind_of
         self.ports: dict[Any, str] = {}
         self.connections: set[Any] = set()
         self.issued = 0
         self.on_add: Callable[[Any], object] | None = None
         self.lingering: Lingering | None = None
-        self._watches: dict[Any, Watch] = {}
-        self._asked: dict[Deferred[Any], Item] = {}
+        self._watches: dict[Any, ConnectionWatch] = {}
+        self._asked: dict[Deferred[Any], TrackedItem] = {}
         self._waiting: dict[Any, list[Deferred[None]]] = {}
 
     # -- while it runs ------------------------------------------------------------------------------------
@@ -207,20 +207,20 @@ class Counted:
 
         deferred.addBoth(fired)
 
-    def issue(self, connection: Any, method: str, target: bytes, peer: str, started: float) -> Item:
+    def issue(self, connection: Any, method: str, target: bytes, peer: str, started: float) -> TrackedItem:
         """Number something that is in flight."""
         self.issued += 1
-        return Item(self.issued, connection, method, target, peer, started)
+        return TrackedItem(self.issued, connection, method, target, peer, started)
 
     # -- when somebody looks ------------------------------------------------------------------------------
 
-    def watches(self) -> list[Watch]:
+    def watches(self) -> list[ConnectionWatch]:
         """Every connection, with what is spoken on it at this moment, and what is in flight on it."""
         for transport in list(self.connections):
             self.watch(transport)
         return list(self._watches.values())
 
-    def watch(self, transport: Any) -> Watch | None:
+    def watch(self, transport: Any) -> ConnectionWatch | None:
         """One of them; None if it is gone."""
         if transport not in self.connections:
             return None
@@ -234,17 +234,17 @@ class Counted:
             known.look()
         except Exception:
             log.failure("nobody can say what is in flight on {transport!r}", transport=transport)
-            known = self._watches[transport] = Watch(self, transport, transport.protocol)
+            known = self._watches[transport] = ConnectionWatch(self, transport, transport.protocol)
             known.look()
         return known
 
-    def in_flight(self) -> list[Item]:
+    def in_flight(self) -> list[TrackedItem]:
         """What is in flight at this moment, oldest first."""
         items = [item for watch in self.watches() for item in watch.items.values()]
         return sorted([*items, *self._asked.values()], key=lambda item: item.id)
 
     @property
-    def exchanges(self) -> dict[int, Item]:
+    def exchanges(self) -> dict[int, TrackedItem]:
         """What is in flight at this moment, by number."""
         return {item.id: item for item in self.in_flight()}
 
@@ -254,7 +254,7 @@ class Counted:
         in_flight = len(self.in_flight())
         return self.issued - in_flight
 
-    def find(self, number: int) -> tuple[Watch | None, Item] | None:
+    def find(self, number: int) -> tuple[ConnectionWatch | None, TrackedItem] | None:
         """What has a number, and the connection that carries it, if one does; None if it is not in flight."""
         for watch in self.watches():
             for item in watch.items.values():
@@ -265,7 +265,7 @@ class Counted:
                 return None, item
         return None
 
-    def asked(self) -> list[tuple[Deferred[Any], Item]]:
+    def asked(self) -> list[tuple[Deferred[Any], TrackedItem]]:
         """What a service has asked to have counted."""
         return list(self._asked.items())
 

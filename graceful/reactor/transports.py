@@ -19,7 +19,7 @@ from graceful.sockets.endpoint_listener import name_of
 
 if TYPE_CHECKING:
     from graceful.reactor.lingering import Lingering
-    from graceful.reactor.tracking import Counted
+    from graceful.reactor.tracking import Tracker
 
 
 class _Accepted:
@@ -33,7 +33,7 @@ class _Accepted:
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.accepted = monotonic()
-        counted: Counted = self.reactor.counted
+        counted: Tracker = self.reactor.counted
         counted.add(self)
 
     def connectionLost(self, reason: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 
-from graceful.reactor.tracking import Counted, Item, Watch
+from graceful.reactor.tracking import ConnectionWatch, TrackedItem, Tracker
 from graceful.web.exchange import APPLICATION, RECEIVING, SENDING
 
 #: Seconds that an idle connection is kept in a drain, for one last request; and one that has been silent since it was
@@ -46,7 +46,7 @@ _PARTIAL: Final = "the beginning of a request"
 _TAIL: Final = "the end of an answer"
 
 
-def kind_of_http(protocol: Any) -> tuple[type[Watch], Any] | None:
+def kind_of_http(protocol: Any) -> tuple[type[ConnectionWatch], Any] | None:
     """How a connection is watched on which twisted.web speaks, and its channel; None if it is another protocol."""
     http = sys.modules.get("twisted.web.http")
     if http is None:
@@ -55,17 +55,17 @@ def kind_of_http(protocol: Any) -> tuple[type[Watch], Any] | None:
         protocol = protocol._channel
     if isinstance(protocol, http.HTTPChannel):
         # A channel that was handed to a WebSocket is the way to it from now on, and no more.
-        return (Watch if "connectionLost" in vars(protocol) else HTTP1), protocol
+        return (ConnectionWatch if "connectionLost" in vars(protocol) else HTTP1), protocol
     http2 = sys.modules.get("twisted.web._http2")
     if http2 is not None and isinstance(protocol, http2.H2Connection):
         return HTTP2, protocol
     return None
 
 
-class HTTP1(Watch):
+class HTTP1(ConnectionWatch):
     """A connection of HTTP/1.1 or 1.0; `protocol` is its `HTTPChannel`."""
 
-    def __init__(self, counted: Counted, transport: Any, protocol: Any) -> None:
+    def __init__(self, counted: Tracker, transport: Any, protocol: Any) -> None:
         super().__init__(counted, transport, protocol)
         self._idle_since: float | None = None
         self._used = "persistent" in vars(protocol)  # its first head was complete
@@ -86,10 +86,10 @@ class HTTP1(Watch):
             else:
                 item.phase = RECEIVING if key is _PARTIAL else SENDING
 
-    def _issue(self) -> Item:
+    def _issue(self) -> TrackedItem:
         return self._counted.issue(self.transport, "-", b"-", self.peer, monotonic())
 
-    def _describe(self, item: Item, request: Any) -> None:
+    def _describe(self, item: TrackedItem, request: Any) -> None:
         channel = self.protocol
         if channel._handlingRequest:
             item.method, item.target = request.method.decode("latin-1"), request.uri
@@ -147,7 +147,7 @@ class HTTP1(Watch):
         except OSError:
             return False
 
-    def take_down(self, only: Item | None = None) -> list[Item]:
+    def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
         """End it: with a 503 if the answer had not begun, else in a way that nobody takes for its end."""
         self.look()
         taken = [] if self.closing and not self.items else list(self.items.values())
@@ -165,14 +165,14 @@ class HTTP1(Watch):
         return taken
 
 
-class HTTP2(Watch):
+class HTTP2(ConnectionWatch):
     """A connection of HTTP/2; `protocol` is its `H2Connection`.
 
     It is told twice that it ends (RFC 9113 §6.8): at first that it will, with the highest number that a stream can
     have, so that nothing which is on its way is refused; and a round trip later with the last one that has come.
     """
 
-    def __init__(self, counted: Counted, transport: Any, protocol: Any) -> None:
+    def __init__(self, counted: Tracker, transport: Any, protocol: Any) -> None:
         super().__init__(counted, transport, protocol)
         self._told_at: float | None = None
         self._told_twice = False
@@ -189,7 +189,7 @@ class HTTP2(Watch):
             item.phase = SENDING if request.startedWriting else APPLICATION
             item.sent = request.sentLength
 
-    def _issue(self, stream: Any) -> Item:
+    def _issue(self, stream: Any) -> TrackedItem:
         method, target = (getattr(stream, name, None) or b"-" for name in ("command", "path"))
         return self._counted.issue(self.transport, method.decode("latin-1"), target, self.peer, monotonic())
 
@@ -234,7 +234,7 @@ class HTTP2(Watch):
         if self._told_twice and not self.items and not self.closing:
             self.protocol.transport.loseConnection()
 
-    def take_down(self, only: Item | None = None) -> list[Item]:
+    def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
         """End it, or one stream of it: none can be taken for complete."""
         self.look()
         if only is not None:
@@ -251,9 +251,9 @@ class HTTP2(Watch):
         return taken
 
 
-def kind_of(transport: Any) -> tuple[type[Watch], Any]:
+def kind_of(transport: Any) -> tuple[type[ConnectionWatch], Any]:
     """How a connection is watched, and the protocol that is spoken on it, without what is around that."""
     protocol = transport.protocol
     while getattr(protocol, "wrappedProtocol", None) is not None:
         protocol = protocol.wrappedProtocol
-    return kind_of_http(protocol) or (Watch, protocol)
+    return kind_of_http(protocol) or (ConnectionWatch, protocol)

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import define, field
 
-from graceful.takedown.thread_interrupt import Descent
+from graceful.takedown.thread_interrupt import ThreadInterrupt
 from graceful.web.exchange import PHASES, Exchange
 
 
@@ -29,7 +29,7 @@ class Interruption:
     phase: str
     sent: int
     stack: str = ""
-    descent: Descent | None = None
+    descent: ThreadInterrupt | None = None
     down: bool | None = None
     reported: bool = False
     environ: dict[str, Any] | None = field(default=None, repr=False)

@@ -9,14 +9,14 @@ from uuid import uuid4
 from graceful.reports.interruption import Interruption
 from graceful.reports.outlets import Outlet, added, directory, sentry, to_sentry
 from graceful.reports.publisher import Publisher
-from graceful.reports.writer import Writer
+from graceful.reports.writer import ReportWriter
 from graceful.web.exchange import Exchange
 
 ERROR: Final = "error"
 DEADLINE: Final = "deadline"
 
 
-class Reports:
+class Reporter:
     """Makes reports, and has them published.
 
     :param path: the directory that they are written to; None for none.
@@ -25,7 +25,7 @@ class Reports:
 
     def __init__(self, path: str | None = None, hide: Collection[str] = ()) -> None:
         self._directory = [directory(path)] if path is not None else []
-        self.writer = Writer(hide)
+        self.writer = ReportWriter(hide)
         self.publisher = Publisher(self._outlets)
 
     def _outlets(self) -> list[Outlet]:

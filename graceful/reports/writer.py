@@ -25,7 +25,7 @@ TIMELINE: Final = "timeline.timeline"
 Report = dict[str, Any]
 
 
-class Writer:
+class ReportWriter:
     """Writes down what is known about an exchange.
 
     :param hide: names of query values and header fields that must not be shown, besides cookies and credentials.

@@ -16,22 +16,22 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from graceful.config.settings import BadSetting, Settings
-from graceful.control.control_server import Desk
+from graceful.control.control_server import ControlServer
 from graceful.drain import Drain
-from graceful.process.own_process import Process
+from graceful.process.own_process import OwnProcess
 from graceful.server.engine import Engine, Root
 from graceful.server.instance import Instance
-from graceful.server.server_orders import Orders
-from graceful.server.server_status import Status
-from graceful.server.shutdown import LOOK_AGAIN, Stopping
+from graceful.server.server_orders import ServerOrders
+from graceful.server.server_status import ServerStatus
+from graceful.server.shutdown import LOOK_AGAIN, Shutdown
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import LISTEN, BindError, BoundSocket, bind
-from graceful.sockets.endpoint_listener import ForeignListener
+from graceful.sockets.endpoint_listener import EndpointListener
 from graceful.takeover.coordinator import Takeover
 from graceful.takeover.predecessor import CLOSES_IN
 from graceful.takeover.reload import Reload
 from graceful.web.interfaces import IHandler
-from graceful.web.transport_connection import ForeignFactory
+from graceful.web.transport_connection import EndpointFactory
 
 if TYPE_CHECKING:
     pass
@@ -55,27 +55,27 @@ class AppServer(Instance):
         root: Root | Callable[[], Root],
         settings: Settings | None = None,
         *,
-        process: Process | None = None,
+        process: OwnProcess | None = None,
         reactor: Any = None,
     ) -> None:
         settings = settings if settings is not None else Settings()
         if process is None and settings.workers > 1:
             raise BadSetting("workers", settings.workers, "a service among others is one process: run graceful-app")
-        self._status: Status
+        self._status: ServerStatus
         super().__init__(settings, process, reactor)
-        self._status = Status(settings)
+        self._status = ServerStatus(settings)
         self._root = root
         self._bound: list[BoundSocket] = []
-        self._foreign: list[ForeignListener] = []
-        self._late: list[ForeignListener] = []  # a predecessor has these, and cannot hand them over
-        self._factory = ForeignFactory()
+        self._foreign: list[EndpointListener] = []
+        self._late: list[EndpointListener] = []  # a predecessor has these, and cannot hand them over
+        self._factory = EndpointFactory()
         self._starting: list[Deferred[Any]] = []
         self._cannot: BaseException | None = None
         self._drain: Drain | None = None
-        self._orders: Orders | None = None
+        self._orders: ServerOrders | None = None
         self._reload: Reload | None = None
         self._engine: Engine
-        self._stopping: Stopping
+        self._stopping: Shutdown
 
     # -- start --------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class AppServer(Instance):
 
     def _bind_foreign(self, address: Address) -> None:
         """Have a plugin listen: here, since its port, or its key, may be for root only."""
-        listener = ForeignListener(self._reactor, address.text, self._factory)
+        listener = EndpointListener(self._reactor, address.text, self._factory)
         if self._predecessor is not None and address.text in self._predecessor.foreign:
             self._late.append(listener)
             return
@@ -132,7 +132,7 @@ class AppServer(Instance):
         if not IResource.providedBy(root) and not IHandler.providedBy(root):
             root = root()
         self._engine = Engine(self._reactor, self.settings, root)
-        self._stopping = Stopping(self._engine, self._reactor, self._process)
+        self._stopping = Shutdown(self._engine, self._reactor, self._process)
         settings = self.settings
         self._drain = Drain(
             self._engine.clock,
@@ -142,7 +142,7 @@ class AppServer(Instance):
             settings.lame_duck,
             self._entered,
         )
-        self._orders = Orders(self._engine, self._drain, self._stopping, self._process, self._reactor)
+        self._orders = ServerOrders(self._engine, self._drain, self._stopping, self._process, self._reactor)
         self._status.of(self._engine, self._drain, self._orders)
         self._engine.site.limits.takes_down = self._drain.takes_down
         if self._desk is not None:
@@ -151,7 +151,7 @@ class AppServer(Instance):
             self._be_succeeded(self._desk, self._orders)
         self._accept()
 
-    def _be_succeeded(self, desk: Desk, orders: Orders) -> None:
+    def _be_succeeded(self, desk: ControlServer, orders: ServerOrders) -> None:
         """Answer successors, and start them."""
         assert self._drain is not None
         timeout, process = self.settings.takeover_timeout, self._process
@@ -187,7 +187,7 @@ class AppServer(Instance):
     def _leave(self) -> None:
         self.stop(True)
 
-    async def _listen_late(self, listener: ForeignListener) -> None:
+    async def _listen_late(self, listener: EndpointListener) -> None:
         """Listen as soon as the predecessor does no more; there is no way back: what cannot be had is only said."""
         clock = self._engine.clock
         give_up = clock.seconds() + CLOSES_IN

@@ -20,21 +20,21 @@ from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.config.values import parse_mapping
 from graceful.control.health import Health
 from graceful.downloads.handover import HandOver
-from graceful.downloads.parking_lot import Lot
-from graceful.downloads.prefixes import Public
+from graceful.downloads.parking_lot import ParkingLot
+from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.sender import Sender
 from graceful.logs.access_log import AccessLog
 from graceful.process import gc_tuning as collector
 from graceful.process.clock import on
-from graceful.reports.reporter import Reports
+from graceful.reports.reporter import Reporter
 from graceful.sockets.binding import BoundSocket
-from graceful.sockets.endpoint_listener import ForeignListener
+from graceful.sockets.endpoint_listener import EndpointListener
 from graceful.sockets.listener import Listener
-from graceful.takedown.request_timeout import Overtime
-from graceful.takedown.thread_interrupt import Descents
+from graceful.takedown.request_timeout import RequestTimeouts
+from graceful.takedown.thread_interrupt import ThreadInterrupts
 from graceful.takedown.waits import Inode, Waits
-from graceful.threads.callbacks import Aside
-from graceful.threads.disk import Crew
+from graceful.threads.callbacks import CallbackThreads
+from graceful.threads.disk import DiskThreads
 from graceful.threads.pool import Pool
 from graceful.threads.stacks import stack_of
 from graceful.web.body_spool import Spooler
@@ -42,9 +42,9 @@ from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 from graceful.web.interfaces import IHandler
 from graceful.web.proxies import TrustedProxies
-from graceful.web.resource_tree import Tree
+from graceful.web.resource_tree import ResourceTree
 from graceful.web.site import Site
-from graceful.web.transport_connection import ForeignFactory
+from graceful.web.transport_connection import EndpointFactory
 from graceful.wsgi.runner import Runner
 
 log = Logger(namespace="graceful")
@@ -80,14 +80,16 @@ class Engine:
         self.clock = on(reactor)
         self.clock.start()
         self._hub = Hub(reactor)
-        self._listeners: list[Listener | ForeignListener] = []
+        self._listeners: list[Listener | EndpointListener] = []
         self._sweeping: IDelayedCall | None = None
         self._silent = False
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
-        self.aside = Aside()
-        self.reports = Reports(settings.reports, settings.report_hide)
-        self.descents = Descents(self.clock, self.working, self._native, Waits(self._own_sockets), self.aside.call)
+        self.aside = CallbackThreads()
+        self.reports = Reporter(settings.reports, settings.report_hide)
+        self.descents = ThreadInterrupts(
+            self.clock, self.working, self._native, Waits(self._own_sockets), self.aside.call
+        )
         self.site = Site(
             root,
             settings,
@@ -97,13 +99,13 @@ class Engine:
             pool_for=self._pool_for,
         )
         self._hand_over(reactor)
-        self.overtime = Overtime(
+        self.overtime = RequestTimeouts(
             self.site, self.clock, self.working, self._queued, self.descents, self.reports, self._replace
         )
         self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
         if settings.health_path:
             self.site.route(settings.health_path, self.health.answer)
-        self.site.serve(IHandler(root, None) or Tree(root, self._hub))
+        self.site.serve(IHandler(root, None) or ResourceTree(root, self._hub))
         self.site.on_room = self._room
         if self.access_log is not None:
             self.access_log.start()
@@ -118,12 +120,12 @@ class Engine:
 
             return Upstream(reactor, clock, settings.upstream_connect_timeout)
 
-        self._sender = Sender(call, clock, Crew(call), upstream, settings.upstream_timeout)
-        self.lot = Lot(clock, call, self.aside.call)
+        self._sender = Sender(call, clock, DiskThreads(call), upstream, settings.upstream_timeout)
+        self.lot = ParkingLot(clock, call, self.aside.call)
         internal = [parse_mapping(text) for text in settings.internal_download]
         self.site.hand_over = HandOver(self._sender, self.lot, internal)
         mappings = [parse_mapping(text) for text in settings.download]
-        public = Public(self._sender, mappings)
+        public = PublicPrefixes(self._sender, mappings)
         for mapping in mappings:
             self.site.route(mapping.prefix, public.answer)
 
@@ -202,8 +204,8 @@ class Engine:
     def accept(
         self,
         bound: Sequence[BoundSocket],
-        foreign: Sequence[ForeignListener],
-        factory: ForeignFactory,
+        foreign: Sequence[EndpointListener],
+        factory: EndpointFactory,
         silent: bool = False,
     ) -> None:
         """Begin to accept.
@@ -258,9 +260,9 @@ class Engine:
 
     def foreign(self) -> list[str]:
         """The endpoints that plugins listen on, and cannot be handed over."""
-        return [one.description for one in self._listeners if isinstance(one, ForeignListener) and not one.closed]
+        return [one.description for one in self._listeners if isinstance(one, EndpointListener) and not one.closed]
 
-    def add(self, listener: ForeignListener) -> None:
+    def add(self, listener: EndpointListener) -> None:
         """Have one more, which listens since a moment ago."""
         self._listeners.append(listener)
         self._say_open(listener)
@@ -270,7 +272,7 @@ class Engine:
         for listener in self._listeners:
             self._say_open(listener)
 
-    def _say_open(self, listener: Listener | ForeignListener) -> None:
+    def _say_open(self, listener: Listener | EndpointListener) -> None:
         log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
 
     def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:

@@ -17,14 +17,14 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.control.control_server import Desk
+from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlSocket
-from graceful.control.status import Telling
+from graceful.control.status import StatusSource
 from graceful.logs import twistd_log as logs
 from graceful.process.exit import LEAVING
-from graceful.process.own_process import Process
+from graceful.process.own_process import OwnProcess
 from graceful.process.signals import Server, Signals
-from graceful.process.systemd import Notify
+from graceful.process.systemd import SystemdNotifier
 from graceful.takeover.coordinator import Takeover
 from graceful.takeover.predecessor import Predecessor, TakeoverError
 
@@ -42,13 +42,13 @@ class Instance(Service, Server):
 
     name = "graceful"
 
-    def __init__(self, settings: Settings, process: Process | None, reactor: Any) -> None:
+    def __init__(self, settings: Settings, process: OwnProcess | None, reactor: Any) -> None:
         self.settings = settings
         self._process = process
         self._reactor = reactor
-        self._status: Telling
+        self._status: StatusSource
         self._is_bound = False
-        self._desk: Desk | None = None
+        self._desk: ControlServer | None = None
         self._predecessor: Predecessor | None = None
         self._takeover: Takeover | None = None
 
@@ -123,8 +123,8 @@ class Instance(Service, Server):
                 process.owner if process is not None else (-1, -1),
                 demanded=settings.control is not None,
             )
-        notify = Notify() if process is not None else Notify({})
-        self._desk = desk = Desk(settings, self._status, control, notify)
+        notify = SystemdNotifier() if process is not None else SystemdNotifier({})
+        self._desk = desk = ControlServer(settings, self._status, control, notify)
         if process is not None:
             process.startup.undo.callback(desk.close)
         desk.bind(*self._handed_over(), self._predecessor)

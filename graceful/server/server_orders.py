@@ -14,13 +14,13 @@ from graceful.drain import Drain
 from graceful.process.exit import LEAVING, latest_exit
 
 if TYPE_CHECKING:
-    from graceful.process.own_process import Process
+    from graceful.process.own_process import OwnProcess
     from graceful.server.engine import Engine
-    from graceful.server.shutdown import Stopping
+    from graceful.server.shutdown import Shutdown
 
 
-class Orders:
-    """Acts on an instance, as :class:`graceful.control.api.Orders` has it.
+class ServerOrders:
+    """Acts on an instance, as :class:`graceful.control.api.ServerOrders` has it.
 
     Reactor thread, except where something else is said.
 
@@ -32,7 +32,7 @@ class Orders:
     """
 
     def __init__(
-        self, engine: Engine, drain: Drain, stopping: Stopping, process: Process | None, reactor: Any
+        self, engine: Engine, drain: Drain, stopping: Shutdown, process: OwnProcess | None, reactor: Any
     ) -> None:
         self._engine = engine
         self._drain = drain

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from attrs import define
 
 from graceful import __version__
-from graceful.control.counters import Tally
-from graceful.control.status import KEPT, Course, rotation_of
+from graceful.control.counters import Counters
+from graceful.control.status import KEPT, StateHistory, rotation_of
 from graceful.process.exit import latest_exit
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import PHASES, QUEUED, Exchange
@@ -40,8 +40,8 @@ class Way(Protocol):
 
 
 @define(eq=False)
-class Status(Course):
-    """Reads an instance's status; a :class:`graceful.control.status.Telling`.  Reactor thread.
+class ServerStatus(StateHistory):
+    """Reads an instance's status; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
 
     :ivar engine, drain, way: None while the instance starts.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
@@ -52,7 +52,7 @@ class Status(Course):
     way: Way | None = None
     ended: deque[dict[str, Any]] | None = None
     _finished_before: int = 0
-    _tally: Tally | None = None
+    _tally: Counters | None = None
     _downloaded: int = 0
 
     def of(self, engine: Engine, drain: Drain, way: Way) -> None:
@@ -63,7 +63,7 @@ class Status(Course):
         """Count from now on what ends."""
         if self.engine is not None:
             site = self.engine.site
-            self._tally = Tally(site.record)
+            self._tally = Counters(site.record)
             site.record = self._tally.record
 
     def _drain_begins(self) -> None:

@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from graceful.application import hooks
-from graceful.drain import Ending
+from graceful.drain import DrainResult
 from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN
-from graceful.process.own_process import Process
+from graceful.process.own_process import OwnProcess
 from graceful.reports.outlets import as_json
 from graceful.server.engine import Engine
 from graceful.takedown.drain_deadline import Deadline
@@ -26,7 +26,7 @@ log = Logger(namespace="graceful")
 LOOK_AGAIN: Final = 0.02
 
 
-class Stopping:
+class Shutdown:
     """An engine on its way out; a `graceful.drain.Drainable`.  Reactor thread.
 
     :param engine: what is drained.
@@ -41,7 +41,7 @@ class Stopping:
     :ivar words: begin the line that says that it stops, and the one that says how that has ended.
     """
 
-    def __init__(self, engine: Engine, reactor: Any, process: Process | None) -> None:
+    def __init__(self, engine: Engine, reactor: Any, process: OwnProcess | None) -> None:
         self._engine = engine
         self._site = engine.site
         self._reactor = reactor
@@ -50,7 +50,7 @@ class Stopping:
         self._takedown: Deadline | None = None
         self._taken_before = 0
         self.on_going_down: Callable[[], object] = lambda: None
-        self.on_gone: Callable[[Ending], object] = lambda ending: None
+        self.on_gone: Callable[[DrainResult], object] = lambda ending: None
         self.failed: BaseException | None = None
         self.succeeded = False
         self.before_closing: Callable[[], Deferred[None]] = lambda: succeed(None)
@@ -118,7 +118,7 @@ class Stopping:
         """Whether anything is left but downloads."""
         spared = self._site.spared()
         return any(exchange not in spared for exchange in self._site.register.in_flight()) or any(
-            connection.turn.current not in spared for connection in self._site.connections()
+            connection.write_token.current not in spared for connection in self._site.connections()
         )
 
     def spared(self) -> bool:
@@ -179,7 +179,7 @@ class Stopping:
             log.info("interrupted: {json}", json=as_json(lines))
         status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
         reports = tuple(line["report"] for line in lines if line["report"])
-        ending = Ending(1 if self.failed is not None else status, seconds, finished, taken, abandoned, reports)
+        ending = DrainResult(1 if self.failed is not None else status, seconds, finished, taken, abandoned, reports)
         if self._process is None:
             self.on_gone(ending)
         else:

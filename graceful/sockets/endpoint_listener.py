@@ -29,7 +29,7 @@ log = Logger(namespace="graceful")
 MOST: Final = 4096
 
 
-class ForeignListener:
+class EndpointListener:
     """One endpoint that a plugin listens on.  Everything here happens in the reactor thread.
 
     :ivar description: as it was given.

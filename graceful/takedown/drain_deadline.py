@@ -17,9 +17,9 @@ from twisted.logger import Logger
 
 from graceful.process.exit import TAKEDOWN
 from graceful.reports.interruption import Interruption
-from graceful.reports.reporter import Reports
+from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, Descent, Descents
+from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, ThreadInterrupt, ThreadInterrupts
 from graceful.threads.stacks import stack_of
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
@@ -50,8 +50,8 @@ class Deadline:
         site: Site,
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
-        descents: Descents,
-        reports: Reports,
+        descents: ThreadInterrupts,
+        reports: Reporter,
     ) -> None:
         self._site = site
         self._clock = clock
@@ -95,7 +95,7 @@ class Deadline:
 
     def _ending(self, spared: set[Exchange]) -> list[Connection]:
         """The connections that carry nothing that is spared."""
-        return [connection for connection in self._site.connections() if connection.turn.current not in spared]
+        return [connection for connection in self._site.connections() if connection.write_token.current not in spared]
 
     def _name(self, exchange: Exchange, stack: str) -> None:
         """Write down what is about to be interrupted."""
@@ -129,7 +129,7 @@ class Deadline:
         """How many exchanges in flight were interrupted."""
         return len(self._counted)
 
-    def _came_down(self, descent: Descent, down: bool) -> None:
+    def _came_down(self, descent: ThreadInterrupt, down: bool) -> None:
         """A thread has ended, or is abandoned."""
         interruption = self.interrupted[descent.exchange]
         interruption.down = down

@@ -23,17 +23,17 @@ def take_down(connection: Connection) -> list[Exchange]:
 
     :returns: the exchanges that were interrupted: the one that is being answered, and those behind it.
     """
-    turn = connection.turn
-    current = turn.current
+    write_token = connection.write_token
+    current = write_token.current
     if current is None:
         receiving = connection.receiver.refuse(503)
         if receiving is None:
             connection.close()
             return []
         return [receiving]
-    if turn.lingering and connection.unsent() == 0:
+    if write_token.lingering and connection.unsent() == 0:
         return []
-    interrupted = [current, *turn.waiting, *connection.receiver.under_way()]
+    interrupted = [current, *write_token.waiting, *connection.receiver.under_way()]
     if not _oust(current, keep=False):
         connection.close(reset=not current.framed)
     current.flushed = True
@@ -64,7 +64,7 @@ def _oust(exchange: Exchange, keep: bool) -> bool:
     substitute.id, substitute.method, substitute.target = exchange.id, exchange.method, exchange.target
     substitute.version, substitute.report = exchange.version, exchange.report
     substitute.keep = keep and exchange.keep
-    if not connection.turn.oust(exchange, substitute):
+    if not connection.write_token.oust(exchange, substitute):
         return False
     connection.site.disconnected(exchange)
     exchange.status = 503

@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from graceful.reports.interruption import Interruption
-from graceful.reports.reporter import Reports
+from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import interrupt, take_down
-from graceful.takedown.thread_interrupt import Descent, Descents
+from graceful.takedown.thread_interrupt import ThreadInterrupt, ThreadInterrupts
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import APPLICATION, QUEUED, SENDING, Exchange
 from graceful.web.site import Site
@@ -30,7 +30,7 @@ log = Logger(namespace="graceful")
 WHY = "by order"
 
 
-def take_down_one(site: Site, overtime: Overtime, number: int) -> list[int]:
+def take_down_one(site: Site, overtime: RequestTimeouts, number: int) -> list[int]:
     """Take down an exchange as a deadline would; those behind it on its connection go on, if that can be kept.
 
     Reactor thread.
@@ -45,7 +45,7 @@ def take_down_one(site: Site, overtime: Overtime, number: int) -> list[int]:
     if exchange is None:
         return []
     connection = exchange.connection
-    current = connection.turn.current
+    current = connection.write_token.current
     if current is None:
         if exchange not in connection.receiver.under_way():
             return []
@@ -69,7 +69,7 @@ class _Noted:
     stack: str
 
 
-class Overtime:
+class RequestTimeouts:
     """Looks after how long exchanges run.  Reactor thread.
 
     :param site: whose exchanges, with its limits.
@@ -89,8 +89,8 @@ class Overtime:
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
         queued: Callable[[], list[Exchange]],
-        descents: Descents,
-        reports: Reports,
+        descents: ThreadInterrupts,
+        reports: Reporter,
         replace: Callable[[int], bool],
     ) -> None:
         self._site = site
@@ -179,12 +179,12 @@ class Overtime:
         connection = exchange.connection
         if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
             return take_down(connection)
-        behind = [*connection.turn.waiting, *connection.receiver.under_way()]
+        behind = [*connection.write_token.waiting, *connection.receiver.under_way()]
         if not interrupt(exchange):
             return []
-        return [exchange, *(behind if connection.turn.closed or connection.turn.closing else ())]
+        return [exchange, *(behind if connection.write_token.closed or connection.write_token.closing else ())]
 
-    def _ended(self, descent: Descent, down: bool) -> None:
+    def _ended(self, descent: ThreadInterrupt, down: bool) -> None:
         """A thread is free again, or lost."""
         exchange = descent.exchange
         interruption = self._interrupted.pop(exchange)

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from graceful.application.deadlines import Takedown
 from graceful.takedown.waits import Wait, Waits, child_of, delicate, end_child, in_condition, leave_condition
-from graceful.threads.async_exc import Aim, Hook
+from graceful.threads.async_exc import AsyncExc, Hook
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import Exchange
 
@@ -38,7 +38,7 @@ SOON: Final = LOOK_AGAIN / 2
 LATER: Final = 0.5
 
 
-class Descent:
+class ThreadInterrupt:
     """Brings down the thread of one exchange.  Reactor thread.
 
     :param exchange: what it works for.
@@ -67,7 +67,7 @@ class Descent:
         self._native = native
         self._waits = waits
         self._call = call
-        self._aim = exchange.aim = Aim(thread)
+        self._aim = exchange.aim = AsyncExc(thread)
         self._fired = 0
         self._next_shot = now
         self._called: set[Hook] = set()
@@ -150,10 +150,10 @@ def _in_one_place(wait: object, other: object) -> bool:
     return isinstance(wait, Wait) and isinstance(other, Wait) and wait.place == other.place
 
 
-Ended = Callable[[Descent, bool], None]
+Ended = Callable[[ThreadInterrupt, bool], None]
 
 
-class Descents:
+class ThreadInterrupts:
     """The threads that are being brought down.  Reactor thread.
 
     :param clock: monotonic time.
@@ -176,9 +176,9 @@ class Descents:
         self._native = native
         self._waits = waits
         self._call = call
-        self._under_way: dict[Exchange, tuple[Descent, list[Ended]]] = {}
+        self._under_way: dict[Exchange, tuple[ThreadInterrupt, list[Ended]]] = {}
 
-    def start(self, exchange: Exchange, thread: int, ended: Ended) -> Descent:
+    def start(self, exchange: Exchange, thread: int, ended: Ended) -> ThreadInterrupt:
         """Begin to bring down the thread of an exchange, unless that is under way.
 
         :param ended: called with the descent, and whether the thread has come down; if not, it is abandoned.
@@ -188,7 +188,7 @@ class Descents:
             known[1].append(ended)
             return known[0]
         now = self._clock.seconds()
-        descent = Descent(exchange, thread, self._native(thread), now, self._waits, self._call)
+        descent = ThreadInterrupt(exchange, thread, self._native(thread), now, self._waits, self._call)
         if not self._under_way:
             self._clock.callLater(LOOK_AGAIN, self._look)
         self._under_way[exchange] = descent, [ended]
@@ -214,7 +214,7 @@ class Descents:
         if self._under_way:
             self._clock.callLater(LOOK_AGAIN, self._look)
 
-    def _look_at(self, descent: Descent, now: float) -> None:
+    def _look_at(self, descent: ThreadInterrupt, now: float) -> None:
         try:
             descent.look(now)
         except Exception:

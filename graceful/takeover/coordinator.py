@@ -21,12 +21,12 @@ from twisted.logger import Logger
 
 from graceful.sockets.binding import LISTEN, BoundSocket
 from graceful.takeover.predecessor import Predecessor, limit_draining
-from graceful.takeover.succession import Succession
-from graceful.takeover.successor_api import Handing
+from graceful.takeover.succession import SocketHandover
+from graceful.takeover.successor_api import SuccessorApi
 
 if TYPE_CHECKING:
-    from graceful.control.control_server import Desk
-    from graceful.process.own_process import Process
+    from graceful.control.control_server import ControlServer
+    from graceful.process.own_process import OwnProcess
 
 log = Logger(namespace="graceful")
 
@@ -75,7 +75,7 @@ class Succeeded(Protocol):
 
 
 class Takeover:
-    """One instance's two takeovers; a :class:`graceful.takeover.succession.Holder`.  Reactor thread.
+    """One instance's two takeovers; a :class:`graceful.takeover.succession.SocketHolder`.  Reactor thread.
 
     :param engine: has the application's sockets.
     :param desk: has the others.
@@ -90,10 +90,10 @@ class Takeover:
     def __init__(
         self,
         engine: Sockets,
-        desk: Desk,
+        desk: ControlServer,
         drain: Draining,
         stopping: Succeeded,
-        process: Process | None,
+        process: OwnProcess | None,
         timeout: float,
         limit: Callable[[], object],
     ) -> None:
@@ -105,8 +105,8 @@ class Takeover:
         self._limit = limit
         self._lent: list[tuple[str, BoundSocket]] = []
         self._waits = False
-        self.succession = Succession(engine.clock, self, timeout)
-        desk.answer_successors(Handing(self.succession, self._sockets, engine.foreign).answer)
+        self.succession = SocketHandover(engine.clock, self, timeout)
+        desk.answer_successors(SuccessorApi(self.succession, self._sockets, engine.foreign).answer)
 
     # -- as the old one -----------------------------------------------------------------------------------
 

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from graceful.control.client import (
     ANSWERS_IN,
-    Client,
     ClientError,
+    ControlClient,
+    ControlRefused,
     NobodyThere,
-    Refused,
     Silent,
     Vanished,
     process_descriptor,
@@ -50,7 +50,7 @@ class TakeoverError(Exception):
     """There is no taking over.  Its text is one line for the operator."""
 
 
-class _Receiving(Client):
+class _Receiving(ControlClient):
     """A client that takes descriptors which come before an answer.
 
     :ivar descriptors: those that have come; close-on-exec.
@@ -177,7 +177,7 @@ class Predecessor:
         """Give the word; returned is why it was not heard.  In a thread of its own."""
         try:
             self._client.post("/takeover/accepts", timeout=None, kept=sorted(self._kept))
-        except Refused as refused:
+        except ControlRefused as refused:
             return str(refused)
         except Vanished:
             # It has crashed, and nobody but us is left to serve; or it has hung up, and serves.
@@ -214,16 +214,16 @@ def limit_draining(path: str, most: int) -> None:
     """
     draining: list[tuple[float, str]] = []
     for other in beside(path):
-        with suppress(ClientError), Client(other) as client:
+        with suppress(ClientError), ControlClient(other) as client:
             status = client.get("/status?limit=0")
             if status["state"] in LEAVING:
                 draining.append((status["drain"]["began"], other))
     for _, other in sorted(draining)[: max(0, len(draining) - most)]:
-        with suppress(ClientError), Client(other) as client:
+        with suppress(ClientError), ControlClient(other) as client:
             client.post("/hurry")
 
 
-def _serves(client: Client) -> bool:
+def _serves(client: ControlClient) -> bool:
     """Whether an instance has sockets to hand over; one that is closing them is waited for."""
     state = client.get("/status?limit=0", timeout=ANSWERS_IN).get("state")
     if state in _SERVES:

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from graceful.process.child import Child
 from graceful.process.origin import VARIABLE, Origin
-from graceful.takeover.succession import Succession
+from graceful.takeover.succession import SocketHandover
 
 log = Logger(namespace="graceful")
 
@@ -45,7 +45,7 @@ class Reload:
         self,
         origin: Origin,
         control: Callable[[], str | None],
-        succession: Succession,
+        succession: SocketHandover,
         reactor: Any,
         clock: IReactorTime,
         timeout: float,

@@ -27,11 +27,11 @@ log = Logger(namespace="graceful")
 PROTOCOL: Final = 1
 
 
-class NotNow(Exception):
+class TakeoverRefused(Exception):
     """There is no taking over.  Its text is one line, for the successor and for whoever has started it."""
 
 
-class Holder(Protocol):
+class SocketHolder(Protocol):
     """The instance whose sockets they are.  Reactor thread."""
 
     def cannot_hand_over(self) -> str | None:
@@ -50,7 +50,7 @@ class Holder(Protocol):
         """
 
 
-class Succession:
+class SocketHandover:
     """One instance's sockets on their way to the next.  Reactor thread.
 
     :param clock: times the successor; monotonic.
@@ -62,7 +62,7 @@ class Succession:
     :ivar on_end: called when a takeover has ended, well or not.
     """
 
-    def __init__(self, clock: IReactorTime, holder: Holder, timeout: float) -> None:
+    def __init__(self, clock: IReactorTime, holder: SocketHolder, timeout: float) -> None:
         self._clock = clock
         self._holder = holder
         self._timeout = timeout
@@ -83,7 +83,7 @@ class Succession:
         why = self._why_not(protocol)
         if why is not None:
             log.warn("process {pid} gets no sockets: {why}", pid=pid, why=why)
-            raise NotNow(why)
+            raise TakeoverRefused(why)
         self.successor, self._token = pid, token
         self._holder.lend()
         self._timer = self._clock.callLater(self._timeout, self._late)
@@ -110,7 +110,9 @@ class Succession:
         :raises NotNow: it must not: nobody waits for it any more.
         """
         if self.handed or self.leaving or not self.successor or token is not self._token:
-            raise NotNow(f"nobody waits for this successor any more: it has taken longer than {self._timeout:g} s")
+            raise TakeoverRefused(
+                f"nobody waits for this successor any more: it has taken longer than {self._timeout:g} s"
+            )
         self._stop_timer()
         self.handed, self._token = True, None
         self.on_end()

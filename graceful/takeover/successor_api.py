@@ -21,7 +21,7 @@ from graceful.control.api import credentials
 from graceful.control.read_api import Problem
 from graceful.sockets.binding import BoundSocket
 from graceful.takeover.offers import offers
-from graceful.takeover.succession import PROTOCOL, NotNow, Succession
+from graceful.takeover.succession import PROTOCOL, SocketHandover, TakeoverRefused
 from graceful.web.exchange import Exchange
 
 #: The most descriptors that go with one message (SCM_MAX_FD is 253).
@@ -32,7 +32,7 @@ INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 Sockets = Sequence[tuple[str, BoundSocket]]
 
 
-class Handing:
+class SuccessorApi:
     """Answers successors.  Reactor thread.
 
     :param succession: decides.
@@ -41,7 +41,7 @@ class Handing:
     """
 
     def __init__(
-        self, succession: Succession, sockets: Callable[[], Sockets], foreign: Callable[[], Sequence[str]]
+        self, succession: SocketHandover, sockets: Callable[[], Sockets], foreign: Callable[[], Sequence[str]]
     ) -> None:
         self._succession = succession
         self._sockets = sockets
@@ -61,7 +61,7 @@ class Handing:
                 return self._offer(exchange, pid, values)
             if path == "/takeover/accepts":
                 return self._let_go(exchange, values)
-        except NotNow as why:
+        except TakeoverRefused as why:
             raise Problem(409, str(why)) from None
         raise Problem(404, f"there is no order {path[:100]}")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from graceful.control.client import Client, ClientError
+from graceful.control.client import ClientError, ControlClient
 from graceful.testing.client import Answer, Lost, Pending, StrictClient
 
 #: Seconds in which a server must have started, or have come to a state.
@@ -185,7 +185,7 @@ class LiveServer:
             if process.alive():
                 for path in (f"{self._control}.{process.popen.pid}", self._control):
                     try:
-                        with Client(path) as client:
+                        with ControlClient(path) as client:
                             if client.peer_pid == process.popen.pid:
                                 found += client.get("/status")["in_flight"]
                                 break
@@ -239,12 +239,12 @@ class LiveServer:
         return bool(status["pid"] == process.popen.pid and status["state"] == "serving")
 
     def _status(self) -> dict[str, Any]:
-        with Client(self._control) as client:
+        with ControlClient(self._control) as client:
             status: dict[str, Any] = client.get("/status")
         return status
 
     def _order(self, order: str) -> None:
-        with Client(self._control) as client:
+        with ControlClient(self._control) as client:
             client.post(order)
 
     def _listens(self) -> bool:
@@ -257,7 +257,7 @@ class LiveServer:
             return True
         for path in (f"{self._control}.{process.popen.pid}", self._control):
             try:
-                with Client(path) as client:
+                with ControlClient(path) as client:
                     if client.peer_pid == process.popen.pid:
                         return client.get("/status?limit=0")["state"] in _CLOSED
             except ClientError:

@@ -5,7 +5,7 @@ does: it may hold a connection's write token, or be in the middle of somebody el
 while the thread is inside the application's code, and one that comes too late must not come at all.
 
 The thread says where it is by one attribute of the exchange, `inside`, and pays no lock for it.  Who takes the
-exchange down has an :class:`Aim`, and both keep an order in which one of them always sees the other:
+exchange down has an :class:`AsyncExc`, and both keep an order in which one of them always sees the other:
 
     thread, leaving the application           whoever takes it down, holding the aim's lock
     1. inside = False                         1. exchange.aim = the aim  (when the takedown begins)
@@ -36,7 +36,7 @@ NOTHING: Final[Any] = ctypes.py_object()
 HOOK_LIMIT: Final = 5.0
 
 
-class Aim:
+class AsyncExc:
     """The takedown of one exchange, as its thread sees it.
 
     :param thread: the thread that works for the exchange, as `threading.get_ident()` has it.
@@ -62,7 +62,7 @@ class Aim:
             self.lock.release()
 
 
-def settle(aim: Aim) -> None:
+def settle(aim: AsyncExc) -> None:
     """Clear what has not been raised yet.  In the thread that is aimed at, when it is no longer inside.
 
     It may be raised just here, on the way in: so this is called where that does no harm.  Where it would, the two

@@ -41,7 +41,7 @@ class _Call:
         self.named = False
 
 
-class Aside:
+class CallbackThreads:
     """Runs application callables in threads of its own.
 
     :param size: how many run side by side, not counting those that are over their time.

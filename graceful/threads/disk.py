@@ -17,7 +17,7 @@ WAITING: Final = 100_000
 Done = Callable[[BaseException | None], None]
 
 
-class Crew:
+class DiskThreads:
     """Threads that start with the first thing there is to do.  Reactor thread.
 
     :param call: calls a function in the reactor thread, from any thread.

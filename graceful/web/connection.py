@@ -26,7 +26,7 @@ from twisted.internet.defer import Deferred
 from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.receiver import Receiver
 from graceful.web.send_buffer import bound_send_buffer
-from graceful.web.write_token import GONE, REACTOR, SEND, Piece, Turn
+from graceful.web.write_token import GONE, REACTOR, SEND, Piece, WriteToken
 
 if TYPE_CHECKING:
     from graceful.web.hub import Hub
@@ -83,7 +83,7 @@ class Connection:
         "site",
         "sock",
         "trusted",
-        "turn",
+        "write_token",
         "writing",
     )
 
@@ -99,7 +99,7 @@ class Connection:
         self.server = server
         self.scheme = scheme
         self.trusted = site.trusts(peer)
-        self.turn = Turn()
+        self.write_token = WriteToken()
         self.receiver = Receiver(self, site)
         self.intake = self.receiver.intake
         self.active = self.opened = monotonic()
@@ -141,36 +141,36 @@ class Connection:
                     self.receiver.pause()
         else:
             self.read(False)
-            if self.receiver.end_of_input() or self.site.parked(self.turn.current):
+            if self.receiver.end_of_input() or self.site.parked(self.write_token.current):
                 self.close()
 
     def read(self, more: bool) -> None:
         """Read on, or leave what comes in the kernel."""
-        if self.reading is not more and not (more and self.turn.eof):
+        if self.reading is not more and not (more and self.write_token.eof):
             self.reading = more
             self.active = monotonic()  # it was we who kept the client waiting
             self.interest()
 
     def idle(self) -> bool:
         """Whether nothing is owed to the client, and nothing has come that is not answered."""
-        return self.turn.idle() and not self.receiver.more_requests()
+        return self.write_token.idle() and not self.receiver.more_requests()
 
     def interject(self, data: bytes) -> bool:
         """Send an interim answer (RFC 9110 §15.2), if nothing is being answered.  False: not now."""
-        turn = self.turn
-        if not turn.interject():
+        write_token = self.write_token
+        if not write_token.interject():
             return False
         try:
             rest = self.transmit(data, b"")
         except OSError:
-            turn.release()
+            write_token.release()
             self._hub.call(self.close)
             return True
         if rest:
-            turn.left(rest, False)
+            write_token.left(rest, False)
             self._want_write()
         else:
-            turn.release()
+            write_token.release()
         return True
 
     # -- sending: whoever's turn it is --------------------------------------------------------------------
@@ -205,24 +205,24 @@ class Connection:
         :param last: this ends the answer.
         :raises Disconnected: nobody will read it.
         """
-        turn = self.turn
+        write_token = self.write_token
         while True:
-            claim = turn.claim(exchange)
+            claim = write_token.claim(exchange)
             if claim is SEND:
                 break
             if claim is GONE:
                 raise Disconnected
-            if turn.append(exchange, [head, data], last):
+            if write_token.append(exchange, [head, data], last):
                 self._wait(last)
                 return
         try:
             rest = self.transmit(head, data)
         except OSError:
-            turn.release()
+            write_token.release()
             self._hub.call(self.close)
             raise Disconnected from None
         if rest:
-            closing = turn.left(rest, last)
+            closing = write_token.left(rest, last)
             self._want_write()
             if closing:
                 self._hub.call(self.attend)
@@ -235,7 +235,7 @@ class Connection:
                 exchange.flushed = True
             else:
                 self._shut()
-        following = turn.done(exchange, last)
+        following = write_token.done(exchange, last)
         if following is not False:
             self._follow(following)
 
@@ -245,13 +245,13 @@ class Connection:
         if self._hub.in_reactor_thread():
             return
         above = HELD if budget.room() else ROOM
-        if not self.turn.wait(above, ROOM) and not last:
+        if not self.write_token.wait(above, ROOM) and not last:
             raise Disconnected
 
     def _follow(self, following: Exchange | bool) -> None:
         if isinstance(following, Exchange):
             self.site.dispatch(following)
-            if self.turn.attention:
+            if self.write_token.attention:
                 self._hub.call(self.attend)
         elif following:
             self._hub.call(self.attend)
@@ -270,12 +270,12 @@ class Connection:
 
     def writable(self) -> None:
         """The kernel takes more of the rest.  Reactor thread."""
-        turn = self.turn
+        write_token = self.write_token
         try:
-            while (piece := turn.first()) is not None:
+            while (piece := write_token.first()) is not None:
                 count = self.push(piece)
                 self.active = monotonic()
-                turn.sent(count)
+                write_token.sent(count)
                 if count < len(piece):
                     return
             if self.pull is not None:
@@ -288,13 +288,13 @@ class Connection:
         except OSError:
             self.close()
             return
-        through, ended, following = turn.flushed()
+        through, ended, following = write_token.flushed()
         if not through:
             return
         if ended is not None and not ended.keep:
             self._shut()
-        with turn.lock:
-            if turn.holder is not REACTOR:  # else a thread has left another rest already
+        with write_token.lock:
+            if write_token.holder is not REACTOR:  # else a thread has left another rest already
                 self.writing = False
                 self._arm()
                 self.site.budget.remove(self)
@@ -325,16 +325,16 @@ class Connection:
 
         :raises Disconnected: nobody will read it.
         """
-        turn = self.turn
-        claim = turn.claim(exchange)
+        write_token = self.write_token
+        claim = write_token.claim(exchange)
         if claim is GONE:
             raise Disconnected
         self.pull = pull
         if claim is SEND:
-            turn.left([head], False)
+            write_token.left([head], False)
             self._want_write()
         else:
-            turn.append(exchange, [head], False)
+            write_token.append(exchange, [head], False)
 
     def keep_unsent_low(self, low: bool) -> None:
         """Have the kernel take only so much of a long body as it can soon send (TCP_NOTSENT_LOWAT).
@@ -351,8 +351,8 @@ class Connection:
         """What is to be sent is not there yet; or it is now.  Reactor thread."""
         self.pull_paused = paused
         self.active = monotonic()  # it was we who kept the client waiting
-        with self.turn.lock:
-            if self.turn.holder is REACTOR:
+        with self.write_token.lock:
+            if self.write_token.holder is REACTOR:
                 self.writing = not paused
                 self._arm()
 
@@ -375,16 +375,16 @@ class Connection:
     def _want_write(self) -> None:
         """Have the reactor send the rest.  Any thread; the epoll is told without waking the reactor."""
         self.active = monotonic()
-        with self.turn.lock:
-            if self.turn.holder is REACTOR:
+        with self.write_token.lock:
+            if self.write_token.holder is REACTOR:
                 self.site.budget.add(self)
                 self.writing = True
                 self._arm()
 
     def interest(self) -> None:
         """What is waited for has changed."""
-        with self.turn.lock:
-            if not self.turn.closed:
+        with self.write_token.lock:
+            if not self.write_token.closed:
                 self._arm()
 
     def _arm(self) -> None:
@@ -395,15 +395,15 @@ class Connection:
 
     def attend(self) -> None:
         """Somebody let go of the token while the reactor wanted something of this connection."""
-        turn = self.turn
-        if turn.closed:
+        write_token = self.write_token
+        if write_token.closed:
             return
-        if turn.closing or (turn.eof and (turn.lingering or self.idle())):
+        if write_token.closing or (write_token.eof and (write_token.lingering or self.idle())):
             self.close()
-        elif turn.lingering:
+        elif write_token.lingering:
             self.receiver.ignore()
         else:
-            turn.attention = False
+            write_token.attention = False
             self.receiver.attend()
 
     def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
@@ -412,15 +412,15 @@ class Connection:
         :param reset: so that the client sees that it was cut.
         :param only: do so only if it is this exchange's turn, and not all of its answer is in the kernel.  False: no.
         """
-        turn = self.turn
-        closing = turn.close(only)
+        write_token = self.write_token
+        closing = write_token.close(only)
         if closing is None:
             return False
         self._reset = self._reset or reset
         if closing:
             self._release(self._reset)
             self.lost()
-        elif not turn.closed:
+        elif not write_token.closed:
             self._disturb()
         return True
 
@@ -444,14 +444,14 @@ class Connection:
 
     def lost(self) -> None:
         """The descriptor is closed: nobody gets an answer any more."""
-        site, turn = self.site, self.turn
+        site, write_token = self.site, self.write_token
         self.drained = self.pull = None
         site.budget.remove(self)
-        for exchange in (*turn.waiting, *self.receiver.drop()):
+        for exchange in (*write_token.waiting, *self.receiver.drop()):
             exchange.through = exchange.flushed = True
             site.finished(exchange)
-        turn.waiting.clear()
-        current = turn.current
+        write_token.waiting.clear()
+        current = write_token.current
         if current is not None:
             current.flushed = True
             if current.through:
@@ -466,7 +466,7 @@ class Connection:
     def half_close(self) -> None:
         """Close an idle connection; what has come meanwhile is still a request."""
         self.readable()
-        if self.turn.closed or self.receiver.more_requests() or not self.turn.linger():
+        if self.write_token.closed or self.receiver.more_requests() or not self.write_token.linger():
             return
         self._shut()
         self.intake.deaf = True

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
-from graceful.threads.async_exc import Aim, Hook, settle
+from graceful.threads.async_exc import AsyncExc, Hook, settle
 from graceful.web.response_headers import (
     CONNECTION,
     DATE,
@@ -168,7 +168,7 @@ class Exchange:
         self.status = self.sent = self.error = 0
         self.length = -1
         self.begun = self.chunked = self.flushed = self.through = self.download = self.inside = False
-        self.aim: Aim | None = None
+        self.aim: AsyncExc | None = None
         self.hooks: list[Hook] | None = None
         self.environ: dict[str, Any] | None = None
         self.own_id: str | None = None

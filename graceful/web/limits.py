@@ -23,7 +23,7 @@ def margin(seconds: float) -> float:
     return min(MARGIN, seconds / _SHARE)
 
 
-class _Table:
+class _LimitTable:
     """Limits by prefix: the longest that fits is the one that counts."""
 
     def __init__(self, limits: Iterable[Limit]) -> None:
@@ -55,8 +55,8 @@ class Limits:
 
     def __init__(self, limits: Iterable[Limit] = (), deadline: float = 0.0) -> None:
         kept = {(limit.prefix, limit.report): limit for limit in limits}.values()
-        self._enforced = _Table(limit for limit in kept if not limit.report)
-        self._tried = _Table(limit for limit in kept if limit.report)
+        self._enforced = _LimitTable(limit for limit in kept if not limit.report)
+        self._tried = _LimitTable(limit for limit in kept if limit.report)
         self.any = bool(kept)
         self._margin = margin(deadline)
         self.takes_down: Callable[[], float | None] = _no_drain

@@ -15,7 +15,7 @@ Handle = Callable[[Exchange], None]
 Answer = Callable[[Exchange], bool]
 
 
-class Front:
+class PrefixRoutes:
     """Routes by prefix, in front of a handler."""
 
     def __init__(self) -> None:

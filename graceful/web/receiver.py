@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from graceful.web.body_spool import FULL, HIGH, LOW, MEMORY, Spool
 from graceful.web.exchange import QUEUED, Exchange
-from graceful.web.request_parser import Intake
+from graceful.web.request_parser import RequestParser
 
 if TYPE_CHECKING:
     from graceful.web.connection import Connection
@@ -38,7 +38,7 @@ class Receiver:
     def __init__(self, connection: Connection, site: Site) -> None:
         self._connection = connection
         self._site = site
-        self.intake = Intake(self, site.settings.max_body)
+        self.intake = RequestParser(self, site.settings.max_body)
         self._expects = False
         self._spool: Spool | None = None
         # Whole, but for the end of its body, which is still on its way to the disk.
@@ -56,11 +56,11 @@ class Receiver:
             begun.through = begun.flushed = True
             self._drop_spool()
             self._site.finished(begun)
-        return self._connection.turn.end_of_input() and self._spooled is None
+        return self._connection.write_token.end_of_input() and self._spooled is None
 
     def full(self) -> bool:
         """Whether enough requests wait already, or one whose body is still on its way to the disk."""
-        return len(self._connection.turn.waiting) >= PIPELINE or self._spooled is not None
+        return len(self._connection.write_token.waiting) >= PIPELINE or self._spooled is not None
 
     def more_requests(self) -> bool:
         """Whether something that has been read is still to be answered behind the current exchange.  Any thread."""
@@ -71,7 +71,7 @@ class Receiver:
             or intake.parsing
             or intake.exchange is not None
             or self._spooled is not None
-            or self._connection.turn.waiting
+            or self._connection.write_token.waiting
         )
 
     def stalled(self) -> bool:
@@ -92,9 +92,9 @@ class Receiver:
 
     def pause(self) -> None:
         """Read on when an answer is done, or the disk has caught up; which may have been just now."""
-        turn = self._connection.turn
-        turn.attention = True
-        if turn.lingering:
+        write_token = self._connection.write_token
+        write_token.attention = True
+        if write_token.lingering:
             self.ignore()
             return
         while not self._no_room():
@@ -126,7 +126,7 @@ class Receiver:
         self._say_continue()
 
     def _say_continue(self) -> None:
-        self._connection.turn.attention = True  # before looking: an answer that ends just now will call
+        self._connection.write_token.attention = True  # before looking: an answer that ends just now will call
         if self._connection.interject(CONTINUE):
             self._expects = False
             self._connection.active = monotonic()  # the client has waited for this
@@ -168,7 +168,7 @@ class Receiver:
         if exchange.received:
             exchange.arrived = monotonic()
         exchange.phase = QUEUED
-        if connection.turn.arrive(exchange):
+        if connection.write_token.arrive(exchange):
             if exchange.error:
                 self._site.answer(exchange, exchange.error)
             else:

@@ -24,7 +24,7 @@ from twisted.web.http_headers import Headers
 from graceful.web.exchange import Disconnected, Exchange
 
 if TYPE_CHECKING:
-    from graceful.web.resource_tree import Tree
+    from graceful.web.resource_tree import ResourceTree
 
 log = Logger(namespace="graceful")
 
@@ -32,7 +32,7 @@ log = Logger(namespace="graceful")
 HIGH: Final = 65536
 
 
-class Stream:
+class RequestChannel:
     """What a `Request` takes for its channel and its transport: one exchange.
 
     :ivar site: Twisted's site, which finds resources and keeps sessions.
@@ -41,7 +41,7 @@ class Stream:
 
     factory = None  # twisted.web would log through it; our access log does
 
-    def __init__(self, tree: Tree, exchange: Exchange) -> None:
+    def __init__(self, tree: ResourceTree, exchange: Exchange) -> None:
         self.site = tree.site
         self.bad_request = False
         self._tree = tree
@@ -53,7 +53,7 @@ class Stream:
         self._request: Any = None
 
     @property
-    def transport(self) -> Stream:
+    def transport(self) -> RequestChannel:
         """A request's `transport` is its stream."""
         return self
 
@@ -86,14 +86,14 @@ class Stream:
 
     def parked(self) -> bool:
         """Whether nothing is on its way to the client, and nobody has promised to make it."""
-        return self._producer is None and not self._connection.turn.held
+        return self._producer is None and not self._connection.write_token.held
 
     def lost(self) -> None:
         """The client is gone."""
         if self._over:
             return
         self._leave()
-        reason = ConnectionDone() if self._connection.turn.eof else ConnectionLost()
+        reason = ConnectionDone() if self._connection.write_token.eof else ConnectionLost()
         self._tell(Failure(reason))
         self._connection.site.through(self._exchange)
 
@@ -142,7 +142,7 @@ class Stream:
             self._exchange.write(bytes(data))
         except Disconnected:
             return  # lost() tells the request
-        if self._producer is not None and not self._paused and self._connection.turn.held > HIGH:
+        if self._producer is not None and not self._paused and self._connection.write_token.held > HIGH:
             self._paused = True
             self._producer.pauseProducing()
 
@@ -191,7 +191,7 @@ class Stream:
             self._paused = False
             if self._producer is not None:
                 self._producer.resumeProducing()
-        elif self._connection.turn.eof and self.parked():
+        elif self._connection.write_token.eof and self.parked():
             self._connection.close()
 
     def loseConnection(self) -> None:
@@ -201,7 +201,7 @@ class Stream:
             exchange.cut()
             # Not now: a resource may go on to write, or to finish, what nobody will read.
             self._tree.call(self.lost)
-        elif connection.turn.current is exchange:
+        elif connection.write_token.current is exchange:
             exchange.keep = False  # its last bytes are on their way
         elif connection.idle():
             connection.half_close()

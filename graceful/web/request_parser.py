@@ -1,8 +1,8 @@
 """From bytes to requests: the parser, and how much is taken in ahead.  No I/O.
 
 `httptools` (llhttp) is fast and strict about syntax, but it cannot pause: a single packet with 2,000 pipelined
-requests becomes 2,000 exchanges.  Nor is it a gate; that is :class:`~graceful.web.request_rules.Gate`, which it
-calls.
+requests becomes 2,000 exchanges.  Nor is it a gate; that is :class:`~graceful.web.request_rules.RequestRules`, which
+it calls.
 
 Pausing is done by feeding it slices.  Every message head, and every chunked body, ends with an empty line, so a
 slice that ends with the first empty line never goes past the end of the message under way; a body with a
@@ -19,7 +19,7 @@ from typing import Final
 
 import httptools
 
-from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, TOKEN, Gate, Sink
+from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, TOKEN, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
 MAX_METHOD: Final = 64
@@ -31,7 +31,7 @@ _RTSP: Final = frozenset(
 _STOPPED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
-class Intake(Gate):
+class RequestParser(RequestRules):
     """Parses what one connection receives.  Reactor thread only.
 
     :ivar stash: bytes that have been received and may not be parsed yet.

@@ -73,7 +73,7 @@ def _learn(name: bytes) -> int:
     return kind
 
 
-class Gate:
+class RequestRules:
     """What the parser of one connection calls.  Reactor thread only.
 
     :ivar exchange: the exchange whose request is under way, or None between requests.

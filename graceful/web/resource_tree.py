@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from graceful.web.exchange import APPLICATION, Exchange
 from graceful.web.interfaces import IHandler
-from graceful.web.request_channel import Stream
+from graceful.web.request_channel import RequestChannel
 
 if TYPE_CHECKING:
     from graceful.web.hub import Hub
@@ -118,7 +118,7 @@ class Request(server.Request):
 
 
 @implementer(IHandler)
-class Tree:
+class ResourceTree:
     """Answers exchanges from a tree of resources.
 
     :param root: the tree.
@@ -129,7 +129,7 @@ class Tree:
         self.site = server.Site(root, requestFactory=Request)
         self.call = hub.call
         self._hub = hub
-        self._streams: dict[Exchange, Stream] = {}
+        self._streams: dict[Exchange, RequestChannel] = {}
 
     def handle(self, exchange: Exchange) -> None:
         """Find the exchange's resource, and have it rendered."""
@@ -154,16 +154,16 @@ class Tree:
         return stream is not None and stream.parked()
 
     def _render(self, exchange: Exchange) -> None:
-        turn = exchange.connection.turn
-        if turn.closed or turn.current is not exchange:
+        write_token = exchange.connection.write_token
+        if write_token.closed or write_token.current is not exchange:
             exchange.flushed = True  # the client left, or the deadline came, on the way to this thread
             exchange.connection.site.through(exchange)
             return
         exchange.handler = self
-        stream = self._streams[exchange] = Stream(self, exchange)
+        stream = self._streams[exchange] = RequestChannel(self, exchange)
         exchange.phase = APPLICATION
         stream.render()
-        if turn.eof and self.parked(exchange):
+        if write_token.eof and self.parked(exchange):
             exchange.connection.close()
 
     def forget(self, exchange: Exchange) -> None:

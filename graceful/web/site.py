@@ -19,7 +19,7 @@ from graceful.config.settings import Settings
 from graceful.web.connection import Connection
 from graceful.web.exchange import LINGERING, Disconnected, Exchange
 from graceful.web.limits import Limits
-from graceful.web.prefix_routes import Front
+from graceful.web.prefix_routes import PrefixRoutes
 from graceful.web.register import Register
 from graceful.web.timeouts import Sweep
 
@@ -68,7 +68,7 @@ class Budget:
 
     def room(self) -> bool:
         """Whether one more answer may be held without its thread."""
-        return sum(connection.turn.held for connection in self._slow.copy()) < self._limit
+        return sum(connection.write_token.held for connection in self._slow.copy()) < self._limit
 
 
 class Site:
@@ -108,7 +108,7 @@ class Site:
         self.pool_for: Any = pool_for
         self.hand_over: HandOver | None = None
         self._proxies = proxies
-        self._front = Front()
+        self._front = PrefixRoutes()
         self.handle: Callable[[Exchange], None]
         self.budget = Budget()
         self.limits = Limits(self.settings.request_timeout, self.settings.deadline)
@@ -170,9 +170,9 @@ class Site:
         """The downloads, and the requests that wait behind them on their connections."""
         spared: set[Exchange] = set()
         for connection in self.connections():
-            current = connection.turn.current
+            current = connection.write_token.current
             if current is not None and current.download:
-                spared.update((current, *connection.turn.waiting, *connection.receiver.under_way()))
+                spared.update((current, *connection.write_token.waiting, *connection.receiver.under_way()))
         return spared
 
     def trusts(self, peer: tuple[str, int] | None) -> bool:
@@ -199,7 +199,7 @@ class Site:
         self.handle = self._front.before(handler.handle)
 
     def route(self, prefix: str, answer: Callable[[Exchange], bool]) -> None:
-        """Have requests answered before anybody else is asked (see :meth:`Front.add`).  Before `serve`."""
+        """Have requests answered before anybody else is asked (see :meth:`PrefixRoutes.add`).  Before `serve`."""
         self._front.add(prefix, answer)
 
     def takes(self, name: str) -> bool:
@@ -229,7 +229,7 @@ class Site:
         exchange.through = True
         if exchange.flushed:
             self.finished(exchange)
-        elif exchange.connection.turn.lingering:
+        elif exchange.connection.write_token.lingering:
             exchange.phase = LINGERING
 
     def finished(self, exchange: Exchange) -> None:

@@ -48,20 +48,20 @@ class Sweep:
         """Look at all connections; `now` is in monotonic seconds."""
         self._unsent_before, self._unsent = self._unsent, {}
         for connection in list(self._site.connections()):
-            if not connection.turn.closed:
+            if not connection.write_token.closed:
                 self.look(connection, now)
 
     def look(self, connection: Connection, now: float) -> None:
         """Apply the rule that fits the connection's situation."""
         settings = self._site.settings
-        turn = connection.turn
+        write_token = connection.write_token
         silent = now - connection.active
         receiving = connection.intake.exchange
-        if turn.lingering:
+        if write_token.lingering:
             self._linger(connection, now)
-        elif turn.held or (connection.pull is not None and not connection.pull_paused):
+        elif write_token.held or (connection.pull is not None and not connection.pull_paused):
             if silent > settings.send_timeout:
-                log.info("a client takes nothing: {exchange} is cut", exchange=turn.current)
+                log.info("a client takes nothing: {exchange} is cut", exchange=write_token.current)
                 connection.close(reset=True)
         elif receiving is not None:
             if connection.receiver.stalled():
@@ -93,7 +93,7 @@ class Sweep:
 
     def _linger(self, connection: Connection, now: float) -> None:
         """Nothing more will be sent: wait until the client has all of it, and a moment for it to close."""
-        current = connection.turn.current
+        current = connection.write_token.current
         ended = current.ended if current is not None else connection.active
         unsent = connection.unsent()
         if unsent:

@@ -127,8 +127,8 @@ class TransportConnection(Connection):
 
     def _want_write(self) -> None:
         self.active = monotonic()
-        with self.turn.lock:
-            if self.turn.holder is not REACTOR:
+        with self.write_token.lock:
+            if self.write_token.holder is not REACTOR:
                 return
             self.site.budget.add(self)
         if self._hub.in_reactor_thread():
@@ -160,14 +160,14 @@ class TransportConnection(Connection):
         :param reset: at once, and so that the client sees that it was cut.
         :param only: do so only if it is this exchange's turn, and not all of its answer was sent.  False: no.
         """
-        closing = self.turn.close(only)
+        closing = self.write_token.close(only)
         if closing is None:
             return False
         self._reset = self._reset or reset
         if closing:
             self.pull = None  # the transport would take the whole file, and keep what nobody reads
-            self._end(self._reset or (self.turn.lingering and self.unsent() > 0))
-        elif self.turn.closed and not self._gone_already:
+            self._end(self._reset or (self.write_token.lingering and self.unsent() > 0))
+        elif self.write_token.closed and not self._gone_already:
             self._transport.abortConnection()
         return True
 
@@ -184,7 +184,7 @@ class TransportConnection(Connection):
     def gone(self) -> None:
         """The transport is closed, by whichever side."""
         self._gone_already = True
-        if self.turn.close() or self.turn.closed:
+        if self.write_token.close() or self.write_token.closed:
             self.lost()
         # Else a sender is filling its list this moment; when it lets go, it has us called, to close.
 
@@ -204,7 +204,7 @@ def _address(address: IAddress) -> Address | None:
 
 
 @implementer(IPushProducer)
-class ForeignProtocol(Protocol):
+class EndpointProtocol(Protocol):
     """Takes a transport's events to its connection.
 
     :param site: what is served.
@@ -249,7 +249,7 @@ class ForeignProtocol(Protocol):
         """The transport is about to close."""
 
 
-class ForeignFactory(Factory):
+class EndpointFactory(Factory):
     """Makes the protocols of endpoints that are not ours; these may listen before there is a site."""
 
     noisy = False
@@ -264,6 +264,6 @@ class ForeignFactory(Factory):
         """
         self._served = site, hub, taken
 
-    def buildProtocol(self, addr: IAddress | None) -> ForeignProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> EndpointProtocol | None:
         """A client connects."""
-        return ForeignProtocol(*self._served) if self._served is not None else None
+        return EndpointProtocol(*self._served) if self._served is not None else None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Piece = bytes | memoryview
 
 
-class Holder(IntEnum):
+class TokenHolder(IntEnum):
     """Who may write on the connection now."""
 
     NOBODY = 0
@@ -51,15 +51,15 @@ class Claim(IntEnum):
     QUEUE = 2
 
 
-NOBODY: Final = Holder.NOBODY
-SENDER: Final = Holder.SENDER
-REACTOR: Final = Holder.REACTOR
+NOBODY: Final = TokenHolder.NOBODY
+SENDER: Final = TokenHolder.SENDER
+REACTOR: Final = TokenHolder.REACTOR
 GONE: Final = Claim.GONE
 SEND: Final = Claim.SEND
 QUEUE: Final = Claim.QUEUE
 
 
-class Turn:
+class WriteToken:
     """The order of writing on one connection.
 
     All fields belong to the lock, except where a method says that it may be called by the reactor thread only,

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from graceful.workers.worker import STARTING, Worker
+from graceful.workers.worker import STARTING, WorkerProcess
 
 #: Seconds that a worker which does not serve yet has to end when it is told to; then it is killed.
 ENDS_IN: Final = 2.0
 
 
-def gather(coming: Callable[[], Sequence[Worker]]) -> bool:
+def gather(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
     """Wait until all would accept.  Blocks.
 
     :param coming: those that are being started.
@@ -43,7 +43,7 @@ def gather(coming: Callable[[], Sequence[Worker]]) -> bool:
     return False
 
 
-def dismiss(workers: Sequence[Worker]) -> None:
+def dismiss(workers: Sequence[WorkerProcess]) -> None:
     """End those that have not begun to accept.  Blocks, briefly: start-up has failed."""
     for worker in workers:
         worker.send_signal(signal.SIGTERM)

@@ -54,12 +54,12 @@ LONGEST: Final = 1 << 20
 TAKES_IN: Final = 5.0
 
 
-class LineLost(Exception):
+class ChannelLost(Exception):
     """The other end is gone, or says what cannot be understood."""
 
 
 @implementer(IReadDescriptor)
-class Line:
+class Channel:
     """One end of the line.  What is said is waited for by `hear`, and from `watch` on by the reactor.
 
     :param sock: a connected Unix stream socket, ours from now on.
@@ -120,7 +120,7 @@ class Line:
                 self._receive()
             return self._next()
         except OSError as error:
-            raise LineLost(f"the other end of the line says nothing: {error}") from None
+            raise ChannelLost(f"the other end of the line says nothing: {error}") from None
         finally:
             if self.open:
                 self._socket.setblocking(False)
@@ -137,7 +137,7 @@ class Line:
         self._descriptors.extend(descriptors)
         self._data += data
         if not data or (len(self._data) > LONGEST and b"\n" not in self._data):
-            raise LineLost("the line has ended" if not data else "what is said has no end")
+            raise ChannelLost("the line has ended" if not data else "what is said has no end")
 
     def _next(self) -> dict[str, Any]:
         line, _, self._data = self._data.partition(b"\n")
@@ -146,7 +146,7 @@ class Line:
         except ValueError:
             message = None
         if not isinstance(message, dict) or not isinstance(message.get("word"), str):
-            raise LineLost(f"what is said cannot be understood: {line[:100]!r}")
+            raise ChannelLost(f"what is said cannot be understood: {line[:100]!r}")
         return message
 
     # -- in the reactor -----------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Line:
                 self._tell(self._next())
         except BlockingIOError:
             return False
-        except (OSError, LineLost):
+        except (OSError, ChannelLost):
             self._end()
         return True
 

@@ -17,9 +17,9 @@ from twisted.logger import Logger
 
 from graceful.process.exit import REPORTS
 from graceful.reports.outlets import as_json
-from graceful.reports.reporter import Reports
+from graceful.reports.reporter import Reporter
 from graceful.server.shutdown import LOOK_AGAIN
-from graceful.workers.worker import Worker
+from graceful.workers.worker import WorkerProcess
 
 log = Logger(namespace="graceful")
 
@@ -27,18 +27,18 @@ log = Logger(namespace="graceful")
 LOST: Final = "lost"
 
 
-class Losses:
+class CrashReports:
     """Tells of losses.  Reactor thread.
 
     :param reports: publishes them.
     :param clock: times the end; monotonic.
     """
 
-    def __init__(self, reports: Reports, clock: IReactorTime) -> None:
+    def __init__(self, reports: Reporter, clock: IReactorTime) -> None:
         self._reports = reports
         self._clock = clock
 
-    def of(self, worker: Worker) -> None:
+    def of(self, worker: WorkerProcess) -> None:
         """A worker has died, without a last word."""
         seen: Sequence[dict[str, Any]] = worker.picture.get("in_flight", ())
         log.error(
@@ -52,7 +52,7 @@ class Losses:
         if lines:
             log.info("interrupted: {json}", json=as_json(lines))
 
-    def _tell(self, worker: Worker, exchange: dict[str, Any]) -> dict[str, Any]:
+    def _tell(self, worker: WorkerProcess, exchange: dict[str, Any]) -> dict[str, Any]:
         """Report one; returned is how it is named in the log."""
         known = {
             "exchange": exchange["id"],

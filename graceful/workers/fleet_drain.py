@@ -17,12 +17,12 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from graceful.drain import Ending
+from graceful.drain import DrainResult
 from graceful.process.exit import ABANDONED, FINISHED, TAKEN_DOWN
 from graceful.sockets.binding import BoundSocket
-from graceful.workers.slot_sockets import Kept, Places
-from graceful.workers.worker import GONE, LEAVING, SERVING, STARTING, Worker
-from graceful.workers.worker_pool import Crew
+from graceful.workers.slot_sockets import HeldSocket, SlotSockets
+from graceful.workers.worker import GONE, LEAVING, SERVING, STARTING, WorkerProcess
+from graceful.workers.worker_pool import WorkerPool
 
 log = Logger(namespace="graceful")
 
@@ -35,7 +35,7 @@ class Hands:
     :param exodus: the way out.
     """
 
-    def __init__(self, clock: Any, places: Places, exodus: Exodus) -> None:
+    def __init__(self, clock: Any, places: SlotSockets, exodus: FleetDrain) -> None:
         self.clock = clock
         self._places = places
         self._exodus = exodus
@@ -67,8 +67,9 @@ class Hands:
         self._exodus.succeeded(*self._handed)
 
 
-class Exodus:
-    """The end of an instance with workers; what :class:`graceful.workers.worker_pool.Leaving` has.  Reactor thread.
+class FleetDrain:
+    """The end of an instance with workers; what :class:`graceful.workers.worker_pool.DrainEvents` has.  Reactor
+    thread.
 
     :param clock: monotonic.
     :param crew: who leaves.
@@ -82,10 +83,10 @@ class Exodus:
     def __init__(
         self,
         clock: IReactorTime,
-        crew: Crew,
-        sockets: Places,
+        crew: WorkerPool,
+        sockets: SlotSockets,
         on_state: Callable[[str], object],
-        on_gone: Callable[[Ending], object],
+        on_gone: Callable[[DrainResult], object],
     ) -> None:
         self._clock = clock
         self._crew = crew
@@ -174,7 +175,7 @@ class Exodus:
             if worker.state != STARTING:
                 worker.ask("POST", target, values).addErrback(self._not_obeyed, worker, otherwise)
 
-    def _not_obeyed(self, failure: Any, worker: Worker, otherwise: signal.Signals) -> None:
+    def _not_obeyed(self, failure: Any, worker: WorkerProcess, otherwise: signal.Signals) -> None:
         if worker.state == GONE:
             return
         log.warn(
@@ -194,7 +195,7 @@ class Exodus:
 
     # -- what happens -------------------------------------------------------------------------------------
 
-    def closing(self, worker: Worker) -> None:
+    def closing(self, worker: WorkerProcess) -> None:
         """One has come so far as to close its sockets: it has those alone that nobody else accepts from."""
         if self.state == "lame-duck":
             self._enter("closing")
@@ -207,26 +208,26 @@ class Exodus:
         worker.close(0, self._alone(worker))
         self._look()
 
-    def _accepting(self) -> list[Worker]:
+    def _accepting(self) -> list[WorkerProcess]:
         """Those that go on accepting for a while."""
         return [worker for worker in self._crew.serving() if worker.state == SERVING]
 
-    def _holding(self) -> list[Worker]:
+    def _holding(self) -> list[WorkerProcess]:
         """Those that may still accept: they have not said that they do not."""
         return [worker for worker in self._crew.workers() if not worker.closed and worker.state != STARTING]
 
-    def _alone(self, worker: Worker, handed: Sequence[Kept] = ()) -> list[Kept]:
+    def _alone(self, worker: WorkerProcess, handed: Sequence[HeldSocket] = ()) -> list[HeldSocket]:
         """What nobody but one worker holds any more."""
         others = {one for other in self._holding() if other is not worker for one in other.sockets}
         return [
             one for one in worker.sockets if one.ours and not one.open and one not in others and one not in handed
         ]
 
-    def closed(self, worker: Worker) -> None:
+    def closed(self, worker: WorkerProcess) -> None:
         """One accepts nobody any more."""
         self._look()
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: WorkerProcess) -> None:
         """One is gone: what it had is in its last word, or it had none."""
         word, status = worker.word, worker.status
         if word is not None:
@@ -264,7 +265,7 @@ class Exodus:
             for one in left:
                 one.let_go(unlink=True)
 
-    def _of(self, name: str) -> list[Kept]:
+    def _of(self, name: str) -> list[HeldSocket]:
         return [one for one in self._sockets.kept if one.bound.name == name]
 
     def _say_closed(self, name: str) -> None:
@@ -285,4 +286,6 @@ class Exodus:
         )
         taken = TAKEN_DOWN if self._taken_down else FINISHED
         worst = max(self._worst, taken, ABANDONED if self._abandoned else FINISHED)
-        self._on_gone(Ending(worst, seconds, self._finished, self._taken_down, self._abandoned, tuple(self._reports)))
+        self._on_gone(
+            DrainResult(worst, seconds, self._finished, self._taken_down, self._abandoned, tuple(self._reports))
+        )

@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from graceful.control.health import Health
 from graceful.process.exit import LEAVING, LastLimit
-from graceful.workers.fleet_drain import Exodus
+from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.fleet_status import FleetStatus
 from graceful.workers.worker import STARTING
 from graceful.workers.worker_client import OBEYED_IN
-from graceful.workers.worker_pool import Crew
+from graceful.workers.worker_pool import WorkerPool
 
 #: Seconds that a supervisor gives its workers beyond their own last limit, behind which stands their kernel timer.
 BEYOND: Final = 7.0
@@ -33,7 +33,9 @@ class FleetOrders:
     :param last: of the supervisor's process.
     """
 
-    def __init__(self, crew: Crew, exodus: Exodus, status: FleetStatus, health: Health, last: LastLimit) -> None:
+    def __init__(
+        self, crew: WorkerPool, exodus: FleetDrain, status: FleetStatus, health: Health, last: LastLimit
+    ) -> None:
         self._crew = crew
         self._exodus = exodus
         self._status = status

@@ -19,12 +19,12 @@ from twisted.python.failure import Failure
 from graceful import __version__
 from graceful.control.client import ClientError
 from graceful.control.health import Health
-from graceful.control.status import Course, rotation_of
+from graceful.control.status import StateHistory, rotation_of
 from graceful.drain import CLOSED_SINCE
 from graceful.process.exit import latest_exit
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Picture, merged, named, phases, sockets, sums
-from graceful.workers.status_poller import SAID_IN, Known, Looking, Worker, refused
+from graceful.workers.status_poller import SAID_IN, Known, PolledWorker, StatusPoller, refused
 from graceful.workers.worker import STARTING
 from graceful.workers.worker_client import OBEYED_IN
 
@@ -54,8 +54,8 @@ def memory_of(pid: int) -> int | None:
 
 
 @define(eq=False)
-class FleetStatus(Course):
-    """Says how all workers are together; a :class:`graceful.control.status.Telling`.  Reactor thread.
+class FleetStatus(StateHistory):
+    """Says how all workers are together; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
 
     :param settings: of the supervisor.
     :param looking: what is known of the workers.
@@ -64,7 +64,7 @@ class FleetStatus(Course):
     :ivar own_limit: says in how many seconds the supervisor is gone; None for as soon as all workers are.
     """
 
-    looking: Looking = field(kw_only=True)
+    looking: StatusPoller = field(kw_only=True)
     memory: Callable[[int], int | None] = field(default=memory_of, kw_only=True)
     health: Health | None = None
     own_limit: Callable[[], float] | None = None
@@ -145,7 +145,7 @@ class FleetStatus(Course):
             "workers": [self._shown(worker, known) for worker, known in self.looking.all()],
         }
 
-    def _shown(self, worker: Worker, known: Known) -> dict[str, Any]:
+    def _shown(self, worker: PolledWorker, known: Known) -> dict[str, Any]:
         """A worker, with what is known of it; null where nothing is."""
         state = worker.state if worker.state == STARTING else known.picture.get("state", worker.state)
         return {
@@ -194,7 +194,7 @@ class FleetStatus(Course):
             failure.trap(ClientError)
             return known_of(known)
 
-        def ask(worker: Worker, known: Known) -> Deferred[list[dict[str, Any]]]:
+        def ask(worker: PolledWorker, known: Known) -> Deferred[list[dict[str, Any]]]:
             said = worker.ask("GET", f"/exchanges{how}", timeout=SAID_IN)
             said.addCallback(lambda found: [named(worker.pid, exchange) for exchange in found])
             return said.addErrback(instead, known)
@@ -226,7 +226,7 @@ class FleetStatus(Course):
         said.addCallback(lambda told: [f"{worker.pid}-{number}" for number in told["taken_down"]])
         return said.addErrback(_not_found, [])
 
-    def _find(self, which: str) -> tuple[Worker | None, str]:
+    def _find(self, which: str) -> tuple[PolledWorker | None, str]:
         """The worker that an id names, and the number that the exchange has there."""
         pid, _, number = which.partition("-")
         if number.isascii() and number.isdigit():

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from graceful.sockets.binding import BoundSocket
-from graceful.workers.channel import PROTOCOL, Line, LineLost
+from graceful.workers.channel import PROTOCOL, Channel, ChannelLost
 
 log = Logger(namespace="graceful")
 
@@ -34,7 +34,7 @@ VARIABLE: Final = "GRACEFUL_WORKER"
 GETS_IN: Final = 30.0
 
 
-class PostError(Exception):
+class ParentError(Exception):
     """There is no working for this supervisor.  Its text is one line for the operator."""
 
 
@@ -46,7 +46,7 @@ class Held:
         self.bound = bound
 
 
-class Post:
+class Parent:
     """A worker's place.  Main thread; from `watch` on, the reactor thread.
 
     :param said: what the environment says.
@@ -69,7 +69,7 @@ class Post:
             self.directory: str | None = place["directory"]
             line, self.control = (_socket(int(place[name])) for name in ("line", "control"))
         except (KeyError, TypeError, ValueError, OSError):
-            raise PostError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
+            raise ParentError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
         self.supervisor = 0
         self.on_accept: Callable[[], object] = lambda: None
         self.on_more: Callable[[list[BoundSocket]], object] = lambda bound: None
@@ -77,7 +77,7 @@ class Post:
         self.on_succeeded: Callable[[int, list[BoundSocket], list[BoundSocket]], object]
         self.on_succeeded = lambda pid, handed, alone: None
         self.on_lost: Callable[[], object] = lambda: None
-        self._line = Line(line)
+        self._line = Channel(line)
         self._held: list[Held] = []
         self._asking: Deferred[tuple[int, list[BoundSocket]]] | None = None
 
@@ -92,17 +92,17 @@ class Post:
             while True:
                 message = self._line.hear(GETS_IN)
                 if message["word"] != "sockets" or message.get("protocol") != PROTOCOL:
-                    raise LineLost(
+                    raise ChannelLost(
                         f"the supervisor speaks version {str(message.get('protocol'))[:20]} of the workers' line,"
                         f" this worker {PROTOCOL}: start with --takeover, which replaces the supervisor, too"
                     )
                 self.supervisor = int(message["pid"])
                 if len(self._take(message)) < len(message["sockets"]):
-                    raise LineLost("it may not have so many open files: raise the limit")
+                    raise ChannelLost("it may not have so many open files: raise the limit")
                 if not message.get("more"):
                     return [held.bound for held in self._held]
-        except (LineLost, KeyError, TypeError, ValueError) as error:
-            raise PostError(f"worker {self.number} gets no sockets: {error}") from None
+        except (ChannelLost, KeyError, TypeError, ValueError) as error:
+            raise ParentError(f"worker {self.number} gets no sockets: {error}") from None
 
     def _take(self, message: dict[str, Any]) -> list[BoundSocket]:
         """The sockets that have come with a message; fewer than were sent if there is no room for more."""

@@ -14,8 +14,8 @@ from typing import Final
 from twisted.logger import Logger
 
 from graceful.workers.fleet_status import memory_of
-from graceful.workers.worker import Worker
-from graceful.workers.worker_pool import ANOTHER, STOPPING, Crew
+from graceful.workers.worker import WorkerProcess
+from graceful.workers.worker_pool import ANOTHER, STOPPING, WorkerPool
 
 log = Logger(namespace="graceful")
 
@@ -40,10 +40,10 @@ class Recycling:
 
     def __init__(
         self,
-        crew: Crew,
+        crew: WorkerPool,
         max_requests: tuple[int, int] | None,
         max_rss: int | None,
-        finished: Callable[[Worker], int],
+        finished: Callable[[WorkerProcess], int],
         rss: Callable[[int], int | None] = memory_of,
         jitter: Callable[[int, int], int] = random.randint,
     ) -> None:
@@ -53,7 +53,7 @@ class Recycling:
         self._finished = finished
         self._rss = rss
         self._jitter = jitter
-        self._limits: dict[Worker, int] = {}
+        self._limits: dict[WorkerProcess, int] = {}
         self._wait = 0
 
     def look(self) -> None:
@@ -71,14 +71,14 @@ class Recycling:
                 replaced.addCallback(self._tell, worker)
                 return
 
-    def _limit(self, worker: Worker) -> int:
+    def _limit(self, worker: WorkerProcess) -> int:
         known = self._limits.get(worker)
         if known is None:
             most, jitter = self._max_requests or (0, 0)
             known = most + self._jitter(-jitter, jitter)
         return known
 
-    def _why(self, worker: Worker) -> str | None:
+    def _why(self, worker: WorkerProcess) -> str | None:
         finished = self._finished(worker)
         if self._max_requests is not None and finished >= self._limits[worker]:
             return f"has served {finished} requests"
@@ -89,7 +89,7 @@ class Recycling:
             return f"holds {rss >> 20} MiB"
         return None
 
-    def _tell(self, why_not: str | None, worker: Worker) -> None:
+    def _tell(self, why_not: str | None, worker: WorkerProcess) -> None:
         if why_not not in (None, ANOTHER, STOPPING):
             self._wait = PAUSE
             log.error(

@@ -14,13 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from graceful.process.origin import Origin
-from graceful.workers.slot import Place
-from graceful.workers.worker_pool import STOPPING, Crew
+from graceful.workers.slot import Slot
+from graceful.workers.worker_pool import STOPPING, WorkerPool
 
 log = Logger(namespace="graceful")
 
 
-class Roll:
+class RollingRestart:
     """Replaces all workers.  Reactor thread.
 
     :param crew: whose workers.
@@ -29,7 +29,7 @@ class Roll:
     :ivar release: what is served.
     """
 
-    def __init__(self, crew: Crew, origin: Origin, release: Origin, may_not: Callable[[], str | None]) -> None:
+    def __init__(self, crew: WorkerPool, origin: Origin, release: Origin, may_not: Callable[[], str | None]) -> None:
         self._crew = crew
         self._origin = origin
         self._may_not = may_not
@@ -77,9 +77,9 @@ class Roll:
         finally:
             self.under_way = False
 
-    async def _forward(self, release: Origin) -> tuple[str | None, list[Place]]:
+    async def _forward(self, release: Origin) -> tuple[str | None, list[Slot]]:
         """Replace one after the other; returned is why one could not be, and which were."""
-        replaced: list[Place] = []
+        replaced: list[Slot] = []
         for place in self._crew.places:
             why = await self._crew.replace(place, release)
             if why is not None:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from graceful.process.origin import Origin
-from graceful.workers.worker import Worker
+from graceful.workers.worker import WorkerProcess
 
 #: Seconds before each attempt in a row; then the last one, again and again.
 PAUSES: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 30.0)
@@ -24,7 +24,7 @@ HOPELESS: Final = 6
 STEADY: Final = 10.0
 
 
-class Pauses:
+class Backoff:
     """The failures of one place.
 
     :ivar failures: how many there were in a row.
@@ -51,7 +51,7 @@ class Pauses:
 
 
 @define(eq=False)
-class Place:
+class Slot:
     """A place to work in.  Reactor thread.
 
     :ivar number: from 1.
@@ -67,10 +67,10 @@ class Place:
 
     number: int
     release: Origin
-    worker: Worker | None = None
-    coming: Worker | None = None
-    keeper: Worker | None = None
-    pauses: Pauses = field(factory=Pauses)
+    worker: WorkerProcess | None = None
+    coming: WorkerProcess | None = None
+    keeper: WorkerProcess | None = None
+    pauses: Backoff = field(factory=Backoff)
     again: IDelayedCall | None = None
     late: IDelayedCall | None = None
     awaited: Deferred[str | None] | None = None

@@ -25,7 +25,7 @@ from graceful.sockets.binding import BindError, BoundSocket, bind, inode_of
 
 
 @define(eq=False)
-class Kept:
+class HeldSocket:
     """A listening socket in the supervisor's keeping.
 
     :ivar key: its number, on the line.
@@ -62,7 +62,7 @@ class Kept:
 
 
 @define(eq=False)
-class Places:
+class SlotSockets:
     """All listening sockets of an instance with workers.  Reactor thread.
 
     :ivar count: how many places there are.
@@ -70,7 +70,7 @@ class Places:
     """
 
     count: int
-    kept: list[Kept] = field(factory=list)
+    kept: list[HeldSocket] = field(factory=list)
 
     def wanted(self, addresses: Sequence[Address]) -> list[Address]:
         """The addresses, each as often as sockets are wanted for it."""
@@ -110,14 +110,14 @@ class Places:
                 if several and first is None:
                     bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 first = first or bound
-                self.kept.append(Kept(len(self.kept), place if several else 0, bound))
+                self.kept.append(HeldSocket(len(self.kept), place if several else 0, bound))
                 undo(bound.close)
 
-    def of(self, place: int) -> list[Kept]:
+    def of(self, place: int) -> list[HeldSocket]:
         """The sockets that a place's worker accepts from, as far as we hold them."""
         return [one for one in self.kept if one.place in (0, place) and one.open]
 
-    def own(self, place: int) -> list[Kept]:
+    def own(self, place: int) -> list[HeldSocket]:
         """Those that nobody else accepts from."""
         return [one for one in self.kept if one.place == place and one.open]
 

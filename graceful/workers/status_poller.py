@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from graceful.control.client import ANSWERS_IN, ClientError, Refused
+from graceful.control.client import ANSWERS_IN, ClientError, ControlRefused
 from graceful.control.status import KEPT
 from graceful.workers.aggregate import Picture, Totals, named
 from graceful.workers.worker import STARTING
@@ -39,7 +39,7 @@ SAID_IN: Final = 2.0
 LISTED: Final = 200
 
 
-class Worker(Protocol):
+class PolledWorker(Protocol):
     """One worker process; the same object as long as that lives."""
 
     @property
@@ -57,13 +57,13 @@ class Worker(Protocol):
     def ask(
         self, method: str, target: str, values: dict[str, Any] | None = None, timeout: float = ANSWERS_IN
     ) -> Deferred[Any]:
-        """Ask it (see :meth:`graceful.workers.worker_client.Asking.ask`)."""
+        """Ask it (see :meth:`graceful.workers.worker_client.WorkerClient.ask`)."""
 
 
-class Crew(Protocol):
+class PolledPool(Protocol):
     """All workers of a supervisor."""
 
-    def workers(self) -> Sequence[Worker]:
+    def workers(self) -> Sequence[PolledWorker]:
         """Those whose processes are there, by their places, and in a place the youngest first."""
 
 
@@ -86,7 +86,7 @@ class Known:
 
 
 @define(eq=False)
-class Looking:
+class StatusPoller:
     """Looks at workers.  Reactor thread.
 
     :param crew: the workers.
@@ -96,12 +96,12 @@ class Looking:
     :ivar ended: the last exchanges that have ended in the drain, newest first.
     """
 
-    crew: Crew
+    crew: PolledPool
     clock: IReactorTime
     began: float | None = None
     carried: Totals = field(factory=Totals)
     ended: deque[dict[str, Any]] = field(factory=lambda: deque(maxlen=KEPT))
-    _known: dict[Worker, Known] = field(factory=dict)
+    _known: dict[PolledWorker, Known] = field(factory=dict)
     _next: IDelayedCall | None = None
 
     @property
@@ -134,14 +134,14 @@ class Looking:
         if self._next is not None and self._next.active():
             self._next.reset(0)
 
-    def all(self) -> list[tuple[Worker, Known]]:
+    def all(self) -> list[tuple[PolledWorker, Known]]:
         """The workers that are there, and what is known of them."""
         workers = self.crew.workers()
         for worker in [worker for worker in self._known if worker not in workers]:
             self.carried = self.carried.plus([self._known.pop(worker).picture])
         return [(worker, self._known.setdefault(worker, Known())) for worker in workers]
 
-    def _of(self, worker: Worker) -> Known | None:
+    def _of(self, worker: PolledWorker) -> Known | None:
         """What is known of a worker; None if the crew has it no more."""
         return dict(self.all()).get(worker)
 
@@ -152,12 +152,12 @@ class Looking:
         """
         return list(self._known.values())
 
-    def silent_for(self, worker: Worker) -> float:
+    def silent_for(self, worker: PolledWorker) -> float:
         """For how many seconds a worker has not answered; 0 if it does."""
         known = self._of(worker)
         return self.clock.seconds() - known.at if known is not None and known.silent else 0.0
 
-    def last(self, worker: Worker) -> Picture | None:
+    def last(self, worker: PolledWorker) -> Picture | None:
         """What a worker has said last; None if it has not said anything yet, or the crew has it no more."""
         known = self._of(worker)
         return known.picture if known is not None and known.picture else None
@@ -169,11 +169,11 @@ class Looking:
         """
         return DeferredList([self.look(worker, limit) for worker, _ in self.answering()])
 
-    def answering(self) -> list[tuple[Worker, Known]]:
+    def answering(self) -> list[tuple[PolledWorker, Known]]:
         """Those who can be asked, and were not silent last time: nobody waits for the same one twice."""
         return [(worker, known) for worker, known in self.all() if worker.state != STARTING and not known.silent]
 
-    def look(self, worker: Worker, limit: int | None = 0) -> Deferred[None]:
+    def look(self, worker: PolledWorker, limit: int | None = 0) -> Deferred[None]:
         """Ask a worker how it is; fires also if it does not say."""
         how = "" if limit is None else f"?limit={max(limit, LISTED)}"
 
@@ -193,10 +193,10 @@ class Looking:
         said = worker.ask("GET", f"/tally{how}", timeout=SAID_IN).addErrback(plainly)
         return said.addCallback(lambda picture: self.heard(worker, picture)).addErrback(silent)
 
-    def heard(self, worker: Worker, picture: Picture) -> None:
+    def heard(self, worker: PolledWorker, picture: Picture) -> None:
         """A worker has said how it is: because it was asked, or as its last word, while the crew still has it.
 
-        :param picture: as :meth:`graceful.server.server_status.Status.picture` makes it.
+        :param picture: as :meth:`graceful.server.server_status.ServerStatus.picture` makes it.
         """
         known = self._of(worker)
         if known is None:
@@ -213,4 +213,4 @@ class Looking:
 
 def refused(failure: Failure, status: int) -> bool:
     """Whether a worker has refused what was asked, with this HTTP status."""
-    return isinstance(failure.value, Refused) and failure.value.status == status
+    return isinstance(failure.value, ControlRefused) and failure.value.status == status

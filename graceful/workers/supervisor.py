@@ -16,25 +16,25 @@ from twisted.logger import Logger
 
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
-from graceful.drain import Ending
+from graceful.drain import DrainResult
 from graceful.process.clock import on
 from graceful.process.exit import LEAVING, latest_exit
-from graceful.process.own_process import Process
-from graceful.reports.reporter import Reports
+from graceful.process.own_process import OwnProcess
+from graceful.reports.reporter import Reporter
 from graceful.server.instance import Instance
 from graceful.sockets.address import parse
 from graceful.sockets.binding import LISTEN, BindError
 from graceful.takeover.coordinator import Takeover
-from graceful.workers.crash_reports import Losses
-from graceful.workers.fleet_drain import Exodus, Hands
+from graceful.workers.crash_reports import CrashReports
+from graceful.workers.fleet_drain import FleetDrain, Hands
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
 from graceful.workers.fleet_status import FleetStatus
 from graceful.workers.recycling import Recycling
-from graceful.workers.rolling_restart import Roll
-from graceful.workers.slot_sockets import Places
-from graceful.workers.status_poller import EVERY, Looking
-from graceful.workers.worker import READY, STARTING, Surroundings, Worker
-from graceful.workers.worker_pool import Crew
+from graceful.workers.rolling_restart import RollingRestart
+from graceful.workers.slot_sockets import SlotSockets
+from graceful.workers.status_poller import EVERY, StatusPoller
+from graceful.workers.worker import READY, STARTING, SpawnContext, WorkerProcess
+from graceful.workers.worker_pool import WorkerPool
 
 log = Logger(namespace="graceful")
 
@@ -46,22 +46,22 @@ class Supervisor(Instance):
     :param process: our own.
     """
 
-    def __init__(self, settings: Settings, process: Process) -> None:
+    def __init__(self, settings: Settings, process: OwnProcess) -> None:
         assert process.origin is not None
         self._telling: FleetStatus
         super().__init__(settings, process, None)
         self._own = process
         self._origin = process.origin
         self._release = process.origin.fixed()
-        self._places = Places(settings.workers)
+        self._places = SlotSockets(settings.workers)
         self._clock: Any
-        self._crew: Crew
-        self._looking: Looking
-        self._exodus: Exodus
+        self._crew: WorkerPool
+        self._looking: StatusPoller
+        self._exodus: FleetDrain
         self._orders: FleetOrders | None = None
-        self._roll: Roll
+        self._roll: RollingRestart
         self._recycling: Recycling
-        self._losses: Losses
+        self._losses: CrashReports
         self._failed: BaseException | None = None
         self._over: Deferred[None] = Deferred()
         self.succeeded = False  # a successor has taken over: the pid file is its own
@@ -93,14 +93,14 @@ class Supervisor(Instance):
         settings = self.settings
         clock = self._clock = on(self._reactor)
         clock.start()
-        self._crew = Crew(
+        self._crew = WorkerPool(
             self._places,
             self._release,
-            Surroundings(self._reactor, clock),
+            SpawnContext(self._reactor, clock),
             settings.takeover_timeout,
             settings.max_draining,
         )
-        self._looking = Looking(self._crew, clock)
+        self._looking = StatusPoller(self._crew, clock)
         self._telling = self._status = FleetStatus(settings, looking=self._looking)
         super()._bind_desk()
 
@@ -109,15 +109,15 @@ class Supervisor(Instance):
         process, settings, crew, clock = self._own, self.settings, self._crew, self._clock
         process.startup.undo.callback(crew.abandon)
         crew.start()
-        self._exodus = Exodus(clock, crew, self._places, self._entered, self._gone)
+        self._exodus = FleetDrain(clock, crew, self._places, self._entered, self._gone)
         health = self._telling.health = Health(
             settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version
         )
         self._orders = FleetOrders(crew, self._exodus, self._telling, health, process.limit)
         self._telling.own_limit = self._orders.latest_exit
-        self._roll = Roll(crew, self._origin, self._release, self._may_not_deploy)
+        self._roll = RollingRestart(crew, self._origin, self._release, self._may_not_deploy)
         self._recycling = Recycling(crew, settings.max_requests, settings.max_rss, self._finished)
-        self._losses = Losses(Reports(settings.reports), clock)
+        self._losses = CrashReports(Reporter(settings.reports), clock)
         crew.on_open, crew.on_lost, crew.on_ended = self._open, self._losses.of, self._ended
         crew.on_hopeless = self._give_up
         assert self._desk is not None
@@ -160,11 +160,11 @@ class Supervisor(Instance):
                 log.error("worker {number}, process {pid}, is stuck: killed", number=worker.number, pid=worker.pid)
                 worker.send_signal(signal.SIGKILL)
 
-    def _finished(self, worker: Worker) -> int:
+    def _finished(self, worker: WorkerProcess) -> int:
         """How many requests a worker has finished, as far as is known."""
         return int((self._looking.last(worker) or {}).get("finished", 0))
 
-    def _ended(self, worker: Worker) -> None:
+    def _ended(self, worker: WorkerProcess) -> None:
         """One is gone, and may have had the time to say what it has counted."""
         if worker.word is not None and isinstance(worker.word.get("picture"), dict):
             self._looking.heard(worker, worker.word["picture"])
@@ -234,10 +234,10 @@ class Supervisor(Instance):
             self._own.pid_file.release()  # before "closed" is said: a successor may start at that word
         super()._entered(state)
 
-    def _gone(self, ending: Ending) -> None:
+    def _gone(self, ending: DrainResult) -> None:
         self._losses.end(lambda: self._end(ending))
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: DrainResult) -> None:
         if self._failed is not None:
             ending = evolve(ending, exit_status=1)
         assert self._desk is not None

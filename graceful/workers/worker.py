@@ -27,10 +27,10 @@ from twisted.internet.interfaces import IDelayedCall
 from graceful.control.client import ANSWERS_IN
 from graceful.process.child import Child
 from graceful.process.origin import Origin
-from graceful.workers.channel import AT_ONCE, PROTOCOL, Line
+from graceful.workers.channel import AT_ONCE, PROTOCOL, Channel
 from graceful.workers.parent import VARIABLE
-from graceful.workers.slot_sockets import Kept
-from graceful.workers.worker_client import Asking
+from graceful.workers.slot_sockets import HeldSocket
+from graceful.workers.worker_client import WorkerClient
 
 STARTING: Final = "starting"
 READY: Final = "ready"
@@ -42,27 +42,27 @@ GONE: Final = "gone"
 DIES_IN: Final = 1.0
 
 
-class Staff(Protocol):
+class WorkerEvents(Protocol):
     """Who is told what a worker says.  Reactor thread; before it runs, the main thread."""
 
-    def ready(self, worker: Worker) -> None:
+    def ready(self, worker: WorkerProcess) -> None:
         """It has imported the application, and would accept."""
 
-    def accepts(self, worker: Worker) -> None:
+    def accepts(self, worker: WorkerProcess) -> None:
         """It accepts."""
 
-    def closing(self, worker: Worker) -> None:
+    def closing(self, worker: WorkerProcess) -> None:
         """It wants to close its sockets, and waits for the word."""
 
-    def closed(self, worker: Worker) -> None:
+    def closed(self, worker: WorkerProcess) -> None:
         """It accepts nobody any more."""
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: WorkerProcess) -> None:
         """Its process is gone."""
 
 
 @frozen
-class Surroundings:
+class SpawnContext:
     """What a worker is started with.
 
     :ivar reactor: Twisted's.
@@ -75,7 +75,7 @@ class Surroundings:
     spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
 
 
-class Worker:
+class WorkerProcess:
     """One worker process.  Reactor thread.
 
     :param number: of the place that it works in.
@@ -94,7 +94,12 @@ class Worker:
     """
 
     def __init__(
-        self, number: int, release: Origin, sockets: Sequence[Kept], staff: Staff, surroundings: Surroundings
+        self,
+        number: int,
+        release: Origin,
+        sockets: Sequence[HeldSocket],
+        staff: WorkerEvents,
+        surroundings: SpawnContext,
     ) -> None:
         self.number = number
         self.release = release
@@ -112,7 +117,7 @@ class Worker:
         self._clock = surroundings.clock
         with ExitStack() as undo:
             ours, theirs = socket.socketpair()
-            self.line = Line(ours)
+            self.line = Channel(ours)
             undo.callback(self.line.close)
             with theirs:
                 control, its_control = socket.socketpair()
@@ -121,7 +126,7 @@ class Worker:
                     process = self._spawn(surroundings.spawn, theirs.fileno(), its_control.fileno())
             undo.callback(_end, process)
             self.pid = process.pid
-            self.asking = Asking(surroundings.reactor, surroundings.clock, control)
+            self.asking = WorkerClient(surroundings.reactor, surroundings.clock, control)
             undo.callback(self.asking.close)
             self.line.heard, self.line.lost = self._heard, self._lost
             self._say_sockets(self.sockets, pid=os.getpid())
@@ -165,7 +170,7 @@ class Worker:
 
     # -- what it is told ----------------------------------------------------------------------------------
 
-    def _say_sockets(self, sockets: Sequence[Kept], **values: Any) -> None:
+    def _say_sockets(self, sockets: Sequence[HeldSocket], **values: Any) -> None:
         for first in range(0, max(1, len(sockets)), AT_ONCE):
             some = sockets[first : first + AT_ONCE]
             self.line.say(
@@ -181,19 +186,19 @@ class Worker:
         """Have it accept."""
         self.line.say("accept")
 
-    def accept_also(self, sockets: Sequence[Kept]) -> None:
+    def accept_also(self, sockets: Sequence[HeldSocket]) -> None:
         """Have it accept from these, too."""
         more = [one for one in sockets if one not in self.sockets]
         if more:
             self.sockets += more
             self._say_sockets(more)
 
-    def release_sockets(self, sockets: Sequence[Kept]) -> None:
+    def release_sockets(self, sockets: Sequence[HeldSocket]) -> None:
         """Have it let go of these: another worker accepts from them."""
         self.sockets = [one for one in self.sockets if one not in sockets]
         self.line.say("release", keys=_keys(sockets))
 
-    def succeeded(self, pid: int, handed: Sequence[Kept], alone: Sequence[Kept] = ()) -> None:
+    def succeeded(self, pid: int, handed: Sequence[HeldSocket], alone: Sequence[HeldSocket] = ()) -> None:
         """Have it drain: another process accepts.
 
         :param pid: that process.
@@ -204,7 +209,7 @@ class Worker:
             self.state = LEAVING
         self.line.say("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone))
 
-    def close(self, pid: int, alone: Sequence[Kept] = ()) -> None:
+    def close(self, pid: int, alone: Sequence[HeldSocket] = ()) -> None:
         """Answer its question.
 
         :param pid: who accepts instead; 0 for nobody.
@@ -282,7 +287,7 @@ class Worker:
         return f"signal {-self.status}" if self.status < 0 else f"exit status {self.status}"
 
 
-def _keys(sockets: Sequence[Kept]) -> list[int]:
+def _keys(sockets: Sequence[HeldSocket]) -> list[int]:
     return [one.key for one in sockets]
 
 

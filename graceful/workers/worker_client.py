@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from graceful.control.client import ANSWERS_IN, ClientError, Refused, Silent, Vanished
+from graceful.control.client import ANSWERS_IN, ClientError, ControlRefused, Silent, Vanished
 
 #: Seconds that a worker has to obey: fewer than whoever has given the order to the supervisor waits for its answer.
 OBEYED_IN: Final = ANSWERS_IN - 1.0
@@ -44,7 +44,7 @@ class _Question:
     answer: Deferred[Any]
 
 
-class Asking(Protocol):
+class WorkerClient(Protocol):
     """A client of one worker.  Reactor thread.
 
     :param reactor: watches the socket.
@@ -77,8 +77,8 @@ class Asking(Protocol):
         :param target: in ASCII, with what it needs to be quoted quoted.
         :param values: sent as JSON.
         :param timeout: seconds to wait for the answer, from now on.
-        :returns: fires with what JSON says, or with the bytes of any other answer; or fails with `Refused`, `Silent`
-            or `Vanished`, or another `ClientError` if what is said cannot be understood.
+        :returns: fires with what JSON says, or with the bytes of any other answer; or fails with `ControlRefused`,
+            `Silent` or `Vanished`, or another `ClientError` if what is said cannot be understood.
         """
         answer: Deferred[Any] = Deferred(self._give_up)
         if not self.alive:
@@ -170,7 +170,7 @@ class Asking(Protocol):
             return
         if status >= 400:
             text = said.get("error") if isinstance(said, dict) else None
-            question.answer.errback(Refused(status, str(text or f"{self._name}: {status}")))
+            question.answer.errback(ControlRefused(status, str(text or f"{self._name}: {status}")))
         else:
             question.answer.callback(said)
 

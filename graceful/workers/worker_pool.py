@@ -19,9 +19,9 @@ from twisted.logger import Logger
 
 from graceful.process.origin import Origin
 from graceful.workers.boot import ENDS_IN, dismiss, gather
-from graceful.workers.slot import Place
-from graceful.workers.slot_sockets import Places
-from graceful.workers.worker import GONE, LEAVING, READY, SERVING, Surroundings, Worker
+from graceful.workers.slot import Slot
+from graceful.workers.slot_sockets import SlotSockets
+from graceful.workers.worker import GONE, LEAVING, READY, SERVING, SpawnContext, WorkerProcess
 
 log = Logger(namespace="graceful")
 
@@ -34,10 +34,10 @@ class Keepers:
     :ivar sockets: of all places.
     """
 
-    places: Sequence[Place]
-    sockets: Places
+    places: Sequence[Slot]
+    sockets: SlotSockets
 
-    def gone(self, worker: Worker) -> None:
+    def gone(self, worker: WorkerProcess) -> None:
         """What it has kept for others is without a keeper."""
         for place in self.places:
             if place.keeper is worker:
@@ -51,7 +51,7 @@ class Keepers:
                 place.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
                 keeper.accept_also(self.sockets.own(place.number))
 
-    def relieve(self, place: Place) -> None:
+    def relieve(self, place: Slot) -> None:
         """Its own worker accepts: what waits is for that one."""
         keeper, place.keeper = place.keeper, None
         if keeper is not None:
@@ -70,21 +70,21 @@ class CannotStart(Exception):
     """A worker cannot start, and so the instance cannot.  Its text is one line for the operator."""
 
 
-class Leaving(Protocol):
+class DrainEvents(Protocol):
     """Who is told what happens once everybody leaves."""
 
-    def closing(self, worker: Worker) -> None:
+    def closing(self, worker: WorkerProcess) -> None:
         """One wants to close its sockets, and waits for the word."""
 
-    def closed(self, worker: Worker) -> None:
+    def closed(self, worker: WorkerProcess) -> None:
         """One accepts nobody any more."""
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: WorkerProcess) -> None:
         """One is gone."""
 
 
-class Crew:
-    """All workers of an instance; a :class:`graceful.workers.worker.Staff`.  Reactor thread.
+class WorkerPool:
+    """All workers of an instance; a :class:`graceful.workers.worker.WorkerEvents`.  Reactor thread.
 
     :param sockets: what they accept from.
     :param release: what they are to run.
@@ -103,7 +103,7 @@ class Crew:
     """
 
     def __init__(
-        self, sockets: Places, release: Origin, surroundings: Surroundings, timeout: float, most_leaving: int
+        self, sockets: SlotSockets, release: Origin, surroundings: SpawnContext, timeout: float, most_leaving: int
     ) -> None:
         self._sockets = sockets
         self._surroundings = surroundings
@@ -114,31 +114,31 @@ class Crew:
         self._opened = False
         self._why = ""  # the last one has ended
         self.away = False
-        self.places = [Place(number, release) for number in range(1, sockets.count + 1)]
-        self.leaving: list[Worker] = []
-        self.asking: list[Worker] = []
+        self.places = [Slot(number, release) for number in range(1, sockets.count + 1)]
+        self.leaving: list[WorkerProcess] = []
+        self.asking: list[WorkerProcess] = []
         self._keepers = Keepers(self.places, sockets)
         self.on_open: Callable[[], object] = lambda: None
-        self.on_ended: Callable[[Worker], object] = lambda worker: None
-        self.on_lost: Callable[[Worker], object] = lambda worker: None
+        self.on_ended: Callable[[WorkerProcess], object] = lambda worker: None
+        self.on_lost: Callable[[WorkerProcess], object] = lambda worker: None
         self.on_hopeless: Callable[[str], object] = lambda why: None
-        self.exodus: Leaving | None = None
+        self.exodus: DrainEvents | None = None
 
     # -- who there is -------------------------------------------------------------------------------------
 
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[WorkerProcess]:
         """All, by their places, and in a place the youngest first."""
         return sorted([*self.coming(), *self.serving(), *reversed(self.leaving)], key=lambda worker: worker.number)
 
-    def serving(self) -> list[Worker]:
+    def serving(self) -> list[WorkerProcess]:
         """Those that accept, by their places."""
         return [place.worker for place in self.places if place.worker is not None]
 
-    def coming(self) -> list[Worker]:
+    def coming(self) -> list[WorkerProcess]:
         """Those that are being started."""
         return [place.coming for place in self.places if place.coming is not None]
 
-    def _place(self, worker: Worker) -> Place:
+    def _place(self, worker: WorkerProcess) -> Slot:
         return self.places[worker.number - 1]
 
     # -- before the reactor runs --------------------------------------------------------------------------
@@ -173,16 +173,16 @@ class Crew:
                 if place.coming.state == READY:
                     self.ready(place.coming)
 
-    def _start(self, place: Place) -> None:
-        worker = Worker(place.number, place.release, self._sockets.of(place.number), self, self._surroundings)
+    def _start(self, place: Slot) -> None:
+        worker = WorkerProcess(place.number, place.release, self._sockets.of(place.number), self, self._surroundings)
         place.coming = worker
         if self._accepting:
             self._time(place, worker)
 
-    def _time(self, place: Place, worker: Worker) -> None:
+    def _time(self, place: Slot, worker: WorkerProcess) -> None:
         place.late = self._clock.callLater(self._timeout, self._too_late, place, worker)
 
-    def _try_to_start(self, place: Place) -> None:
+    def _try_to_start(self, place: Slot) -> None:
         place.again = None
         try:
             self._start(place)
@@ -191,11 +191,11 @@ class Crew:
             place.answer(why)
             self._staff(place, why, 0.0)
 
-    def _too_late(self, place: Place, worker: Worker) -> None:
+    def _too_late(self, place: Slot, worker: WorkerProcess) -> None:
         place.late = None
         worker.kill(f"it has not accepted within {self._timeout:g} s")
 
-    def ready(self, worker: Worker) -> None:
+    def ready(self, worker: WorkerProcess) -> None:
         """It would accept: let it."""
         if not self._accepting or self.exodus is not None:
             return
@@ -205,7 +205,7 @@ class Crew:
         else:
             worker.accept()
 
-    def accepts(self, worker: Worker) -> None:
+    def accepts(self, worker: WorkerProcess) -> None:
         """It accepts: let go of whoever has done so in its stead."""
         place = self._place(worker)
         place.not_late()
@@ -225,7 +225,7 @@ class Crew:
 
     # -- going --------------------------------------------------------------------------------------------
 
-    def _leave(self, worker: Worker, pid: int) -> None:
+    def _leave(self, worker: WorkerProcess, pid: int) -> None:
         worker.succeeded(pid, worker.sockets)
         self.leaving.append(worker)
         self._keepers.gone(worker)
@@ -233,7 +233,7 @@ class Crew:
         for oldest in here[: max(0, len(here) - self._most_leaving)]:
             oldest.ask("POST", "/hurry").addErrback(lambda failure: None)
 
-    def closing(self, worker: Worker) -> None:
+    def closing(self, worker: WorkerProcess) -> None:
         """It wants to close its sockets: if we have not told it to, we may be about to.
 
         systemd sends SIGTERM to all processes of a unit, in any order.  Until we know, it goes on accepting.
@@ -244,7 +244,7 @@ class Crew:
             self.asking.append(worker)
             self._clock.callLater(SAME_SIGNAL, self._replace_stopped, worker)
 
-    def _replace_stopped(self, worker: Worker) -> None:
+    def _replace_stopped(self, worker: WorkerProcess) -> None:
         """It was somebody else who has told it: let it go, since we hold its sockets, and replace it."""
         if self.exodus is not None:
             return
@@ -262,12 +262,12 @@ class Crew:
             why = "was told to stop by somebody else" if worker.line.open else "can be heard no more"
             self._staff(place, f"{worker}, {why}", worker.served_for)
 
-    def closed(self, worker: Worker) -> None:
+    def closed(self, worker: WorkerProcess) -> None:
         """It accepts nobody any more."""
         if self.exodus is not None:
             self.exodus.closed(worker)
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: WorkerProcess) -> None:
         """Its process is gone: staff its place, if it was needed there."""
         self.on_ended(worker)
         if worker.has_served and worker.word is None:
@@ -292,7 +292,7 @@ class Crew:
         what = "has ended" if worker.has_served else "cannot start"
         self._staff(place, f"{worker}, {what}: {worker.how()}", worker.served_for)
 
-    def _staff(self, place: Place, what: str, served_for: float) -> None:
+    def _staff(self, place: Slot, what: str, served_for: float) -> None:
         """See to it that another one is started, if nobody works there, nor comes."""
         if not place.empty or self.exodus is not None:
             return
@@ -315,7 +315,7 @@ class Crew:
         """Whether a worker is being started, or waits to be."""
         return any(place.coming is not None or place.again is not None for place in self.places)
 
-    def replace(self, place: Place, release: Origin | None = None) -> Deferred[str | None]:
+    def replace(self, place: Slot, release: Origin | None = None) -> Deferred[str | None]:
         """Start another worker, which takes over from the one that there is.
 
         :param release: what it is to run; by default, what runs there.
@@ -332,7 +332,7 @@ class Crew:
             self._try_to_start(place)
         return awaited
 
-    def _replaced(self, place: Place, worker: Worker, why_not: str | None) -> None:
+    def _replaced(self, place: Slot, worker: WorkerProcess, why_not: str | None) -> None:
         """One accepts, or cannot: if somebody waits for a replacement, tell him, or start the one that he wants."""
         if place.awaited is None or place.coming is not None:
             return
@@ -343,7 +343,7 @@ class Crew:
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def leave_with(self, exodus: Leaving) -> None:
+    def leave_with(self, exodus: DrainEvents) -> None:
         """From now on nobody is replaced; who does not accept yet, ends."""
         self.exodus = exodus
         for place in self.places:
@@ -355,6 +355,6 @@ class Crew:
             place.answer(STOPPING)
 
 
-def _not_started(place: Place, error: OSError) -> str:
+def _not_started(place: Slot, error: OSError) -> str:
     release = place.release
     return f"{release.command[0]} cannot be started in {release.directory}: {error.strerror or error}"

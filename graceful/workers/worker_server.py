@@ -12,15 +12,15 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.control.control_server import Desk
-from graceful.drain import Ending
-from graceful.process.own_process import Process
-from graceful.process.systemd import Notify
+from graceful.control.control_server import ControlServer
+from graceful.drain import DrainResult
+from graceful.process.own_process import OwnProcess
+from graceful.process.systemd import SystemdNotifier
 from graceful.server.app_server import AppServer
 from graceful.server.engine import Root
-from graceful.server.server_orders import Orders
+from graceful.server.server_orders import ServerOrders
 from graceful.sockets.binding import BoundSocket
-from graceful.workers.parent import Post
+from graceful.workers.parent import Parent
 
 log = Logger(namespace="graceful")
 
@@ -34,7 +34,7 @@ class WorkerServer(AppServer):
     :param post: where it works.
     """
 
-    def __init__(self, root: Callable[[], Root], settings: Settings, process: Process, post: Post) -> None:
+    def __init__(self, root: Callable[[], Root], settings: Settings, process: OwnProcess, post: Parent) -> None:
         super().__init__(root, evolve(settings, status_listen=(), control=""), process=process)
         self._post = post
         self._handed = False  # somebody else accepts: what is in the queues is for him
@@ -50,12 +50,12 @@ class WorkerServer(AppServer):
             self._process.startup.undo.callback(bound.close)
 
     def _bind_desk(self) -> None:
-        self._desk = Desk(self.settings, self._status, None, Notify({}))
+        self._desk = ControlServer(self.settings, self._status, None, SystemdNotifier({}))
         assert self._process is not None
         self._process.startup.undo.callback(self._desk.close)
         self._desk.serve(self._post.control)
 
-    def _be_succeeded(self, desk: Desk, orders: Orders) -> None:
+    def _be_succeeded(self, desk: ControlServer, orders: ServerOrders) -> None:
         """A worker is succeeded by its supervisor's order."""
 
     def _accept(self) -> None:
@@ -125,7 +125,7 @@ class WorkerServer(AppServer):
     def _rebind(self, alone: Sequence[BoundSocket]) -> None:
         self._engine.rebind([evolve(bound, shared=False) for bound in alone])
 
-    def _gone(self, ending: Ending) -> None:
+    def _gone(self, ending: DrainResult) -> None:
         assert self._desk is not None
         picture = self._status.picture(0)
         self._desk.end(ending)

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from graceful.application.current import set_current
 from graceful.application.deadlines import DeadlineExceeded, Takedown
-from graceful.reports.reporter import DEADLINE, ERROR, Reports
+from graceful.reports.reporter import DEADLINE, ERROR, Reporter
 from graceful.threads.async_exc import NOTHING, set_exception, settle
 from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
 from graceful.web.site import RETRY_AFTER
@@ -39,14 +39,14 @@ class Runner:
     :param reports: gets a report of each that fails.
     """
 
-    def __init__(self, reports: Reports | None = None) -> None:
+    def __init__(self, reports: Reporter | None = None) -> None:
         self._server = of_server()
-        self._reports = reports if reports is not None else Reports()
+        self._reports = reports if reports is not None else Reporter()
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer the exchange.  In a thread of the pool."""
         connection = exchange.connection
-        if connection.turn.current is not exchange or connection.turn.closed:
+        if connection.write_token.current is not exchange or connection.write_token.closed:
             exchange.flushed = True  # the client left, or the deadline came, while it waited for a thread
             connection.site.through(exchange)
             return
@@ -111,7 +111,7 @@ class Runner:
     @staticmethod
     def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
         """Send an answer piece by piece; returned is what gives it to the event loop, if somebody wants that."""
-        turn = exchange.connection.turn
+        write_token = exchange.connection.write_token
         if exchange.offer is not None or type(result) is FileWrapper:
             handed_over = _hand_over(exchange, result)
             if handed_over is not None:
@@ -127,7 +127,7 @@ class Runner:
                     return handed_over
             if piece:
                 exchange.write(piece)
-            elif turn.closed:
+            elif write_token.closed:
                 raise Disconnected
             exchange.inside = True
         exchange.inside = False

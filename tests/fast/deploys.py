@@ -14,8 +14,8 @@ from attrs import evolve
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic, Unreachable
 from graceful.deploy.host import ProcessError, Reply
 from graceful.deploy.journal import Ledger
-from graceful.deploy.orchestrator import Conductor
-from graceful.deploy.plan import Instance, Plan
+from graceful.deploy.orchestrator import Orchestrator
+from graceful.deploy.plan import Plan, PlannedInstance
 
 GOOD = Reply(200, "200 OK")
 
@@ -31,7 +31,7 @@ class MemoryProcess:
     :ivar obeys: SIGTERM has an effect.
     """
 
-    def __init__(self, machine: Machine, pid: int) -> None:
+    def __init__(self, machine: LocalHost, pid: int) -> None:
         self.pid = pid
         self.state = "serving"
         self.finishes_in: float | None = 0.0
@@ -154,7 +154,7 @@ class MemoryHAProxy:
     :ivar calm: requests come only to servers that get them.
     """
 
-    def __init__(self, machine: Machine, servers: Mapping[str, Sequence[str]], address: str = "haproxy") -> None:
+    def __init__(self, machine: LocalHost, servers: Mapping[str, Sequence[str]], address: str = "haproxy") -> None:
         self.address = address
         self.lost = False
         self.calm = True
@@ -209,7 +209,7 @@ class MemoryHAProxy:
         self.backends[backend][server] = evolve(self.backends[backend][server], **values)
 
 
-class Machine:
+class LocalHost:
     """A :class:`graceful.deploy.host.Host`.
 
     :ivar now: the time.
@@ -329,7 +329,7 @@ class Rehearsal:
     """
 
     def __init__(self, count: int = 2, haproxys: int = 1, takeover: bool = False, **plan: Any) -> None:
-        self.machine = Machine()
+        self.machine = LocalHost()
         names = [f"app{number}" for number in range(1, count + 1)]
         backends = {"app": names}
         addresses = ["haproxy"] if haproxys == 1 else [f"@{number}" for number in range(haproxys)]
@@ -338,7 +338,7 @@ class Rehearsal:
             self.haproxys = []
         self.olds = {name: self.machine.process(name) for name in names}
         instances = [
-            Instance(
+            PlannedInstance(
                 name=name,
                 control=name,
                 start=f"start {name}",
@@ -352,7 +352,7 @@ class Rehearsal:
             self.machine.commands[f"start {name}"] = self.machine.starts(name)
         self.plan = Plan(path="/deploy.toml", instances=tuple(instances), haproxy=tuple(addresses), **plan)
         self.ledger = Ledger()
-        self.conductor: Conductor | None = None
+        self.conductor: Orchestrator | None = None
 
     @property
     def haproxy(self) -> MemoryHAProxy:
@@ -363,9 +363,9 @@ class Rehearsal:
         """Have the instances be otherwise in the plan."""
         self.plan = evolve(self.plan, instances=tuple(evolve(instance, **values) for instance in self.plan.instances))
 
-    def conduct(self) -> Conductor:
+    def conduct(self) -> Orchestrator:
         """What deploys it."""
-        self.conductor = Conductor(self.plan, self.machine, self.haproxys, self.machine.tell, self.ledger)
+        self.conductor = Orchestrator(self.plan, self.machine, self.haproxys, self.machine.tell, self.ledger)
         return self.conductor
 
     def deploy(self) -> dict[str, Any]:

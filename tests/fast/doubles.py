@@ -1,7 +1,7 @@
 """Stand-ins that the engine's tests share: a reactor that only collects calls, clients on socketpairs, a slow disk.
 
-The hub, the site and the connections are the real ones.  Nothing happens by itself: `Engine.turn` does what the
-reactor would do now, and returns when there is nothing left to do.
+The hub, the site and the connections are the real ones.  Nothing happens by itself: `Engine.turn` does what
+the reactor would do now, and returns when there is nothing left to do.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 from fast.doubles import GET, HOST, Answer, Case, Client, directory_for, parse_answers, virtual_time
 from graceful.config.values import parse_mapping
 from graceful.downloads.handover import HandOver
-from graceful.downloads.parking_lot import Lot
-from graceful.downloads.prefixes import Public
+from graceful.downloads.parking_lot import ParkingLot
+from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.sender import Sender
 from graceful.threads.disk import Done
 from graceful.web.exchange import Exchange
@@ -187,20 +187,20 @@ class DownloadCase(Case):
     def put_together(self) -> None:
         """Have the engine, a new one perhaps, hand over."""
         call = self.engine.hub.call
-        self.crew = SlowCrew(call)
+        self.disk = SlowCrew(call)
         self.upstream = PaperUpstream()
         self.aside: list[tuple[Any, ...]] = []
-        crew: Any = self.crew
+        disk: Any = self.disk
         upstream: Any = self.upstream
-        self.sender = Sender(call, self.clock, crew, lambda: upstream, 60.0)
-        self.lot = Lot(self.clock, call, lambda *what: self.aside.append(what))
+        self.sender = Sender(call, self.clock, disk, lambda: upstream, 60.0)
+        self.lot = ParkingLot(self.clock, call, lambda *what: self.aside.append(what))
         there = (f"files={self.directory}", "remote=http://librarian:58000/base")
         internal = [parse_mapping(f"/internal/{text}") for text in there if self.mapped]
         site = self.engine.site
         site.hand_over = HandOver(self.sender, self.lot, internal)
         mappings = [parse_mapping(f"/{text}") for text in there if self.mapped]
         for mapping in mappings:
-            site.route(mapping.prefix, Public(self.sender, mappings).answer)
+            site.route(mapping.prefix, PublicPrefixes(self.sender, mappings).answer)
         site.serve(self.engine.handler)
         self.closed: list[str] = []
 

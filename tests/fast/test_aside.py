@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.threads.callbacks as aside_module
-from graceful.threads.callbacks import Aside
+from graceful.threads.callbacks import CallbackThreads
 
 SOON = 10
 
@@ -17,13 +17,13 @@ SOON = 10
 class AsideTests(SynchronousTestCase):
     """The pool of spare threads."""
 
-    def make(self, **options: float) -> Aside:
+    def make(self, **options: float) -> CallbackThreads:
         """Make one whose threads end with the test."""
-        aside = Aside(**options)  # type: ignore[arg-type]
+        aside = CallbackThreads(**options)  # type: ignore[arg-type]
         self.addCleanup(aside.close, SOON)
         return aside
 
-    def stuck(self, aside: Aside) -> Callable[[], None]:
+    def stuck(self, aside: CallbackThreads) -> Callable[[], None]:
         """Have it call something that does not return until the test says so."""
         begun, end = threading.Event(), threading.Event()
 

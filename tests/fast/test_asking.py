@@ -14,9 +14,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.control.client import ClientError, Refused, Silent, Vanished
+from graceful.control.client import ClientError, ControlRefused, Silent, Vanished
 from graceful.workers import worker_client as module
-from graceful.workers.worker_client import Asking
+from graceful.workers.worker_client import WorkerClient
 
 JSON = "application/json; charset=utf-8"
 
@@ -43,7 +43,7 @@ class AskingTests(SynchronousTestCase):
             self.assertFalse(ours.getblocking())
             factory.buildProtocol(None).makeConnection(self.transport)
 
-        self.asking = Asking(SimpleNamespace(adoptStreamConnection=adopt), self.clock, ours, "worker 4712")
+        self.asking = WorkerClient(SimpleNamespace(adoptStreamConnection=adopt), self.clock, ours, "worker 4712")
 
     def sent(self) -> list[bytes]:
         """The request lines that were sent since this was last looked at."""
@@ -90,8 +90,8 @@ class AskingTests(SynchronousTestCase):
         self.asking.dataReceived(answer({"error": "the server is stopping"}, 409))
         self.asking.dataReceived(answer(b"Not Found", 404, "text/plain"))
         for asked, status, text in ((refused, 409, "the server is stopping"), (unknown, 404, "worker 4712: 404")):
-            error = self.fails(asked, Refused)
-            assert isinstance(error, Refused)
+            error = self.fails(asked, ControlRefused)
+            assert isinstance(error, ControlRefused)
             self.assertEqual((error.status, str(error)), (status, text))
 
     def test_silent(self) -> None:

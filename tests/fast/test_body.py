@@ -182,7 +182,7 @@ class UploadTests(Case):
         client.send(post(MEMORY + 10))
         self.assertFalse(client.connection.idle())
         client.connection.half_close()
-        self.assertFalse(client.connection.turn.lingering)
+        self.assertFalse(client.connection.write_token.lingering)
 
 
 class Gate(io.BytesIO):

@@ -30,7 +30,7 @@ from graceful.web.exchange import LINGERING, Disconnected, Exchange
 from graceful.web.proxies import TrustedProxies
 from graceful.web.receiver import PIPELINE
 from graceful.web.site import Budget
-from graceful.web.write_token import REACTOR, SENDER, Turn
+from graceful.web.write_token import REACTOR, SENDER, WriteToken
 
 
 class KeepAliveTests(Case):
@@ -301,10 +301,10 @@ class SlowReaderTests(Case):
         client, exchange = self.ask(GET + get(1), buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
         self.assertEqual((self.engine.in_flight[0], len(self.engine.asked)), (exchange, 1))
-        self.assertGreater(client.connection.turn.held, MIB // 2)
+        self.assertGreater(client.connection.write_token.held, MIB // 2)
         self.assertTrue(client.connection.writing)
         self.assertEqual(self.bodies(client), [b"x" * MIB])
-        self.assertEqual((client.connection.turn.held, client.connection.writing), (0, False))
+        self.assertEqual((client.connection.write_token.held, client.connection.writing), (0, False))
         self.answer(self.engine.asked[1])
         self.assertEqual(self.bodies(client), [b"/1"])
         self.assertEqual(self.engine.in_flight, [])
@@ -366,18 +366,18 @@ class SlowReaderTests(Case):
         """A rest that a thread leaves just when the reactor has sent the one before is sent as well."""
         client, exchange = self.ask(buffer=5000)
         self.stream(exchange, b"x" * 100_000)
-        flushed = Turn.flushed
+        flushed = WriteToken.flushed
         late = [b"y" * 100_000]
 
-        def and_a_thread(turn: Turn) -> Any:
-            result = flushed(turn)
-            if late and turn.holder is not REACTOR:
+        def and_a_thread(write_token: WriteToken) -> Any:
+            result = flushed(write_token)
+            if late and write_token.holder is not REACTOR:
                 exchange.write(late.pop())
             return result
 
-        self.patch(Turn, "flushed", and_a_thread)
+        self.patch(WriteToken, "flushed", and_a_thread)
         client.take()
-        self.assertEqual((late, client.connection.turn.held), ([], 0))
+        self.assertEqual((late, client.connection.write_token.held), ([], 0))
         self.end(exchange)
 
     def test_end_while_letting_go(self) -> None:
@@ -386,15 +386,15 @@ class SlowReaderTests(Case):
             self.engine = Engine(self)
             client, exchange = self.ask(data, buffer=5000)
             self.stream(exchange, b"x" * 100_000, length=100_000 if not cut else 200_000)
-            sent = Turn.sent
+            sent = WriteToken.sent
             ends: list[Callable[[], object]] = [exchange.cut if cut else exchange.finish]
 
-            def and_a_thread(turn: Turn, count: int, ends: Any = ends, sent: Any = sent) -> None:
-                sent(turn, count)
-                if not turn.rest and ends:
+            def and_a_thread(write_token: WriteToken, count: int, ends: Any = ends, sent: Any = sent) -> None:
+                sent(write_token, count)
+                if not write_token.rest and ends:
                     ends.pop()()
 
-            self.patch(Turn, "sent", and_a_thread)
+            self.patch(WriteToken, "sent", and_a_thread)
             got = client.take()
             self.engine.site.through(exchange)
             self.assertEqual((len(parse_answers(got)[0].body), client.eof), (100_000, data == CLOSE or cut))
@@ -423,13 +423,13 @@ class WaitingTests(Case):
     def held_back(self, client: Client, exchange: Exchange, size: int) -> tuple[threading.Thread, list[Exception]]:
         """Have a thread write so much that it waits; wait until it does."""
         waits = threading.Event()
-        wait = Turn.wait
+        wait = WriteToken.wait
 
-        def say(turn: Turn, *args: Any) -> bool:
+        def say(write_token: WriteToken, *args: Any) -> bool:
             waits.set()
-            return wait(turn, *args)
+            return wait(write_token, *args)
 
-        self.patch(Turn, "wait", say)
+        self.patch(WriteToken, "wait", say)
 
         def answer() -> None:
             exchange.start("200 OK", [])
@@ -447,7 +447,7 @@ class WaitingTests(Case):
         thread, errors = self.held_back(client, exchange, 3 * MIB)
         got = b""
         end = monotonic() + 10
-        while thread.is_alive() or not client.connection.turn.idle():
+        while thread.is_alive() or not client.connection.write_token.idle():
             self.assertLess(monotonic(), end, "the thread still waits")
             got += client.take()
             thread.join(0.001)
@@ -573,7 +573,7 @@ class SenderTests(Case):
 
         def look() -> None:
             client.connection.writable()
-            holders.append(client.connection.turn.holder)
+            holders.append(client.connection.write_token.holder)
 
         client.socket.meanwhile = look
         self.answer(exchange)

@@ -26,7 +26,7 @@ class PathTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = os.path.join(self.directory, "graceful.sock")
         self.state = "serving"
-        self.patch(module, "Client", self.client)
+        self.patch(module, "ControlClient", self.client)
 
     def client(self, path: str, timeout: float | None) -> Any:
         """What connects to a server: to one that is in `state`, if anybody listens."""

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.doubles import GET, Case
 from graceful.application.current import current_exchange
 from graceful.threads import disk as module
-from graceful.threads.disk import SIZE, Crew
+from graceful.threads.disk import SIZE, DiskThreads
 from graceful.web.exchange import Exchange
 from graceful.wsgi import WSGIResource
 from graceful.wsgi.runner import Runner
@@ -26,8 +26,8 @@ class CrewTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Have the reactor's calls wait in a queue."""
         self.calls: Queue[tuple[Any, tuple[Any, ...]]] = Queue()
-        self.crew = Crew(lambda function, *arguments: self.calls.put((function, arguments)))
-        self.addCleanup(self.crew.stop, LONG)
+        self.disk = DiskThreads(lambda function, *arguments: self.calls.put((function, arguments)))
+        self.addCleanup(self.disk.stop, LONG)
 
     def next_call(self) -> None:
         """What the reactor would call next."""
@@ -37,7 +37,7 @@ class CrewTests(SynchronousTestCase):
     def test_done(self) -> None:
         """It does it in another thread, and says in the reactor's that it is done, or why not."""
         results: list[Any] = []
-        self.crew.do(lambda: results.append(threading.get_ident()), results.append)
+        self.disk.do(lambda: results.append(threading.get_ident()), results.append)
         self.next_call()
         self.assertNotEqual(results[0], threading.get_ident())
         self.assertIsNone(results[1])
@@ -47,26 +47,26 @@ class CrewTests(SynchronousTestCase):
             def fail(error: BaseException = error) -> None:
                 raise error
 
-            self.crew.do(fail, results.append)
+            self.disk.do(fail, results.append)
             self.next_call()
             self.assertEqual(results, [error])
 
     def test_no_threads_for_nothing(self) -> None:
         """Its threads start with the first thing to do, are few, and end."""
         before = threading.active_count()
-        Crew(lambda *what: None).stop(0)
+        DiskThreads(lambda *what: None).stop(0)
         self.assertEqual(threading.active_count(), before)
         go_on = threading.Event()
         self.addCleanup(go_on.set)
         for _ in range(SIZE * 3):
-            self.crew.do(lambda: go_on.wait(LONG), lambda error: None)
+            self.disk.do(lambda: go_on.wait(LONG), lambda error: None)
         self.assertEqual(threading.active_count(), before + SIZE)
         go_on.set()
         for _ in range(SIZE * 3):
             self.next_call()
-        self.crew.stop(LONG)
+        self.disk.stop(LONG)
         self.assertEqual(threading.active_count(), before)
-        self.crew.stop(LONG)
+        self.disk.stop(LONG)
 
     def test_too_much(self) -> None:
         """What is too much is refused, in the reactor's own time, and not dropped."""
@@ -75,7 +75,7 @@ class CrewTests(SynchronousTestCase):
         self.addCleanup(go_on.set)
         errors: list[BaseException | None] = []
         for _ in range(SIZE + 1):
-            self.crew.do(lambda: go_on.wait(LONG), errors.append)
+            self.disk.do(lambda: go_on.wait(LONG), errors.append)
         self.assertEqual(errors, [])
         self.next_call()
         (error,) = errors

@@ -16,8 +16,8 @@ from graceful.deploy.balancer import Found
 from graceful.deploy.dry_run import preview
 from graceful.deploy.journal import Journal, JournalError, unfinished
 from graceful.deploy.orchestrator import interrupted_something
-from graceful.deploy.plan import Instance, Plan
-from graceful.deploy.progress import Events, Lines, verdict_lines
+from graceful.deploy.plan import Plan, PlannedInstance
+from graceful.deploy.progress import Lines, ProgressEvents, verdict_lines
 
 
 class ParallelTests(SynchronousTestCase):
@@ -173,7 +173,7 @@ class JournalTests(SynchronousTestCase):
         self.directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.directory)
         path = os.path.join(self.directory, "deploy.toml")
-        self.plan = Plan(path, (Instance("app1", "app1.sock", "start"),), records=self.directory)
+        self.plan = Plan(path, (PlannedInstance("app1", "app1.sock", "start"),), records=self.directory)
 
     def journal(self) -> Journal:
         """A deploy's."""
@@ -262,7 +262,7 @@ class VerdictTests(SynchronousTestCase):
     def test_json(self) -> None:
         """Each event is an object in a line; the verdict is the last."""
         out = io.StringIO()
-        events = Events(out)
+        events = ProgressEvents(out)
         events.tell("app1", "drain", "out of the rotation", pid=5)
         events.verdict(Rehearsal().deploy())
         first, last = map(json.loads, out.getvalue().splitlines())
@@ -271,7 +271,7 @@ class VerdictTests(SynchronousTestCase):
 
     def test_nobody_listens(self) -> None:
         """A deploy goes on when its terminal is gone, or whoever has read it."""
-        for kind in (Events, lambda out: Lines(out, 4)):
+        for kind in (ProgressEvents, lambda out: Lines(out, 4)):
             reading, writing = os.pipe()
             os.close(reading)
             with os.fdopen(writing, "w") as out:

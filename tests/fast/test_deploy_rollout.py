@@ -7,7 +7,7 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from deploys import Machine, Rehearsal
+from deploys import LocalHost, Rehearsal
 from graceful.deploy.balancer import Found
 from graceful.deploy.haproxy import ServerState
 from graceful.deploy.host import ProcessError, Reply
@@ -544,7 +544,7 @@ class TakeoverTests(SynchronousTestCase):
         rehearsal = Rehearsal(takeover=True, min_up=0)
 
         def takes_over(name: str) -> None:
-            machine: Machine = rehearsal.machine
+            machine: LocalHost = rehearsal.machine
             old = machine.serving_at[name]
             assert old is not None
             old.finishes_in = 30.0

@@ -12,9 +12,17 @@ from twisted.internet.task import Clock
 from fast.doubles import Case
 from graceful.application.deadlines import Takedown
 from graceful.takedown import thread_interrupt as thread_module
-from graceful.takedown.thread_interrupt import AGAIN, HOOKS, LATER, LOOK_AGAIN, WITHIN, Descent, Descents
+from graceful.takedown.thread_interrupt import (
+    AGAIN,
+    HOOKS,
+    LATER,
+    LOOK_AGAIN,
+    WITHIN,
+    ThreadInterrupt,
+    ThreadInterrupts,
+)
 from graceful.takedown.waits import Wait
-from graceful.threads.async_exc import Aim
+from graceful.threads.async_exc import AsyncExc
 from graceful.web.exchange import Exchange
 
 THREAD, NATIVE = 4711, 12
@@ -59,19 +67,21 @@ class DescentTests(Case):
         self.working: dict[Exchange, int] = {}
         self.shots: list[float] = []
         self.calls: list[tuple[Any, Future[Any]]] = []
-        self.ended: list[tuple[Descent, bool]] = []
+        self.ended: list[tuple[ThreadInterrupt, bool]] = []
         self.may = True
         self.in_condition: Any = None
         self.leaves = True
         self.child: Any = None
         self.delicate = False
-        self.patch(Aim, "fire", lambda aim, exchange, exception: self.fire(exception))
+        self.patch(AsyncExc, "fire", lambda aim, exchange, exception: self.fire(exception))
         self.patch(thread_module, "in_condition", lambda thread: self.in_condition)
         self.patch(thread_module, "leave_condition", lambda condition, waiter, fire: self.leaves and fire())
         self.patch(thread_module, "child_of", lambda thread: self.child)
         self.patch(thread_module, "delicate", lambda thread: self.delicate)
         self.patch(thread_module, "end_child", lambda pid, hard: f"{'SIGKILL' if hard else 'SIGTERM'} to {pid}")
-        self.descents = Descents(self.clock, lambda: self.working, lambda thread: NATIVE, self.waits, self.call)  # type: ignore[arg-type]
+        self.descents = ThreadInterrupts(
+            self.clock, lambda: self.working, lambda thread: NATIVE, self.waits, self.call
+        )  # type: ignore[arg-type]
         _, self.exchange = self.ask()
         self.exchange.inside = True
         self.working[self.exchange] = THREAD
@@ -89,7 +99,7 @@ class DescentTests(Case):
         self.calls.append((function, future))
         return future
 
-    def start(self) -> Descent:
+    def start(self) -> ThreadInterrupt:
         """Begin."""
         return self.descents.start(self.exchange, THREAD, lambda descent, down: self.ended.append((descent, down)))
 

@@ -14,12 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from graceful.config.settings import Settings
 from graceful.control import api
 from graceful.control import control_server as desk
-from graceful.control.control_server import Desk
+from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlSocket
 from graceful.control.health import Health
-from graceful.drain import Ending
-from graceful.process.systemd import Notify
-from graceful.server.server_status import Status
+from graceful.drain import DrainResult
+from graceful.process.systemd import SystemdNotifier
+from graceful.server.server_status import ServerStatus
 from graceful.sockets.binding import BindError
 from graceful.web.connection import Connection
 
@@ -33,7 +33,7 @@ class PlacesTests(SynchronousTestCase):
         self.taken = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(self.taken.close)
         settings = Settings(status_listen=(f"tcp:{self.taken.getsockname()[1]}:interface=127.0.0.1",))
-        self.desk = Desk(settings, Status(settings), ControlSocket(self.path), Notify({}))
+        self.desk = ControlServer(settings, ServerStatus(settings), ControlSocket(self.path), SystemdNotifier({}))
         self.addCleanup(self.desk.close)
 
     def test_just_left(self) -> None:
@@ -72,7 +72,7 @@ class ConnectedTests(Case):
         self.clock: Any = SimpleNamespace(
             seconds=lambda: 0.0, start=lambda: None, stop=lambda: None, callLater=lambda *ignored: None
         )
-        self.status = Status(self.engine.site.settings)
+        self.status = ServerStatus(self.engine.site.settings)
         instance: Any = SimpleNamespace(
             site=self.engine.site,
             clock=self.clock,
@@ -85,7 +85,7 @@ class ConnectedTests(Case):
         self.status.of(instance, cast(Any, None), cast(Any, SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0)))
         self.supervisor, ours = socket.socketpair()
         self.addCleanup(self.supervisor.close)
-        self.desk = Desk(self.engine.site.settings, self.status, None, Notify({}))
+        self.desk = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))
         self.addCleanup(self.desk.close)
         self.desk.serve(ours)
 
@@ -142,11 +142,11 @@ class ConnectedTests(Case):
     def test_the_end(self) -> None:
         """Its connection ends with the instance, also if that has never been open."""
         self.desk.open(self.engine.reactor, cast(Any, None))
-        self.desk.end(Ending(0, 1.0, 1, 0, 0))
+        self.desk.end(DrainResult(0, 1.0, 1, 0, 0))
         self.assertEqual(self.supervisor.recv(1), b"")
         supervisor, ours = socket.socketpair()
         self.addCleanup(supervisor.close)
-        never = Desk(self.engine.site.settings, self.status, None, Notify({}))
+        never = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))
         never.serve(ours)
         never.close()
         self.assertEqual(supervisor.recv(1), b"")

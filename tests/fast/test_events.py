@@ -9,18 +9,18 @@ from typing import Any, cast
 from doubles import Case, get
 
 from graceful.control import api
-from graceful.control.api import Control
+from graceful.control.api import ControlApi
 from graceful.control.events import HISTORY, MOST, Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
-from graceful.control.read_api import Reading
-from graceful.drain import Ending
-from graceful.server.server_status import Status
+from graceful.control.read_api import ReadApi
+from graceful.drain import DrainResult
+from graceful.server.server_status import ServerStatus
 
 LOOK = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Looking(Case):
+class StatusPoller(Case):
     """Clients at a door of their own; the instance that they look at is another engine."""
 
     def setUp(self) -> None:
@@ -29,7 +29,7 @@ class Looking(Case):
         self.served = type(self.engine)(self)
         for number in range(50):
             self.served.connect().send(get(number))
-        self.status = Status(self.served.site.settings)
+        self.status = ServerStatus(self.served.site.settings)
         self.status.enter("serving")
         instance: Any = SimpleNamespace(
             site=self.served.site,
@@ -42,7 +42,7 @@ class Looking(Case):
         )
         self.status.engine = instance
         self.events = Events(self.status)
-        self.reading = Reading(self.status, self.events, Metrics(self.status), None)
+        self.reading = ReadApi(self.status, self.events, Metrics(self.status), None)
         self.engine.site.serve(self.reading)
 
     def told(self, data: bytes) -> list[tuple[str, Any]]:
@@ -53,7 +53,7 @@ class Looking(Case):
         return [(name.removeprefix("event: "), json.loads(text.removeprefix("data: "))) for name, text in pairs]
 
 
-class EventsTests(Looking):
+class EventsTests(StatusPoller):
     """Those who look."""
 
     def test_pictures(self) -> None:
@@ -65,7 +65,7 @@ class EventsTests(Looking):
         self.events.tick()
         ((name, second),) = self.told(client.take())
         self.assertNotIn("history", second)
-        self.status.ending = Ending(70, 1.5, 48, 2, 0)
+        self.status.ending = DrainResult(70, 1.5, 48, 2, 0)
         self.events.end()
         *_, (name, last) = self.told(client.take())
         self.assertEqual((name, last["exit_status"], last["taken_down"]), ("gone", 70, 2))
@@ -76,7 +76,7 @@ class EventsTests(Looking):
         client = self.engine.connect(buffer=4096).send(LOOK)
         for _ in range(100):
             self.events.tick()
-        held = client.connection.turn.held
+        held = client.connection.write_token.held
         self.assertGreater(held, 0)
         self.assertLess(held, 50_000)
         before = len(client.take())
@@ -109,7 +109,7 @@ class EventsTests(Looking):
         self.events.end()
 
 
-class OrdersTests(Looking):
+class OrdersTests(StatusPoller):
     """Orders at the control socket."""
 
     def setUp(self) -> None:
@@ -129,7 +129,7 @@ class OrdersTests(Looking):
             def stop(self, quiet: bool, deadline: float | None) -> None:
                 test.given.append((quiet, deadline))
                 test.status.enter("finishing")
-                test.status.ending = Ending(0, 0.0, 0, 0, 0)
+                test.status.ending = DrainResult(0, 0.0, 0, 0, 0)
 
             def extend(self, seconds: float) -> None:
                 test.given.append(seconds)
@@ -137,7 +137,7 @@ class OrdersTests(Looking):
             def take_down(self, which: str) -> list[int]:
                 return [5] if which == "5" else []
 
-        self.control = Control(self.status, self.events, Metrics(self.status))
+        self.control = ControlApi(self.status, self.events, Metrics(self.status))
         self.control.orders = cast(Any, Orders())
         self.engine.site.serve(self.control)
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.doubles import directory_for
 from graceful.downloads import files as module
 from graceful.downloads.files import OpenFile, fetch, in_memory, look_at, open_file
-from graceful.downloads.targets import File, Refused
+from graceful.downloads.targets import File, RefusedPath
 
 
 class Case(SynchronousTestCase):
@@ -45,7 +45,7 @@ class Case(SynchronousTestCase):
     def refused(self, name: bytes) -> str:
         """Check that it is refused, and that no descriptor is left; why."""
         before = os.listdir("/proc/self/fd")
-        why = str(self.assertRaises(Refused, self.open, name))
+        why = str(self.assertRaises(RefusedPath, self.open, name))
         self.assertEqual(os.listdir("/proc/self/fd"), before)
         return why
 
@@ -86,7 +86,7 @@ class OpenTests(Case):
 
     def test_device(self) -> None:
         """So is a device, though it could be read for ever."""
-        self.assertRaises(Refused, open_file, File(b"/dev/zero"))
+        self.assertRaises(RefusedPath, open_file, File(b"/dev/zero"))
 
     def test_permission(self) -> None:
         """What we may not read is refused, not failed upon."""
@@ -95,7 +95,7 @@ class OpenTests(Case):
             raise PermissionError(errno.EACCES, "Permission denied")
 
         self.patch(module.os, "open", denied)
-        self.assertEqual(str(self.assertRaises(Refused, self.open, b"file")), "Permission denied")
+        self.assertEqual(str(self.assertRaises(RefusedPath, self.open, b"file")), "Permission denied")
 
     def test_trouble(self) -> None:
         """That there are too many files, or that the disk is broken, says nothing about this file."""
@@ -228,7 +228,7 @@ class OpenFileTests(Case):
         reading, writing = os.pipe()
         self.addCleanup(os.close, reading)
         self.addCleanup(os.close, writing)
-        self.assertRaises(Refused, look_at, reading)
+        self.assertRaises(RefusedPath, look_at, reading)
         self.assertTrue(stat.S_ISFIFO(os.fstat(reading).st_mode))
 
 

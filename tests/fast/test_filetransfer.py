@@ -15,13 +15,13 @@ from zope.interface import implementer
 
 from fast.doubles import GET, MIB, Client, get, parse_answers
 from fast.downloading import DownloadCase
-from graceful.downloads.file_sender import FileTransfer
+from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import BLOCK, open_file
 from graceful.downloads.targets import File
 from graceful.takedown.last_answer import take_down
 from graceful.web.connection import UNSENT, Connection
 from graceful.web.exchange import DOWNLOADING, SENDING, Exchange
-from graceful.web.transport_connection import SLICE, ForeignFactory, ForeignProtocol, TransportConnection
+from graceful.web.transport_connection import SLICE, EndpointFactory, EndpointProtocol, TransportConnection
 
 BIG = bytes(range(251)) * 5000
 ALL = (0, len(BIG))
@@ -45,12 +45,12 @@ class Case(DownloadCase):
         self.looked.append((place, count))
         return self.there
 
-    def transfer(self, exchange: Exchange, part: tuple[int, int] = ALL) -> FileTransfer:
+    def transfer(self, exchange: Exchange, part: tuple[int, int] = ALL) -> FileSender:
         """Prepare to send a part of it."""
         first, end = part
         exchange.start("200 OK", [("Content-Length", str(end - first))])
-        crew: Any = self.crew
-        return FileTransfer(exchange, open_file(File(self.path.encode())), first, end, crew, self.look)
+        disk: Any = self.disk
+        return FileSender(exchange, open_file(File(self.path.encode())), first, end, disk, self.look)
 
     def begin(self, data: bytes = GET, part: tuple[int, int] = ALL, **options: Any) -> tuple[Client, Exchange]:
         """A client that gets a part of it, which has begun; nothing is sent yet."""
@@ -101,7 +101,7 @@ class SendTests(Case):
         got = b""
         while len(got) < len(BIG):
             got += client.take(40_000)
-            self.assertEqual(client.connection.turn.held, 0)
+            self.assertEqual(client.connection.write_token.held, 0)
             self.assertLess(exchange.sent, len(got) + MIB // 2)
         got += client.take()
         self.assertEqual(parse_answers(got)[0].body, BIG)
@@ -246,13 +246,13 @@ class FetchTests(Case):
         """Nothing is."""
         super().setUp()
         self.there = False
-        self.crew.at_once = False
+        self.disk.at_once = False
 
     def test_fetched(self) -> None:
         """A block is fetched by the crew before it is sent, and the connection waits without turning."""
         client, exchange = self.begin()
         got = client.take()
-        self.assertEqual((exchange.sent, len(self.crew)), (0, 1))
+        self.assertEqual((exchange.sent, len(self.disk)), (0, 1))
         self.assertTrue(client.connection.pull_paused)
         self.assertFalse(client.connection.writing)
         self.assertFalse(self.engine.turn())
@@ -264,16 +264,16 @@ class FetchTests(Case):
             return real(fd, count, offset)
 
         self.patch(os, "pread", pread)
-        self.crew.work()
+        self.disk.work()
         got += client.take()
         self.assertEqual((read[0], sum(count for _, count in read)), ((0, 65536), BLOCK))
         self.assertGreaterEqual(exchange.sent, BLOCK)
-        while len(self.crew):
-            self.crew.work()
+        while len(self.disk):
+            self.disk.work()
             self.engine.turn()
             got += client.take()
         self.assertEqual(parse_answers(got)[0].body, BIG)
-        self.assertEqual(self.crew.done, 5)
+        self.assertEqual(self.disk.done, 5)
         self.leave(client)
 
     def test_once(self) -> None:
@@ -281,14 +281,14 @@ class FetchTests(Case):
         client, exchange = self.begin(buffer=5000)
         client.take()
         self.looked.clear()
-        self.crew.work()
+        self.disk.work()
         self.engine.turn()
         got = client.take(100_000)
         self.assertGreater(exchange.sent, 50_000)
         self.assertEqual([place for place, _ in self.looked if place < 50_000], [])
         client.close()
         self.assertGreater(len(got), 0)
-        self.crew.work()
+        self.disk.work()
         self.nothing_left()
 
     def test_client_leaves(self) -> None:
@@ -307,7 +307,7 @@ class FetchTests(Case):
             self.assertEqual(self.engine.in_flight, [])
             read: list[int] = []
             self.patch(os, "pread", lambda fd, count, offset, read=read: read.append(fd) or b"")
-            self.crew.work()
+            self.disk.work()
             self.assertEqual(len(read), 1)
             self.engine.turn()
             client.close()
@@ -321,7 +321,7 @@ class FetchTests(Case):
         self.clock.advance(timeout * 3)
         self.engine.site.sweep(self.clock.seconds())
         self.assertEqual(self.engine.open, 1)
-        self.crew.work()
+        self.disk.work()
         self.engine.reactor.run()  # it is there, and the epoll has not been asked yet
         self.engine.site.sweep(self.clock.seconds())
         self.assertEqual(self.engine.open, 1)
@@ -329,7 +329,7 @@ class FetchTests(Case):
         self.clock.advance(timeout + 1)
         self.engine.site.sweep(self.clock.seconds())
         self.assertTrue(client.socket.reset)
-        self.crew.work()
+        self.disk.work()
         self.nothing_left()
 
 
@@ -457,9 +457,9 @@ class Transport:
 class ForeignTests(Case):
     """The same on a transport of Twisted's, through memory."""
 
-    def begin_there(self, *requests: bytes) -> tuple[Transport, ForeignProtocol, Exchange]:
+    def begin_there(self, *requests: bytes) -> tuple[Transport, EndpointProtocol, Exchange]:
         """A client whose connection is such a one, and a transfer to it that has begun."""
-        factory = ForeignFactory()
+        factory = EndpointFactory()
         factory.serve(self.engine.site, self.engine.hub, lambda: None)
         transport = Transport()
         protocol = factory.buildProtocol(None)
@@ -503,15 +503,15 @@ class ForeignTests(Case):
     def test_fetched(self) -> None:
         """What is not in memory is fetched; meanwhile nothing is written, though the transport would take it."""
         self.there = False
-        self.crew.at_once = False
+        self.disk.at_once = False
         transport, protocol, _ = self.begin_there()
         for _ in range(3):
             self.engine.turn()
             transport.take()
-        self.assertEqual(len(self.crew), 1)
+        self.assertEqual(len(self.disk), 1)
         self.assertLess(len(transport.written), 1000)
-        while len(self.crew):
-            self.crew.work()
+        while len(self.disk):
+            self.disk.work()
             self.all(transport)
         self.assertEqual(parse_answers(self.all(transport))[0].body, BIG)
         protocol.connectionLost(Failure(ConnectionDone()))
@@ -532,19 +532,19 @@ class ForeignTests(Case):
         """A client that leaves, while it is sent or fetched, leaves nothing behind."""
         for fetching in (False, True):
             self.there = not fetching
-            self.crew.at_once = False
+            self.disk.at_once = False
             _, protocol, _ = self.begin_there()
             self.engine.turn()
             protocol.connectionLost(Failure(ConnectionDone()))
             self.assertEqual(len(self.descriptors()), int(fetching))
-            self.crew.work()
+            self.disk.work()
             self.nothing_left()
 
     def test_closed_by_us(self) -> None:
         """What we have closed is not written to any more: the transport would keep the whole file."""
         for fetching in (False, True):
             self.there = not fetching
-            self.crew.at_once = False
+            self.disk.at_once = False
             transport, protocol, _ = self.begin_there()
             connection = self.connection()
             if not fetching:
@@ -552,7 +552,7 @@ class ForeignTests(Case):
             connection.close()
             self.assertTrue(transport.lost)
             written = len(transport.written)
-            self.crew.work()
+            self.disk.work()
             self.all(transport)
             self.assertEqual(len(transport.written), written)
             protocol.connectionLost(Failure(ConnectionDone()))

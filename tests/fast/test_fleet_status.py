@@ -18,19 +18,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.config.settings import Settings
 from graceful.control import api
-from graceful.control.api import Control
+from graceful.control.api import ControlApi
 from graceful.control.client import Silent
 from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.events import Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
-from graceful.drain import Ending
-from graceful.server.server_status import Status
+from graceful.drain import DrainResult
+from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Totals, sockets
 from graceful.workers.fleet_status import FleetStatus
-from graceful.workers.status_poller import EVERY, EVERY_IN_DRAIN, LISTED, SAID_IN, Looking
-from graceful.workers.worker_client import Asking
+from graceful.workers.status_poller import EVERY, EVERY_IN_DRAIN, LISTED, SAID_IN, StatusPoller
+from graceful.workers.worker_client import WorkerClient
 
 ADDRESS = "tcp:0.0.0.0:8080"
 
@@ -49,7 +49,7 @@ def exchange(number: int, age: float, **more: Any) -> dict[str, Any]:
 
 def picture(*in_flight: dict[str, Any], finished: int = 0, **more: Any) -> dict[str, Any]:
     """What a worker says of itself."""
-    told = Status(Settings())(0) | {
+    told = ServerStatus(Settings())(0) | {
         "state": "serving",
         "sockets": [{"name": ADDRESS, "state": "open"}],
         "in_flight": list(in_flight),
@@ -69,7 +69,7 @@ def picture(*in_flight: dict[str, Any], finished: int = 0, **more: Any) -> dict[
     return told | more
 
 
-class Worker:
+class WorkerProcess:
     """A worker whose answers the test makes; it is asked as a real one is."""
 
     def __init__(self, clock: Clock, number: int, pid: int, state: str = "serving") -> None:
@@ -82,7 +82,7 @@ class Worker:
                 self.transport
             )
         )
-        self.asking = Asking(adopt, clock, ours, f"worker {pid}")
+        self.asking = WorkerClient(adopt, clock, ours, f"worker {pid}")
         self.ask = self.asking.ask
 
     def asked(self) -> list[str]:
@@ -108,9 +108,9 @@ class FleetCase(SynchronousTestCase):
     def setUp(self) -> None:
         """Start them."""
         self.clock = Clock()
-        self.first, self.second = Worker(self.clock, 1, 4711), Worker(self.clock, 2, 4712)
+        self.first, self.second = WorkerProcess(self.clock, 1, 4711), WorkerProcess(self.clock, 2, 4712)
         self.workers = [self.first, self.second]
-        self.looking = Looking(cast(Any, SimpleNamespace(workers=lambda: self.workers)), self.clock)
+        self.looking = StatusPoller(cast(Any, SimpleNamespace(workers=lambda: self.workers)), self.clock)
         self.status = FleetStatus(Settings(), looking=self.looking, memory=lambda pid: pid * 1000)
         self.status.health = Health("/+haproxy")
         self.status.enter("serving")
@@ -129,10 +129,10 @@ class TogetherTests(FleetCase):
         for heard in (False, True):
             if heard:
                 self.hear(picture(), picture())
-            self.assertEqual(list(self.status()), [*Status(Settings())(), "workers"])
+            self.assertEqual(list(self.status()), [*ServerStatus(Settings())(), "workers"])
         self.status.enter("gone")
-        self.status.ending = Ending(70, 1.5, 3, 1, 0, ("OOPS-1",))
-        alone = Status(Settings())
+        self.status.ending = DrainResult(70, 1.5, 3, 1, 0, ("OOPS-1",))
+        alone = ServerStatus(Settings())
         alone.ending = self.status.ending
         self.assertEqual(self.status.last_word(), alone.last_word())
 
@@ -163,7 +163,7 @@ class TogetherTests(FleetCase):
 
     def test_workers(self) -> None:
         """Each is shown, also one of whom nothing is known yet."""
-        self.workers.append(Worker(self.clock, 3, 4713, "starting"))
+        self.workers.append(WorkerProcess(self.clock, 3, 4713, "starting"))
         self.looking.heard(cast(Any, self.first), picture(exchange(1, 3.0), finished=7))
         first, second, third = self.status()["workers"]
         self.assertEqual(
@@ -247,7 +247,7 @@ class CountersTests(FleetCase):
         self.hear(picture(finished=10), picture(finished=20, taken_down=2))
         before = self.counters()
         self.assertEqual(before, (30, 2, 0, 3000, 30))
-        self.workers[1] = Worker(self.clock, 2, 4800)
+        self.workers[1] = WorkerProcess(self.clock, 2, 4800)
         self.assertEqual(self.counters(), before)
         self.hear(picture(finished=11), picture(finished=1))
         self.assertEqual(self.counters(), (32, 2, 0, 3200, 32))
@@ -367,13 +367,13 @@ class AskingAllTests(FleetCase):
     def test_looking(self) -> None:
         """Each is looked at once a second, in a drain oftener, but never while it owes an answer."""
         heard: list[int] = []
-        hear = Looking.heard
+        hear = StatusPoller.heard
 
-        def note(looking: Looking, worker: Any, said: Any) -> None:
+        def note(looking: StatusPoller, worker: Any, said: Any) -> None:
             heard.append(worker.pid)
             hear(looking, worker, said)
 
-        self.patch(Looking, "heard", note)
+        self.patch(StatusPoller, "heard", note)
         self.looking.start()
         self.assertEqual((self.first.asked(), self.second.asked()), ([f"GET /tally?limit={LISTED}"],) * 2)
         self.first.says(picture(exchange(1, 2.0)))
@@ -471,7 +471,7 @@ class ControlTests(FleetCase):
         self.engine = Engine(self)
         self.events = Events(self.status)
         self.metrics = Metrics(self.status)
-        self.control = Control(self.status, self.events, self.metrics)
+        self.control = ControlApi(self.status, self.events, self.metrics)
         self.left: Deferred[None] = Deferred()
         orders = SimpleNamespace(
             take_down=self.status.take_down,
@@ -555,7 +555,7 @@ class ControlTests(FleetCase):
         self.left.callback(None)
         self.assertEqual(client.take(), b"")
         self.status.enter("gone")
-        self.status.ending = Ending(0, 1.0, 1, 0, 0)
+        self.status.ending = DrainResult(0, 1.0, 1, 0, 0)
         self.control.tell()
         self.assertEqual(self.said(client)[1]["exit_status"], 0)
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from graceful.web.site import Site
-from graceful.web.transport_connection import ForeignFactory
+from graceful.web.transport_connection import EndpointFactory
 
 
 @implementer(ITCPTransport)
@@ -58,7 +58,7 @@ class ForeignConnectionTests(SynchronousTestCase):
         """Connect a client."""
         self.site = Site(None)
         self.taken = 0
-        factory = ForeignFactory()
+        factory = EndpointFactory()
         factory.serve(self.site, cast(Any, None), self.count)
         self.transport = Transport()
         protocol = factory.buildProtocol(None)

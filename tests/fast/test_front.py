@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fast.doubles import Case
 from graceful.web.exchange import Exchange
-from graceful.web.prefix_routes import Front
+from graceful.web.prefix_routes import PrefixRoutes
 
 
 class FrontTests(Case):
@@ -14,7 +14,7 @@ class FrontTests(Case):
         """Note who is asked."""
         super().setUp()
         self.order: list[str] = []
-        self.front = Front()
+        self.front = PrefixRoutes()
 
     def route(self, prefix: str, name: str, *, answers: bool = True) -> None:
         """Add a route."""

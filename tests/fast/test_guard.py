@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.interleave import Scheduler, Violation, explore
 from graceful.application.deadlines import Takedown
 from graceful.threads import async_exc as guard
-from graceful.threads.async_exc import NOTHING, Aim, Hook
+from graceful.threads.async_exc import NOTHING, AsyncExc, Hook
 from graceful.web import exchange as exchange_module
 from graceful.web.exchange import Exchange
 from graceful.wsgi import runner as run
@@ -132,12 +132,12 @@ class World:
             scheme="http",
             memo={"wsgi.url_scheme": "http"},
             trusted=False,
-            turn=SimpleNamespace(closed=False, current=None),
+            write_token=SimpleNamespace(closed=False, current=None),
             send=self._send,
         )
         self.exchange = Watched(scheduler, connection)
         self.exchange.world = self
-        connection.turn.current = self.exchange
+        connection.write_token.current = self.exchange
         self.exchange.id = 1
         self.exchange.handler = SimpleNamespace(application=lambda environ, start: application(self, start))
 
@@ -163,7 +163,7 @@ class World:
 
     def take_down(self) -> None:
         """What the reactor thread does."""
-        aim = Aim(THREAD)
+        aim = AsyncExc(THREAD)
         aim.lock = CheckedLock(self._scheduler)  # type: ignore[assignment]
         self.exchange.aim = aim
         for _ in range(self._shots):
@@ -248,7 +248,7 @@ class GuardTests(SynchronousTestCase):
             for module in (guard, run):
                 self.patch(module, "set_exception", world.interpreter.set)
 
-            def settle(aim: Aim) -> None:
+            def settle(aim: AsyncExc) -> None:
                 world.interpreter.checkpoint("settle", True)  # a call is such a place
                 settled(aim)
 
@@ -287,10 +287,10 @@ class GuardTests(SynchronousTestCase):
     def test_place_is_not_said(self) -> None:
         """And when the thread does not say where it is."""
 
-        def fire(aim: Aim, exchange: Exchange, exception: type[BaseException]) -> bool:
+        def fire(aim: AsyncExc, exchange: Exchange, exception: type[BaseException]) -> bool:
             return guard.set_exception(aim.thread, exception) == 1
 
-        with patch.object(Aim, "fire", fire):
+        with patch.object(AsyncExc, "fire", fire):
             self.assertRaises(Violation, self.explore, one_list)
 
 
@@ -328,7 +328,7 @@ class RealTests(SynchronousTestCase):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         assert thread.ident is not None
-        aim = exchange.aim = Aim(thread.ident)
+        aim = exchange.aim = AsyncExc(thread.ident)
         fired = 0
         while fired < 2000:
             fired += aim.fire(exchange, Takedown)
@@ -341,12 +341,12 @@ class RealTests(SynchronousTestCase):
     def test_nobody_there(self) -> None:
         """A thread that is gone is not hit."""
         exchange: Any = SimpleNamespace(inside=True)
-        self.assertFalse(Aim(1).fire(exchange, Takedown))
+        self.assertFalse(AsyncExc(1).fire(exchange, Takedown))
 
     def test_outside(self) -> None:
         """Nor is one that is not inside, or that is just leaving."""
         exchange: Any = SimpleNamespace(inside=False)
-        aim = Aim(threading.get_ident())
+        aim = AsyncExc(threading.get_ident())
         self.assertFalse(aim.fire(exchange, Takedown))
         exchange.inside = True
         with aim.lock:

@@ -17,7 +17,7 @@ from graceful.downloads import files as files_module
 from graceful.downloads import handover as handover_module
 from graceful.downloads.handover import SMALL
 from graceful.downloads.parked import Parked
-from graceful.downloads.prefixes import Public
+from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.token import HEADER, Download
 from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
@@ -738,7 +738,7 @@ class PublicTests(Case):
         client, exchange = self.ask(self.request("/x", "POST"))
         client.connection.close()
         exchange.target = b"/files/x"
-        self.assertTrue(Public(self.sender, [parse_mapping(f"/files={self.directory}")]).answer(exchange))
+        self.assertTrue(PublicPrefixes(self.sender, [parse_mapping(f"/files={self.directory}")]).answer(exchange))
         self.nothing_left()
 
     def test_refused(self) -> None:
@@ -776,17 +776,17 @@ class PublicTests(Case):
     def test_gone_while_it_is_opened(self) -> None:
         """A client that leaves while its file is opened leaves no descriptor behind; nor one taken down."""
         self.file(BIG)
-        self.crew.at_once = False
+        self.disk.at_once = False
         for name in ("file.txt", "missing"):
             for end in ("leave", "take down"):
                 client = self.engine.connect().send(self.request("/files/" + name))
                 (exchange,) = self.engine.in_flight
-                self.assertEqual((exchange.phase, len(self.crew)), (DOWNLOADING, 1))
+                self.assertEqual((exchange.phase, len(self.disk)), (DOWNLOADING, 1))
                 if end == "leave":
                     client.connection.close()
                 else:
                     take_down(client.connection)
-                self.crew.work()
+                self.disk.work()
                 self.engine.turn()
                 client.close()
                 self.nothing_left()
@@ -806,7 +806,7 @@ class PublicTests(Case):
             self.patch(self.sender, "soon", leave)
             client.send(self.request(path))
             self.patch(self.sender, "soon", real)
-            self.assertEqual((self.upstream.asked, len(self.crew)), ([], 0))
+            self.assertEqual((self.upstream.asked, len(self.disk)), ([], 0))
         self.engine = Engine(self)
         self.assertEqual(self.descriptors(), [])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web.exchange import Exchange
-from graceful.web.request_parser import MAX_METHOD, Intake
+from graceful.web.request_parser import MAX_METHOD, RequestParser
 from graceful.web.request_rules import MAX_FIELDS, MAX_HEAD, MAX_TARGET
 
 MAX_BODY = 1000
@@ -48,7 +48,7 @@ class Sink:
     """
 
     def __init__(self, room: int = 1 << 30) -> None:
-        self.intake = Intake(self, MAX_BODY)
+        self.intake = RequestParser(self, MAX_BODY)
         self.done: list[Request | int] = []
         self.begun = self.expected = 0
         self._bodies: dict[int, bytes] = {}
@@ -90,7 +90,7 @@ class Sink:
         return len(self.done) >= self.room
 
 
-def feed(*pieces: bytes, room: int = 1 << 30) -> tuple[Sink, Intake]:
+def feed(*pieces: bytes, room: int = 1 << 30) -> tuple[Sink, RequestParser]:
     """Feed an intake as a connection does: nothing more once it is deaf."""
     sink = Sink(room)
     for piece in pieces:
@@ -392,7 +392,7 @@ class GoodTests(SynchronousTestCase):
     def test_nothing_left(self) -> None:
         """After each request the intake is as it was before, but for what the parser keeps for itself."""
         fresh = Sink().intake
-        names = [name for name in Intake.__slots__ if name not in ("_parser", "_sink")]
+        names = [name for name in RequestParser.__slots__ if name not in ("_parser", "_sink")]
         for name, (data, _) in GOOD.items():
             _, intake = feed(data)
             self.assertEqual(
@@ -513,7 +513,7 @@ class ExpectTests(SynchronousTestCase):
 class RoomTests(SynchronousTestCase):
     """How much is parsed ahead."""
 
-    def all_of(self, sink: Sink, intake: Intake, step: int) -> list[int]:
+    def all_of(self, sink: Sink, intake: RequestParser, step: int) -> list[int]:
         """Make room step by step until all is taken; how many there were after each step."""
         counts = []
         while intake.stash:

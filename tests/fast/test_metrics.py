@@ -10,11 +10,11 @@ from doubles import Case, get
 from prometheus_client.parser import text_string_to_metric_families
 
 from graceful.control import metrics as module
-from graceful.control.counters import BOUNDS, Tally
+from graceful.control.counters import BOUNDS, Counters
 from graceful.control.health import Health
 from graceful.control.metrics import STATES, Metrics
-from graceful.drain import Ending
-from graceful.server.server_status import Status
+from graceful.drain import DrainResult
+from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 
 
@@ -29,7 +29,7 @@ class TallyTests(Case):
     def test_threads(self) -> None:
         """No count of any thread is lost, and everything is handed on."""
         seen: list[Any] = []
-        tally = Tally(seen.append)
+        tally = Counters(seen.append)
 
         def count() -> None:
             for _ in range(1000):
@@ -47,7 +47,7 @@ class TallyTests(Case):
 
     def test_places(self) -> None:
         """Each duration is in the first bucket that is not less, each status in its class."""
-        tally = Tally(None)
+        tally = Counters(None)
         for seconds in (0.0, 0.001, 0.0011, 1000.0):
             tally.record(ended(404, seconds))
         tally.record(ended(0, 1.0))
@@ -64,7 +64,7 @@ class MetricsTests(Case):
     def setUp(self) -> None:
         """Have an instance with something in flight."""
         super().setUp()
-        self.status = Status(self.engine.site.settings)
+        self.status = ServerStatus(self.engine.site.settings)
         self.instance: Any = SimpleNamespace(
             site=self.engine.site,
             clock=SimpleNamespace(seconds=lambda: 0.0),
@@ -117,7 +117,7 @@ class MetricsTests(Case):
     def test_the_end(self) -> None:
         """What was taken down and abandoned is told."""
         self.status.way = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
-        self.status.ending = Ending(71, 1.0, 3, 2, 1)
+        self.status.ending = DrainResult(71, 1.0, 3, 2, 1)
         told = self.read()
         self.assertEqual(told["graceful_taken_down_total", ()], 2)
         self.assertEqual(told["graceful_abandoned_total", ()], 1)

@@ -9,7 +9,7 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.process.systemd import LONGEST, Notify
+from graceful.process.systemd import LONGEST, SystemdNotifier
 
 
 class NotifyTests(SynchronousTestCase):
@@ -31,7 +31,7 @@ class NotifyTests(SynchronousTestCase):
 
     def test_words(self) -> None:
         """Each word is one datagram, and a time is in microseconds with something to spare."""
-        notify = Notify({"NOTIFY_SOCKET": self.path})
+        notify = SystemdNotifier({"NOTIFY_SOCKET": self.path})
         notify.ready()
         self.assertEqual(self.heard(), ["READY=1", f"MAINPID={os.getpid()}", "STATUS=serving"])
         notify.stopping(212)
@@ -47,20 +47,20 @@ class NotifyTests(SynchronousTestCase):
         """An @ stands for the zero byte of an abstract address."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(f"\0graceful-test-{os.getpid()}")
-            Notify({"NOTIFY_SOCKET": f"@graceful-test-{os.getpid()}"}).alive()
+            SystemdNotifier({"NOTIFY_SOCKET": f"@graceful-test-{os.getpid()}"}).alive()
             self.assertEqual(manager.recv(100), b"WATCHDOG=1")
 
     def test_nobody(self) -> None:
         """Without a manager nothing is sent; one that is gone is told of once."""
-        Notify({}).ready()
-        gone = Notify({"NOTIFY_SOCKET": os.path.join(self.directory, "gone")})
+        SystemdNotifier({}).ready()
+        gone = SystemdNotifier({"NOTIFY_SOCKET": os.path.join(self.directory, "gone")})
         gone.ready()
         gone.alive()
 
     def test_watchdog(self) -> None:
         """Signs of life are due at half the period, if it is we who are watched."""
         given = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": "3000000"}
-        self.assertEqual(Notify(given).watchdog, 1.5)
-        self.assertEqual(Notify({**given, "WATCHDOG_PID": "7"}, pid=7).watchdog, 1.5)
+        self.assertEqual(SystemdNotifier(given).watchdog, 1.5)
+        self.assertEqual(SystemdNotifier({**given, "WATCHDOG_PID": "7"}, pid=7).watchdog, 1.5)
         for other in ({"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {"NOTIFY_SOCKET": ""}):
-            self.assertIsNone(Notify({**given, **other}, pid=7).watchdog, other)
+            self.assertIsNone(SystemdNotifier({**given, **other}, pid=7).watchdog, other)

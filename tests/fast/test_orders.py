@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.drain import Drain
 from graceful.process.exit import LEAVING, LastLimit, latest_exit
-from graceful.server.server_orders import Orders
+from graceful.server.server_orders import ServerOrders
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
 
 
@@ -41,7 +41,7 @@ class LastLimitTests(SynchronousTestCase):
         register = SimpleNamespace(in_flight=lambda: self.in_flight)
         engine: Any = SimpleNamespace(site=SimpleNamespace(register=register))
         self.drain = Drain(self.clock, cast(Any, Work()), 200, 3600, 10)
-        self.orders = Orders(engine, self.drain, cast(Any, None), process, None)
+        self.orders = ServerOrders(engine, self.drain, cast(Any, None), process, None)
 
     def test_stop(self) -> None:
         """An order to stop arms it, with the deadline that came with the order."""

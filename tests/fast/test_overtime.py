@@ -13,7 +13,7 @@ from fast.doubles import MIB, Case, Client, Engine, get, parse_answers, virtual_
 from graceful.config.values import Limit
 from graceful.reports.interruption import Interruption
 from graceful.takedown.last_answer import interrupt
-from graceful.takedown.request_timeout import LOOK, Overtime, take_down_one
+from graceful.takedown.request_timeout import LOOK, RequestTimeouts, take_down_one
 from graceful.web.exchange import APPLICATION, Disconnected, Exchange
 
 
@@ -64,7 +64,7 @@ class Overtimes(Case):
         self.queued: list[Exchange] = []
         self.reports, self.descents = FakeReports(), FakeDescents()
         self.replaced: list[int] = []
-        self.overtime = Overtime(
+        self.overtime = RequestTimeouts(
             self.engine.site,
             self.clock,
             lambda: self.working,

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.doubles import GET, HOST, MIB, Answer, Client, get, parse_answers
 from fast.downloading import DownloadCase
 from graceful.downloads.parked import NOTHING_NEW, News, Parked
-from graceful.downloads.parking_lot import HELD, LATE, SPREAD, Lot, Waiting
+from graceful.downloads.parking_lot import HELD, LATE, SPREAD, ParkedRequest, ParkingLot
 from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import PARKED, Exchange
 
@@ -283,9 +283,9 @@ class StreamTests(Case):
     def test_end_is_last(self) -> None:
         """A piece that was taken is sent, also if the end comes in the same moment from another thread."""
         client, ticket = self.park(stream=True)
-        real = Waiting.give
+        real = ParkedRequest.give
 
-        def slow(waiting: Waiting, what: Any, last: bool) -> None:
+        def slow(waiting: ParkedRequest, what: Any, last: bool) -> None:
             if not last:
                 # Another thread wants to end it now: it can do so before or behind, but not in between.
                 thread = threading.Thread(target=ticket.finish)
@@ -294,7 +294,7 @@ class StreamTests(Case):
                 self.addCleanup(thread.join, LONG)
             real(waiting, what, last)
 
-        self.patch(Waiting, "give", slow)
+        self.patch(ParkedRequest, "give", slow)
         self.assertTrue(ticket.send(b"taken"))
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and thread.name.endswith("(finish)"):
@@ -307,14 +307,14 @@ class StreamTests(Case):
         self.assertTrue(ticket.send(b"x" * MIB))
         self.engine.turn()
         self.assertEqual(self.engine.open, 1)
-        self.assertGreater(client.connection.turn.held, HELD)
+        self.assertGreater(client.connection.write_token.held, HELD)
         data = client.take()
         self.assertGreater(len(data), MIB)
         most, sent = 0, 0
         while self.engine.open:
             self.assertTrue(ticket.send(b"x" * 10_000))
             lines = self.logged(self.engine.turn)
-            most = max(most, client.connection.turn.held)
+            most = max(most, client.connection.write_token.held)
             sent += 1
             self.assertLess(sent, 100)
         self.assertTrue(any("does not take its events" in line for line in lines))
@@ -403,17 +403,17 @@ class GoneTests(Case):
 
     def test_many_leave(self) -> None:
         """Ten thousand that leave cost ten thousand small steps."""
-        lot = Lot(self.clock, self.engine.hub.call, lambda *what: None)
+        lot = ParkingLot(self.clock, self.engine.hub.call, lambda *what: None)
         (exchange,) = {self.ask()[1]}
         waiting = []
         for number in range(10_000):
-            one = Waiting(exchange, Parked(), lot, False)
+            one = ParkedRequest(exchange, Parked(), lot, False)
             lot._enter(one, 1000.0 + number % 7)
             waiting.append(one)
         steps = [0]
 
-        class Counted(set[Waiting]):
-            def discard(counted, one: Waiting) -> None:
+        class Tracker(set[ParkedRequest]):
+            def discard(counted, one: ParkedRequest) -> None:
                 steps[0] += 1
                 super().discard(one)
 
@@ -421,7 +421,7 @@ class GoneTests(Case):
                 steps[0] += len(counted)
                 return super().__iter__()
 
-        lot._due = {second: Counted(others) for second, others in lot._due.items()}
+        lot._due = {second: Tracker(others) for second, others in lot._due.items()}
         for one in waiting:
             lot.leave(one)
             lot.leave(one)
@@ -461,7 +461,7 @@ class TimeTests(Case):
             self.clock.advance(seconds)
             self.lot.tick(self.clock.seconds())
             self.engine.turn()
-            done.append([client.connection.turn.current is None for client in clients])
+            done.append([client.connection.write_token.current is None for client in clients])
         self.assertEqual([sum(each) for each in done], [2, 3, 4, 5, 7])
 
     def test_answered_in_that_moment(self) -> None:

@@ -25,7 +25,7 @@ from graceful.config.settings import Settings
 from graceful.reactor.environment import settings_of
 from graceful.reactor.interfaces import IIdling
 from graceful.reactor.thread_pools import DaemonThread, Pools
-from graceful.reactor.tracking import AGREES_IN, Counted, Watch
+from graceful.reactor.tracking import AGREES_IN, ConnectionWatch, Tracker
 from graceful.reactor.twisted_web import FRESH, HTTP1, IDLE_GRACE, kind_of
 from graceful.web.exchange import APPLICATION, RECEIVING, SENDING
 
@@ -72,7 +72,7 @@ class CountedTests(SynchronousTestCase):
     """What is in flight."""
 
     def setUp(self) -> None:
-        self.counted = Counted(kind_of)
+        self.counted = Tracker(kind_of)
 
     def connect(self, protocol: Any = None) -> Transport:
         transport = Transport(protocol if protocol is not None else Protocol())
@@ -147,7 +147,7 @@ class CountedTests(SynchronousTestCase):
         """A protocol is looked for in whatever is wrapped around it."""
         inner, outer = Protocol(), Protocol()
         outer.wrappedProtocol = inner  # type: ignore[attr-defined]
-        self.assertEqual(kind_of(Transport(outer)), (Watch, inner))
+        self.assertEqual(kind_of(Transport(outer)), (ConnectionWatch, inner))
         channel = HTTPChannel()
         outer.wrappedProtocol = channel  # type: ignore[attr-defined]
         self.assertEqual(kind_of(Transport(outer)), (HTTP1, channel))
@@ -156,7 +156,7 @@ class CountedTests(SynchronousTestCase):
         """A channel that a WebSocket has taken over is no HTTP any more."""
         channel = HTTPChannel()
         channel.connectionLost = lambda reason: None  # type: ignore[method-assign]
-        self.assertEqual(kind_of(Transport(channel)), (Watch, channel))
+        self.assertEqual(kind_of(Transport(channel)), (ConnectionWatch, channel))
 
     def test_idle_by_its_own_word(self) -> None:
         """A protocol that says when it is idle is closed then."""
@@ -236,7 +236,7 @@ class HTTP1Tests(SynchronousTestCase):
     """A connection of HTTP/1.1 in a drain."""
 
     def setUp(self) -> None:
-        self.counted = Counted(kind_of)
+        self.counted = Tracker(kind_of)
         self.channel = HTTPChannel()
         self.channel.requestFactory = Answering
         self.channel.timeOut = None
@@ -245,7 +245,7 @@ class HTTP1Tests(SynchronousTestCase):
         self.counted.add(self.transport)
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> ConnectionWatch:
         watch = self.counted.watch(self.transport)
         assert watch is not None
         return watch

@@ -241,7 +241,7 @@ class PressureTests(Case):
                 count = min(left, 65536)
                 response.data(b"x" * count)
                 left -= count
-                most = max(most, client.connection.turn.held)
+                most = max(most, client.connection.write_token.held)
             pauses += response.paused
             while response.paused:
                 data += client.take(50_000)

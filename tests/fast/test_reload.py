@@ -11,14 +11,14 @@ import sys
 import tempfile
 from typing import Any
 
-from test_sockets_takeover import Holder
+from test_sockets_takeover import SocketHolder
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.process.origin import VARIABLE, Origin
 from graceful.takeover.reload import GONE_IN, Reload
-from graceful.takeover.succession import PROTOCOL, NotNow, Succession
+from graceful.takeover.succession import PROTOCOL, SocketHandover, TakeoverRefused
 
 TIMEOUT = 60.0
 
@@ -120,8 +120,8 @@ class ReloadTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Make an instance that could deploy."""
-        self.clock, self.reactor, self.holder = Clock(), Reactor(), Holder()
-        self.succession = Succession(self.clock, self.holder, TIMEOUT)
+        self.clock, self.reactor, self.holder = Clock(), Reactor(), SocketHolder()
+        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT)
         self.started: list[tuple[list[str], dict[str, Any]]] = []
         self.processes: list[Process] = []
         self.trouble: OSError | None = None
@@ -216,7 +216,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(self.said(), "no deploy: it is stopping")
         self.assertTrue(self.processes[0].killed)
         self.assertEqual(self.killed, [(1, signal.SIGKILL)])  # a daemon is no child
-        self.assertRaises(NotNow, self.succession.accepts, self, [])
+        self.assertRaises(TakeoverRefused, self.succession.accepts, self, [])
         self.reactor.readers[0].doRead()
         self.assertNoResult(given_up)
         self.succession.lost(self)

@@ -25,8 +25,8 @@ from graceful.reports import publisher as publisher_module
 from graceful.reports.interruption import Interruption
 from graceful.reports.outlets import JsonFiles, as_json, directory, to_sentry
 from graceful.reports.publisher import Publisher
-from graceful.reports.reporter import ERROR, Reports
-from graceful.reports.writer import HIDDEN, Report, Writer
+from graceful.reports.reporter import ERROR, Reporter
+from graceful.reports.writer import HIDDEN, Report, ReportWriter
 from graceful.web.exchange import APPLICATION, Exchange
 from graceful.wsgi.runner import Runner
 from support.waiting import wait_for
@@ -49,7 +49,7 @@ class WriterTests(Case):
     def setUp(self) -> None:
         """With two names that are hidden."""
         super().setUp()
-        self.writer = Writer(["Token", "x-key"])
+        self.writer = ReportWriter(["Token", "x-key"])
 
     def interruption(self, data: bytes = get(1), **more: Any) -> Interruption:
         """Something that was interrupted."""
@@ -129,7 +129,7 @@ class FailureTests(Case):
         """It is reported with its traceback, and the client is told the id."""
         found: list[Report] = []
         self.patch(outlets, "added", [])
-        reports = Reports()
+        reports = Reporter()
         self.patch(reports.publisher, "publish", found.append)
 
         def application(environ: Any, start_response: Any) -> Any:

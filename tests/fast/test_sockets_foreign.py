@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.sockets.binding import BindError
-from graceful.sockets.endpoint_listener import ForeignListener
+from graceful.sockets.endpoint_listener import EndpointListener
 
 
 class Endpoint:
@@ -54,7 +54,7 @@ class ForeignListenerTests(SynchronousTestCase):
         self.endpoint = Endpoint(IPv4Address("TCP", "0.0.0.0", 8443))
         self.patch(endpoints, "serverFromString", lambda reactor, text: self.endpoint)
         self.factory = Factory()
-        self.listener = ForeignListener(cast(Any, None), "ssl:8443", cast(Any, self.factory))
+        self.listener = EndpointListener(cast(Any, None), "ssl:8443", cast(Any, self.factory))
 
     def test_start(self) -> None:
         """The endpoint listens with our factory, and the name tells where it does."""
@@ -70,7 +70,7 @@ class ForeignListenerTests(SynchronousTestCase):
             (object(), "ssl:8443"),
         ):
             self.endpoint.host, self.endpoint.listening = host, succeed(self.endpoint)
-            listener = ForeignListener(cast(Any, None), "ssl:8443", cast(Any, self.factory))
+            listener = EndpointListener(cast(Any, None), "ssl:8443", cast(Any, self.factory))
             self.successResultOf(listener.start())
             self.assertEqual(listener.name, name)
 

@@ -8,13 +8,13 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.takeover.succession import PROTOCOL, NotNow, Succession
+from graceful.takeover.succession import PROTOCOL, SocketHandover, TakeoverRefused
 
 TIMEOUT = 60.0
 NEW, OTHER = 4711, 4712
 
 
-class Holder:
+class SocketHolder:
     """Writes down what it is asked.
 
     :ivar why: why it cannot hand over.
@@ -43,8 +43,8 @@ class SuccessionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Make an instance that could be taken over."""
-        self.clock, self.holder = Clock(), Holder()
-        self.succession = Succession(self.clock, self.holder, TIMEOUT)
+        self.clock, self.holder = Clock(), SocketHolder()
+        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT)
         self.ends = 0
         self.succession.on_end = self._ended
         self.token, self.other = object(), object()
@@ -61,7 +61,7 @@ class SuccessionTests(SynchronousTestCase):
 
     def refused(self, token: object, pid: int = OTHER, protocol: object = PROTOCOL) -> str:
         """Assert that nothing is offered; why."""
-        return str(self.assertRaises(NotNow, self.succession.offer, token, pid, protocol))
+        return str(self.assertRaises(TakeoverRefused, self.succession.offer, token, pid, protocol))
 
     def test_well(self) -> None:
         """Sockets are lent until the successor accepts; then it has what it has kept."""
@@ -102,7 +102,7 @@ class SuccessionTests(SynchronousTestCase):
         self.clock.advance(TIMEOUT)
         self.assertEqual((self.holder.done, self.ends), (["lend", "take back, maybe"], 1))
         self.assertIn(f"no takeover: process {NEW} has not accepted within 60 s; this one serves on", self.lines())
-        why = str(self.assertRaises(NotNow, self.succession.accepts, self.token, [0]))
+        why = str(self.assertRaises(TakeoverRefused, self.succession.accepts, self.token, [0]))
         self.assertIn("longer than 60 s", why)
         self.succession.lost(self.token)
         self.assertEqual(self.holder.done, ["lend", "take back, maybe"])
@@ -112,7 +112,7 @@ class SuccessionTests(SynchronousTestCase):
         self.succession.offer(self.token, NEW, PROTOCOL)
         self.clock.advance(TIMEOUT)
         self.succession.offer(self.other, OTHER, PROTOCOL)
-        self.assertRaises(NotNow, self.succession.accepts, self.token, [0])
+        self.assertRaises(TakeoverRefused, self.succession.accepts, self.token, [0])
         self.succession.lost(self.token)
         self.assertEqual(self.succession.successor, OTHER)
         self.succession.accepts(self.other, [0])
@@ -124,14 +124,14 @@ class SuccessionTests(SynchronousTestCase):
         why = self.refused(self.other)
         self.assertEqual(why, f"process {NEW} is taking over just now: wait for it")
         self.assertIn(f"process {OTHER} gets no sockets: {why}", self.lines())
-        self.assertRaises(NotNow, self.succession.accepts, self.other, [])
+        self.assertRaises(TakeoverRefused, self.succession.accepts, self.other, [])
         self.succession.accepts(self.token, [])
         self.assertEqual(self.refused(self.other), f"process {NEW} has taken over already")
 
     def test_nobody_has_asked(self) -> None:
         """Who says that it accepts, without having asked, gets nothing."""
         for token in (self.token, None):
-            self.assertRaises(NotNow, self.succession.accepts, token, [])
+            self.assertRaises(TakeoverRefused, self.succession.accepts, token, [])
             self.succession.lost(token)
         self.assertEqual((self.holder.done, self.ends), ([], 0))
 

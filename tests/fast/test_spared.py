@@ -9,12 +9,12 @@ from fast.doubles import GET, Client, get, parse_answers
 from fast.downloading import DownloadCase, Response
 from graceful.downloads.headers import Answer
 from graceful.downloads.parked import Parked
-from graceful.reports.reporter import Reports
-from graceful.server.shutdown import Stopping
+from graceful.reports.reporter import Reporter
+from graceful.server.shutdown import Shutdown
 from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
-from graceful.takedown.thread_interrupt import Descents
+from graceful.takedown.thread_interrupt import ThreadInterrupts
 from graceful.takedown.waits import Waits
-from graceful.threads.callbacks import Aside
+from graceful.threads.callbacks import CallbackThreads
 from graceful.web.exchange import Exchange
 
 
@@ -25,8 +25,10 @@ class Case(DownloadCase):
         """Have a takedown, and threads that are only said to work."""
         super().setUp()
         self.working: dict[Exchange, int] = {}
-        self.descents = Descents(self.clock, lambda: self.working, lambda thread: 0, Waits(set), Aside().call)
-        self.reports = Reports()
+        self.descents = ThreadInterrupts(
+            self.clock, lambda: self.working, lambda thread: 0, Waits(set), CallbackThreads().call
+        )
+        self.reports = Reporter()
         self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, self.descents, self.reports)
 
     def download(self, data: bytes = GET, length: int = 10) -> tuple[Client, Response]:
@@ -126,7 +128,7 @@ class FirstTests(Case):
         client, response = self.download()
         through, lines = self.start(False)
         self.assertEqual((through, lines, self.takedown.taken), ([None], [], 0))
-        self.assertFalse(response.closed or client.connection.turn.closed)
+        self.assertFalse(response.closed or client.connection.write_token.closed)
         self.leave(client)
 
     def test_does_not_close_them_in_the_end(self) -> None:
@@ -173,7 +175,7 @@ class StoppingTests(Case):
             reports=self.reports,
             overtime=SimpleNamespace(taken=0),
         )
-        self.stopping = Stopping(engine, None, None)
+        self.stopping = Shutdown(engine, None, None)
 
     def test_left(self) -> None:
         """Downloads are no others; everything else is, also an idle connection."""

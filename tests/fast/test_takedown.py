@@ -8,13 +8,13 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from fast.doubles import CLOSE, EXPECT, GET, HOST, MIB, Case, Client, Engine, get, parse_answers, post
-from graceful.reports.reporter import Reports
+from graceful.reports.reporter import Reporter
 from graceful.takedown import drain_deadline as deadline_module
 from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import Descents
+from graceful.takedown.thread_interrupt import ThreadInterrupts
 from graceful.takedown.waits import Waits
-from graceful.threads.callbacks import Aside
+from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.stacks import stack_of
 from graceful.web.body_spool import MEMORY
 from graceful.web.connection import Connection
@@ -141,10 +141,14 @@ class DeadlineTests(Case):
         super().setUp()
         self.clock = Clock()
         self.working: dict[Exchange, int] = {}
-        descents = Descents(
-            self.clock, lambda: self.working, lambda thread: threading.get_native_id(), Waits(set), Aside().call
+        descents = ThreadInterrupts(
+            self.clock,
+            lambda: self.working,
+            lambda thread: threading.get_native_id(),
+            Waits(set),
+            CallbackThreads().call,
         )
-        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, descents, Reports())
+        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, descents, Reporter())
 
     def start(self, everything: bool = True) -> tuple[list[None], list[str]]:
         """Start it; a list that gets an entry when it is through, and what it says about each exchange."""

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import directory_for
 from graceful.config.values import BadTarget, Mapping, parse_mapping
-from graceful.downloads.targets import File, Refused, Url, resolve
+from graceful.downloads.targets import File, RefusedPath, Url, resolve
 
 FILES = Mapping("/files", "/srv/files", False)
 REMOTE = Mapping("/remote", "http://librarian:58000/base", True)
@@ -132,7 +132,7 @@ class ResolveTests(SynchronousTestCase):
 
     def refused(self, path: str) -> str:
         """Check that nothing is sent for a path; why."""
-        return str(self.assertRaises(Refused, resolve, BOTH, path))
+        return str(self.assertRaises(RefusedPath, resolve, BOTH, path))
 
     def test_file(self) -> None:
         """A file below the directory, which it must really be in; a query is not part of its name."""
@@ -236,7 +236,7 @@ class ResolveTests(SynchronousTestCase):
         for slash in ("", "/"):
             try:
                 file, url = resolve(BOTH, "/files" + slash + path), resolve(BOTH, "/remote" + slash + path)
-            except Refused:
+            except RefusedPath:
                 continue
             if file is not None:
                 assert isinstance(file, File)

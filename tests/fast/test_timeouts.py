@@ -348,7 +348,7 @@ class SendingTests(Timed):
         self.answer(exchange, body=b"x" * 200_000)
         self.drain(quiet=True)
         got = b""
-        while client.connection.turn.held:
+        while client.connection.write_token.held:
             self.wait(SEND - 1)
             got += client.take(10_000)
         got += client.take()

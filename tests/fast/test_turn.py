@@ -21,7 +21,7 @@ from graceful.web import receiver as receiver_module
 from graceful.web.connection import Connection
 from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.site import Site
-from graceful.web.write_token import Turn
+from graceful.web.write_token import WriteToken
 from tests.fast.doubles import CONTINUE, parse_answers
 from tests.fast.interleave import Scheduler, Violation, explore
 
@@ -30,19 +30,19 @@ STEPS = (
 ).split()
 
 
-def checked_turn(scheduler: Scheduler) -> Callable[[], Turn]:
+def checked_turn(scheduler: Scheduler) -> Callable[[], WriteToken]:
     """A Turn before each of whose steps another thread may come."""
 
     def wrapped(name: str) -> Callable[..., Any]:
-        step = getattr(Turn, name)
+        step = getattr(WriteToken, name)
 
-        def checked(self: Turn, *args: Any) -> Any:
+        def checked(self: WriteToken, *args: Any) -> Any:
             scheduler.checkpoint(name)
             return step(self, *args)
 
         return checked
 
-    return type("CheckedTurn", (Turn,), {"__slots__": (), **{name: wrapped(name) for name in STEPS}})
+    return type("CheckedTurn", (WriteToken,), {"__slots__": (), **{name: wrapped(name) for name in STEPS}})
 
 
 class Kernel:
@@ -178,9 +178,9 @@ class World:
             possible.append(self._next_call)
         if self._script:
             possible.append(self._next_event)
-        if self._writing and not self.connection.turn.closed:
+        if self._writing and not self.connection.write_token.closed:
             possible.append(self.connection.writable)
-        if self.kernel.input and self.connection.reading and not self.connection.turn.closed:
+        if self.kernel.input and self.connection.reading and not self.connection.write_token.closed:
             possible.append(self.connection.readable)
         return possible
 
@@ -211,23 +211,23 @@ class World:
         ]
 
     def judge(self) -> None:
-        turn, kernel = self.connection.turn, self.kernel
+        write_token, kernel = self.connection.write_token, self.kernel
         if self._calls or self._script:
             raise Violation("the reactor was never called for what waits")
-        if turn.holder and not kernel.closed:
-            raise Violation(f"the token is held by {turn.holder!r} for ever")
+        if write_token.holder and not kernel.closed:
+            raise Violation(f"the token is held by {write_token.holder!r} for ever")
         if not kernel.closed:
-            if (turn.waiting or turn.current is not None) and not turn.lingering:
-                raise Violation(f"a request sleeps: {turn.current} {list(turn.waiting)}")
-            if self.connection.intake.stash and not turn.lingering:
+            if (write_token.waiting or write_token.current is not None) and not write_token.lingering:
+                raise Violation(f"a request sleeps: {write_token.current} {list(write_token.waiting)}")
+            if self.connection.intake.stash and not write_token.lingering:
                 raise Violation("received bytes are never parsed")
-            if turn.eof:
+            if write_token.eof:
                 raise Violation("the client has closed, everything is answered, and it is not closed")
             if self.kernel.input or not self.connection.reading:
                 raise Violation("nobody will hear what the client sends, or that it has closed")
         elif self.site.register.connections:
             raise Violation("a closed connection stays in the register")
-        left = [e for e in self.site.register.exchanges.values() if kernel.closed or not turn.lingering]
+        left = [e for e in self.site.register.exchanges.values() if kernel.closed or not write_token.lingering]
         if left:
             raise Violation(f"left in the register: {left}")
 
@@ -236,7 +236,7 @@ def received(data: bytes) -> Callable[[World], None]:
     """Bytes come from the client."""
 
     def event(world: World) -> None:
-        if not world.connection.turn.closed:
+        if not world.connection.write_token.closed:
             world.come(data)
 
     return event
@@ -244,28 +244,28 @@ def received(data: bytes) -> Callable[[World], None]:
 
 def end_of_input(world: World) -> None:
     """The client closes its sending side."""
-    if not world.connection.turn.closed:
+    if not world.connection.write_token.closed:
         world.come(b"")
 
 
 def reset(world: World) -> None:
     """The client resets."""
     world.kernel.broken = True
-    if not world.connection.turn.closed:
+    if not world.connection.write_token.closed:
         world.connection.close()
 
 
 def take_down(world: World) -> None:
     """The deadline comes."""
     connection = world.connection
-    if not connection.turn.closed:
+    if not connection.write_token.closed:
         for interrupted in connections.take_down(connection):
             world.site.finished(interrupted)
 
 
 def idle_time_is_over(world: World) -> None:
     """The sweep finds the connection idle."""
-    if not world.connection.turn.closed and world.connection.turn.idle():
+    if not world.connection.write_token.closed and world.connection.write_token.idle():
         world.connection.half_close()
 
 
@@ -305,7 +305,7 @@ class TurnTests(SynchronousTestCase):
         preemptions: int = 2,
     ) -> None:
         def build(scheduler: Scheduler) -> Callable[[], None]:
-            with patch.object(connection_module, "Turn", checked_turn(scheduler)):
+            with patch.object(connection_module, "WriteToken", checked_turn(scheduler)):
                 world = World(scheduler, list(script), answer, list(takes or []))
 
             def end() -> None:
@@ -458,7 +458,7 @@ class TurnTests(SynchronousTestCase):
             if b"100 Continue" in world.kernel.received:
                 world.kernel.input.append(b"hi")
                 world.connection.readable()
-            elif not world.connection.turn.closed:
+            elif not world.connection.write_token.closed:
                 world.scheduler.wait_until(lambda: bool(world._calls) or world.connection.writing)
                 world._script.insert(0, patient)
                 if world._calls:
@@ -490,12 +490,12 @@ class TurnTests(SynchronousTestCase):
     def test_the_scheduler_finds_a_race(self) -> None:
         """A token that forgets its holder is found out: the test can fail."""
 
-        def forgetful(self: Turn) -> bool:
+        def forgetful(self: WriteToken) -> bool:
             with self.lock:
                 if self.closed:
                     return False
                 self.closed = self.closing = True
                 return True
 
-        with patch.object(Turn, "close", forgetful):
+        with patch.object(WriteToken, "close", forgetful):
             self.assertRaises(Violation, self.run_all, [received(get("/1")), reset], pieces)

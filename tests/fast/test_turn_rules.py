@@ -13,7 +13,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web.exchange import Exchange
-from graceful.web.write_token import GONE, NOBODY, QUEUE, REACTOR, SEND, SENDER, Turn
+from graceful.web.write_token import GONE, NOBODY, QUEUE, REACTOR, SEND, SENDER, WriteToken
 from tests.fast.interleave import Violation
 
 
@@ -64,23 +64,23 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Let its request arrive."""
-        self.turn = Turn()
+        self.write_token = WriteToken()
         self.one, self.two = request(), request()
-        self.assertTrue(self.turn.arrive(self.one))
+        self.assertTrue(self.write_token.arrive(self.one))
 
     def leave(self, *pieces: bytes, last: bool = False) -> None:
         """Send, and leave a rest."""
-        self.assertIs(self.turn.claim(self.one), SEND)
-        self.assertFalse(self.turn.left(list(pieces), last))
+        self.assertIs(self.write_token.claim(self.one), SEND)
+        self.assertFalse(self.write_token.left(list(pieces), last))
 
     def closing(self) -> None:
         """Have the reactor ask to close while somebody sends."""
-        self.assertIs(self.turn.claim(self.one), SEND)
-        self.assertFalse(self.turn.close())
+        self.assertIs(self.write_token.claim(self.one), SEND)
+        self.assertFalse(self.write_token.close())
 
     def closed(self) -> None:
         """Have it closed."""
-        self.assertTrue(self.turn.close())
+        self.assertTrue(self.write_token.close())
 
 
 class SenderTests(Case):
@@ -88,66 +88,66 @@ class SenderTests(Case):
 
     def test_one_sender(self) -> None:
         """While one sends, another has to queue behind it."""
-        self.assertIs(self.turn.claim(self.one), SEND)
-        self.assertIs(self.turn.holder, SENDER)
-        self.assertIs(self.turn.claim(self.one), QUEUE)
+        self.assertIs(self.write_token.claim(self.one), SEND)
+        self.assertIs(self.write_token.holder, SENDER)
+        self.assertIs(self.write_token.claim(self.one), QUEUE)
 
     def test_nobody_reads_it(self) -> None:
         """Who is not current, or comes after the last byte, or after the end, does not get the token."""
-        self.assertIs(self.turn.claim(self.two), GONE)
+        self.assertIs(self.write_token.claim(self.two), GONE)
         last = request(keep=False)
-        ended = Turn()
+        ended = WriteToken()
         ended.arrive(last)
         ended.claim(last)
         self.assertFalse(ended.done(last, True))
         self.assertTrue(ended.lingering)
         self.assertIs(ended.claim(last), GONE)
         self.closing()
-        self.assertTrue(self.turn.done(self.one, False))
-        self.assertIs(self.turn.claim(self.one), GONE)
+        self.assertTrue(self.write_token.done(self.one, False))
+        self.assertIs(self.write_token.claim(self.one), GONE)
         self.closed()
-        self.assertIs(self.turn.claim(self.one), GONE)
+        self.assertIs(self.write_token.claim(self.one), GONE)
 
     def test_nothing_begins_while_closing(self) -> None:
         """A sender that is through when the reactor wants to close calls it, and starts nothing."""
-        self.turn.arrive(self.two)
+        self.write_token.arrive(self.two)
         self.closing()
-        self.assertIs(self.turn.done(self.one, True), True)
-        self.assertEqual((self.turn.current, list(self.turn.waiting)), (self.one, [self.two]))
+        self.assertIs(self.write_token.done(self.one, True), True)
+        self.assertEqual((self.write_token.current, list(self.write_token.waiting)), (self.one, [self.two]))
 
     def test_attention(self) -> None:
         """A reactor that wants to hear of the next change of turn is called: at each, not only at an answer's end."""
         for last in (False, True):
-            self.turn.attention = True
-            self.assertIs(self.turn.claim(self.one), SEND)
-            self.assertIs(self.turn.done(self.one, last), True)
-        self.assertIs(self.turn.current, None)
+            self.write_token.attention = True
+            self.assertIs(self.write_token.claim(self.one), SEND)
+            self.assertIs(self.write_token.done(self.one, last), True)
+        self.assertIs(self.write_token.current, None)
 
     def test_attention_at_the_last(self) -> None:
         """Also at the end of the last answer, be it in the kernel or in the rest."""
         for rest in (False, True):
-            turn, last = Turn(), request(keep=False)
-            turn.arrive(last)
-            turn.attention = True
-            turn.claim(last)
+            write_token, last = WriteToken(), request(keep=False)
+            write_token.arrive(last)
+            write_token.attention = True
+            write_token.claim(last)
             if rest:
-                turn.left([b"x"], True)
-                turn.sent(1)
-                self.assertEqual(turn.flushed(), (True, last, True))
+                write_token.left([b"x"], True)
+                write_token.sent(1)
+                self.assertEqual(write_token.flushed(), (True, last, True))
             else:
-                self.assertIs(turn.done(last, True), True)
+                self.assertIs(write_token.done(last, True), True)
 
     def test_begun(self) -> None:
         """A new answer has not begun, and has as soon as something of it is sent or waits to be."""
-        self.assertFalse(self.turn.begun)
+        self.assertFalse(self.write_token.begun)
         self.leave(b"x")
-        self.assertTrue(self.turn.begun)
-        self.turn.sent(1)
-        self.turn.flushed()
-        self.assertIs(self.turn.claim(self.one), SEND)
-        self.turn.done(self.one, True)
-        self.assertTrue(self.turn.arrive(self.two))
-        self.assertFalse(self.turn.begun)
+        self.assertTrue(self.write_token.begun)
+        self.write_token.sent(1)
+        self.write_token.flushed()
+        self.assertIs(self.write_token.claim(self.one), SEND)
+        self.write_token.done(self.one, True)
+        self.assertTrue(self.write_token.arrive(self.two))
+        self.assertFalse(self.write_token.begun)
 
 
 class RestTests(Case):
@@ -156,58 +156,60 @@ class RestTests(Case):
     def test_order(self) -> None:
         """It is sent from its beginning, byte by byte, with what came later behind it."""
         self.leave(b"abc", b"", b"d")
-        self.assertIs(self.turn.claim(self.one), QUEUE)
-        self.assertTrue(self.turn.append(self.one, [b"", b"ef"], False))
-        self.assertEqual((list(self.turn.rest), self.turn.held), ([b"abc", b"d", b"ef"], 6))
+        self.assertIs(self.write_token.claim(self.one), QUEUE)
+        self.assertTrue(self.write_token.append(self.one, [b"", b"ef"], False))
+        self.assertEqual((list(self.write_token.rest), self.write_token.held), ([b"abc", b"d", b"ef"], 6))
         got = b""
-        while (piece := self.turn.first()) is not None:
+        while (piece := self.write_token.first()) is not None:
             count = min(2, len(piece))
             got += bytes(piece[:count])
-            self.turn.sent(count)
+            self.write_token.sent(count)
             self.assertLessEqual(len(got), 6)
-        self.assertEqual((got, self.turn.held), (b"abcdef", 0))
+        self.assertEqual((got, self.write_token.held), (b"abcdef", 0))
 
     def test_let_go(self) -> None:
         """The reactor lets go when nothing is left, and not while something was added meanwhile."""
         self.leave(b"x")
-        self.turn.sent(1)
-        self.turn.append(self.one, [b"y"], True)
-        self.assertEqual(self.turn.flushed(), (False, None, False))
-        self.assertIs(self.turn.holder, REACTOR)
-        self.turn.sent(1)
-        self.assertEqual(self.turn.flushed(), (True, self.one, False))
-        self.assertIs(self.turn.holder, NOBODY)
-        self.assertEqual(self.turn.flushed(), (False, None, False))
+        self.write_token.sent(1)
+        self.write_token.append(self.one, [b"y"], True)
+        self.assertEqual(self.write_token.flushed(), (False, None, False))
+        self.assertIs(self.write_token.holder, REACTOR)
+        self.write_token.sent(1)
+        self.assertEqual(self.write_token.flushed(), (True, self.one, False))
+        self.assertIs(self.write_token.holder, NOBODY)
+        self.assertEqual(self.write_token.flushed(), (False, None, False))
 
     def test_an_answer_that_goes_on(self) -> None:
         """A rest without the end of an answer ends nothing, but is a change of turn."""
         self.leave(b"x", last=False)
-        self.turn.attention = True
-        self.turn.sent(1)
-        self.assertEqual(self.turn.flushed(), (True, None, True))
-        self.assertIs(self.turn.current, self.one)
+        self.write_token.attention = True
+        self.write_token.sent(1)
+        self.assertEqual(self.write_token.flushed(), (True, None, True))
+        self.assertIs(self.write_token.current, self.one)
 
     def test_following(self) -> None:
         """The end of a rest starts the next exchange."""
-        self.turn.arrive(self.two)
+        self.write_token.arrive(self.two)
         self.leave(b"x", last=True)
-        self.turn.sent(1)
-        self.assertEqual(self.turn.flushed(), (True, self.one, self.two))
-        self.assertIs(self.turn.current, self.two)
-        self.assertIs(self.turn.claim(self.two), SEND)
+        self.write_token.sent(1)
+        self.assertEqual(self.write_token.flushed(), (True, self.one, self.two))
+        self.assertIs(self.write_token.current, self.two)
+        self.assertIs(self.write_token.claim(self.two), SEND)
 
     def test_append_too_late(self) -> None:
         """Nothing is put behind a rest that is not there any more, or by one that is not current."""
-        self.assertFalse(self.turn.append(self.one, [b"x"], False))
+        self.assertFalse(self.write_token.append(self.one, [b"x"], False))
         self.leave(b"x")
-        self.assertFalse(self.turn.append(self.two, [b"y"], False))
-        self.assertEqual(list(self.turn.rest), [b"x"])
+        self.assertFalse(self.write_token.append(self.two, [b"y"], False))
+        self.assertEqual(list(self.write_token.rest), [b"x"])
 
     def test_dropped_while_closing(self) -> None:
         """A sender that leaves a rest while the reactor wants to close drops it, lets go, and calls the reactor."""
         self.closing()
-        self.assertTrue(self.turn.left([b"x"], True))
-        self.assertEqual((self.turn.holder, self.turn.first(), self.turn.held), (NOBODY, None, 0))
+        self.assertTrue(self.write_token.left([b"x"], True))
+        self.assertEqual(
+            (self.write_token.holder, self.write_token.first(), self.write_token.held), (NOBODY, None, 0)
+        )
 
 
 class WaitTests(Case):
@@ -215,13 +217,13 @@ class WaitTests(Case):
 
     def wait(self, *steps: Callable[[], object], above: int = 10, until: int = 4) -> tuple[bool, int]:
         """Wait; whether somebody reads it, and how many of the steps were not needed."""
-        room = Room(self.turn.lock, list(steps))
-        self.turn.room = cast(Any, room)
-        return self.turn.wait(above, until), len(room.steps)
+        room = Room(self.write_token.lock, list(steps))
+        self.write_token.room = cast(Any, room)
+        return self.write_token.wait(above, until), len(room.steps)
 
     def take(self, count: int) -> Callable[[], object]:
         """The kernel takes so much."""
-        return lambda: self.turn.sent(count)
+        return lambda: self.write_token.sent(count)
 
     def test_not_far_ahead(self) -> None:
         """Up to a measure it does not wait."""
@@ -241,10 +243,10 @@ class WaitTests(Case):
 
     def test_told(self) -> None:
         """Whatever may end the wait tells those who wait."""
-        room = Room(self.turn.lock, [])
-        self.turn.room = cast(Any, room)
+        room = Room(self.write_token.lock, [])
+        self.write_token.room = cast(Any, room)
         self.leave(b"x" * 11)
-        self.turn.sent(5)
+        self.write_token.sent(5)
         self.assertEqual(room.told, 1)
         self.closed()
         self.assertEqual(room.told, 2)
@@ -255,115 +257,119 @@ class ReactorTests(Case):
 
     def idle(self) -> None:
         """Have the answer of the one exchange ended."""
-        self.turn.claim(self.one)
-        self.turn.done(self.one, True)
+        self.write_token.claim(self.one)
+        self.write_token.done(self.one, True)
 
     def test_interject(self) -> None:
         """Something is said in between only on a connection on which nothing is answered, sent, or ended."""
-        self.assertFalse(self.turn.interject())
+        self.assertFalse(self.write_token.interject())
         self.idle()
-        self.assertTrue(self.turn.interject())
-        self.assertIs(self.turn.holder, SENDER)
-        self.assertFalse(self.turn.interject())
-        self.assertFalse(self.turn.left([b"x"], False))
-        self.assertFalse(self.turn.interject())
-        self.turn.sent(1)
-        self.assertEqual(self.turn.flushed(), (True, None, False))
-        self.assertTrue(self.turn.linger())
-        self.assertFalse(self.turn.interject())
-        self.turn.lingering = False
+        self.assertTrue(self.write_token.interject())
+        self.assertIs(self.write_token.holder, SENDER)
+        self.assertFalse(self.write_token.interject())
+        self.assertFalse(self.write_token.left([b"x"], False))
+        self.assertFalse(self.write_token.interject())
+        self.write_token.sent(1)
+        self.assertEqual(self.write_token.flushed(), (True, None, False))
+        self.assertTrue(self.write_token.linger())
+        self.assertFalse(self.write_token.interject())
+        self.write_token.lingering = False
         self.closed()
-        self.assertFalse(self.turn.interject())
+        self.assertFalse(self.write_token.interject())
 
     def test_interjected(self) -> None:
         """Who has said it lets go."""
         self.idle()
-        self.turn.interject()
-        self.turn.release()
-        self.assertIs(self.turn.holder, NOBODY)
+        self.write_token.interject()
+        self.write_token.release()
+        self.assertIs(self.write_token.holder, NOBODY)
 
     def test_idle(self) -> None:
         """Idle is a connection on which nothing is answered, and nothing left to send."""
-        self.assertFalse(self.turn.idle())
+        self.assertFalse(self.write_token.idle())
         self.idle()
-        self.assertTrue(self.turn.idle())
-        self.turn.interject()
-        self.turn.left([b"x"], False)
-        self.assertFalse(self.turn.idle())
+        self.assertTrue(self.write_token.idle())
+        self.write_token.interject()
+        self.write_token.left([b"x"], False)
+        self.assertFalse(self.write_token.idle())
 
     def test_linger(self) -> None:
         """Only such a connection is ended without an answer, and then answers nothing any more."""
-        self.assertFalse(self.turn.linger())
+        self.assertFalse(self.write_token.linger())
         self.idle()
-        self.turn.interject()
-        self.turn.left([b"x"], False)
-        self.assertFalse(self.turn.linger())
-        self.turn.sent(1)
-        self.turn.flushed()
-        self.assertTrue(self.turn.linger())
-        self.assertTrue(self.turn.lingering)
+        self.write_token.interject()
+        self.write_token.left([b"x"], False)
+        self.assertFalse(self.write_token.linger())
+        self.write_token.sent(1)
+        self.write_token.flushed()
+        self.assertTrue(self.write_token.linger())
+        self.assertTrue(self.write_token.lingering)
         self.closed()
-        self.assertFalse(self.turn.linger())
+        self.assertFalse(self.write_token.linger())
 
     def test_end_of_input(self) -> None:
         """The client's end is the end if no answer is owed; else it is remembered until none is."""
-        self.assertFalse(self.turn.end_of_input())
-        self.turn.claim(self.one)
-        self.assertIs(self.turn.done(self.one, True), True)
-        self.assertTrue(self.turn.end_of_input())
+        self.assertFalse(self.write_token.end_of_input())
+        self.write_token.claim(self.one)
+        self.assertIs(self.write_token.done(self.one, True), True)
+        self.assertTrue(self.write_token.end_of_input())
 
     def test_oust(self) -> None:
         """Another exchange takes the place of one whose answer has not begun."""
-        self.assertTrue(self.turn.oust(self.one, self.two))
-        self.assertIs(self.turn.claim(self.one), GONE)
-        self.assertIs(self.turn.claim(self.two), SEND)
+        self.assertTrue(self.write_token.oust(self.one, self.two))
+        self.assertIs(self.write_token.claim(self.one), GONE)
+        self.assertIs(self.write_token.claim(self.two), SEND)
 
     def test_not_to_oust(self) -> None:
         """Not of one that has, nor of one that is not current, nor on a connection that is closed."""
-        self.assertFalse(self.turn.oust(self.two, self.one))
-        self.turn.claim(self.one)
-        self.turn.done(self.one, False)
-        self.assertFalse(self.turn.oust(self.one, self.two))
-        self.turn = Turn()
-        self.turn.arrive(self.one)
+        self.assertFalse(self.write_token.oust(self.two, self.one))
+        self.write_token.claim(self.one)
+        self.write_token.done(self.one, False)
+        self.assertFalse(self.write_token.oust(self.one, self.two))
+        self.write_token = WriteToken()
+        self.write_token.arrive(self.one)
         self.closed()
-        self.assertFalse(self.turn.oust(self.one, self.two))
+        self.assertFalse(self.write_token.oust(self.one, self.two))
 
     def test_not_to_oust_what_waits(self) -> None:
         """Nor of one whose beginning waits behind 100 Continue, which the client has yet to take."""
         self.idle()
-        self.turn.interject()
-        self.turn.left([b"continue"], False)
-        self.turn.arrive(self.one)
-        self.assertIs(self.turn.claim(self.one), QUEUE)
-        self.assertTrue(self.turn.append(self.one, [b"answer"], True))
-        self.assertFalse(self.turn.oust(self.one, self.two))
+        self.write_token.interject()
+        self.write_token.left([b"continue"], False)
+        self.write_token.arrive(self.one)
+        self.assertIs(self.write_token.claim(self.one), QUEUE)
+        self.assertTrue(self.write_token.append(self.one, [b"answer"], True))
+        self.assertFalse(self.write_token.oust(self.one, self.two))
 
     def test_ousted_while_it_queues(self) -> None:
         """One that was ousted before it could queue finds out."""
         self.idle()
-        self.turn.interject()
-        self.turn.left([b"continue"], False)
-        self.turn.arrive(self.one)
-        self.assertIs(self.turn.claim(self.one), QUEUE)
-        self.assertTrue(self.turn.oust(self.one, self.two))
-        self.assertFalse(self.turn.append(self.one, [b"answer"], True))
-        self.assertIs(self.turn.claim(self.one), GONE)
+        self.write_token.interject()
+        self.write_token.left([b"continue"], False)
+        self.write_token.arrive(self.one)
+        self.assertIs(self.write_token.claim(self.one), QUEUE)
+        self.assertTrue(self.write_token.oust(self.one, self.two))
+        self.assertFalse(self.write_token.append(self.one, [b"answer"], True))
+        self.assertIs(self.write_token.claim(self.one), GONE)
 
     def test_close(self) -> None:
         """A connection is closed once; nothing is left of it, and nothing begins on it."""
         self.leave(b"x", last=True)
         self.closed()
-        self.assertFalse(self.turn.close())
-        self.assertEqual((self.turn.holder, self.turn.first(), self.turn.held), (NOBODY, None, 0))
-        self.assertTrue(self.turn.closing)
-        self.turn.current = None
-        self.assertFalse(self.turn.arrive(self.two))
+        self.assertFalse(self.write_token.close())
+        self.assertEqual(
+            (self.write_token.holder, self.write_token.first(), self.write_token.held), (NOBODY, None, 0)
+        )
+        self.assertTrue(self.write_token.closing)
+        self.write_token.current = None
+        self.assertFalse(self.write_token.arrive(self.two))
 
     def test_close_while_somebody_sends(self) -> None:
         """One on which somebody sends is closed when that one has let go."""
         self.closing()
-        self.assertEqual((self.turn.closing, self.turn.attention, self.turn.closed), (True, True, False))
-        self.assertFalse(self.turn.close())
-        self.turn.release()
+        self.assertEqual(
+            (self.write_token.closing, self.write_token.attention, self.write_token.closed), (True, True, False)
+        )
+        self.assertFalse(self.write_token.close())
+        self.write_token.release()
         self.closed()

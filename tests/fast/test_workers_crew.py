@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-from fast.workforce import NEW, OLD, TCP, TIMEOUT, Worker, Workforce, kept
+from fast.workforce import NEW, OLD, TCP, TIMEOUT, WorkerProcess, Workforce, kept
 from graceful.control.client import Silent
 from graceful.workers.boot import ENDS_IN
 from graceful.workers.slot import HOPELESS, PAUSES, STEADY
@@ -238,7 +238,7 @@ class RestartTests(Workforce):
         for last, lost in (({}, True), ({"finished": 1}, False)):
             self.crew.replace(self.place(1))
             former = self.place(1).worker
-            assert isinstance(former, Worker)
+            assert isinstance(former, WorkerProcess)
             self.arrive()
             former.end(-9, **last)
             self.assertEqual(f"lost {former.pid}" in self.events, lost)
@@ -382,7 +382,7 @@ class ReplaceTests(Workforce):
         for fails in (False, True):
             release = NEW if not fails else OLD
             place = self.place(1)
-            assert isinstance(place.worker, Worker)
+            assert isinstance(place.worker, WorkerProcess)
             place.worker.end()
             self.clock.advance(PAUSES[1])
             replaced = self.crew.replace(place, release)
@@ -445,7 +445,7 @@ class DeployAtOnceTests(Workforce):
         self.assertIs(self.successResultOf(replaced), None)
 
 
-class Exodus:
+class FleetDrain:
     """Writes down what it is told."""
 
     def __init__(self) -> None:
@@ -467,7 +467,7 @@ class EndTests(Workforce):
     def setUp(self) -> None:
         """All accept."""
         super().setUp()
-        self.exodus = Exodus()
+        self.exodus = FleetDrain()
 
     def test_nobody_is_replaced(self) -> None:
         """Neither who ends, nor who waits to be started, nor by order."""

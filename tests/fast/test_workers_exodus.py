@@ -7,10 +7,10 @@ import re
 import signal
 from typing import Any, cast
 
-from fast.workforce import TCP, UNIX, Worker, Workforce, kept
+from fast.workforce import TCP, UNIX, WorkerProcess, Workforce, kept
 from graceful.control.client import Silent
-from graceful.drain import Ending
-from graceful.workers.fleet_drain import Exodus
+from graceful.drain import DrainResult
+from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.worker_pool import SAME_SIGNAL
 
 SUCCESSOR = 4711
@@ -23,8 +23,8 @@ class Case(Workforce):
         """Have a way out."""
         super().setUp()
         self.states: list[str] = []
-        self.endings: list[Ending] = []
-        self.exodus = Exodus(self.clock, self.crew, self.sockets, self.states.append, self.endings.append)
+        self.endings: list[DrainResult] = []
+        self.exodus = FleetDrain(self.clock, self.crew, self.sockets, self.states.append, self.endings.append)
         self.first, self.second, self.third = self.workers = self.open()
         self.lines()
 
@@ -38,14 +38,14 @@ class Case(Workforce):
         self.assertLessEqual({found[2] for found in said if found}, {str(os.getpid())})
         return [found[1] for found in said if found]
 
-    def may_close(self, worker: Worker) -> list[int]:
+    def may_close(self, worker: WorkerProcess) -> list[int]:
         """Have one ask; what it has alone."""
         worker.says("closing")
         ((word, values),) = worker.told("close")
         self.assertEqual((word, values["pid"]), ("close", 0))
         return cast(list[int], values["alone"])
 
-    def over(self) -> Ending:
+    def over(self) -> DrainResult:
         """Check that it is over, and nothing is left; how it has ended."""
         self.no_timers()
         self.assertEqual((self.exodus.state, self.held(), self.states.count("gone")), ("gone", [], 1))
@@ -76,7 +76,7 @@ class StopTests(Case):
             self.assertEqual(self.endings, [])
             worker.finish(finished)
         self.assertEqual(self.lines(), ["drained in 7.0 s: 6 finished, 0 taken down, 0 abandoned"])
-        self.assertEqual(self.over(), Ending(0, 7.0, 6, 0, 0, ()))
+        self.assertEqual(self.over(), DrainResult(0, 7.0, 6, 0, 0, ()))
 
     def test_one_has_asked_before(self) -> None:
         """A signal to all has reached it first: it is answered when it has reached us, as if it had asked then."""
@@ -312,7 +312,7 @@ class StopTests(Case):
 class StatusTests(Case):
     """The worst of them."""
 
-    def ended(self, *how: dict[str, Any]) -> Ending:
+    def ended(self, *how: dict[str, Any]) -> DrainResult:
         """Have them end."""
         self.exodus.begin(False)
         for worker, one in zip(self.workers, how, strict=True):

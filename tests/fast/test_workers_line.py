@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import Reactor
 from graceful.workers import channel as module
-from graceful.workers.channel import LONGEST, Line, LineLost
+from graceful.workers.channel import LONGEST, Channel, ChannelLost
 
 
 class LineTests(SynchronousTestCase):
@@ -21,14 +21,14 @@ class LineTests(SynchronousTestCase):
         """Make them; one is the reactor's."""
         self.other, sock = socket.socketpair()
         self.addCleanup(self.other.close)
-        self.line = Line(sock)
+        self.line = Channel(sock)
         self.addCleanup(self.line.close)
         self.reactor = Reactor()
         self.heard: list[Any] = []
         self.line.heard = self.heard.append
         self.line.lost = lambda: self.heard.append("lost")
 
-    def watched(self) -> Line:
+    def watched(self) -> Channel:
         """From now on it is the reactor's."""
         self.line.watch(self.reactor)
         return self.line
@@ -48,7 +48,7 @@ class LineTests(SynchronousTestCase):
 
     def test_said(self) -> None:
         """A message is heard as it was said, and its descriptors come with it."""
-        other = Line(self.other)
+        other = Channel(self.other)
         other.say("sockets", [self.file(), self.file()], sockets=[1, 2])
         self.assertEqual(self.line.hear(1.0), {"word": "sockets", "sockets": [1, 2]})
         found = [self.line.take_descriptor() for _ in range(3)]
@@ -77,16 +77,16 @@ class LineTests(SynchronousTestCase):
 
     def test_hear_nothing(self) -> None:
         """Waiting for the first word has a limit, and an end if there is nobody."""
-        self.assertRaises(LineLost, self.line.hear, 0.01)
+        self.assertRaises(ChannelLost, self.line.hear, 0.01)
         self.assertTrue(self.line.open)
         self.other.close()
-        self.assertRaises(LineLost, self.line.hear, None)
+        self.assertRaises(ChannelLost, self.line.hear, None)
 
     def test_not_understood(self) -> None:
         """What is no message ends the line."""
         for data in (b"nonsense\n", b"[]\n", b'{"word": 1}\n', b"\xff\n"):
             self.other.sendall(data)
-            self.assertRaises(LineLost, self.line.hear, 1.0)
+            self.assertRaises(ChannelLost, self.line.hear, 1.0)
 
     def test_hears_well(self) -> None:
         """Trouble with one message is no trouble of the next, nor of the line."""
@@ -176,7 +176,7 @@ class LineTests(SynchronousTestCase):
     def test_hang_up(self) -> None:
         """Nothing is heard any more, not even what is there; what has come with it is closed."""
         self.watched()
-        other = Line(self.other)
+        other = Channel(self.other)
         other.say("a")
         other.say("b", [self.file()])
         before = len(os.listdir("/proc/self/fd"))
@@ -193,7 +193,7 @@ class LineTests(SynchronousTestCase):
 
     def test_no_room(self) -> None:
         """Descriptors for which there is no room do not come; the message does."""
-        other = Line(self.other)
+        other = Channel(self.other)
         other.say("sockets", [self.file(), self.file()])
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = os.dup(0)

@@ -7,8 +7,8 @@ from typing import Any
 
 from fast.workforce import Workforce
 from graceful.process.exit import REPORTS
-from graceful.reports.reporter import Reports
-from graceful.workers.crash_reports import Losses
+from graceful.reports.reporter import Reporter
+from graceful.workers.crash_reports import CrashReports
 
 SEEN = {
     "id": "1001-7",
@@ -42,17 +42,17 @@ class Published:
 
 
 class LossesTests(Workforce):
-    """What `Losses` tells."""
+    """What `CrashReports` tells."""
 
     def setUp(self) -> None:
         """Have a worker that has died."""
         super().setUp()
         self.wanted = True
-        reports = Reports()
+        reports = Reporter()
         self.published = Published()
-        self.patch(Reports, "wanted", property(lambda ignored: self.wanted))
+        self.patch(Reporter, "wanted", property(lambda ignored: self.wanted))
         reports.publisher = self.published  # type: ignore[assignment]
-        self.losses = Losses(reports, self.clock)
+        self.losses = CrashReports(reports, self.clock)
         self.worker = self.open()[0]
         self.worker.status = -9
         self.lines()

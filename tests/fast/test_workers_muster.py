@@ -11,8 +11,8 @@ from test_workers_process import Case
 
 from graceful.workers import boot as muster
 from graceful.workers.boot import dismiss, gather
-from graceful.workers.channel import Line
-from graceful.workers.worker import Worker
+from graceful.workers.channel import Channel
+from graceful.workers.worker import WorkerProcess
 
 
 class MusterTests(Case):
@@ -21,8 +21,8 @@ class MusterTests(Case):
     def setUp(self) -> None:
         """Start them."""
         super().setUp()
-        self.workers: list[Worker] = []
-        self.lines: list[Line] = []
+        self.workers: list[WorkerProcess] = []
+        self.lines: list[Channel] = []
         for _ in range(2):
             self.start()
 
@@ -35,13 +35,13 @@ class MusterTests(Case):
         self.addCleanup(worker.line.close)
         self.addCleanup(self.forget, worker)
 
-    def forget(self, worker: Worker) -> None:
+    def forget(self, worker: WorkerProcess) -> None:
         """Have its end noticed."""
         if worker.child.fileno() >= 0:
             worker.child.kill()
             worker.child.doRead()
 
-    def coming(self) -> list[Worker]:
+    def coming(self) -> list[WorkerProcess]:
         """Those that have not ended."""
         return [worker for worker in self.workers if worker.status is None]
 
@@ -67,7 +67,7 @@ class MusterTests(Case):
         self.lines[0].close()
         self.assertFalse(gather(self.first_is_gone))
 
-    def first_is_gone(self) -> list[Worker]:
+    def first_is_gone(self) -> list[WorkerProcess]:
         """Have the first one end once it has been heard."""
         if "ready" in self.staff.told and "ended" not in self.staff.told:
             self.processes[0].kill()

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fast.doubles import directory_for
 from graceful.sockets.address import parse
 from graceful.sockets.binding import BindError, BoundSocket, bind
-from graceful.workers.slot_sockets import Kept, Places
+from graceful.workers.slot_sockets import HeldSocket, SlotSockets
 
 ANY = "tcp:0:interface=127.0.0.1"
 
@@ -23,7 +23,7 @@ class PlacesTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Have nothing yet."""
         self.path = os.path.join(directory_for(self), "site")
-        self.places = Places(3)
+        self.places = SlotSockets(3)
         self.undo: list[Callable[[], object]] = []
         self.addCleanup(self.close)
 
@@ -32,7 +32,7 @@ class PlacesTests(SynchronousTestCase):
         for function in self.undo:
             function()
 
-    def bind(self, *texts: str, adopted: list[BoundSocket | None] | None = None) -> list[Kept]:
+    def bind(self, *texts: str, adopted: list[BoundSocket | None] | None = None) -> list[HeldSocket]:
         """Have every socket."""
         addresses = [parse(text) for text in texts]
         wanted = self.places.wanted(addresses)

@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fast.doubles import Reactor
 from graceful.workers import parent as module
-from graceful.workers.channel import PROTOCOL, Line
-from graceful.workers.parent import Post, PostError
+from graceful.workers.channel import PROTOCOL, Channel
+from graceful.workers.parent import Parent, ParentError
 
 PID = 4711
 
@@ -29,12 +29,12 @@ class PostTests(SynchronousTestCase):
         ours, theirs = socket.socketpair()
         control, its_control = socket.socketpair()
         self.addCleanup(control.close)
-        self.supervisor = Line(ours)
+        self.supervisor = Channel(ours)
         self.addCleanup(self.supervisor.close)
         for sock in (theirs, its_control):
             sock.set_inheritable(True)  # as whoever was started with it finds it
         said = {"number": 2, "line": theirs.detach(), "control": its_control.detach(), "directory": "/srv/41"}
-        self.post = Post(json.dumps(said))
+        self.post = Parent(json.dumps(said))
         self.addCleanup(self.post.close)
         self.addCleanup(self.post.control.close)
         self.reactor = Reactor()
@@ -109,7 +109,7 @@ class PostTests(SynchronousTestCase):
             '{"number": 1}',
             json.dumps({**dict.fromkeys(("line", "control"), 9999), "number": 1}),
         ):
-            self.assertRaises(PostError, Post, said)
+            self.assertRaises(ParentError, Parent, said)
 
     def test_sockets(self) -> None:
         """In their order, however many messages they come in; they are not ours alone, nor ours to block on."""
@@ -122,7 +122,7 @@ class PostTests(SynchronousTestCase):
 
     def cannot(self) -> str:
         """Why there are no sockets."""
-        return str(self.assertRaises(PostError, self.post.sockets))
+        return str(self.assertRaises(ParentError, self.post.sockets))
 
     def test_another_version(self) -> None:
         """A supervisor of another version is not understood, and there is a way out."""

@@ -18,12 +18,12 @@ from fast.doubles import Reactor
 from fast.workforce import OLD
 from graceful.sockets.binding import BoundSocket
 from graceful.workers import worker as module
-from graceful.workers.channel import AT_ONCE, PROTOCOL, Line
-from graceful.workers.slot_sockets import Kept
-from graceful.workers.worker import DIES_IN, Surroundings, Worker
+from graceful.workers.channel import AT_ONCE, PROTOCOL, Channel
+from graceful.workers.slot_sockets import HeldSocket
+from graceful.workers.worker import DIES_IN, SpawnContext, WorkerProcess
 
 
-class Asking:
+class WorkerClient:
     """Holds its socket."""
 
     def __init__(self, reactor: Any, clock: Any, sock: socket.socket) -> None:
@@ -34,25 +34,25 @@ class Asking:
         self.sock.close()
 
 
-class Staff:
+class WorkerEvents:
     """Writes down what it is told."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def ready(self, worker: Worker) -> None:
+    def ready(self, worker: WorkerProcess) -> None:
         self.told.append("ready")
 
-    def accepts(self, worker: Worker) -> None:
+    def accepts(self, worker: WorkerProcess) -> None:
         self.told.append("accepts")
 
-    def closing(self, worker: Worker) -> None:
+    def closing(self, worker: WorkerProcess) -> None:
         self.told.append("closing")
 
-    def closed(self, worker: Worker) -> None:
+    def closed(self, worker: WorkerProcess) -> None:
         self.told.append("closed")
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: WorkerProcess) -> None:
         self.told.append("ended")
 
 
@@ -61,8 +61,8 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have what starts something else."""
-        self.patch(module, "Asking", Asking)
-        self.clock, self.reactor, self.staff = Clock(), Reactor(), Staff()
+        self.patch(module, "WorkerClient", WorkerClient)
+        self.clock, self.reactor, self.staff = Clock(), Reactor(), WorkerEvents()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.options: dict[str, Any] = {}
 
@@ -70,7 +70,7 @@ class Case(SynchronousTestCase):
         """Start a process that waits; its end of the line is ours."""
         said = json.loads(options["env"]["GRACEFUL_WORKER"])
         self.options = {"command": command, **options, **said}
-        self.its = Line(socket.socket(fileno=os.dup(said["line"])))
+        self.its = Channel(socket.socket(fileno=os.dup(said["line"])))
         self.addCleanup(self.its.close)
         process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
         self.processes.append(process)
@@ -85,17 +85,17 @@ class Case(SynchronousTestCase):
         if process.stdin is not None:
             process.stdin.close()
 
-    def kept(self, count: int) -> list[Kept]:
+    def kept(self, count: int) -> list[HeldSocket]:
         """So many sockets in the supervisor's keeping."""
         pair = socket.socketpair()
         for sock in pair:
             self.addCleanup(sock.close)
-        return [Kept(key, 1, BoundSocket(f"tcp:{key}", pair[0])) for key in range(count)]
+        return [HeldSocket(key, 1, BoundSocket(f"tcp:{key}", pair[0])) for key in range(count)]
 
-    def make(self, sockets: int = 1) -> Worker:
+    def make(self, sockets: int = 1) -> WorkerProcess:
         """Start a worker."""
-        surroundings = Surroundings(self.reactor, self.clock, self.spawn)
-        return Worker(1, OLD, self.kept(sockets), self.staff, surroundings)
+        surroundings = SpawnContext(self.reactor, self.clock, self.spawn)
+        return WorkerProcess(1, OLD, self.kept(sockets), self.staff, surroundings)
 
 
 class StartTests(Case):
@@ -140,9 +140,9 @@ class StartTests(Case):
         """Check that a start which fails leaves no descriptor and no process."""
         sockets = self.kept(1)
         before = self.open_files()
-        surroundings = Surroundings(self.reactor, self.clock, self.spawn)
+        surroundings = SpawnContext(self.reactor, self.clock, self.spawn)
         # With the exception, everything is kept that would otherwise be collected.
-        kept = self.assertRaises(OSError, Worker, 1, OLD, sockets, self.staff, surroundings)
+        kept = self.assertRaises(OSError, WorkerProcess, 1, OLD, sockets, self.staff, surroundings)
         self.assertEqual(str(kept), "no room")
         for process in self.processes:
             self.assertEqual(process.returncode, -9)
@@ -180,7 +180,7 @@ class StartTests(Case):
         def asking(*arguments: Any) -> Any:
             raise OSError("no room")
 
-        self.patch(module, "Asking", asking)
+        self.patch(module, "WorkerClient", asking)
         self.nothing_left()
 
     def test_no_watching(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fast.workforce import NEW, Workforce
-from graceful.workers.fleet_drain import Exodus
+from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.recycling import PAUSE, SETTLES, Recycling
 
 MIB = 1 << 20
@@ -127,7 +127,7 @@ class RecyclingTests(Workforce):
 
     def test_stopping(self) -> None:
         """Nobody is replaced on the way out."""
-        exodus = Exodus(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
         exodus.begin(False)
@@ -136,7 +136,7 @@ class RecyclingTests(Workforce):
 
     def test_stopped_meanwhile(self) -> None:
         """Nor is anything said of one that was about to be replaced."""
-        exodus = Exodus(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
         self.finished = {1: 100}
         self.recycling((10, 0)).look()
         self.lines()

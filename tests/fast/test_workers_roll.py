@@ -6,9 +6,9 @@ import errno
 import os
 from typing import Any, cast
 
-from fast.workforce import NEW, OLD, Worker, Workforce, origin
-from graceful.workers.fleet_drain import Exodus
-from graceful.workers.rolling_restart import Roll
+from fast.workforce import NEW, OLD, WorkerProcess, Workforce, origin
+from graceful.workers.fleet_drain import FleetDrain
+from graceful.workers.rolling_restart import RollingRestart
 
 
 class Paths:
@@ -28,7 +28,7 @@ class RollTests(Workforce):
         """All accept."""
         super().setUp()
         self.paths, self.why_not = Paths(), cast("str | None", None)
-        self.roll = Roll(self.crew, cast(Any, self.paths), OLD, lambda: self.why_not)
+        self.roll = RollingRestart(self.crew, cast(Any, self.paths), OLD, lambda: self.why_not)
         self.open()
         self.lines()
 
@@ -103,7 +103,7 @@ class RollTests(Workforce):
         self.assertEqual(self.said(), ["no way back in all places: exit status 2"])
         self.assertEqual(self.running(), ["/srv/new", "/srv/old", "/srv/old"])
         left = self.place(1).worker
-        assert isinstance(left, Worker)
+        assert isinstance(left, WorkerProcess)
         left.end()
         self.clock.advance(0)
         self.assertIs(self.arrive().release, OLD)
@@ -145,7 +145,7 @@ class RollTests(Workforce):
 
     def test_stop(self) -> None:
         """A deploy is over when everybody leaves: nothing is started, and nobody is left waiting."""
-        exodus = Exodus(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
         self.roll()
         self.arrive()
         self.said()
@@ -158,7 +158,7 @@ class RollTests(Workforce):
 
     def test_stop_on_the_way_back(self) -> None:
         """Likewise."""
-        exodus = Exodus(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
         self.roll()
         self.arrive()
         self.next().end(1)

@@ -15,10 +15,10 @@ from graceful.process.origin import Origin
 from graceful.sockets.binding import BoundSocket
 from graceful.workers import worker as process
 from graceful.workers import worker_pool as module
-from graceful.workers.slot import Place
-from graceful.workers.slot_sockets import Kept, Places
-from graceful.workers.worker import Staff, Surroundings
-from graceful.workers.worker_pool import Crew
+from graceful.workers.slot import Slot
+from graceful.workers.slot_sockets import HeldSocket, SlotSockets
+from graceful.workers.worker import SpawnContext, WorkerEvents
+from graceful.workers.worker_pool import WorkerPool
 
 TIMEOUT = 60.0
 TCP, UNIX = "tcp:127.0.0.1:80", "unix:/run/site"
@@ -45,12 +45,12 @@ class Socket:
         self.open = False
 
 
-def kept(key: int, place: int, name: str, shared: bool = False) -> Kept:
+def kept(key: int, place: int, name: str, shared: bool = False) -> HeldSocket:
     """A socket in the supervisor's keeping."""
-    return Kept(key, place, BoundSocket(name, cast(Any, Socket()), shared=shared))
+    return HeldSocket(key, place, BoundSocket(name, cast(Any, Socket()), shared=shared))
 
 
-class Line:
+class Channel:
     """Writes down what is said.
 
     :ivar said: the words, each with its values.
@@ -67,7 +67,7 @@ class Line:
         self.open = False
 
 
-class Worker(process.Worker):
+class WorkerProcess(process.WorkerProcess):
     """A worker without a process.
 
     :ivar signals: what it was sent.
@@ -77,7 +77,12 @@ class Worker(process.Worker):
     count = 0
 
     def __init__(
-        self, number: int, release: Origin, sockets: Sequence[Kept], staff: Staff, surroundings: Surroundings
+        self,
+        number: int,
+        release: Origin,
+        sockets: Sequence[HeldSocket],
+        staff: WorkerEvents,
+        surroundings: SpawnContext,
     ) -> None:
         surroundings.spawn()
         self.number, self.release, self.sockets, self._staff = number, release, list(sockets), staff
@@ -85,11 +90,11 @@ class Worker(process.Worker):
         self.picture = {}
         self._since = self._until = self._deaf = None
         self._clock = surroundings.clock
-        Worker.count += 1
-        self.pid = 1000 + Worker.count
+        WorkerProcess.count += 1
+        self.pid = 1000 + WorkerProcess.count
         self.signals: list[int] = []
         self.asked: list[tuple[str, Any, Deferred[Any]]] = []
-        self.line = cast(Any, Line())
+        self.line = cast(Any, Channel())
 
     def ask(
         self, method: str, target: str, values: dict[str, Any] | None = None, timeout: float = 0.0
@@ -148,13 +153,13 @@ class Workforce(SynchronousTestCase):
         self.clock = Clock()
         self.cannot: OSError | None = None
         self.events: list[str] = []
-        self.patch(module, "Worker", Worker)
+        self.patch(module, "WorkerProcess", WorkerProcess)
         logs = capturedLogs()
         self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
         sockets = [kept(number, number, TCP) for number in range(1, self.count + 1)]
-        self.sockets = Places(self.count, [*sockets, kept(9, 0, UNIX)])
-        self.crew = Crew(self.sockets, OLD, Surroundings(None, self.clock, cast(Any, self.spawn)), TIMEOUT, 2)
+        self.sockets = SlotSockets(self.count, [*sockets, kept(9, 0, UNIX)])
+        self.crew = WorkerPool(self.sockets, OLD, SpawnContext(None, self.clock, cast(Any, self.spawn)), TIMEOUT, 2)
         self.crew.on_open = lambda: self.events.append("open")
         self.crew.on_lost = lambda worker: self.events.append(f"lost {worker.pid}")
         self.crew.on_hopeless = self.events.append
@@ -167,7 +172,7 @@ class Workforce(SynchronousTestCase):
         if self.cannot is not None:
             raise self.cannot
 
-    def open(self) -> list[Worker]:
+    def open(self) -> list[WorkerProcess]:
         """Have all accept; they, by their places."""
         workers = self.coming()
         for worker in workers:
@@ -179,23 +184,23 @@ class Workforce(SynchronousTestCase):
             worker.told()
         return workers
 
-    def coming(self) -> list[Worker]:
+    def coming(self) -> list[WorkerProcess]:
         """Those that are being started."""
-        return cast(list[Worker], self.crew.coming())
+        return cast(list[WorkerProcess], self.crew.coming())
 
-    def next(self) -> Worker:
+    def next(self) -> WorkerProcess:
         """The one that is being started."""
         (worker,) = self.coming()
         return worker
 
-    def arrive(self) -> Worker:
+    def arrive(self) -> WorkerProcess:
         """Have the one that is being started accept."""
         worker = self.next()
         worker.says("ready", "accepts")
         worker.told()
         return worker
 
-    def place(self, number: int) -> Place:
+    def place(self, number: int) -> Slot:
         """A place."""
         return self.crew.places[number - 1]
 

@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from graceful.control.client import Client, ClientError
+from graceful.control.client import ClientError, ControlClient
 from graceful.process.exit import KERNEL_AFTER, latest_exit
 from support.clients import get
 from support.docs_site import Site, fetch, gone
@@ -138,7 +138,7 @@ def test_systemd(site: Site) -> None:
         assert gone(instance["pid"], 20)
     finally:
         old.kill()
-        with suppress(ClientError), Client(str(site.path / "graceful.sock")) as client:
+        with suppress(ClientError), ControlClient(str(site.path / "graceful.sock")) as client:
             os.kill(client.peer_pid, signal.SIGKILL)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from graceful.control.client import Client, Refused, Vanished
+from graceful.control.client import ControlClient, ControlRefused, Vanished
 from graceful.control.discovery import beside
 from graceful.takeover.predecessor import Predecessor
 from support.clients import Connection, Failure, request
@@ -444,7 +444,10 @@ def test_an_import_that_hangs(home: Home) -> None:
 def test_one_at_a_time(home: Home) -> None:
     """A second successor, a wrong version and another user are refused in one line; the first goes on."""
     with Server(home, *SHORT) as old:
-        with Client(str(home.run / "graceful.sock")) as client, pytest.raises(Refused, match="speaks version 99"):
+        with (
+            ControlClient(str(home.run / "graceful.sock")) as client,
+            pytest.raises(ControlRefused, match="speaks version 99"),
+        ):
             client.post("/takeover", protocol=99)
         with importing(old) as (slow, gate):
             told = starting(old).run()
@@ -536,7 +539,7 @@ def descriptors_of(pid: int) -> list[str]:
 def status_of_quickly(home: Home) -> dict[str, Any]:
     """The status, without starting a command; of nobody, if the one that was asked has ended just then."""
     try:
-        with Client(str(home.run / "graceful.sock")) as client:
+        with ControlClient(str(home.run / "graceful.sock")) as client:
             status: dict[str, Any] = client.get("/status?limit=0")
             return status
     except Vanished:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from graceful.control.client import Client, ClientError
+from graceful.control.client import ClientError, ControlClient
 from graceful.deploy.haproxy import HAProxyError, Runtime
 from support.docs_site import Site, gone
 from support.haproxy import HEAD
@@ -182,7 +182,7 @@ class Fleet:
     def status(self, name: str) -> dict[str, Any] | None:
         """The status of the instance that serves; None if there is none."""
         try:
-            with Client(str(self.site.path / f"{name}.sock")) as client:
+            with ControlClient(str(self.site.path / f"{name}.sock")) as client:
                 status: dict[str, Any] = client.get("/status")
         except ClientError:
             return None
