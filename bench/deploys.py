@@ -18,11 +18,11 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from support.docs_site import Site  # noqa: E402
-from support.fleet import Fleet  # noqa: E402
-from support.load import Load, Report  # noqa: E402
+from tests.support.docs_site import Site  # noqa: E402
+from tests.support.fleet import Fleet  # noqa: E402
+from tests.support.load import Load, Report  # noqa: E402
 
 
 def main() -> int:

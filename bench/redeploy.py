@@ -1,6 +1,6 @@
 """What clients notice of redeploys: mixed load, the server replaced again and again, everything counted by class.
 
-The clients are those of the tests (`support.load`): fresh connections, kept-alive ones with a moment between looking
+The clients are those of the tests (`tests.support.load`): fresh connections, kept-alive ones with a moment between looking
 and sending, requests of a second, slow uploads, slow downloads; and a prober that asks for `/` all the time, on fresh
 connections, and knows how long each answer took.  Each way to redeploy is what the server's own manual says.
 
@@ -33,10 +33,10 @@ from attrs import define, field, frozen
 HERE: Final = Path(__file__).parent
 PROGRAMS: Final = Path(sys.executable).parent
 APPS: Final = HERE.parent / "tests" / "apps"
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent))
 
-from support.clients import Connection, Failure, request  # noqa: E402
-from support.load import Load, Report  # noqa: E402
+from tests.support.clients import Connection, Failure, request  # noqa: E402
+from tests.support.load import Load, Report  # noqa: E402
 
 THREADS: Final = "30"
 SETTLES_IN: Final = 30.0

@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.TrackedItem]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have the loads begin first, since together they take longest; in a single process all stays as it is."""
     if hasattr(config, "workerinput"):
         items.sort(

@@ -60,7 +60,7 @@ def sleep(environ: Environ, start: Start) -> Iterable[bytes]:
 
 
 def gate(environ: Environ, start: Start) -> Iterable[bytes]:
-    """Tell the test that the thread is here, and wait until the test lets it go: see `support.gate`."""
+    """Tell the test that the thread is here, and wait until the test lets it go: see `tests.support.gate`."""
     with open(query(environ)["path"], "rb") as fifo:
         fifo.read()
     start("200 OK", [("Content-Type", "text/plain")])

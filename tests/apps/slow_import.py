@@ -1,4 +1,4 @@
-"""An application whose import takes until the test allows it to go on: see `support.gate`.
+"""An application whose import takes until the test allows it to go on: see `tests.support.gate`.
 
 It does not block in one system call, as hardly any slow import does: it runs Python code all the time.
 """

@@ -125,7 +125,7 @@ def proxy(request: Request) -> object:
 
 
 def pass_gate(path: str) -> None:
-    """Wait in a thread of the reactor's pool until the test opens the gate: see `support.gate`."""
+    """Wait in a thread of the reactor's pool until the test opens the gate: see `tests.support.gate`."""
     with open(path, "rb") as fifo:
         fifo.read()
 

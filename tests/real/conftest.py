@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.home import UNPRIVILEGED, Home
-from support.server import PROGRAMS
+from tests.support.home import UNPRIVILEGED, Home
+from tests.support.server import PROGRAMS
 
 UIDS = (0, UNPRIVILEGED) if os.getuid() == 0 else (os.getuid(),)
 """The users to run servers as: the way a listening socket is closed depends on privileges."""

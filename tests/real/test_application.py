@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.clients import Connection, Failure, ask, get, request
-from support.home import Home
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, ask, get, request
+from tests.support.home import Home
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, get, request
-from support.command import graceful
-from support.gate import Gate
-from support.haproxy import HEAD
-from support.home import Home
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, get, request
+from tests.support.command import graceful
+from tests.support.gate import Gate
+from tests.support.haproxy import HEAD
+from tests.support.home import Home
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 CONFIGURATION = """
 frontend clients

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, Failure, ask, get, request
-from support.gate import Gate
-from support.home import Home
-from support.server import Server
+from tests.support.clients import Connection, Failure, ask, get, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import Server
 
 MIB = 1024 * 1024
 PATTERN = bytes(range(256)) * 4096

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, ask, get, request
-from support.command import graceful, start_graceful, status_of
-from support.gate import Gate
-from support.home import UNPRIVILEGED, Home
-from support.log import Log
-from support.ports import free_port
-from support.server import KEEPS_READING, Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, ask, get, request
+from tests.support.command import graceful, start_graceful, status_of
+from tests.support.gate import Gate
+from tests.support.home import UNPRIVILEGED, Home
+from tests.support.log import Log
+from tests.support.ports import free_port
+from tests.support.server import KEEPS_READING, Server
+from tests.support.waiting import wait_for
 
 FAST = ("--idle-grace", "0.2")
 OTHER = 65533
@@ -434,7 +434,7 @@ def test_among_other_services(home: Home) -> None:
         "settings = Settings(listen='tcp:0:interface=127.0.0.1', control='mine.sock', idle_grace=0.2)\n"
         "AppServer(site, settings).setServiceParent(application)\n"
     )
-    from support.server import APPLICATIONS, PROGRAMS
+    from tests.support.server import APPLICATIONS, PROGRAMS
 
     log = Log()
     process = subprocess.Popen(

@@ -12,13 +12,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.clients import Connection, get, request
-from support.home import Home
-from support.postgres import Postgres
-from support.reports import reports
-from support.sentry import Sentry
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, get, request
+from tests.support.home import Home
+from tests.support.postgres import Postgres
+from tests.support.reports import reports
+from tests.support.sentry import Sentry
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 DEADLINES = "deadlines:application"
 

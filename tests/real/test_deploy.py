@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.clients import Connection, request
-from support.docs_site import Site, gone
-from support.fleet import Fleet, events_of
-from support.load import Load
-from support.server import PROGRAMS
-from support.waiting import wait_for
+from tests.support.clients import Connection, request
+from tests.support.docs_site import Site, gone
+from tests.support.fleet import Fleet, events_of
+from tests.support.load import Load
+from tests.support.server import PROGRAMS
+from tests.support.waiting import wait_for
 
 QUICK = ("--idle-grace", "1", "--deadline", "20")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.docs_site import Site
-from support.fleet import Fleet, check_replaced, events_of
-from support.load import Load
+from tests.support.docs_site import Site
+from tests.support.fleet import Fleet, check_replaced, events_of
+from tests.support.load import Load
 
 QUICK = ("--idle-grace", "1", "--deadline", "20")
 ROUNDS = 20

@@ -23,17 +23,17 @@ import setuptools
 
 from graceful.config.settings import Settings
 from graceful.process.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
-from support.clients import Connection, request
-from support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
-from support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, gone, lines_of, replaced, shown
-from support.gate import Gate
-from support.haproxy import ONE_THREAD
-from support.home import UNPRIVILEGED
-from support.load import Load
-from support.nginx import Nginx
-from support.ports import free_port
-from support.server import KEEPS_READING, LOOPBACK, PROGRAMS, Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, request
+from tests.support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
+from tests.support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, gone, lines_of, replaced, shown
+from tests.support.gate import Gate
+from tests.support.haproxy import ONE_THREAD
+from tests.support.home import UNPRIVILEGED
+from tests.support.load import Load
+from tests.support.nginx import Nginx
+from tests.support.ports import free_port
+from tests.support.server import KEEPS_READING, LOOPBACK, PROGRAMS, Server
+from tests.support.waiting import wait_for
 
 Test = TypeVar("Test", bound=Callable[..., None])
 

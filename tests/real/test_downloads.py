@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Answer, Connection, digest, get, request
-from support.home import Home
-from support.nginx import Nginx
-from support.server import Server
-from support.upstream import Upstream, head, says
+from tests.support.clients import Answer, Connection, digest, get, request
+from tests.support.home import Home
+from tests.support.nginx import Nginx
+from tests.support.server import Server
+from tests.support.upstream import Upstream, head, says
 
 MIB = 1024 * 1024
 BIG = os.urandom(4 * MIB)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Answer, Connection, Failure, digest, get, request
-from support.home import Home
-from support.nginx import Nginx
-from support.server import Server, resident
-from support.tls import Certificate
-from support.upstream import Script, Upstream, Visit, head, says, silent
-from support.waiting import wait_for
+from tests.support.clients import Answer, Connection, Failure, digest, get, request
+from tests.support.home import Home
+from tests.support.nginx import Nginx
+from tests.support.server import Server, resident
+from tests.support.tls import Certificate
+from tests.support.upstream import Script, Upstream, Visit, head, says, silent
+from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
 # More than what the kernel's buffers hold, on their way through two connections.

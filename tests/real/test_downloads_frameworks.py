@@ -11,12 +11,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.clients import Connection, digest, get, request
-from support.gunicorn import Gunicorn
-from support.home import Home
-from support.nginx import Nginx
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, digest, get, request
+from tests.support.gunicorn import Gunicorn
+from tests.support.home import Home
+from tests.support.nginx import Nginx
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
 TEXT = b"".join(b"line %d\n" % number for number in range(600_000))

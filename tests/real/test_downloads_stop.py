@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, Failure, digest, request
-from support.gate import Gate
-from support.home import Home
-from support.nginx import Nginx
-from support.server import Server
-from support.tls import Certificate, TLSConnection
-from support.upstream import Upstream, silent
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, digest, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.nginx import Nginx
+from tests.support.server import Server
+from tests.support.tls import Certificate, TLSConnection
+from tests.support.upstream import Upstream, silent
+from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
 DATA = os.urandom(8 * MIB)

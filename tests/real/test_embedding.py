@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from support.clients import Connection, Failure, get
-from support.home import Home
-from support.server import APPLICATIONS, CLOSED, OPEN
-from support.tac import TacServer
+from tests.support.clients import Connection, Failure, get
+from tests.support.home import Home
+from tests.support.server import APPLICATIONS, CLOSED, OPEN
+from tests.support.tac import TacServer
 
 
 def test_two_servers_with_one_root(home: Home) -> None:

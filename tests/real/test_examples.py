@@ -6,11 +6,11 @@ import signal
 import time
 from pathlib import Path
 
-from support.clients import Connection, digest, get, request
-from support.home import Home
-from support.server import Server
-from support.tac import TacServer
-from support.waiting import wait_for
+from tests.support.clients import Connection, digest, get, request
+from tests.support.home import Home
+from tests.support.server import Server
+from tests.support.tac import TacServer
+from tests.support.waiting import wait_for
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 MIB = 1024 * 1024

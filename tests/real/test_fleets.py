@@ -18,14 +18,14 @@ import yaml
 
 from graceful.control.client import ClientError, ControlClient
 from graceful.process.exit import KERNEL_AFTER, latest_exit
-from support.clients import get
-from support.docs_site import Site, fetch, gone
-from support.fleet import Fleet
-from support.home import Home
-from support.load import Load
-from support.ports import free_port
-from support.server import LOOPBACK, PROGRAMS, Server, become_subreaper
-from support.waiting import wait_for
+from tests.support.clients import get
+from tests.support.docs_site import Site, fetch, gone
+from tests.support.fleet import Fleet
+from tests.support.home import Home
+from tests.support.load import Load
+from tests.support.ports import free_port
+from tests.support.server import LOOPBACK, PROGRAMS, Server, become_subreaper
+from tests.support.waiting import wait_for
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 QUICK = ("--idle-grace", "1", "--deadline", "20")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Answer, Connection, chunked, request
-from support.home import Home
-from support.server import APPLICATIONS, PROGRAMS, Server
+from tests.support.clients import Answer, Connection, chunked, request
+from tests.support.home import Home
+from tests.support.server import APPLICATIONS, PROGRAMS, Server
 
 FILE = os.urandom(3_000_000)
 LINES = b"".join(b"line %d\n" % number for number in range(1000))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, Failure
-from support.command import status_of
-from support.gate import Gate
-from support.home import UNPRIVILEGED, Home
-from support.releases import Releases
-from support.server import KEEPS_READING, Server, become_subreaper
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure
+from tests.support.command import status_of
+from tests.support.gate import Gate
+from tests.support.home import UNPRIVILEGED, Home
+from tests.support.releases import Releases
+from tests.support.server import KEEPS_READING, Server, become_subreaper
+from tests.support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
 

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.haproxy import HAProxy
-from support.home import Home
-from support.load import Load
-from support.ports import free_port
-from support.server import Server
+from tests.support.haproxy import HAProxy
+from tests.support.home import Home
+from tests.support.load import Load
+from tests.support.ports import free_port
+from tests.support.server import Server
 
 ROUNDS = 2
 

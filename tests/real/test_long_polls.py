@@ -12,10 +12,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.clients import Connection, get, request
-from support.home import Home
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, get, request
+from tests.support.home import Home
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 APPLICATION = "handover:application"
 

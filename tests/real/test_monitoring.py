@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from graceful.config.settings import Settings
 from graceful.process.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
-from support.clients import Connection, ask, get, request
-from support.docs_blocks import ROOT
-from support.gate import Gate
-from support.home import Home
-from support.server import PROGRAMS, Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, ask, get, request
+from tests.support.docs_blocks import ROOT
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import PROGRAMS, Server
+from tests.support.waiting import wait_for
 
 EXAMPLES = ROOT / "examples"
 STATUS = ("--status-listen", "tcp:0:interface=127.0.0.1")

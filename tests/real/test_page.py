@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from support.chromium import Chromium
-from support.clients import Connection, ask, request
-from support.gate import Gate
-from support.home import Home
-from support.server import Server
+from tests.support.chromium import Chromium
+from tests.support.clients import Connection, ask, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import Server
 
 STATUS = ("--status-listen", "tcp:0:interface=127.0.0.1")
 FAST = ("--idle-grace", "0.2")

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
-from support.docs_blocks import ROOT
-from support.docs_site import replaced
-from support.gate import Gate
-from support.home import Home
-from support.http2 import HTTP2
-from support.server import APPLICATIONS, CLOSED, PROGRAMS
-from support.service import Service, files
-from support.ssh import make_key, ssh
-from support.tls import Certificate, TLSConnection
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, get, request
+from tests.support.docs_blocks import ROOT
+from tests.support.docs_site import replaced
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.http2 import HTTP2
+from tests.support.server import APPLICATIONS, CLOSED, PROGRAMS
+from tests.support.service import Service, files
+from tests.support.ssh import make_key, ssh
+from tests.support.tls import Certificate, TLSConnection
+from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
 LOOPBACK = "tcp:0:interface=127.0.0.1"

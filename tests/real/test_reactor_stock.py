@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
-from support.gate import Gate
-from support.home import Home
-from support.server import APPLICATIONS
-from support.service import Service, files
-from support.ssh import make_key, ssh
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, get, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import APPLICATIONS
+from tests.support.service import Service, files
+from tests.support.ssh import make_key, ssh
+from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
 LOOPBACK = "tcp:0:interface=127.0.0.1"

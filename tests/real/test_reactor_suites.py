@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from support.docs_blocks import ROOT
+from tests.support.docs_blocks import ROOT
 
 SUITES = [
     f"twisted.internet.test.test_{name}"

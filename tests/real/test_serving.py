@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.clients import Connection, Failure, ask, chunked, get, request
-from support.gate import Gate
-from support.home import Home
-from support.server import Server
+from tests.support.clients import Connection, Failure, ask, chunked, get, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import Server
 
 MAX_BODY = 5_000_000
 

@@ -14,12 +14,12 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
-from support.gate import Gate
-from support.home import Home
-from support.preload import library
-from support.server import OPEN, Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, get, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.preload import library
+from tests.support.server import OPEN, Server
+from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
 IN_FLIGHT = r"(\d+) in flight"

@@ -7,11 +7,11 @@ import socket
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
-from support.gate import Gate
-from support.home import UNPRIVILEGED, Home
-from support.ports import free_port
-from support.server import KEEPS_READING, LOOPBACK, Server
+from tests.support.clients import Connection, Failure, get, request
+from tests.support.gate import Gate
+from tests.support.home import UNPRIVILEGED, Home
+from tests.support.ports import free_port
+from tests.support.server import KEEPS_READING, LOOPBACK, Server
 
 
 @pytest.fixture(params=[False, True], ids=["foreground", "daemon"])

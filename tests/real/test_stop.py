@@ -13,14 +13,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.clients import Connection, Failure, request
-from support.gate import Gate
-from support.home import Home
-from support.load import Load
-from support.ports import free_port
-from support.preload import library
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.load import Load
+from tests.support.ports import free_port
+from tests.support.preload import library
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 GENERATIONS = 10
 MIB = 1024 * 1024

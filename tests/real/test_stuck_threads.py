@@ -20,13 +20,13 @@ from typing import Any
 
 import pytest
 
-from support.clients import Connection, Failure, request
-from support.home import Home
-from support.load import Load
-from support.postgres import Postgres
-from support.reports import reports
-from support.server import APPLICATIONS, Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, request
+from tests.support.home import Home
+from tests.support.load import Load
+from tests.support.postgres import Postgres
+from tests.support.reports import reports
+from tests.support.server import APPLICATIONS, Server
+from tests.support.waiting import wait_for
 
 sys.path.append(str(APPLICATIONS))
 import stalls

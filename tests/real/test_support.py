@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.docs_site import Site, gone
-from support.server import Server
+from tests.support.docs_site import Site, gone
+from tests.support.server import Server
 
 FOREGROUND = "echo $$ > twistd.pid; echo 'socket tcp:127.0.0.1:1 open (pid 1)'; exit 71"
 

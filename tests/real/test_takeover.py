@@ -19,17 +19,17 @@ import pytest
 from graceful.control.client import ControlClient, ControlRefused, Vanished
 from graceful.control.discovery import beside
 from graceful.takeover.predecessor import Predecessor
-from support.clients import Connection, Failure, request
-from support.command import graceful, status_of
-from support.gate import Gate
-from support.home import UNPRIVILEGED, Home
-from support.load import Load
-from support.ports import free_port
-from support.preload import library
-from support.quick import Quick
-from support.server import OPEN, PROGRAMS, UNPRIVILEGED_USER, Server, resident
-from support.tls import Certificate
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, request
+from tests.support.command import graceful, status_of
+from tests.support.gate import Gate
+from tests.support.home import UNPRIVILEGED, Home
+from tests.support.load import Load
+from tests.support.ports import free_port
+from tests.support.preload import library
+from tests.support.quick import Quick
+from tests.support.server import OPEN, PROGRAMS, UNPRIVILEGED_USER, Server, resident
+from tests.support.tls import Certificate
+from tests.support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
 TOOK_OVER = r"took over from process (\d+)"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.server import PROGRAMS
+from tests.support.server import PROGRAMS
 
 SITE = """
 import os

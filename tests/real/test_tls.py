@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from support.clients import Connection, Failure, chunked, request
-from support.gate import Gate
-from support.home import Home
-from support.server import OPEN, Server
-from support.tls import Certificate, TLSConnection
+from tests.support.clients import Connection, Failure, chunked, request
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import OPEN, Server
+from tests.support.tls import Certificate, TLSConnection
 
 MIB = 1024 * 1024
 PATTERN = bytes(range(256)) * 4096

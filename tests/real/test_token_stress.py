@@ -12,10 +12,10 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from support.clients import Connection, Failure, request
-from support.home import Home
-from support.preload import library
-from support.server import Server
+from tests.support.clients import Connection, Failure, request
+from tests.support.home import Home
+from tests.support.preload import library
+from tests.support.server import Server
 
 SECONDS = 8.0
 CLIENTS = 24

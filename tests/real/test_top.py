@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 
-from support.clients import Connection, request
-from support.command import COMMAND
-from support.gate import Gate
-from support.home import Home
-from support.server import Server
+from tests.support.clients import Connection, request
+from tests.support.command import COMMAND
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import Server
 
 ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
-from support.command import graceful, status_of
-from support.gate import Gate
-from support.home import UNPRIVILEGED, Home
-from support.load import Load
-from support.reports import reports
-from support.server import CLOSED, KEEPS_READING, OPEN, Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, get, request
+from tests.support.command import graceful, status_of
+from tests.support.gate import Gate
+from tests.support.home import UNPRIVILEGED, Home
+from tests.support.load import Load
+from tests.support.reports import reports
+from tests.support.server import CLOSED, KEEPS_READING, OPEN, Server
+from tests.support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
 ACCEPTS = r"worker (\d+), process (\d+), accepts"

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from support.clients import Connection, Failure, get, request
-from support.command import status_of
-from support.gate import Gate
-from support.home import Home
-from support.load import Load
-from support.releases import Releases
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.clients import Connection, Failure, get, request
+from tests.support.command import status_of
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.load import Load
+from tests.support.releases import Releases
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5")
 DEPLOYED = "deployed: all workers run"

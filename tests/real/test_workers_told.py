@@ -10,13 +10,13 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.chromium import Chromium
-from support.clients import Connection, ask, request
-from support.command import graceful, status_of
-from support.gate import Gate
-from support.home import Home
-from support.server import Server
-from support.waiting import wait_for
+from tests.support.chromium import Chromium
+from tests.support.clients import Connection, ask, request
+from tests.support.command import graceful, status_of
+from tests.support.gate import Gate
+from tests.support.home import Home
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 STATUS = ("--status-listen", "tcp:0:interface=127.0.0.1")
 FAST = ("--idle-grace", "0.2")

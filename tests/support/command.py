@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support.home import Home
-from support.server import PROGRAMS, UNPRIVILEGED_USER
+from tests.support.home import Home
+from tests.support.server import PROGRAMS, UNPRIVILEGED_USER
 
 COMMAND = str(PROGRAMS / "graceful")
 

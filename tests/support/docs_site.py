@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from support.docs_blocks import by_name
-from support.home import Home
-from support.server import APPLICATIONS, LOOPBACK, PROGRAMS, Server
+from tests.support.docs_blocks import by_name
+from tests.support.home import Home
+from tests.support.server import APPLICATIONS, LOOPBACK, PROGRAMS, Server
 
 ANYWHERE = LOOPBACK.format(port=0)
 LISTEN = {"graceful-app": f"graceful-app --listen {ANYWHERE}"}

@@ -11,11 +11,11 @@ from typing import Any
 
 from graceful.control.client import ClientError, ControlClient
 from graceful.deploy.haproxy import HAProxyError, Runtime
-from support.docs_site import Site, gone
-from support.haproxy import HEAD
-from support.ports import free_port
-from support.server import PROGRAMS, become_subreaper
-from support.waiting import wait_for
+from tests.support.docs_site import Site, gone
+from tests.support.haproxy import HEAD
+from tests.support.ports import free_port
+from tests.support.server import PROGRAMS, become_subreaper
+from tests.support.waiting import wait_for
 
 HAPROXY = """
 frontend clients

@@ -7,7 +7,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 
-from support.server import APPLICATIONS, PROGRAMS
+from tests.support.server import APPLICATIONS, PROGRAMS
 
 
 class Gunicorn:

@@ -14,7 +14,7 @@ import h2.connection
 import h2.events
 from hyperframe.frame import Frame, GoAwayFrame
 
-from support.tls import Certificate
+from tests.support.tls import Certificate
 
 
 class HTTP2:

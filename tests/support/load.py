@@ -34,7 +34,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from support.clients import Answer, Connection, Failure, Outcome, request
+from tests.support.clients import Answer, Connection, Failure, Outcome, request
 
 KINDS = {"new": 4, "kept": 8, "slow": 4, "upload": 4, "download": 2}
 """How many clients there are of each kind."""
@@ -288,8 +288,8 @@ class Load:
 
     def __init__(self, port: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.load", str(port)],
-            cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", "tests.support.load", str(port)],
+            cwd=Path(__file__).parent.parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

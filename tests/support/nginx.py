@@ -11,8 +11,8 @@ import socket
 import subprocess
 from pathlib import Path
 
-from support.ports import free_port
-from support.waiting import wait_for
+from tests.support.ports import free_port
+from tests.support.waiting import wait_for
 
 CONFIGURATION = """
 daemon off;

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from support.home import UNPRIVILEGED
+from tests.support.home import UNPRIVILEGED
 
 
 def programs() -> Path:

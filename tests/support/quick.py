@@ -24,8 +24,8 @@ class Quick:
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.quick", str(directory)],
-            cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", "tests.support.quick", str(directory)],
+            cwd=Path(__file__).parent.parent.parent,
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

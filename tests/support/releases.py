@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from support.home import Home
+from tests.support.home import Home
 
 RELEASE: Final = """
 from basic import application as basic

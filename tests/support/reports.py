@@ -6,7 +6,7 @@ from typing import Any
 
 from oops_datedir_repo.serializer import read
 
-from support.home import Home
+from tests.support.home import Home
 
 
 def reports(home: Home) -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from support.home import Home
-from support.log import Log
+from tests.support.home import Home
+from tests.support.log import Log
 
 APPLICATIONS = Path(__file__).parent.parent / "apps"
 PROGRAMS = Path(sys.executable).parent

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from support.home import Home
-from support.server import LOG_FILE, PROGRAMS, Server
+from tests.support.home import Home
+from tests.support.server import LOG_FILE, PROGRAMS, Server
 
 STARTING = r"\S+ starting on (?P<port>\d+)$"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support.home import Home
-from support.server import LOOPBACK, PROGRAMS, Server
+from tests.support.home import Home
+from tests.support.server import LOOPBACK, PROGRAMS, Server
 
 
 class TacServer(Server):

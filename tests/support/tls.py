@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from support.clients import Connection, Failure
+from tests.support.clients import Connection, Failure
 
 
 class Certificate:

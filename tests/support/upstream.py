@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-from support.waiting import wait_for
+from tests.support.waiting import wait_for
 
 LIMIT = 20.0
 STALL = 0.3

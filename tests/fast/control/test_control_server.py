@@ -1,0 +1,152 @@
+"""The places of an instance beside those of its application, and control on a socket that is connected already."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from types import SimpleNamespace
+from typing import Any, cast
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.config.settings import Settings
+from graceful.control import api
+from graceful.control import control_server as desk
+from graceful.control.control_server import ControlServer
+from graceful.control.control_socket import ControlSocket
+from graceful.control.health import Health
+from graceful.drain import DrainResult
+from graceful.process.systemd import SystemdNotifier
+from graceful.server.server_status import ServerStatus
+from graceful.sockets.binding import BindError
+from graceful.web.connection import Connection
+from tests.fast.doubles import Case, directory_for, get
+
+
+class PlacesTests(SynchronousTestCase):
+    """Status pages have addresses, too; an instance that leaves has its own until its end."""
+
+    def setUp(self) -> None:
+        """Have a control path of one's own, and an address that somebody listens at."""
+        self.path = os.path.join(directory_for(self), "site.sock")
+        self.taken = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.taken.close)
+        settings = Settings(status_listen=(f"tcp:{self.taken.getsockname()[1]}:interface=127.0.0.1",))
+        self.desk = ControlServer(settings, ServerStatus(settings), ControlSocket(self.path), SystemdNotifier({}))
+        self.addCleanup(self.desk.close)
+
+    def test_just_left(self) -> None:
+        """One that leaves between our trying and our asking cannot be asked any more: its places are free."""
+
+        def beside(path: str) -> list[str]:
+            self.taken.close()
+            return [f"{path}.4711"]
+
+        self.patch(desk, "beside", beside)
+        self.desk.bind({}, None)
+
+    def test_taken(self) -> None:
+        """Somebody else's are not."""
+        with self.assertRaises(BindError):
+            self.desk.bind({}, None)
+
+    def test_order(self) -> None:
+        """Whoever does not find our path any more finds our places free."""
+        self.taken.close()
+        self.desk.bind({}, None)
+        free: list[bool] = []
+        door: Any = SimpleNamespace(close=lambda: free.append(os.path.exists(self.path)))
+        self.desk._doors.append(door)
+        self.desk.close()
+        self.assertEqual((free, os.path.exists(self.path)), ([True], False))
+
+
+class ConnectedTests(Case):
+    """A desk without any listening socket, as a worker has it: for one client, to the end of either."""
+
+    def setUp(self) -> None:
+        """Have an instance, and a supervisor that is connected to it."""
+        super().setUp()
+        self.patch(desk, "on", lambda reactor: self.clock)
+        self.clock: Any = SimpleNamespace(
+            seconds=lambda: 0.0, start=lambda: None, stop=lambda: None, callLater=lambda *ignored: None
+        )
+        self.status = ServerStatus(self.engine.site.settings)
+        instance: Any = SimpleNamespace(
+            site=self.engine.site,
+            clock=self.clock,
+            health=Health("/+haproxy"),
+            working=dict,
+            thread_names=dict,
+            threads=lambda: (1, 20, 0),
+            sockets=lambda: [],
+        )
+        self.status.of(instance, cast(Any, None), cast(Any, SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0)))
+        self.supervisor, ours = socket.socketpair()
+        self.addCleanup(self.supervisor.close)
+        self.desk = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))
+        self.addCleanup(self.desk.close)
+        self.desk.serve(ours)
+
+    def ask(self, request: bytes) -> tuple[int, Any]:
+        """Ask; what is answered."""
+        self.supervisor.sendall(request)
+        assert self.desk._hub is not None
+        self.desk._hub.doRead()
+        head, _, said = self.supervisor.recv(65536).partition(b"\r\n\r\n")
+        return int(head.split()[1]), json.loads(said)
+
+    def test_tally(self) -> None:
+        """The supervisor is told everything in one answer; what has ended is counted from the start."""
+        self.desk.open(self.engine.reactor, cast(Any, None))
+        client, exchange = self.ask_engine()
+        code, told = self.ask(b"GET /tally HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertEqual((code, told["in_flight_count"], told["tally"]["ended"][2][0]), (200, 1, 0))
+        self.assertEqual((told["tally"]["phases"]["in the application"], told["ended"]), (0, []))
+        self.answer(exchange)
+        code, told = self.ask(b"GET /tally?limit=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertEqual((told["finished"], sum(told["tally"]["ended"][2][:-1])), (1, 1))
+        client.close()
+
+    def ask_engine(self) -> tuple[Any, Any]:
+        """A request of somebody else's, at the instance itself."""
+        client = self.engine.connect().send(get(1))
+        return client, self.engine.asked[-1]
+
+    def test_orders(self) -> None:
+        """They are obeyed, and said to be the supervisor's in the log."""
+        left: list[bool] = []
+        self.desk.open(self.engine.reactor, cast(Any, SimpleNamespace(leave=lambda: left.append(True))))
+        said: list[str] = []
+
+        def said_by(connection: Connection) -> str:
+            said.append(connection.server[0])
+            return "the supervisor"
+
+        self.patch(api, "said_by", said_by)
+        code, told = self.ask(b"POST /leave HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual((code, told["state"], left, said), (200, "starting", [True], ["localhost"]))
+
+    def test_a_supervisor_that_is_stuck(self) -> None:
+        """It may say nothing, or read nothing, for as long as it lives."""
+        self.desk.open(self.engine.reactor, cast(Any, None))
+        (door,) = self.desk._doors
+        for days in (0, 1, 30):
+            door.sweep(days * 86_400.0)
+        self.assertEqual(self.ask(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")[0], 200)
+        for days in (31, 60):
+            door.sweep(days * 86_400.0)
+        self.assertEqual(self.ask(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")[0], 200)
+
+    def test_the_end(self) -> None:
+        """Its connection ends with the instance, also if that has never been open."""
+        self.desk.open(self.engine.reactor, cast(Any, None))
+        self.desk.end(DrainResult(0, 1.0, 1, 0, 0))
+        self.assertEqual(self.supervisor.recv(1), b"")
+        supervisor, ours = socket.socketpair()
+        self.addCleanup(supervisor.close)
+        never = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))
+        never.serve(ours)
+        never.close()
+        self.assertEqual(supervisor.recv(1), b"")

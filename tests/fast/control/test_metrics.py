@@ -1,0 +1,150 @@
+"""Metrics: what is counted, and that Prometheus can read it."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from graceful.control import metrics as module
+from graceful.control.counters import BOUNDS, Counters
+from graceful.control.health import Health
+from graceful.control.metrics import STATES, Metrics
+from graceful.drain import DrainResult
+from graceful.server.server_status import ServerStatus
+from graceful.web.exchange import PHASES
+from tests.fast.doubles import Case, get
+
+
+def ended(status: int, seconds: float, *, download: bool = False, sent: int = 0) -> Any:
+    """An exchange that has ended."""
+    return SimpleNamespace(status=status, started=10.0, ended=10.0 + seconds, download=download, sent=sent)
+
+
+class TallyTests(Case):
+    """What has ended, by the threads that end it."""
+
+    def test_threads(self) -> None:
+        """No count of any thread is lost, and everything is handed on."""
+        seen: list[Any] = []
+        tally = Counters(seen.append)
+
+        def count() -> None:
+            for _ in range(1000):
+                tally.record(ended(200, 0.02))
+
+        threads = [threading.Thread(target=count) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        row = tally.sums()[2]
+        self.assertEqual(sum(row[:-1]), len(seen))
+        self.assertEqual(len(seen), 8000)
+        self.assertAlmostEqual(row[-1], 160.0)
+
+    def test_places(self) -> None:
+        """Each duration is in the first bucket that is not less, each status in its class."""
+        tally = Counters(None)
+        for seconds in (0.0, 0.001, 0.0011, 1000.0):
+            tally.record(ended(404, seconds))
+        tally.record(ended(0, 1.0))
+        tally.record(ended(999, 1.0))
+        sums = tally.sums()
+        self.assertEqual(sums[4][:3], [2, 1, 0])
+        self.assertEqual(sums[4][len(BOUNDS)], 1)
+        self.assertEqual(sum(sums[0][:-1]), 1)
+
+
+class MetricsTests(Case):
+    """The text."""
+
+    def setUp(self) -> None:
+        """Have an instance with something in flight."""
+        super().setUp()
+        self.status = ServerStatus(self.engine.site.settings)
+        self.instance: Any = SimpleNamespace(
+            site=self.engine.site,
+            clock=SimpleNamespace(seconds=lambda: 0.0),
+            health=Health("/"),
+            working=dict,
+            thread_names=dict,
+            threads=lambda: (1, 20, 0),
+            sockets=lambda: [],
+        )
+        self.status.engine = self.instance
+        self.metrics = Metrics(self.status)
+        self.metrics.count()
+
+    def read(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        """What Prometheus' own parser makes of the text, after checking its form."""
+        text = self.metrics.render(self.status.picture(0))
+        found = {}
+        for family in text_string_to_metric_families(text.decode()):
+            self.assertTrue(family.name.startswith("graceful_"), family.name)
+            self.assertTrue(family.documentation.endswith("."), family.name)
+            self.assertNotEqual(family.type, "unknown", family.name)
+            for sample in family.samples:
+                found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+        return found
+
+    def test_in_flight(self) -> None:
+        """What is in flight is there by its phase, each phase always, and what has ended is counted once."""
+        client, exchange = self.ask()
+        told = self.read()
+        phases = {labels[0][1] for name, labels in told if name == "graceful_in_flight_exchanges"}
+        self.assertEqual(phases, {phase.replace(" ", "_") for phase in PHASES})
+        self.assertEqual(sum(told["graceful_in_flight_exchanges", (("phase", phase),)] for phase in phases), 1)
+        self.assertEqual(told["graceful_requests_total", (("status", "2xx"),)], 0)
+        self.answer(exchange)
+        told = self.read()
+        self.assertEqual(told["graceful_requests_total", (("status", "2xx"),)], 1)
+        self.assertEqual(told["graceful_request_duration_seconds_count", ()], 1)
+        self.assertEqual(told["graceful_request_duration_seconds_bucket", (("le", "+Inf"),)], 1)
+        client.close()
+
+    def test_states(self) -> None:
+        """Just one state is 1, whatever it is; and the deadline is only told while it runs."""
+        for state in STATES:
+            self.status.enter(state)
+            told = self.read()
+            ones = [labels[0][1] for (name, labels), value in told.items() if name == "graceful_state" and value]
+            self.assertEqual(ones, [state])
+        self.assertNotIn(("graceful_deadline_seconds", ()), told)
+
+    def test_the_end(self) -> None:
+        """What was taken down and abandoned is told."""
+        self.status.way = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
+        self.status.ending = DrainResult(71, 1.0, 3, 2, 1)
+        told = self.read()
+        self.assertEqual(told["graceful_taken_down_total", ()], 2)
+        self.assertEqual(told["graceful_abandoned_total", ()], 1)
+
+    def test_downloads_never_go_back(self) -> None:
+        """The bytes of downloads, under way and ended, only grow."""
+        client, exchange = self.ask()
+        exchange.download, exchange.sent = True, 500
+        self.assertEqual(self.read()["graceful_download_bytes_total", ()], 500)
+        del self.engine.site.register.exchanges[exchange.id]  # in the very moment between its two places
+        self.assertEqual(self.read()["graceful_download_bytes_total", ()], 500)
+        client.close()
+
+    def test_no_label_is_the_clients(self) -> None:
+        """However many things are asked for, there are no more lines."""
+        lines = len(self.read())
+        client = self.engine.connect()
+        for number in range(50):
+            client.send(get(number))
+            self.answer(self.engine.asked[-1], body=b"x")
+        self.assertEqual(len(self.read()), lines)
+        client.close()
+
+    def test_without_the_package(self) -> None:
+        """Without prometheus-client nothing is counted, and there is no text."""
+        self.patch(module, "_client", lambda: None)
+        self.engine.site.record = None
+        self.metrics.count()
+        self.assertIsNone(self.engine.site.record)
+        self.assertFalse(self.metrics.available)

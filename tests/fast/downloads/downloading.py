@@ -1,0 +1,283 @@
+"""Stand-ins for what downloads work with: a crew that works when it is told to, and upstream servers of paper."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IProtocol
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.web._newclient import ResponseFailed
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH
+
+from graceful.config.values import parse_mapping
+from graceful.downloads.handover import HandOver
+from graceful.downloads.parking_lot import ParkingLot
+from graceful.downloads.prefixes import PublicPrefixes
+from graceful.downloads.sender import Sender
+from graceful.threads.disk import Done
+from graceful.web.exchange import Exchange
+from graceful.wsgi import WSGIResource
+from graceful.wsgi.runner import Runner
+from tests.fast.doubles import GET, HOST, Answer, Case, Client, directory_for, parse_answers, virtual_time
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
+
+
+class SlowCrew:
+    """A crew without threads: it works when the test says so.
+
+    :param call: calls a function in the reactor thread.
+    :ivar at_once: it works without being told.
+    """
+
+    def __init__(self, call: Callable[..., object]) -> None:
+        self._call = call
+        self._jobs: deque[tuple[Callable[[], object], Done]] = deque()
+        self.at_once = True
+        self.done = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def do(self, what: Callable[[], object], done: Done) -> None:
+        self._jobs.append((what, done))
+        if self.at_once:
+            self.work()
+
+    def work(self) -> None:
+        """Do what there is to do; whoever asked for it hears of it in the reactor's next turn."""
+        while self._jobs:
+            what, done = self._jobs.popleft()
+            self.done += 1
+            try:
+                what()
+            except BaseException as error:
+                self._call(done, error)
+            else:
+                self._call(done, None)
+
+    def stop(self, timeout: float) -> None:
+        """It has nothing to end."""
+
+
+class Response:
+    """What an upstream answers, as the agent would give it.
+
+    :param length: of the body, or None if nobody knows.
+    :ivar transport: what the body's protocol sees: whether it is paused, and whether it was closed.
+    """
+
+    def __init__(self, code: int, fields: Iterable[tuple[str, str]], length: int | None) -> None:
+        self.code = code
+        self.length = UNKNOWN_LENGTH if length is None else length
+        self.headers = Headers()
+        for name, value in fields:
+            self.headers.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
+        self.paused = self.closed = False
+        self.body: IProtocol | None = None
+
+    def deliverBody(self, protocol: Any) -> None:
+        assert self.body is None
+        self.body = protocol
+        protocol.makeConnection(self)
+
+    # -- as its own transport
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def loseConnection(self) -> None:
+        self.closed = True
+
+    # -- as the test's
+
+    def data(self, data: bytes) -> None:
+        """A piece of the body comes."""
+        assert self.body is not None
+        self.body.dataReceived(data)
+
+    def end(self, *, whole: bool = True, why: Exception | None = None) -> None:
+        """The body comes to its end, or breaks off."""
+        assert self.body is not None
+        reason = why or (ResponseDone() if whole else ResponseFailed([Failure(ConnectionLost())]))
+        self.body.connectionLost(Failure(reason))
+
+    def end_of_connection(self) -> None:
+        """The connection ends, which is the end of a body that had no other."""
+        self.end(why=PotentialDataLoss())
+
+
+class Question:
+    """What an upstream was asked."""
+
+    def __init__(self, method: str, url: str, fields: Iterable[tuple[str, str]]) -> None:
+        self.method = method
+        self.url = url
+        self.fields = dict(fields)
+        self.cancelled = False
+        self.answered: Deferred[Any] = Deferred(self._cancel)
+
+    def _cancel(self, ignored: object) -> None:
+        self.cancelled = True
+
+    def answer(self, code: int = 200, *fields: tuple[str, str], length: int | None = None) -> Response:
+        """The head of the answer is here."""
+        response = Response(code, fields, length)
+        self.answered.callback(response)
+        return response
+
+    def fail(self, error: Exception) -> None:
+        """There will be no answer."""
+        self.answered.errback(Failure(error))
+
+
+class PaperUpstream:
+    """All upstream servers, of paper.
+
+    :ivar asked: what they were asked, in order.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+        self.stopped = False
+        self.trouble: Exception | None = None
+
+    def ask(self, method: str, url: str, fields: Iterable[tuple[str, str]]) -> Deferred[Any]:
+        if self.trouble is not None:
+            raise self.trouble
+        self.asked.append(Question(method, url, fields))
+        return self.asked[-1].answered
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class DownloadCase(Case):
+    """An engine whose answers may be handed over, and applications in the test's own thread.
+
+    :ivar clock: all time there is.
+    :ivar crew: does what blocks.
+    :ivar upstream: all upstream servers.
+    :ivar directory: an empty one; `/files` and `/internal/files` mean it, `/remote` and `/internal/remote` a URL.
+    :ivar aside: what was to be called in threads beside: function and arguments.
+    """
+
+    mapped = True
+    """Whether prefixes are mapped to anything."""
+
+    def setUp(self) -> None:
+        """Put an engine together as `graceful.server.engine` does."""
+        self.clock = virtual_time(self)
+        super().setUp()
+        self.directory = directory_for(self)
+        self.put_together()
+
+    def put_together(self) -> None:
+        """Have the engine, a new one perhaps, hand over."""
+        call = self.engine.hub.call
+        self.disk = SlowCrew(call)
+        self.upstream = PaperUpstream()
+        self.aside: list[tuple[Any, ...]] = []
+        disk: Any = self.disk
+        upstream: Any = self.upstream
+        self.sender = Sender(call, self.clock, disk, lambda: upstream, 60.0)
+        self.lot = ParkingLot(self.clock, call, lambda *what: self.aside.append(what))
+        there = (f"files={self.directory}", "remote=http://librarian:58000/base")
+        internal = [parse_mapping(f"/internal/{text}") for text in there if self.mapped]
+        site = self.engine.site
+        site.hand_over = HandOver(self.sender, self.lot, internal)
+        mappings = [parse_mapping(f"/{text}") for text in there if self.mapped]
+        for mapping in mappings:
+            site.route(mapping.prefix, PublicPrefixes(self.sender, mappings).answer)
+        site.serve(self.engine.handler)
+        self.closed: list[str] = []
+
+    def serve(self, application: Application) -> None:
+        """Have everything answered by an application."""
+        resource = WSGIResource(None, None, application)
+        run = Runner()
+
+        def answer(exchange: Exchange) -> None:
+            exchange.handler = resource
+            run(exchange)
+
+        self.engine.handler.answer = answer
+
+    def get(self, data: bytes = GET, method: str = "GET", **options: Any) -> Answer:
+        """What a new client gets for a request."""
+        (answer,) = parse_answers(self.engine.connect(**options).send(data).take(), method)
+        return answer
+
+    def request(self, path: str = "/", method: str = "GET", **fields: str) -> bytes:
+        """A request."""
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+        return f"{method} {path} HTTP/1.1\r\n".encode() + HOST + lines.encode("latin-1") + b"\r\n"
+
+    def file(self, content: bytes = b"content", name: str = "file.txt", modified: int = 1_000_000_000) -> str:
+        """Put a file into the directory; its path."""
+        path = os.path.join(self.directory, name)
+        with open(path, "wb") as file:
+            file.write(content)
+        os.utime(path, (modified, modified))
+        return path
+
+    def descriptors(self) -> list[str]:
+        """What this process has open in the directory."""
+        links = []
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                links.append(os.readlink(f"/proc/self/fd/{number}"))
+            except OSError:
+                continue
+        return [link for link in links if link.startswith(self.directory)]
+
+    def nothing_left(self) -> None:
+        """Check that no connection, exchange, descriptor, relay, place in the lot or timer is left."""
+        super().nothing_left()
+        self.assertEqual(self.descriptors(), [])
+        self.assertEqual((self.sender._relays, len(self.lot), self.clock.getDelayedCalls()), (set(), 0, []))
+
+    def logged(self, what: Callable[[], object]) -> list[str]:
+        """Do something, and have everything that it writes to the log."""
+        with capturedLogs() as events:
+            what()
+        return [formatEvent(event) for event in events]
+
+    def leave(self, client: Client) -> None:
+        """A client leaves, and nothing is left of it."""
+        client.close()
+        self.nothing_left()
+
+
+class Closing:
+    """An application's answer, as a framework would wrap it.
+
+    :param pieces: a token, or whatever the application returns.
+    :ivar log: what happened to it, in order.
+    """
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.log: list[str] = []
+
+    def __iter__(self) -> Any:
+        self.log.append("iterated")
+        yield from self._pieces
+
+    def close(self) -> None:
+        self.log.append("closed")
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()

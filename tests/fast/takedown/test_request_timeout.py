@@ -1,0 +1,312 @@
+"""Exchanges that outstay their limit while the server runs normally."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+
+from graceful.config.values import Limit
+from graceful.reports.interruption import Interruption
+from graceful.takedown.last_answer import interrupt
+from graceful.takedown.request_timeout import LOOK, RequestTimeouts, take_down_one
+from graceful.web.exchange import APPLICATION, Disconnected, Exchange
+from tests.fast.doubles import MIB, Case, Client, Engine, get, parse_answers, virtual_time
+
+
+class FakeReports:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.down: list[Interruption] = []
+        self.slow: list[tuple[Exchange, str, str]] = []
+        self._number = 0
+
+    def new_id(self) -> str:
+        self._number += 1
+        return f"OOPS-{self._number}"
+
+    def taken_down(self, what: Interruption) -> None:
+        self.down.append(what)
+
+    def overtime(self, exchange: Exchange, why: str, stack: str) -> None:
+        self.slow.append((exchange, why, stack))
+
+
+class FakeDescents:
+    """Keeps whom it shall bring down, and lets the test say how that ends."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Exchange, int, Callable[..., Any]]] = []
+
+    def start(self, exchange: Exchange, thread: int, ended: Callable[..., Any]) -> Any:
+        self.started.append((exchange, thread, ended))
+        exchange.aim = self  # type: ignore[assignment]
+        self.exchange, self.thread, self.story = exchange, thread, ["raised Takedown"]
+        return self
+
+
+class Overtimes(Case):
+    """Exchanges that run too long."""
+
+    def setUp(self) -> None:
+        """With a limit of 8 seconds, which is 10 with its margin."""
+        self.build(request_timeout=(Limit(8), Limit(4, "/tried", True)))
+
+    def build(self, **settings: Any) -> None:
+        """Start an engine."""
+        self.engine = Engine(self, **settings)
+        self.clock: Clock = virtual_time(self)
+        self.working: dict[Exchange, int] = {}
+        self.queued: list[Exchange] = []
+        self.reports, self.descents = FakeReports(), FakeDescents()
+        self.replaced: list[int] = []
+        self.overtime = RequestTimeouts(
+            self.engine.site,
+            self.clock,
+            lambda: self.working,
+            lambda: self.queued,
+            self.descents,  # type: ignore[arg-type]
+            self.reports,  # type: ignore[arg-type]
+            lambda thread: not self.replaced.append(thread),
+        )
+        self.overtime.start()
+
+    def threaded(self, data: bytes = get(1)) -> tuple[Client, Exchange]:
+        """A client, and its exchange, for which a thread works."""
+        client, exchange = self.ask(data)
+        exchange.phase, exchange.inside = APPLICATION, True
+        self.working[exchange] = threading.get_ident()
+        return client, exchange
+
+    def pass_time(self, seconds: float) -> list[str]:
+        """Let time go by; what was logged."""
+        with capturedLogs() as events:
+            for _ in range(round(seconds / LOOK)):
+                self.clock.advance(LOOK)
+        self.engine.turn()
+        return [formatEvent(event) for event in events]
+
+    def statuses(self, client: Client) -> list[int]:
+        """What a client got."""
+        return [answer.status for answer in parse_answers(client.take())]
+
+
+class LimitTests(Overtimes):
+    """Limits that are enforced."""
+
+    def test_nothing_to_do(self) -> None:
+        """Without limits nobody looks."""
+        self.build()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_in_time(self) -> None:
+        """Until its limit and the margin have passed, nothing happens."""
+        client, exchange = self.threaded()
+        self.assertEqual(self.pass_time(9.5), [])
+        del self.working[exchange]
+        self.answer(exchange)
+        self.assertEqual(self.statuses(client), [200])
+        self.assertEqual(self.descents.started, [])
+
+    def test_passed(self) -> None:
+        """Then the client gets 503 at once, and the report's id; its thread is brought down."""
+        client, exchange = self.threaded()
+        lines = self.pass_time(10.25)
+        (answer,) = parse_answers(client.take())
+        self.assertEqual((answer.status, answer.fields["retry-after"]), (503, "5"))
+        self.assertEqual((answer.fields["x-oops-id"], exchange.report), ("OOPS-1", "OOPS-1"))
+        self.assertEqual(answer.fields["connection"], "keep-alive")
+        self.assertRegex(
+            lines[0], r"taking down exchange 1 GET /1 .* for 10.\d s at the limit 8 \(OOPS-1\), its thread"
+        )
+        ((down, thread, ended),) = self.descents.started
+        self.assertEqual((down, thread, self.engine.in_flight), (exchange, threading.get_ident(), []))
+        ended(self.descents, True)
+        (what,) = self.reports.down
+        self.assertEqual((what.exchange, what.down, what.outcome, self.replaced), (exchange, True, "taken down", []))
+        self.assertEqual(self.overtime.taken, 1)
+
+    def test_next_ones(self) -> None:
+        """The next exchange on its connection is answered as if nothing had been."""
+        client, exchange = self.threaded(get(1) + get(2))
+        self.pass_time(10.25)
+        second = self.engine.asked[-1]
+        self.assertIsNot(second, exchange)
+        exchange.start("200 OK", [])
+        self.assertRaises(Disconnected, exchange.finish, b"late")
+        self.answer(second, body=b"second")
+        self.assertEqual([answer.body for answer in parse_answers(client.take())][1:], [b"second"])
+
+    def test_begun(self) -> None:
+        """An answer that has begun is cut; those behind it are lost with the connection."""
+        client, exchange = self.threaded(get(1) + get(2))
+        self.stream(exchange, b"some")
+        self.pass_time(10.25)
+        (answer,) = parse_answers(client.take())
+        self.assertEqual((answer.status, answer.whole), (200, False))
+        self.assertEqual((self.engine.in_flight, self.engine.open), ([], 0))
+
+    def test_complete(self) -> None:
+        """An answer that is complete stays so: its thread is in close(), and comes down without it."""
+        client, exchange = self.threaded()
+        exchange.start("200 OK", [])
+        exchange.finish(b"whole")
+        self.pass_time(10.25)
+        self.assertEqual(self.statuses(client), [200])
+        self.assertEqual(len(self.descents.started), 1)
+        self.assertEqual(self.overtime.taken, 0)
+
+    def test_complete_just_then(self) -> None:
+        """An answer that is just being given away is not cut any more."""
+        client, exchange = self.threaded()
+        results: list[bool] = []
+        client.socket.meanwhile = lambda: results.append(interrupt(exchange))
+        exchange.start("200 OK", [])
+        exchange.finish(b"whole")
+        self.engine.turn()
+        (answer,) = parse_answers(client.take())
+        self.assertEqual((results, answer.body, answer.whole), ([False], b"whole", True))
+
+    def test_just_then(self) -> None:
+        """One that is just about to end is left alone."""
+        _, exchange = self.threaded()
+        exchange.start("200 OK", [])
+        exchange.finish(b"whole")
+        exchange.inside = False
+        self.assertEqual(self.pass_time(10.25), [])
+
+    def test_next_exchange_is_innocent(self) -> None:
+        """If its answer was ended meanwhile, and the next one is under way, that is not touched."""
+        client, exchange = self.threaded(get(1) + get(2))
+        self.answer(exchange)
+        second = self.engine.asked[-1]
+        self.assertFalse(interrupt(exchange))
+        self.assertFalse(client.connection.close(only=exchange))
+        self.answer(second)
+        self.assertEqual(self.statuses(client), [200, 200])
+
+    def test_client_gone(self) -> None:
+        """A thread whose client has left is brought down as well."""
+        client, _exchange = self.threaded()
+        client.close()
+        self.pass_time(10.25)
+        self.assertEqual(len(self.descents.started), 1)
+
+    def test_once(self) -> None:
+        """It is taken down once, however long it takes."""
+        self.threaded()
+        self.pass_time(30)
+        self.assertEqual(len(self.descents.started), 1)
+
+    def test_lost(self) -> None:
+        """A thread that does not come down is named, and replaced."""
+        self.threaded()
+        self.pass_time(10.25)
+        ((_, thread, ended),) = self.descents.started
+        with capturedLogs() as events:
+            ended(self.descents, False)
+        (line,) = [formatEvent(event) for event in events]
+        self.assertRegex(
+            line, r"\(OOPS-1\): its thread could not be brought down \(raised Takedown\).*takes its place"
+        )
+        self.assertEqual((self.replaced, self.reports.down[0].outcome), ([thread], "abandoned"))
+
+    def test_queued(self) -> None:
+        """One that has waited for a thread for so long gets 503 too, and never reaches the application."""
+        client, exchange = self.ask()
+        self.queued.append(exchange)
+        self.pass_time(10)
+        self.queued.clear()
+        self.assertEqual(self.statuses(client), [503])
+        self.assertEqual((self.descents.started, len(self.reports.down)), ([], 1))
+
+    def test_in_a_drain(self) -> None:
+        """What is taken down while a drain is under way is kept for its last line."""
+        self.overtime.in_drain = []
+        self.threaded()
+        self.pass_time(10.25)
+        self.assertEqual(len(self.overtime.in_drain), 1)
+
+
+class ReportedTests(Overtimes):
+    """What is only reported."""
+
+    def test_tried_out(self) -> None:
+        """A limit that is tried out is only reported, when the exchange has ended, with where it was."""
+        client, exchange = self.threaded(get(1).replace(b"GET /1", b"GET /tried"))
+        lines = self.pass_time(5.25)
+        self.assertRegex(lines[0], r"has passed the limit /tried=4:report, which is only tried out \(OOPS-1\)")
+        self.assertEqual(self.reports.slow, [])
+        del self.working[exchange]
+        self.answer(exchange)
+        self.pass_time(LOOK)
+        ((reported, why, stack),) = self.reports.slow
+        self.assertEqual(reported, exchange)
+        self.assertIn("tried out", why)
+        self.assertIn("in test_tried_out", stack)
+        self.assertEqual(self.statuses(client), [200])
+
+    def test_slow(self) -> None:
+        """So is one that takes longer than `--report-slower-than`, once."""
+        self.build(report_slower_than=3)
+        _, exchange = self.threaded()
+        self.pass_time(20)
+        del self.working[exchange]
+        self.pass_time(1)
+        self.assertEqual([why for _, why, _ in self.reports.slow], ["3 s"])
+
+    def test_reported_otherwise(self) -> None:
+        """One that failed, or was taken down, has its report already."""
+        self.build(report_slower_than=3, request_timeout=(Limit(8),))
+        _, failed = self.threaded()
+        _, down = self.threaded(get(2))
+        self.pass_time(4)
+        failed.error = 500
+        del self.working[failed]
+        self.pass_time(8)
+        del self.working[down]
+        self.pass_time(1)
+        self.assertEqual(self.reports.slow, [])
+
+
+class OrderTests(Overtimes):
+    """An exchange that a person has chosen."""
+
+    def test_thread(self) -> None:
+        """Its client gets 503, its thread is brought down, and others go on."""
+        client, exchange = self.threaded(get(1) + get(2))
+        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        self.engine.turn()
+        self.assertEqual(len(self.descents.started), 1)
+        self.answer(self.engine.asked[-1])
+        self.assertEqual(self.statuses(client), [503, 200])
+
+    def test_complete(self) -> None:
+        """One whose answer is complete is cut all the same, if its client has yet to take it."""
+        client, exchange = self.ask(buffer=5000)
+        self.answer(exchange, body=b"x" * MIB)
+        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        (answer,) = parse_answers(client.take())
+        self.assertFalse(answer.whole)
+
+    def test_download(self) -> None:
+        """One without a thread is cut."""
+        client, exchange = self.ask()
+        exchange.download = True
+        self.stream(exchange, b"some")
+        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        (answer,) = parse_answers(client.take())
+        self.assertFalse(answer.whole)
+        self.assertEqual(len(self.reports.down), 1)
+
+    def test_not_in_flight(self) -> None:
+        """One that is not in flight, or has others before it, is not taken down."""
+        self.ask(get(1) + get(2))
+        first, second = self.engine.in_flight
+        self.assertEqual(take_down_one(self.engine.site, self.overtime, 99), [])
+        self.assertEqual(take_down_one(self.engine.site, self.overtime, second.id), [])
+        self.assertEqual(take_down_one(self.engine.site, self.overtime, first.id), [first.id])

@@ -1,0 +1,227 @@
+"""Downloads at a deadline: spared at the first one, with what waits behind them, and cut and named at the second."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from graceful.downloads.headers import Answer
+from graceful.downloads.parked import Parked
+from graceful.reports.reporter import Reporter
+from graceful.server.shutdown import Shutdown
+from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
+from graceful.takedown.thread_interrupt import ThreadInterrupts
+from graceful.takedown.waits import Waits
+from graceful.threads.callbacks import CallbackThreads
+from graceful.web.exchange import Exchange
+from tests.fast.doubles import GET, Client, get, parse_answers
+from tests.fast.downloads.downloading import DownloadCase, Response
+
+
+class Case(DownloadCase):
+    """A site with downloads and others in flight."""
+
+    def setUp(self) -> None:
+        """Have a takedown, and threads that are only said to work."""
+        super().setUp()
+        self.working: dict[Exchange, int] = {}
+        self.descents = ThreadInterrupts(
+            self.clock, lambda: self.working, lambda thread: 0, Waits(set), CallbackThreads().call
+        )
+        self.reports = Reporter()
+        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, self.descents, self.reports)
+
+    def download(self, data: bytes = GET, length: int = 10) -> tuple[Client, Response]:
+        """A client that has 3 of so many bytes, and the upstream they come from."""
+        client, exchange = self.ask(data)
+        self.sender.url_soon(exchange, "http://librarian/x", Answer())()
+        self.engine.turn()
+        response = self.upstream.asked[-1].answer(200, length=length)
+        response.data(b"abc")
+        self.engine.turn()
+        return client, response
+
+    def start(self, everything: bool) -> tuple[list[None], list[str]]:
+        """Take down; a list that gets an entry when that is through, and the lines that name what is."""
+        through: list[None] = []
+        lines = self.logged(lambda: self.takedown.start(everything).addCallback(through.append))
+        self.engine.turn()
+        return through, [line for line in lines if line.startswith("taking down")]
+
+    def wait(self, seconds: float) -> None:
+        """Let time go by."""
+        for _ in range(round(seconds * 20)):
+            self.clock.advance(0.05)
+            self.engine.turn()
+
+
+class SparedTests(Case):
+    """What is spared."""
+
+    def test_downloads(self) -> None:
+        """Downloads, with what waits behind them on their connections, be it whole or half received."""
+        self.download(get(0) + get(1) + get(2) + b"GET /3")
+        self.assertEqual(self.engine.site.spared(), set(self.engine.in_flight))
+        self.assertEqual(len(self.engine.in_flight), 4)
+
+    def test_nothing_else(self) -> None:
+        """No exchange of a thread, no parked one, no idle connection; nor what may yet become a download."""
+        self.ask()
+        self.engine.connect()
+        _, exchange = self.ask()
+        exchange.start("200 OK", [])
+        self.lot.park(exchange, Parked(), False)
+        self.engine.connect().send(b"GET / HTTP")
+        self.assertEqual(self.engine.site.spared(), set())
+
+    def test_being_taken(self) -> None:
+        """A download whose last bytes its client has yet to take is one still; one that is over is none."""
+        client, response = self.download(self.request(connection="close"))
+        response.data(b"defghij")
+        response.end()
+        self.engine.turn()
+        (exchange,) = self.engine.in_flight
+        self.assertEqual(self.engine.site.spared(), {exchange})
+        client.take()
+        client.close()
+        self.engine.turn()
+        self.assertEqual(self.engine.site.spared(), set())
+
+    def test_the_next(self) -> None:
+        """The one behind a download that is over is none."""
+        _, response = self.download(get(0) + get(1))
+        response.data(b"defghij")
+        response.end()
+        self.engine.turn()
+        self.assertEqual(len(self.engine.asked), 2)
+        self.assertEqual(self.engine.site.spared(), set())
+
+
+class FirstTests(Case):
+    """The first deadline."""
+
+    def test_spares_downloads(self) -> None:
+        """It takes everything else down, is through when that is gone, and the downloads go on to their ends."""
+        client, response = self.download(get(0) + get(1))
+        others = [self.ask()[0], self.engine.connect().send(b"GET /half")]
+        parked, exchange = self.ask()
+        exchange.start("200 OK", [])
+        self.lot.park(exchange, Parked(), False)
+        self.engine.connect()
+        through, lines = self.start(False)
+        self.assertEqual((len(lines), self.takedown.taken), (3, 3))
+        self.assertFalse(any("downloading" in line for line in lines))
+        for other in (*others, parked):
+            self.assertEqual([answer.status for answer in parse_answers(other.take())], [503])
+            other.close()
+        self.wait(0.1)
+        self.assertEqual((through, self.engine.open), ([None], 1))
+        response.data(b"defghij")
+        response.end()
+        self.engine.turn()
+        self.answer(self.engine.asked[-1], body=b"next")
+        self.assertEqual(self.bodies(client), [b"abcdefghij", b"next"])
+        self.leave(client)
+
+    def test_does_not_wait_for_them(self) -> None:
+        """With nothing but downloads there is nothing to do."""
+        client, response = self.download()
+        through, lines = self.start(False)
+        self.assertEqual((through, lines, self.takedown.taken), ([None], [], 0))
+        self.assertFalse(response.closed or client.connection.write_token.closed)
+        self.leave(client)
+
+    def test_does_not_close_them_in_the_end(self) -> None:
+        """What does not end is closed after a moment; the downloads still are not."""
+        client, _ = self.download()
+        self.ask()
+        through, _ = self.start(False)
+        self.wait(LAST_MOMENT + 0.1)
+        self.assertEqual((through, self.engine.open), ([None], 1))
+        self.leave(client)
+
+
+class SecondTests(Case):
+    """The second deadline."""
+
+    def test_cuts_and_names(self) -> None:
+        """It cuts them, visibly, names each with how far it was, and counts those behind them."""
+        client, response = self.download(get(0) + get(1))
+        self.start(False)
+        through, lines = self.start(True)
+        self.assertEqual((len(lines), self.takedown.taken), (2, 2))
+        self.assertRegex(lines[0], r"GET /0 from 192\.0\.2\.1: downloading for .* s, 3 of 10 bytes sent")
+        self.assertTrue(response.closed)
+        (answer,) = parse_answers(client.take())
+        self.assertEqual((answer.body, answer.whole, client.eof), (b"abc", False, True))
+        self.wait(0.1)
+        self.assertEqual(through, [None])
+        self.leave(client)
+
+
+class StoppingTests(Case):
+    """What a drain learns and does."""
+
+    def setUp(self) -> None:
+        """Have an engine that has only what is asked for."""
+        super().setUp()
+        engine: Any = SimpleNamespace(
+            site=self.engine.site,
+            clock=self.clock,
+            working=lambda: self.working,
+            lot=self.lot,
+            hasten=lambda: None,
+            descents=self.descents,
+            reports=self.reports,
+            overtime=SimpleNamespace(taken=0),
+        )
+        self.stopping = Shutdown(engine, None, None)
+
+    def test_left(self) -> None:
+        """Downloads are no others; everything else is, also an idle connection."""
+        self.assertEqual((self.stopping.left(), self.stopping.spared()), (False, False))
+        client, _ = self.download(get(0) + get(1))
+        self.assertEqual((self.stopping.left(), self.stopping.spared()), (False, True))
+        idle = self.engine.connect()
+        self.assertTrue(self.stopping.left())
+        idle.close()
+        self.assertFalse(self.stopping.left())
+        other, exchange = self.ask()
+        self.assertTrue(self.stopping.left())
+        other.close()
+        self.assertTrue(self.stopping.left())  # its thread has not noticed yet
+        self.engine.site.through(exchange)
+        self.assertFalse(self.stopping.left())
+        self.leave(client)
+
+    def test_take_down(self) -> None:
+        """One takedown after the other: what they took is counted together."""
+        self.download()
+        other = self.ask()[0]
+        self.stopping.take_down(False)
+        self.assertEqual((self.stopping.taken_down, self.stopping.spared()), (1, True))
+        other.take()
+        self.stopping.take_down(True)
+        self.assertEqual((self.stopping.taken_down, self.stopping.spared()), (2, False))
+
+    def test_parked_are_told(self) -> None:
+        """When the sockets are closed, parked requests are told, and the wait is over when all are gone."""
+        client, exchange = self.ask()
+        exchange.start("200 OK", [])
+        self.lot.park(exchange, Parked(timeout=1000), False)
+        self.stopping.last_requests(False)
+        self.clock.advance(5)
+        self.lot.tick(self.clock.seconds())
+        self.engine.turn()
+        self.assertEqual(client.take(), b"")  # a client that came again would find us
+        gone = self.stopping.all_gone()
+        for _ in range(11):
+            self.clock.advance(0.1)
+            self.lot.tick(self.clock.seconds())
+            self.engine.turn()
+        self.assertEqual([answer.status for answer in parse_answers(client.take())], [204])
+        self.assertNoResult(gone)
+        client.close()
+        self.engine.turn()
+        self.clock.advance(1)
+        self.successResultOf(gone)

@@ -1,0 +1,281 @@
+"""One thread is brought down: the order of hooks, exception and waits, in virtual time."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import Future
+from typing import Any
+from unittest.mock import Mock
+
+from twisted.internet.task import Clock
+
+from graceful.application.deadlines import Takedown
+from graceful.takedown import thread_interrupt as thread_module
+from graceful.takedown.thread_interrupt import (
+    AGAIN,
+    HOOKS,
+    LATER,
+    LOOK_AGAIN,
+    WITHIN,
+    ThreadInterrupt,
+    ThreadInterrupts,
+)
+from graceful.takedown.waits import Wait
+from graceful.threads.async_exc import AsyncExc
+from graceful.web.exchange import Exchange
+from tests.fast.doubles import Case
+
+THREAD, NATIVE = 4711, 12
+
+
+class FakeWaits:
+    """What a thread waits for, as the test says.
+
+    :ivar now: that.
+    :ivar ended: what was ended, each time, and whether it was the second time.
+    """
+
+    def __init__(self) -> None:
+        self.now: Wait | None = None
+        self.ended: list[tuple[Wait, bool]] = []
+
+    def again(self) -> None:
+        """Nothing changes unless the test says so."""
+
+    def look(self, native: int) -> Wait | None:
+        assert native == NATIVE
+        return self.now
+
+    def end(self, wait: Wait, hard: bool) -> list[str]:
+        self.ended.append((wait, hard))
+        return ["ended something"]
+
+
+def wait(number: int) -> Wait:
+    """A wait that is unlike others."""
+    return Wait(NATIVE, (number,), ())
+
+
+class DescentTests(Case):
+    """The steps."""
+
+    def setUp(self) -> None:
+        """An exchange that a thread works for."""
+        super().setUp()
+        self.clock = Clock()
+        self.waits = FakeWaits()
+        self.working: dict[Exchange, int] = {}
+        self.shots: list[float] = []
+        self.calls: list[tuple[Any, Future[Any]]] = []
+        self.ended: list[tuple[ThreadInterrupt, bool]] = []
+        self.may = True
+        self.in_condition: Any = None
+        self.leaves = True
+        self.child: Any = None
+        self.delicate = False
+        self.patch(AsyncExc, "fire", lambda aim, exchange, exception: self.fire(exception))
+        self.patch(thread_module, "in_condition", lambda thread: self.in_condition)
+        self.patch(thread_module, "leave_condition", lambda condition, waiter, fire: self.leaves and fire())
+        self.patch(thread_module, "child_of", lambda thread: self.child)
+        self.patch(thread_module, "delicate", lambda thread: self.delicate)
+        self.patch(thread_module, "end_child", lambda pid, hard: f"{'SIGKILL' if hard else 'SIGTERM'} to {pid}")
+        self.descents = ThreadInterrupts(
+            self.clock, lambda: self.working, lambda thread: NATIVE, self.waits, self.call
+        )  # type: ignore[arg-type]
+        _, self.exchange = self.ask()
+        self.exchange.inside = True
+        self.working[self.exchange] = THREAD
+
+    def fire(self, exception: type[BaseException]) -> bool:
+        """What stands for the shot."""
+        assert exception is Takedown
+        if self.may:
+            self.shots.append(self.clock.seconds())
+        return self.may
+
+    def call(self, function: Any) -> Future[Any]:
+        """What stands for the threads beside."""
+        future: Future[Any] = Future()
+        self.calls.append((function, future))
+        return future
+
+    def start(self) -> ThreadInterrupt:
+        """Begin."""
+        return self.descents.start(self.exchange, THREAD, lambda descent, down: self.ended.append((descent, down)))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time go by."""
+        for _ in range(round(seconds / LOOK_AGAIN)):
+            self.clock.advance(LOOK_AGAIN)
+
+    def test_comes_down(self) -> None:
+        """It is hit at once, and nothing else is done when that is enough."""
+        descent = self.start()
+        self.assertEqual(self.shots, [0])
+        self.assertTrue(self.descents.busy)
+        del self.working[self.exchange]
+        self.pass_time(0.1)
+        self.assertEqual((self.ended, descent.story), ([(descent, True)], ["raised Takedown"]))
+        self.assertEqual((self.descents.busy, self.clock.getDelayedCalls()), (False, []))
+
+    def test_works_for_another(self) -> None:
+        """So it is when the thread works for another exchange already."""
+        self.start()
+        del self.working[self.exchange]
+        self.working[self.ask()[1]] = THREAD
+        self.pass_time(0.1)
+        self.assertEqual([down for _, down in self.ended], [True])
+
+    def test_abandoned(self) -> None:
+        """One that does not come down is hit a few times, and then abandoned."""
+        self.start()
+        self.pass_time(WITHIN - LOOK_AGAIN)
+        self.assertEqual(self.ended, [])
+        self.pass_time(2 * LOOK_AGAIN)
+        ((descent, down),) = self.ended
+        self.assertFalse(down)
+        self.assertEqual(len(self.shots), WITHIN / AGAIN)
+        self.assertEqual(descent.story, [f"raised Takedown {len(self.shots)} times"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_it_waits_for(self) -> None:
+        """The wait that it was in ends at the second look, and not before."""
+        self.waits.now = wait(1)
+        descent = self.start()
+        self.assertEqual(self.waits.ended, [])
+        self.pass_time(LOOK_AGAIN)
+        self.assertEqual(self.waits.ended, [(wait(1), False)])
+        self.assertEqual(descent.story, ["raised Takedown", "ended something"])
+        self.pass_time(AGAIN - LOOK_AGAIN)
+        self.assertEqual(len(self.waits.ended), 1)
+        self.pass_time(2 * LOOK_AGAIN)
+        self.assertEqual(self.waits.ended[1:], [(wait(1), True)])
+
+    def test_cleans_up(self) -> None:
+        """What it waits for later may be needed to clean up: that gets more time, and a new wait begins anew."""
+        self.start()
+        self.pass_time(0.5)
+        self.waits.now = wait(2)
+        self.pass_time(LATER - 2 * LOOK_AGAIN)
+        self.waits.now = wait(3)
+        self.pass_time(LATER)
+        self.assertEqual(self.waits.ended, [])
+        self.pass_time(2 * LOOK_AGAIN)
+        self.assertEqual(self.waits.ended, [(wait(3), False)])
+
+    def test_waits_over_and_over(self) -> None:
+        """One that waits for a moment again and again, and was hit twice, is freed from that: it runs no Python."""
+
+        def waits_again(descriptor: int, seconds: float) -> None:
+            for _ in range(round(seconds / LOOK_AGAIN)):
+                self.waits.now = Wait(NATIVE, (1, descriptor, 3), (str(self.clock.seconds()),))
+                self.pass_time(LOOK_AGAIN)
+
+        self.start()
+        waits_again(2, AGAIN - LOOK_AGAIN)
+        self.assertEqual(self.waits.ended, [])
+        for descriptor in range(5):
+            waits_again(descriptor, LOOK_AGAIN)
+        self.assertEqual(self.waits.ended, [])
+        waits_again(4, LOOK_AGAIN)
+        self.assertEqual([(wait.call[1], hard) for wait, hard in self.waits.ended], [(4, False)])
+
+    def test_outside(self) -> None:
+        """As long as it is in our own code, nothing is raised and nothing is ended."""
+        self.may = self.exchange.inside = False
+        self.waits.now = wait(1)
+        self.start()
+        self.pass_time(1)
+        self.assertEqual((self.shots, self.waits.ended), ([], []))
+        self.may = self.exchange.inside = True
+        self.pass_time(LOOK_AGAIN)
+        self.assertEqual(len(self.shots), 1)
+
+    def test_came_outside(self) -> None:
+        """Nor is anything ended when it has come there after it was hit."""
+        self.start()
+        self.exchange.inside = False
+        self.waits.now = wait(1)
+        self.pass_time(3)
+        self.assertEqual(self.waits.ended, [])
+
+    def test_delicate(self) -> None:
+        """Nor while it waits for a lock of the whole process."""
+        self.delicate = True
+        self.start()
+        self.pass_time(2)
+        self.assertEqual(self.shots, [])
+        self.delicate = False
+        self.pass_time(LOOK_AGAIN)
+        self.assertEqual(len(self.shots), 1)
+
+    def test_condition(self) -> None:
+        """In a condition it is hit and freed in one step; if that cannot be, soon; and in the end anyway."""
+        self.in_condition = ("condition", "waiter")
+        self.leaves = False
+        descent = self.start()
+        self.pass_time(0.5)
+        self.assertEqual(self.shots, [])
+        self.leaves = True
+        self.pass_time(LOOK_AGAIN)
+        self.assertEqual(descent.story, ["raised Takedown", "ended its wait for a condition"])
+        self.leaves = False
+        self.pass_time(2 * AGAIN + 2 * LOOK_AGAIN)
+        self.assertEqual(len(self.shots), 2 + 1)
+
+    def test_child(self) -> None:
+        """A child gets SIGTERM, and SIGKILL when it does not help."""
+        self.child = Mock(subprocess.Popen, pid=77)
+        descent = self.start()
+        self.pass_time(LOOK_AGAIN)
+        self.assertEqual(descent.story, ["raised Takedown", "SIGTERM to 77"])
+        self.pass_time(AGAIN + 2 * LOOK_AGAIN)
+        self.assertIn("SIGKILL to 77", descent.story)
+
+    def test_hooks(self) -> None:
+        """Hooks come first, in another thread, and the exception when they have returned."""
+        hook = self.exchange.on_takedown(print)
+        descent = self.start()
+        ((function, future),) = self.calls
+        self.assertEqual((function, self.shots), (hook.run, []))
+        self.pass_time(HOOKS / 2)
+        self.assertEqual(self.shots, [])
+        future.set_result(None)
+        self.pass_time(LOOK_AGAIN)
+        self.assertEqual(len(self.shots), 1)
+        self.assertEqual(descent.story[0], "raised Takedown")
+        self.assertIn("called <built-in function print>", descent.story)
+
+    def test_hook_that_hangs(self) -> None:
+        """They are not waited for longer than a second; and each is called once."""
+        self.exchange.on_takedown(print)
+        self.start()
+        self.pass_time(HOOKS + LOOK_AGAIN)
+        self.assertEqual(len(self.shots), 1)
+        self.pass_time(WITHIN)
+        self.assertEqual(len(self.calls), 1)
+
+    def test_cancelled_hook(self) -> None:
+        """One that was cancelled is not called."""
+        self.exchange.on_takedown(print).cancel()
+        self.start()
+        self.assertEqual((self.calls, len(self.shots)), ([], 1))
+
+    def test_started_twice(self) -> None:
+        """Who begins it again is told of the same end."""
+        self.assertIs(self.start(), self.start())
+        del self.working[self.exchange]
+        self.pass_time(0.1)
+        self.assertEqual(len(self.ended), 2)
+        self.assertEqual(len(self.shots), 1)
+
+    def test_one_that_fails(self) -> None:
+        """One that cannot be looked at keeps nobody else from coming down."""
+        self.start()
+        _, other = self.ask()
+        other.inside = True
+        self.working[other] = THREAD + 1
+        self.waits.look = lambda native: 1 / 0  # type: ignore[assignment, method-assign]
+        self.pass_time(WITHIN + LOOK_AGAIN)
+        self.assertEqual([down for _, down in self.ended], [False])
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))

@@ -1,0 +1,281 @@
+"""Starting one's own successor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.process.origin import VARIABLE, Origin
+from graceful.takeover.reload import GONE_IN, Reload
+from graceful.takeover.succession import PROTOCOL, SocketHandover, TakeoverRefused
+from tests.fast.takeover.test_succession import SocketHolder
+
+TIMEOUT = 60.0
+
+
+class OriginTests(SynchronousTestCase):
+    """How a process was started, by the paths as they were given."""
+
+    def setUp(self) -> None:
+        """Make a release, and a link to it."""
+        self.directory = os.path.realpath(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.release, self.current = os.path.join(self.directory, "41"), os.path.join(self.directory, "current")
+        os.mkdir(self.release)
+        os.symlink(self.release, self.current)
+
+    def script(self, first_line: str, mode: int = 0o755) -> str:
+        """Make a script in the release; its path through the link."""
+        path = os.path.join(self.release, "twistd")
+        with open(path, "w") as file:
+            file.write(first_line)
+        os.chmod(path, mode)
+        return os.path.join(self.current, "twistd")
+
+    def origin(self, *argv: str, changes_to: str | None = None, **environ: str) -> Origin:
+        """Find it out."""
+        return Origin.of_this_process(changes_to, environ, argv or ("twistd",), self.release)
+
+    def test_directory(self) -> None:
+        """The shell knows by which path it came; what it says counts if it leads here."""
+        self.assertEqual(self.origin(PWD=self.current).directory, self.current)
+        for elsewhere in (self.directory, "current", "/no/such/directory", ""):
+            self.assertEqual(self.origin(PWD=elsewhere).directory, self.release)
+        found = self.origin(PWD=self.current)
+        self.assertEqual((found.application, found.led_to), (self.current, self.release))
+
+    def test_application(self) -> None:
+        """With --chdir, that directory is the application's; by a path relative to where it was typed."""
+        found = self.origin(PWD=self.directory, changes_to="../current")
+        self.assertEqual(found.directory, self.release)
+        self.assertEqual(os.path.realpath(found.application), self.release)
+        self.assertEqual(self.origin(changes_to=self.current).application, self.current)
+
+    def test_script(self) -> None:
+        """A script names its interpreter itself, and another release's script another one."""
+        script = self.script("#!/old/release/bin/python\n")
+        self.assertEqual(self.origin("/old/release/bin/python", script, "-n").command, (script, "-n"))
+        self.assertEqual(self.origin("python", "twistd", "-n").command, ("twistd", "-n"))
+
+    def test_interpreter(self) -> None:
+        """Without such a script, the interpreter is needed."""
+        for argv in (("python", "-m", "twisted"), ("python", "-X", "dev", "twistd"), ("python",), ("python", "gone")):
+            self.assertEqual(self.origin(*argv).command, argv)
+        for script in (self.script("import twisted\n"), self.script("#!/bin/python\n", 0o644)):
+            self.assertEqual(self.origin("python", script).command, ("python", script))
+
+    def test_environment(self) -> None:
+        """It is as it was, without what was said to this process alone."""
+        found = self.origin(PWD="/", A="b", LISTEN_PID="1", LISTEN_FDS="2", WATCHDOG_PID="1", **{VARIABLE: "/x"})
+        self.assertEqual(found.environment, {"PWD": self.release, "A": "b"})
+
+
+class Process:
+    """A process that was started, and is a real one only so that its end can be watched."""
+
+    def __init__(self, test: SynchronousTestCase) -> None:
+        self._real = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        self.pid = self._real.pid
+        self.killed = False
+        test.addCleanup(self._end)
+
+    def _end(self) -> None:
+        self._real.kill()
+        self._real.communicate()
+
+    def wait(self) -> int:
+        """How it has ended, by the test's will."""
+        return 1
+
+    def kill(self) -> None:
+        """Note it."""
+        self.killed = True
+
+
+class Reactor:
+    """Keeps the readers."""
+
+    def __init__(self) -> None:
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.remove(reader)
+
+
+class ReloadTests(SynchronousTestCase):
+    """One deploy at a time."""
+
+    def setUp(self) -> None:
+        """Make an instance that could deploy."""
+        self.clock, self.reactor, self.holder = Clock(), Reactor(), SocketHolder()
+        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT)
+        self.started: list[tuple[list[str], dict[str, Any]]] = []
+        self.processes: list[Process] = []
+        self.trouble: OSError | None = None
+        self.control: str | None = "/run/site.sock"
+        self.pid = 4711
+        self.killed: list[tuple[int, int]] = []
+        origin = Origin(("/srv/bin/twistd", "-n"), "/srv", {"A": "b"}, "/srv")
+        self.reload = Reload(
+            origin,
+            lambda: self.control,
+            self.succession,
+            self.reactor,
+            self.clock,
+            TIMEOUT,
+            self.spawn,
+            lambda: self.pid,
+            lambda pid, number: self.killed.append((pid, number)),
+        )
+        logs = capturedLogs()
+        self.events = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+        self.addCleanup(self.forget)
+
+    def forget(self) -> None:
+        """Close what watches processes."""
+        for reader in list(self.reactor.readers):
+            reader.connectionLost(None)
+
+    def spawn(self, command: list[str], **how: Any) -> Any:
+        """Start a process."""
+        if self.trouble is not None:
+            raise self.trouble
+        self.started.append((command, how))
+        self.processes.append(Process(self))
+        return self.processes[-1]
+
+    def said(self) -> str:
+        """The last line of the log."""
+        return formatEvent(self.events[-1])
+
+    def test_started(self) -> None:
+        """The same command in the same place, and where to ask for the sockets."""
+        self.reload()
+        command, how = self.started[0]
+        self.assertEqual((command, how["cwd"]), (["/srv/bin/twistd", "-n"], "/srv"))
+        self.assertEqual(how["env"], {"A": "b", VARIABLE: "/run/site.sock"})
+        self.assertEqual(self.said(), f"deploy: successor, process {self.processes[0].pid}, runs /srv (was /srv)")
+
+    def test_one_at_a_time(self) -> None:
+        """Another one is refused until the first has come to its end."""
+        self.reload()
+        self.reload()
+        self.assertEqual(self.said(), "no deploy: one is under way; this one serves on")
+        self.succession.offer(self, 1, PROTOCOL)
+        self.succession.lost(self)
+        self.reload()
+        self.assertEqual(len(self.started), 2)
+
+    def test_ended(self) -> None:
+        """One that ends before it asks for the sockets has failed."""
+        self.reload()
+        self.reactor.readers[0].doRead()
+        self.assertEqual(
+            self.said(),
+            f"no deploy: the successor, process {self.processes[0].pid}, has ended with exit status 1; "
+            "its own log says why; this one serves on",
+        )
+        self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([], []))
+        self.reload()
+        self.assertEqual(len(self.started), 2)
+
+    def test_late(self) -> None:
+        """One that takes too long is ended."""
+        self.reload()
+        self.clock.advance(TIMEOUT)
+        self.assertTrue(self.processes[0].killed)
+        self.assertEqual(self.said(), "no deploy: the successor has not accepted within 60 s; this one serves on")
+
+    def test_well(self) -> None:
+        """One that takes over is not ended any more."""
+        self.reload()
+        self.succession.offer(self, self.processes[0].pid, PROTOCOL)
+        self.succession.accepts(self, [])
+        self.clock.advance(TIMEOUT * 2)
+        self.assertFalse(self.processes[0].killed)
+
+    def test_given_up(self) -> None:
+        """A deploy ends with the server that is stopped; the sockets wait until nobody else holds them."""
+        self.reload()
+        self.succession.offer(self, 1, PROTOCOL)
+        given_up = self.reload.give_up()
+        self.assertEqual(self.said(), "no deploy: it is stopping")
+        self.assertTrue(self.processes[0].killed)
+        self.assertEqual(self.killed, [(1, signal.SIGKILL)])  # a daemon is no child
+        self.assertRaises(TakeoverRefused, self.succession.accepts, self, [])
+        self.reactor.readers[0].doRead()
+        self.assertNoResult(given_up)
+        self.succession.lost(self)
+        self.successResultOf(given_up)
+        self.assertEqual(self.holder.done, ["lend", "take back"])
+        self.assertIn("has ended before it accepted; its own log says why; this one stops", self.said())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_given_up_early(self) -> None:
+        """One that has not asked for the sockets yet is waited for as well."""
+        self.reload()
+        given_up = self.reload.give_up()
+        self.assertNoResult(given_up)
+        self.reactor.readers[0].doRead()
+        self.successResultOf(given_up)
+        self.assertEqual((self.said(), self.killed), ("no deploy: it is stopping", []))
+
+    def test_given_up_without_end(self) -> None:
+        """A stop waits for one that cannot be killed, but not for ever."""
+        self.reload()
+        given_up = self.reload.give_up()
+        self.clock.advance(GONE_IN)
+        self.successResultOf(given_up)
+
+    def test_nothing_to_give_up(self) -> None:
+        """Without a deploy under way a stop waits for nothing; what has taken over goes on."""
+        self.successResultOf(self.reload.give_up())
+        self.reload()
+        self.succession.offer(self, self.processes[0].pid, PROTOCOL)
+        self.succession.accepts(self, [])
+        self.successResultOf(self.reload.give_up())
+        self.assertEqual((self.processes[0].killed, self.killed), (False, []))
+
+    def test_an_earlier_one(self) -> None:
+        """That an earlier one has ended says nothing of this one."""
+        self.reload()
+        self.succession.offer(self, 1, PROTOCOL)
+        self.succession.lost(self)
+        self.reload()
+        self.reactor.readers[0].doRead()
+        self.clock.advance(TIMEOUT)
+        self.assertTrue(self.processes[1].killed)
+
+    def test_cannot(self) -> None:
+        """What makes it impossible is said in one line."""
+        self.trouble = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        self.reload()
+        self.assertEqual(
+            self.said(),
+            "no deploy: /srv/bin/twistd cannot be started in /srv: No such file or directory; this one serves on",
+        )
+        self.trouble = None
+        self.pid = 1
+        self.reload()
+        self.assertIn("process 1", self.said())
+        self.pid, self.control = 4711, None
+        self.reload()
+        self.assertIn("control socket", self.said())
+        self.control, self.holder.why = "/run/site.sock", "it is stopping"
+        self.reload()
+        self.assertIn("it is stopping", self.said())
+        self.assertEqual(self.started, [])

@@ -1,0 +1,102 @@
+"""What was lost with a worker that has died is named, and reported."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from graceful.process.exit import REPORTS
+from graceful.reports.reporter import Reporter
+from graceful.workers.crash_reports import CrashReports
+from tests.fast.workers.workforce import Workforce
+
+SEEN = {
+    "id": "1001-7",
+    "method": "GET",
+    "path": "/slow",
+    "phase": "in the application",
+    "age": 2.5,
+    "bytes_sent": 0,
+    "bytes_total": None,
+    "peer": "192.0.2.7",
+    "thread": "graceful-1",
+}
+
+
+class Published:
+    """Collects reports, as a publisher that is busy for as long as a test wants."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.busy = True
+        self.calls: list[str] = []
+
+    def publish(self, report: dict[str, Any]) -> None:
+        self.reports.append(report)
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+    def give_up(self) -> None:
+        self.calls.append("give up")
+
+
+class LossesTests(Workforce):
+    """What `CrashReports` tells."""
+
+    def setUp(self) -> None:
+        """Have a worker that has died."""
+        super().setUp()
+        self.wanted = True
+        reports = Reporter()
+        self.published = Published()
+        self.patch(Reporter, "wanted", property(lambda ignored: self.wanted))
+        reports.publisher = self.published  # type: ignore[assignment]
+        self.losses = CrashReports(reports, self.clock)
+        self.worker = self.open()[0]
+        self.worker.status = -9
+        self.lines()
+
+    def named(self) -> list[dict[str, Any]]:
+        """What the log names."""
+        said, *interrupted = self.lines()
+        self.assertRegex(said, r"worker 1, process \d+, has ended with signal 9; it had \d in flight when it was")
+        found: list[dict[str, Any]] = json.loads(interrupted[0].partition(": ")[2]) if interrupted else []
+        return found
+
+    def test_reported(self) -> None:
+        """Each is named in the log, with the report that it has."""
+        self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
+        self.losses.of(self.worker)
+        (report,) = self.published.reports
+        (line,) = self.named()
+        self.assertEqual((line["report"], line["outcome"], line["url"]), (report["id"], "lost", "/slow"))
+        self.assertEqual((report["kind"], report["exchange"], report["duration"]), ("lost", "1001-7", 2.5))
+        self.assertIn("has ended with signal 9", report["value"])
+
+    def test_nowhere_to_report_to(self) -> None:
+        """Without a place for reports it is named all the same."""
+        self.wanted = False
+        self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
+        self.losses.of(self.worker)
+        self.assertEqual((self.published.reports, self.named()[0]["report"]), ([], None))
+
+    def test_nothing_in_flight(self) -> None:
+        """Then there is nothing to name."""
+        for picture in ({}, {"in_flight": [], "in_flight_count": 0}):
+            self.worker.picture = picture
+            self.losses.of(self.worker)
+            self.assertEqual((self.named(), self.published.reports), ([], []))
+
+    def test_the_end(self) -> None:
+        """It is waited for what is being written, and not for ever."""
+        for waits, done in ((1.0, False), (REPORTS + 1, True)):
+            ended: list[bool] = []
+            self.published.calls.clear()
+            self.published.busy = True
+            self.losses.end(lambda ended=ended: ended.append(True))  # type: ignore[misc]
+            self.clock.pump([0.5] * int(waits / 0.5))
+            self.assertEqual((bool(ended), self.published.calls[-1] == "give up"), (done, done))
+            self.published.busy = False
+            self.clock.advance(1)
+            self.assertEqual((ended, self.published.calls), ([True], ["end", "give up"]))

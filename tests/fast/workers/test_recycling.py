@@ -1,0 +1,144 @@
+"""Replacing workers that have served long enough, or have become too large."""
+
+from __future__ import annotations
+
+from graceful.workers.fleet_drain import FleetDrain
+from graceful.workers.recycling import PAUSE, SETTLES, Recycling
+from tests.fast.workers.workforce import NEW, Workforce
+
+MIB = 1 << 20
+
+
+class RecyclingTests(Workforce):
+    """Three workers, of which is known what they have served and what they hold."""
+
+    def setUp(self) -> None:
+        """All accept."""
+        super().setUp()
+        self.workers = self.open()
+        self.finished: dict[int, int] = {}
+        self.rss: dict[int, int | None] = {}
+        self.jitters = [3, 0, -3]
+        self.lines()
+
+    def recycling(self, max_requests: tuple[int, int] | None = None, max_rss: int | None = None) -> Recycling:
+        """What looks at them."""
+
+        def jitter(least: int, most: int) -> int:
+            self.assertEqual(least, -most)
+            return self.jitters.pop(0) if self.jitters and most else 0
+
+        return Recycling(
+            self.crew,
+            max_requests,
+            max_rss,
+            lambda worker: self.finished.get(worker.number, 0),
+            self.rss.get,
+            jitter,
+        )
+
+    def test_requests(self) -> None:
+        """Each has a limit of its own, which it keeps; at that, another one takes its place."""
+        recycling = self.recycling((100, 5))
+        for finished, number in ((96, None), (97, 3), (99, None), (100, 2), (102, None), (103, 1)):
+            self.finished = {1: finished, 2: finished, 3: finished}
+            for worker in self.crew.serving():
+                if worker not in self.workers:
+                    self.finished[worker.number] = 0
+            recycling.look()
+            self.assertEqual([worker.number for worker in self.coming()], [number] if number else [])
+            if number:
+                self.assertIn(f"has served {finished} requests: another one takes its place", self.lines()[0])
+                self.arrive()
+                self.lines()
+
+    def test_one_at_a_time(self) -> None:
+        """However many have had their time."""
+        self.finished = dict.fromkeys((1, 2, 3), 100)
+        recycling = self.recycling((10, 0))
+        recycling.look()
+        recycling.look()
+        self.assertEqual([worker.number for worker in self.coming()], [1])
+        self.finished[1] = 0
+        self.arrive()
+        recycling.look()
+        self.assertEqual([worker.number for worker in self.coming()], [2])
+
+    def test_not_while_one_is_missing(self) -> None:
+        """One that has died, and is to be started again, comes first."""
+        self.finished = dict.fromkeys((1, 2), 100)
+        recycling = self.recycling((10, 0))
+        self.workers[2].end()
+        recycling.look()
+        self.assertEqual(self.coming(), [])
+
+    def test_memory(self) -> None:
+        """By what its process holds, if that is known."""
+        self.rss = {self.workers[0].pid: None, self.workers[1].pid: 300 * MIB - 1, self.workers[2].pid: 300 * MIB}
+        recycling = self.recycling(None, 300 * MIB)
+        recycling.look()
+        self.assertEqual(self.coming(), [])  # it has only just begun
+        self.clock.advance(SETTLES)
+        recycling.look()
+        self.assertEqual([worker.number for worker in self.coming()], [3])
+        self.assertIn("holds 300 MiB", self.lines()[0])
+
+    def test_too_large_from_the_start(self) -> None:
+        """All come to their turn, whoever has served longest first, though each is too large again at once."""
+        recycling = self.recycling(None, MIB)
+        numbers = []
+        for _ in range(4):
+            self.clock.advance(SETTLES)
+            self.rss.update({worker.pid: 2 * MIB for worker in self.crew.serving()})
+            recycling.look()
+            numbers += [worker.number for worker in self.coming()]
+            self.arrive()
+        self.assertEqual(numbers, [1, 2, 3, 1])
+
+    def test_no_limit(self) -> None:
+        """Nobody is replaced for nothing."""
+        self.finished, self.rss = {1: 10**9}, {self.workers[0].pid: 1 << 40}
+        self.recycling().look()
+        self.assertEqual(self.coming(), [])
+
+    def test_cannot(self) -> None:
+        """If the new one cannot start, it is tried again after a while: each attempt imports the application."""
+        self.finished = {1: 100}
+        recycling = self.recycling((10, 0))
+        recycling.look()
+        self.next().end(1)
+        self.assertEqual(self.lines()[1:], [f"worker 1, process {self.workers[0].pid}, goes on: exit status 1"])
+        for _ in range(PAUSE - 1):
+            recycling.look()
+            self.assertEqual(self.coming(), [])
+        recycling.look()
+        self.assertEqual(len(self.coming()), 1)
+
+    def test_deployed_meanwhile(self) -> None:
+        """Whoever is replaced by a deploy has not gone on."""
+        self.finished = {1: 100}
+        recycling = self.recycling((10, 0))
+        recycling.look()
+        self.crew.replace(self.place(1), NEW)
+        self.assertNotIn("goes on", str(self.lines()))
+        self.arrive()
+        self.arrive()
+        self.assertIs(self.place(1).release, NEW)
+
+    def test_stopping(self) -> None:
+        """Nobody is replaced on the way out."""
+        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        self.finished = {1: 100}
+        recycling = self.recycling((10, 0))
+        exodus.begin(False)
+        recycling.look()
+        self.assertEqual(self.coming(), [])
+
+    def test_stopped_meanwhile(self) -> None:
+        """Nor is anything said of one that was about to be replaced."""
+        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        self.finished = {1: 100}
+        self.recycling((10, 0)).look()
+        self.lines()
+        exodus.begin(False)
+        self.assertNotIn("goes on", str(self.lines()))
