@@ -1,8 +1,8 @@
 """What clients notice of redeploys: mixed load, the server replaced again and again, everything counted by class.
 
-The clients are those of the tests (`tests.support.load`): fresh connections, kept-alive ones with a moment between looking
-and sending, requests of a second, slow uploads, slow downloads; and a prober that asks for `/` all the time, on fresh
-connections, and knows how long each answer took.  Each way to redeploy is what the server's own manual says.
+The clients are those of the tests (`tests.support.load`): fresh connections, kept-alive ones with a moment between
+looking and sending, requests of a second, slow uploads, slow downloads; and a prober that asks for `/` all the time,
+on fresh connections, and knows how long each answer took.  Each way to redeploy is what the server's own manual says.
 
     python bench/redeploy.py --redeploys 10
     python bench/redeploy.py --ways takeover --redeploys 100 --requests 1000000
