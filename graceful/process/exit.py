@@ -10,6 +10,9 @@ So the last limit is not the reactor's.  A watchdog thread owns it, which needs 
 when the limit passes, it writes one line and ends the process.  Behind it stands a timer of the kernel, for
 an interpreter that is itself stuck, in an extension that never releases the GIL: SIGALRM at its default
 action needs no Python at all.
+
+A stop is asked for just when a system is short of everything.  So the thread is started with the server, before the
+first connection is accepted; and what cannot be had when the limit is set costs that one means, never the stop.
 """
 
 from __future__ import annotations
@@ -68,6 +71,10 @@ class System:
     start_thread: Callable[[Callable[[], None], tuple[()]], Any] = _thread.start_new_thread
 
 
+class NoWatchdog(Exception):
+    """The watchdog thread cannot be started.  Its text is one line for the operator."""
+
+
 class LastLimit:
     """The moment at which this process ends, if it has not ended before.
 
@@ -78,6 +85,7 @@ class LastLimit:
 
     :ivar log_fd: where the watchdog writes its line, beside standard error; -1 if nowhere.  May be set at any
         time, by any thread, as when a log is reopened.
+    :ivar missing: what guards the limit no more, and why, for the log; empty if nothing is missing.  Main thread.
     """
 
     def __init__(self, log_fd: int = -1, system: System | None = None) -> None:
@@ -88,22 +96,44 @@ class LastLimit:
         self._verdict: int | None = None
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._watched = False  # main thread only
+        self.missing = ""
+
+    def start(self) -> None:
+        """Start the watchdog, which has nothing to do yet.  Main thread, after every fork of start-up.
+
+        :raises NoWatchdog: the system refuses another thread; a server without a watchdog must not accept.
+        """
+        if not self._watched:
+            try:
+                self._system.start_thread(self._watch, ())
+            except (RuntimeError, MemoryError) as error:
+                raise NoWatchdog(
+                    f"the watchdog thread cannot be started: {error}; raise the limit on processes and threads"
+                    " (ulimit -u, a container's pids limit) or on memory"
+                ) from error
+            self._watched = True
 
     def arm(self, seconds: float) -> None:
-        """End the process in so many seconds from now, instead of when was said before.
+        """End the process `seconds` from now, instead of at an earlier limit.  Raises nothing.
 
         Main thread only; signal handlers may call it.  Any alarm(2) that the application has set is replaced.
 
         :param seconds: until the watchdog ends the process; the kernel does `KERNEL_AFTER` seconds later.
         """
         seconds = max(0.0, seconds)
-        self._system.signal(signal.SIGALRM, signal.SIG_DFL)
-        self._system.setitimer(signal.ITIMER_REAL, seconds + KERNEL_AFTER)
+        missing = []
+        try:
+            self._system.signal(signal.SIGALRM, signal.SIG_DFL)
+            self._system.setitimer(signal.ITIMER_REAL, seconds + KERNEL_AFTER)
+        except (OSError, ValueError) as error:
+            missing.append(f"the kernel's timer cannot be set: {error}")
         self._limit = self._system.monotonic() + seconds
-        if not self._watched:
-            self._watched = True
-            self._system.start_thread(self._watch, ())
+        try:
+            self.start()
+        except NoWatchdog as error:
+            missing.append(str(error))
         self._wakes.put(None)
+        self.missing = "; ".join(missing)
 
     @property
     def left(self) -> float | None:
@@ -154,7 +184,9 @@ class LastLimit:
         """What the watchdog thread does."""
         while True:
             limit = self._limit
-            assert limit is not None
+            if limit is None:
+                self._wakes.get()
+                continue
             left = limit - self._system.monotonic()
             if left <= 0:
                 self._strike()

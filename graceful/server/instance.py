@@ -167,6 +167,7 @@ class Instance(Service, Server):
             if self._process is not None:
                 # Before the application is imported, since what is registered with atexit later runs earlier.
                 self._process.limit.install()
+                self._process.limit.start()
                 self._process.startup.undo.callback(self._process.limit.verdict, 1, LEAVING)
             self._build()
         super().startService()  # type: ignore[no-untyped-call]

@@ -12,7 +12,16 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful
-from graceful.process.exit import ABANDONED, FINISHED, KERNEL_AFTER, TAKEN_DOWN, LastLimit, System, latest_exit
+from graceful.process.exit import (
+    ABANDONED,
+    FINISHED,
+    KERNEL_AFTER,
+    TAKEN_DOWN,
+    LastLimit,
+    NoWatchdog,
+    System,
+    latest_exit,
+)
 
 CHECKOUT = os.path.dirname(os.path.dirname(graceful.__file__))
 PATH = f"{CHECKOUT}:{os.environ.get('PYTHONPATH', '')}"
@@ -27,6 +36,7 @@ class Fake:
 
     :ivar log: the calls, in order.
     :ivar looks: what happens before the time is told, one thing at each look.
+    :ivar failing: what the system refuses, and how.
     """
 
     def __init__(self) -> None:
@@ -37,11 +47,18 @@ class Fake:
             monotonic=self.monotonic,
             leave=self.leave,
             write=lambda fd, line: self.log.append(("write", fd, line)),
-            setitimer=lambda which, seconds: self.log.append(("setitimer", which, seconds)),
-            signal=lambda number, handler: self.log.append(("signal", number, handler)),
+            setitimer=lambda which, seconds: self.call("setitimer", which, seconds),
+            signal=lambda number, handler: self.call("signal", number, handler),
             start_thread=self.start_thread,
         )
         self.looks: list[Callable[[], None]] = []
+        self.failing: dict[str, Exception] = {}
+
+    def call(self, name: str, *args: Any) -> None:
+        """Note a call, or refuse it."""
+        if name in self.failing:
+            raise self.failing[name]
+        self.log.append((name, *args))
 
     def monotonic(self) -> float:
         """Tell the time, after what the test wants to happen meanwhile."""
@@ -56,6 +73,8 @@ class Fake:
 
     def start_thread(self, watch: Callable[[], None], args: tuple[()]) -> None:
         """Leave it to the test to run the thread."""
+        if "thread" in self.failing:
+            raise self.failing["thread"]
         self.log.append("thread")
         self.watch = watch
 
@@ -74,7 +93,7 @@ class Wakes:
         """Wake it."""
         self.count += 1
 
-    def get(self, timeout: float) -> None:
+    def get(self, timeout: float | None = None) -> None:
         """Wait to be woken."""
         if not self.count:
             raise AssertionError(f"nobody wakes the watchdog, which waits for {timeout} s")
@@ -123,6 +142,44 @@ class LastLimitTests(SynchronousTestCase):
                 "thread",
             ],
         )
+
+    def test_the_watchdog_starts_before_there_is_a_limit(self) -> None:
+        """A server starts it before it accepts, so that a stop needs no new thread; it waits until it is armed."""
+        self.limit.start()
+        self.wakes.count = 1
+
+        def armed(timeout: float | None = None) -> None:
+            self.limit.arm(10)
+            self.fake.now += 10
+
+        self.wakes.get = armed  # type: ignore[method-assign]
+        self.assertRaises(Left, self.fake.watch)
+        self.assertEqual(self.fake.log.count("thread"), 1)
+
+    def test_a_start_without_a_thread_says_what_to_raise(self) -> None:
+        """At a limit on threads a server does not start, instead of losing its stop later."""
+        self.fake.failing["thread"] = RuntimeError("can't start new thread")
+        error = self.assertRaises(NoWatchdog, self.limit.start)
+        self.assertIn("can't start new thread; raise the limit on processes and threads", str(error))
+
+    def test_arming_without_a_thread_leaves_the_kernels_timer(self) -> None:
+        """A thread that cannot start costs the stop nothing; it is tried again when the limit moves."""
+        self.fake.failing["thread"] = RuntimeError("can't start new thread")
+        self.limit.arm(10)
+        self.assertIn(("setitimer", signal.ITIMER_REAL, 10 + KERNEL_AFTER), self.fake.log)
+        self.assertIn("the watchdog thread cannot be started", self.limit.missing)
+        del self.fake.failing["thread"]
+        self.limit.arm(10)
+        self.assertEqual((self.fake.log.count("thread"), self.limit.missing), (1, ""))
+
+    def test_arming_without_a_timer_leaves_the_watchdog(self) -> None:
+        """A system call that is refused costs the stop nothing, either."""
+        for call in ("signal", "setitimer"):
+            self.fake.failing = {call: PermissionError(1, "Operation not permitted")}
+            self.limit.arm(10)
+            self.assertIn("the kernel's timer cannot be set", self.limit.missing)
+        self.fake.now += 10
+        self.assertRaises(Left, self.fake.watch)
 
     def test_strike(self) -> None:
         """When the limit has passed, one line goes to standard error and the log, and the process ends."""
