@@ -25,7 +25,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
-WHEEL = $$(echo dist/graceful-*.whl)
+WHEEL = $$(echo dist/graceful_app-*.whl)
 
 # The first that is new enough; `make PYTHON=python3.13 test` chooses another one.
 PYTHON ?= $(or $(shell for python in python3.11 python3; do \
@@ -95,7 +95,7 @@ $(VENV)/.python:
 dist/.built: $(SOURCES) $(VENV)/.python
 	rm -rf build dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
-	rm -rf build graceful.egg-info
+	rm -rf build graceful_app.egg-info
 	touch $@
 
 # What the wheel needs, and with it for a moment the wheel itself.

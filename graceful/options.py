@@ -18,7 +18,8 @@ from typing import Any, Final, NoReturn
 from twisted import __version__ as twisted_version
 from twisted.python import usage
 
-from graceful import __version__, logs
+from graceful import logs
+from graceful._version import __version__
 from graceful.option_table import (
     CHDIR,
     CHECK,

@@ -1,6 +1,6 @@
 """Compare a wheel with the sources it should be made of, byte by byte.
 
-    python tools/check_wheel.py dist/graceful-*.whl
+    python tools/check_wheel.py dist/graceful_app-*.whl
 
 A module that no list of packages names, a data file, or a file that an earlier build left behind: each gives
 a wheel that installs, and fails later somewhere else.  And the tests run two copies of graceful, the one in the

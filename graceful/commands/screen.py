@@ -1,4 +1,4 @@
-"""The live picture of `graceful top`, made with `rich`, from the extra `graceful[cli]`."""
+"""The live picture of `graceful top`, made with `rich`, from the extra `graceful-app[cli]`."""
 
 from __future__ import annotations
 

@@ -12,6 +12,6 @@ def top(arguments: argparse.Namespace) -> int:
     try:
         from graceful.commands import screen
     except ImportError:
-        say("top needs the package rich: pip install 'graceful[cli]'")
+        say("top needs the package rich: pip install 'graceful-app[cli]'")
         return UNREACHABLE
     return screen.show(arguments)

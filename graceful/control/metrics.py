@@ -6,7 +6,7 @@ are told.
 
 No label has a value that a client chooses: a status is told by its class, a path not at all.
 
-The text is made by `prometheus-client`, from the extra `graceful[metrics]`.
+The text is made by `prometheus-client`, from the extra `graceful-app[metrics]`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.tally import BOUNDS, CLASSES
 from graceful.control.telling import Telling
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define, field, frozen
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.tally import Tally
 from graceful.exit import latest_exit
 from graceful.takedown.stacks import stack_of
