@@ -36,7 +36,7 @@ SYSTEM := chromium curl gcc haproxy libc6-dev nginx openssh-client postgresql sy
 
 # All that a wheel is made of.  The directories are in it too: a deleted file leaves no other trace.
 SOURCES := $(shell find graceful twisted -name __pycache__ -prune -o \
-	! -name '*.pyc' ! -name dropin.cache -print) setup.py pyproject.toml LICENSE README.md
+	! -name '*.pyc' ! -name dropin.cache -print) _graceful_app.py setup.py pyproject.toml LICENSE README.md
 
 demo: install
 	exec $(BIN)/twistd -n graceful-app

@@ -14,7 +14,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 ROOT = Path(__file__).parent.parent
-PLUGINS = ("twisted/plugins/graceful_app.py", "twisted/plugins/graceful_reactor.py")
+OUTSIDE = ("_graceful_app.py", "twisted/plugins/graceful_app.py", "twisted/plugins/graceful_reactor.py")
 
 
 def differences(wheel: Path, root: Path = ROOT) -> list[str]:
@@ -24,7 +24,7 @@ def differences(wheel: Path, root: Path = ROOT) -> list[str]:
         for path in (root / "graceful").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    sources |= {plugin: (root / plugin).read_bytes() for plugin in PLUGINS}
+    sources |= {path: (root / path).read_bytes() for path in OUTSIDE}
     with ZipFile(wheel) as archive:
         packed = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
     both = sources.keys() & packed.keys()
