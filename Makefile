@@ -69,8 +69,17 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
-wheel: install
+# What would be uploaded: a source distribution, and the wheel that is built from that alone.  A file that only the
+# checkout has is missing from one of them; git knows which those are, so without its directory nobody can ask.
+# Setuptools would pack again what an earlier list of sources names.
+wheel: $(VENV)/.test install
 	$(BIN)/python tools/check_wheel.py $(WHEEL)
+	rm -rf dist/upload graceful_app.egg-info
+	$(BIN)/pyproject-build --no-isolation --outdir dist/upload >dist/upload.log 2>&1 || { cat dist/upload.log; exit 1; }
+	rm -rf graceful_app.egg-info
+	$(BIN)/python tools/check_wheel.py dist/upload/*.whl
+	$(BIN)/twine check --strict dist/upload/*
+	if [ -e .git ]; then $(BIN)/check-manifest --quiet --no-build-isolation; fi
 
 docs: $(VENV)/.test
 	if [ -e docs/conf.py ]; then $(BIN)/sphinx-build -q -W --keep-going docs docs/_build; fi
