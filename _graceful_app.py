@@ -37,7 +37,7 @@ def check(program: str) -> None:
         sys.exit(f"{program}: {trouble}")
 
 
-def find_trouble(home: str = HOME) -> str | None:
+def find_trouble() -> str | None:
     """Return what is wrong with the package that `import graceful` would find, and None if it is ours.
 
     The package is found, and its code is read, but it is not run: a stray `graceful.py` may do anything.
@@ -49,7 +49,7 @@ def find_trouble(home: str = HOME) -> str | None:
     if spec is not None and _is_ours(spec):
         return None
     places = [] if spec is None else [os.path.realpath(place) for place in spec.submodule_search_locations or ()]
-    package = os.path.join(home, "graceful")
+    package = os.path.join(HOME, "graceful")
     if spec is None or package in places:
         return (
             f"{package}/__init__.py is not the application server's: another distribution, probably the one called "
