@@ -20,12 +20,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench redeploy install clean system lint types wheel docs tests
+.PHONY: demo test bench redeploy install clean system lint types wheel fast docs tests
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
-WHEEL = $$(echo dist/graceful-*.whl)
+WHEEL = $$(echo dist/graceful_app-*.whl)
+ALONE := $(VENV)/alone
+PIP_ALONE := $(subst $(BIN),$(ALONE)/bin,$(PIP))
 
 # The first that is new enough; `make PYTHON=python3.13 test` chooses another one.
 PYTHON ?= $(or $(shell for python in python3.11 python3; do \
@@ -36,12 +38,12 @@ SYSTEM := chromium curl gcc haproxy libc6-dev nginx openssh-client postgresql sy
 
 # All that a wheel is made of.  The directories are in it too: a deleted file leaves no other trace.
 SOURCES := $(shell find graceful twisted -name __pycache__ -prune -o \
-	! -name '*.pyc' ! -name dropin.cache -print) setup.py pyproject.toml LICENSE README.md
+	! -name '*.pyc' ! -name dropin.cache -print) _graceful_app.py setup.py pyproject.toml LICENSE README.md
 
 demo: install
 	exec $(BIN)/twistd -n graceful-app
 
-test: system lint types wheel docs tests
+test: system lint types wheel fast docs tests
 
 bench: $(VENV)/.bench install
 	tools/apt-missing wrk
@@ -69,16 +71,32 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
-wheel: install
+# What would be uploaded: a source distribution, and the wheel that is built from that alone.  A file that only the
+# checkout has is missing from one of them; git knows which those are, so without its directory nobody can ask.
+# Setuptools would pack again what an earlier list of sources names.
+wheel: $(VENV)/.test install
 	$(BIN)/python tools/check_wheel.py $(WHEEL)
+	rm -rf dist/upload graceful_app.egg-info
+	$(BIN)/pyproject-build --no-isolation --outdir dist/upload >dist/upload.log 2>&1 || { cat dist/upload.log; exit 1; }
+	rm -rf graceful_app.egg-info
+	$(BIN)/python tools/check_wheel.py dist/upload/*.whl
+	$(BIN)/twine check --strict dist/upload/*
+	if [ -e .git ]; then $(BIN)/check-manifest --quiet --no-build-isolation; fi
+
+# Out of the checkout, in an environment of their own, the fast tests can only import what the wheel has and what it
+# asks for.  They run nowhere else, since the wheel is the same as the checkout, byte by byte.
+fast: $(VENV)/.alone-installed
+	place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	cp -r tests pyproject.toml "$$place"; pytest=$$PWD/$(ALONE)/bin/pytest; cd "$$place"; \
+	env -u PYTHONPATH "$$pytest" --quiet --numprocesses=auto tests/fast
 
 docs: $(VENV)/.test
 	if [ -e docs/conf.py ]; then $(BIN)/sphinx-build -q -W --keep-going docs docs/_build; fi
 
 # Most real tests wait for something most of the time, so more processes share them than there are processors;
-# tests/conftest.py says how.  The fast ones fill the gap at the end.
+# tests/conftest.py says how.
 tests: $(VENV)/.test install
-	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder tests/real tests/fast
+	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder tests/real
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 
@@ -95,7 +113,7 @@ $(VENV)/.python:
 dist/.built: $(SOURCES) $(VENV)/.python
 	rm -rf build dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
-	rm -rf build graceful.egg-info
+	rm -rf build graceful_app.egg-info
 	touch $@
 
 # What the wheel needs, and with it for a moment the wheel itself.
@@ -105,6 +123,16 @@ $(VENV)/.runtime: pyproject.toml | dist/.built
 
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | dist/.built
 	$(PIP) install "$(WHEEL)[$*]"
+	touch $@
+
+# What the fast tests need, and no more: what pyproject.toml no longer names is gone from here, too.
+$(VENV)/.alone: pyproject.toml | dist/.built
+	$(BIN)/python -m venv --clear $(ALONE)
+	$(PIP_ALONE) install "$(WHEEL)[fast]"
+	touch $@
+
+$(VENV)/.alone-installed: dist/.built $(VENV)/.alone
+	$(PIP_ALONE) install --no-deps --no-index --force-reinstall $(WHEEL)
 	touch $@
 
 # Twisted keeps a list of the plugins beside them, which a server that may not write there cannot bring up to

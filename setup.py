@@ -7,4 +7,4 @@ distribution would overwrite Twisted's.  For that reason no search finds the dir
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["graceful", "graceful.*"]), "twisted.plugins"])
+setup(packages=[*find_packages(include=["graceful", "graceful.*"]), "twisted.plugins"], py_modules=["_graceful_app"])

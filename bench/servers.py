@@ -122,7 +122,7 @@ KINDS = {
         Kind("stock", "twisted", _stock()),
         # Stock Twisted's server on either reactor, and the stock one again: see reactor.py.
         Kind("stock2", "twisted", _stock()),
-        Kind("reactor", "graceful", _stock("--reactor=graceful")),
+        Kind("reactor", "graceful-app", _stock("--reactor=graceful")),
         Kind("gunicorn", "gunicorn", _gunicorn),
         Kind("waitress", "waitress", _waitress),
         Kind("cheroot", "cheroot", _cheroot),
@@ -130,14 +130,14 @@ KINDS = {
         Kind("uwsgi", "pyuwsgi", _uwsgi, {"close": "keeps connections that it is asked to close"}),
         Kind("granian", "granian", _granian),
         # No server at all: what the kernel and wrk leave to all of them.
-        Kind("bare", "graceful", _bare, {"sleep": "has no application", "close": "closes nothing"}),
-        Kind("ours", "graceful", _ours()),
+        Kind("bare", "graceful-app", _bare, {"sleep": "has no application", "close": "closes nothing"}),
+        Kind("ours", "graceful-app", _ours()),
         # The same again, to see how far two equal servers seem to differ.
-        Kind("ours2", "graceful", _ours()),
-        Kind("ours-nolog", "graceful", _ours(log=False)),
+        Kind("ours2", "graceful-app", _ours()),
+        Kind("ours-nolog", "graceful-app", _ours(log=False)),
         Kind(
             "ours-noregister",
-            "graceful",
+            "graceful-app",
             _ours(program=(sys.executable, str(HERE / "noregister.py"))),
         ),
     )

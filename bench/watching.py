@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
     ports = {name: free_port() for name in (IDLE, WATCHED)}
     status = {name: ("--status-listen", f"tcp:{port}:interface=127.0.0.1") for name, port in ports.items()}
     kinds = [
-        Kind(NONE, "graceful", _ours("--control", "", "--health-path", "")),
-        *(Kind(name, "graceful", _ours(*status[name])) for name in ports),
+        Kind(NONE, "graceful-app", _ours("--control", "", "--health-path", "")),
+        *(Kind(name, "graceful-app", _ours(*status[name])) for name in ports),
     ]
     scenario = SCENARIOS["small"]
     measured: dict[str, list[Cell]] = {kind.name: [] for kind in kinds}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from graceful._version import __version__
+
 if TYPE_CHECKING:
     from graceful.application.deadlines import DeadlineExceeded as DeadlineExceeded
     from graceful.application.deadlines import Takedown as Takedown
@@ -42,8 +44,6 @@ __all__ = [
     "on_report",
     "remaining",
 ]
-
-__version__ = "0.1.0"
 
 _HOMES: Final = {
     "AppServer": "graceful.server.app_server",

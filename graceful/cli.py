@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
+from graceful._version import __version__
 from graceful.commands.common import FAILED, UNREACHABLE, USUAL, VARIABLE, exchange_id, say, seconds
 from graceful.control.client import ClientError, ControlRefused
 
@@ -51,7 +51,7 @@ def _lazily(module: str, name: str) -> Run:
         except ModuleNotFoundError as missing:
             if (missing.name or "").partition(".")[0] != "rich":
                 raise
-            say(f"{name} needs the package rich: pip install 'graceful[cli]'")
+            say(f"{name} needs the package rich: pip install 'graceful-app[cli]'")
             return UNREACHABLE
         return command(arguments)
 
@@ -61,7 +61,7 @@ def _lazily(module: str, name: str) -> Run:
 def parser() -> argparse.ArgumentParser:
     """Return what understands the command line."""
     main = _Parser(prog="graceful", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
-    main.add_argument("--version", action="version", version=f"graceful {version('graceful')}")
+    main.add_argument("--version", action="version", version=f"graceful {__version__}")
     commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Run, text: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from twisted import __version__ as twisted_version
 from twisted.python import usage
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.config.option_table import (
     CHDIR,
     CHECK,

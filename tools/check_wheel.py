@@ -1,6 +1,6 @@
 """Compare a wheel with the sources it should be made of, byte by byte.
 
-    python tools/check_wheel.py dist/graceful-*.whl
+    python tools/check_wheel.py dist/graceful_app-*.whl
 
 A module that no list of packages names, a data file, or a file that an earlier build left behind: each gives
 a wheel that installs, and fails later somewhere else.  And the tests run two copies of graceful, the one in the
@@ -14,7 +14,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 ROOT = Path(__file__).parent.parent
-PLUGINS = ("twisted/plugins/graceful_app.py", "twisted/plugins/graceful_reactor.py")
+OUTSIDE = ("_graceful_app.py", "twisted/plugins/graceful_app.py", "twisted/plugins/graceful_reactor.py")
 
 
 def differences(wheel: Path, root: Path = ROOT) -> list[str]:
@@ -24,7 +24,7 @@ def differences(wheel: Path, root: Path = ROOT) -> list[str]:
         for path in (root / "graceful").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    sources |= {plugin: (root / plugin).read_bytes() for plugin in PLUGINS}
+    sources |= {path: (root / path).read_bytes() for path in OUTSIDE}
     with ZipFile(wheel) as archive:
         packed = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
     both = sources.keys() & packed.keys()

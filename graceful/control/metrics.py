@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.status import StatusSource
 

@@ -127,7 +127,7 @@ class ReadApi:
             self._listen(exchange)
         elif parts == ["metrics"]:
             if not self._metrics.available:
-                raise Problem(501, "there are no metrics: install graceful[metrics]")
+                raise Problem(501, "there are no metrics: install graceful-app[metrics]")
             self._when(exchange, self._status.picture(0), self._send_metrics)
         elif parts == ["wait"]:
             self._wait(exchange, (query.get("for") or [""])[0])

@@ -48,7 +48,7 @@ def _plain(value: object) -> str:
 def directory(path: str) -> Outlet:
     """Return what writes reports to a directory.
 
-    With the extra `graceful[oops]`, as OOPS reports, which its tools read; else each is a JSON file.
+    With the extra `graceful-app[oops]`, as OOPS reports, which its tools read; else each is a JSON file.
     """
     try:
         from oops import Config

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.counters import Counters
 from graceful.control.status import KEPT, StateHistory, rotation_of
 from graceful.process.exit import latest_exit

@@ -16,7 +16,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.client import ClientError
 from graceful.control.health import Health
 from graceful.control.status import StateHistory, rotation_of

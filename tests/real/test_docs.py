@@ -200,7 +200,7 @@ def test_install(site: Site, name: str) -> None:
     """
     for source in ("graceful", "twisted"):
         shutil.copytree(ROOT / source, site.path / source, ignore=shutil.ignore_patterns("__pycache__"))
-    for source in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for source in ("_graceful_app.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / source, site.path)
     beside = str(Path(setuptools.__file__).parent.parent)
     site.environment |= {

@@ -62,4 +62,4 @@ def test_without_rich() -> None:
     program = "import sys; sys.modules['rich'] = None; from graceful.cli import main; sys.exit(main(['top']))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert said.returncode == 2
-    assert said.stderr == "graceful: top needs the package rich: pip install 'graceful[cli]'\n"
+    assert said.stderr == "graceful: top needs the package rich: pip install 'graceful-app[cli]'\n"

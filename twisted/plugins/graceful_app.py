@@ -27,7 +27,13 @@ class GracefulApp:
 
     @property
     def options(self) -> type[Options]:
-        """The class that parses the command line."""
+        """The class that parses the command line.
+
+        :raises SystemExit: the package `graceful` is another project's; see `_graceful_app`.
+        """
+        from _graceful_app import check
+
+        check(self.tapname)
         from graceful.options import Options
 
         return Options
