@@ -8,12 +8,64 @@ steps, and what each of them waits for, is the chain's (:mod:`graceful.drain`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from enum import Enum
+from typing import Any, Protocol
 
 from attrs import define, field, frozen
 from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+
+class State(str, Enum):
+    """How far an instance is, in the order in which it goes from state to state.
+
+    The values are those of the status.  A state is a string, so that it can be compared with what another process
+    has said, formatted, and dumped as JSON.
+    """
+
+    STARTING = "starting"
+    SERVING = "serving"
+    LAME_DUCK = "lame-duck"
+    CLOSING = "closing"
+    FINISHING = "finishing"
+    TAKEDOWN = "takedown"
+    GONE = "gone"
+
+    __str__ = str.__str__
+
+    @classmethod
+    def parse(cls, text: object) -> State | None:
+        """Returns the state that another process has reported; None for a word that is no state."""
+        try:
+            return cls(text)
+        except ValueError:
+            return None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the listening sockets are open and stay open for now."""
+        return self in (State.SERVING, State.LAME_DUCK)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the drain has begun, or is over."""
+        return self not in (State.STARTING, State.SERVING)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the instance gives its control path and its pid file to a newcomer."""
+        return self is State.CLOSING or self.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether the listening sockets are closed, or another process accepts from them."""
+        return self is State.FINISHING or self.past_deadline
+
+    @property
+    def past_deadline(self) -> bool:
+        """Whether the deadline cannot be moved any more."""
+        return self in (State.TAKEDOWN, State.GONE)
 
 
 class Drainable(Protocol):
@@ -106,7 +158,7 @@ class Core:
     lame_duck: float = 0.0
     began: float | None = None
     closed: float | None = None
-    state: str = "serving"
+    state: State = State.SERVING
     hurried: bool = False
     quiet: bool = False
     over: bool = False
@@ -114,22 +166,22 @@ class Core:
     timer: IDelayedCall | None = None
     machine: Any = None
     waiting: list[Deferred[None]] = field(factory=list)
-    entered: Callable[[str], object] = lambda state: None
+    entered: Callable[[State], object] = lambda state: None
 
-    def enter(self, state: str) -> None:
+    def enter(self, state: State) -> None:
         """Be in another state, and say so."""
         self.state = state
         self.entered(state)
 
     def close(self) -> None:
         """Close the door first: a wait while requests still come in has no end."""
-        self.enter("closing")
+        self.enter(State.CLOSING)
         self.work.last_requests(self.quiet)
         self.work.close_listeners().addCallback(lambda ignored: self.machine.closed())
 
     def wait(self) -> None:
         """Sockets are closed: wait for what is left, until the deadline."""
-        self.enter("finishing")
+        self.enter(State.FINISHING)
         if self.closed is None:
             self.closed = self.clock.seconds()
         self.set_timer()
@@ -173,7 +225,7 @@ class Core:
 
     def take_down(self) -> None:
         """What is still there has had its time."""
-        self.enter("takedown")
+        self.enter(State.TAKEDOWN)
         self.stop_timer()
         self.work.take_down(self.everything()).addCallback(self.took_down)
 
@@ -188,7 +240,7 @@ class Core:
 
     def finish(self) -> None:
         """Everything has ended, one way or the other."""
-        self.enter("gone")
+        self.enter(State.GONE)
         self.stop_timer()
         assert self.began is not None
         self.work.gone(self.clock.seconds() - self.began).addCallback(self.left_behind)
@@ -213,7 +265,7 @@ gone = builder.state("gone")
 @serving.upon(Inputs.begin).to(lame_duck)
 def begin(inputs: Inputs, core: Core, quiet: bool) -> None:
     """Tell the balancer, and give it the time to notice; if it is known to be quiet, it needs none."""
-    core.enter("lame-duck")
+    core.enter(State.LAME_DUCK)
     core.began = core.clock.seconds()
     core.quiet = quiet
     core.work.going_down()
@@ -292,7 +344,7 @@ def too_late(inputs: Inputs, core: Core) -> None:
 def hurry(inputs: Inputs, core: Core) -> None:
     """So is what would be spared; if a takedown is under way, by another one after it."""
     core.hurried = True
-    if core.state != "takedown":
+    if core.state != State.TAKEDOWN:
         core.take_down()
 
 
@@ -336,15 +388,15 @@ class Drain:
         deadline: float,
         download_deadline: float = 0.0,
         lame_duck: float = 0.0,
-        entered: Callable[[str], object] = lambda state: None,
+        entered: Callable[[State], object] = lambda state: None,
     ) -> None:
         self._core = Core(clock, work, deadline, download_deadline, lame_duck, entered=entered)
         self._machine: Inputs = Machine(self._core)
         self._core.machine = self._machine
 
     @property
-    def state(self) -> str:
-        """`serving`, `lame-duck`, `closing`, `finishing`, `takedown` or `gone`."""
+    def state(self) -> State:
+        """Any state but `starting`."""
         return self._core.state
 
     @property
@@ -373,10 +425,10 @@ class Drain:
         core, now = self._core, self._core.clock.seconds()
         deadline = max(core.deadline, core.download_deadline) if spared else core.deadline
         if core.closed is not None:
-            return 0.0, 0.0 if core.state in ("takedown", "gone") else max(0.0, core.closed + deadline - now)
+            return 0.0, 0.0 if core.state.past_deadline else max(0.0, core.closed + deadline - now)
         if core.began is None:
             return core.lame_duck, deadline
-        return max(0.0, core.began + core.lame_duck - now) if core.state == "lame-duck" else 0.0, deadline
+        return max(0.0, core.began + core.lame_duck - now) if core.state == State.LAME_DUCK else 0.0, deadline
 
     def give(self, deadline: float) -> None:
         """Set the first deadline anew, seconds after the sockets are closed."""
@@ -386,7 +438,7 @@ class Drain:
         """Give what is in flight so many seconds more, or fewer.  Changes nothing once it is being taken down."""
         core = self._core
         core.deadline = max(0.0, core.deadline + seconds)
-        if core.state == "finishing":
+        if core.state == State.FINISHING:
             core.set_timer()
 
     def begin(self, quiet: bool = False) -> Deferred[None]:
@@ -407,21 +459,13 @@ class Drain:
         core = self._core
         core.lame_duck = 0.0
         done = self.begin()
-        if core.state == "lame-duck":
+        if core.state == State.LAME_DUCK:
             self._machine.waddled()
         return done
 
     def hurry(self) -> None:
         """Take down at once what is still there.  Reactor thread."""
         self._machine.hurry()
-
-
-#: States of an instance that gives its path to a newcomer.
-LEAVING: Final = ("closing", "finishing", "takedown", "gone")
-
-
-#: States in which nobody accepts any more.
-CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
 
 
 @frozen

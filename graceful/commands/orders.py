@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from graceful.commands.common import DONE, connect, control_path
+from graceful.drain import State
 
 
 def leave(arguments: argparse.Namespace) -> int:
@@ -23,7 +24,7 @@ def extend(arguments: argparse.Namespace) -> int:
     text = "process {pid} has to be gone in {latest_exit:.0f} s"
     with connect(control_path(arguments)) as client:
         status = client.post("/extend", seconds=arguments.seconds)
-    if status["state"] == "serving":
+    if status["state"] == State.SERVING:
         text = "process {pid} has to be gone {latest_exit:.0f} s after it is told to stop"
     print(text.format(**status))
     return DONE

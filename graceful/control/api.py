@@ -43,7 +43,6 @@ from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, ReadApi, limit_of
 from graceful.control.status import StatusSource
-from graceful.drain import LEAVING
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 
@@ -174,7 +173,7 @@ class ControlApi(ReadApi):
         return self._after(orders.stop(quiet, None if deadline is None else _seconds(deadline, 0.0)))
 
     def _extend(self, orders: Orders, values: dict[str, Any]) -> Any:
-        if self._status.state in ("takedown", "gone"):
+        if self._status.state.past_deadline:
             raise Problem(409, "the deadline has passed")
         return self._after(orders.extend(_seconds(values.get("seconds"), -LONGEST)))
 
@@ -184,7 +183,7 @@ class ControlApi(ReadApi):
         return self._after(orders.hurry())
 
     def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:
-        if self._status.state not in LEAVING:
+        if not self._status.state.leaving:
             raise Problem(409, "the server is not leaving: give the other one another --status-listen")
         self._yield_places()
         return {}

@@ -26,7 +26,7 @@ from graceful.control.metrics import Metrics
 from graceful.control.read_api import ReadApi
 from graceful.control.same_origin import SameOrigin
 from graceful.control.status import StatusSource
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.process.clock import on
 from graceful.process.systemd import SystemdNotifier
 from graceful.sockets.address import Address, parse
@@ -223,9 +223,9 @@ class ControlServer:
 
     # -- while it runs ------------------------------------------------------------------------------------
 
-    def entered(self, state: str) -> None:
+    def entered(self, state: State) -> None:
         """The instance has entered another state; in the middle of that."""
-        if state == "closing" and self._control is not None:
+        if state == State.CLOSING and self._control is not None:
             self._control.release()  # before "closed" is said: a successor may start at that word
         if self._clock is not None:
             self._clock.callLater(0, self._tell)
@@ -291,7 +291,7 @@ class ControlServer:
 
     def _end(self, ending: DrainResult) -> None:
         self._status.ending = ending
-        self._status.enter("gone")
+        self._status.enter(State.GONE)
         self._leave_places()
         for reading in self._readers:
             reading.tell()

@@ -27,7 +27,7 @@ from twisted.logger import Logger
 
 from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.control.discovery import beside
-from graceful.drain import LEAVING
+from graceful.drain import State
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.binding import inode_of
 
@@ -178,7 +178,7 @@ class ControlSocket:
         holder = _holder(self.path) if there is not None else None
         if holder is not None:
             pid, state = holder
-            if state not in LEAVING:
+            if state is None or not state.leaving:
                 who = f"process {pid}" if pid else "another process"
                 if self._demanded:
                     raise ControlError(f"{who} answers at the control socket {self.path}")
@@ -227,19 +227,22 @@ class ControlSocket:
         return self._inode is not None and self._pid == os.getpid() and inode_of(path) == self._inode
 
 
-def _holder(path: str) -> tuple[int, str] | None:
-    """Who answers at a socket file, and in which state; None if nobody does."""
+def _holder(path: str) -> tuple[int, State | None] | None:
+    """Returns the pid of the process that answers at a socket file, and its state; None if no process answers.
+
+    The pid is 0, or the state None, where it cannot be known.
+    """
     try:
         with ControlClient(path, timeout=ASKED_FOR) as client:
             pid = client.peer_pid
             with suppress(ClientError):
                 status = client.get("/status?limit=0")
-                return int(status["pid"]), str(status["state"])
-            return pid, "unknown"
+                return int(status["pid"]), State.parse(status["state"])
+            return pid, None
     except NobodyThere:
         return None
     except ClientError:
-        return 0, "unknown"
+        return 0, None
 
 
 @contextmanager

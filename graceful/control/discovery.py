@@ -6,7 +6,7 @@ import glob
 import re
 
 from graceful.control.client import ClientError, ControlClient, NobodyThere
-from graceful.drain import LEAVING
+from graceful.drain import State
 
 
 def connect_beside(path: str) -> list[ControlClient]:
@@ -25,7 +25,8 @@ def connect_leaving(path: str) -> list[ControlClient]:
     found = []
     for client in connect_beside(path):
         try:
-            on_its_way = client.get("/status?limit=0")["state"] in LEAVING
+            state = State.parse(client.get("/status?limit=0")["state"])
+            on_its_way = state is not None and state.leaving
         except ClientError:
             on_its_way = False  # it has just ended, or is none of ours
         if on_its_way:

@@ -12,13 +12,12 @@ The text is made by `prometheus-client`, from the extra `graceful[metrics]`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.status import StatusSource
-
-STATES: Final = ("starting", "serving", "lame-duck", "closing", "finishing", "takedown", "gone")
+from graceful.drain import State
 
 
 class Metrics:
@@ -93,7 +92,7 @@ class Metrics:
         yield gauge(
             "queue_oldest_seconds", "Age of the oldest exchange that waits for a thread.", tally["queue_oldest"]
         )
-        states = {state: float(state == told["state"]) for state in STATES}
+        states = {state.value: float(state == told["state"]) for state in State}
         yield gauges("state", "1 for the state that the server is in.", "state", states)
         rotation = float(told["rotation"] == "in")
         yield gauge("in_rotation", "1 while health says that requests are welcome.", rotation)

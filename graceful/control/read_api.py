@@ -24,7 +24,6 @@ from graceful.control.metrics import Metrics
 from graceful.control.same_origin import SameOrigin
 from graceful.control.status import StatusSource
 from graceful.control.status_page import PAGE, PAGE_FIELDS
-from graceful.drain import CLOSED_SINCE
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.interfaces import IHandler
 from graceful.web.response_headers import reason
@@ -160,7 +159,7 @@ class ReadApi:
 
     def tell(self) -> None:
         """Answer those who have waited for what is the state by now."""
-        gone, closed = self._status.ending is not None, self._status.state in CLOSED_SINCE
+        gone, closed = self._status.ending is not None, self._status.state.closed
         for exchange, what in list(self._waiting.items()):
             if gone or (what == "closed" and closed):
                 del self._waiting[exchange]

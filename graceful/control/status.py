@@ -18,7 +18,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from graceful.control.health import Health
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 
 if TYPE_CHECKING:
     from graceful.config.settings import Settings
@@ -38,20 +38,20 @@ class StateHistory:
     settings: Settings
     successor: Callable[[], int] = lambda: 0
     ending: DrainResult | None = None
-    _state: str = ""
+    _state: State | None = None
     _states: list[dict[str, Any]] = field(factory=list)
     _began: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.enter("starting")
+        self.enter(State.STARTING)
 
-    def enter(self, state: str) -> None:
+    def enter(self, state: State) -> None:
         """Another state begins now."""
         if state != self._state:
             now = round(time.time(), 3)
             self._state = state
             self._states.append({"state": state, "since": now})
-            if self._began is None and state not in ("starting", "serving"):
+            if self._began is None and state.draining:
                 self._began = now
                 self._drain_begins()
 
@@ -59,8 +59,9 @@ class StateHistory:
         """Take note of what is to be told of the drain."""
 
     @property
-    def state(self) -> str:
-        """`starting`, `serving`, `lame-duck`, `closing`, `finishing`, `takedown` or `gone`."""
+    def state(self) -> State:
+        """How far the instance is."""
+        assert self._state is not None
         return self._state
 
     @property
@@ -77,7 +78,7 @@ class StateHistory:
         assert ending is not None
         return {
             "pid": os.getpid(),
-            "state": "gone",
+            "state": State.GONE,
             "takeover": self._successor(),
             "exit_status": ending.exit_status,
             "seconds": round(ending.seconds, 3),
@@ -105,8 +106,8 @@ class StatusSource(Protocol):
         """Answers for a balancer; None while it starts."""
 
     @property
-    def state(self) -> str:
-        """The word for it."""
+    def state(self) -> State:
+        """How far the instance is."""
 
     @property
     def draining(self) -> bool:
@@ -124,7 +125,7 @@ class StatusSource(Protocol):
     def in_flight_count(self) -> int:
         """How many exchanges are in flight."""
 
-    def enter(self, state: str) -> None:
+    def enter(self, state: State) -> None:
         """Another state begins now."""
 
     def count(self) -> None:

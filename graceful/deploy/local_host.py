@@ -22,7 +22,7 @@ from graceful.control.client import ClientError, ControlClient, NobodyThere, pro
 from graceful.control.discovery import connect_beside
 from graceful.deploy.host import ProcessError, Reply, ServerHandle
 from graceful.deploy.plan import Plan
-from graceful.drain import LEAVING
+from graceful.drain import State
 
 #: Seconds that a server has to say how it is.
 STATUS_IN: Final = 1.0
@@ -255,7 +255,8 @@ class LocalHost:
             for client in connect_beside(control):
                 process = ServerProcess(client, control)
                 try:
-                    leaves = process.status()["state"] in LEAVING
+                    state = State.parse(process.status()["state"])
+                    leaves = state is not None and state.leaving
                 except ProcessError:
                     leaves = False  # it starts, and has not got the path yet
                 if leaves:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from graceful.deploy.host import ProcessError, ServerHandle
+from graceful.drain import State
 from graceful.process.exit import latest_exit
 
 #: Seconds that a server has which never said how long it may take: what it has with the usual options.
@@ -21,9 +22,6 @@ VANISHED: Final = 72
 
 #: Seconds after kill -9 in which a process must be gone.
 DIES_IN: Final = 30.0
-
-_CLOSED: Final = ("finishing", "takedown", "gone")
-_STAYS: Final = ("starting", "serving")
 
 
 class OldProcess:
@@ -72,7 +70,8 @@ class OldProcess:
             self.silent = False
             self.until = now + float(self.status["latest_exit"])
             self._listen()
-            if self.status["state"] not in _STAYS:
+            state = State.parse(self.status["state"])
+            if state is None or state.draining:
                 self.leaves(now)
         if self.leaving and now >= self.until + self._margin:
             self._kill(now)
@@ -116,7 +115,8 @@ class OldProcess:
     @property
     def closed(self) -> bool:
         """Whether its listening sockets are closed."""
-        return self.gone or (self.status is not None and self.status["state"] in _CLOSED)
+        state = State.parse(self.status["state"]) if self.status is not None else None
+        return self.gone or (state is not None and state.closed)
 
     @property
     def idle(self) -> int | None:

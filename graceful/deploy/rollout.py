@@ -32,6 +32,7 @@ from graceful.deploy.host import Command, Host, ProcessError, ServerHandle
 from graceful.deploy.journal import Ledger
 from graceful.deploy.old_process import OldProcess
 from graceful.deploy.plan import Plan, PlannedInstance
+from graceful.drain import State
 
 T = TypeVar("T")
 Steps = Generator[float, None, T]
@@ -290,7 +291,7 @@ class Rollout:
         if process is None:
             return None
         try:
-            if process.pid not in known and process.status()["state"] == "serving":
+            if process.pid not in known and process.status()["state"] == State.SERVING:
                 return process
         except ProcessError:
             pass  # it still starts

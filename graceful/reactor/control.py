@@ -16,7 +16,7 @@ from graceful.config.settings import Settings
 from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlError, ControlSocket
 from graceful.control.health import Health
-from graceful.drain import Drain, DrainResult
+from graceful.drain import Drain, DrainResult, State
 from graceful.process.clock import MonotonicClock
 from graceful.process.systemd import SystemdNotifier
 from graceful.reactor.tracking import Tracker
@@ -114,7 +114,7 @@ class Open:
             raise
         self._desk.open(reactor, self)
         self._status.of(self._shown, self._way.drain, self._way)  # not earlier: the metrics would count requests
-        self.entered("serving")
+        self.entered(State.SERVING)
         self._desk.say_open()
 
     # -- orders -------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Open:
 
     # -- the way out --------------------------------------------------------------------------------------
 
-    def entered(self, state: str) -> None:
+    def entered(self, state: State) -> None:
         """The drain is in another state."""
         self._status.enter(state)
         self._desk.entered(state)

@@ -17,9 +17,9 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.drain import Drain
+from graceful.drain import Drain, State
 from graceful.process.clock import on
-from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
+from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
 from graceful.reactor.lingering import Lingering
 from graceful.reactor.thread_pools import Pools
 from graceful.reactor.tracking import TrackedItem, Tracker
@@ -66,7 +66,7 @@ class ReactorProcess:
     def verdict(self, status: int) -> None:
         """Say how it went: the process has to be gone soon."""
         if current_thread() is main_thread():
-            self.limit.verdict(status, REPORTS + LEAVING)
+            self.limit.verdict(status, REPORTS + EXIT_SECONDS)
 
 
 class ReactorShutdown:
@@ -102,7 +102,7 @@ class ReactorShutdown:
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         self.told = True
-        if self._process is not None and self.drain.state == "serving":
+        if self._process is not None and self.drain.state == State.SERVING:
             self._process.arm(self._at_most())
 
     def _at_most(self) -> float:
@@ -123,14 +123,14 @@ class ReactorShutdown:
             self._reactor.stop()
         else:
             self.say_in_flight()
-            if quiet and self.drain.state not in ("serving", "gone"):
+            if quiet and self.drain.state not in (State.SERVING, State.GONE):
                 self.drain.begin(quiet)
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
         if not self._reactor._stopped:
             self._reactor.stop()
-        if self.drain.state == "serving":
+        if self.drain.state == State.SERVING:
             self._reactor.callLater(0, self.drain.hurry)  # it begins at the end of this turn
         else:
             self.drain.hurry()
@@ -190,7 +190,7 @@ class ReactorShutdown:
         self.clock.start()
         return self.drain.begin(self._quiet)
 
-    def _entered(self, state: str) -> None:
+    def _entered(self, state: State) -> None:
         """The drain is in another state."""
         if self._control is not None:
             self._control.entered(state)
@@ -223,7 +223,7 @@ class ReactorShutdown:
 
     def _sweep(self) -> None:
         """End what has had its time; what a connection speaks may have changed."""
-        if self.drain.state == "gone":
+        if self.drain.state == State.GONE:
             return
         now = self.clock.seconds()
         self._lingering.look()
@@ -338,7 +338,7 @@ class ReactorShutdown:
 
     def ended(self) -> None:
         """The reactor has stopped, and so have the thread pools: say how it went, and see to the exit status."""
-        if self.drain.state != "gone":
+        if self.drain.state != State.GONE:
             return  # somebody has crashed the reactor, as its interface calls it
         abandoned = 0
         if self._process is not None:
@@ -363,4 +363,4 @@ class ReactorShutdown:
         if status != FINISHED:
             self._process.verdict(status)
         elif self.told:
-            self._process.arm(REPORTS + LEAVING)
+            self._process.arm(REPORTS + EXIT_SECONDS)

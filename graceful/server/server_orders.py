@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ReactorNotRunning
 
-from graceful.drain import Drain
-from graceful.process.exit import LEAVING, latest_exit
+from graceful.drain import Drain, State
+from graceful.process.exit import EXIT_SECONDS, latest_exit
 
 if TYPE_CHECKING:
     from graceful.process.own_process import OwnProcess
@@ -54,20 +54,20 @@ class ServerOrders:
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        left = self._process.limit.left if self._process is not None and self._drain.state != "serving" else None
+        left = self._process.limit.left if self._process is not None and self._drain.state != State.SERVING else None
         return self._at_most() if left is None else left
 
     def limit(self) -> None:
         """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
-        if self._process is not None and self._drain.state == "serving":
+        if self._process is not None and self._drain.state == State.SERVING:
             self._process.limit.arm(self._at_most())
 
     def renew_limit(self) -> None:
         """Move the last limit, if what is in flight has got more time since it was set: a download has begun."""
-        if self._process is None or self._drain.state not in ("lame-duck", "closing", "finishing"):
+        if self._process is None or not self._drain.state.draining or self._drain.state.past_deadline:
             return
         left = self._process.limit.left
-        if left is not None and self._at_most() > left + LEAVING:
+        if left is not None and self._at_most() > left + EXIT_SECONDS:
             self._process.limit.arm(self._at_most())
 
     def _move_limit(self) -> None:

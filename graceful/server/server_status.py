@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.counters import Counters
 from graceful.control.status import KEPT, StateHistory, rotation_of
+from graceful.drain import State
 from graceful.process.exit import latest_exit
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import PHASES, QUEUED, Exchange
@@ -96,7 +97,7 @@ class ServerStatus(StateHistory):
     @property
     def deadline(self) -> float | None:
         """Seconds until the next deadline; None while none runs."""
-        if self.engine is None or self.drain is None or self.state != "finishing" or self.drain.deadline is None:
+        if self.engine is None or self.drain is None or self.state != State.FINISHING or self.drain.deadline is None:
             return None
         return max(0.0, self.drain.deadline - self.engine.clock.seconds())
 
@@ -107,7 +108,7 @@ class ServerStatus(StateHistory):
         clock = time.monotonic
 
         def remember(exchange: Exchange) -> None:
-            interrupted = self._state == "takedown" and not exchange.through
+            interrupted = self._state == State.TAKEDOWN and not exchange.through
             ended.appendleft(
                 {
                     "id": exchange.id,

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from graceful.application import hooks
 from graceful.drain import DrainResult
-from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN
+from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN
 from graceful.process.own_process import OwnProcess
 from graceful.reports.outlets import as_json
 from graceful.server.engine import Engine
@@ -183,4 +183,4 @@ class Shutdown:
         if self._process is None:
             self.on_gone(ending)
         else:
-            self._process.leave(self._reactor, ending, REPORTS + LEAVING, self.on_gone)
+            self._process.leave(self._reactor, ending, REPORTS + EXIT_SECONDS, self.on_gone)

@@ -16,16 +16,15 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from graceful import __version__
+from graceful._version import __version__
 from graceful.control.client import ClientError
 from graceful.control.health import Health
 from graceful.control.status import StateHistory, rotation_of
-from graceful.drain import CLOSED_SINCE
 from graceful.process.exit import latest_exit
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Picture, merged, named, phases, sockets, sums
 from graceful.workers.status_poller import SAID_IN, Known, PolledWorker, StatusPoller, refused
-from graceful.workers.worker import STARTING
+from graceful.workers.worker import WorkerState
 from graceful.workers.worker_client import OBEYED_IN
 
 #: The state of a worker that has not answered in time, or what cannot be understood.
@@ -121,7 +120,7 @@ class FleetStatus(StateHistory):
         pictures, deadline, ending = self._pictures(), self.deadline, self.ending
         totals = self.looking.carried.plus(pictures)
         # That all are closed the supervisor knows before anybody has told it again.
-        self._sockets = sockets(pictures if self.state not in CLOSED_SINCE else (), self._sockets)
+        self._sockets = sockets(pictures if not self.state.closed else (), self._sockets)
         return {
             "pid": os.getpid(),
             "state": self.state,
@@ -147,7 +146,7 @@ class FleetStatus(StateHistory):
 
     def _shown(self, worker: PolledWorker, known: Known) -> dict[str, Any]:
         """A worker, with what is known of it; null where nothing is."""
-        state = worker.state if worker.state == STARTING else known.picture.get("state", worker.state)
+        state = worker.state if worker.state == WorkerState.STARTING else known.picture.get("state", worker.state)
         return {
             "number": worker.number,
             "pid": worker.pid,

@@ -12,7 +12,7 @@ from graceful.control.events import HISTORY, MOST, Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import ReadApi
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.server.server_status import ServerStatus
 from tests.fast.doubles import Case, get
 
@@ -29,7 +29,7 @@ class StatusPoller(Case):
         for number in range(50):
             self.served.connect().send(get(number))
         self.status = ServerStatus(self.served.site.settings)
-        self.status.enter("serving")
+        self.status.enter(State.SERVING)
         instance: Any = SimpleNamespace(
             site=self.served.site,
             clock=SimpleNamespace(seconds=lambda: 0.0),
@@ -127,7 +127,7 @@ class OrdersTests(StatusPoller):
 
             def stop(self, quiet: bool, deadline: float | None) -> None:
                 test.given.append((quiet, deadline))
-                test.status.enter("finishing")
+                test.status.enter(State.FINISHING)
                 test.status.ending = DrainResult(0, 0.0, 0, 0, 0)
 
             def extend(self, seconds: float) -> None:

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from graceful.control import metrics as module
 from graceful.control.counters import BOUNDS, Counters
 from graceful.control.health import Health
-from graceful.control.metrics import STATES, Metrics
-from graceful.drain import DrainResult
+from graceful.control.metrics import Metrics
+from graceful.drain import DrainResult, State
 from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 from tests.fast.doubles import Case, get
@@ -107,7 +107,7 @@ class MetricsTests(Case):
 
     def test_states(self) -> None:
         """Just one state is 1, whatever it is; and the deadline is only told while it runs."""
-        for state in STATES:
+        for state in State:
             self.status.enter(state)
             told = self.read()
             ones = [labels[0][1] for (name, labels), value in told.items() if name == "graceful_state" and value]

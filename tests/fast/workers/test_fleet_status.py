@@ -22,7 +22,7 @@ from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.events import Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Totals, sockets
@@ -113,7 +113,7 @@ class FleetCase(SynchronousTestCase):
         self.looking = StatusPoller(cast(Any, SimpleNamespace(workers=lambda: self.workers)), self.clock)
         self.status = FleetStatus(Settings(), looking=self.looking, memory=lambda pid: pid * 1000)
         self.status.health = Health("/+haproxy")
-        self.status.enter("serving")
+        self.status.enter(State.SERVING)
 
     def hear(self, *pictures: dict[str, Any]) -> None:
         """Both say how they are."""
@@ -130,7 +130,7 @@ class TogetherTests(FleetCase):
             if heard:
                 self.hear(picture(), picture())
             self.assertEqual(list(self.status()), [*ServerStatus(Settings())(), "workers"])
-        self.status.enter("gone")
+        self.status.enter(State.GONE)
         self.status.ending = DrainResult(70, 1.5, 3, 1, 0, ("OOPS-1",))
         alone = ServerStatus(Settings())
         alone.ending = self.status.ending
@@ -186,7 +186,7 @@ class TogetherTests(FleetCase):
             self.assertEqual(sockets(told, []), {ADDRESS: expected})
         self.hear(picture(), picture(sockets=[]))
         self.assertEqual(self.status()["sockets"], [{"name": ADDRESS, "state": "open"}])
-        self.status.enter("finishing")  # of which the workers have not told yet
+        self.status.enter(State.FINISHING)  # of which the workers have not told yet
         self.assertEqual(self.status()["sockets"], [{"name": ADDRESS, "state": "closed"}])
         self.workers.clear()
         self.assertEqual(self.status()["sockets"], [{"name": ADDRESS, "state": "closed"}])
@@ -198,7 +198,7 @@ class TogetherTests(FleetCase):
         self.hear(picture(latest_exit=100.0), picture(latest_exit=50.0, deadline=40.0, drain=drain))
         self.clock.advance(3)
         self.assertEqual((self.status.latest_exit, self.status.deadline), (100.0, None))
-        self.status.enter("finishing")
+        self.status.enter(State.FINISHING)
         self.assertEqual(self.status.deadline, 37.0)
         self.hear(picture(latest_exit=30.0, deadline=20.0, drain=drain), picture(latest_exit=25.0, drain=drain))
         self.clock.advance(1)
@@ -217,7 +217,7 @@ class TogetherTests(FleetCase):
         """The time of a worker passes that says nothing from the beginning of a drain on, as one that is stopped."""
         self.hear(picture(latest_exit=20.0), picture(latest_exit=15.0))
         self.clock.advance(5)
-        self.status.enter("closing")
+        self.status.enter(State.CLOSING)
         self.assertEqual(self.status.at_most, 20.0)
         self.clock.advance(4)
         self.assertEqual(self.status.at_most, 16.0)
@@ -271,7 +271,7 @@ class CountersTests(FleetCase):
         """Only what has finished since the stop began counts for it, also of those that have ended meanwhile."""
         self.hear(picture(finished=10), picture(finished=20, drain={"began": 1.0, "finished": 9}))
         self.workers.remove(self.second)  # replaced, before
-        self.status.enter("lame-duck")
+        self.status.enter(State.LAME_DUCK)
         self.assertEqual(self.status()["drain"]["finished"], 0)
         self.looking.heard(cast(Any, self.first), picture(finished=12, drain={"began": 2.0, "finished": 2}))
         self.assertEqual(self.status()["drain"]["finished"], 2)
@@ -384,7 +384,7 @@ class AskingAllTests(FleetCase):
         self.assertEqual((self.looking.last(cast(Any, self.first)) or {})["in_flight"][0]["id"], "4711-1")
         self.assertIsNone(self.looking.last(cast(Any, self.second)))
         self.first.says(picture())
-        self.status.enter("lame-duck")
+        self.status.enter(State.LAME_DUCK)
         self.clock.advance(0)
         self.first.says(picture())
         self.clock.advance(EVERY_IN_DRAIN)
@@ -398,7 +398,7 @@ class AskingAllTests(FleetCase):
         ended = [{"id": number, "path": f"/{number}"} for number in (3, 2, 1)]
         self.hear(picture(ended=ended[2:]), picture())
         self.assertEqual(list(self.status.recently_ended()), [])
-        self.status.enter("lame-duck")
+        self.status.enter(State.LAME_DUCK)
         self.hear(picture(ended=ended[1:]), picture(ended=ended[1:2]))
         self.hear(picture(ended=ended), picture(ended=ended[1:2]))
         self.assertEqual([one["id"] for one in self.status.recently_ended()], ["4711-3", "4712-2", "4711-2"])
@@ -554,7 +554,7 @@ class ControlTests(FleetCase):
         client = self.ask("/stop", "POST", b'{"wait": "gone"}')
         self.left.callback(None)
         self.assertEqual(client.take(), b"")
-        self.status.enter("gone")
+        self.status.enter(State.GONE)
         self.status.ending = DrainResult(0, 1.0, 1, 0, 0)
         self.control.tell()
         self.assertEqual(self.said(client)[1]["exit_status"], 0)
