@@ -134,7 +134,7 @@ class Open:
         :param deadline: seconds that there are once the sockets are closed, instead of what the settings say.
         """
         if deadline is not None:
-            self._way.drain.give(deadline)
+            self._way.drain.set_deadline(deadline)
             self._way.move_limit()
         self._way.limit()
         self._way.stop(quiet)

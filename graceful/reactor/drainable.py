@@ -106,7 +106,7 @@ class ReactorShutdown:
             self._process.arm(self._at_most())
 
     def _at_most(self) -> float:
-        return latest_exit(*self.drain.ahead(False))
+        return latest_exit(*self.drain.seconds_ahead(False))
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
@@ -270,11 +270,11 @@ class ReactorShutdown:
         self._counted.all_gone().addCallback(look)
         return done
 
-    def left(self) -> bool:
+    def has_leftovers(self) -> bool:
         """Whether anything is left."""
         return bool(self._counted.connections or self._counted.asked() or self._lingering)
 
-    def spared(self) -> bool:
+    def has_spared(self) -> bool:
         """Nothing has a second deadline."""
         return False
 
@@ -308,7 +308,7 @@ class ReactorShutdown:
             log.warn("taking down {what}", what=item.describe(now))
 
     def _wait(self, done: Deferred[None], until: float) -> None:
-        if not self.left():
+        if not self.has_leftovers():
             done.callback(None)
         elif self.clock.seconds() < until:
             self.clock.callLater(LOOK_AGAIN, self._wait, done, until)
@@ -318,7 +318,7 @@ class ReactorShutdown:
             # They are lost in the reactor's next turn; a Deferred that knows no cancelling is left alone.
             self._reactor.callLater(0, done.callback, None)
 
-    def gone(self, seconds: float) -> Deferred[None]:
+    def finish(self, seconds: float) -> Deferred[None]:
         """Nothing is in flight: the reactor's own shutdown may begin, and thread pools have until the deadline."""
         self._counted.on_add = self._counted.lingering = None
         self._lingering.close()
@@ -328,7 +328,7 @@ class ReactorShutdown:
             except Exception:
                 log.failure("a factory could not be stopped")
         if self._process is not None:
-            deadline, now = self.drain.takes_down(), self.clock.seconds()
+            deadline, now = self.drain.takedown_at(), self.clock.seconds()
             assert deadline is not None
             self._process.pools.until = max(deadline, now + LAST_MOMENT)
         self.clock.stop()

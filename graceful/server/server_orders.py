@@ -50,7 +50,7 @@ class ServerOrders:
     def _at_most(self) -> float:
         """In how many seconds the process may still be there, by the deadlines that hold now."""
         downloads = any(exchange.download for exchange in self._engine.site.register.in_flight())
-        return latest_exit(*self._drain.ahead(downloads))
+        return latest_exit(*self._drain.seconds_ahead(downloads))
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
@@ -91,7 +91,7 @@ class ServerOrders:
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
         """
         if deadline is not None:
-            self._drain.give(deadline)
+            self._drain.set_deadline(deadline)
             self._move_limit()
         self.limit()
         stopped = self._drain.begin(quiet)

@@ -97,9 +97,14 @@ class ServerStatus(StateHistory):
     @property
     def deadline(self) -> float | None:
         """Seconds until the next deadline; None while none runs."""
-        if self.engine is None or self.drain is None or self.state != State.FINISHING or self.drain.deadline is None:
+        if (
+            self.engine is None
+            or self.drain is None
+            or self.state != State.FINISHING
+            or self.drain.next_deadline is None
+        ):
             return None
-        return max(0.0, self.drain.deadline - self.engine.clock.seconds())
+        return max(0.0, self.drain.next_deadline - self.engine.clock.seconds())
 
     def _remember_what_ends(self, site: Site) -> None:
         """From now on exchanges that end are kept for a while, for people; that costs nothing before."""

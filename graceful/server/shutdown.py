@@ -114,14 +114,14 @@ class Shutdown:
         self._site.register.all_gone().addCallback(look)
         return done
 
-    def left(self) -> bool:
+    def has_leftovers(self) -> bool:
         """Whether anything is left but downloads."""
         spared = self._site.spared()
         return any(exchange not in spared for exchange in self._site.register.in_flight()) or any(
             connection.write_token.current not in spared for connection in self._site.connections()
         )
 
-    def spared(self) -> bool:
+    def has_spared(self) -> bool:
         """Whether downloads are left."""
         return bool(self._site.spared())
 
@@ -132,7 +132,7 @@ class Shutdown:
             self._takedown = Deadline(self._site, engine.clock, engine.working, engine.descents, engine.reports)
         return self._takedown.start(everything)
 
-    def gone(self, seconds: float) -> Deferred[None]:
+    def finish(self, seconds: float) -> Deferred[None]:
         """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
         engine = self._engine
         done: Deferred[None] = Deferred()

@@ -49,12 +49,12 @@ class Work:
     def going_down(self) -> None:
         self.steps.append("going down")
 
-    def left(self) -> bool:
+    def has_leftovers(self) -> bool:
         self._looks += 1
         assert self._looks < OFTEN, "it looks again and again"
         return self.others
 
-    def spared(self) -> bool:
+    def has_spared(self) -> bool:
         return self.spares
 
     def last_requests(self, quiet: bool) -> None:
@@ -73,7 +73,7 @@ class Work:
     def take_down(self, everything: bool) -> Deferred[None]:
         return self._step("take everything down" if everything else "take down", self.taken_down)
 
-    def gone(self, seconds: float) -> Deferred[None]:
+    def finish(self, seconds: float) -> Deferred[None]:
         self.steps.append("gone")
         self.seconds = seconds
         return succeed(None)
@@ -125,17 +125,17 @@ class OrderTests(Case):
     def test_when_it_takes_down(self) -> None:
         """It is known from the beginning when the takedown will come; to extend the deadline moves it."""
         self.drain = Drain(self.clock, self.work, DEADLINE, lame_duck=7)
-        self.assertIsNone(self.drain.takes_down())
+        self.assertIsNone(self.drain.takedown_at())
         self.drain.begin()
-        self.assertEqual(self.drain.takes_down(), 1000 + 7 + DEADLINE)
+        self.assertEqual(self.drain.takedown_at(), 1000 + 7 + DEADLINE)
         self.clock.advance(7)
         self.clock.advance(1)
         self.work.listeners_closed.callback(None)
-        self.assertEqual(self.drain.takes_down(), 1008 + DEADLINE)
+        self.assertEqual(self.drain.takedown_at(), 1008 + DEADLINE)
         self.drain.extend(50)
-        self.assertEqual(self.drain.takes_down(), 1058 + DEADLINE)
+        self.assertEqual(self.drain.takedown_at(), 1058 + DEADLINE)
         self.drain.hurry()
-        self.assertLessEqual(self.drain.takes_down() or 0, 1008)
+        self.assertLessEqual(self.drain.takedown_at() or 0, 1008)
 
     def test_good_end(self) -> None:
         """Last requests, listeners, wait, gone; each step only when the one before is done."""
@@ -164,7 +164,7 @@ class OrderTests(Case):
         self.follows("wait", state="finishing")
         self.clock.advance(0.1)
         self.follows("take everything down", state="takedown")
-        self.assertEqual(self.drain.deadline, self.clock.seconds())
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds())
         self.clock.advance(5)
         self.assertNoResult(done)
         self.work.taken_down.callback(None)
@@ -336,7 +336,7 @@ class LameDuckTests(Case):
         self.clock.advance(0.1)
         self.follows("last requests", "close listeners", state="closing")
         self.work.listeners_closed.callback(None)
-        self.assertEqual(self.drain.deadline, self.clock.seconds() + DEADLINE)
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds() + DEADLINE)
 
     def test_has_noticed(self) -> None:
         """Whoever knows that it has noticed ends the waiting, or it does not begin."""
@@ -373,12 +373,12 @@ class SecondDeadlineTests(Case):
 
     def test_spared(self) -> None:
         """The others are taken down at the first deadline, and it at the second."""
-        self.assertEqual(self.drain.deadline, 1000 + DEADLINE)
+        self.assertEqual(self.drain.next_deadline, 1000 + DEADLINE)
         self.clock.advance(DEADLINE)
         self.follows("take down", state="takedown")
         self.work.end_takedown()
         self.follows("wait", state="finishing")
-        self.assertEqual(self.drain.deadline, 1000 + 1000)
+        self.assertEqual(self.drain.next_deadline, 1000 + 1000)
         self.clock.advance(1000 - DEADLINE - 1)
         self.follows(state="finishing")
         self.clock.advance(1)
@@ -391,7 +391,7 @@ class SecondDeadlineTests(Case):
         """A first deadline that is moved into the past is not passed over."""
         self.clock.advance(3)
         self.drain.extend(-DEADLINE)
-        self.assertEqual(self.drain.deadline, 1000)
+        self.assertEqual(self.drain.next_deadline, 1000)
         self.clock.advance(0)
         self.follows("take down", state="takedown")
 
@@ -446,7 +446,7 @@ class ExtendTests(Case):
         self.bring_to("finishing")
         self.clock.advance(DEADLINE - 1)
         self.drain.extend(50)
-        self.assertEqual(self.drain.deadline, self.clock.seconds() + 51)
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds() + 51)
         self.clock.advance(50)
         self.assertEqual(self.drain.state, "finishing")
         self.drain.extend(-20)
@@ -457,7 +457,7 @@ class ExtendTests(Case):
         """It counts for a drain that has not come so far yet."""
         self.drain.extend(50)
         self.drain.begin()
-        self.assertIs(self.drain.deadline, None)
+        self.assertIs(self.drain.next_deadline, None)
         self.work.listeners_closed.callback(None)
         self.clock.advance(DEADLINE + 49)
         self.assertEqual(self.drain.state, "finishing")
@@ -468,7 +468,7 @@ class ExtendTests(Case):
         self.drain.extend(50)
         self.drain.begin()
         self.work.listeners_closed.callback(None)
-        self.assertEqual(self.drain.deadline, self.clock.seconds() + 50)
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds() + 50)
 
     def test_too_late(self) -> None:
         """What is being taken down gets no more time."""
@@ -485,21 +485,25 @@ class AheadTests(Case):
         """It shrinks with time from the signal on, and counts the deadline that holds."""
         told: list[str] = []
         self.drain = Drain(self.clock, self.work, DEADLINE, 3600, lame_duck=20, entered=told.append)
-        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((20, DEADLINE), (20, 3600)))
+        self.assertEqual(
+            (self.drain.seconds_ahead(False), self.drain.seconds_ahead(True)), ((20, DEADLINE), (20, 3600))
+        )
         self.drain.begin()
         self.clock.advance(5)
-        self.assertEqual(self.drain.ahead(False), (15, DEADLINE))
+        self.assertEqual(self.drain.seconds_ahead(False), (15, DEADLINE))
         self.clock.advance(15)
-        self.assertEqual(self.drain.ahead(False), (0, DEADLINE))
+        self.assertEqual(self.drain.seconds_ahead(False), (0, DEADLINE))
         self.work.listeners_closed.callback(None)
         self.clock.advance(50)
-        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((0, DEADLINE - 50), (0, 3550)))
+        self.assertEqual(
+            (self.drain.seconds_ahead(False), self.drain.seconds_ahead(True)), ((0, DEADLINE - 50), (0, 3550))
+        )
         self.drain.extend(10)
-        self.assertEqual(self.drain.ahead(False), (0, DEADLINE - 40))
-        self.drain.give(60)
-        self.assertEqual(self.drain.ahead(False), (0, 10))
+        self.assertEqual(self.drain.seconds_ahead(False), (0, DEADLINE - 40))
+        self.drain.set_deadline(60)
+        self.assertEqual(self.drain.seconds_ahead(False), (0, 10))
         self.clock.advance(10)
-        self.assertEqual(self.drain.ahead(True), (0, 0))
+        self.assertEqual(self.drain.seconds_ahead(True), (0, 0))
         self.work.taken_down.callback(None)
         self.assertEqual(told, ["lame-duck", "closing", "finishing", "takedown", "gone"])
 
