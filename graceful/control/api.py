@@ -120,7 +120,7 @@ class ControlApi(ReadApi):
     def _route(self, exchange: Exchange, path: str, query: Mapping[str, list[str]]) -> None:
         if exchange.method != "POST":
             if path == "/tally":
-                self._when(exchange, self._status.picture(limit_of(query)), self._json)
+                self._when(exchange, self._status.snapshot_with_counters(limit_of(query)), self._json)
             else:
                 super()._route(exchange, path, query)
             return
@@ -156,7 +156,11 @@ class ControlApi(ReadApi):
 
     def _after(self, obeyed: Deferred[None] | None) -> Any:
         """The status, when an order is obeyed."""
-        return obeyed.addCallback(lambda ignored: self._status(0)) if obeyed is not None else self._status(0)
+        return (
+            obeyed.addCallback(lambda ignored: self._status.snapshot(0))
+            if obeyed is not None
+            else self._status.snapshot(0)
+        )
 
     def _leave(self, orders: Orders, values: dict[str, Any]) -> Any:
         return self._after(orders.leave())

@@ -90,7 +90,7 @@ class Events:
             exchange.connection.site.through(exchange)
 
     def _picture(self) -> dict[str, Any]:
-        picture = self._status(LISTED)
+        picture = self._status.snapshot(LISTED)
         picture["now"] = round(time.time(), 3)
         picture["ended"] = list(self._status.recently_ended())
         return picture

@@ -44,9 +44,9 @@ class Metrics:
         return _client() is not None
 
     def render(self, told: dict[str, Any]) -> bytes:
-        """The text.
+        """Returns the metrics in Prometheus's text format.
 
-        :param told: what the status says, as :meth:`graceful.control.status.StatusSource.picture` has it.
+        :param told: from :meth:`graceful.control.status.StatusSource.snapshot_with_counters`.
         """
         client, self._told = _client(), told
         if self._registry is None:

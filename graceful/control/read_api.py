@@ -117,7 +117,7 @@ class ReadApi:
         if path == "/":
             self._send(exchange, "200 OK", [*FIELDS, *PAGE_FIELDS], PAGE)
         elif parts == ["status"]:
-            self._when(exchange, self._status.asked(limit_of(query)), self._json)
+            self._when(exchange, self._status.fresh_snapshot(limit_of(query)), self._json)
         elif parts == ["exchanges"]:
             self._when(exchange, self._status.exchanges(limit_of(query)), self._json)
         elif parts[0] == "exchanges" and len(parts) == 2:
@@ -127,7 +127,7 @@ class ReadApi:
         elif parts == ["metrics"]:
             if not self._metrics.available:
                 raise Problem(501, "there are no metrics: install graceful[metrics]")
-            self._when(exchange, self._status.picture(0), self._send_metrics)
+            self._when(exchange, self._status.snapshot_with_counters(0), self._send_metrics)
         elif parts == ["wait"]:
             self._wait(exchange, (query.get("for") or [""])[0])
         else:
@@ -163,7 +163,7 @@ class ReadApi:
         for exchange, what in list(self._waiting.items()):
             if gone or (what == "closed" and closed):
                 del self._waiting[exchange]
-                self._json(exchange, self._status.last_word() if gone else self._status(0))
+                self._json(exchange, self._status.last_word() if gone else self._status.snapshot(0))
 
     # -- answers ------------------------------------------------------------------------------------------
 

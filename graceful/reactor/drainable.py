@@ -27,7 +27,7 @@ from graceful.reactor.transports import name_of_port
 from graceful.sockets.endpoint_listener import close_port
 
 if TYPE_CHECKING:
-    from graceful.reactor.control import Open
+    from graceful.reactor.control import ReactorControl
 
 log = Logger(namespace="graceful")
 
@@ -91,7 +91,7 @@ class ReactorShutdown:
         self.told = False
         self.taken_down = self._taken_before = 0
         self._failed = self._quiet = False
-        self._control: Open | None = None
+        self._control: ReactorControl | None = None
         self._kept: list[Any] = []
         self._lingering = Lingering()
         self._finished_before = 0
@@ -153,9 +153,9 @@ class ReactorShutdown:
         settings = self._settings
         if not settings.control and not settings.status_listen:
             return
-        from graceful.reactor.control import CannotOpen, Open
+        from graceful.reactor.control import CannotOpen, ReactorControl
 
-        control = Open(settings, self._counted, self)
+        control = ReactorControl(settings, self._counted, self)
         try:
             control.open(self._reactor)
         except CannotOpen as error:

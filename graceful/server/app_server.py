@@ -143,7 +143,7 @@ class AppServer(Instance):
             self._entered,
         )
         self._orders = ServerOrders(self._engine, self._drain, self._stopping, self._process, self._reactor)
-        self._status.of(self._engine, self._drain, self._orders)
+        self._status.read_from(self._engine, self._drain, self._orders)
         self._engine.site.limits.takes_down = self._drain.takedown_at
         if self._desk is not None:
             self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end

@@ -115,8 +115,8 @@ class FleetStatus(StateHistory):
     def count(self) -> None:
         """Workers count by themselves."""
 
-    def __call__(self, limit: int | None = None) -> dict[str, Any]:
-        """The whole status, as it is known; as JSON can say it."""
+    def snapshot(self, limit: int | None = None) -> dict[str, Any]:
+        """Returns the whole status as it is known, ready for JSON."""
         pictures, deadline, ending = self._pictures(), self.deadline, self.ending
         totals = self.looking.carried.plus(pictures)
         # That all are closed the supervisor knows before anybody has told it again.
@@ -159,7 +159,7 @@ class FleetStatus(StateHistory):
         """The last exchanges that ended since the way out began, newest first."""
         return self.looking.ended
 
-    def _picture(self, limit: int | None) -> Picture:
+    def _with_counters(self, limit: int | None) -> Picture:
         pictures = self._pictures()
         totals = self.looking.carried.plus(pictures)
         tallies = [picture["tally"] for picture in pictures if picture.get("tally")]
@@ -170,17 +170,17 @@ class FleetStatus(StateHistory):
             "downloaded": totals.downloaded,
             "ended": totals.ended,
         }
-        return {**self(limit), "ended": list(self.recently_ended()), "tally": tally}
+        return {**self.snapshot(limit), "ended": list(self.recently_ended()), "tally": tally}
 
     # -- what has to be asked for -------------------------------------------------------------------------
 
-    def asked(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
-        """The whole status, as it is now."""
-        return self.looking.fresh(limit).addCallback(lambda ignored: self(limit))
+    def fresh_snapshot(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
+        """Returns the whole status as soon as all workers have answered, or have had their time for that."""
+        return self.looking.fresh(limit).addCallback(lambda ignored: self.snapshot(limit))
 
-    def picture(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
-        """The same, with the numbers behind the metrics as `tally`, and what has ended recently as `ended`."""
-        return self.looking.fresh(limit).addCallback(lambda ignored: self._picture(limit))
+    def snapshot_with_counters(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
+        """Returns a fresh status with the numbers behind the metrics (`tally`), and what ended recently (`ended`)."""
+        return self.looking.fresh(limit).addCallback(lambda ignored: self._with_counters(limit))
 
     def exchanges(self, limit: int | None = None) -> Deferred[list[dict[str, Any]]]:
         """What is in flight now, oldest first, each with the stack of its thread; null if its worker is silent."""

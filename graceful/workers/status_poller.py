@@ -200,7 +200,7 @@ class StatusPoller:
     def heard(self, worker: PolledWorker, picture: Picture) -> None:
         """A worker has said how it is: because it was asked, or as its last word, while the crew still has it.
 
-        :param picture: as :meth:`graceful.server.server_status.ServerStatus.picture` makes it.
+        :param picture: as :meth:`graceful.server.server_status.ServerStatus.snapshot_with_counters` makes it.
         """
         known = self._of(worker)
         if known is None:

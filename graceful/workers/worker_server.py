@@ -127,6 +127,6 @@ class WorkerServer(AppServer):
 
     def _gone(self, ending: DrainResult) -> None:
         assert self._desk is not None
-        picture = self._status.picture(0)
+        picture = self._status.snapshot_with_counters(0)
         self._desk.end(ending)
         self._post.gone({**asdict(ending), "picture": picture})

@@ -82,7 +82,9 @@ class ConnectedTests(Case):
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
         )
-        self.status.of(instance, cast(Any, None), cast(Any, SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0)))
+        self.status.read_from(
+            instance, cast(Any, None), cast(Any, SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0))
+        )
         self.supervisor, ours = socket.socketpair()
         self.addCleanup(self.supervisor.close)
         self.desk = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))

@@ -39,7 +39,7 @@ class StatusPoller(Case):
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
         )
-        self.status.engine = instance
+        self.status.inputs = instance
         self.events = Events(self.status)
         self.reading = ReadApi(self.status, self.events, Metrics(self.status), None)
         self.engine.site.serve(self.reading)

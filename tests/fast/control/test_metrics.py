@@ -74,13 +74,13 @@ class MetricsTests(Case):
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
         )
-        self.status.engine = self.instance
+        self.status.inputs = self.instance
         self.metrics = Metrics(self.status)
         self.metrics.count()
 
     def read(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """What Prometheus' own parser makes of the text, after checking its form."""
-        text = self.metrics.render(self.status.picture(0))
+        text = self.metrics.render(self.status.snapshot_with_counters(0))
         found = {}
         for family in text_string_to_metric_families(text.decode()):
             self.assertTrue(family.name.startswith("graceful_"), family.name)
@@ -116,7 +116,7 @@ class MetricsTests(Case):
 
     def test_the_end(self) -> None:
         """What was taken down and abandoned is told."""
-        self.status.way = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
+        self.status.progress = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
         self.status.ending = DrainResult(71, 1.0, 3, 2, 1)
         told = self.read()
         self.assertEqual(told["graceful_taken_down_total", ()], 2)
