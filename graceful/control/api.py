@@ -1,8 +1,8 @@
-"""The control API: HTTP and JSON, for the `graceful` command and everybody else who may open its socket.
+"""The control API: HTTP and JSON, for the `graceful` command and every other program that may open its socket.
 
 ::
 
-    GET  /status            what the instance says of itself; ?limit=N lists so many exchanges at most
+    GET  /status            the status; ?limit=N lists at most N exchanges
     GET  /exchanges         everything in flight, each with the stack of its thread
     GET  /exchanges/ID      one of them
     GET  /events            the status as it changes, as server-sent events
@@ -12,17 +12,16 @@
     POST /leave, /enter     leave and enter the rotation of a balancer
     POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS, "wait": "gone"}, each optional;
                             to wait is to be answered as by /wait
-    POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
+    POST /extend            {"seconds": SECONDS}, which may be negative: move the deadline
     POST /exchanges/ID/takedown
     POST /hurry             to an instance that is leaving: take down everything that it has left
-    POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
+    POST /yield             to an instance that is leaving: free --status-listen for a successor
     POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.takeover.successor_api`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
 
-The status page's door has the same resources but for the orders, since a browser that a hostile page runs in can
-reach it.  Nothing there is for other origins, nor for a name that the hostile page's owner has pointed at us.
+The status page's address has the same resources without the orders (:mod:`graceful.control.read_api`).
 
 Everything here is done in the reactor thread and never waits.  Only a supervisor, which has to ask its workers, may
 answer later.
@@ -53,9 +52,9 @@ _CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Orders(Protocol):
-    """What control may have an instance do.  Reactor thread.
+    """The orders that an instance obeys.  Reactor thread.
 
-    An order is answered when it is obeyed: what takes its time returns a Deferred.
+    An order is answered when it is obeyed: one that takes time returns a Deferred.
     """
 
     def leave(self) -> Deferred[None] | None:
@@ -71,25 +70,25 @@ class Orders(Protocol):
         """Take down at once what is in flight."""
 
     def extend(self, seconds: float) -> Deferred[None] | None:
-        """Give what is in flight more time, or less."""
+        """Move the deadline by `seconds`, which may be negative."""
 
     def take_down(self, which: str) -> Sequence[int | str] | Deferred[Sequence[str]]:
-        """Take down one exchange, and those behind it on its connection; which were.
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted.
 
-        :param which: its id as a status shows it; or anything else, by which nothing is taken down.
+        :param which: the id as a status shows it; nothing is taken down by any other text.
         """
 
     def renew_limit(self) -> None:
-        """Move the last limit, if there is more time than when it was set; called all the time."""
+        """Move the last limit if there is more time than when it was set; called once a tick."""
 
 
 class ControlApi(ReadApi):
     """All resources, for the control socket.
 
-    :param yield_places: closes the sockets of the status page's door.
-    :ivar orders: what the instance can be told; None while it starts.
-    :ivar obeying: an order is being obeyed just now, and is yet to be answered.
-    :ivar takeover: answers a successor: the exchange, its path and what it says.
+    :param yield_addresses: closes the listening sockets of the status page.
+    :ivar orders: the orders that the instance obeys; None while it starts.
+    :ivar obeying: an order is being obeyed just now, and is not answered yet.
+    :ivar takeover: answers a successor, given the exchange, its path and its values.
     """
 
     def __init__(
@@ -97,10 +96,10 @@ class ControlApi(ReadApi):
         status: StatusSource,
         events: Events,
         metrics: Metrics,
-        yield_places: Callable[[], object] = lambda: None,
+        yield_addresses: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(status, events, metrics, None)
-        self._yield_places = yield_places
+        self._yield_addresses = yield_addresses
         self.orders: Orders | None = None
         self.obeying = False
         self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
@@ -189,7 +188,7 @@ class ControlApi(ReadApi):
     def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:
         if not self._status.state.leaving:
             raise Problem(409, "the server is not leaving: give the other one another --status-listen")
-        self._yield_places()
+        self._yield_addresses()
         return {}
 
     def _take_down(self, orders: Orders, which: str) -> Any:
@@ -205,6 +204,7 @@ class ControlApi(ReadApi):
         return taken.addCallback(told) if isinstance(taken, Deferred) else told(taken)
 
 
+#: Seconds by which an order may move a deadline: a year, beyond which only a mistake goes.
 LONGEST: Final = 365 * 86_400.0
 
 
@@ -215,7 +215,7 @@ def _seconds(value: object, least: float) -> float:
 
 
 def _values(exchange: Exchange) -> dict[str, Any]:
-    """What the body of an order says."""
+    """Returns the values in the body of an order."""
     body = exchange.body
     if not body:
         return {}
@@ -230,13 +230,13 @@ def _values(exchange: Exchange) -> dict[str, Any]:
 
 
 def said_by(connection: Connection) -> str:
-    """Who is on the other end of a control connection, for the log."""
+    """Returns the process and the user at the other end of a control connection, for the log."""
     pid, uid, _ = credentials(connection.sock)
     return f"process {pid} of user {uid}"
 
 
 def credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """Process, user and group of a Unix socket's peer, as the kernel has it (unix(7), SO_PEERCRED)."""
+    """Returns process, user and group of a Unix socket's peer, as the kernel has them (unix(7), SO_PEERCRED)."""
     found: tuple[int, int, int] = _CREDENTIALS.unpack(
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     )

@@ -1,11 +1,11 @@
-"""What a load balancer asks: shall this server get requests?
+"""The health that a load balancer asks for: whether this server wants requests.
 
 The answer must be right when everything else is not: with all threads stuck, with a full disk, in the middle of a
-drain.  So it is made beforehand, whenever it changes, and sent as it is: no application, no pool's thread, no lock.
+drain.  So it is made whenever it changes, and sent as it is: no application, no pool's thread, no lock.
 
 It says "going down" from the moment a drain begins, while the sockets still accept for as long as the lame duck
-lasts; and when somebody has taken the server out of the rotation without stopping it.  Leaving and entering are two
-orders, not a toggle: to give one twice changes nothing.
+lasts; and "away" while an operator has taken the server out of the rotation without stopping it.  Leaving and
+entering are two orders, not a toggle: to give one twice changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOT_ALLOWED: Final = (
 class Health:
     """The health of one instance.
 
-    :param path: the path that it is told at.
+    :param path: the path that it answers at.
     :param going_down_status: the status that means "no more requests": 503, or 404 for HAProxy's `disable-on-404`.
     :param app_version: shown behind the word; empty for none.
     :ivar going_down: a drain has begun; for good.  Reactor thread.

@@ -1,10 +1,10 @@
 """Metrics for Prometheus: what the status says, as numbers over time.
 
-Most of them are read from the status when somebody scrapes, and cost nothing otherwise.  Only what has ended cannot
-be read later: it is counted by :mod:`graceful.control.counters`, and not at all while there is no door at which
-metrics are told.
+Most of them are read from the status when Prometheus scrapes, and cost nothing otherwise.  Only exchanges that have
+ended cannot be read later: :mod:`graceful.control.counters` counts them, unless there is no address at which metrics
+are served.
 
-No label has a value that a client chooses: a status is told by its class, a path not at all.
+No label has a value that a client chooses: a response status is given as its class, a path not at all.
 
 The text is made by `prometheus-client`, from the extra `graceful[metrics]`.
 """
@@ -21,10 +21,10 @@ from graceful.drain import State
 
 
 class Metrics:
-    """What is told at `/metrics`.  Reactor thread.
+    """Renders what `/metrics` answers.  Reactor thread.
 
-    :param status: whose numbers they are.
-    :ivar content_type: of the text; known once it was rendered.
+    :param status: where the numbers come from.
+    :ivar content_type: of the text; right once a text was rendered.
     """
 
     def __init__(self, status: StatusSource) -> None:
@@ -34,7 +34,7 @@ class Metrics:
         self.content_type = "text/plain; charset=utf-8"
 
     def count(self) -> None:
-        """Count from now on what ends; if there is nothing to tell it with, do not."""
+        """Count from now on what ends, if `prometheus-client` is installed."""
         if self.available:
             self._status.count()
 
@@ -57,7 +57,7 @@ class Metrics:
         return text
 
     def collect(self) -> Iterator[Any]:
-        """The families, as a collector of `prometheus-client` gives them."""
+        """Yields the metric families; `prometheus-client` calls this."""
         from prometheus_client.metrics_core import (
             CounterMetricFamily,
             GaugeMetricFamily,

@@ -55,9 +55,9 @@ class StatusPoller(Case):
 class EventsTests(StatusPoller):
     """Those who look."""
 
-    def test_pictures(self) -> None:
+    def test_snapshots(self) -> None:
         """The first one has the history, each later one only what is now, and the last one how it ended."""
-        self.events.second()
+        self.events.remember_load()
         client = self.engine.connect().send(LOOK)
         ((name, first),) = self.told(client.take())
         self.assertEqual((name, first["history"], first["in_flight_count"]), ("status", [50], 50))
@@ -94,7 +94,7 @@ class EventsTests(StatusPoller):
     def test_bounds(self) -> None:
         """There are never more than so many who look, nor more seconds than so many remembered."""
         for _ in range(HISTORY + 10):
-            self.events.second()
+            self.events.remember_load()
         clients = [self.engine.connect().send(LOOK) for _ in range(MOST + 1)]
         self.assertIn(b" 503 ", clients[-1].take())
         self.assertEqual(len(self.told(clients[0].take())[0][1]["history"]), HISTORY)
@@ -103,7 +103,7 @@ class EventsTests(StatusPoller):
 
     def test_nobody_looks(self) -> None:
         """No picture is made for nobody."""
-        self.patch(self.events, "_picture", None)
+        self.patch(self.events, "_snapshot", None)
         self.events.tick()
         self.events.end()
 

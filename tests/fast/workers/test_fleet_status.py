@@ -556,7 +556,7 @@ class ControlTests(FleetCase):
         self.assertEqual(client.take(), b"")
         self.status.enter(State.GONE)
         self.status.ending = DrainResult(0, 1.0, 1, 0, 0)
-        self.control.tell()
+        self.control.answer_waiting()
         self.assertEqual(self.said(client)[1]["exit_status"], 0)
 
     def test_metrics(self) -> None:
@@ -573,7 +573,7 @@ class ControlTests(FleetCase):
         """Who looks on is told what is known, and nobody is asked for that."""
         self.hear(picture(exchange(1, 1.0)), picture())
         client = self.ask("/events")
-        self.events.second()
+        self.events.remember_load()
         self.events.tick()
         data = client.take().decode()
         self.assertEqual(data.count('"id": "4711-1"'), 2)
