@@ -13,7 +13,7 @@ from attrs import evolve
 
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic, Unreachable
 from graceful.deploy.host import ProcessError, Reply
-from graceful.deploy.journal import Ledger
+from graceful.deploy.journal import FoundServers
 from graceful.deploy.orchestrator import Orchestrator
 from graceful.deploy.plan import Plan, PlannedInstance
 
@@ -351,7 +351,7 @@ class Rehearsal:
         for name in names:
             self.machine.commands[f"start {name}"] = self.machine.starts(name)
         self.plan = Plan(path="/deploy.toml", instances=tuple(instances), haproxy=tuple(addresses), **plan)
-        self.ledger = Ledger()
+        self.found_servers = FoundServers()
         self.conductor: Orchestrator | None = None
 
     @property
@@ -365,7 +365,7 @@ class Rehearsal:
 
     def conduct(self) -> Orchestrator:
         """What deploys it."""
-        self.conductor = Orchestrator(self.plan, self.machine, self.haproxys, self.machine.tell, self.ledger)
+        self.conductor = Orchestrator(self.plan, self.machine, self.haproxys, self.machine.tell, self.found_servers)
         return self.conductor
 
     def deploy(self) -> dict[str, Any]:

@@ -219,7 +219,7 @@ class BalancerTests(SynchronousTestCase):
         verdict = rehearsal.deploy()
         self.assertEqual([one["result"] for one in verdict["instances"]], ["failed", "untouched"])
         self.assertIn("Connection refused", verdict["instances"][0]["why"])
-        self.assertEqual(rehearsal.ledger.recall("app1")["haproxy app/app1"], Found("ready", ("health",)))
+        self.assertEqual(rehearsal.found_servers.recall("app1")["haproxy app/app1"], Found("ready", ("health",)))
 
     def test_lost_before_anything_was_stopped(self) -> None:
         """The old one was not touched: it is put back at once, if HAProxy will."""
@@ -233,7 +233,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertEqual(rehearsal.states(), ["ready"])
         self.assertEqual(rehearsal.haproxy.backends["app"]["app1"].checks, ("health",))
         self.assertNotIn("stop 101 quiet", rehearsal.machine.events)
-        self.assertEqual(rehearsal.ledger.recall("app1"), {})
+        self.assertEqual(rehearsal.found_servers.recall("app1"), {})
 
     def test_held_to_be_down(self) -> None:
         """One that HAProxy cannot reach is taken out again, and the deploy fails."""
@@ -262,14 +262,14 @@ class BalancerTests(SynchronousTestCase):
     def test_left_by_an_earlier_deploy(self) -> None:
         """What it had found counts, and its instance comes first."""
         rehearsal = Rehearsal()
-        rehearsal.ledger.remember("app2", {"haproxy app/app2": Found("ready", ("health",))})
+        rehearsal.found_servers.remember("app2", {"haproxy app/app2": Found("ready", ("health",))})
         rehearsal.haproxy.change("app", "app2", state="drain", checks=())
         verdict = rehearsal.deploy()
         self.assertEqual([one["name"] for one in verdict["instances"]], ["app2", "app1"])
         self.assertEqual(verdict["result"], "deployed")
         self.assertEqual(rehearsal.states(), ["ready", "ready"])
         self.assertEqual(rehearsal.haproxy.backends["app"]["app2"].checks, ("health",))
-        self.assertEqual(rehearsal.ledger.recall("app2"), {})
+        self.assertEqual(rehearsal.found_servers.recall("app2"), {})
 
 
 class NewVersionTests(SynchronousTestCase):
@@ -291,7 +291,7 @@ class NewVersionTests(SynchronousTestCase):
         self.assertEqual((one["result"], one["why"]), ("failed", "start has ended with status 1: start app1"))
         self.assertEqual(rehearsal.states(), ["drain", "ready"])
         self.assertEqual(rehearsal.haproxy.backends["app"]["app1"].checks, ("health",))
-        self.assertIn("haproxy app/app1", rehearsal.ledger.recall("app1"))
+        self.assertIn("haproxy app/app1", rehearsal.found_servers.recall("app1"))
         assert rehearsal.conductor is not None
         self.assertEqual(rehearsal.conductor.rollouts[0].lines, ["what it said"])
         rehearsal.machine.commands["start app1"] = rehearsal.machine.starts("app1")
@@ -421,7 +421,7 @@ class RollbackTests(SynchronousTestCase):
         self.assertEqual(events[events.index("stop 103 quiet") + 1 :][:2], ["closed 103", "roll back"])
         self.assertEqual(rehearsal.states(), ["ready", "ready"])
         self.assertEqual([old["pid"] for old in one["old"]], [101, 103])
-        self.assertEqual(rehearsal.ledger.recall("app1"), {})
+        self.assertEqual(rehearsal.found_servers.recall("app1"), {})
 
     def test_start_failed(self) -> None:
         """There is nobody to stop."""
@@ -439,7 +439,7 @@ class RollbackTests(SynchronousTestCase):
             rehearsal.machine.said("failed")[-1], "rollback: rollback has ended with status 3: roll back"
         )
         self.assertEqual(rehearsal.states(), ["drain", "ready"])
-        self.assertIn("haproxy app/app1", rehearsal.ledger.recall("app1"))
+        self.assertIn("haproxy app/app1", rehearsal.found_servers.recall("app1"))
 
     def test_not_for_haproxys_faults(self) -> None:
         """A version is not rolled back because HAProxy is away."""
