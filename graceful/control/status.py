@@ -37,8 +37,9 @@ KEPT: Final = 100
 class StateHistory:
     """The states that an instance goes through, from its start to its end.
 
-    :ivar successor: says which process takes over, or has; 0 for none.
-    :ivar ending: how it ended; None before.
+    :param settings: of the instance.
+    :ivar successor: returns the pid of the process that takes over, or has; 0 for none.
+    :ivar ending: how the drain ended; None before.
     """
 
     settings: Settings
@@ -52,7 +53,7 @@ class StateHistory:
         self.enter(State.STARTING)
 
     def enter(self, state: State) -> None:
-        """Another state begins now."""
+        """Enter a state, unless the instance is in it already."""
         if state != self._state:
             now = round(time.time(), 3)
             self._state = state
@@ -62,7 +63,7 @@ class StateHistory:
                 self._drain_begins()
 
     def _drain_begins(self) -> None:
-        """Take note of what is to be told of the drain."""
+        """Called when the drain begins: remember what a status shows of it."""
 
     @property
     def state(self) -> State:
@@ -72,14 +73,14 @@ class StateHistory:
 
     @property
     def draining(self) -> bool:
-        """Whether the way out has begun."""
+        """Whether the drain has begun."""
         return self._began is not None
 
     def _successor(self) -> dict[str, Any] | None:
         return {"pid": self.successor()} if self.successor() else None
 
     def last_word(self) -> dict[str, Any]:
-        """How it ended, for those who have waited for that."""
+        """Returns how the drain ended, for the clients that wait for that."""
         ending = self.ending
         assert ending is not None
         return {
@@ -96,7 +97,7 @@ class StateHistory:
 
 
 def rotation_of(health: Health | None) -> str:
-    """What health says: `in`, `away` by order, or `leaving` for good."""
+    """Returns what health says: `in`, `away` by order, or `leaving` for good."""
     if health is None:
         return "away"
     return "leaving" if health.going_down else "away" if health.away else "in"
@@ -207,7 +208,7 @@ class StatusInputs(Protocol):
 
 
 class StatusSource(Protocol):
-    """How an instance is.  Reactor thread."""
+    """The status of an instance.  Reactor thread."""
 
     ending: DrainResult | None
 
@@ -221,7 +222,7 @@ class StatusSource(Protocol):
 
     @property
     def draining(self) -> bool:
-        """Whether the way out has begun."""
+        """Whether the drain has begun."""
 
     @property
     def deadline(self) -> float | None:
@@ -229,14 +230,14 @@ class StatusSource(Protocol):
 
     @property
     def latest_exit(self) -> float:
-        """In how many seconds it is gone in any case; before a drain, from its beginning."""
+        """Seconds until the process is gone in any case; before a drain, from its beginning."""
 
     @property
     def in_flight_count(self) -> int:
         """How many exchanges are in flight."""
 
     def enter(self, state: State) -> None:
-        """Another state begins now."""
+        """Enter a state, unless the instance is in it already."""
 
     def count(self) -> None:
         """Count from now on what ends."""
@@ -254,13 +255,13 @@ class StatusSource(Protocol):
         """Returns a fresh status with the numbers behind the metrics (`tally`), and what ended recently (`ended`)."""
 
     def exchanges(self, limit: int | None = None) -> list[dict[str, Any]] | Deferred[list[dict[str, Any]]]:
-        """What is in flight now, oldest first, each with the stack of its thread."""
+        """Returns what is in flight now, oldest first, each with the stack of its thread."""
 
     def exchange(self, which: str) -> dict[str, Any] | Deferred[dict[str, Any] | None] | None:
-        """One of them by its id; None if that is not in flight."""
+        """Returns an exchange in flight by its id; None if it is not in flight."""
 
     def recently_ended(self) -> Sequence[dict[str, Any]]:
-        """The last exchanges that ended since the way out began, newest first."""
+        """Returns the last exchanges that ended since the drain began, newest first."""
 
     def last_word(self) -> dict[str, Any]:
-        """How it ended, once `ending` is known."""
+        """Returns how the drain ended, once `ending` is known."""

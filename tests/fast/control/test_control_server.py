@@ -36,8 +36,8 @@ class PlacesTests(SynchronousTestCase):
         self.server = ControlServer(settings, ServerStatus(settings), ControlSocket(self.path), SystemdNotifier({}))
         self.addCleanup(self.server.close)
 
-    def test_just_left(self) -> None:
-        """One that leaves between our trying and our asking cannot be asked any more: its places are free."""
+    def test_binds_when_the_old_instance_has_just_ended(self) -> None:
+        """An instance that ends before it is asked has freed its addresses: binding is tried again."""
 
         def beside(path: str) -> list[str]:
             self.taken.close()
@@ -46,13 +46,13 @@ class PlacesTests(SynchronousTestCase):
         self.patch(module, "beside", beside)
         self.server.bind({}, None)
 
-    def test_taken(self) -> None:
-        """Somebody else's are not."""
+    def test_refuses_an_address_of_another_program(self) -> None:
+        """The address of another program is not freed, and is an error."""
         with self.assertRaises(BindError):
             self.server.bind({}, None)
 
-    def test_order(self) -> None:
-        """Whoever does not find our path any more finds our places free."""
+    def test_frees_addresses_before_the_path(self) -> None:
+        """When the control path is gone, the addresses are free already."""
         self.taken.close()
         self.server.bind({}, None)
         free: list[bool] = []
@@ -99,8 +99,8 @@ class ConnectedTests(Case):
         head, _, said = self.supervisor.recv(65536).partition(b"\r\n\r\n")
         return int(head.split()[1]), json.loads(said)
 
-    def test_tally(self) -> None:
-        """The supervisor is told everything in one answer; what has ended is counted from the start."""
+    def test_tally_counts_from_the_start(self) -> None:
+        """The supervisor gets everything in one answer; what has ended is counted from the start."""
         self.server.open(self.engine.reactor, cast(Any, None))
         client, exchange = self.ask_engine()
         code, told = self.ask(b"GET /tally HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -116,8 +116,8 @@ class ConnectedTests(Case):
         client = self.engine.connect().send(get(1))
         return client, self.engine.asked[-1]
 
-    def test_orders(self) -> None:
-        """They are obeyed, and said to be the supervisor's in the log."""
+    def test_logs_orders_as_the_supervisors(self) -> None:
+        """Orders are obeyed, and the log says that they are the supervisor's."""
         left: list[bool] = []
         self.server.open(self.engine.reactor, cast(Any, SimpleNamespace(leave=lambda: left.append(True))))
         said: list[str] = []
@@ -141,8 +141,8 @@ class ConnectedTests(Case):
             site.sweep(days * 86_400.0)
         self.assertEqual(self.ask(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")[0], 200)
 
-    def test_the_end(self) -> None:
-        """Its connection ends with the instance, also if that has never been open."""
+    def test_connection_ends_with_the_instance(self) -> None:
+        """The supervisor's connection ends with the instance, also if control was never open."""
         self.server.open(self.engine.reactor, cast(Any, None))
         self.server.end(DrainResult(0, 1.0, 1, 0, 0))
         self.assertEqual(self.supervisor.recv(1), b"")

@@ -73,8 +73,8 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.directory), [])
         control.remove()
 
-    def test_release(self) -> None:
-        """One that leaves lives on beside the path, and leaves a successor's alone."""
+    def test_release_moves_the_socket_beside_the_path(self) -> None:
+        """A leaving instance lives on beside the path, and leaves a successor's socket alone."""
         first = self.bind()
         first.release()
         self.assertEqual(beside(self.path), [f"{self.path}.{os.getpid()}"])
@@ -109,8 +109,8 @@ class PathTests(SynchronousTestCase):
             control = self.bind(demanded=False)
             self.assertEqual(control.where, f"{self.path}.{os.getpid()}")
 
-    def test_stale(self) -> None:
-        """What dead instances have left is replaced and cleared; a file that is no socket is nobody's to remove."""
+    def test_replaces_files_of_dead_instances(self) -> None:
+        """Files of dead instances are replaced and removed; a file that is no socket is left alone."""
         for name in ("graceful.sock", "graceful.sock.1", "graceful.sock.22"):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
                 dead.bind(os.path.join(self.directory, name))
@@ -123,7 +123,7 @@ class PathTests(SynchronousTestCase):
             self.bind()
         self.assertTrue(os.path.isfile(self.path))
 
-    def test_no_directory(self) -> None:
+    def test_starts_without_a_socket_that_was_not_asked_for(self) -> None:
         """Where no socket can be made, a start that did not ask for one goes on."""
         self.path = os.path.join(self.directory, "none", "graceful.sock")
         with self.assertRaises(ControlError) as caught:
@@ -133,7 +133,7 @@ class PathTests(SynchronousTestCase):
         self.path = os.path.join(self.directory, "x" * 120)
         self.assertIsNone(self.bind(demanded=False).where)
 
-    def test_forked(self) -> None:
+    def test_forked_child_removes_nothing(self) -> None:
         """A child of the process has nothing to remove."""
         control = self.bind()
         self.patch(module.os, "getpid", lambda: 12345)

@@ -55,7 +55,7 @@ class StatusPoller(Case):
 class EventsTests(StatusPoller):
     """Those who look."""
 
-    def test_snapshots(self) -> None:
+    def test_first_event_has_history_last_has_the_end(self) -> None:
         """The first one has the history, each later one only what is now, and the last one how it ended."""
         self.events.remember_load()
         client = self.engine.connect().send(LOOK)
@@ -82,8 +82,8 @@ class EventsTests(StatusPoller):
         self.events.tick()
         self.assertGreater(len(client.take()), before // 3)
 
-    def test_leaving(self) -> None:
-        """One that leaves is forgotten, also if it only says that it will send nothing more."""
+    def test_forgets_clients_that_leave(self) -> None:
+        """A client that leaves is forgotten, also if it only says that it will send nothing more."""
         one, other = self.engine.connect().send(LOOK), self.engine.connect().send(LOOK)
         one.take(), other.take()
         one.finish()
@@ -91,8 +91,8 @@ class EventsTests(StatusPoller):
         self.events.tick()
         self.assertEqual((len(self.events), self.engine.open), (0, 0))
 
-    def test_bounds(self) -> None:
-        """There are never more than so many who look, nor more seconds than so many remembered."""
+    def test_readers_and_history_are_bounded(self) -> None:
+        """The number of readers and the length of the history have a limit."""
         for _ in range(HISTORY + 10):
             self.events.remember_load()
         clients = [self.engine.connect().send(LOOK) for _ in range(MOST + 1)]
@@ -101,8 +101,8 @@ class EventsTests(StatusPoller):
         for client in clients:
             client.close()
 
-    def test_nobody_looks(self) -> None:
-        """No picture is made for nobody."""
+    def test_makes_no_status_without_readers(self) -> None:
+        """No status is made without readers."""
         self.patch(self.events, "_snapshot", None)
         self.events.tick()
         self.events.end()
@@ -148,8 +148,8 @@ class OrdersTests(StatusPoller):
         client.close()
         return int(head.split()[1]), json.loads(said)
 
-    def test_orders(self) -> None:
-        """Each does what it says, and answers with the status."""
+    def test_orders_are_answered_with_the_status(self) -> None:
+        """Each order has its effect, and is answered with the status."""
         self.assertEqual(self.order("/leave")[0], 200)
         self.assertEqual(self.order("/enter")[1]["state"], "serving")
         self.assertEqual(self.order("/extend", b'{"seconds": -5}')[0], 200)
@@ -165,8 +165,8 @@ class OrdersTests(StatusPoller):
         self.assertFalse(self.control.obeying)
         self.assertEqual(self.order("/enter")[0], 409)
 
-    def test_while_starting(self) -> None:
-        """Before there is anything to order, that is said."""
+    def test_refuses_orders_while_starting(self) -> None:
+        """Orders are refused with 503 while the instance starts."""
         self.control.orders = None
         self.assertEqual(self.order("/stop")[0], 503)
         self.assertEqual(self.given, [])

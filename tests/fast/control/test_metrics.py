@@ -26,7 +26,7 @@ def ended(status: int, seconds: float, *, download: bool = False, sent: int = 0)
 class TallyTests(Case):
     """What has ended, by the threads that end it."""
 
-    def test_threads(self) -> None:
+    def test_loses_no_count_of_any_thread(self) -> None:
         """No count of any thread is lost, and everything is handed on."""
         seen: list[Any] = []
         tally = Counters(seen.append)
@@ -45,7 +45,7 @@ class TallyTests(Case):
         self.assertEqual(len(seen), 8000)
         self.assertAlmostEqual(row[-1], 160.0)
 
-    def test_places(self) -> None:
+    def test_counts_in_bucket_and_class(self) -> None:
         """Each duration is in the first bucket that is not less, each status in its class."""
         tally = Counters(None)
         for seconds in (0.0, 0.001, 0.0011, 1000.0):
@@ -90,7 +90,7 @@ class MetricsTests(Case):
                 found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
         return found
 
-    def test_in_flight(self) -> None:
+    def test_every_phase_has_a_value(self) -> None:
         """What is in flight is there by its phase, each phase always, and what has ended is counted once."""
         client, exchange = self.ask()
         told = self.read()
@@ -105,8 +105,8 @@ class MetricsTests(Case):
         self.assertEqual(told["graceful_request_duration_seconds_bucket", (("le", "+Inf"),)], 1)
         client.close()
 
-    def test_states(self) -> None:
-        """Just one state is 1, whatever it is; and the deadline is only told while it runs."""
+    def test_exactly_one_state_is_1(self) -> None:
+        """Exactly one state is 1; the deadline has a value only while it runs."""
         for state in State:
             self.status.enter(state)
             told = self.read()
@@ -114,8 +114,8 @@ class MetricsTests(Case):
             self.assertEqual(ones, [state])
         self.assertNotIn(("graceful_deadline_seconds", ()), told)
 
-    def test_the_end(self) -> None:
-        """What was taken down and abandoned is told."""
+    def test_shows_taken_down_and_abandoned(self) -> None:
+        """Exchanges taken down and threads abandoned have their metrics."""
         self.status.progress = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
         self.status.ending = DrainResult(71, 1.0, 3, 2, 1)
         told = self.read()
