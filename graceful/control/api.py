@@ -154,7 +154,7 @@ class ControlApi(ReadApi):
         raise Problem(404, f"there is no order {path[:100]}")
 
     def _after(self, obeyed: Deferred[None] | None) -> Any:
-        """The status, when an order is obeyed."""
+        """Returns the status, or a Deferred that fires with it when the order is obeyed."""
         return (
             obeyed.addCallback(lambda ignored: self._status.snapshot(0))
             if obeyed is not None

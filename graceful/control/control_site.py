@@ -83,7 +83,7 @@ class ControlSite:
         self._accepted(sock, None)
 
     def sockets(self) -> list[BoundSocket]:
-        """The listening sockets."""
+        """Returns the listening sockets."""
         return [listener.bound for listener in self._listeners]
 
     def rebind(self, known: Sequence[BoundSocket]) -> None:

@@ -53,7 +53,7 @@ class Health:
     # -- orders: reactor thread ---------------------------------------------------------------------------
 
     def begin_going_down(self) -> None:
-        """A drain has begun."""
+        """Say "going down" from now on: a drain has begun."""
         self.going_down = True
         self._renew()
 

@@ -174,7 +174,7 @@ class Runtime:
 
 
 def _rows(text: str, separator: str) -> Iterator[dict[str, str]]:
-    """The rows of a table whose first line has the names of its columns behind a `#`."""
+    """Returns the rows of a table whose first line has the names of its columns behind a `#`."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or not lines[0].startswith("# "):
         return
@@ -196,5 +196,5 @@ def _state(row: dict[str, str]) -> ServerState:
 
 
 def _line(text: str) -> str:
-    """What HAProxy has said, in one line."""
+    """Returns an answer of HAProxy as one line."""
     return " ".join(text.split())[:200] or "no answer"

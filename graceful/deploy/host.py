@@ -66,7 +66,7 @@ class Command(Protocol):
     """A shell command that was started."""
 
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Returns its exit status; None while it runs."""
 
     def said(self) -> list[str]:
         """Returns the last lines of its output."""
@@ -91,14 +91,14 @@ class Question(Protocol):
     """A request over HTTP that is on its way."""
 
     def reply(self) -> Reply | None:
-        """The answer; None while there is none."""
+        """Returns the answer; None while there is none."""
 
 
 class Host(Protocol):
     """The machine that a deploy runs on."""
 
     def seconds(self) -> float:
-        """A monotonic clock."""
+        """Returns the time of a monotonic clock."""
 
     def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -41,7 +41,7 @@ _TAIL: Final = 65_536
 
 
 class ServerProcess:
-    """A server.
+    """A server process that is found at a control socket.
 
     :param client: connected to it.
     :param path: the control socket's usual path.
@@ -189,7 +189,7 @@ class ShellCommand:
             )
 
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Returns its exit status; None while it runs."""
         return self._process.poll()
 
     def said(self) -> list[str]:
@@ -210,7 +210,7 @@ class HTTPQuestion:
         threading.Thread(target=self._run, name=f"asks {url}", daemon=True).start()
 
     def reply(self) -> Reply | None:
-        """The answer; None while there is none."""
+        """Returns the answer; None while there is none."""
         return self._reply
 
     def _run(self) -> None:

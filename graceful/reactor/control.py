@@ -38,16 +38,16 @@ class ControlledShutdown(Protocol):
     taken_down: int
 
     def latest_exit(self) -> float:
-        """In how many seconds the process is gone, whatever happens."""
+        """Returns the seconds until the process is gone in any case."""
 
     def limit(self) -> None:
-        """See to it that the process ends in time, whatever happens."""
+        """Arm the last limit, after which the process ends in any case."""
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain."""
 
     def move_limit(self) -> None:
-        """The deadline was moved."""
+        """Move the last limit: the deadline was moved."""
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
@@ -137,7 +137,7 @@ class ReactorControl:
     def stop(self, quiet: bool, deadline: float | None) -> None:
         """Begin to drain.
 
-        :param quiet: close idle connections at once: nobody sends requests any more.
+        :param quiet: close idle connections at once: no client sends requests any more.
         :param deadline: seconds that there are once the sockets are closed, instead of what the settings say.
         """
         if deadline is not None:
@@ -157,7 +157,7 @@ class ReactorControl:
         self._shutdown.hurry()
 
     def latest_exit(self) -> float:
-        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        """Returns the seconds until the process is gone in any case; before a drain, from its beginning."""
         return self._shutdown.latest_exit()
 
     def renew_limit(self) -> None:
@@ -170,7 +170,7 @@ class ReactorControl:
     # -- the way out --------------------------------------------------------------------------------------
 
     def entered(self, state: State) -> None:
-        """The drain is in another state."""
+        """Show that the drain has entered a state."""
         self._status.enter(state)
         self._server.entered(state)
 

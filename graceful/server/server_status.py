@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graceful.drain import Drain
 
 
+#: How many bytes of a path are shown: a line of a table.
 LONGEST_PATH: Final = 200
 
 
@@ -128,9 +129,9 @@ class ServerStatus(StateHistory):
         site.record = remember
 
     def in_flight(self, limit: int | None = None, stacks: bool = False) -> list[dict[str, Any]]:
-        """The exchanges in flight, oldest first.
+        """Returns the exchanges in flight, oldest first.
 
-        :param limit: so many at most.
+        :param limit: how many at most; None for all.
         :param stacks: each with the stack of its thread.
         """
         inputs = self.inputs
@@ -202,27 +203,27 @@ class ServerStatus(StateHistory):
         return {**self.snapshot(limit), "ended": list(self.recently_ended()), "tally": self._numbers()}
 
     def exchanges(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """What is in flight, oldest first, each with the stack of its thread."""
+        """Returns what is in flight, oldest first, each with the stack of its thread."""
         return self.in_flight(limit, stacks=True)
 
     def exchange(self, which: str) -> dict[str, Any] | None:
-        """One of them by its id; None if that is not in flight."""
+        """Returns an exchange in flight by its id; None if it is not in flight."""
         for shown in self.in_flight(stacks=True):
             if str(shown["id"]) == which:
                 return shown
         return None
 
     def recently_ended(self) -> Sequence[dict[str, Any]]:
-        """The last exchanges that ended since the drain began, newest first."""
+        """Returns the last exchanges that ended since the drain began, newest first."""
         return self.ended or ()
 
     # -- numbers ------------------------------------------------------------------------------------------
 
     def _numbers(self) -> dict[str, Any]:
-        """What metrics are made of beside the status.
+        """Returns the numbers of the metrics that are not in the status.
 
         `phases`: how many exchanges are in which phase; `queue_oldest`: seconds; `abandoned`: threads; `downloaded`:
-        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.counters`), null if nobody counts.
+        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.counters`), null if not counted.
         """
         exchanges = self.inputs.site.register.in_flight() if self.inputs is not None else []
         phases, queued = dict.fromkeys(PHASES, 0), None
@@ -233,7 +234,7 @@ class ServerStatus(StateHistory):
                 queued = exchange
             if exchange.download:
                 total += exchange.sent
-        # Never less than last time, whatever ends in this moment.
+        # Never less than last time, although an exchange may end while this adds up.
         self._downloaded = max(self._downloaded, total)
         return {
             "phases": phases,
@@ -245,7 +246,7 @@ class ServerStatus(StateHistory):
 
 
 def path_of(exchange: StatusExchange) -> str:
-    """The path that an exchange asks for, for people: without its query, and no longer than can be read."""
+    """Returns the path of an exchange for people: without the query, and cut to a readable length."""
     path = exchange.target.partition(b"?")[0]
     text = path[:LONGEST_PATH].decode("latin-1").encode("unicode_escape").decode("ascii")
     return text + "…" if len(path) > LONGEST_PATH else text or "-"

@@ -1,4 +1,4 @@
-"""The `graceful` command: what it understands, and what it says when nobody answers."""
+"""The `graceful` command: its arguments, and its messages when no server answers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CommandTestCase(SynchronousTestCase):
 
 
 class CommandLineTests(CommandTestCase):
-    """What can be typed."""
+    """The command line."""
 
     def test_version_is_the_distributions(self) -> None:
         """--version tells the version of the installed distribution."""
@@ -121,7 +121,7 @@ class UnreachableTests(CommandTestCase):
         self.assertIn("/graceful.sock\n", self.one_line())
 
     def test_a_stale_file(self) -> None:
-        """A socket file on which nobody listens is no server."""
+        """A socket file on which no process listens is no server."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(self.path)
         self.assertEqual(self.run_command("stop", "--control", self.path), 0)
@@ -129,7 +129,7 @@ class UnreachableTests(CommandTestCase):
         self.assertIn("no server answers", self.one_line())
 
     def test_recognises_other_servers(self) -> None:
-        """What answers in another protocol, or is another HTTP server, is not a graceful server."""
+        """A server of another protocol, or another HTTP server, is not a graceful server."""
         for said in (
             b"220 mail.example ESMTP\r\n",
             b"HTTP/1.1 200 OK\r\nServer: other\r\nContent-Length: 2\r\n\r\n{}",

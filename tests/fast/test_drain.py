@@ -1,4 +1,4 @@
-"""The way out: which step follows which, in whatever state something happens."""
+"""The drain: which step follows which, for every event in every state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StrictClock(Clock):
 
 
 class Work:
-    """What is drained: writes down what it is asked to do, and does it when the test says so.
+    """A drainable that writes down what it is asked to do, and does it when the test says so.
 
     :param at_once: every step is done as soon as it is asked for.
     :ivar steps: what it was asked, in order.
@@ -123,7 +123,7 @@ class OrderTests(Case):
         self.follows("going down", "last requests", "close listeners", "wait", "take down", state="takedown")
 
     def test_when_it_takes_down(self) -> None:
-        """It is known from the beginning when the takedown will come; to extend the deadline moves it."""
+        """The time of the takedown is known from the beginning, and moves with the deadline."""
         self.drain = Drain(self.clock, self.work, DEADLINE, lame_duck=7)
         self.assertIsNone(self.drain.takedown_at())
         self.drain.begin()
@@ -192,7 +192,7 @@ class OrderTests(Case):
             self.follows(taken, state="takedown")
 
     def test_empty_after_the_deadline(self) -> None:
-        """What empties by the takedown does not end the drain before the takedown is through."""
+        """Becoming empty during the takedown does not end the drain before the takedown ends."""
         self.bring_to("takedown")
         self.work.empty.callback(None)
         self.assertEqual((self.drain.state, self.work.steps[-1]), ("takedown", "take everything down"))
@@ -200,7 +200,7 @@ class OrderTests(Case):
         self.assertEqual((self.drain.state, self.work.steps[-1], self.work.steps.count("gone")), ("gone", "gone", 1))
 
     def test_empty_after_the_end(self) -> None:
-        """What empties after that changes nothing."""
+        """Becoming empty after that changes nothing."""
         self.bring_to("takedown")
         self.work.taken_down.callback(None)
         self.work.steps.clear()
@@ -227,7 +227,7 @@ class AgainTests(Case):
             self.assertEqual(self.work.steps.count("gone"), 1)
 
     def test_does_not_move_the_deadline(self) -> None:
-        """It does not prolong anything."""
+        """A second `begin` moves no deadline."""
         self.bring_to("finishing")
         self.clock.advance(DEADLINE - 1)
         self.drain.begin()
@@ -235,7 +235,7 @@ class AgainTests(Case):
         self.clock.advance(1)
         self.assertEqual(self.drain.state, "takedown")
 
-    def test_when_all_is_over(self) -> None:
+    def test_begin_after_the_end_fires_at_once(self) -> None:
         """When all is over it is over at once."""
         self.bring_to("gone")
         self.work.steps.clear()
@@ -258,7 +258,7 @@ class AgainTests(Case):
 
 
 class HurryTests(Case):
-    """Somebody wants it to stop waiting."""
+    """A caller wants the drain to stop waiting."""
 
     def test_hurry_while_serving_closes_first(self) -> None:
         """While it serves, the sockets are closed in order, then everything is taken down."""
@@ -361,7 +361,7 @@ class LameDuckTests(Case):
 
 
 class SecondDeadlineTests(Case):
-    """What holds no thread has more time."""
+    """Downloads, which hold no thread, have more time."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -439,7 +439,7 @@ class SecondDeadlineTests(Case):
 
 
 class ExtendTests(Case):
-    """Somebody gives what is in flight more time."""
+    """A caller moves the deadline."""
 
     def test_deadline_moves_both_ways(self) -> None:
         """The deadline moves, to and fro."""
@@ -454,7 +454,7 @@ class ExtendTests(Case):
         self.assertEqual(self.drain.state, "takedown")
 
     def test_extend_counts_before_the_sockets_close(self) -> None:
-        """It counts for a drain that has not come so far yet."""
+        """A deadline that is moved early counts when the sockets are closed."""
         self.drain.extend(50)
         self.drain.begin()
         self.assertIs(self.drain.next_deadline, None)
@@ -462,8 +462,8 @@ class ExtendTests(Case):
         self.clock.advance(DEADLINE + 49)
         self.assertEqual(self.drain.state, "finishing")
 
-    def test_less_than_nothing(self) -> None:
-        """Nobody gets less than no time at all."""
+    def test_deadline_never_gets_negative(self) -> None:
+        """A deadline never gets negative."""
         self.drain.extend(-10 * DEADLINE)
         self.drain.extend(50)
         self.drain.begin()
@@ -471,7 +471,7 @@ class ExtendTests(Case):
         self.assertEqual(self.drain.next_deadline, self.clock.seconds() + 50)
 
     def test_extend_does_not_stop_a_takedown(self) -> None:
-        """What is being taken down gets no more time."""
+        """An exchange that is being taken down gets no more time."""
         for state in ("takedown", "gone"):
             self.bring_to(state)
             self.drain.extend(50)
@@ -479,10 +479,10 @@ class ExtendTests(Case):
 
 
 class AheadTests(Case):
-    """What is ahead of a drain at most, in each of its states; and what is told of them."""
+    """The seconds ahead of a drain at most in each state, and the states that are told."""
 
     def test_seconds_ahead_shrink_with_time(self) -> None:
-        """It shrinks with time from the signal on, and counts the deadline that holds."""
+        """The seconds shrink with time from the signal on, and count the deadline that holds."""
         told: list[str] = []
         self.drain = Drain(self.clock, self.work, DEADLINE, 3600, lame_duck=20, entered=told.append)
         self.assertEqual(
@@ -530,7 +530,7 @@ class SucceededTests(SynchronousTestCase):
         self.assertEqual(work.steps, ["going down", "last requests", "close listeners"])
 
     def test_from_the_lame_duck(self) -> None:
-        """And nobody needs more of it."""
+        """The lame duck ends at once when a successor accepts."""
         clock, work = StrictClock(), Work()
         drain = Drain(clock, work, DEADLINE, lame_duck=30)
         drain.begin()

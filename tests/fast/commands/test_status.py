@@ -1,4 +1,4 @@
-"""What `graceful status` and `graceful top` make of a status, of one process and of several workers."""
+"""The texts of `graceful status` and `graceful top`, for one process and for several workers."""
 
 from __future__ import annotations
 

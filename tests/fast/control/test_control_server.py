@@ -28,7 +28,7 @@ class PlacesTests(SynchronousTestCase):
     """Status pages have addresses, too; an instance that leaves has its own until its end."""
 
     def setUp(self) -> None:
-        """Have a control path of one's own, and an address that somebody listens at."""
+        """Make a control path, and an address that another socket listens at."""
         self.path = os.path.join(directory_for(self), "site.sock")
         self.taken = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(self.taken.close)
@@ -112,7 +112,7 @@ class ConnectedTests(Case):
         client.close()
 
     def ask_engine(self) -> tuple[Any, Any]:
-        """A request of somebody else's, at the instance itself."""
+        """A request of a client, at the instance itself."""
         client = self.engine.connect().send(get(1))
         return client, self.engine.asked[-1]
 
@@ -131,7 +131,7 @@ class ConnectedTests(Case):
         self.assertEqual((code, told["state"], left, said), (200, "starting", [True], ["localhost"]))
 
     def test_a_supervisor_that_is_stuck(self) -> None:
-        """It may say nothing, or read nothing, for as long as it lives."""
+        """The supervisor may send nothing, or read nothing, for as long as it lives."""
         self.server.open(self.engine.reactor, cast(Any, None))
         (site,) = self.server._sites
         for days in (0, 1, 30):

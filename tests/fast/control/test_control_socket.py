@@ -1,4 +1,4 @@
-"""The control socket's path: taken, passed on, replaced, and never somebody else's."""
+"""The control socket's path: taken, passed on, replaced, and never taken from an instance that serves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PathTests(SynchronousTestCase):
         self.patch(module, "ControlClient", self.client)
 
     def client(self, path: str, timeout: float | None) -> Any:
-        """What connects to a server: to one that is in `state`, if anybody listens."""
+        """Connects to a server: to one that is in `state`, if a process listens."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(path)
@@ -86,7 +86,7 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(os.listdir(self.directory), ["graceful.sock"])
 
     def test_one_that_leaves_is_moved(self) -> None:
-        """One that could not give the path up itself is moved aside, and can still be reached."""
+        """An instance that could not give the path up itself is moved aside, and can still be reached."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as old:
             old.bind(self.path)
             old.listen(5)
@@ -124,7 +124,7 @@ class PathTests(SynchronousTestCase):
         self.assertTrue(os.path.isfile(self.path))
 
     def test_starts_without_a_socket_that_was_not_asked_for(self) -> None:
-        """Where no socket can be made, a start that did not ask for one goes on."""
+        """A start that did not ask for a socket goes on where none can be made."""
         self.path = os.path.join(self.directory, "none", "graceful.sock")
         with self.assertRaises(ControlError) as caught:
             self.bind()

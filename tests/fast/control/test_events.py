@@ -112,7 +112,7 @@ class OrdersTests(StatusPoller):
     """Orders at the control socket."""
 
     def setUp(self) -> None:
-        """Have somebody who obeys."""
+        """Make orders that are written down."""
         super().setUp()
         self.patch(api, "said_by", lambda connection: "a test")
         self.given: list[Any] = []
@@ -158,7 +158,7 @@ class OrdersTests(StatusPoller):
         self.assertEqual(self.given, ["leave", "enter", -5.0])
 
     def test_stop_that_ends_at_once(self) -> None:
-        """One that waits for the end is answered with the last word, even if that is here already."""
+        """A client that waits for the end gets the last word, even if the end has come already."""
         code, word = self.order("/stop", b'{"quiet": true, "deadline": 3, "wait": "gone"}')
         self.assertEqual((code, word["exit_status"]), (200, 0))
         self.assertEqual(self.given, [(True, 3.0)])

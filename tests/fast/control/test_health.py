@@ -1,4 +1,4 @@
-"""What a balancer is told."""
+"""The health that a balancer is told."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HealthTests(Case):
         self.engine.site.serve(self.engine.handler)
 
     def told(self, path: str = "/+haproxy", method: str = "GET") -> tuple[int, bytes]:
-        """What is answered; the application has not been asked."""
+        """Returns the answer; the application has not been asked."""
         client = self.engine.connect().send(ask(path, method))
         (answer,) = parse_answers(client.take(), method)
         self.assertEqual(self.engine.asked, [])
@@ -62,7 +62,7 @@ class HealthTests(Case):
         self.assertEqual(self.bodies(client), [b"first", b"serving, version 1.2\n"])
 
     def test_client_has_left(self) -> None:
-        """A client that is gone by then is nobody's trouble."""
+        """A client that has gone by then causes no error."""
         client, _ = self.ask()
         exchange = Exchange(client.connection)
         exchange.id, exchange.method, exchange.target = 99, "GET", b"/+haproxy"

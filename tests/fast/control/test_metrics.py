@@ -24,7 +24,7 @@ def ended(status: int, seconds: float, *, download: bool = False, sent: int = 0)
 
 
 class TallyTests(Case):
-    """What has ended, by the threads that end it."""
+    """Counting of exchanges by the threads that end them."""
 
     def test_loses_no_count_of_any_thread(self) -> None:
         """No count of any thread is lost, and everything is handed on."""
@@ -79,7 +79,7 @@ class MetricsTests(Case):
         self.metrics.count()
 
     def read(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        """What Prometheus' own parser makes of the text, after checking its form."""
+        """Returns what Prometheus' own parser makes of the text, after checking its form."""
         text = self.metrics.render(self.status.snapshot_with_counters(0))
         found = {}
         for family in text_string_to_metric_families(text.decode()):
@@ -91,7 +91,7 @@ class MetricsTests(Case):
         return found
 
     def test_every_phase_has_a_value(self) -> None:
-        """What is in flight is there by its phase, each phase always, and what has ended is counted once."""
+        """Exchanges in flight are counted by phase, each phase always; an exchange that has ended is counted once."""
         client, exchange = self.ask()
         told = self.read()
         phases = {labels[0][1] for name, labels in told if name == "graceful_in_flight_exchanges"}

@@ -103,7 +103,7 @@ class RuntimeTests(SynchronousTestCase):
             self.assertEqual(self.heard, sent)
 
     def test_errors_are_text(self) -> None:
-        """Whatever else comes is an error, in one line."""
+        """Any other answer is an error, in one line."""
         for said, expected in (
             ("No such server.\n\n", "set server app/one state drain: No such server."),
             ("Permission denied\n\n", "set is denied: its stats socket needs `level admin`"),

@@ -39,7 +39,7 @@ class ParallelTests(SynchronousTestCase):
         return fewest, verdict
 
     def test_one_at_a_time_keeps_four_of_five_up(self) -> None:
-        """One after the other: four of five are always up."""
+        """With one instance at a time, four of five are always up."""
         fewest, verdict = self.fewest_up()
         self.assertEqual((fewest, verdict["result"]), (4, "deployed"))
 
@@ -51,7 +51,7 @@ class ParallelTests(SynchronousTestCase):
         self.assertLess(verdict["seconds"], slow * 0.8)
 
     def test_min_up_is_kept(self) -> None:
-        """All at once, but two others must be up: the rest waits for its turn, and nobody waits for ever."""
+        """All at once, but two others must be up: the other instances wait, and none waits for ever."""
         fewest, verdict = self.fewest_up(parallel=5, min_up=2)
         self.assertEqual((fewest, verdict["result"]), (2, "deployed"))
 
@@ -83,7 +83,7 @@ class EarlyEndTests(SynchronousTestCase):
         return rehearsal, conductor.run()
 
     def test_first_interrupt_finishes_what_is_under_way(self) -> None:
-        """What is under way is brought to its end; nothing else is begun."""
+        """Rollouts under way are brought to their end; no other is begun."""
         rehearsal, verdict = self.interrupt(1.0)
         self.assertEqual([one["result"] for one in verdict["instances"]], ["deployed", "untouched", "untouched"])
         self.assertEqual(verdict["result"], "interrupted")
@@ -102,7 +102,7 @@ class EarlyEndTests(SynchronousTestCase):
         self.assertEqual(rehearsal.states(), ["ready", "ready", "ready"])
 
     def test_while_old_ones_finish(self) -> None:
-        """They go on without us, and the verdict says so."""
+        """Old processes go on without the deploy, and the verdict says so."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.olds["app1"].finishes_in = 100.0
         conductor = rehearsal.conduct()
@@ -132,7 +132,7 @@ class EarlyEndTests(SynchronousTestCase):
 
 
 class PreviewTests(SynchronousTestCase):
-    """What would be done, and what stands in its way."""
+    """The preview: what would be done, and what would stop it."""
 
     def test_preview_touches_nothing(self) -> None:
         """The preview shows how everything is and what would be done, and touches nothing."""
@@ -166,7 +166,7 @@ class PreviewTests(SynchronousTestCase):
 
 
 class JournalTests(SynchronousTestCase):
-    """What outlives a deploy."""
+    """The records that outlive a deploy."""
 
     def setUp(self) -> None:
         """Have a directory for records."""
@@ -190,7 +190,7 @@ class JournalTests(SynchronousTestCase):
         self.journal()
 
     def test_what_was_found(self) -> None:
-        """It is there for the next deploy until it is put back."""
+        """The record is there for the next deploy until everything is put back."""
         found = {"haproxy app/app1": Found("maint", ("agent", "health"))}
         first = self.journal()
         first.remember("app1", found)
@@ -223,7 +223,7 @@ class JournalTests(SynchronousTestCase):
 
 
 class VerdictTests(SynchronousTestCase):
-    """How it is told."""
+    """The texts of a verdict."""
 
     def test_verdict_has_a_line_for_each_instance(self) -> None:
         """In a line for the deploy and one for each instance."""
@@ -235,7 +235,7 @@ class VerdictTests(SynchronousTestCase):
         self.assertEqual(len(lines), 3)
 
     def test_strict_counts_taken_down_killed_and_vanished(self) -> None:
-        """What was taken down, killed or vanished is named, and counts for `--strict`."""
+        """Exchanges taken down, and processes killed or vanished, are named, and count for `--strict`."""
         rehearsal = Rehearsal(count=3, margin=1.0)
         rehearsal.olds["app1"].taken_down = 2
         rehearsal.olds["app2"].finishes_in = None

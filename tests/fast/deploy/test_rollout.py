@@ -21,7 +21,7 @@ def only(events: list[str], name: str) -> list[str]:
 
 
 class OrderTests(SynchronousTestCase):
-    """What comes before what."""
+    """The order of the steps."""
 
     def test_steps_follow_in_order(self) -> None:
         """Out, unchecked, told to stop, closed, started, healthy, good, checked again by HAProxy, in, good still."""
@@ -80,7 +80,7 @@ class OrderTests(SynchronousTestCase):
         self.assertLess(verdict["instances"][0]["seconds"], 12)
 
     def test_predecessors_are_waited_for_too(self) -> None:
-        """One that still leaves since an earlier deploy may have idle connections as well, and is told."""
+        """A process that leaves since an earlier deploy may have idle connections too, and is told to stop."""
         rehearsal = Rehearsal(count=1, min_up=0)
         first = rehearsal.olds["app1"]
         first.finishes_in = 50.0
@@ -106,7 +106,7 @@ class OrderTests(SynchronousTestCase):
             self.assertGreater(events.index(name.format("ready")), start)
 
     def test_an_instance_that_is_down(self) -> None:
-        """Nobody is told to stop; it is started, and HAProxy learns that it is up."""
+        """No process is told to stop; the new one is started, and HAProxy learns that it is up."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.olds["app1"].dead = True
         rehearsal.haproxy.change("app", "app1", running=False)
@@ -136,7 +136,7 @@ class BalancerTests(SynchronousTestCase):
             self.assertEqual(rehearsal.deploy()["instances"][0]["result"], "failed", values)
 
     def test_left_as_it_was_found(self) -> None:
-        """A server that somebody has taken out by hand stays out, with the new version behind it."""
+        """A server that an operator has taken out by hand stays out, with the new version behind it."""
         for state in ("maint", "drain"):
             rehearsal = Rehearsal(count=1)
             rehearsal.haproxy.change("app", "app1", state=state, checks=())
@@ -172,7 +172,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertEqual(rehearsal.states(), ["ready"])
 
     def test_tied_clients_need_maint(self) -> None:
-        """Where clients are tied to a server, drain does not keep them away, and maint does."""
+        """Clients that are tied to a server still come in drain, and not in maint."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.haproxy.cookie = "one"
         rehearsal.deploy()
@@ -180,7 +180,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertEqual(rehearsal.states(), ["ready"])
 
     def test_requests_that_still_come(self) -> None:
-        """So it is if they still come for whatever other reason."""
+        """The server is set to maint if requests still come for another reason."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.haproxy.calm = False
         rehearsal.deploy()
@@ -189,7 +189,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertIn("requests still come", rehearsal.machine.said("note")[0])
 
     def test_haproxy_is_restarted(self) -> None:
-        """It may be away for a while, at any step."""
+        """HAProxy may be away for a while, at any step."""
         for when in (0.0, 0.1, 0.3, 1.0, 1.3):
             rehearsal = Rehearsal(count=1, min_up=0)
 
@@ -236,7 +236,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertEqual(rehearsal.found_servers.recall("app1"), {})
 
     def test_held_to_be_down(self) -> None:
-        """One that HAProxy cannot reach is taken out again, and the deploy fails."""
+        """A server that HAProxy cannot reach is taken out again, and the deploy fails."""
         rehearsal = Rehearsal(min_up=0)
         change = rehearsal.haproxy.change
 
@@ -260,7 +260,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertIn("no traffic seen at app/app1 in 2 s", rehearsal.machine.said("note"))
 
     def test_left_by_an_earlier_deploy(self) -> None:
-        """What it had found counts, and its instance comes first."""
+        """The states that the interrupted deploy had found count, and its instance comes first."""
         rehearsal = Rehearsal()
         rehearsal.found_servers.remember("app2", {"haproxy app/app2": Found("ready", ("health",))})
         rehearsal.haproxy.change("app", "app2", state="drain", checks=())
@@ -317,7 +317,7 @@ class NewVersionTests(SynchronousTestCase):
         self.assertApproximates(one["seconds"], 45.3, 1)
 
     def test_the_old_one_is_no_new_process(self) -> None:
-        """One that was there before does not count."""
+        """A process that was there before does not count as new."""
         rehearsal = Rehearsal(min_up=0, takeover=True)
         rehearsal.machine.commands["start app1"] = lambda: 0
         one = self.broken(rehearsal)
@@ -362,14 +362,14 @@ class NewVersionTests(SynchronousTestCase):
         self.assertNotIn("app/app1 ready", rehearsal.machine.events)
 
     def test_check_warms_up(self) -> None:
-        """What is wrong once is no failure."""
+        """A check that fails once is no failure."""
         rehearsal = Rehearsal()
         rehearsal.machine.replies["http://app1/login"] = BAD
         rehearsal.machine.later(1.8, rehearsal.machine.replies.clear)
         self.assertEqual(rehearsal.deploy()["result"], "deployed")
 
     def test_check_in_traffic(self) -> None:
-        """One that fails as soon as it gets requests is taken out again."""
+        """A server that fails as soon as it gets requests is taken out again."""
         rehearsal = Rehearsal()
         set_state = rehearsal.haproxy.set_state
 
@@ -470,7 +470,7 @@ class StuckTests(SynchronousTestCase):
         self.assertLess(events.index("TERM 101"), events.index("start app1"))
 
     def test_stuck_for_good(self) -> None:
-        """One that does not even heed SIGTERM is killed after the usual time, and only then the next one starts."""
+        """A process that does not heed SIGTERM is killed after the default time, and only then the new one starts."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=30.0)
         old = rehearsal.olds["app1"]
         old.silent, old.obeys = True, False
@@ -494,7 +494,7 @@ class StuckTests(SynchronousTestCase):
         self.assertEqual(verdict["result"], "deployed")
 
     def test_stopped_in_its_drain(self) -> None:
-        """One that falls silent has the time that it said last."""
+        """A process that falls silent has until the latest exit that it told last."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=10.0)
         old = rehearsal.olds["app1"]
         old.finishes_in, old.latest = None, 100.0
@@ -522,7 +522,7 @@ class StuckTests(SynchronousTestCase):
         self.assertEqual(verdict["instances"][0]["old"][0]["exit_status"], 72)
 
     def test_may_not_kill(self) -> None:
-        """Where we may not, it is said, and not waited for for ever."""
+        """A process that may not be killed is reported, and the deploy does not wait for it."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=10.0)
         old = rehearsal.olds["app1"]
         old.finishes_in, old.latest = None, 100.0
