@@ -48,6 +48,7 @@ from graceful.web.exchange import Exchange
 log = Logger(namespace="graceful")
 
 
+#: struct ucred of unix(7): pid, uid, gid.
 _CREDENTIALS: Final = struct.Struct("3i")
 
 

@@ -20,6 +20,8 @@ ANSWERS_IN: Final = 5.0
 
 #: Bytes of an answer that are read: far more than the status of a server with all its exchanges has.
 _LARGEST: Final = 64 << 20
+
+#: struct ucred of unix(7): pid, uid, gid.
 _PEER: Final = struct.Struct("3i")
 
 

@@ -15,7 +15,8 @@ from typing import Final
 from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.response_headers import reason
 
-METHODS: Final = ("GET", "HEAD", "OPTIONS")  # OPTIONS is what HAProxy asks by when it is only given a path
+#: The methods that health answers; OPTIONS is HAProxy's default.
+METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
 _NOT_ALLOWED: Final = (
     "405 Method Not Allowed",

@@ -21,11 +21,18 @@ from graceful.deploy import DeployError
 
 #: Seconds that HAProxy has to answer.
 ANSWERS_IN: Final = 5.0
+
+#: Bytes of an answer that are read: more than the states of thousands of servers have.
 _LARGEST: Final = 16 << 20
 
+#: Bits of `srv_admin_state`: maintenance that is forced, inherited, configured, by name resolution, by host name; and
+#: drain that is forced, inherited.
 _MAINT: Final = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
 _DRAIN: Final = 0x08 | 0x10
-_RUNNING: Final = ("1", "2")  # starting slowly, and running; not stopped, nor stopping
+#: Values of `srv_op_state`: starting slowly, and running; the others are stopped and stopping.
+_RUNNING: Final = ("1", "2")
+
+#: Bits of `srv_check_state` and `srv_agent_state`.
 _CONFIGURED: Final = 0x02
 _ENABLED: Final = 0x04
 

@@ -10,8 +10,6 @@ from typing import Any, Final, TextIO
 
 from graceful.humanize import duration
 
-_LOUD: Final = ("failed", "killed", "warning", "interrupted", "rolled back")
-
 
 class _Output:
     """Writes lines for as long as the output is open.
