@@ -1,7 +1,7 @@
 """The `graceful` command.
 
-An instance is started by `twistd graceful-app`.  This command is for what is done to running ones: it finds their
-control socket, and says what they answer, in words and in its exit status.
+`twistd graceful-app` starts an instance.  This command is for running ones: it finds their control socket, and tells
+what they answer, in words and by its exit status.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Run = Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
         say(f"{message}; see {self.prog} --help")
@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _lazily(module: str, name: str) -> Run:
-    """A command, in a module that is imported when it is used."""
+    """Returns a command whose module is imported when it is used: most commands need few of the imports."""
 
     def run(arguments: argparse.Namespace) -> int:
         from importlib import import_module
@@ -59,7 +59,7 @@ def _lazily(module: str, name: str) -> Run:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what understands the command line."""
+    """Returns the parser of the command line."""
     main = _Parser(prog="graceful", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
     main.add_argument("--version", action="version", version=f"graceful {__version__}")
     commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -110,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
-    :param arguments: what stands behind the command's name; by default the process's own.
-    :return: the exit status.
+    :param arguments: the arguments without the command's name; None for those of the process.
+    :returns: the exit status.
     """
     given = parser().parse_args(arguments)
     run: Run = given.run

@@ -1,43 +1,110 @@
-"""One server's way out: how a stop is asked for, put off, hurried, and looked at.
+"""The way out of a server: from "stop" to "gone", as a state machine with one ordered chain of steps.
 
-Who stops a server wants three things of it: to begin, at most once; to know when the next deadline comes, also
-before it is certain; and to be told when it is over, however often and however late he asks.  The order of the
-steps, and what each of them waits for, is the chain's (:mod:`graceful.drain`).
+Stopping a server is easy to get wrong in the order of things: a thread pool that ends before the answers, a
+listener that closes after the wait has begun, a second signal that restarts what is under way, a wait without a
+limit.  So the order is written down once, here, and each event is an input to a machine that knows what the event
+means in each state:
+
+    serving ─begin─▶ lame-duck ─lame_duck_over─▶ closing ─closed─▶ finishing ─emptied─▶ gone
+                                                                       │  ▲
+                                                                overdue│  │spared
+                                                                       ▼  │
+                                                                    takedown ──ended──▶ gone
+
+There are two deadlines.  What holds a thread is taken down at the first.  A download holds none, and a site that
+deploys twenty times a day would never complete a long one: it is spared until the second.
+
+A caller that stops a server needs three things: to begin, at most once; to know when the next deadline comes, also
+before it is certain; and to be told when the drain is over, however often and however late it asks.
+
+Nothing here knows what is drained: sockets, connections and threads are behind :class:`Drainable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from enum import Enum
+from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import frozen
 from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
+class State(str, Enum):
+    """How far an instance is, in the order in which it goes from state to state.
+
+    The values are those of the status.  A state is a string, so that it can be compared with what another process
+    has said, formatted, and dumped as JSON.
+    """
+
+    STARTING = "starting"
+    SERVING = "serving"
+    LAME_DUCK = "lame-duck"
+    CLOSING = "closing"
+    FINISHING = "finishing"
+    TAKEDOWN = "takedown"
+    GONE = "gone"
+
+    __str__ = str.__str__
+
+    @classmethod
+    def parse(cls, text: object) -> State | None:
+        """Returns the state that another process has reported; None for a word that is no state."""
+        try:
+            return cls(text)
+        except ValueError:
+            return None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the listening sockets are open and stay open for now."""
+        return self in (State.SERVING, State.LAME_DUCK)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the drain has begun, or is over."""
+        return self not in (State.STARTING, State.SERVING)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the instance gives its control path and its pid file to a newcomer."""
+        return self is State.CLOSING or self.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether the listening sockets are closed, or another process accepts from them."""
+        return self is State.FINISHING or self.past_deadline
+
+    @property
+    def past_deadline(self) -> bool:
+        """Whether the deadline cannot be moved any more."""
+        return self in (State.TAKEDOWN, State.GONE)
+
+
 class Drainable(Protocol):
-    """What a drain works on, in the order of its calls.  Reactor thread."""
+    """What is drained, in the order of the calls.  Reactor thread."""
 
     def going_down(self) -> None:
-        """The balancer shall look elsewhere; everything is still accepted and served as always."""
+        """Tell the balancer to look elsewhere; everything is still accepted and served as always."""
 
     def last_requests(self, quiet: bool) -> None:
-        """From now on every answer is its connection's last.
+        """Make every answer from now on its connection's last.
 
-        :param quiet: nobody sends requests on idle connections any more: they may be closed at once.
+        :param quiet: no client sends requests on idle connections any more: they may be closed at once.
         """
 
     def close_listeners(self) -> Deferred[None]:
-        """Close the listening sockets; fire when all are closed and have been said to be."""
+        """Close the listening sockets; fire when all are closed and the log says so."""
 
     def all_gone(self) -> Deferred[None]:
         """Fire when nothing is in flight and no connection is left."""
 
-    def left(self) -> bool:
-        """Whether anything is left, but for what is spared until the second deadline."""
+    def has_leftovers(self) -> bool:
+        """Whether anything is left that is not spared until the second deadline."""
 
-    def spared(self) -> bool:
+    def has_spared(self) -> bool:
         """Whether anything is left that is spared until the second deadline."""
 
     def take_down(self, everything: bool) -> Deferred[None]:
@@ -46,23 +113,23 @@ class Drainable(Protocol):
         :param everything: also what is otherwise spared.
         """
 
-    def gone(self, seconds: float) -> Deferred[None]:
-        """The drain is over; fire when what follows it is, too.
+    def finish(self, seconds: float) -> Deferred[None]:
+        """The drain is over: end what depends on it, and fire when that is done.
 
-        :param seconds: how long it took.
+        :param seconds: how long the drain took.
         """
 
 
 class Inputs(Protocol):
-    """What can happen to a drain."""
+    """The events of a drain."""
 
     def begin(self, quiet: bool) -> None:
-        """Somebody wants the server to stop."""
+        """A caller wants the server to stop."""
 
     def hurry(self) -> None:
-        """Somebody wants it to stop waiting."""
+        """A caller wants the server to stop waiting."""
 
-    def waddled(self) -> None:
+    def lame_duck_over(self) -> None:
         """The balancer has had its time to notice."""
 
     def closed(self) -> None:
@@ -75,258 +142,23 @@ class Inputs(Protocol):
         """The deadline has come."""
 
     def ended(self) -> None:
-        """The takedown is through."""
+        """The takedown has ended, and nothing is left."""
 
     def spared(self) -> None:
-        """The takedown is through, and has left what has more time."""
-
-
-@define(eq=False)
-class Core:
-    """What the machine works with.
-
-    :ivar clock: times the deadlines; monotonic.
-    :ivar lame_duck: how long to go on accepting while the balancer is told to look elsewhere, seconds.
-    :ivar deadline: how long to wait for exchanges after the sockets are closed, seconds.
-    :ivar download_deadline: likewise, for what is spared at the deadline.
-    :ivar began: when the drain began, seconds of the clock; None before.
-    :ivar closed: when the sockets were closed, seconds of the clock; None before.
-    :ivar state: the state's name, for people and the status.
-    :ivar hurried: nobody shall be waited for.
-    :ivar quiet: nobody sends requests on idle connections any more.
-    :ivar passed: the first deadline has come.
-    :ivar over: there is nothing left to wait for.
-    :ivar entered: called with the name of each state that is entered.
-    """
-
-    clock: IReactorTime
-    work: Drainable
-    deadline: float
-    download_deadline: float
-    lame_duck: float = 0.0
-    began: float | None = None
-    closed: float | None = None
-    state: str = "serving"
-    hurried: bool = False
-    quiet: bool = False
-    over: bool = False
-    passed: bool = False
-    timer: IDelayedCall | None = None
-    machine: Any = None
-    waiting: list[Deferred[None]] = field(factory=list)
-    entered: Callable[[str], object] = lambda state: None
-
-    def enter(self, state: str) -> None:
-        """Be in another state, and say so."""
-        self.state = state
-        self.entered(state)
-
-    def close(self) -> None:
-        """Close the door first: a wait while requests still come in has no end."""
-        self.enter("closing")
-        self.work.last_requests(self.quiet)
-        self.work.close_listeners().addCallback(lambda ignored: self.machine.closed())
-
-    def wait(self) -> None:
-        """Sockets are closed: wait for what is left, until the deadline."""
-        self.enter("finishing")
-        if self.closed is None:
-            self.closed = self.clock.seconds()
-        self.set_timer()
-        self.work.all_gone().addCallback(lambda ignored: self.machine.emptied())
-
-    def until(self, spared: bool) -> float:
-        """When a deadline comes, seconds of the clock.
-
-        :param spared: the second one.
-        """
-        assert self.closed is not None
-        return self.closed + (max(self.deadline, self.download_deadline) if spared else self.deadline)
-
-    def set_timer(self) -> None:
-        """Have a look when the next deadline comes."""
-        self.stop_timer()
-        until = self.until(self.second())
-        delay = 0.0 if self.hurried else max(0.0, until - self.clock.seconds())
-        self.timer = self.clock.callLater(delay, self.deadline_came)
-
-    def stop_timer(self) -> None:
-        """No deadline matters any more, or another one does."""
-        if self.timer is not None and self.timer.active():
-            self.timer.cancel()
-
-    def deadline_came(self) -> None:
-        """It concerns nobody if there is nothing left but what has more time."""
-        self.passed = self.clock.seconds() >= self.until(False)
-        if self.everything() or self.work.left():
-            self.machine.overdue()
-        else:
-            self.set_timer()
-
-    def second(self) -> bool:
-        """Whether the deadline that comes next is the second: the first has come, and was not put off since."""
-        return self.passed and self.clock.seconds() >= self.until(False)
-
-    def everything(self) -> bool:
-        """Whether nothing is spared any more."""
-        return self.hurried or self.clock.seconds() >= self.until(True)
-
-    def take_down(self) -> None:
-        """What is still there has had its time."""
-        self.enter("takedown")
-        self.stop_timer()
-        self.work.take_down(self.everything()).addCallback(self.took_down)
-
-    def took_down(self, ignored: object) -> None:
-        """Something may have been spared."""
-        if self.work.spared() and not self.everything():
-            self.machine.spared()
-        elif self.work.spared():
-            self.take_down()
-        else:
-            self.machine.ended()
-
-    def finish(self) -> None:
-        """Everything has ended, one way or the other."""
-        self.enter("gone")
-        self.stop_timer()
-        assert self.began is not None
-        self.work.gone(self.clock.seconds() - self.began).addCallback(self.left_behind)
-
-    def left_behind(self, ignored: object) -> None:
-        """Nothing is left to do."""
-        self.over = True
-        for waiter in self.waiting:
-            waiter.callback(None)
-        self.waiting.clear()
-
-
-builder = TypeMachineBuilder(Inputs, Core)
-serving = builder.state("serving")
-lame_duck = builder.state("lame_duck")
-closing = builder.state("closing")
-finishing = builder.state("finishing")
-takedown = builder.state("takedown")
-gone = builder.state("gone")
-
-
-@serving.upon(Inputs.begin).to(lame_duck)
-def begin(inputs: Inputs, core: Core, quiet: bool) -> None:
-    """Tell the balancer, and give it the time to notice; if it is known to be quiet, it needs none."""
-    core.enter("lame-duck")
-    core.began = core.clock.seconds()
-    core.quiet = quiet
-    core.work.going_down()
-    if core.lame_duck > 0 and not quiet:
-        core.timer = core.clock.callLater(core.lame_duck, inputs.waddled)
-    else:
-        inputs.waddled()
-
-
-@lame_duck.upon(Inputs.begin).loop()
-def begin_again_as_lame_duck(inputs: Inputs, core: Core, quiet: bool) -> None:
-    """A second request to stop changes nothing, unless it knows that the balancer has noticed."""
-    if quiet:
-        core.quiet = True
-        inputs.waddled()
-
-
-@lame_duck.upon(Inputs.waddled).to(closing)
-def noticed(inputs: Inputs, core: Core) -> None:
-    """Nobody should come any more; who does is still served."""
-    core.stop_timer()
-    core.close()
-
-
-@lame_duck.upon(Inputs.hurry).to(closing)
-def hurry_as_lame_duck(inputs: Inputs, core: Core) -> None:
-    """Do not wait for anybody, but close the sockets in order all the same."""
-    core.hurried = core.quiet = True
-    noticed(inputs, core)
-
-
-@closing.upon(Inputs.begin).loop()
-@finishing.upon(Inputs.begin).loop()
-@takedown.upon(Inputs.begin).loop()
-def begin_again(inputs: Inputs, core: Core, quiet: bool) -> None:
-    """A second request to stop changes nothing, but it may know that the balancer is quiet."""
-    if quiet:
-        core.work.last_requests(quiet)
-
-
-@serving.upon(Inputs.hurry).to(closing)
-def hurry_from_serving(inputs: Inputs, core: Core) -> None:
-    """Do not wait for anybody, but close the sockets in order all the same."""
-    core.hurried = core.quiet = True
-    core.began = core.clock.seconds()
-    core.work.going_down()
-    core.close()
-
-
-@closing.upon(Inputs.hurry).loop()
-def hurry_while_closing(inputs: Inputs, core: Core) -> None:
-    """The sockets are nearly closed; the takedown follows at once."""
-    core.hurried = True
-
-
-@closing.upon(Inputs.closed).to(finishing)
-def sockets_closed(inputs: Inputs, core: Core) -> None:
-    """The deadline counts from here."""
-    core.wait()
-
-
-@finishing.upon(Inputs.emptied).to(gone)
-def all_finished(inputs: Inputs, core: Core) -> None:
-    """The good end."""
-    core.finish()
-
-
-@finishing.upon(Inputs.overdue).to(takedown)
-def too_late(inputs: Inputs, core: Core) -> None:
-    """What is still there is taken down."""
-    core.take_down()
-
-
-@finishing.upon(Inputs.hurry).to(takedown)
-@takedown.upon(Inputs.hurry).loop()
-def hurry(inputs: Inputs, core: Core) -> None:
-    """So is what would be spared; if a takedown is under way, by another one after it."""
-    core.hurried = True
-    if core.state != "takedown":
-        core.take_down()
-
-
-@takedown.upon(Inputs.spared).to(finishing)
-def something_was_spared(inputs: Inputs, core: Core) -> None:
-    """Wait for it, with the deadline that it has."""
-    core.wait()
-
-
-@takedown.upon(Inputs.ended).to(gone)
-def taken_down(inputs: Inputs, core: Core) -> None:
-    """The other end."""
-    core.finish()
-
-
-# What comes too late changes nothing.
-for late in (takedown, gone):
-    late.upon(Inputs.emptied).loop().returns(None)
-    late.upon(Inputs.overdue).loop().returns(None)
-gone.upon(Inputs.hurry).loop().returns(None)
-gone.upon(Inputs.begin).loop().returns(None)
-
-Machine = builder.build()
+        """The takedown has ended, and has left what has time until the second deadline."""
 
 
 class Drain:
-    """One server's way out.
+    """One server's way out.  Reactor thread.
+
+    Callers use the public methods; the transitions of the machine, below the class, use the steps.
 
     :param clock: a monotonic `IReactorTime`.
     :param work: what is drained.
     :param deadline: seconds to wait after the sockets are closed.
-    :param download_deadline: likewise for what is spared at the deadline; not less than that.
+    :param download_deadline: seconds to wait for what is spared at the deadline; at least the deadline counts.
     :param lame_duck: seconds to go on accepting at first, so that a balancer can notice.
-    :param entered: called with the name of each state that the drain enters, in the middle of that.
+    :param entered: called with each state that the drain enters, in the middle of that.
     """
 
     def __init__(
@@ -336,99 +168,321 @@ class Drain:
         deadline: float,
         download_deadline: float = 0.0,
         lame_duck: float = 0.0,
-        entered: Callable[[str], object] = lambda state: None,
+        entered: Callable[[State], object] = lambda state: None,
     ) -> None:
-        self._core = Core(clock, work, deadline, download_deadline, lame_duck, entered=entered)
-        self._machine: Inputs = Machine(self._core)
-        self._core.machine = self._machine
+        self._clock = clock
+        self._work = work
+        self._deadline = deadline
+        self._download_deadline = download_deadline
+        self._lame_duck = lame_duck
+        self._entered = entered
+        self._state = State.SERVING
+        #: When the drain began, and when the sockets were closed, seconds of the clock; None before.
+        self._began: float | None = None
+        self._closed: float | None = None
+        #: Nothing is waited for any more.
+        self._hurried = False
+        #: No client sends requests on idle connections any more.
+        self._quiet = False
+        #: The first deadline has come; it may have been put off since.
+        self._deadline_has_come = False
+        self._over = False
+        self._timer: IDelayedCall | None = None
+        self._waiting: list[Deferred[None]] = []
+        self._machine: Inputs = Machine(self)
+
+    # -- what can be asked --------------------------------------------------------------------------------
 
     @property
-    def state(self) -> str:
-        """`serving`, `lame-duck`, `closing`, `finishing`, `takedown` or `gone`."""
-        return self._core.state
+    def state(self) -> State:
+        """Any state but `starting`."""
+        return self._state
 
     @property
-    def deadline(self) -> float | None:
+    def next_deadline(self) -> float | None:
         """When the next deadline comes, seconds of the clock; None before the sockets are closed."""
-        core = self._core
-        if core.closed is None:
+        return None if self._closed is None else self._deadline_at(self._past_first_deadline())
+
+    def takedown_at(self) -> float | None:
+        """Returns when what holds a thread is taken down, seconds of the clock; None while serving.  Any thread."""
+        if self._began is None:
             return None
-        return core.until(core.second())
+        if self._hurried:
+            return self._began
+        closed = self._closed
+        if closed is None:
+            closed = self._began + (0.0 if self._quiet else self._lame_duck)
+        return self._deadline + closed
 
-    def takes_down(self) -> float | None:
-        """When what holds a thread will be taken down, seconds of the clock; None while serving.  Any thread."""
-        core = self._core
-        if core.began is None:
-            return None
-        if core.hurried:
-            return core.began
-        closed = core.closed
-        return core.deadline + (core.began + (0.0 if core.quiet else core.lame_duck) if closed is None else closed)
+    def seconds_ahead(self, spared: bool) -> tuple[float, float]:
+        """Returns what is ahead if the drain takes as long as it may: seconds as a lame duck, and until the deadline.
 
-    def ahead(self, spared: bool) -> tuple[float, float]:
-        """What is ahead if the drain takes as long as it may: seconds as a lame duck, and seconds of deadline.
-
-        :param spared: by the second deadline.
+        :param spared: count until the second deadline.
         """
-        core, now = self._core, self._core.clock.seconds()
-        deadline = max(core.deadline, core.download_deadline) if spared else core.deadline
-        if core.closed is not None:
-            return 0.0, 0.0 if core.state in ("takedown", "gone") else max(0.0, core.closed + deadline - now)
-        if core.began is None:
-            return core.lame_duck, deadline
-        return max(0.0, core.began + core.lame_duck - now) if core.state == "lame-duck" else 0.0, deadline
+        now = self._clock.seconds()
+        deadline = self._longest(spared)
+        if self._closed is not None:
+            return 0.0, 0.0 if self._state.past_deadline else max(0.0, self._closed + deadline - now)
+        if self._began is None:
+            return self._lame_duck, deadline
+        if self._state != State.LAME_DUCK:
+            return 0.0, deadline
+        return max(0.0, self._began + self._lame_duck - now), deadline
 
-    def give(self, deadline: float) -> None:
-        """Set the first deadline anew, seconds after the sockets are closed."""
-        self.extend(deadline - self._core.deadline)
+    def set_deadline(self, seconds: float) -> None:
+        """Set the first deadline.
+
+        :param seconds: from the closing of the sockets.
+        """
+        self.extend(seconds - self._deadline)
 
     def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer.  Changes nothing once it is being taken down."""
-        core = self._core
-        core.deadline = max(0.0, core.deadline + seconds)
-        if core.state == "finishing":
-            core.set_timer()
+        """Move the first deadline by `seconds`, which may be negative; no effect once the takedown has begun."""
+        self._deadline = max(0.0, self._deadline + seconds)
+        if self._state == State.FINISHING:
+            self._set_timer()
 
     def begin(self, quiet: bool = False) -> Deferred[None]:
-        """Begin to stop; a second call changes nothing.  Fires when the drain is over.  Reactor thread.
+        """Begin to stop; a second call changes nothing.  Fires when the drain is over.
 
-        :param quiet: nobody sends requests on idle connections any more: close them at once.
+        :param quiet: no client sends requests on idle connections any more: close them at once.
         """
         done: Deferred[None] = Deferred()
-        if self._core.over:
+        if self._over:
             done.callback(None)
             return done
-        self._core.waiting.append(done)
+        self._waiting.append(done)
         self._machine.begin(quiet)
         return done
 
     def succeeded(self) -> Deferred[None]:
-        """Begin to stop, with the sockets in a successor's hands: nobody needs time to look elsewhere."""
-        core = self._core
-        core.lame_duck = 0.0
+        """Begin to stop, with the sockets in a successor's hands: no balancer needs time to look elsewhere."""
+        self._lame_duck = 0.0
         done = self.begin()
-        if core.state == "lame-duck":
-            self._machine.waddled()
+        if self._state == State.LAME_DUCK:
+            self._machine.lame_duck_over()
         return done
 
     def hurry(self) -> None:
-        """Take down at once what is still there.  Reactor thread."""
+        """Take down at once what is still there."""
         self._machine.hurry()
 
+    # -- the deadlines ------------------------------------------------------------------------------------
 
-#: States of an instance that gives its path to a newcomer.
-LEAVING: Final = ("closing", "finishing", "takedown", "gone")
+    def _longest(self, spared: bool) -> float:
+        """Returns the seconds from the closing of the sockets to a deadline: the second one for what is spared."""
+        return max(self._deadline, self._download_deadline) if spared else self._deadline
+
+    def _deadline_at(self, second: bool) -> float:
+        """Returns when the first or the second deadline comes, seconds of the clock."""
+        assert self._closed is not None
+        return self._closed + self._longest(second)
+
+    def _past_first_deadline(self) -> bool:
+        """Whether the next deadline is the second: the first has come, and was not put off since."""
+        return self._deadline_has_come and self._clock.seconds() >= self._deadline_at(False)
+
+    def _nothing_is_spared(self) -> bool:
+        """Whether the second deadline has come, or a caller is in a hurry."""
+        return self._hurried or self._clock.seconds() >= self._deadline_at(True)
+
+    def _set_timer(self) -> None:
+        """Have the timer fire at the next deadline."""
+        self._stop_timer()
+        at = self._deadline_at(self._past_first_deadline())
+        delay = 0.0 if self._hurried else max(0.0, at - self._clock.seconds())
+        self._timer = self._clock.callLater(delay, self._deadline_came)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _deadline_came(self) -> None:
+        """Take down what is overdue; if only downloads are left, wait for their own deadline."""
+        self._deadline_has_come = self._clock.seconds() >= self._deadline_at(False)
+        if self._nothing_is_spared() or self._work.has_leftovers():
+            self._machine.overdue()
+        else:
+            self._set_timer()
+
+    # -- the steps ----------------------------------------------------------------------------------------
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        self._entered(state)
+
+    def _start(self) -> None:
+        self._began = self._clock.seconds()
+        self._work.going_down()
+
+    def _wait_as_lame_duck(self) -> None:
+        self._timer = self._clock.callLater(self._lame_duck, self._machine.lame_duck_over)
+
+    def _close(self) -> None:
+        """Close the sockets before the wait: while requests still come in, a wait has no end."""
+        self._enter(State.CLOSING)
+        self._work.last_requests(self._quiet)
+        self._work.close_listeners().addCallback(lambda ignored: self._machine.closed())
+
+    def _wait(self) -> None:
+        """The sockets are closed: wait for what is left, until the deadline."""
+        self._enter(State.FINISHING)
+        if self._closed is None:
+            self._closed = self._clock.seconds()
+        self._set_timer()
+        self._work.all_gone().addCallback(lambda ignored: self._machine.emptied())
+
+    def _take_down(self) -> None:
+        """The deadline has come for what is still there."""
+        self._enter(State.TAKEDOWN)
+        self._stop_timer()
+        self._work.take_down(self._nothing_is_spared()).addCallback(self._took_down)
+
+    def _took_down(self, ignored: object) -> None:
+        """Wait on for what was spared; if its deadline has come meanwhile, take that down as well."""
+        if not self._work.has_spared():
+            self._machine.ended()
+        elif self._nothing_is_spared():
+            self._take_down()
+        else:
+            self._machine.spared()
+
+    def _finish(self) -> None:
+        """Nothing is left, whether it has finished or was taken down."""
+        self._enter(State.GONE)
+        self._stop_timer()
+        assert self._began is not None
+        self._work.finish(self._clock.seconds() - self._began).addCallback(self._tell_waiting)
+
+    def _tell_waiting(self, ignored: object) -> None:
+        self._over = True
+        for waiter in self._waiting:
+            waiter.callback(None)
+        self._waiting.clear()
 
 
-#: States in which nobody accepts any more.
-CLOSED_SINCE: Final = ("finishing", "takedown", "gone")
+# -- the machine: which step follows which event, in which state ------------------------------------------
+
+builder = TypeMachineBuilder(Inputs, Drain)
+serving = builder.state("serving")
+lame_duck = builder.state("lame_duck")
+closing = builder.state("closing")
+finishing = builder.state("finishing")
+takedown = builder.state("takedown")
+gone = builder.state("gone")
+
+
+@serving.upon(Inputs.begin).to(lame_duck)
+def begin(inputs: Inputs, drain: Drain, quiet: bool) -> None:
+    """Tell the balancer, and give it time to notice; one that is known to be quiet needs none."""
+    drain._enter(State.LAME_DUCK)
+    drain._quiet = quiet
+    drain._start()
+    if drain._lame_duck > 0 and not quiet:
+        drain._wait_as_lame_duck()
+    else:
+        inputs.lame_duck_over()
+
+
+@lame_duck.upon(Inputs.begin).loop()
+def begin_again_as_lame_duck(inputs: Inputs, drain: Drain, quiet: bool) -> None:
+    """A second request to stop changes nothing, unless it knows that the balancer has noticed."""
+    if quiet:
+        drain._quiet = True
+        inputs.lame_duck_over()
+
+
+@lame_duck.upon(Inputs.lame_duck_over).to(closing)
+def noticed(inputs: Inputs, drain: Drain) -> None:
+    """No client should come any more; one that comes before the sockets are closed is still served."""
+    drain._stop_timer()
+    drain._close()
+
+
+@lame_duck.upon(Inputs.hurry).to(closing)
+def hurry_as_lame_duck(inputs: Inputs, drain: Drain) -> None:
+    """Wait for nothing, but close the sockets in order all the same."""
+    drain._hurried = drain._quiet = True
+    noticed(inputs, drain)
+
+
+@closing.upon(Inputs.begin).loop()
+@finishing.upon(Inputs.begin).loop()
+@takedown.upon(Inputs.begin).loop()
+def begin_again(inputs: Inputs, drain: Drain, quiet: bool) -> None:
+    """A second request to stop changes nothing, but it may know that the balancer is quiet."""
+    if quiet:
+        drain._work.last_requests(quiet)
+
+
+@serving.upon(Inputs.hurry).to(closing)
+def hurry_from_serving(inputs: Inputs, drain: Drain) -> None:
+    """Wait for nothing, but close the sockets in order all the same."""
+    drain._hurried = drain._quiet = True
+    drain._start()
+    drain._close()
+
+
+@closing.upon(Inputs.hurry).loop()
+def hurry_while_closing(inputs: Inputs, drain: Drain) -> None:
+    """The sockets are nearly closed; the takedown follows at once."""
+    drain._hurried = True
+
+
+@closing.upon(Inputs.closed).to(finishing)
+def sockets_closed(inputs: Inputs, drain: Drain) -> None:
+    """The deadline counts from here."""
+    drain._wait()
+
+
+@finishing.upon(Inputs.emptied).to(gone)
+def all_finished(inputs: Inputs, drain: Drain) -> None:
+    """Everything has finished in time."""
+    drain._finish()
+
+
+@finishing.upon(Inputs.overdue).to(takedown)
+def too_late(inputs: Inputs, drain: Drain) -> None:
+    """What is still there is taken down."""
+    drain._take_down()
+
+
+@finishing.upon(Inputs.hurry).to(takedown)
+@takedown.upon(Inputs.hurry).loop()
+def hurry(inputs: Inputs, drain: Drain) -> None:
+    """Take down everything, also what would be spared; if a takedown is under way, another one follows it."""
+    drain._hurried = True
+    if drain.state != State.TAKEDOWN:
+        drain._take_down()
+
+
+@takedown.upon(Inputs.spared).to(finishing)
+def something_was_spared(inputs: Inputs, drain: Drain) -> None:
+    """Wait for it, with the deadline that it has."""
+    drain._wait()
+
+
+@takedown.upon(Inputs.ended).to(gone)
+def taken_down(inputs: Inputs, drain: Drain) -> None:
+    """Nothing is left after the takedown."""
+    drain._finish()
+
+
+# An event that comes too late changes nothing.
+for late in (takedown, gone):
+    late.upon(Inputs.emptied).loop().returns(None)
+    late.upon(Inputs.overdue).loop().returns(None)
+gone.upon(Inputs.hurry).loop().returns(None)
+gone.upon(Inputs.begin).loop().returns(None)
+
+Machine = builder.build()
 
 
 @frozen
 class DrainResult:
     """How a drain has gone.
 
-    :ivar exit_status: the process's, or what it would be.
+    :ivar exit_status: the exit status of the process, or what it would be.
     :ivar seconds: how long the drain took.
     :ivar finished: exchanges that ended by themselves in it.
     :ivar taken_down: exchanges that were interrupted.

@@ -1,4 +1,4 @@
-"""How people read seconds and bytes: `1 min 4 s`, `4.5 MB`."""
+"""Formats seconds and bytes for people: `1 min 04 s`, `4.5 MiB`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Returns a number of bytes as text."""
     for unit in _UNITS:
         if count < 1024 or unit == _UNITS[-1]:
             break
@@ -17,7 +17,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Returns seconds as text."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)

@@ -1,1 +1,1 @@
-"""What the `graceful` command can do: one module for each kind of thing."""
+"""The commands of `graceful`, in one module for each kind."""

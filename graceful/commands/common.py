@@ -1,4 +1,4 @@
-"""What the commands share: where the control socket is, and how things are said."""
+"""What the commands share: finding the control socket, exit statuses, messages, types of arguments."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from typing import Final
 from graceful.control.client import ControlClient, NobodyThere
 from graceful.control.discovery import connect_beside
 
-#: Exit statuses: it is done; it cannot be done; the server cannot be asked; it has ended without a last word.
+#: Exit statuses: done; refused or failed; the server cannot be asked; it has ended without a last word.
 DONE: Final = 0
 FAILED: Final = 1
 UNREACHABLE: Final = 2
 VANISHED: Final = 72
 
+#: Where the control socket is if no option says: the environment variable, then the file in this directory.
 VARIABLE: Final = "GRACEFUL_CONTROL"
 USUAL: Final = "graceful.sock"
 
 
 def control_path(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str:
-    """Where the control socket is: as the command line says, or the environment, or in this directory.
+    """Returns the path of the control socket: from the command line, the environment, or this directory.
 
-    :raises NobodyThere: the command line names a process, and that one is not there.
+    :raises NobodyThere: the command line names a process that does not answer there.
     """
     path = os.path.abspath(arguments.control or environ.get(VARIABLE) or USUAL)
     pid = getattr(arguments, "pid", None)
     if pid is None:
         return path
-    for place in (f"{path}.{pid}", path):
-        with suppress(NobodyThere), ControlClient(place) as client:
+    for candidate in (f"{path}.{pid}", path):
+        with suppress(NobodyThere), ControlClient(candidate) as client:
             if client.peer_pid == pid:
-                return place
+                return candidate
     raise NobodyThere(f"process {pid} is not at the control socket {path}, nor beside it")
 
 
@@ -45,7 +46,7 @@ def say(text: str) -> None:
 
 
 def connect(path: str) -> ControlClient:
-    """Connect to the server at a path; or else to the only one that lives beside it, such as one on its way out.
+    """Connect to the server at a path; without one, to the only server beside it, such as one on its way out.
 
     :raises ClientError: there is none.
     """
@@ -61,9 +62,9 @@ def connect(path: str) -> ControlClient:
 
 
 def exchange_id(text: str) -> str:
-    """What was typed as the id of an exchange: a number, behind its worker's process if there are workers.
+    """Checks the id of an exchange: a number, after its worker's pid and a dash if there are workers.
 
-    :raises argparse.ArgumentTypeError: it is neither.
+    :raises argparse.ArgumentTypeError: it is no id.
     """
     if re.fullmatch("[0-9]+(-[0-9]+)?", text) is None:
         raise argparse.ArgumentTypeError(f"expected a number, or PID-NUMBER for a worker's, not {text!r}")
@@ -71,9 +72,9 @@ def exchange_id(text: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """What was typed as seconds.
+    """Returns the seconds that a text says.
 
-    :raises argparse.ArgumentTypeError: it is no number.
+    :raises argparse.ArgumentTypeError: it is no number, or more than a year.
     """
     try:
         value = float(text)

@@ -1,4 +1,4 @@
-"""`graceful deploy`: reads the file, deploys it, shows how it goes, and ends with the verdict."""
+"""`graceful deploy`: reads the file, deploys it, shows the progress, and ends with the verdict."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from graceful.deploy.progress import Lines, ProgressEvents
 #: Exit status with `--strict`: deployed, but something was interrupted.
 INTERRUPTED_SOMETHING: Final = 3
 
+#: Signals that interrupt a deploy: Ctrl-C, and what ends a job from outside.
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,40 +34,40 @@ def deploy(arguments: argparse.Namespace) -> int:
         say(str(error))
         return UNREACHABLE
     try:
-        machine, runtimes = LocalHost(plan), [Runtime(address) for address in plan.haproxy]
+        host, runtimes = LocalHost(plan), [Runtime(address) for address in plan.haproxy]
         if arguments.dry_run:
-            return _dry_run(plan, machine, runtimes)
-        return _deploy(arguments, plan, machine, runtimes)
+            return _dry_run(plan, host, runtimes)
+        return _deploy(arguments, plan, host, runtimes)
     except DeployError as error:
         say(str(error))
         return FAILED
 
 
-def _dry_run(plan: Plan, machine: LocalHost, runtimes: list[Runtime]) -> int:
-    lines, problems = preview(plan, machine, runtimes)
+def _dry_run(plan: Plan, host: LocalHost, runtimes: list[Runtime]) -> int:
+    lines, problems = preview(plan, host, runtimes)
     print("\n".join(lines))
     for problem in problems:
         say(problem)
     return FAILED if problems else DONE
 
 
-def _deploy(arguments: argparse.Namespace, plan: Plan, machine: LocalHost, runtimes: list[Runtime]) -> int:
+def _deploy(arguments: argparse.Namespace, plan: Plan, host: LocalHost, runtimes: list[Runtime]) -> int:
     journal = Journal(plan)
     try:
-        # Whatever is wrong before anything was touched is no failed deploy: it is none.
-        _, problems = preview(plan, machine, runtimes)
+        # A problem that is found before anything is touched is no failed deploy, and is not in the history.
+        _, problems = preview(plan, host, runtimes)
         for problem in problems:
             say(problem)
         if problems:
             return FAILED
         with _progress(arguments.json, plan) as progress:
-            conductor = Orchestrator(
-                plan, machine, runtimes, progress.tell, journal, getattr(progress, "look", _nothing)
+            orchestrator = Orchestrator(
+                plan, host, runtimes, progress.tell, journal, getattr(progress, "look", _nothing)
             )
             if hasattr(progress, "rollouts"):
-                progress.rollouts = conductor.rollouts
-            with _interruptible(conductor, progress):
-                verdict = conductor.run()
+                progress.rollouts = orchestrator.rollouts
+            with _interruptible(orchestrator, progress):
+                verdict = orchestrator.run()
             progress.verdict(verdict)
         journal.append(verdict)
     finally:
@@ -82,7 +83,7 @@ def _nothing() -> None:
 
 @contextmanager
 def _progress(as_json: bool, plan: Plan) -> Iterator[Any]:
-    """What shows how it goes: on a terminal a live picture, if rich is installed."""
+    """Yields what shows the progress: a live table on a terminal, if `rich` is installed."""
     width = max(len(instance.name) for instance in plan.instances)
     if as_json:
         yield ProgressEvents(sys.stdout)
@@ -95,25 +96,25 @@ def _progress(as_json: bool, plan: Plan) -> Iterator[Any]:
         except ImportError:
             pass
         else:
-            with LiveTable(Console(), width) as screen:
-                yield screen
+            with LiveTable(Console(), width) as table:
+                yield table
             return
     yield Lines(sys.stdout, width)
 
 
 @contextmanager
-def _interruptible(conductor: Orchestrator, progress: Any) -> Iterator[None]:
-    """Ctrl-C, and what ends a job from outside, end the deploy in order; the second time at once."""
+def _interruptible(orchestrator: Orchestrator, progress: Any) -> Iterator[None]:
+    """Let the first signal end the deploy in order, and the second at once."""
 
     def interrupt(number: int, frame: object) -> None:
-        conductor.interrupted += 1
-        if conductor.interrupted == 1:
+        orchestrator.interrupted += 1
+        if orchestrator.interrupted == 1:
             text = "what is under way is brought to its end, nothing else is begun; once more leaves it where it is"
         else:
             text = "leaving everything where it is"
         progress.tell(None, "interrupted", text)
 
-    # nohup(1) has one ignored, and so it shall be.
+    # nohup(1) has SIGHUP ignored, and it stays ignored.
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
     try:

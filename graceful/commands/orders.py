@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from graceful.commands.common import DONE, connect, control_path
+from graceful.drain import State
 
 
 def leave(arguments: argparse.Namespace) -> int:
@@ -14,23 +15,23 @@ def leave(arguments: argparse.Namespace) -> int:
 
 
 def enter(arguments: argparse.Namespace) -> int:
-    """Put it into the rotation again."""
+    """Put the server into the rotation again."""
     return _order(arguments, "/enter", "process {pid} is in the rotation")
 
 
 def extend(arguments: argparse.Namespace) -> int:
-    """Give what is in flight more time."""
+    """Move the deadline of a stop."""
     text = "process {pid} has to be gone in {latest_exit:.0f} s"
     with connect(control_path(arguments)) as client:
         status = client.post("/extend", seconds=arguments.seconds)
-    if status["state"] == "serving":
+    if status["state"] == State.SERVING:
         text = "process {pid} has to be gone {latest_exit:.0f} s after it is told to stop"
     print(text.format(**status))
     return DONE
 
 
 def takedown(arguments: argparse.Namespace) -> int:
-    """Take down one exchange."""
+    """Take down an exchange, and those queued behind it."""
     with connect(control_path(arguments)) as client:
         taken = client.post(f"/exchanges/{arguments.id}/takedown")["taken_down"]
     print("taken down: " + ", ".join(f"exchange {number}" for number in taken))

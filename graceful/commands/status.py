@@ -1,4 +1,4 @@
-"""`graceful status`: what is in flight, and in which state the server is."""
+"""`graceful status`: shows the state of a server, and what is in flight."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _ask(client: ControlClient) -> dict[str, Any]:
 
 
 def text_of(status: dict[str, Any]) -> str:
-    """A status in lines for people."""
+    """Returns a status as text for people."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status["since"]))
     version = f", version {status['app_version']}" if status["app_version"] else ""
     rotation = ", out of the rotation" if status["rotation"] == "away" else ""
@@ -81,7 +81,7 @@ def text_of(status: dict[str, Any]) -> str:
 
 
 def worker_of(worker: dict[str, Any]) -> str:
-    """A worker in a line, as far as anything is known of it."""
+    """Returns a line about a worker, with what is known of it."""
     known = [f"{worker['number']}, process {worker['pid']}: {worker['state']}"]
     if worker["in_flight_count"] is not None:
         known.append(f"{worker['in_flight_count']} in flight")
@@ -93,7 +93,7 @@ def worker_of(worker: dict[str, Any]) -> str:
 
 
 def row_of(exchange: dict[str, Any]) -> tuple[str, ...]:
-    """An exchange in the columns of a table."""
+    """Returns the columns of an exchange in a table."""
     return (
         str(exchange["id"]),
         duration(exchange["age"]),
@@ -106,7 +106,7 @@ def row_of(exchange: dict[str, Any]) -> tuple[str, ...]:
 
 
 def sent_of(exchange: dict[str, Any]) -> str:
-    """How much of an answer is sent, and of how much."""
+    """Returns how many bytes of an answer were sent, and of how many."""
     total = exchange["bytes_total"]
     if not total:
         return size(exchange["bytes_sent"])

@@ -1,8 +1,8 @@
-"""`graceful stop` and `graceful wait`: the end of a server, and its own word for how it went.
+"""`graceful stop` and `graceful wait`: wait for the end of a server, and exit with the server's own status.
 
-A connection to the control socket stays with the server that it was made to, so that one which gives its path to a
-successor meanwhile is still the one that is waited for.  The server says how its drain has ended; then the process is
-waited for, by a descriptor that was taken before: its number may be somebody else's by then.
+A connection to the control socket stays with its server, so the command waits for the right server even if that gives
+its path to a successor meanwhile.  The server tells how its drain has ended; then the command waits for the process,
+by a descriptor that it has taken before: the pid may belong to another process by then.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ LEAVES_IN: Final = 10.0
 
 
 def stop(arguments: argparse.Namespace) -> int:
-    """Tell the server to stop; one that is on its way out already may learn something new.
+    """Tell the server to stop; for a server that is stopping already, only new options have an effect.
 
-    Without a server at the path, those that have given it up are meant, or the only one that is there at all.
+    Without a server at the path, this means the servers that have given it up, or the only one that is beside it.
     """
     try:
         path = control_path(arguments)
@@ -40,7 +40,7 @@ def stop(arguments: argparse.Namespace) -> int:
 
 
 def wait(arguments: argparse.Namespace) -> int:
-    """Wait for the servers that are on their way out; if none is, for the one that serves."""
+    """Wait for the servers that are on their way out; without any, for the one that serves."""
     path = control_path(arguments)
     clients = connect_leaving(path)
     if not clients:
@@ -54,7 +54,7 @@ def wait(arguments: argparse.Namespace) -> int:
 def _each(
     clients: list[ControlClient], what: str | None, order: str = "", values: dict[str, Any] | None = None
 ) -> int:
-    """Do the same with some servers; the worst of their exit statuses."""
+    """Do the same with several servers.  Returns the worst of their exit statuses."""
     worst = DONE
     for client in clients:
         with client:

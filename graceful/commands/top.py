@@ -1,4 +1,4 @@
-"""`graceful top`: what is in flight, live in a terminal; drawn with `rich`, which comes with the extra `cli`."""
+"""`graceful top`: shows what is in flight, live in a terminal, with `rich` from the extra `graceful[cli]`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from graceful.control.client import ControlClient, Vanished
 from graceful.humanize import duration
 
 _STYLES: Final = {"serving": "bold green", "starting": "bold cyan", "takedown": "bold red", "gone": "bold"}
+
+#: Seconds between two drawings at least: faster helps no reader, and costs the server.
 _FASTEST: Final = 0.1
 
 
@@ -44,7 +46,7 @@ def _look(client: ControlClient, console: Console) -> dict[str, Any]:
 
 
 def picture(status: dict[str, Any]) -> RenderableType:
-    """What is on the screen."""
+    """Returns the contents of the screen."""
     head = Text.assemble(
         (f" {status['state']} ", f"reverse {_STYLES.get(status['state'], 'bold yellow')}"),
         f"  process {status['pid']}",

@@ -1,1 +1,1 @@
-"""How people and programs see what is in flight, and act on it: health, control socket, status page, metrics."""
+"""How people and programs see what is in flight, and give orders: health, control socket, status page, metrics."""

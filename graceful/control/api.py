@@ -1,8 +1,8 @@
-"""The control API: HTTP and JSON, for the `graceful` command and everybody else who may open its socket.
+"""The control API: HTTP and JSON, for the `graceful` command and every other program that may open its socket.
 
 ::
 
-    GET  /status            what the instance says of itself; ?limit=N lists so many exchanges at most
+    GET  /status            the status; ?limit=N lists at most N exchanges
     GET  /exchanges         everything in flight, each with the stack of its thread
     GET  /exchanges/ID      one of them
     GET  /events            the status as it changes, as server-sent events
@@ -12,17 +12,16 @@
     POST /leave, /enter     leave and enter the rotation of a balancer
     POST /stop              begin to drain; {"quiet": true, "deadline": SECONDS, "wait": "gone"}, each optional;
                             to wait is to be answered as by /wait
-    POST /extend            {"seconds": SECONDS} more, or fewer, until the deadline
+    POST /extend            {"seconds": SECONDS}, which may be negative: move the deadline
     POST /exchanges/ID/takedown
     POST /hurry             to an instance that is leaving: take down everything that it has left
-    POST /yield             from an instance that is leaving: a successor wants its place at --status-listen
+    POST /yield             to an instance that is leaving: free --status-listen for a successor
     POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.takeover.successor_api`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
 obeyed when it is answered, and giving it twice changes nothing, except for /extend.
 
-The status page's door has the same resources but for the orders, since a browser that a hostile page runs in can
-reach it.  Nothing there is for other origins, nor for a name that the hostile page's owner has pointed at us.
+The status page's address has the same resources without the orders (:mod:`graceful.control.read_api`).
 
 Everything here is done in the reactor thread and never waits.  Only a supervisor, which has to ask its workers, may
 answer later.
@@ -43,20 +42,20 @@ from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, ReadApi, limit_of
 from graceful.control.status import StatusSource
-from graceful.drain import LEAVING
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 
 log = Logger(namespace="graceful")
 
 
+#: struct ucred of unix(7): pid, uid, gid.
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Orders(Protocol):
-    """What control may have an instance do.  Reactor thread.
+    """The orders that an instance obeys.  Reactor thread.
 
-    An order is answered when it is obeyed: what takes its time returns a Deferred.
+    An order is answered when it is obeyed: one that takes time returns a Deferred.
     """
 
     def leave(self) -> Deferred[None] | None:
@@ -72,25 +71,25 @@ class Orders(Protocol):
         """Take down at once what is in flight."""
 
     def extend(self, seconds: float) -> Deferred[None] | None:
-        """Give what is in flight more time, or less."""
+        """Move the deadline by `seconds`, which may be negative."""
 
     def take_down(self, which: str) -> Sequence[int | str] | Deferred[Sequence[str]]:
-        """Take down one exchange, and those behind it on its connection; which were.
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted.
 
-        :param which: its id as a status shows it; or anything else, by which nothing is taken down.
+        :param which: the id as a status shows it; nothing is taken down by any other text.
         """
 
     def renew_limit(self) -> None:
-        """Move the last limit, if there is more time than when it was set; called all the time."""
+        """Move the last limit if there is more time than when it was set; called once a tick."""
 
 
 class ControlApi(ReadApi):
     """All resources, for the control socket.
 
-    :param yield_places: closes the sockets of the status page's door.
-    :ivar orders: what the instance can be told; None while it starts.
-    :ivar obeying: an order is being obeyed just now, and is yet to be answered.
-    :ivar takeover: answers a successor: the exchange, its path and what it says.
+    :param yield_addresses: closes the listening sockets of the status page.
+    :ivar orders: the orders that the instance obeys; None while it starts.
+    :ivar obeying: an order is being obeyed just now, and is not answered yet.
+    :ivar takeover: answers a successor, given the exchange, its path and its values.
     """
 
     def __init__(
@@ -98,10 +97,10 @@ class ControlApi(ReadApi):
         status: StatusSource,
         events: Events,
         metrics: Metrics,
-        yield_places: Callable[[], object] = lambda: None,
+        yield_addresses: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(status, events, metrics, None)
-        self._yield_places = yield_places
+        self._yield_addresses = yield_addresses
         self.orders: Orders | None = None
         self.obeying = False
         self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
@@ -121,7 +120,7 @@ class ControlApi(ReadApi):
     def _route(self, exchange: Exchange, path: str, query: Mapping[str, list[str]]) -> None:
         if exchange.method != "POST":
             if path == "/tally":
-                self._when(exchange, self._status.picture(limit_of(query)), self._json)
+                self._when(exchange, self._status.snapshot_with_counters(limit_of(query)), self._json)
             else:
                 super()._route(exchange, path, query)
             return
@@ -156,8 +155,12 @@ class ControlApi(ReadApi):
         raise Problem(404, f"there is no order {path[:100]}")
 
     def _after(self, obeyed: Deferred[None] | None) -> Any:
-        """The status, when an order is obeyed."""
-        return obeyed.addCallback(lambda ignored: self._status(0)) if obeyed is not None else self._status(0)
+        """Returns the status, or a Deferred that fires with it when the order is obeyed."""
+        return (
+            obeyed.addCallback(lambda ignored: self._status.snapshot(0))
+            if obeyed is not None
+            else self._status.snapshot(0)
+        )
 
     def _leave(self, orders: Orders, values: dict[str, Any]) -> Any:
         return self._after(orders.leave())
@@ -174,7 +177,7 @@ class ControlApi(ReadApi):
         return self._after(orders.stop(quiet, None if deadline is None else _seconds(deadline, 0.0)))
 
     def _extend(self, orders: Orders, values: dict[str, Any]) -> Any:
-        if self._status.state in ("takedown", "gone"):
+        if self._status.state.past_deadline:
             raise Problem(409, "the deadline has passed")
         return self._after(orders.extend(_seconds(values.get("seconds"), -LONGEST)))
 
@@ -184,9 +187,9 @@ class ControlApi(ReadApi):
         return self._after(orders.hurry())
 
     def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:
-        if self._status.state not in LEAVING:
+        if not self._status.state.leaving:
             raise Problem(409, "the server is not leaving: give the other one another --status-listen")
-        self._yield_places()
+        self._yield_addresses()
         return {}
 
     def _take_down(self, orders: Orders, which: str) -> Any:
@@ -202,6 +205,7 @@ class ControlApi(ReadApi):
         return taken.addCallback(told) if isinstance(taken, Deferred) else told(taken)
 
 
+#: Seconds by which an order may move a deadline: a year, beyond which only a mistake goes.
 LONGEST: Final = 365 * 86_400.0
 
 
@@ -212,7 +216,7 @@ def _seconds(value: object, least: float) -> float:
 
 
 def _values(exchange: Exchange) -> dict[str, Any]:
-    """What the body of an order says."""
+    """Returns the values in the body of an order."""
     body = exchange.body
     if not body:
         return {}
@@ -227,13 +231,13 @@ def _values(exchange: Exchange) -> dict[str, Any]:
 
 
 def said_by(connection: Connection) -> str:
-    """Who is on the other end of a control connection, for the log."""
+    """Returns the process and the user at the other end of a control connection, for the log."""
     pid, uid, _ = credentials(connection.sock)
     return f"process {pid} of user {uid}"
 
 
 def credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """Process, user and group of a Unix socket's peer, as the kernel has it (unix(7), SO_PEERCRED)."""
+    """Returns process, user and group of a Unix socket's peer, as the kernel has them (unix(7), SO_PEERCRED)."""
     found: tuple[int, int, int] = _CREDENTIALS.unpack(
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     )

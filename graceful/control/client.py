@@ -1,8 +1,8 @@
 """Talking to a running instance over its control socket: a small client that blocks.
 
-The `graceful` command uses it, and so does an instance that starts, before its reactor runs.  What is on the other
-end may be anything: nothing, a file of somebody else's, a server that is stuck or still imports its application, one
-that vanishes in mid-answer.  Each of these is an error of its own, with one line for the operator.
+The `graceful` command uses it, and so does an instance that starts, before its reactor runs.  At the other
+end may be anything: nothing, a file of another program, a server that is stuck or still imports its application, one
+that ends in the middle of an answer.  Each of these is an error of its own, with one line for the operator.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ import struct
 from types import TracebackType
 from typing import Any, Final
 
+#: Seconds that a server has to answer: a reactor that is stuck for longer needs attention.
 ANSWERS_IN: Final = 5.0
+
+#: Bytes of an answer that are read: far more than the status of a server with all its exchanges has.
 _LARGEST: Final = 64 << 20
+
+#: struct ucred of unix(7): pid, uid, gid.
 _PEER: Final = struct.Struct("3i")
 
 
 class ClientError(Exception):
-    """It did not go well.  Its text is one line for the operator."""
+    """A server could not be asked, or has refused.  The text is one line for the operator."""
 
 
 class NobodyThere(ClientError):
-    """No server has this control socket: there is no file, or nobody listens on it any more."""
+    """No server has this control socket: there is no file, or no process listens on it any more."""
 
 
 class Vanished(ClientError):
@@ -33,11 +38,11 @@ class Vanished(ClientError):
 
 
 class Silent(ClientError):
-    """The server listens and does not answer."""
+    """The server listens, and does not answer in time."""
 
 
 class ControlRefused(ClientError):
-    """The server has understood, and will not.
+    """The server has understood a request, and refuses it.
 
     :ivar status: the HTTP status.
     """
@@ -63,7 +68,7 @@ class ControlClient:
 
     :param path: the control socket.
     :param timeout: seconds to wait for an answer; None for as long as it takes.
-    :raises NobodyThere: nobody listens there.
+    :raises NobodyThere: no process listens there.
     :raises ClientError: it cannot be connected to.
     :ivar peer_pid: the process that listens, as the kernel says; 0 if it is in another pid namespace.
     """
@@ -103,21 +108,21 @@ class ControlClient:
         self.socket.close()
 
     def get(self, target: str, *, timeout: float | None = ANSWERS_IN) -> Any:
-        """Return what a resource says.
+        """Returns what a resource says.
 
-        :raises ClientError: it does not.
+        :raises ClientError: there is no answer, or an error.
         """
         return self._ask("GET", target, None, timeout)
 
     def post(self, target: str, *, timeout: float | None = ANSWERS_IN, **values: Any) -> Any:
-        """Give an order.
+        """Gives an order; returns the answer.
 
         :raises ClientError: it is not obeyed.
         """
         return self._ask("POST", target, values, timeout)
 
     def _before_answer(self) -> None:
-        """The question is sent; for one who expects more than an answer."""
+        """Called when the request is sent; a subclass may expect more than an answer."""
 
     def _ask(self, method: str, target: str, values: Any, timeout: float | None) -> Any:
         self.socket.settimeout(timeout)
@@ -156,7 +161,7 @@ class ControlClient:
 
 
 def process_descriptor(pid: int) -> int:
-    """Return a descriptor that becomes readable when the process ends, pidfd_open(2); -1 if it has ended."""
+    """Returns a descriptor that becomes readable when the process ends, pidfd_open(2); -1 if it has ended."""
     try:
         return os.pidfd_open(pid) if pid > 0 else -1
     except OSError:

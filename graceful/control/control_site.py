@@ -1,8 +1,8 @@
-"""A way in for people and programs, beside the application's: a site of its own on sockets of its own.
+"""A site for control, on sockets of its own, beside the application's.
 
-It is served by the same engine as everything else, but it has its own register, so that no drain waits for it, and
-its own hub, so that it is the last thing to go.  Everything is answered in the reactor thread.  However many come, it
-holds no more than so many connections; the others wait in the kernel's queue.
+The same web engine serves it, but it has its own register, so that no drain waits for it, and its own hub, so that it
+stops last.  Everything is answered in the reactor thread.  It holds at most :data:`MOST_CONNECTIONS`; further clients
+wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from graceful.web.hub import Hub
 from graceful.web.interfaces import IHandler
 from graceful.web.site import Site
 
+#: How many connections control holds at once: room for :data:`graceful.control.events.MOST` readers and for orders.
 MOST_CONNECTIONS: Final = 250
+
+#: Seconds and bytes that a client of the status page has.
 LIMITS: Final = Settings(keep_alive=60, header_timeout=10, send_timeout=10, max_body=4096)
 
-#: Whoever has sent an order may stay: a successor's connection ends when it does, and not before.
+#: On the control socket a client that has sent an order may stay: a successor's connection lasts as long as it does.
 STAY: Final = Settings(keep_alive=YEAR, header_timeout=10, send_timeout=10, max_body=4096)
 
 #: A supervisor that is stuck for a while must not lose its workers: only the end of either ends the connection.
@@ -33,7 +36,7 @@ FOR_EVER: Final = Settings(keep_alive=YEAR, header_timeout=YEAR, send_timeout=YE
 
 
 class ControlSite:
-    """Listening sockets, and who answers on them.  Reactor thread.
+    """Listening sockets, and the API that answers on them.  Reactor thread.
 
     :param reactor: watches the sockets.
     :param clock: times the pauses.
@@ -69,7 +72,7 @@ class ControlSite:
             listener.start()
 
     def add(self, bound: BoundSocket) -> Listener:
-        """Have one more socket; it accepts when it is started."""
+        """Add a listening socket.  Returns its listener, which accepts when it is started."""
         listener = Listener(self._reactor, self._clock, bound, self._accepted, silent=True)
         self._listeners.append(listener)
         return listener
@@ -80,7 +83,7 @@ class ControlSite:
         self._accepted(sock, None)
 
     def sockets(self) -> list[BoundSocket]:
-        """The listening sockets."""
+        """Returns the listening sockets."""
         return [listener.bound for listener in self._listeners]
 
     def rebind(self, known: Sequence[BoundSocket]) -> None:
@@ -112,12 +115,12 @@ class ControlSite:
                     listener.resume()
 
     def sweep(self, now: float) -> None:
-        """End what has had its time; once a second."""
+        """End the connections whose time is over; called once a second."""
         self.site.tick()
         self.site.sweep(now)
 
     def close(self) -> None:
-        """Accept nobody any more; connections go on."""
+        """Stop accepting; open connections go on."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.connectionLost(Failure(ConnectionDone()))

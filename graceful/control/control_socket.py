@@ -1,13 +1,13 @@
-"""The control socket's path, and how two instances pass it from one to the next.
+"""The control socket's path, and how one instance passes it to the next.
 
-A path belongs to whoever serves; one that is on its way out must stay reachable all the same.  So, as the pid file
-does it: from the closing of the sockets on, an instance gives the path up and lives on at `PATH.<pid>`.  It renames
-the file itself.  Where it may not (privileges were shed, and the directory is root's), the newcomer, who still may,
-does it: it asks whoever answers at the path, and one that says it is leaving is moved aside.
+The path belongs to the instance that serves; an instance on its way out must stay reachable all the same.  So, as
+with the pid file, an instance gives the path up when its sockets close, and lives on at `PATH.<pid>`.  It renames the
+file itself.  Where it may not (privileges were shed, and the directory is root's), the newcomer, which still may,
+does it: it asks the instance that answers at the path for its state, and moves it aside if it is leaving.
 
-What is left of an instance that was killed is a file on which nobody answers: the next one replaces it.  A server
-that was never told where its control socket shall be starts without the path if somebody serves there, at
-`PATH.<pid>` from the beginning; one that was told says so and does not start.
+An instance that was killed leaves a file on which no process answers: the next instance replaces it.  If another
+instance serves at the path, a server that was told to use just this path does not start, and says why; one with the
+default path starts at `PATH.<pid>`.
 
 Everything here but `release` and `remove` blocks, briefly, and is called during start-up only.
 """
@@ -27,32 +27,32 @@ from twisted.logger import Logger
 
 from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.control.discovery import beside
-from graceful.drain import LEAVING
+from graceful.drain import State
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.binding import inode_of
 
 log = Logger(namespace="graceful")
 
 
-#: Connections that may wait until they are accepted.
+#: Connections that may wait in the kernel's queue until they are accepted.
 BACKLOG: Final = 128
 
-#: Seconds that whoever has the path gets to say whether it is leaving.
+#: Seconds that the instance at the path has to say whether it is leaving.
 ASKED_FOR: Final = 2.0
 
 
 class ControlError(Exception):
-    """The control socket cannot be had.  Its text is one line for the operator."""
+    """The control socket cannot be made.  The text is one line for the operator."""
 
 
 class ControlSocket:
     """One instance's hold on a control path.
 
-    :param path: where it shall be.
+    :param path: the control path.
     :param mode: the permissions of the socket file.
     :param group: its group, name or number; None for the server's.
     :param owner: the user and group that the server will run as; -1 for those of the process.
-    :param demanded: whether somebody has asked for just this path.
+    :param demanded: whether the operator has asked for just this path.
     :ivar where: where the socket is now; None if there is none.
     """
 
@@ -71,14 +71,14 @@ class ControlSocket:
         self._owner = owner
         self._demanded = demanded
         self._inode: tuple[int, int] | None = None
-        self._predecessors: tuple[int, int] | None = None  # what was at the path when we came
+        self._predecessors: tuple[int, int] | None = None  # the socket at the path when this instance started
         self._pid = 0
 
     def bind(self) -> socket.socket | None:
         """Bind and listen, before privileges are shed and before the application is imported.
 
-        :returns: the listening socket, non-blocking; None if nobody has asked for one and it cannot be had.
-        :raises ControlError: it was asked for and cannot be had.
+        :returns: the listening socket, non-blocking; None if it cannot be made and the operator has not asked for it.
+        :raises ControlError: the operator has asked for it, and it cannot be made.
         """
         try:
             return self._bind()
@@ -101,8 +101,8 @@ class ControlSocket:
             listening.setblocking(False)
             with _locked(os.path.dirname(self.path)):
                 with suppress(FileNotFoundError):
-                    os.unlink(aside)  # of an earlier process with our number
-                # Nobody may connect before the file has the mode and the owner that it shall have.
+                    os.unlink(aside)  # of an earlier process with our pid
+                # No client may connect before the file has its mode and its owner.
                 umask = os.umask(0o177)
                 try:
                     listening.bind(aside)
@@ -123,7 +123,7 @@ class ControlSocket:
     def hand_over(self) -> socket.socket | None:
         """Leave the path, and the socket that is there, to a successor.
 
-        :returns: a listening socket at `PATH.<pid>`, where we are reached from now on; None if it cannot be had.
+        :returns: a listening socket at `PATH.<pid>`, where this instance answers from now on; None if there is none.
         """
         self._inode = self.where = None  # what is at the path is not ours to remove
         try:
@@ -135,24 +135,24 @@ class ControlSocket:
             return None
 
     def expect(self) -> None:
-        """Take note of what is at the path: a predecessor answers there until it lets go."""
+        """Take note of the predecessor's socket at the path: it answers there until it lets go."""
         self._pid, self._predecessors = os.getpid(), inode_of(self.path)
 
     def succeed(self, listening: socket.socket) -> socket.socket | None:
-        """The path is ours, with the socket that a predecessor has bound there.
+        """Take over the path, with the socket that a predecessor has bound there.
 
         :param listening: that socket; closed if it is of no use.
-        :returns: the socket to answer on; None if there is none to be had.
+        :returns: the socket to answer on; None if there is none.
         """
         if self._predecessors is None or inode_of(self.path) != self._predecessors:
-            # The predecessor was told to stop meanwhile, and has given the path up to whoever comes.
+            # The predecessor was told to stop meanwhile, and has given the path up.
             listening.close()
             try:
                 return self._bind()
             except (ControlError, OSError) as error:
                 log.warn("the graceful command cannot reach this server: {error}", error=error)
                 return None
-        listening.listen(BACKLOG)  # whoever connects is told by the kernel who has last called this
+        listening.listen(BACKLOG)  # the kernel tells a client the pid that has last called this
         self._inode, self.where = self._predecessors, self.path
         return listening
 
@@ -168,7 +168,7 @@ class ControlSocket:
                 raise ControlError(f"may not give the control socket to the group {self._group}") from None
 
     def _take_path(self, aside: str) -> None:
-        """Move our socket to the path, unless somebody serves there."""
+        """Move our socket to the path, unless another instance serves there."""
         try:
             there = os.lstat(self.path)
         except FileNotFoundError:
@@ -178,7 +178,7 @@ class ControlSocket:
         holder = _holder(self.path) if there is not None else None
         if holder is not None:
             pid, state = holder
-            if state not in LEAVING:
+            if state is None or not state.leaving:
                 who = f"process {pid}" if pid else "another process"
                 if self._demanded:
                     raise ControlError(f"{who} answers at the control socket {self.path}")
@@ -194,7 +194,7 @@ class ControlSocket:
         self.where = self.path
 
     def _clear_dead(self) -> None:
-        """Remove what instances have left at `PATH.<pid>` that could not remove it themselves."""
+        """Remove the files at `PATH.<pid>` on which no process answers."""
         for path in beside(self.path):
             if path == self.where:
                 continue
@@ -204,18 +204,18 @@ class ControlSocket:
                 with suppress(OSError):
                     os.unlink(path)
             except ClientError:
-                pass  # somebody is there, and not for us
+                pass  # a process is there, but does not let us connect
 
     def release(self) -> None:
-        """Give the path up to a successor.  To be called before the sockets are said to be closed."""
+        """Give the path up to a successor.  Called before the log says that the sockets are closed."""
         if self.where == self.path and self._ours(self.path):
             aside = f"{self.path}.{self._pid}"
-            with suppress(OSError):  # then a newcomer moves it
+            with suppress(OSError):  # a newcomer moves it instead
                 os.rename(self.path, aside)
                 self.where = aside
 
     def remove(self) -> None:
-        """Remove what is our own, at the end.  A successor's is left alone."""
+        """Remove this instance's socket file, at the end; a successor's is left alone."""
         for path in (self.path, f"{self.path}.{self._pid}"):
             if self._ours(path):
                 with suppress(OSError):
@@ -223,23 +223,26 @@ class ControlSocket:
         self.where = self._inode = None
 
     def _ours(self, path: str) -> bool:
-        """Whether what is at a path is what we have bound; in a process forked from us, nothing is."""
+        """Whether the socket at a path is ours; never in a process that was forked from this one."""
         return self._inode is not None and self._pid == os.getpid() and inode_of(path) == self._inode
 
 
-def _holder(path: str) -> tuple[int, str] | None:
-    """Who answers at a socket file, and in which state; None if nobody does."""
+def _holder(path: str) -> tuple[int, State | None] | None:
+    """Returns the pid of the process that answers at a socket file, and its state; None if no process answers.
+
+    The pid is 0, or the state None, where it cannot be known.
+    """
     try:
         with ControlClient(path, timeout=ASKED_FOR) as client:
             pid = client.peer_pid
             with suppress(ClientError):
                 status = client.get("/status?limit=0")
-                return int(status["pid"]), str(status["state"])
-            return pid, "unknown"
+                return int(status["pid"]), State.parse(status["state"])
+            return pid, None
     except NobodyThere:
         return None
     except ClientError:
-        return 0, "unknown"
+        return 0, None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which control sockets lie beside a control path: the instance that serves, and those that leave."""
+"""Finds the control sockets beside a control path: of instances that leave, or that start while another serves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import glob
 import re
 
 from graceful.control.client import ClientError, ControlClient, NobodyThere
-from graceful.drain import LEAVING
+from graceful.drain import State
 
 
 def connect_beside(path: str) -> list[ControlClient]:
@@ -16,7 +16,7 @@ def connect_beside(path: str) -> list[ControlClient]:
         try:
             found.append(ControlClient(other))
         except NobodyThere:
-            pass  # it was killed, and its file is left
+            pass  # its process was killed, and the file is left
     return found
 
 
@@ -25,9 +25,10 @@ def connect_leaving(path: str) -> list[ControlClient]:
     found = []
     for client in connect_beside(path):
         try:
-            on_its_way = client.get("/status?limit=0")["state"] in LEAVING
+            state = State.parse(client.get("/status?limit=0")["state"])
+            on_its_way = state is not None and state.leaving
         except ClientError:
-            on_its_way = False  # it has just ended, or is none of ours
+            on_its_way = False  # it has just ended, or is not a graceful server
         if on_its_way:
             found.append(client)
         else:

@@ -1,11 +1,11 @@
-"""What a load balancer asks: shall this server get requests?
+"""The health that a load balancer asks for: whether this server wants requests.
 
 The answer must be right when everything else is not: with all threads stuck, with a full disk, in the middle of a
-drain.  So it is made beforehand, whenever it changes, and sent as it is: no application, no pool's thread, no lock.
+drain.  So it is made whenever it changes, and sent as it is: no application, no pool's thread, no lock.
 
 It says "going down" from the moment a drain begins, while the sockets still accept for as long as the lame duck
-lasts; and when somebody has taken the server out of the rotation without stopping it.  Leaving and entering are two
-orders, not a toggle: to give one twice changes nothing.
+lasts; and "away" while an operator has taken the server out of the rotation without stopping it.  Leaving and
+entering are two orders, not a toggle: to give one twice changes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Final
 from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.response_headers import reason
 
-METHODS: Final = ("GET", "HEAD", "OPTIONS")  # OPTIONS is what HAProxy asks by when it is only given a path
+#: The methods that health answers; OPTIONS is HAProxy's default.
+METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
 _NOT_ALLOWED: Final = (
     "405 Method Not Allowed",
@@ -27,7 +28,7 @@ _NOT_ALLOWED: Final = (
 class Health:
     """The health of one instance.
 
-    :param path: the path that it is told at.
+    :param path: the path that it answers at.
     :param going_down_status: the status that means "no more requests": 503, or 404 for HAProxy's `disable-on-404`.
     :param app_version: shown behind the word; empty for none.
     :ivar going_down: a drain has begun; for good.  Reactor thread.
@@ -53,7 +54,7 @@ class Health:
     # -- orders: reactor thread ---------------------------------------------------------------------------
 
     def begin_going_down(self) -> None:
-        """A drain has begun."""
+        """Say "going down" from now on: a drain has begun."""
         self.going_down = True
         self._renew()
 

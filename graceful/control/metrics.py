@@ -1,10 +1,10 @@
 """Metrics for Prometheus: what the status says, as numbers over time.
 
-Most of them are read from the status when somebody scrapes, and cost nothing otherwise.  Only what has ended cannot
-be read later: it is counted by :mod:`graceful.control.counters`, and not at all while there is no door at which
-metrics are told.
+Most of them are read from the status when Prometheus scrapes, and cost nothing otherwise.  Only exchanges that have
+ended cannot be read later: :mod:`graceful.control.counters` counts them, unless there is no address at which metrics
+are served.
 
-No label has a value that a client chooses: a status is told by its class, a path not at all.
+No label has a value that a client chooses: a response status is given as its class, a path not at all.
 
 The text is made by `prometheus-client`, from the extra `graceful[metrics]`.
 """
@@ -12,20 +12,19 @@ The text is made by `prometheus-client`, from the extra `graceful[metrics]`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from graceful._version import __version__
 from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.status import StatusSource
-
-STATES: Final = ("starting", "serving", "lame-duck", "closing", "finishing", "takedown", "gone")
+from graceful.drain import State
 
 
 class Metrics:
-    """What is told at `/metrics`.  Reactor thread.
+    """Renders what `/metrics` answers.  Reactor thread.
 
-    :param status: whose numbers they are.
-    :ivar content_type: of the text; known once it was rendered.
+    :param status: where the numbers come from.
+    :ivar content_type: of the text; right once a text was rendered.
     """
 
     def __init__(self, status: StatusSource) -> None:
@@ -35,7 +34,7 @@ class Metrics:
         self.content_type = "text/plain; charset=utf-8"
 
     def count(self) -> None:
-        """Count from now on what ends; if there is nothing to tell it with, do not."""
+        """Count from now on what ends, if `prometheus-client` is installed."""
         if self.available:
             self._status.count()
 
@@ -45,9 +44,9 @@ class Metrics:
         return _client() is not None
 
     def render(self, told: dict[str, Any]) -> bytes:
-        """The text.
+        """Returns the metrics in Prometheus's text format.
 
-        :param told: what the status says, as :meth:`graceful.control.status.StatusSource.picture` has it.
+        :param told: from :meth:`graceful.control.status.StatusSource.snapshot_with_counters`.
         """
         client, self._told = _client(), told
         if self._registry is None:
@@ -58,7 +57,7 @@ class Metrics:
         return text
 
     def collect(self) -> Iterator[Any]:
-        """The families, as a collector of `prometheus-client` gives them."""
+        """Yields the metric families; `prometheus-client` calls this."""
         from prometheus_client.metrics_core import (
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -93,7 +92,7 @@ class Metrics:
         yield gauge(
             "queue_oldest_seconds", "Age of the oldest exchange that waits for a thread.", tally["queue_oldest"]
         )
-        states = {state: float(state == told["state"]) for state in STATES}
+        states = {state.value: float(state == told["state"]) for state in State}
         yield gauges("state", "1 for the state that the server is in.", "state", states)
         rotation = float(told["rotation"] == "in")
         yield gauge("in_rotation", "1 while health says that requests are welcome.", rotation)

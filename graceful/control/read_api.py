@@ -1,8 +1,8 @@
-"""What control tells of an instance: the resources that change nothing, for the status page's door.
+"""The resources that change nothing, as the status page's address serves them.
 
-A browser that a hostile page runs in can reach that door.  So there are no orders here, and nothing is for other
-origins, nor for a name that the hostile page's owner has pointed at us.  What can be asked for stands in
-:mod:`graceful.control.api`, which adds the orders for the control socket.
+A browser with a hostile page in it can reach that address.  So there are no orders here, and requests of other
+origins are refused, also those by a name that the hostile page's owner has pointed at this machine.  The resources
+are listed in :mod:`graceful.control.api`, which adds the orders for the control socket.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from graceful.control.metrics import Metrics
 from graceful.control.same_origin import SameOrigin
 from graceful.control.status import StatusSource
 from graceful.control.status_page import PAGE, PAGE_FIELDS
-from graceful.drain import CLOSED_SINCE
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.interfaces import IHandler
 from graceful.web.response_headers import reason
@@ -33,7 +32,10 @@ log = Logger(namespace="graceful")
 
 
 JSON: Final = "application/json; charset=utf-8"
+#: What `/wait?for=` takes.
 WAITED_FOR: Final = ("closed", "gone")
+
+#: How many characters of an id an error message repeats: more than any id of ours has.
 LONGEST_ID: Final = 32
 FIELDS: Final = [
     ("Cache-Control", "no-store"),
@@ -45,7 +47,7 @@ T = TypeVar("T")
 
 
 class Problem(Exception):
-    """What was asked cannot be answered.
+    """A request cannot be answered; the text is the reason.
 
     :ivar status: the HTTP status that says so.
     """
@@ -57,11 +59,12 @@ class Problem(Exception):
 
 @implementer(IHandler)
 class ReadApi:
-    """The resources that change nothing, for the status page's door.
+    """The resources that change nothing, for the status page's address.
 
     :param status: of the instance.
     :param events: the clients that get every change.
-    :param origin: says which requests are none of a hostile page's; None on a Unix socket, which no page can reach.
+    :param metrics: for Prometheus.
+    :param origin: refuses requests of hostile pages; None on a Unix socket, which no page can reach.
     """
 
     def __init__(self, status: StatusSource, events: Events, metrics: Metrics, origin: SameOrigin | None) -> None:
@@ -70,12 +73,12 @@ class ReadApi:
         self._metrics = metrics
         self._origin = origin
         self._waiting: dict[Exchange, str] = {}
-        self._asking: set[Exchange] = set()  # those whose answer somebody else has to give first
+        self._asking: set[Exchange] = set()  # those whose answer a worker has to give first
 
     # -- IHandler -----------------------------------------------------------------------------------------
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer, now or when there is something to tell."""
+        """Answer an exchange, now or as soon as the answer is known."""
         exchange.handler = self
         health = self._status.health
         if health is not None and health.answer(exchange):
@@ -88,18 +91,18 @@ class ReadApi:
             self._cannot(exchange, error)
 
     def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
-        """It is never in a tree."""
+        """Answer an exchange; control is never in a resource tree, so the path does not matter."""
         self.handle(exchange)
 
     def disconnected(self, exchange: Exchange) -> None:
-        """One who waited has left."""
+        """Forget a client that has left."""
         self._waiting.pop(exchange, None)
         self._asking.discard(exchange)
         self._events.remove(exchange)
         exchange.connection.site.through(exchange)
 
     def parked(self, exchange: Exchange) -> bool:
-        """Those who wait for a state have nothing on its way to them."""
+        """Whether nothing is on its way to the client, as while it waits for a state."""
         return exchange not in self._asking and not exchange.connection.write_token.held
 
     # -- resources ----------------------------------------------------------------------------------------
@@ -113,12 +116,12 @@ class ReadApi:
             raise Problem(405, "this is for reading only; orders are given by the graceful command")
 
     def _route(self, exchange: Exchange, path: str, query: Mapping[str, list[str]]) -> None:
-        """Find what is asked for."""
+        """Answer with the resource that a path names."""
         parts = path.strip("/").split("/")
         if path == "/":
             self._send(exchange, "200 OK", [*FIELDS, *PAGE_FIELDS], PAGE)
         elif parts == ["status"]:
-            self._when(exchange, self._status.asked(limit_of(query)), self._json)
+            self._when(exchange, self._status.fresh_snapshot(limit_of(query)), self._json)
         elif parts == ["exchanges"]:
             self._when(exchange, self._status.exchanges(limit_of(query)), self._json)
         elif parts[0] == "exchanges" and len(parts) == 2:
@@ -128,7 +131,7 @@ class ReadApi:
         elif parts == ["metrics"]:
             if not self._metrics.available:
                 raise Problem(501, "there are no metrics: install graceful-app[metrics]")
-            self._when(exchange, self._status.picture(0), self._send_metrics)
+            self._when(exchange, self._status.snapshot_with_counters(0), self._send_metrics)
         elif parts == ["wait"]:
             self._wait(exchange, (query.get("for") or [""])[0])
         else:
@@ -156,23 +159,23 @@ class ReadApi:
             raise Problem(400, "wait for what? /wait?for=closed or /wait?for=gone")
         exchange.phase = PARKED
         self._waiting[exchange] = what
-        self.tell()
+        self.answer_waiting()
 
-    def tell(self) -> None:
-        """Answer those who have waited for what is the state by now."""
-        gone, closed = self._status.ending is not None, self._status.state in CLOSED_SINCE
+    def answer_waiting(self) -> None:
+        """Answer the clients that wait for a state that has come."""
+        gone, closed = self._status.ending is not None, self._status.state.closed
         for exchange, what in list(self._waiting.items()):
             if gone or (what == "closed" and closed):
                 del self._waiting[exchange]
-                self._json(exchange, self._status.last_word() if gone else self._status(0))
+                self._json(exchange, self._status.last_word() if gone else self._status.snapshot(0))
 
     # -- answers ------------------------------------------------------------------------------------------
 
     def _when(self, exchange: Exchange, said: T | Deferred[T], tell: Callable[[Exchange, T], object]) -> None:
-        """Tell something as soon as it is known; most often that is now.
+        """Answer an exchange as soon as the answer is known; mostly it is known now.
 
-        :param said: what is to be told, or fires with it.
-        :param tell: tells it.
+        :param said: what to answer, or a Deferred that fires with it.
+        :param tell: answers the exchange with it.
         """
         if not isinstance(said, Deferred):
             tell(exchange, said)
@@ -193,7 +196,7 @@ class ReadApi:
         said.addBoth(answer)
 
     def _cannot(self, exchange: Exchange, error: Exception) -> None:
-        """Say why something cannot be told."""
+        """Answer with an error."""
         if isinstance(error, Problem | ControlRefused):
             self._json(exchange, {"error": str(error)}, error.status)
         elif isinstance(error, ClientError):
@@ -218,6 +221,10 @@ class ReadApi:
 
 
 def limit_of(query: Mapping[str, list[str]]) -> int | None:
+    """Returns how many exchanges a query wants listed; None for all.
+
+    :raises Problem: it is not a number.
+    """
     text = (query.get("limit") or [""])[0]
     if text and not (text.isascii() and text.isdigit() and len(text) < 10):
         raise Problem(400, "limit is a number")

@@ -1,10 +1,10 @@
-"""Which requests at the status page's door may be a hostile page's.
+"""Which requests for the status page may come from a hostile page.
 
-A browser on the operator's machine reaches what listens on loopback, and so does every page that is open in it.  It
-cannot read an answer that is meant for another origin, and we send no header that would let it.  There is one way
-around: the page's owner points a name of their own at 127.0.0.1, and then it *is* the same origin (DNS rebinding).
-But the request still says that name in its Host.  So what is not addressed by an address, or by a name that the
-machine itself goes by, is refused.
+A browser on the operator's machine reaches what listens on loopback, and so does every page that is open in it.  A
+page cannot read an answer that is meant for another origin, and we send no header that would let it.  There is one
+way around: the page's owner points a name of their own at 127.0.0.1, and then it *is* the same origin (DNS
+rebinding).  But the request still has that name in its Host field.  So a request is refused unless its Host is an
+address, or a name of the machine itself.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _NOT_OURS: Final = (
 
 
 class SameOrigin:
-    """Knows our own names.
+    """Knows the names of this machine.
 
-    :param names: names in the endpoints that we listen at, beside the machine's.
+    :param names: further names, from the endpoints of the status page.
+    :param hostname: returns the machine's name.
     """
 
     def __init__(self, names: Iterable[str] = (), hostname: Callable[[], str] = socket.gethostname) -> None:
@@ -35,7 +36,7 @@ class SameOrigin:
         self._names = {"localhost", own, own.partition(".")[0], *(name.lower() for name in names if name)}
 
     def why_not(self, exchange: Exchange) -> str | None:
-        """Why a request is refused; None if it is not."""
+        """Returns why a request is refused; None if it is not."""
         fields = {name.lower(): value.decode("latin-1") for name, value in exchange.headers}
         host = fields.get(b"host")
         if host is not None and not self._ours(host):

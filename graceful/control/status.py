@@ -1,29 +1,35 @@
-"""What an instance says of itself: the one place where its register, drain and threads become a status.
+"""What control asks of an instance: its status, and what that is read from.
 
-The control socket, the status page, the metrics and systemd all show what is made here, so they cannot disagree.
+The control socket, the status page, the metrics and systemd all show the same status, so they cannot disagree.  A
+server in one process knows it at once (:class:`graceful.server.server_status.ServerStatus`).  A supervisor has to ask
+its workers (:class:`graceful.workers.fleet_status.FleetStatus`); so a fresh status may come later, and what is shown
+all the time is what the workers have said last.
+
 Everything is read in the reactor thread and is a picture of one moment.  Ages and what is left of a deadline are
 seconds, since a clock may be set; only `since` and `began` are wall-clock times, for people.
 
-A target's query is left out: it may hold what not everybody who may look at a status shall read, such as a token.
+A target's query is left out: it may hold a secret, such as a token, that a reader of the status must not see.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from graceful.control.health import Health
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 
 if TYPE_CHECKING:
     from graceful.config.settings import Settings
-    from graceful.control.health import Health
+    from graceful.web.exchange import Exchange
 
+#: How many ended exchanges a status remembers in a drain: more than a person reads.
 KEPT: Final = 100
 
 
@@ -31,53 +37,55 @@ KEPT: Final = 100
 class StateHistory:
     """The states that an instance goes through, from its start to its end.
 
-    :ivar successor: says which process takes over, or has; 0 for none.
-    :ivar ending: how it ended; None before.
+    :param settings: of the instance.
+    :ivar successor: returns the pid of the process that takes over, or has; 0 for none.
+    :ivar ending: how the drain ended; None before.
     """
 
     settings: Settings
     successor: Callable[[], int] = lambda: 0
     ending: DrainResult | None = None
-    _state: str = ""
+    _state: State | None = None
     _states: list[dict[str, Any]] = field(factory=list)
     _began: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.enter("starting")
+        self.enter(State.STARTING)
 
-    def enter(self, state: str) -> None:
-        """Another state begins now."""
+    def enter(self, state: State) -> None:
+        """Enter a state, unless the instance is in it already."""
         if state != self._state:
             now = round(time.time(), 3)
             self._state = state
             self._states.append({"state": state, "since": now})
-            if self._began is None and state not in ("starting", "serving"):
+            if self._began is None and state.draining:
                 self._began = now
                 self._drain_begins()
 
     def _drain_begins(self) -> None:
-        """Take note of what is to be told of the drain."""
+        """Called when the drain begins: remember what a status shows of it."""
 
     @property
-    def state(self) -> str:
-        """`starting`, `serving`, `lame-duck`, `closing`, `finishing`, `takedown` or `gone`."""
+    def state(self) -> State:
+        """How far the instance is."""
+        assert self._state is not None
         return self._state
 
     @property
     def draining(self) -> bool:
-        """Whether the way out has begun."""
+        """Whether the drain has begun."""
         return self._began is not None
 
     def _successor(self) -> dict[str, Any] | None:
         return {"pid": self.successor()} if self.successor() else None
 
     def last_word(self) -> dict[str, Any]:
-        """How it ended, for those who have waited for that."""
+        """Returns how the drain ended, for the clients that wait for that."""
         ending = self.ending
         assert ending is not None
         return {
             "pid": os.getpid(),
-            "state": "gone",
+            "state": State.GONE,
             "takeover": self._successor(),
             "exit_status": ending.exit_status,
             "seconds": round(ending.seconds, 3),
@@ -89,14 +97,118 @@ class StateHistory:
 
 
 def rotation_of(health: Health | None) -> str:
-    """What health says: `in`, `away` by order, or `leaving` for good."""
+    """Returns what health says: `in`, `away` by order, or `leaving` for good."""
     if health is None:
         return "away"
     return "leaving" if health.going_down else "away" if health.away else "in"
 
 
+class StatusExchange(Protocol):
+    """An exchange in flight, as a status shows it (:class:`graceful.web.exchange.Exchange` says what each means)."""
+
+    @property
+    def id(self) -> int:
+        """Its number."""
+
+    @property
+    def connection(self) -> Any:
+        """The connection that carries it."""
+
+    @property
+    def method(self) -> str:
+        """The method of its request."""
+
+    @property
+    def target(self) -> bytes:
+        """The target of its request."""
+
+    @property
+    def phase(self) -> int:
+        """Index into :data:`graceful.web.exchange.PHASES`."""
+
+    @property
+    def started(self) -> float:
+        """When its first byte came, monotonic seconds."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the answer's body that were handed over for sending."""
+
+    @property
+    def length(self) -> int:
+        """Bytes that the answer's body will have; -1 if that is not known."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address; empty on a Unix socket."""
+
+    @property
+    def download(self) -> bool:
+        """Whether the reactor sends its answer from a file or another server."""
+
+
+class StatusRegister(Protocol):
+    """Connections and exchanges, as a status counts them."""
+
+    @property
+    def connections(self) -> Sized:
+        """All open client connections."""
+
+    @property
+    def exchanges(self) -> Sized:
+        """All exchanges in flight."""
+
+    @property
+    def finished(self) -> int:
+        """How many exchanges have ended since the start."""
+
+    def in_flight(self) -> Sequence[StatusExchange]:
+        """Returns the exchanges in flight, oldest first."""
+
+
+class StatusSite(Protocol):
+    """What is served, as far as a status looks at it.
+
+    :ivar record: called with each exchange that ends; a status that counts puts itself before it.
+    """
+
+    record: Callable[[Exchange], object] | None
+
+    @property
+    def register(self) -> StatusRegister:
+        """Its connections and exchanges."""
+
+
+class StatusInputs(Protocol):
+    """What a status is read from: the engine of an application server, or a reactor that is drained."""
+
+    @property
+    def clock(self) -> IReactorTime:
+        """Monotonic time."""
+
+    @property
+    def health(self) -> Health:
+        """Answers for a balancer."""
+
+    @property
+    def site(self) -> StatusSite:
+        """What is served."""
+
+    def sockets(self) -> list[tuple[str, str]]:
+        """Returns the listening sockets: the name and the state of each."""
+
+    def working(self) -> Mapping[Any, int]:
+        """Returns the thread that works for each exchange."""
+
+    def thread_names(self) -> dict[int, str]:
+        """Returns the names of the threads."""
+
+    def threads(self) -> tuple[int, int, int]:
+        """Returns how many threads are busy, how many there are, and how many exchanges wait for one."""
+
+
 class StatusSource(Protocol):
-    """How an instance is.  Reactor thread."""
+    """The status of an instance.  Reactor thread."""
 
     ending: DrainResult | None
 
@@ -105,12 +217,12 @@ class StatusSource(Protocol):
         """Answers for a balancer; None while it starts."""
 
     @property
-    def state(self) -> str:
-        """The word for it."""
+    def state(self) -> State:
+        """How far the instance is."""
 
     @property
     def draining(self) -> bool:
-        """Whether the way out has begun."""
+        """Whether the drain has begun."""
 
     @property
     def deadline(self) -> float | None:
@@ -118,38 +230,38 @@ class StatusSource(Protocol):
 
     @property
     def latest_exit(self) -> float:
-        """In how many seconds it is gone in any case; before a drain, from its beginning."""
+        """Seconds until the process is gone in any case; before a drain, from its beginning."""
 
     @property
     def in_flight_count(self) -> int:
         """How many exchanges are in flight."""
 
-    def enter(self, state: str) -> None:
-        """Another state begins now."""
+    def enter(self, state: State) -> None:
+        """Enter a state, unless the instance is in it already."""
 
     def count(self) -> None:
         """Count from now on what ends."""
 
-    def __call__(self, limit: int | None = None) -> dict[str, Any]:
-        """The whole status, as it is known; as JSON can say it.
+    def snapshot(self, limit: int | None = None) -> dict[str, Any]:
+        """Returns the whole status as it is known, ready for JSON.
 
         :param limit: how many exchanges to list; None for all.
         """
 
-    def asked(self, limit: int | None = None) -> dict[str, Any] | Deferred[dict[str, Any]]:
-        """The same, as it is now."""
+    def fresh_snapshot(self, limit: int | None = None) -> dict[str, Any] | Deferred[dict[str, Any]]:
+        """Returns the whole status as it is now; a supervisor has to ask its workers for it."""
 
-    def picture(self, limit: int | None = None) -> dict[str, Any] | Deferred[dict[str, Any]]:
-        """The same, with the numbers behind the metrics as `tally`, and what has ended recently as `ended`."""
+    def snapshot_with_counters(self, limit: int | None = None) -> dict[str, Any] | Deferred[dict[str, Any]]:
+        """Returns a fresh status with the numbers behind the metrics (`tally`), and what ended recently (`ended`)."""
 
     def exchanges(self, limit: int | None = None) -> list[dict[str, Any]] | Deferred[list[dict[str, Any]]]:
-        """What is in flight now, oldest first, each with the stack of its thread."""
+        """Returns what is in flight now, oldest first, each with the stack of its thread."""
 
     def exchange(self, which: str) -> dict[str, Any] | Deferred[dict[str, Any] | None] | None:
-        """One of them by its id; None if that is not in flight."""
+        """Returns an exchange in flight by its id; None if it is not in flight."""
 
     def recently_ended(self) -> Sequence[dict[str, Any]]:
-        """The last exchanges that ended since the way out began, newest first."""
+        """Returns the last exchanges that ended since the drain began, newest first."""
 
     def last_word(self) -> dict[str, Any]:
-        """How it ended, once `ending` is known."""
+        """Returns how the drain ended, once `ending` is known."""

@@ -1,5 +1,5 @@
-"""`graceful deploy`: the instances of a site, one after the other, replaced by their next version."""
+"""`graceful deploy`: replaces the instances of a site by their next version, one after the other."""
 
 
 class DeployError(Exception):
-    """Something cannot be done.  Its text is one line for the operator."""
+    """A deploy cannot go on.  The text is one line for the operator."""

@@ -1,8 +1,8 @@
 """The servers of one instance, in every backend of every HAProxy that knows it.
 
-HAProxy's state is not ours alone.  A reload forgets that a server was taken out; an agent check puts it back within
-an interval; somebody may have taken it out by hand, for a reason.  So what is found is remembered before anything is
-changed, and put back as it was found; and while a server has to be out, we look again and again whether it still is.
+HAProxy's state has other writers.  A reload forgets that a server was taken out; an agent check puts it back within
+an interval; an operator may have taken it out by hand, for a reason.  So the state that is found is remembered before
+anything is changed, and restored; and while a server has to be out, the deploy checks again and again that it is.
 
 A server that is out is not checked either: it closes its port while it finishes what it has, and a balancer with
 `on-marked-down shutdown-sessions` would cut that for being down.
@@ -18,11 +18,12 @@ from attrs import frozen
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic
 from graceful.deploy.plan import PlannedInstance
 
+#: The states in which HAProxy sends a server no new clients.
 OUT: Final = ("drain", "maint")
 
 
 class IRuntime(Protocol):
-    """What is used of a :class:`graceful.deploy.haproxy.Runtime`."""
+    """The part of :class:`graceful.deploy.haproxy.Runtime` that a deploy uses."""
 
     address: str
 
@@ -35,7 +36,7 @@ class IRuntime(Protocol):
 
 @frozen
 class Found:
-    """How a server was found, and is to be put back.
+    """How a server was found, and how it has to be put back.
 
     :ivar state: `ready`, `drain` or `maint`.
     :ivar checks: the kinds of checks that were made.
@@ -58,11 +59,11 @@ class BalancerServer:
 
     @property
     def key(self) -> str:
-        """Its name among those of all HAProxys."""
+        """Names it uniquely among the servers of all HAProxys."""
         return f"{self.runtime.address} {self}"
 
     def look(self) -> ServerState:
-        """How it is now.
+        """Returns its state in HAProxy.
 
         :raises HAProxyError: there is no such server.
         """
@@ -72,21 +73,21 @@ class BalancerServer:
             raise HAProxyError(f"HAProxy at {self.runtime.address}: there is no server {self}") from None
 
     def traffic(self) -> Traffic:
-        """What has come to it."""
+        """Returns the requests that have come to it."""
         return self.runtime.traffic(self.backend, self.server)
 
     def others_up(self) -> int:
-        """How many other servers of the backend get requests."""
+        """Returns how many other servers of the backend get requests."""
         return sum(state.up for name, state in self.runtime.servers(self.backend).items() if name != self.server)
 
 
 class BalancerServers:
-    """All places of an instance.
+    """The servers of an instance.
 
     Taken out, they are in `drain`; or in `maint` where clients are tied to their server and would still be sent
     to it.
 
-    :param instance: which.
+    :param instance: the instance.
     :param runtimes: the HAProxys.
     """
 
@@ -95,59 +96,59 @@ class BalancerServers:
         self._out_as: dict[BalancerServer, str] = {}
 
     def found(self) -> dict[str, Found]:
-        """How everything is."""
+        """Returns how all servers are now, by key."""
         found = {}
-        for place in self.all:
-            state = place.look()
-            found[place.key] = Found(state.state, state.checks)
+        for server in self.all:
+            state = server.look()
+            found[server.key] = Found(state.state, state.checks)
         return found
 
     def enough_up(self, least: int) -> str | None:
-        """Why the instance may not be taken out; None if it may."""
-        for place in self.all:
-            # One that is out already is not missed by anybody.
-            if place.look().state == "ready" and place.others_up() < least:
-                up = place.others_up()
-                return f"{up} other server{'s are' if up != 1 else ' is'} up in {place.backend}, min_up is {least}"
+        """Returns why the instance may not be taken out; None if it may."""
+        for server in self.all:
+            # A server that is out already gets no requests that others would have to take.
+            if server.look().state == "ready" and server.others_up() < least:
+                up = server.others_up()
+                return f"{up} other server{'s are' if up != 1 else ' is'} up in {server.backend}, min_up is {least}"
         return None
 
     def take_out(self) -> list[BalancerServer]:
-        """Take it out wherever it is in, and have it checked no more; where that had to be done."""
+        """Take the instance out of the rotation and stop its checks.  Returns the servers that were in."""
         changed = []
-        for place in self.all:
-            state = place.look()
-            if place not in self._out_as:
-                self._out_as[place] = "maint" if place.traffic().cookie else "drain"
-            wanted = self._out_as[place]
+        for server in self.all:
+            state = server.look()
+            if server not in self._out_as:
+                self._out_as[server] = "maint" if server.traffic().cookie else "drain"
+            wanted = self._out_as[server]
             if state.state not in OUT or (wanted == "maint" and state.state != "maint"):
-                place.runtime.set_state(place.backend, place.server, wanted)
-                changed.append(place)
+                server.runtime.set_state(server.backend, server.server, wanted)
+                changed.append(server)
             for kind in state.checks:
-                place.runtime.set_check(place.backend, place.server, kind, False)
+                server.runtime.set_check(server.backend, server.server, kind, False)
         return changed
 
     def requests(self) -> dict[BalancerServer, Traffic]:
-        """What has come to it, everywhere."""
-        return {place: place.traffic() for place in self.all}
+        """Returns the traffic of each server."""
+        return {server: server.traffic() for server in self.all}
 
-    def insist(self, place: BalancerServer) -> None:
-        """Requests still come although it was taken out: take it out in a way that nobody is tied to."""
-        self._out_as[place] = "maint"
-        place.runtime.set_state(place.backend, place.server, "maint")
+    def insist(self, server: BalancerServer) -> None:
+        """Set a server to `maint`, since requests of clients that are tied to it still come in `drain`."""
+        self._out_as[server] = "maint"
+        server.runtime.set_state(server.backend, server.server, "maint")
 
     def put_back(self, found: dict[str, Found]) -> None:
-        """Put it back as it was found."""
-        # Checks first, so that what is said of it is soon true again.
+        """Put all servers back as they were found."""
+        # Checks first, so that HAProxy soon knows again whether it is up.
         self.check_again(found)
-        for place in self.all:
-            was = found[place.key]
-            if place.look().state != was.state:
-                place.runtime.set_state(place.backend, place.server, was.state)
+        for server in self.all:
+            was = found[server.key]
+            if server.look().state != was.state:
+                server.runtime.set_state(server.backend, server.server, was.state)
 
     def check_again(self, found: dict[str, Found]) -> None:
-        """Have it checked as it was found, and leave it out."""
-        for place in self.all:
-            state = place.look()
-            for kind in found[place.key].checks:
+        """Restore the checks as they were found, and leave the servers out."""
+        for server in self.all:
+            state = server.look()
+            for kind in found[server.key].checks:
                 if kind in state.configured and kind not in state.checks:
-                    place.runtime.set_check(place.backend, place.server, kind, True)
+                    server.runtime.set_check(server.backend, server.server, kind, True)

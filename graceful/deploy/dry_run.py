@@ -1,4 +1,4 @@
-"""What a deploy would do, and what stands in its way, found out without touching anything."""
+"""Finds out what a deploy would do, and what would stop it, without touching anything."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TAKEOVER = ("start: {start}", "wait for a new process at {control}", "ask {aske
 
 
 def preview(plan: Plan, host: Host, runtimes: Sequence[IRuntime]) -> tuple[list[str], list[str]]:
-    """Look at everything.
+    """Look at every instance.
 
-    :return: the plan in lines, and what stands in its way.
+    :returns: the plan in lines, and the problems that would stop it.
     """
     lines: list[str] = []
     problems: list[str] = []
@@ -38,14 +38,14 @@ def preview(plan: Plan, host: Host, runtimes: Sequence[IRuntime]) -> tuple[list[
             problems.append(str(error))
     if problems:
         return lines, problems
-    left = unfinished(plan)
+    interrupted = unfinished(plan)
     if plan.before is not None:
         lines.append(f"before: {plan.before}")
-    order = sorted(plan.instances, key=lambda instance: instance.name not in left)
+    order = sorted(plan.instances, key=lambda instance: instance.name not in interrupted)
     for instance in order:
         lines.append(f"{instance.name}:")
         try:
-            lines += [f"  {line}" for line in _now(instance, host, runtimes, instance.name in left)]
+            lines += [f"  {line}" for line in _now(instance, host, runtimes, instance.name in interrupted)]
         except DeployError as error:
             problems.append(f"{instance.name}: {error}")
         asked = " and ".join([url for url in (instance.health, *instance.checks) if url])
@@ -61,13 +61,13 @@ def preview(plan: Plan, host: Host, runtimes: Sequence[IRuntime]) -> tuple[list[
     return lines, problems
 
 
-def _now(instance: PlannedInstance, host: Host, runtimes: Sequence[IRuntime], left: bool) -> list[str]:
-    """How an instance is."""
+def _now(instance: PlannedInstance, host: Host, runtimes: Sequence[IRuntime], was_interrupted: bool) -> list[str]:
+    """Returns lines that say how an instance is now."""
     lines = []
-    places = BalancerServers(instance, runtimes)
-    for place in places.all:
-        state, traffic = place.look(), place.traffic()
-        lines.append(f"now {place} is {state.state}, {traffic.status}, {place.others_up()} others up")
+    servers = BalancerServers(instance, runtimes)
+    for server in servers.all:
+        state, traffic = server.look(), server.traffic()
+        lines.append(f"now {server} is {state.state}, {traffic.status}, {server.others_up()} others up")
     process = host.serving(instance.control)
     if process is None:
         lines.append(f"now nobody answers at {instance.control}")
@@ -82,6 +82,6 @@ def _now(instance: PlannedInstance, host: Host, runtimes: Sequence[IRuntime], le
             lines.append(f"now process {process.pid} does not answer: {error}")
         finally:
             process.close()
-    if left:
+    if was_interrupted:
         lines.append("an earlier deploy has not brought it to its end: it is first")
     return lines

@@ -1,11 +1,11 @@
 """HAProxy's runtime API: what a deploy asks of it and tells it, over its stats socket.
 
 HAProxy answers everything with text, an error too, and says nothing about which is which: an order that was obeyed is
-answered by an empty line.  So whatever else an order is answered by is an error here, and of what it shows only the
+answered by an empty line.  So any other answer to an order is an error here, and of what HAProxy shows only the
 columns with known names are read (HAProxy's management guide, 9.3; seen with 2.6).
 
-The libraries there are do not fit: haproxy-cli 0.7 has no time limits, no health checks and no `show servers state`,
-and takes every answer for a good one; haproxyadmin's last release is of 2021, and wants to be on the balancer's own
+The existing libraries do not fit: haproxy-cli 0.7 has no time limits, no health checks and no `show servers state`,
+and takes every answer for success; haproxyadmin's last release is of 2021, and works only on the balancer's own
 machine.
 """
 
@@ -21,11 +21,18 @@ from graceful.deploy import DeployError
 
 #: Seconds that HAProxy has to answer.
 ANSWERS_IN: Final = 5.0
+
+#: Bytes of an answer that are read: more than the states of thousands of servers have.
 _LARGEST: Final = 16 << 20
 
+#: Bits of `srv_admin_state`: maintenance that is forced, inherited, configured, by name resolution, by host name; and
+#: drain that is forced, inherited.
 _MAINT: Final = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
 _DRAIN: Final = 0x08 | 0x10
-_RUNNING: Final = ("1", "2")  # starting slowly, and running; not stopped, nor stopping
+#: Values of `srv_op_state`: starting slowly, and running; the others are stopped and stopping.
+_RUNNING: Final = ("1", "2")
+
+#: Bits of `srv_check_state` and `srv_agent_state`.
 _CONFIGURED: Final = 0x02
 _ENABLED: Final = 0x04
 
@@ -34,7 +41,7 @@ CHECKS: Final = ("health", "agent")
 
 
 class HAProxyError(DeployError):
-    """HAProxy will not."""
+    """HAProxy refuses an order, or does not know a server."""
 
 
 class Unreachable(HAProxyError):
@@ -45,11 +52,11 @@ class Unreachable(HAProxyError):
 class ServerState:
     """A server as HAProxy has it.
 
-    :ivar state: what it can be set to: `ready`, `drain` or `maint`.
-    :ivar running: it is not held to be down, nor on its way there.
+    :ivar state: the administrative state: `ready`, `drain` or `maint`.
+    :ivar running: HAProxy does not hold it to be down, or going down.
     :ivar weight: its share of the requests; 0 for none.
     :ivar configured: the kinds of checks that it has, whether they are made or not.
-    :ivar checks: those that are made.
+    :ivar checks: the kinds of checks that are made.
     """
 
     state: str
@@ -66,7 +73,7 @@ class ServerState:
 
 @frozen
 class Traffic:
-    """What has come to a server.
+    """The traffic of a server.
 
     :ivar requests: how many since HAProxy's start.
     :ivar queued: how many wait in HAProxy for it.
@@ -94,11 +101,11 @@ class Runtime:
     # -- what it says -------------------------------------------------------------------------------------
 
     def level(self) -> str:
-        """What we may do: `admin`, or only what an `operator` or a `user` may."""
+        """Returns the level of this connection: `admin`, `operator` or `user`."""
         return self._ask("show cli level").strip()
 
     def servers(self, backend: str) -> dict[str, ServerState]:
-        """The servers of a backend.
+        """Returns the servers of a backend by name.
 
         :raises HAProxyError: there is no such backend.
         """
@@ -109,7 +116,7 @@ class Runtime:
         return {row["srv_name"]: _state(row) for row in _rows(table, " ")}
 
     def traffic(self, backend: str, server: str) -> Traffic:
-        """What has come to one server.
+        """Returns the traffic of a server.
 
         :raises HAProxyError: there is no such server.
         """
@@ -127,7 +134,7 @@ class Runtime:
         self._order(f"set server {backend}/{server} state {state}")
 
     def set_check(self, backend: str, server: str, kind: str, made: bool) -> None:
-        """Make a kind of check of a server, or make it no more: it stays what it is held to be."""
+        """Switch a kind of check of a server on or off; HAProxy keeps its last opinion of the server."""
         self._order(f"{'enable' if made else 'disable'} {kind} {backend}/{server}")
 
     def _order(self, command: str) -> None:
@@ -136,7 +143,7 @@ class Runtime:
             raise self._error(f"{command}: {_line(answer)}")
 
     def _ask(self, command: str) -> str:
-        """One command, one connection: HAProxy closes it behind the answer."""
+        """Returns the answer to a command, on a connection that HAProxy closes behind it."""
         try:
             with self._connect() as connection:
                 connection.settimeout(ANSWERS_IN)
@@ -174,7 +181,7 @@ class Runtime:
 
 
 def _rows(text: str, separator: str) -> Iterator[dict[str, str]]:
-    """The rows of a table whose first line has the names of its columns behind a `#`."""
+    """Returns the rows of a table whose first line has the names of its columns behind a `#`."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or not lines[0].startswith("# "):
         return
@@ -196,5 +203,5 @@ def _state(row: dict[str, str]) -> ServerState:
 
 
 def _line(text: str) -> str:
-    """What HAProxy has said, in one line."""
+    """Returns an answer of HAProxy as one line."""
     return " ".join(text.split())[:200] or "no answer"

@@ -1,7 +1,7 @@
 """What a deploy needs of the machine: processes, commands, questions over HTTP, and time.
 
-These are the seams.  A rollout and all that decides is written against them and never waits by itself, so that every
-time limit and every failure is tested with doubles and a clock that somebody turns.
+Rollouts and the orchestrator use only these interfaces and never wait by themselves, so that tests can try every time
+limit and every failure with doubles and a virtual clock.
 :mod:`graceful.deploy.local_host` is the real one.
 """
 
@@ -16,7 +16,7 @@ from graceful.deploy import DeployError
 
 
 class ProcessError(DeployError):
-    """A server does not answer at its control socket, or will not."""
+    """A server does not answer at its control socket, or refuses."""
 
 
 class ServerHandle(Protocol):
@@ -28,22 +28,22 @@ class ServerHandle(Protocol):
     pid: int
 
     def status(self) -> Mapping[str, Any]:
-        """What it says of itself.
+        """Returns its status.
 
-        :raises ProcessError: it does not.
+        :raises ProcessError: it does not answer.
         """
 
     def listen(self) -> None:
-        """Have it say how its drain ends, once it does.
+        """Wait for its last word, in the background.
 
-        :raises ProcessError: it has not heard.
+        :raises ProcessError: it cannot be connected to.
         """
 
     def stop(self, quiet: bool) -> None:
-        """Have it stop.
+        """Tell it to stop.
 
         :param quiet: the balancer sends it nothing any more.
-        :raises ProcessError: it has not heard.
+        :raises ProcessError: it does not answer.
         """
 
     def terminate(self) -> None:
@@ -56,28 +56,28 @@ class ServerHandle(Protocol):
         """Whether it has ended."""
 
     def last_word(self) -> Mapping[str, Any] | None:
-        """How its drain has ended, as it says itself; None if it has not said so, or not yet."""
+        """Returns how its drain has ended, as it has told; None if it has not, or not yet."""
 
     def close(self) -> None:
-        """Nobody asks any more."""
+        """Close the connections to it."""
 
 
 class Command(Protocol):
     """A shell command that was started."""
 
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Returns its exit status; None while it runs."""
 
     def said(self) -> list[str]:
-        """The last lines of what it has said."""
+        """Returns the last lines of its output."""
 
     def leave(self) -> None:
-        """It may run on without us."""
+        """Let it run on without the deploy."""
 
 
 @frozen
 class Reply:
-    """What a URL was answered with.
+    """The answer of a URL.
 
     :ivar status: 0 if there was no answer.
     :ivar text: what is wrong, for people.
@@ -91,26 +91,26 @@ class Question(Protocol):
     """A request over HTTP that is on its way."""
 
     def reply(self) -> Reply | None:
-        """The answer; None while there is none."""
+        """Returns the answer; None while there is none."""
 
 
 class Host(Protocol):
     """The machine that a deploy runs on."""
 
     def seconds(self) -> float:
-        """A monotonic clock."""
+        """Returns the time of a monotonic clock."""
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
 
     def serving(self, control: str) -> ServerHandle | None:
-        """Who answers at a control socket; None if nobody does.
+        """Returns the server that answers at a control socket; None if there is none.
 
-        :raises ProcessError: it cannot be found out.
+        :raises ProcessError: this cannot be found out.
         """
 
     def leaving(self, control: str) -> list[ServerHandle]:
-        """The servers that have given a control socket up, and still live."""
+        """Returns the servers that have given a control socket up, and still live."""
 
     def run(self, command: str, name: str) -> Command:
         """Start a shell command.
@@ -122,4 +122,4 @@ class Host(Protocol):
         """Ask a URL."""
 
     def tail(self, path: str) -> list[str]:
-        """The last lines of a log."""
+        """Returns the last lines of a log."""

@@ -1,8 +1,8 @@
-"""What a deploy writes down: that it is under way, what it has to put back, and how it went.
+"""The records of a deploy: a lock, how it has found HAProxy's servers, and a history of verdicts.
 
-The lock is the kernel's (flock(2)), so it ends with the process, however that ends.  What has to be put back must
-outlive it: it is written before anything is changed, and the next deploy finds it.  Both lie beside the file that is
-deployed, or where `records` says.
+The lock is the kernel's (flock(2)), so it ends with the process, however that ends.  How the servers were found must
+outlive the process: it is written before anything is changed, and the next deploy reads it.  The records lie beside
+the deployed file, or where `records` says.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from graceful.deploy.balancer import Found
 from graceful.deploy.plan import Plan
 
 
-class Ledger:
-    """What has to be put back, and how; kept where an interrupted deploy leaves it for the next.
+class FoundServers:
+    """How the servers in HAProxy were found before a deploy changed them, so that it can put them back.
 
-    This one forgets; :class:`graceful.deploy.journal.Journal` does not.
+    This class keeps it in memory; :class:`Journal` also keeps it on disk, for the deploy after one that was killed.
     """
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, Found]] = {}
 
     def recall(self, name: str) -> dict[str, Found]:
-        """How the servers of an instance were found, by an earlier deploy that has not put them back."""
+        """Returns how the servers of an instance were found by an earlier deploy that has not put them back."""
         return dict(self._found.get(name, {}))
 
     def remember(self, name: str, found: dict[str, Found]) -> None:
-        """It is about to be changed."""
+        """Remember how the servers of an instance were found; called before they are changed."""
         self._found[name] = dict(found)
 
     def forget(self, name: str) -> None:
-        """It is as it was found."""
+        """Forget an instance whose servers are as they were found."""
         self._found.pop(name, None)
 
 
 class JournalError(DeployError):
-    """It cannot be written down, or another deploy is under way."""
+    """The records cannot be written or read, or another deploy is under way."""
 
 
-class Journal(Ledger):
-    """The records of one deploy; also what takes care that there is only one.
+class Journal(FoundServers):
+    """The records of one deploy, with a lock that allows only one deploy at a time.
 
-    :param plan: whose.
+    :param plan: the plan that is deployed.
     :raises JournalError: another deploy is under way, or nothing can be written.
     """
 
@@ -71,12 +71,12 @@ class Journal(Ledger):
         self._found = unfinished(plan)
 
     def remember(self, name: str, found: dict[str, Found]) -> None:
-        """It is about to be changed."""
+        """Remember how the servers of an instance were found; called before they are changed."""
         super().remember(name, found)
         self._write()
 
     def forget(self, name: str) -> None:
-        """It is as it was found."""
+        """Forget an instance whose servers are as they were found."""
         super().forget(name)
         self._write()
 
@@ -88,8 +88,8 @@ class Journal(Ledger):
                     os.unlink(path)
                 return
             found = {
-                name: {key: {"state": one.state, "checks": list(one.checks)} for key, one in places.items()}
-                for name, places in self._found.items()
+                name: {key: {"state": one.state, "checks": list(one.checks)} for key, one in servers.items()}
+                for name, servers in self._found.items()
             }
             with open(f"{path}.new", "w") as file:
                 json.dump({"found": found}, file)
@@ -109,24 +109,24 @@ class Journal(Ledger):
             raise JournalError(f"{path}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Let others deploy."""
+        """Release the lock."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 def unfinished(plan: Plan) -> dict[str, dict[str, Found]]:
-    """What an earlier deploy has not put back: how the servers of instances were found, by the instance's name.
+    """Returns how the servers were found that an earlier deploy has not put back, by the instance's name.
 
-    :raises JournalError: it cannot be read.
+    :raises JournalError: the record cannot be read.
     """
     path = plan.record("state")
     try:
         with open(path) as file:
             found = json.load(file)["found"]
         return {
-            name: {key: Found(one["state"], tuple(one["checks"])) for key, one in places.items()}
-            for name, places in found.items()
+            name: {key: Found(one["state"], tuple(one["checks"])) for key, one in servers.items()}
+            for name, servers in found.items()
         }
     except FileNotFoundError:
         return {}

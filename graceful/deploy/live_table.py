@@ -1,4 +1,4 @@
-"""The live picture of a deploy in a terminal, made with `rich`: what happens, and below it a line an instance."""
+"""Shows a deploy live in a terminal, with `rich`: the events, and below them a line for each instance."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ _STYLES: Final = {
     "deployed": "bold green",
     "done": "green",
 }
+#: Seconds between two drawings of the table.
 _EVERY: Final = 0.1
 
 
 class LiveTable(Lines):
-    """Lines that scroll, and a table that stays below them.
+    """Shows progress as lines that scroll, and a table that stays below them.
 
     :param console: a terminal.
     :param width: of the longest instance's name.
@@ -59,7 +60,7 @@ class LiveTable(Lines):
             self._console.print(Text(text.rstrip(), _STYLES.get(step, "")), highlight=False, soft_wrap=True)
 
     def look(self) -> None:
-        """Draw the table anew, now and then."""
+        """Draw the table again, at most every :data:`_EVERY` seconds."""
         now = time.monotonic()
         if now - self._drawn >= _EVERY:
             self._drawn = now
@@ -67,7 +68,7 @@ class LiveTable(Lines):
                 self._live.update(self.picture(now), refresh=True)
 
     def picture(self, now: float) -> Table:
-        """A line an instance: its step, what is still in flight in its old process, and until when it may be."""
+        """Returns a line for each instance: its step, and what its old processes have in flight until when."""
         table = Table.grid(padding=(0, 2))
         for rollout in self.rollouts:
             working = rollout.result == "under way"
@@ -83,7 +84,7 @@ class LiveTable(Lines):
         return table
 
     def verdict(self, verdict: Mapping[str, Any]) -> None:
-        """The table goes, the verdict stays."""
+        """Remove the table, and write the verdict."""
         with suppress(OSError):
             self._live.stop()
         super().verdict(verdict)

@@ -1,7 +1,7 @@
 """The real machine: processes behind control sockets, shell commands, questions over HTTP.
 
-A process is known by a descriptor of its own (pidfd_open(2)), taken before it is told to stop: its number may be
-somebody else's by the time it would have to be killed.
+A process is known by its descriptor (pidfd_open(2)), taken before it is told to stop: its pid may belong to another
+process by the time it would have to be killed.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from graceful.control.client import ClientError, ControlClient, NobodyThere, pro
 from graceful.control.discovery import connect_beside
 from graceful.deploy.host import ProcessError, Reply, ServerHandle
 from graceful.deploy.plan import Plan
-from graceful.drain import LEAVING
+from graceful.drain import State
 
-#: Seconds that a server has to say how it is.
+#: Seconds that a server has to answer with its status: one that is stuck must not hold up the others for long.
 STATUS_IN: Final = 1.0
 
 #: Seconds that a URL has to answer.
 REPLIES_IN: Final = 10.0
 
-#: How many exchanges of a server are listed: what is named if it has to be killed.
+#: How many exchanges of a server a verdict lists if it has to be killed.
 LISTED: Final = 50
 
 #: How many lines of a log are shown.
 LINES: Final = 20
+
+#: Bytes at the end of a log that are read for these lines.
 _TAIL: Final = 65_536
 
 
 class ServerProcess:
-    """A server.
+    """A server process that is found at a control socket.
 
     :param client: connected to it.
     :param path: the control socket's usual path.
-    :raises ProcessError: it cannot be told which process it is.
-    :ivar pid: its number.
+    :raises ProcessError: its pid is not known here.
+    :ivar pid: its pid.
     """
 
     def __init__(self, client: ControlClient, path: str) -> None:
@@ -61,19 +63,19 @@ class ServerProcess:
             raise ProcessError(f"{path}: the server is in another pid namespace: deploy there")
 
     def status(self) -> Mapping[str, Any]:
-        """What it says of itself."""
+        """Returns its status."""
         status: Mapping[str, Any] = self._ask(f"/status?limit={LISTED}")
         return status
 
     def _ask(self, target: str) -> Any:
-        """Ask, on a connection that is known to be its."""
+        """Ask it, on a connection that is known to be to this process."""
         if time.monotonic() < self._silent_until:
             raise ProcessError(f"process {self.pid} has not answered")
         try:
             return self._connected().get(target, timeout=STATUS_IN)
         except ClientError as error:
             self._hang_up()
-            # It is asked again, but not so often that everybody else waits for it.
+            # It is asked again, but not so often that the other servers have to wait for it.
             self._silent_until = time.monotonic() + 2 * STATUS_IN
             raise ProcessError(str(error)) from None
 
@@ -83,7 +85,7 @@ class ServerProcess:
         return self._client
 
     def _connect(self) -> ControlClient:
-        """Connect to it once more, wherever it is by now."""
+        """Connect to it again, at whichever path it is by now."""
         for path in (f"{self._path}.{self.pid}", self._path):
             try:
                 client = ControlClient(path, timeout=STATUS_IN)
@@ -100,7 +102,7 @@ class ServerProcess:
             self._client = None
 
     def stop(self, quiet: bool) -> None:
-        """Have it stop."""
+        """Tell it to stop."""
         try:
             self._connected().post("/stop", quiet=quiet)
         except ClientError as error:
@@ -108,7 +110,7 @@ class ServerProcess:
             raise ProcessError(str(error)) from None
 
     def listen(self) -> None:
-        """Have it say how its drain ends, on a connection that waits for it."""
+        """Wait for its last word, in a thread."""
         try:
             client = self._connect()
         except ClientError as error:
@@ -151,13 +153,13 @@ class ServerProcess:
         return self._gone
 
     def last_word(self) -> Mapping[str, Any] | None:
-        """How its drain has ended."""
+        """Returns how its drain has ended; None if it has not told."""
         if self._listener is not None:
             self._listener.join(STATUS_IN)
         return self._word
 
     def close(self) -> None:
-        """Nobody asks any more."""
+        """Close the connections to it."""
         self._hang_up()
         if self._pidfd >= 0:
             self._gone = self.gone()
@@ -166,11 +168,11 @@ class ServerProcess:
 
 
 class ShellCommand:
-    """A shell command in a session of its own, so that Ctrl-C is not for it.
+    """A shell command in a session of its own, so that Ctrl-C does not reach it.
 
     :param line: for sh(1).
     :param directory: where it runs.
-    :param output: the file that it writes to, also when we are gone.
+    :param output: the file that it writes to, also after the deploy.
     """
 
     def __init__(self, line: str, directory: str, output: str) -> None:
@@ -187,15 +189,15 @@ class ShellCommand:
             )
 
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Returns its exit status; None while it runs."""
         return self._process.poll()
 
     def said(self) -> list[str]:
-        """The last lines of what it has said."""
+        """Returns the last lines of its output."""
         return tail(self._output)
 
     def leave(self) -> None:
-        """It may run on without us."""
+        """Let it run on without the deploy."""
         self._process.returncode = self._process.poll() or 0  # else Popen complains that it still runs
 
 
@@ -208,7 +210,7 @@ class HTTPQuestion:
         threading.Thread(target=self._run, name=f"asks {url}", daemon=True).start()
 
     def reply(self) -> Reply | None:
-        """The answer; None while there is none."""
+        """Returns the answer; None while there is none."""
         return self._reply
 
     def _run(self) -> None:
@@ -240,7 +242,7 @@ class LocalHost:
     sleep = staticmethod(time.sleep)
 
     def serving(self, control: str) -> ServerProcess | None:
-        """Who answers at a control socket."""
+        """Returns the server that answers at a control socket; None if there is none."""
         try:
             return ServerProcess(ControlClient(control, timeout=STATUS_IN), control)
         except NobodyThere:
@@ -249,15 +251,16 @@ class LocalHost:
             raise ProcessError(str(error)) from None
 
     def leaving(self, control: str) -> list[ServerHandle]:
-        """The servers that have given a control socket up, and still live."""
+        """Returns the servers that have given a control socket up, and still live."""
         found: list[ServerHandle] = []
         try:
             for client in connect_beside(control):
                 process = ServerProcess(client, control)
                 try:
-                    leaves = process.status()["state"] in LEAVING
+                    state = State.parse(process.status()["state"])
+                    leaves = state is not None and state.leaving
                 except ProcessError:
-                    leaves = False  # it starts, and has not got the path yet
+                    leaves = False  # it is starting, and does not have the path yet
                 if leaves:
                     found.append(process)
                 else:
@@ -279,12 +282,12 @@ class LocalHost:
         return HTTPQuestion(url)
 
     def tail(self, path: str) -> list[str]:
-        """The last lines of a log."""
+        """Returns the last lines of a log."""
         return tail(path)
 
 
 def tail(path: str) -> list[str]:
-    """The last lines of a file; none if it cannot be read."""
+    """Returns the last lines of a file; none if it cannot be read."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))

@@ -1,8 +1,8 @@
 """A server on its way out, followed to its end.
 
-A server that drains ends by its own deadline, which it says, and which somebody may move.  So it is asked again and
-again until when it will be gone at the latest, and kill -9 comes only when that has passed, by a margin: it strikes a
-process whose interpreter, watchdog and kernel timer are all stuck, or one that is stopped (SIGSTOP), and nobody else.
+A server that drains ends by its own deadline, which it tells, and which an operator may move.  So the deploy asks
+again and again for its latest exit, and sends kill -9 only when that has passed by a margin: to a process whose
+interpreter, watchdog and kernel timer are all stuck, or one that is stopped (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from graceful.deploy.host import ProcessError, ServerHandle
+from graceful.drain import State
 from graceful.process.exit import latest_exit
 
-#: Seconds that a server has which never said how long it may take: what it has with the usual options.
+#: Seconds that a server has if it never told its latest exit: what it has with the default options.
 SUPPOSED: Final = latest_exit(0.0, 200.0)
 
-#: Exit status of one that ended without saying how, as `graceful wait gone` has it.
+#: Exit status of a server that ended without a last word, as `graceful wait gone` has it.
 VANISHED: Final = 72
 
 #: Seconds after kill -9 in which a process must be gone.
 DIES_IN: Final = 30.0
 
-_CLOSED: Final = ("finishing", "takedown", "gone")
-_STAYS: Final = ("starting", "serving")
-
 
 class OldProcess:
-    """Follows one server; one that neither was told to leave nor says that it does is let alone.
+    """Follows one server to its end; a server that is not leaving is left alone.
 
     :param process: the server.
     :param margin: seconds from its latest exit to kill -9.
-    :ivar status: what it has said last; None if it never has.
+    :ivar status: its last status; None if it never had one.
     :ivar silent: it does not answer just now.
-    :ivar until: when it is gone at the latest, as it says.
-    :ivar killed: by us.
+    :ivar until: its latest exit, seconds of the host's clock.
+    :ivar killed: this deploy has killed it.
     :ivar gone: it has ended.
     :ivar given_up: why it will not be followed any more; None if it is, or is gone.
     :ivar in_flight_at_kill: what it said was in flight when it was last heard of, if it had to be killed.
@@ -58,7 +56,7 @@ class OldProcess:
         self._listen()
 
     def look(self, now: float) -> None:
-        """See how it is, and end it if its time is over."""
+        """Ask for its status, and kill it if its time is over."""
         if self.gone:
             return
         if self.process.gone():
@@ -72,13 +70,14 @@ class OldProcess:
             self.silent = False
             self.until = now + float(self.status["latest_exit"])
             self._listen()
-            if self.status["state"] not in _STAYS:
+            state = State.parse(self.status["state"])
+            if state is None or state.draining:
                 self.leaves(now)
         if self.leaving and now >= self.until + self._margin:
             self._kill(now)
 
     def leaves(self, now: float) -> None:
-        """It is on its way out, as it says itself, or since somebody has told it to be."""
+        """Take note that it is on its way out: by its own status, or since it was told to stop."""
         if self.began is None:
             self.began = now
             self.until = self.until or now + SUPPOSED
@@ -116,11 +115,12 @@ class OldProcess:
     @property
     def closed(self) -> bool:
         """Whether its listening sockets are closed."""
-        return self.gone or (self.status is not None and self.status["state"] in _CLOSED)
+        state = State.parse(self.status["state"]) if self.status is not None else None
+        return self.gone or (state is not None and state.closed)
 
     @property
     def idle(self) -> int | None:
-        """How many idle connections it has; None if it does not say."""
+        """How many idle connections it has; None if it does not answer."""
         if self.gone:
             return 0
         if self.silent or self.status is None:
@@ -129,18 +129,18 @@ class OldProcess:
 
     @property
     def in_flight(self) -> int:
-        """How much it had in flight when it was last heard of."""
+        """How many exchanges it had in flight when it last answered."""
         return 0 if self.gone or self.status is None else int(self.status["in_flight_count"])
 
     @property
     def exit_status(self) -> int | None:
-        """Its exit status; None while it lives.  One that did not say has :data:`VANISHED`."""
+        """Its exit status; None while it lives, :data:`VANISHED` if it has ended without a last word."""
         if not self.gone:
             return None
         return VANISHED if self.word is None else int(self.word["exit_status"])
 
     def verdict(self) -> dict[str, Any]:
-        """How it ended, for the verdict of the deploy."""
+        """Returns how it ended, for the verdict of the deploy."""
         word = self.word or {}
         return {
             "pid": self.pid,

@@ -1,10 +1,10 @@
 """A whole deploy: which instance is next, how many at once, when to stop, and the verdict.
 
-One thread conducts: each rollout is asked to go on when it is due.  So nothing here needs a lock, and that two
-rollouts never take the last two servers out at once is a matter of order.
+All rollouts run in one thread, each going on when it is due.  So nothing here needs a lock, and two rollouts never
+take the last two servers out at once.
 
-A failure stops the deploy: what is under way is brought to its end, nothing else is begun.  So does the first Ctrl-C.
-The second one leaves everything where it is, and says where that is; the next deploy begins with what was left.
+A failure stops the deploy: rollouts under way are brought to their end, no other is begun.  So does the first Ctrl-C.
+The second one leaves everything where it is, and tells where that is; the next deploy begins with what is unfinished.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from attrs import define
 
 from graceful.deploy.balancer import IRuntime
 from graceful.deploy.host import Host
-from graceful.deploy.journal import Ledger
+from graceful.deploy.journal import FoundServers
 from graceful.deploy.old_process import OldProcess
 from graceful.deploy.plan import Plan
 from graceful.deploy.rollout import Rollout, Steps, Tell
 
 #: Seconds between two looks at a server that finishes what it has.
 LOOK_EVERY: Final = 0.25
+
+#: Seconds between two looks at a command, or while only old processes are left.
 _IDLE: Final = 0.05
 
 
@@ -37,14 +39,14 @@ class _Running:
 class Orchestrator:
     """Deploys a plan.
 
-    :param plan: what, and how carefully.
+    :param plan: says what, and how carefully.
     :param host: the machine.
     :param runtimes: the HAProxys.
     :param tell: called with an instance's name or None, the step, a text for people, and values for programs.
-    :param ledger: what has to be put back.
-    :param look: called often, for those who show how it goes.
+    :param found_servers: how HAProxy's servers were found, to be put back.
+    :param look: called often, to show the progress.
     :ivar rollouts: in the order in which they are begun.
-    :ivar interrupted: how often somebody wanted it to end.
+    :ivar interrupted: how often the operator has pressed Ctrl-C.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Orchestrator:
         host: Host,
         runtimes: Sequence[IRuntime],
         tell: Tell,
-        ledger: Ledger,
+        found_servers: FoundServers,
         look: Callable[[], object] = lambda: None,
     ) -> None:
         self.interrupted = 0
@@ -63,23 +65,23 @@ class Orchestrator:
         self._look = look
         self._running: list[_Running] = []
         self._looked = 0.0
-        # Those that an earlier deploy has left unfinished come first: they may be out of the rotation.
-        instances = sorted(plan.instances, key=lambda instance: not ledger.recall(instance.name))
+        # Instances that an earlier deploy has left unfinished come first: they may be out of the rotation.
+        instances = sorted(plan.instances, key=lambda instance: not found_servers.recall(instance.name))
         self.rollouts = [
-            Rollout(instance, plan, host, runtimes, tell, ledger, self._somebody_is_out) for instance in instances
+            Rollout(instance, plan, host, runtimes, tell, found_servers, self._is_one_out) for instance in instances
         ]
 
-    def _somebody_is_out(self) -> bool:
+    def _is_one_out(self) -> bool:
         return any(running.rollout.out for running in self._running)
 
     @property
     def failed(self) -> bool:
-        """Whether an instance is not what it should be."""
+        """Whether the rollout of an instance has failed."""
         return any(rollout.result in ("failed", "rolled back") for rollout in self.rollouts)
 
     @property
-    def leavers(self) -> list[OldProcess]:
-        """All servers that were replaced."""
+    def old_processes(self) -> list[OldProcess]:
+        """All servers that were replaced, or are being replaced."""
         return [old for rollout in self.rollouts for old in rollout.olds if old.leaving or old.gone]
 
     def run(self) -> dict[str, Any]:
@@ -88,11 +90,11 @@ class Orchestrator:
         why = self._before()
         if why is None:
             self._roll_out()
-            self._see_out()
+            self._follow_old_processes()
         return self._verdict(wall, self._host.seconds() - began, why)
 
     def _before(self) -> str | None:
-        """Have the new version looked at before anything is touched; why not to go on."""
+        """Run the command `before`.  Returns why the deploy must not go on; None if it may."""
         line = self._plan.before
         if line is None:
             return None
@@ -121,7 +123,7 @@ class Orchestrator:
                 rollout = waiting.pop(0)
                 self._running.append(_Running(rollout, rollout.run(), 0.0))
             self._go_on()
-            self._see_how_they_are()
+            self._look_at_old_processes()
             due = min((running.due for running in self._running), default=0.0)
             self._wait(max(0.0, due - self._host.seconds()))
 
@@ -138,8 +140,8 @@ class Orchestrator:
         self._look()
         self._host.sleep(max(seconds, 0.001))
 
-    def _see_how_they_are(self) -> None:
-        """Look at those that finish what they have, while others are deployed."""
+    def _look_at_old_processes(self) -> None:
+        """Look at the old processes of rollouts that are over, while other instances are deployed."""
         now = self._host.seconds()
         if now - self._looked < LOOK_EVERY:
             return
@@ -147,7 +149,7 @@ class Orchestrator:
         busy = {id(running.rollout) for running in self._running}
         for rollout in self.rollouts:
             if id(rollout) in busy:
-                continue  # it looks itself
+                continue  # a running rollout looks itself
             for old in rollout.olds:
                 if old.leaving and not old.given_up:
                     self._look_at(rollout, old, now)
@@ -162,16 +164,18 @@ class Orchestrator:
         elif old.gone:
             self._tell(rollout.name, "gone", how_it_ended(old), **old.verdict())
 
-    def _see_out(self) -> None:
-        """Follow the old servers to their end."""
+    def _follow_old_processes(self) -> None:
+        """Follow the old processes to their end."""
         said = False
-        while left := [old for old in self.leavers if old.leaving and not old.given_up]:
+        while leaving := [old for old in self.old_processes if old.leaving and not old.given_up]:
             if self.interrupted > 1:
                 return
             if not said:
                 said = True
-                self._tell(None, "finishing", f"{len(left)} old processes finish what they have", processes=len(left))
-            self._see_how_they_are()
+                self._tell(
+                    None, "finishing", f"{len(leaving)} old processes finish what they have", processes=len(leaving)
+                )
+            self._look_at_old_processes()
             self._wait(_IDLE)
 
     def _abandon(self) -> None:
@@ -197,7 +201,7 @@ class Orchestrator:
                 old.process.close()
         deployed = all(rollout.result == "deployed" for rollout in self.rollouts)
         result = "deployed" if deployed else "failed" if self.failed or why else "interrupted"
-        olds = [old.verdict() for old in self.leavers]
+        olds = [old.verdict() for old in self.old_processes]
         return {
             "result": result,
             "began": round(began, 3),
@@ -227,7 +231,7 @@ class Orchestrator:
 
 
 def how_it_ended(old: OldProcess) -> str:
-    """How a server that was replaced has ended, in a line."""
+    """Returns how a server that was replaced has ended, in a line."""
     if old.killed:
         return f"process {old.pid} is gone, by kill -9"
     if old.word is None:

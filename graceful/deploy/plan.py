@@ -1,7 +1,7 @@
-"""`deploy.toml`: what is to be deployed, and how carefully.
+"""`deploy.toml`: what is deployed, and how carefully.
 
-Everything that is wrong in the file is said before anything is touched: a key that is misspelt would otherwise be a
-precaution that somebody believes in, and that is not taken.
+Every mistake in the file is reported before anything is touched: otherwise a misspelt key would be a precaution that
+the operator relies on, and that is not taken.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class PlannedInstance:
     :ivar start: a shell command that starts it; it may end when the server runs, or be the server.
     :ivar servers: backend and server, wherever HAProxy knows it.
     :ivar health: a URL that must be answered with 200 before it gets requests; None for none.
-    :ivar checks: URLs that ask the application itself, likewise.
-    :ivar expect: the status that these must be answered with.
-    :ivar rollback: a shell command that starts the version before, if the new one is no good; None for none.
-    :ivar log: the server's log, to show its end if it does not start; None for what the command says.
+    :ivar checks: URLs that ask the application itself, before and after it gets requests.
+    :ivar expect: the status that the checks must be answered with.
+    :ivar rollback: a shell command that starts the previous version if the new one does not work; None for none.
+    :ivar log: the server's log, whose end is shown if it does not start; None for the output of the command.
     """
 
     name: str
@@ -53,7 +53,7 @@ class PlannedInstance:
 
 @frozen
 class Plan:
-    """A file.
+    """The contents of a `deploy.toml`.
 
     :ivar path: where it is.
     :ivar instances: in the order in which they are deployed.
@@ -61,7 +61,7 @@ class Plan:
     :ivar parallel: how many instances at once.
     :ivar min_up: how many others must be up in a backend before a server is taken out of it.
     :ivar margin: seconds from an instance's own latest exit to kill -9.
-    :ivar start_within: seconds that a new instance has until it is good.
+    :ivar start_within: seconds that a new instance has until it is healthy.
     :ivar before: a shell command that must succeed before anything is touched; None for none.
     :ivar records: the directory for the lock, the state of an unfinished deploy, the history, and the output of
         commands.
@@ -79,11 +79,11 @@ class Plan:
 
     @property
     def directory(self) -> str:
-        """Where the file is: commands run there, and paths begin there."""
+        """The directory of the file: commands run there, and relative paths begin there."""
         return os.path.dirname(self.path)
 
     def record(self, kind: str) -> str:
-        """Where one of the records is."""
+        """Returns the path of one of the records."""
         stem = os.path.splitext(os.path.basename(self.path))[0]
         return os.path.join(self.records, f"{stem}.{kind}")
 
@@ -106,27 +106,27 @@ def read(path: str) -> Plan:
 
 
 def plan(values: Mapping[str, Any], path: str) -> Plan:
-    """Make a plan of what is in a file.
+    """Returns the plan that the values of a file make.
 
-    :raises PlanError: something is wrong.
+    :raises PlanError: a value is wrong.
     """
     top = _TomlTable(values, "")
     directory = os.path.dirname(path)
 
-    def place(name: str) -> str:
+    def resolve(name: str) -> str:
         return os.path.join(directory, name)
 
     sockets: tuple[str, ...] = ()
     backend = None
     if "haproxy" in values:
         haproxy = _TomlTable(top.take("haproxy", dict), "[haproxy] ")
-        sockets = tuple(_socket(name, place) for name in haproxy.texts("socket"))
+        sockets = tuple(_socket(name, resolve) for name in haproxy.texts("socket"))
         backend = haproxy.text("backend")
         haproxy.end()
         if not sockets:
             raise PlanError("[haproxy] needs a socket")
     instances = tuple(
-        _instance(_TomlTable(one, f"instance {number}: "), backend, bool(sockets), place)
+        _instance(_TomlTable(one, f"instance {number}: "), backend, bool(sockets), resolve)
         for number, one in enumerate(top.tables("instance"), 1)
     )
     found = Plan(
@@ -138,7 +138,7 @@ def plan(values: Mapping[str, Any], path: str) -> Plan:
         margin=top.number("margin", 30.0, 0),
         start_within=top.number("start_within", 60.0, 0),
         before=top.text("before"),
-        records=place(top.text("records") or ""),
+        records=resolve(top.text("records") or ""),
     )
     top.end()
     if not instances:
@@ -151,7 +151,9 @@ def plan(values: Mapping[str, Any], path: str) -> Plan:
     return found
 
 
-def _instance(table: _TomlTable, backend: str | None, balanced: bool, place: Callable[[str], str]) -> PlannedInstance:
+def _instance(
+    table: _TomlTable, backend: str | None, balanced: bool, resolve: Callable[[str], str]
+) -> PlannedInstance:
     name = table.need("name")
     table.where = f"instance {name}: "
     if "/" in name or name.startswith("."):
@@ -166,14 +168,14 @@ def _instance(table: _TomlTable, backend: str | None, balanced: bool, place: Cal
     health, log = table.text("health"), table.text("log")
     found = PlannedInstance(
         name=name,
-        control=place(table.need("control")),
+        control=resolve(table.need("control")),
         start=table.need("start"),
         servers=servers,
         health=None if health is None else _url(table, health),
         checks=tuple(_url(table, url) for url in table.texts("check")),
         expect=int(table.number("expect", 200, 100, 599, whole=True)),
         rollback=table.text("rollback"),
-        log=None if log is None else place(log),
+        log=None if log is None else resolve(log),
     )
     table.end()
     return found
@@ -193,13 +195,13 @@ def _url(table: _TomlTable, text: str) -> str:
     return text
 
 
-def _socket(text: str, place: Callable[[str], str]) -> str:
+def _socket(text: str, resolve: Callable[[str], str]) -> str:
     if text.startswith("tcp:"):
         host, colon, port = text[4:].rpartition(":")
         if not (host and colon and port.isdigit()):
             raise PlanError(f"[haproxy] expected a path or tcp:HOST:PORT, not {text!r}")
         return text
-    return place(text)
+    return resolve(text)
 
 
 _KINDS: Final[dict[type, str]] = {str: "a text", dict: "a table", list: "a list"}
@@ -215,28 +217,28 @@ class _TomlTable:
         self.where = where
 
     def take(self, key: str, kind: type) -> Any:
-        """The value of a key; None if it is not there."""
+        """Returns the value of a key; None if it is not there."""
         value = self._rest.pop(key, None)
         if value is not None and not isinstance(value, kind):
             raise PlanError(f"{self.where}{key} must be {_KINDS[kind]}")
         return value
 
     def text(self, key: str) -> str | None:
-        """A text, if it is there."""
+        """Returns a text; None if it is not there."""
         value: str | None = self.take(key, str)
         if value is not None and not value.strip():
             raise PlanError(f"{self.where}{key} is empty")
         return value
 
     def need(self, key: str) -> str:
-        """A text that must be there."""
+        """Returns a text that must be there."""
         value = self.text(key)
         if value is None:
             raise PlanError(f"{self.where}{key} is missing")
         return value
 
     def texts(self, key: str) -> list[str]:
-        """A text, or a list of them."""
+        """Returns the texts of a key that has a text or a list of texts."""
         value = self._rest.pop(key, [])
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list) or not all(isinstance(one, str) and one.strip() for one in values):
@@ -244,12 +246,12 @@ class _TomlTable:
         return values
 
     def tables(self, key: str) -> list[Any]:
-        """A list of tables."""
+        """Returns a list of tables."""
         value: list[Any] = self.take(key, list) or []
         return value
 
     def number(self, key: str, usual: float, least: float, most: float = 1e6, whole: bool = False) -> float:
-        """A number within bounds."""
+        """Returns a number within bounds."""
         value: Any = self._rest.pop(key, usual)
         kinds: Any = int if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
@@ -258,6 +260,6 @@ class _TomlTable:
         return float(value)
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """Check that every key was taken."""
         if self._rest:
             raise PlanError(f"{self.where}there is no {sorted(self._rest)[0]} here; is it misspelt?")

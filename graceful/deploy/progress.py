@@ -1,4 +1,4 @@
-"""How a deploy goes, for people and programs: one line for each thing that happens, and a verdict at the end."""
+"""The progress of a deploy, for people and programs: a line for each event, and a verdict at the end."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any, Final, TextIO
 
 from graceful.humanize import duration
 
-_LOUD: Final = ("failed", "killed", "warning", "interrupted", "rolled back")
-
 
 class _Output:
-    """Where lines go, for as long as somebody is there.
+    """Writes lines for as long as the output is open.
 
-    A deploy does not end because the terminal does, or because of a reader who has seen enough.
+    A deploy goes on when its terminal or the reader of its pipe has gone.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -29,13 +27,13 @@ class _Output:
         try:
             print(line, file=self._out, flush=True)
         except OSError:
-            # Nor does the interpreter try again at its end.
+            # Otherwise the interpreter would try to flush it at its end, and fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
             self._out = None
 
 
 class Lines:
-    """Plain lines.
+    """Shows progress as plain lines.
 
     :param out: where they go.
     :param width: of the longest instance's name.
@@ -47,7 +45,7 @@ class Lines:
         self._began = time.monotonic()
 
     def tell(self, name: str | None, step: str, text: str, **values: Any) -> None:
-        """Something has happened."""
+        """Write an event."""
         self.line(f"{time.monotonic() - self._began:7.1f} s  {name or '':{self._width}}  {step:13} {text}", step)
         for line in values.get("log", ()):
             self.line(f"{'':11}{'':{self._width}} | {line}", "log")
@@ -57,13 +55,13 @@ class Lines:
         self._out.write(text.rstrip())
 
     def verdict(self, verdict: Mapping[str, Any]) -> None:
-        """How it went."""
+        """Write the verdict."""
         for line in verdict_lines(verdict):
             self.line(line, verdict["result"])
 
 
 class ProgressEvents:
-    """One JSON object a line: `time`, `instance`, `step`, `text`, and what else is known; the last step is `verdict`.
+    """One JSON object a line: `time`, `instance`, `step`, `text`, and more by step; the last step is `verdict`.
 
     :param out: where they go.
     """
@@ -72,17 +70,17 @@ class ProgressEvents:
         self._out = _Output(out)
 
     def tell(self, name: str | None, step: str, text: str, **values: Any) -> None:
-        """Something has happened."""
+        """Write an event."""
         event = {"time": round(time.time(), 3), "instance": name, "step": step, "text": text, **values}
         self._out.write(json.dumps(event))
 
     def verdict(self, verdict: Mapping[str, Any]) -> None:
-        """How it went."""
+        """Write the verdict."""
         self.tell(None, "verdict", verdict_lines(verdict)[0], **verdict)
 
 
 def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
-    """A verdict for people: the deploy, then each instance, then what was lost."""
+    """Returns the lines of a verdict: the deploy, then each instance with what was lost."""
     head = {"deployed": "deployed", "failed": "FAILED", "interrupted": "INTERRUPTED"}[verdict["result"]]
     counts = [f"{verdict['finished']} finished", f"{verdict['taken_down']} taken down", f"{verdict['killed']} killed"]
     counts += [f"{verdict[key]} {word}" for key, word in _RARE.items() if verdict[key]]
@@ -107,7 +105,7 @@ _RARE: Final = {"vanished": "ended without a last word", "still_leaving": "still
 
 
 def _old_lines(old: Mapping[str, Any]) -> list[str]:
-    """What is to be said of a server that was replaced, if not all is well."""
+    """Returns the lines about a server that was replaced, if it did not finish everything."""
     if old["killed"]:
         lost = [
             f"exchange {one['id']} {one['method']} {one['path']}, {duration(one['age'])} old" for one in old["lost"]

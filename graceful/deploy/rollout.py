@@ -1,4 +1,4 @@
-"""One instance's way to its next version, as a row of steps, each with a limit and a defined state if it fails.
+"""The rollout of one instance: steps, each with a time limit and a defined state if it fails.
 
 Behind HAProxy:
 
@@ -7,17 +7,18 @@ Behind HAProxy:
 
 The order has reasons, each of them measured:
 
-- Nobody waits for HAProxy's count of sessions to be zero.  It blocks on long requests, never ends for downloads, and
-  lies after a reload.  The server's own register is the truth, and it is told to stop at once.
-- The next one starts as soon as the sockets of the old one are closed, while that may go on for an hour.
+- A rollout does not wait until HAProxy counts no sessions.  That blocks on long requests, never ends for downloads,
+  and is wrong after a reload.  The server's own register is right, and the server is told to stop at once.
+- The new process starts as soon as the sockets of the old one are closed; the old one may finish for an hour.
 - HAProxy keeps idle connections to the old process, and would use them again after `ready`: new requests to old code.
-  So the old one is told that nobody sends anything any more, and is waited for until it has no idle connection left.
+  So the old process is told that HAProxy sends nothing any more, and the rollout waits until it has no idle
+  connection.
 - Health proves that a process is there, not that the application works: that is what the checks are for.
 
 Without HAProxy, the next one takes the sockets over from the old one: started → good → the old one is closing.
 
-A rollout is a generator: it yields the seconds until it wants to go on, and is never in anybody's way meanwhile.  All
-it does to the machine goes through :class:`graceful.deploy.host.Host`.
+A rollout is a generator: it yields the seconds until it wants to go on, and never blocks.  All it does to the machine
+goes through :class:`graceful.deploy.host.Host`.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ from graceful.deploy import DeployError
 from graceful.deploy.balancer import BalancerServer, BalancerServers, Found, IRuntime
 from graceful.deploy.haproxy import Unreachable
 from graceful.deploy.host import Command, Host, ProcessError, ServerHandle
-from graceful.deploy.journal import Ledger
+from graceful.deploy.journal import FoundServers
 from graceful.deploy.old_process import OldProcess
 from graceful.deploy.plan import Plan, PlannedInstance
+from graceful.drain import State
 
 T = TypeVar("T")
 Steps = Generator[float, None, T]
 Tell = Callable[..., object]
 
-#: Seconds between two looks.
+#: Seconds between two looks: a deploy has many waits, and none should be felt.
 TICK: Final = 0.05
 
 #: Seconds in which requests that were on their way to a server must have come, and in which none may have come.
@@ -53,6 +55,7 @@ COMES_BACK_IN: Final = 30.0
 #: Seconds in which traffic should be seen; a quiet site has none.
 TRAFFIC_IN: Final = 2.0
 
+#: How often a check is made before it counts as failed, and the seconds between: an application may warm up.
 TRIES: Final = 3
 BETWEEN_TRIES: Final = 0.5
 
@@ -69,18 +72,18 @@ class Failed(DeployError):
 
 
 class BadVersion(Failed):
-    """It is the new version's fault."""
+    """The new version does not start, or does not work: a rollback may help."""
 
 
 class Rollout:
     """Replaces one instance.
 
-    :param instance: which.
-    :param plan: how carefully.
+    :param instance: the instance.
+    :param plan: says how carefully.
     :param host: the machine.
     :param runtimes: the HAProxys; none for a deploy by takeover.
     :param tell: called with the instance's name, the step, a text for people, and values for programs.
-    :param ledger: what has to be put back.
+    :param found_servers: how HAProxy's servers were found, to be put back.
     :param others_out: whether another instance of this deploy is out of the rotation just now.
     :ivar step: the name of the step it is in.
     :ivar text: the last thing that was told.
@@ -99,7 +102,7 @@ class Rollout:
         host: Host,
         runtimes: Sequence[IRuntime],
         tell: Tell,
-        ledger: Ledger,
+        found_servers: FoundServers,
         others_out: Callable[[], bool] = lambda: False,
     ) -> None:
         self.instance = instance
@@ -116,9 +119,9 @@ class Rollout:
         self.ended: float | None = None
         self._plan = plan
         self._host = host
-        self._places = BalancerServers(instance, runtimes)
+        self._servers = BalancerServers(instance, runtimes)
         self._tell_all = tell
-        self._ledger = ledger
+        self._found_servers = found_servers
         self._others_out = others_out
         self._found: dict[str, Found] = {}
         self._held = 0.0
@@ -127,11 +130,11 @@ class Rollout:
     # -- the way ------------------------------------------------------------------------------------------
 
     def run(self) -> Steps[None]:
-        """All of it.  The result is in the attributes; nothing is raised."""
+        """Run all steps.  The result is in the attributes; nothing is raised."""
         self.result, self.began = "under way", self._host.seconds()
         try:
             try:
-                yield from self._behind_balancer() if self._places.all else self._by_takeover()
+                yield from self._behind_balancer() if self._servers.all else self._by_takeover()
                 self.result = "deployed"
                 took = self._host.seconds() - self.began
                 self._tell("done", f"deployed in {took:.1f} s: process {self.new_pid}", seconds=round(took, 3))
@@ -167,52 +170,52 @@ class Rollout:
     # -- out ----------------------------------------------------------------------------------------------
 
     def _may_go_out(self) -> Steps[None]:
-        """Never drain when fewer others are up than there must be."""
+        """Wait until as many others are up as there must be."""
         self._step("waiting")
-        while why := (yield from self._patiently(lambda: self._places.enough_up(self._plan.min_up))):
+        while why := (yield from self._patiently(lambda: self._servers.enough_up(self._plan.min_up))):
             if not self._others_out():
                 raise Failed(f"not taken out of the rotation: {why}")
             self._note_once(f"waits: {why}")
             yield TICK * 4
 
     def _take_out(self) -> Steps[None]:
-        now = yield from self._patiently(self._places.found)
-        before = self._ledger.recall(self.name)
+        now = yield from self._patiently(self._servers.found)
+        before = self._found_servers.recall(self.name)
         for key, found in now.items():
             if found.state != "ready" and key in before:
                 self._found[key] = before[key]
                 self._tell("note", f"an earlier deploy has left it in {found.state}: {key}, was {before[key].state}")
             else:
                 self._found[key] = found
-        self._ledger.remember(self.name, self._found)
+        self._found_servers.remember(self.name, self._found)
         self.out = True
-        places = ", ".join(f"{place} {self._found[place.key].state}" for place in self._places.all)
-        self._step("drain", f"out of the rotation; found {places}")
-        yield from self._patiently(self._places.take_out)
+        servers = ", ".join(f"{server} {self._found[server.key].state}" for server in self._servers.all)
+        self._step("drain", f"out of the rotation; found {servers}")
+        yield from self._patiently(self._servers.take_out)
         self._held = self._host.seconds()
 
     def _settle(self) -> Steps[None]:
-        """Let come what is on its way; and see that nothing else does."""
-        before = yield from self._patiently(self._places.requests)
+        """Wait for requests that are on their way, and make sure that no others come."""
+        before = yield from self._patiently(self._servers.requests)
         calm_since = self._host.seconds()
         end = calm_since + SETTLES_IN
         busy: list[BalancerServer] = []
         while self._host.seconds() < end:
             yield TICK
-            now = yield from self._patiently(self._places.requests)
+            now = yield from self._patiently(self._servers.requests)
             busy = [
-                place
-                for place, traffic in now.items()
-                if traffic.queued or traffic.requests != before[place].requests
+                server
+                for server, traffic in now.items()
+                if traffic.queued or traffic.requests != before[server].requests
             ]
             before = now
             if busy:
                 calm_since = self._host.seconds()
             elif self._host.seconds() - calm_since >= CALM:
                 return
-        for place in busy:
-            yield from self._patiently(lambda place=place: self._places.insist(place))  # type: ignore[misc]
-            self._tell("note", f"requests still come to {place} in drain, clients are tied to it: set to maint")
+        for server in busy:
+            yield from self._patiently(lambda server=server: self._servers.insist(server))  # type: ignore[misc]
+            self._tell("note", f"requests still come to {server} in drain, clients are tied to it: set to maint")
 
     # -- the old one --------------------------------------------------------------------------------------
 
@@ -225,7 +228,7 @@ class Rollout:
             old.look(now)
 
     def _stop(self) -> Steps[None]:
-        """Have it finish what it has; return when its sockets are closed."""
+        """Tell the old process to stop, and wait until its sockets are closed."""
         self._find_olds()
         if not self.olds:
             self._tell("note", f"nobody answers at {self.instance.control}: it is down already")
@@ -249,7 +252,7 @@ class Rollout:
             old.process.terminate()
 
     def _ends(self, true: Callable[[OldProcess], bool]) -> Steps[None]:
-        """Wait until something is true of all that leave.  It will be: kill -9 comes at last."""
+        """Wait until something is true of all old processes.  It becomes true in time: kill -9 is the last step."""
         while waiting := [old for old in self.olds if not true(old)]:
             for old in waiting:
                 if old.given_up:
@@ -259,7 +262,7 @@ class Rollout:
     # -- the new one --------------------------------------------------------------------------------------
 
     def _start(self, line: str, word: str = "start") -> Steps[None]:
-        """Start the next one, and wait until a new process serves and is healthy."""
+        """Start the new process, and wait until it serves and is healthy."""
         self._step(word, line)
         known = {old.pid for old in self.olds} | ({self.new_pid} if self.new_pid else set())
         end = self._host.seconds() + self._plan.start_within
@@ -273,7 +276,7 @@ class Rollout:
                 if new is not None:
                     break
                 if self._host.seconds() >= end:
-                    raise BadVersion(self._nobody(word, status), self._tail(command))
+                    raise BadVersion(self._why_none_serves(word, status), self._tail(command))
                 yield from self._pause()
             self._new, self.new_pid = new, new.pid
             self._step("serving", f"process {new.pid} serves", pid=new.pid)
@@ -282,7 +285,7 @@ class Rollout:
             command.leave()
 
     def _newcomer(self, known: set[int]) -> ServerHandle | None:
-        """A process that serves, and was not there before."""
+        """Returns a process that serves and was not there before; None if there is none yet."""
         try:
             process = self._host.serving(self.instance.control)
         except ProcessError:
@@ -290,14 +293,14 @@ class Rollout:
         if process is None:
             return None
         try:
-            if process.pid not in known and process.status()["state"] == "serving":
+            if process.pid not in known and process.status()["state"] == State.SERVING:
                 return process
         except ProcessError:
-            pass  # it still starts
+            pass  # it is still starting
         process.close()
         return None
 
-    def _nobody(self, word: str, status: int | None) -> str:
+    def _why_none_serves(self, word: str, status: int | None) -> str:
         where = f"no new process serves at {self.instance.control} after {self._plan.start_within:g} s"
         if status is None:
             return f"{word} still runs, and {where}"
@@ -322,13 +325,13 @@ class Rollout:
         self._step("healthy", f"{url} is good")
 
     def _check(self, word: str) -> Steps[None]:
-        """Ask the application itself; what it gets wrong once may be its warming up."""
+        """Ask the application itself, several times, since it may have to warm up."""
         for url in self.instance.checks:
-            for left in reversed(range(TRIES)):
+            for tries_left in reversed(range(TRIES)):
                 reply = yield from self._answer(url)
                 if reply.status == self.instance.expect:
                     break
-                if not left:
+                if not tries_left:
                     raise BadVersion(f"{url} says {reply.text}, expected {self.instance.expect}", self._tail(None))
                 yield from self._until(lambda: False, BETWEEN_TRIES)
         if self.instance.checks:
@@ -348,53 +351,53 @@ class Rollout:
     # -- in -----------------------------------------------------------------------------------------------
 
     def _go_in(self) -> Steps[None]:
-        """Check it, wait for the old one's idle connections to end, and put it back."""
+        """Check the new process, wait until the old one has no idle connection, and put the server back."""
         yield from self._check("checked")
         if self.olds:
             yield from self._ends(lambda old: old.idle == 0)
             self._step("quiet", "no idle connection to the old process is left")
-        before = yield from self._patiently(self._places.requests)
-        yield from self._patiently(lambda: self._places.put_back(self._found))
-        back = [place for place in self._places.all if self._found[place.key].state == "ready"]
-        places = ", ".join(f"{place} {self._found[place.key].state}" for place in self._places.all)
-        self._step("ready", f"back as it was found: {places}")
+        before = yield from self._patiently(self._servers.requests)
+        yield from self._patiently(lambda: self._servers.put_back(self._found))
+        back = [server for server in self._servers.all if self._found[server.key].state == "ready"]
+        servers = ", ".join(f"{server} {self._found[server.key].state}" for server in self._servers.all)
+        self._step("ready", f"back as it was found: {servers}")
         self.out = False
         try:
-            yield from self._traffic(back, {place: traffic.requests for place, traffic in before.items()})
+            yield from self._traffic(back, {server: traffic.requests for server, traffic in before.items()})
             if back:
                 yield from self._check("checked again")
         except DeployError:
             self.out = True
-            yield from self._patiently(self._places.take_out)
+            yield from self._patiently(self._servers.take_out)
             raise
-        self._ledger.forget(self.name)
+        self._found_servers.forget(self.name)
 
-    def _traffic(self, places: list[BalancerServer], before: dict[BalancerServer, int]) -> Steps[None]:
-        """Wait until requests come to it; on a quiet site none may, but HAProxy must hold it to be up."""
+    def _traffic(self, servers: list[BalancerServer], before: dict[BalancerServer, int]) -> Steps[None]:
+        """Wait until requests come; on a quiet site none may come, but HAProxy must hold the server to be up."""
         began = self._host.seconds()
-        for place in places:
+        for server in servers:
             while True:
-                up = yield from self._patiently(lambda place=place: place.look().running)  # type: ignore[misc]
-                traffic = yield from self._patiently(place.traffic)
+                up = yield from self._patiently(lambda server=server: server.look().running)  # type: ignore[misc]
+                traffic = yield from self._patiently(server.traffic)
                 passed = self._host.seconds() - began
-                if up and traffic.requests > before[place]:
+                if up and traffic.requests > before[server]:
                     break
-                if traffic.requests < before[place]:
-                    before[place] = 0  # HAProxy was restarted, and counts anew
+                if traffic.requests < before[server]:
+                    before[server] = 0  # HAProxy was restarted, and counts from zero
                     continue
                 if up and passed >= TRAFFIC_IN:
-                    self._tell("note", f"no traffic seen at {place} in {TRAFFIC_IN:g} s")
+                    self._tell("note", f"no traffic seen at {server} in {TRAFFIC_IN:g} s")
                     break
                 if passed >= self._plan.start_within:
-                    raise BadVersion(f"HAProxy holds {place} to be {traffic.status} {traffic.check}".rstrip())
+                    raise BadVersion(f"HAProxy holds {server} to be {traffic.status} {traffic.check}".rstrip())
                 yield TICK
-        if places:
+        if servers:
             self._step("traffic", "requests come")
 
     # -- when it fails ------------------------------------------------------------------------------------
 
     def _fail(self, error: Exception) -> Steps[None]:
-        """Leave a defined state, and say which."""
+        """Leave a defined state, and tell which."""
         self.why, self.lines = str(error), getattr(error, "lines", [])
         self.result = "failed"
         self._tell("failed", self.why, log=self.lines)
@@ -405,34 +408,34 @@ class Rollout:
             return
         if not self.olds and not self.new_pid and self.step in ("drain", "waiting"):
             # The old one was not touched yet.
-            yield from self._patiently(lambda: self._places.put_back(self._found))
+            yield from self._patiently(lambda: self._servers.put_back(self._found))
             self.out = False
-            self._ledger.forget(self.name)
+            self._found_servers.forget(self.name)
             self._tell("note", "back in the rotation as it was found; nothing was stopped")
             return
-        yield from self._patiently(lambda: self._places.check_again(self._found))
-        places = ", ".join(str(place) for place in self._places.all)
-        self._tell("note", f"stays out of the rotation: {places}; the next deploy puts it back as it was found")
+        yield from self._patiently(lambda: self._servers.check_again(self._found))
+        servers = ", ".join(str(server) for server in self._servers.all)
+        self._tell("note", f"stays out of the rotation: {servers}; the next deploy puts it back as it was found")
 
     def _roll_back(self, line: str) -> Steps[None]:
-        """Start the version before in its place."""
+        """Start the previous version instead."""
         new = self._new
-        if new is not None and not new.gone() and self._places.all:
-            # Nobody sends it anything: it is gone at once.  By takeover, the version before does that.
+        if new is not None and not new.gone() and self._servers.all:
+            # It gets no requests, so it ends at once.  In a takeover, the previous version makes it end.
             self._new = None
             self.olds.append(OldProcess(new, self._plan.margin))
             self._tell_to_stop(self.olds[-1])
             yield from self._ends(lambda old: old.closed)
         try:
             yield from self._start(line, "rollback")
-            if self._places.all:
+            if self._servers.all:
                 yield from self._go_in()
             else:
                 yield from self._check("checked")
         except DeployError as error:
             self._tell("failed", f"rollback: {error}", log=getattr(error, "lines", []))
-            if self._places.all:
-                yield from self._patiently(lambda: self._places.check_again(self._found))
+            if self._servers.all:
+                yield from self._patiently(lambda: self._servers.check_again(self._found))
                 self._tell("note", "stays out of the rotation; the next deploy puts it back as it was found")
             return
         self.result = "rolled back"
@@ -440,9 +443,9 @@ class Rollout:
 
     # -- waiting ------------------------------------------------------------------------------------------
 
-    def _until(self, true: Callable[[], bool], limit: float) -> Steps[bool]:
-        """Wait until something is true; False if it is not within so many seconds."""
-        end = self._host.seconds() + limit
+    def _until(self, true: Callable[[], bool], timeout: float) -> Steps[bool]:
+        """Wait until something is true.  Returns False if it is not after `timeout` seconds."""
+        end = self._host.seconds() + timeout
         while not true():
             if self._host.seconds() >= end:
                 return False
@@ -450,18 +453,18 @@ class Rollout:
         return True
 
     def _pause(self) -> Steps[None]:
-        """A tick, in which we look after those who leave, and after what HAProxy was told."""
+        """Wait a tick; look after the old processes, and check that the servers are still out of the rotation."""
         yield TICK
         now = self._host.seconds()
         for old in self.olds:
             old.look(now)
         if self.out and now - self._held >= HOLD_EVERY:
             self._held = now
-            for place in (yield from self._patiently(self._places.take_out)):
-                self._tell("warning", f"{place} was back in the rotation, and is taken out again")
+            for server in (yield from self._patiently(self._servers.take_out)):
+                self._tell("warning", f"{server} was back in the rotation, and is taken out again")
 
     def _patiently(self, ask: Callable[[], T]) -> Steps[T]:
-        """Ask HAProxy, which may be restarting."""
+        """Ask HAProxy, and ask again while it restarts."""
         end = self._host.seconds() + COMES_BACK_IN
         said = False
         while True:

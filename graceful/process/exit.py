@@ -42,7 +42,7 @@ ABANDONED: Final = 71
 #: and for the exit itself.
 TAKEDOWN: Final = 5.0
 REPORTS: Final = 5.0
-LEAVING: Final = 2.0
+EXIT_SECONDS: Final = 2.0
 
 #: Seconds after the watchdog's limit at which the kernel ends the process.
 KERNEL_AFTER: Final = 3.0
@@ -56,7 +56,7 @@ def latest_exit(lame_duck: float, deadline: float) -> float:
     :param lame_duck: seconds between "going down" and the closing of the sockets.
     :param deadline: seconds that exchanges have from then on.
     """
-    return lame_duck + deadline + TAKEDOWN + REPORTS + LEAVING
+    return lame_duck + deadline + TAKEDOWN + REPORTS + EXIT_SECONDS
 
 
 @frozen

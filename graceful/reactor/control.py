@@ -1,4 +1,4 @@
-"""Control of a process that a graceful reactor runs: the same desk as `graceful-app` has, before another register.
+"""Control of a process that a graceful reactor runs: the same server as `graceful-app` has, with another register.
 
 It is only there if the environment asks for it, and only then is graceful's web engine imported, which serves it.  It
 opens when the reactor runs: after the fork of a daemon, and with the privileges that the service keeps.
@@ -7,16 +7,16 @@ opens when the reactor runs: after the fork of a daemon, and with the privileges
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from attrs import frozen
+from attrs import define, frozen
 
 from graceful.config.settings import Settings
 from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlError, ControlSocket
 from graceful.control.health import Health
-from graceful.drain import Drain, DrainResult
+from graceful.drain import Drain, DrainResult, State
 from graceful.process.clock import MonotonicClock
 from graceful.process.systemd import SystemdNotifier
 from graceful.reactor.tracking import Tracker
@@ -24,83 +24,89 @@ from graceful.reactor.transports import name_of_port
 from graceful.server.server_orders import number_of
 from graceful.server.server_status import ServerStatus
 from graceful.sockets.binding import BindError
+from graceful.web.exchange import Exchange
 
 #: What is raised if control cannot be had: one line for the operator.
 CannotOpen: Final = (ControlError, BindError)
 
 
-class Way(Protocol):
-    """What control looks at, and passes its orders on to."""
+class ControlledShutdown(Protocol):
+    """The shutdown of a reactor: control shows it, and passes its orders on to it."""
 
     clock: MonotonicClock
     drain: Drain
     taken_down: int
 
     def latest_exit(self) -> float:
-        """In how many seconds the process is gone, whatever happens."""
+        """Returns the seconds until the process is gone in any case."""
 
     def limit(self) -> None:
-        """See to it that the process ends in time, whatever happens."""
+        """Arm the last limit, after which the process ends in any case."""
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain."""
 
     def move_limit(self) -> None:
-        """The deadline was moved."""
+        """Move the last limit: the deadline was moved."""
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
 
     def take_down_one(self, number: int) -> list[int]:
-        """Take down what has a number; which were, if others are interrupted by that."""
+        """Take down what has a number; returns the numbers of all that are interrupted by that."""
+
+
+@define
+class TrackedSite:
+    """A reactor's connections and exchanges, as a :class:`graceful.control.status.StatusSite`.
+
+    :ivar record: never called: an exchange that begins and ends between two looks is not seen.
+    """
+
+    register: Tracker
+    record: Callable[[Exchange], object] | None = None
 
 
 @frozen
-class Shown:
-    """What a status is read from: it has the shape of :class:`graceful.server.engine.Engine`, where that is looked
-    at.
-
-    :ivar site: with its register.
-    """
+class TrackedInputs:
+    """A reactor, as a :class:`graceful.control.status.StatusInputs`."""
 
     counted: Tracker
     clock: MonotonicClock
     health: Health
-    site: Any
+    site: TrackedSite
 
     def sockets(self) -> list[tuple[str, str]]:
-        """The listening ports by name; those that are closed are forgotten."""
+        """Returns the listening ports by name; those that are closed are forgotten."""
         return [(name_of_port(port), "open") for port in self.counted.ports]
 
     def working(self) -> dict[Any, int]:
-        """Which thread works for what nobody has written down."""
+        """Returns nothing: which thread works for what is not known."""
         return {}
 
     def thread_names(self) -> dict[int, str]:
-        """So there are none to name."""
+        """Returns nothing, since no thread is shown."""
         return {}
 
     def threads(self) -> tuple[int, int, int]:
-        """Nor to count: a process has any number of pools."""
+        """Returns zeros: a process has any number of thread pools."""
         return 0, 0, 0
 
 
-class Open:
-    """Control that is open; its orders are those of :class:`graceful.server.server_orders.Orders`.  Reactor thread.
+class ReactorControl:
+    """The control of a reactor, and its orders (:class:`graceful.control.api.Orders`).  Reactor thread.
 
-    :param way: what is looked at.
+    :param shutdown: what is shown, and what orders are passed on to.
     """
 
-    def __init__(self, settings: Settings, counted: Tracker, way: Way) -> None:
-        self._way = way
+    def __init__(self, settings: Settings, counted: Tracker, shutdown: ControlledShutdown) -> None:
+        self._shutdown = shutdown
         self._status = ServerStatus(settings)
         path = settings.control
         control = ControlSocket(path, settings.control_mode, settings.control_group) if path else None
-        self._desk = ControlServer(settings, self._status, control, SystemdNotifier({}))
+        self._server = ControlServer(settings, self._status, control, SystemdNotifier({}))
         self.health = Health(settings.health_path, settings.going_down_status)
-        # Nothing is recorded when it ends, since what comes and goes while nobody looks is not seen.
-        site = SimpleNamespace(register=counted, record=None)
-        self._shown: Any = Shown(counted, way.clock, self.health, site)
+        self._inputs = TrackedInputs(counted, shutdown.clock, self.health, TrackedSite(counted))
 
     def open(self, reactor: Any) -> None:
         """Bind, and begin to answer.
@@ -108,14 +114,15 @@ class Open:
         :raises ControlError, BindError: see `CannotOpen`.
         """
         try:
-            self._desk.bind(os.environ, os.getpid())
+            self._server.bind(os.environ, os.getpid())
         except CannotOpen:
-            self._desk.close()
+            self._server.close()
             raise
-        self._desk.open(reactor, self)
-        self._status.of(self._shown, self._way.drain, self._way)  # not earlier: the metrics would count requests
-        self.entered("serving")
-        self._desk.say_open()
+        self._server.open(reactor, self)
+        # Not earlier: the metrics would count requests.
+        self._status.read_from(self._inputs, self._shutdown.drain, self._shutdown)
+        self.entered(State.SERVING)
+        self._server.say_open()
 
     # -- orders -------------------------------------------------------------------------------------------
 
@@ -130,43 +137,43 @@ class Open:
     def stop(self, quiet: bool, deadline: float | None) -> None:
         """Begin to drain.
 
-        :param quiet: close idle connections at once: nobody sends requests any more.
+        :param quiet: close idle connections at once: no client sends requests any more.
         :param deadline: seconds that there are once the sockets are closed, instead of what the settings say.
         """
         if deadline is not None:
-            self._way.drain.give(deadline)
-            self._way.move_limit()
-        self._way.limit()
-        self._way.stop(quiet)
+            self._shutdown.drain.set_deadline(deadline)
+            self._shutdown.move_limit()
+        self._shutdown.limit()
+        self._shutdown.stop(quiet)
 
     def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
-        self._way.drain.extend(seconds)
-        self._way.move_limit()
+        """Move the deadline by `seconds`, which may be negative."""
+        self._shutdown.drain.extend(seconds)
+        self._shutdown.move_limit()
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
-        self._way.limit()
-        self._way.hurry()
+        self._shutdown.limit()
+        self._shutdown.hurry()
 
     def latest_exit(self) -> float:
-        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        return self._way.latest_exit()
+        """Returns the seconds until the process is gone in any case; before a drain, from its beginning."""
+        return self._shutdown.latest_exit()
 
     def renew_limit(self) -> None:
         """Nothing that is in flight gets more time by itself."""
 
     def take_down(self, which: str) -> list[int]:
-        """Take down what has a number; which were, if others are interrupted by that."""
-        return self._way.take_down_one(number_of(which))
+        """Take down what has a number; returns the numbers of all that are interrupted by that."""
+        return self._shutdown.take_down_one(number_of(which))
 
     # -- the way out --------------------------------------------------------------------------------------
 
-    def entered(self, state: str) -> None:
-        """The drain is in another state."""
+    def entered(self, state: State) -> None:
+        """Show that the drain has entered a state."""
         self._status.enter(state)
-        self._desk.entered(state)
+        self._server.entered(state)
 
     def end(self, status: int, seconds: float, finished: int, taken: int, abandoned: int) -> None:
         """Say how it ended; the reactor need not run any more."""
-        self._desk.end(DrainResult(status, seconds, finished, taken, abandoned))
+        self._server.end(DrainResult(status, seconds, finished, taken, abandoned))

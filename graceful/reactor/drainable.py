@@ -17,9 +17,9 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.drain import Drain
+from graceful.drain import Drain, State
 from graceful.process.clock import on
-from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
+from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
 from graceful.reactor.lingering import Lingering
 from graceful.reactor.thread_pools import Pools
 from graceful.reactor.tracking import TrackedItem, Tracker
@@ -27,7 +27,7 @@ from graceful.reactor.transports import name_of_port
 from graceful.sockets.endpoint_listener import close_port
 
 if TYPE_CHECKING:
-    from graceful.reactor.control import Open
+    from graceful.reactor.control import ReactorControl
 
 log = Logger(namespace="graceful")
 
@@ -66,7 +66,7 @@ class ReactorProcess:
     def verdict(self, status: int) -> None:
         """Say how it went: the process has to be gone soon."""
         if current_thread() is main_thread():
-            self.limit.verdict(status, REPORTS + LEAVING)
+            self.limit.verdict(status, REPORTS + EXIT_SECONDS)
 
 
 class ReactorShutdown:
@@ -91,7 +91,7 @@ class ReactorShutdown:
         self.told = False
         self.taken_down = self._taken_before = 0
         self._failed = self._quiet = False
-        self._control: Open | None = None
+        self._control: ReactorControl | None = None
         self._kept: list[Any] = []
         self._lingering = Lingering()
         self._finished_before = 0
@@ -102,11 +102,11 @@ class ReactorShutdown:
     def limit(self) -> None:
         """See to it that the process ends in time, whatever happens.  In a signal handler."""
         self.told = True
-        if self._process is not None and self.drain.state == "serving":
+        if self._process is not None and self.drain.state == State.SERVING:
             self._process.arm(self._at_most())
 
     def _at_most(self) -> float:
-        return latest_exit(*self.drain.ahead(False))
+        return latest_exit(*self.drain.seconds_ahead(False))
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
@@ -123,14 +123,14 @@ class ReactorShutdown:
             self._reactor.stop()
         else:
             self.say_in_flight()
-            if quiet and self.drain.state not in ("serving", "gone"):
+            if quiet and self.drain.state not in (State.SERVING, State.GONE):
                 self.drain.begin(quiet)
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
         if not self._reactor._stopped:
             self._reactor.stop()
-        if self.drain.state == "serving":
+        if self.drain.state == State.SERVING:
             self._reactor.callLater(0, self.drain.hurry)  # it begins at the end of this turn
         else:
             self.drain.hurry()
@@ -153,9 +153,9 @@ class ReactorShutdown:
         settings = self._settings
         if not settings.control and not settings.status_listen:
             return
-        from graceful.reactor.control import CannotOpen, Open
+        from graceful.reactor.control import CannotOpen, ReactorControl
 
-        control = Open(settings, self._counted, self)
+        control = ReactorControl(settings, self._counted, self)
         try:
             control.open(self._reactor)
         except CannotOpen as error:
@@ -190,7 +190,7 @@ class ReactorShutdown:
         self.clock.start()
         return self.drain.begin(self._quiet)
 
-    def _entered(self, state: str) -> None:
+    def _entered(self, state: State) -> None:
         """The drain is in another state."""
         if self._control is not None:
             self._control.entered(state)
@@ -223,7 +223,7 @@ class ReactorShutdown:
 
     def _sweep(self) -> None:
         """End what has had its time; what a connection speaks may have changed."""
-        if self.drain.state == "gone":
+        if self.drain.state == State.GONE:
             return
         now = self.clock.seconds()
         self._lingering.look()
@@ -270,11 +270,11 @@ class ReactorShutdown:
         self._counted.all_gone().addCallback(look)
         return done
 
-    def left(self) -> bool:
+    def has_leftovers(self) -> bool:
         """Whether anything is left."""
         return bool(self._counted.connections or self._counted.asked() or self._lingering)
 
-    def spared(self) -> bool:
+    def has_spared(self) -> bool:
         """Nothing has a second deadline."""
         return False
 
@@ -308,7 +308,7 @@ class ReactorShutdown:
             log.warn("taking down {what}", what=item.describe(now))
 
     def _wait(self, done: Deferred[None], until: float) -> None:
-        if not self.left():
+        if not self.has_leftovers():
             done.callback(None)
         elif self.clock.seconds() < until:
             self.clock.callLater(LOOK_AGAIN, self._wait, done, until)
@@ -318,7 +318,7 @@ class ReactorShutdown:
             # They are lost in the reactor's next turn; a Deferred that knows no cancelling is left alone.
             self._reactor.callLater(0, done.callback, None)
 
-    def gone(self, seconds: float) -> Deferred[None]:
+    def finish(self, seconds: float) -> Deferred[None]:
         """Nothing is in flight: the reactor's own shutdown may begin, and thread pools have until the deadline."""
         self._counted.on_add = self._counted.lingering = None
         self._lingering.close()
@@ -328,7 +328,7 @@ class ReactorShutdown:
             except Exception:
                 log.failure("a factory could not be stopped")
         if self._process is not None:
-            deadline, now = self.drain.takes_down(), self.clock.seconds()
+            deadline, now = self.drain.takedown_at(), self.clock.seconds()
             assert deadline is not None
             self._process.pools.until = max(deadline, now + LAST_MOMENT)
         self.clock.stop()
@@ -338,7 +338,7 @@ class ReactorShutdown:
 
     def ended(self) -> None:
         """The reactor has stopped, and so have the thread pools: say how it went, and see to the exit status."""
-        if self.drain.state != "gone":
+        if self.drain.state != State.GONE:
             return  # somebody has crashed the reactor, as its interface calls it
         abandoned = 0
         if self._process is not None:
@@ -363,4 +363,4 @@ class ReactorShutdown:
         if status != FINISHED:
             self._process.verdict(status)
         elif self.told:
-            self._process.arm(REPORTS + LEAVING)
+            self._process.arm(REPORTS + EXIT_SECONDS)

@@ -17,7 +17,7 @@ from twisted.web.resource import IResource
 
 from graceful.config.settings import BadSetting, Settings
 from graceful.control.control_server import ControlServer
-from graceful.drain import Drain
+from graceful.drain import Drain, State
 from graceful.process.own_process import OwnProcess
 from graceful.server.engine import Engine, Root
 from graceful.server.instance import Instance
@@ -143,8 +143,8 @@ class AppServer(Instance):
             self._entered,
         )
         self._orders = ServerOrders(self._engine, self._drain, self._stopping, self._process, self._reactor)
-        self._status.of(self._engine, self._drain, self._orders)
-        self._engine.site.limits.takes_down = self._drain.takes_down
+        self._status.read_from(self._engine, self._drain, self._orders)
+        self._engine.site.limits.takes_down = self._drain.takedown_at
         if self._desk is not None:
             self._stopping.on_going_down, self._stopping.on_gone = self._desk.going_down, self._desk.end
             self._desk.open(self._reactor, self._orders)
@@ -173,8 +173,8 @@ class AppServer(Instance):
     def _open(self) -> None:
         """All sockets accept."""
         self._engine.say_open()
-        if self._drain is not None and self._drain.state == "serving":
-            self._entered("serving")
+        if self._drain is not None and self._drain.state == State.SERVING:
+            self._entered(State.SERVING)
         self._accepts()
 
     def _let_go(self) -> None:
@@ -191,7 +191,7 @@ class AppServer(Instance):
         """Listen as soon as the predecessor does no more; there is no way back: what cannot be had is only said."""
         clock = self._engine.clock
         give_up = clock.seconds() + CLOSES_IN
-        while self._drain is not None and self._drain.state == "serving":
+        while self._drain is not None and self._drain.state == State.SERVING:
             try:
                 await listener.start()
             except BindError as error:
@@ -216,7 +216,7 @@ class AppServer(Instance):
         :param quiet: close idle connections at once: nobody sends requests any more.
         """
         assert self._drain is not None
-        if self._drain.state != "serving":
+        if self._drain.state != State.SERVING:
             self.say_in_flight()
         self._drain.begin(quiet)
 

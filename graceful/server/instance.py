@@ -20,8 +20,9 @@ from graceful.config.settings import Settings
 from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlSocket
 from graceful.control.status import StatusSource
+from graceful.drain import State
 from graceful.logs import twistd_log as logs
-from graceful.process.exit import LEAVING
+from graceful.process.exit import EXIT_SECONDS
 from graceful.process.own_process import OwnProcess
 from graceful.process.signals import Server, Signals
 from graceful.process.systemd import SystemdNotifier
@@ -168,7 +169,7 @@ class Instance(Service, Server):
                 # Before the application is imported, since what is registered with atexit later runs earlier.
                 self._process.limit.install()
                 self._process.limit.start()
-                self._process.startup.undo.callback(self._process.limit.verdict, 1, LEAVING)
+                self._process.startup.undo.callback(self._process.limit.verdict, 1, EXIT_SECONDS)
             self._build()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -208,7 +209,7 @@ class Instance(Service, Server):
         log.critical("no takeover: {reason}: stopping", reason=why_not)
         self._leave()
 
-    def _entered(self, state: str) -> None:
+    def _entered(self, state: State) -> None:
         """The drain has entered another state, or all sockets accept."""
         self._status.enter(state)
         if self._desk is not None:

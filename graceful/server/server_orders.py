@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ReactorNotRunning
 
-from graceful.drain import Drain
-from graceful.process.exit import LEAVING, latest_exit
+from graceful.drain import Drain, State
+from graceful.process.exit import EXIT_SECONDS, latest_exit
 
 if TYPE_CHECKING:
     from graceful.process.own_process import OwnProcess
@@ -50,24 +50,24 @@ class ServerOrders:
     def _at_most(self) -> float:
         """In how many seconds the process may still be there, by the deadlines that hold now."""
         downloads = any(exchange.download for exchange in self._engine.site.register.in_flight())
-        return latest_exit(*self._drain.ahead(downloads))
+        return latest_exit(*self._drain.seconds_ahead(downloads))
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        left = self._process.limit.left if self._process is not None and self._drain.state != "serving" else None
+        left = self._process.limit.left if self._process is not None and self._drain.state != State.SERVING else None
         return self._at_most() if left is None else left
 
     def limit(self) -> None:
         """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
-        if self._process is not None and self._drain.state == "serving":
+        if self._process is not None and self._drain.state == State.SERVING:
             self._process.limit.arm(self._at_most())
 
     def renew_limit(self) -> None:
         """Move the last limit, if what is in flight has got more time since it was set: a download has begun."""
-        if self._process is None or self._drain.state not in ("lame-duck", "closing", "finishing"):
+        if self._process is None or not self._drain.state.draining or self._drain.state.past_deadline:
             return
         left = self._process.limit.left
-        if left is not None and self._at_most() > left + LEAVING:
+        if left is not None and self._at_most() > left + EXIT_SECONDS:
             self._process.limit.arm(self._at_most())
 
     def _move_limit(self) -> None:
@@ -91,7 +91,7 @@ class ServerOrders:
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
         """
         if deadline is not None:
-            self._drain.give(deadline)
+            self._drain.set_deadline(deadline)
             self._move_limit()
         self.limit()
         stopped = self._drain.begin(quiet)

@@ -1,4 +1,4 @@
-"""The status of a server that serves in this process, read from its engine."""
+"""The status of a server that serves in this process, read from its engine or its reactor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from attrs import define
 
 from graceful._version import __version__
 from graceful.control.counters import Counters
-from graceful.control.status import KEPT, StateHistory, rotation_of
+from graceful.control.status import KEPT, StateHistory, StatusExchange, StatusInputs, StatusSite, rotation_of
+from graceful.drain import State
 from graceful.process.exit import latest_exit
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import PHASES, QUEUED, Exchange
@@ -21,15 +22,14 @@ from graceful.web.exchange import PHASES, QUEUED, Exchange
 if TYPE_CHECKING:
     from graceful.control.health import Health
     from graceful.drain import Drain
-    from graceful.server.engine import Engine
-    from graceful.web.site import Site
 
 
+#: How many bytes of a path are shown: a line of a table.
 LONGEST_PATH: Final = 200
 
 
-class Way(Protocol):
-    """What a status asks of whoever knows how far an instance is on its way out."""
+class ShutdownProgress(Protocol):
+    """How far an instance is on its way out, as far as a status shows it."""
 
     @property
     def taken_down(self) -> int:
@@ -43,71 +43,76 @@ class Way(Protocol):
 class ServerStatus(StateHistory):
     """Reads an instance's status; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
 
-    :ivar engine, drain, way: None while the instance starts.
+    :ivar inputs, drain, progress: None while the instance starts.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
     """
 
-    engine: Engine | None = None
+    inputs: StatusInputs | None = None
     drain: Drain | None = None
-    way: Way | None = None
+    progress: ShutdownProgress | None = None
     ended: deque[dict[str, Any]] | None = None
     _finished_before: int = 0
     _tally: Counters | None = None
     _downloaded: int = 0
 
-    def of(self, engine: Engine, drain: Drain, way: Way) -> None:
-        """The instance is put together: read these from now on."""
-        self.engine, self.drain, self.way = engine, drain, way
+    def read_from(self, inputs: StatusInputs, drain: Drain, progress: ShutdownProgress) -> None:
+        """Read these from now on: the instance is put together."""
+        self.inputs, self.drain, self.progress = inputs, drain, progress
 
     def count(self) -> None:
         """Count from now on what ends."""
-        if self.engine is not None:
-            site = self.engine.site
+        if self.inputs is not None:
+            site = self.inputs.site
             self._tally = Counters(site.record)
             site.record = self._tally.record
 
     def _drain_begins(self) -> None:
-        if self.engine is not None:
-            self._finished_before = self.engine.site.register.finished
-            self._remember_what_ends(self.engine.site)
+        if self.inputs is not None:
+            self._finished_before = self.inputs.site.register.finished
+            self._remember_what_ends(self.inputs.site)
 
     @property
     def health(self) -> Health | None:
         """Answers for a balancer; None while the instance starts."""
-        return self.engine.health if self.engine is not None else None
+        return self.inputs.health if self.inputs is not None else None
 
     @property
     def in_flight_count(self) -> int:
         """How many exchanges are in flight."""
-        return len(self.engine.site.register.exchanges) if self.engine is not None else 0
+        return len(self.inputs.site.register.exchanges) if self.inputs is not None else 0
 
     @property
     def latest_exit(self) -> float:
         """In how many seconds the process is gone in any case; before a drain, from its beginning."""
-        if self.way is None:
+        if self.progress is None:
             return latest_exit(self.settings.lame_duck, self.settings.deadline)
-        return self.way.latest_exit()
+        return self.progress.latest_exit()
 
     @property
     def taken_down(self) -> int:
         """How many exchanges were taken down so far."""
-        return self.way.taken_down if self.way is not None else 0
+        return self.progress.taken_down if self.progress is not None else 0
 
     @property
     def deadline(self) -> float | None:
         """Seconds until the next deadline; None while none runs."""
-        if self.engine is None or self.drain is None or self.state != "finishing" or self.drain.deadline is None:
+        if (
+            self.inputs is None
+            or self.drain is None
+            or self.state != State.FINISHING
+            or self.drain.next_deadline is None
+        ):
             return None
-        return max(0.0, self.drain.deadline - self.engine.clock.seconds())
+        return max(0.0, self.drain.next_deadline - self.inputs.clock.seconds())
 
-    def _remember_what_ends(self, site: Site) -> None:
+    def _remember_what_ends(self, site: StatusSite) -> None:
         """From now on exchanges that end are kept for a while, for people; that costs nothing before."""
         ended = self.ended = deque(maxlen=KEPT)
         record = site.record
         clock = time.monotonic
 
         def remember(exchange: Exchange) -> None:
-            interrupted = self._state == "takedown" and not exchange.through
+            interrupted = self._state == State.TAKEDOWN and not exchange.through
             ended.appendleft(
                 {
                     "id": exchange.id,
@@ -124,17 +129,17 @@ class ServerStatus(StateHistory):
         site.record = remember
 
     def in_flight(self, limit: int | None = None, stacks: bool = False) -> list[dict[str, Any]]:
-        """The exchanges in flight, oldest first.
+        """Returns the exchanges in flight, oldest first.
 
-        :param limit: so many at most.
+        :param limit: how many at most; None for all.
         :param stacks: each with the stack of its thread.
         """
-        engine = self.engine
-        if engine is None:
+        inputs = self.inputs
+        if inputs is None:
             return []
-        now, working, names = engine.clock.seconds(), engine.working(), engine.thread_names()
+        now, working, names = inputs.clock.seconds(), inputs.working(), inputs.thread_names()
         found = []
-        for exchange in islice(engine.site.register.in_flight(), limit):
+        for exchange in islice(inputs.site.register.in_flight(), limit):
             thread = working.get(exchange, 0)
             shown = {
                 "id": exchange.id,
@@ -152,12 +157,12 @@ class ServerStatus(StateHistory):
             found.append(shown)
         return found
 
-    def __call__(self, limit: int | None = None) -> dict[str, Any]:
-        """The whole status, as JSON can say it.
+    def snapshot(self, limit: int | None = None) -> dict[str, Any]:
+        """Returns the whole status, ready for JSON.
 
         :param limit: how many exchanges to list; None for all.
         """
-        engine, register = self.engine, self.engine.site.register if self.engine is not None else None
+        inputs, register = self.inputs, self.inputs.site.register if self.inputs is not None else None
         exchanges = register.in_flight() if register is not None else []
         busy = len({exchange.connection for exchange in exchanges})
         connections = len(register.connections) if register is not None else 0
@@ -168,10 +173,10 @@ class ServerStatus(StateHistory):
             "state": self.state,
             "since": self._states[-1]["since"],
             "deadline": round(deadline, 3) if deadline is not None else None,
-            "sockets": [{"name": name, "state": state} for name, state in engine.sockets()] if engine else [],
+            "sockets": [{"name": name, "state": state} for name, state in inputs.sockets()] if inputs else [],
             "in_flight": self.in_flight(limit),
             "in_flight_count": len(exchanges),
-            "threads": dict(zip(("busy", "size", "queued"), engine.threads() if engine else (0, 0, 0), strict=True)),
+            "threads": dict(zip(("busy", "size", "queued"), inputs.threads() if inputs else (0, 0, 0), strict=True)),
             "connections": {"idle": max(0, connections - busy), "busy": min(busy, connections)},
             "finished": finished,
             "taken_down": self.taken_down,
@@ -189,38 +194,38 @@ class ServerStatus(StateHistory):
 
     # -- what has to be asked for, where there are workers ------------------------------------------------
 
-    def asked(self, limit: int | None = None) -> dict[str, Any]:
-        """The whole status, as it is now."""
-        return self(limit)
+    def fresh_snapshot(self, limit: int | None = None) -> dict[str, Any]:
+        """Returns the whole status as it is now."""
+        return self.snapshot(limit)
 
-    def picture(self, limit: int | None = None) -> dict[str, Any]:
-        """The same, and the numbers behind the metrics, and what has ended."""
-        return {**self(limit), "ended": list(self.recently_ended()), "tally": self._numbers()}
+    def snapshot_with_counters(self, limit: int | None = None) -> dict[str, Any]:
+        """Returns the status with the numbers behind the metrics as `tally`, and what ended recently as `ended`."""
+        return {**self.snapshot(limit), "ended": list(self.recently_ended()), "tally": self._numbers()}
 
     def exchanges(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """What is in flight, oldest first, each with the stack of its thread."""
+        """Returns what is in flight, oldest first, each with the stack of its thread."""
         return self.in_flight(limit, stacks=True)
 
     def exchange(self, which: str) -> dict[str, Any] | None:
-        """One of them by its id; None if that is not in flight."""
+        """Returns an exchange in flight by its id; None if it is not in flight."""
         for shown in self.in_flight(stacks=True):
             if str(shown["id"]) == which:
                 return shown
         return None
 
     def recently_ended(self) -> Sequence[dict[str, Any]]:
-        """The last exchanges that ended since the drain began, newest first."""
+        """Returns the last exchanges that ended since the drain began, newest first."""
         return self.ended or ()
 
     # -- numbers ------------------------------------------------------------------------------------------
 
     def _numbers(self) -> dict[str, Any]:
-        """What metrics are made of beside the status.
+        """Returns the numbers of the metrics that are not in the status.
 
         `phases`: how many exchanges are in which phase; `queue_oldest`: seconds; `abandoned`: threads; `downloaded`:
-        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.counters`), null if nobody counts.
+        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.counters`), null if not counted.
         """
-        exchanges = self.engine.site.register.in_flight() if self.engine is not None else []
+        exchanges = self.inputs.site.register.in_flight() if self.inputs is not None else []
         phases, queued = dict.fromkeys(PHASES, 0), None
         total = self._tally.downloaded() if self._tally is not None else 0
         for exchange in exchanges:
@@ -229,7 +234,7 @@ class ServerStatus(StateHistory):
                 queued = exchange
             if exchange.download:
                 total += exchange.sent
-        # Never less than last time, whatever ends in this moment.
+        # Never less than last time, although an exchange may end while this adds up.
         self._downloaded = max(self._downloaded, total)
         return {
             "phases": phases,
@@ -240,8 +245,8 @@ class ServerStatus(StateHistory):
         }
 
 
-def path_of(exchange: Exchange) -> str:
-    """The path that an exchange asks for, for people: without its query, and no longer than can be read."""
+def path_of(exchange: StatusExchange) -> str:
+    """Returns the path of an exchange for people: without the query, and cut to a readable length."""
     path = exchange.target.partition(b"?")[0]
     text = path[:LONGEST_PATH].decode("latin-1").encode("unicode_escape").decode("ascii")
     return text + "…" if len(path) > LONGEST_PATH else text or "-"

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from graceful.application import hooks
 from graceful.drain import DrainResult
-from graceful.process.exit import ABANDONED, FINISHED, LEAVING, REPORTS, TAKEN_DOWN
+from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN
 from graceful.process.own_process import OwnProcess
 from graceful.reports.outlets import as_json
 from graceful.server.engine import Engine
@@ -114,14 +114,14 @@ class Shutdown:
         self._site.register.all_gone().addCallback(look)
         return done
 
-    def left(self) -> bool:
+    def has_leftovers(self) -> bool:
         """Whether anything is left but downloads."""
         spared = self._site.spared()
         return any(exchange not in spared for exchange in self._site.register.in_flight()) or any(
             connection.write_token.current not in spared for connection in self._site.connections()
         )
 
-    def spared(self) -> bool:
+    def has_spared(self) -> bool:
         """Whether downloads are left."""
         return bool(self._site.spared())
 
@@ -132,7 +132,7 @@ class Shutdown:
             self._takedown = Deadline(self._site, engine.clock, engine.working, engine.descents, engine.reports)
         return self._takedown.start(everything)
 
-    def gone(self, seconds: float) -> Deferred[None]:
+    def finish(self, seconds: float) -> Deferred[None]:
         """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
         engine = self._engine
         done: Deferred[None] = Deferred()
@@ -183,4 +183,4 @@ class Shutdown:
         if self._process is None:
             self.on_gone(ending)
         else:
-            self._process.leave(self._reactor, ending, REPORTS + LEAVING, self.on_gone)
+            self._process.leave(self._reactor, ending, REPORTS + EXIT_SECONDS, self.on_gone)

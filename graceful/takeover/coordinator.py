@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import evolve
 from twisted.logger import Logger
 
+from graceful.drain import State
 from graceful.sockets.binding import LISTEN, BoundSocket
 from graceful.takeover.predecessor import Predecessor, limit_draining
 from graceful.takeover.succession import SocketHandover
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from graceful.process.own_process import OwnProcess
 
 log = Logger(namespace="graceful")
-
-
-_SERVES = ("serving", "lame-duck")
 
 
 class Sockets(Protocol):
@@ -58,8 +56,8 @@ class Draining(Protocol):
     """The way out, as far as a takeover is concerned."""
 
     @property
-    def state(self) -> str:
-        """`serving`, `lame-duck`, and so on."""
+    def state(self) -> State:
+        """How far the instance is."""
 
     def succeeded(self) -> object:
         """Begin it, with the sockets in a successor's hands."""
@@ -120,7 +118,7 @@ class Takeover:
             return "it is a service among others, whose process does not end with it"
         if self._waits:
             return "it is itself taking over just now: try again"
-        if self._drain.state not in _SERVES:
+        if not self._drain.state.accepts:
             return "it is stopping, and has closed its sockets: start without taking over"
         return None
 
@@ -176,7 +174,7 @@ class Takeover:
 
     def _inherit(self, predecessor: Predecessor) -> None:
         """The sockets are ours, and so are the paths that belong to the newest."""
-        if self._drain.state != "gone":
+        if self._drain.state != State.GONE:
             self._desk.succeed()
         self._rebind(predecessor.inheritance())
         if self._process is not None and self._process.pid_file is not None:

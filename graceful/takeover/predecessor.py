@@ -29,7 +29,7 @@ from graceful.control.client import (
     process_descriptor,
 )
 from graceful.control.discovery import beside
-from graceful.drain import LEAVING
+from graceful.drain import State
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.receive_fds import receive
@@ -42,8 +42,6 @@ CLOSES_IN: Final = 30.0
 
 #: Seconds that one whose connection has broken has to be gone; else it lives, and has hung up.
 DIES_IN: Final = 1.0
-
-_SERVES: Final = ("serving", "lame-duck")
 
 
 class TakeoverError(Exception):
@@ -216,7 +214,8 @@ def limit_draining(path: str, most: int) -> None:
     for other in beside(path):
         with suppress(ClientError), ControlClient(other) as client:
             status = client.get("/status?limit=0")
-            if status["state"] in LEAVING:
+            state = State.parse(status["state"])
+            if state is not None and state.leaving:
                 draining.append((status["drain"]["began"], other))
     for _, other in sorted(draining)[: max(0, len(draining) - most)]:
         with suppress(ClientError), ControlClient(other) as client:
@@ -225,8 +224,8 @@ def limit_draining(path: str, most: int) -> None:
 
 def _serves(client: ControlClient) -> bool:
     """Whether an instance has sockets to hand over; one that is closing them is waited for."""
-    state = client.get("/status?limit=0", timeout=ANSWERS_IN).get("state")
-    if state in _SERVES:
+    state = State.parse(client.get("/status?limit=0", timeout=ANSWERS_IN).get("state"))
+    if state is not None and state.accepts:
         return True
     with suppress(Vanished):
         client.get("/wait?for=closed", timeout=CLOSES_IN)

@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import Any, Final
 
 from graceful.control.client import ClientError, ControlClient
+from graceful.drain import State
 from graceful.testing.client import Answer, Lost, Pending, StrictClient
 
 #: Seconds in which a server must have started, or have come to a state.
 WITHIN: Final = 30.0
 _LOOK_AGAIN: Final = 0.02
-_CLOSED: Final = ("finishing", "takedown", "gone")
 
 
 class StartFailed(Exception):
@@ -236,7 +236,7 @@ class LiveServer:
             status = self._status()
         except ClientError:
             return False
-        return bool(status["pid"] == process.popen.pid and status["state"] == "serving")
+        return bool(status["pid"] == process.popen.pid and status["state"] == State.SERVING)
 
     def _status(self) -> dict[str, Any]:
         with ControlClient(self._control) as client:
@@ -259,7 +259,8 @@ class LiveServer:
             try:
                 with ControlClient(path) as client:
                     if client.peer_pid == process.popen.pid:
-                        return client.get("/status?limit=0")["state"] in _CLOSED
+                        state = State.parse(client.get("/status?limit=0")["state"])
+                        return state is not None and state.closed
             except ClientError:
                 pass
         return False

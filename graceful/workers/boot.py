@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from graceful.workers.worker import STARTING, WorkerProcess
+from graceful.workers.worker import WorkerProcess, WorkerState
 
 #: Seconds that a worker which does not serve yet has to end when it is told to; then it is killed.
 ENDS_IN: Final = 2.0
@@ -26,7 +26,7 @@ def gather(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
     """
     count = len(coming())
     while len(coming()) == count:
-        if all(worker.state != STARTING for worker in coming()):
+        if all(worker.state != WorkerState.STARTING for worker in coming()):
             return True
         readers = {
             reader.fileno(): reader

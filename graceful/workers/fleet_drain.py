@@ -17,11 +17,11 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.process.exit import ABANDONED, FINISHED, TAKEN_DOWN
 from graceful.sockets.binding import BoundSocket
 from graceful.workers.slot_sockets import HeldSocket, SlotSockets
-from graceful.workers.worker import GONE, LEAVING, SERVING, STARTING, WorkerProcess
+from graceful.workers.worker import WorkerProcess, WorkerState
 from graceful.workers.worker_pool import WorkerPool
 
 log = Logger(namespace="graceful")
@@ -42,7 +42,7 @@ class Hands:
         self._handed: tuple[Sequence[BoundSocket], int] = (), 0
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """How far it is."""
         return self._exodus.state
 
@@ -85,7 +85,7 @@ class FleetDrain:
         clock: IReactorTime,
         crew: WorkerPool,
         sockets: SlotSockets,
-        on_state: Callable[[str], object],
+        on_state: Callable[[State], object],
         on_gone: Callable[[DrainResult], object],
     ) -> None:
         self._clock = clock
@@ -97,7 +97,7 @@ class FleetDrain:
         self._finished = self._taken_down = self._abandoned = 0
         self._worst = FINISHED
         self._reports: list[str] = []
-        self.state = "serving"
+        self.state = State.SERVING
         self.began: float | None = None
 
     # -- beginning ----------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class FleetDrain:
         :param quiet: nobody sends requests on idle connections any more.
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
         """
-        first = self._leave("lame-duck")
+        first = self._leave(State.LAME_DUCK)
         for worker in self._crew.asking:
             self.closing(worker)
         self._crew.asking.clear()
@@ -131,9 +131,9 @@ class FleetDrain:
         :param handed: from these; what else there is is closed.
         :param pid: its process.
         """
-        self._leave("closing")
-        if self.state == "lame-duck":
-            self._enter("closing")
+        self._leave(State.CLOSING)
+        if self.state == State.LAME_DUCK:
+            self._enter(State.CLOSING)
         taken = [bound.socket for bound in handed]
         theirs = [one for one in self._sockets.kept if one.bound.socket in taken]
         for name in dict.fromkeys(one.bound.name for one in theirs):
@@ -157,7 +157,7 @@ class FleetDrain:
             )
             worker.send_signal(signal.SIGKILL)
 
-    def _leave(self, state: str) -> bool:
+    def _leave(self, state: State) -> bool:
         """Leave with everybody, unless that has begun; whether it has not."""
         if self.began is not None:
             return False
@@ -172,11 +172,11 @@ class FleetDrain:
         :param otherwise: reaches who does not answer as soon as its event loop turns again.
         """
         for worker in self._crew.workers():
-            if worker.state != STARTING:
+            if worker.state != WorkerState.STARTING:
                 worker.ask("POST", target, values).addErrback(self._not_obeyed, worker, otherwise)
 
     def _not_obeyed(self, failure: Any, worker: WorkerProcess, otherwise: signal.Signals) -> None:
-        if worker.state == GONE:
+        if worker.state == WorkerState.GONE:
             return
         log.warn(
             "worker {number}, process {pid}: {reason}; it gets a {signal}",
@@ -188,7 +188,7 @@ class FleetDrain:
         if worker.has_served:  # the others have got their signal already
             worker.send_signal(otherwise)
 
-    def _enter(self, state: str) -> None:
+    def _enter(self, state: State) -> None:
         if state != self.state:
             self.state = state
             self._on_state(state)
@@ -197,10 +197,10 @@ class FleetDrain:
 
     def closing(self, worker: WorkerProcess) -> None:
         """One has come so far as to close its sockets: it has those alone that nobody else accepts from."""
-        if self.state == "lame-duck":
-            self._enter("closing")
-        if worker.state == SERVING:
-            worker.state = LEAVING
+        if self.state == State.LAME_DUCK:
+            self._enter(State.CLOSING)
+        if worker.state == WorkerState.SERVING:
+            worker.state = WorkerState.LEAVING
         accepting = self._accepting()
         for one in worker.sockets:
             if not any(one in other.sockets for other in accepting):
@@ -210,11 +210,13 @@ class FleetDrain:
 
     def _accepting(self) -> list[WorkerProcess]:
         """Those that go on accepting for a while."""
-        return [worker for worker in self._crew.serving() if worker.state == SERVING]
+        return [worker for worker in self._crew.serving() if worker.state == WorkerState.SERVING]
 
     def _holding(self) -> list[WorkerProcess]:
         """Those that may still accept: they have not said that they do not."""
-        return [worker for worker in self._crew.workers() if not worker.closed and worker.state != STARTING]
+        return [
+            worker for worker in self._crew.workers() if not worker.closed and worker.state != WorkerState.STARTING
+        ]
 
     def _alone(self, worker: WorkerProcess, handed: Sequence[HeldSocket] = ()) -> list[HeldSocket]:
         """What nobody but one worker holds any more."""
@@ -244,13 +246,13 @@ class FleetDrain:
         """See how far everybody is."""
         self._leave_nothing_behind()
         held = {one.bound.name for worker in self._holding() for one in worker.sockets}
-        if self.state != "lame-duck":
+        if self.state != State.LAME_DUCK:
             for name in self._sockets.names():
                 if name not in held and all(not one.open for one in self._of(name)):
                     self._say_closed(name)
-        if self.state == "closing" and len(self._said) == len(self._sockets.names()):
-            self._enter("finishing")
-        if not self._crew.workers() and self.state != "gone":
+        if self.state == State.CLOSING and len(self._said) == len(self._sockets.names()):
+            self._enter(State.FINISHING)
+        if not self._crew.workers() and self.state != State.GONE:
             self._go()
 
     def _leave_nothing_behind(self) -> None:
@@ -261,7 +263,7 @@ class FleetDrain:
         if left and accepting:
             min(accepting, key=lambda worker: len(worker.sockets)).accept_also(left)
         elif left:
-            self._enter("closing")
+            self._enter(State.CLOSING)
             for one in left:
                 one.let_go(unlink=True)
 
@@ -274,7 +276,7 @@ class FleetDrain:
             log.info("socket {name} closed (pid {pid})", name=name, pid=os.getpid())
 
     def _go(self) -> None:
-        self._enter("gone")
+        self._enter(State.GONE)
         assert self.began is not None
         seconds = self._clock.seconds() - self.began
         log.info(

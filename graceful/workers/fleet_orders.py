@@ -12,10 +12,11 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, DeferredList
 
 from graceful.control.health import Health
-from graceful.process.exit import LEAVING, LastLimit
+from graceful.drain import State
+from graceful.process.exit import EXIT_SECONDS, LastLimit
 from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.fleet_status import FleetStatus
-from graceful.workers.worker import STARTING
+from graceful.workers.worker import WorkerState
 from graceful.workers.worker_client import OBEYED_IN
 from graceful.workers.worker_pool import WorkerPool
 
@@ -60,19 +61,19 @@ class FleetOrders:
     def renew_limit(self) -> None:
         """Move the last limit, if there is more time; and kill who is still there just before it."""
         left = self._last.left
-        if left is None or self._exodus.state in ("serving", "gone"):
+        if left is None or self._exodus.state in (State.SERVING, State.GONE):
             return
         at_most = self._at_most()
-        if at_most and at_most + BEYOND > left + LEAVING:  # else what they had left is over, and so is this
+        if at_most and at_most + BEYOND > left + EXIT_SECONDS:  # else what they had left is over, and so is this
             self._last.arm(at_most + BEYOND)
-        elif left < LEAVING:
+        elif left < EXIT_SECONDS:
             self._exodus.kill()
 
     # -- orders -------------------------------------------------------------------------------------------
 
     def _all(self, target: str, **values: Any) -> Deferred[None]:
         """Give an order to everybody who can be asked; fires when all have answered, or cannot."""
-        workers = [worker for worker in self._crew.workers() if worker.state != STARTING]
+        workers = [worker for worker in self._crew.workers() if worker.state != WorkerState.STARTING]
         asked = [worker.ask("POST", target, values, OBEYED_IN) for worker in workers]
         return DeferredList(asked, consumeErrors=True).addCallback(lambda ignored: None)
 

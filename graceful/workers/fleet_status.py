@@ -20,12 +20,11 @@ from graceful._version import __version__
 from graceful.control.client import ClientError
 from graceful.control.health import Health
 from graceful.control.status import StateHistory, rotation_of
-from graceful.drain import CLOSED_SINCE
 from graceful.process.exit import latest_exit
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Picture, merged, named, phases, sockets, sums
 from graceful.workers.status_poller import SAID_IN, Known, PolledWorker, StatusPoller, refused
-from graceful.workers.worker import STARTING
+from graceful.workers.worker import WorkerState
 from graceful.workers.worker_client import OBEYED_IN
 
 #: The state of a worker that has not answered in time, or what cannot be understood.
@@ -116,12 +115,12 @@ class FleetStatus(StateHistory):
     def count(self) -> None:
         """Workers count by themselves."""
 
-    def __call__(self, limit: int | None = None) -> dict[str, Any]:
-        """The whole status, as it is known; as JSON can say it."""
+    def snapshot(self, limit: int | None = None) -> dict[str, Any]:
+        """Returns the whole status as it is known, ready for JSON."""
         pictures, deadline, ending = self._pictures(), self.deadline, self.ending
         totals = self.looking.carried.plus(pictures)
         # That all are closed the supervisor knows before anybody has told it again.
-        self._sockets = sockets(pictures if self.state not in CLOSED_SINCE else (), self._sockets)
+        self._sockets = sockets(pictures if not self.state.closed else (), self._sockets)
         return {
             "pid": os.getpid(),
             "state": self.state,
@@ -147,7 +146,7 @@ class FleetStatus(StateHistory):
 
     def _shown(self, worker: PolledWorker, known: Known) -> dict[str, Any]:
         """A worker, with what is known of it; null where nothing is."""
-        state = worker.state if worker.state == STARTING else known.picture.get("state", worker.state)
+        state = worker.state if worker.state == WorkerState.STARTING else known.picture.get("state", worker.state)
         return {
             "number": worker.number,
             "pid": worker.pid,
@@ -160,7 +159,7 @@ class FleetStatus(StateHistory):
         """The last exchanges that ended since the way out began, newest first."""
         return self.looking.ended
 
-    def _picture(self, limit: int | None) -> Picture:
+    def _with_counters(self, limit: int | None) -> Picture:
         pictures = self._pictures()
         totals = self.looking.carried.plus(pictures)
         tallies = [picture["tally"] for picture in pictures if picture.get("tally")]
@@ -171,17 +170,17 @@ class FleetStatus(StateHistory):
             "downloaded": totals.downloaded,
             "ended": totals.ended,
         }
-        return {**self(limit), "ended": list(self.recently_ended()), "tally": tally}
+        return {**self.snapshot(limit), "ended": list(self.recently_ended()), "tally": tally}
 
     # -- what has to be asked for -------------------------------------------------------------------------
 
-    def asked(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
-        """The whole status, as it is now."""
-        return self.looking.fresh(limit).addCallback(lambda ignored: self(limit))
+    def fresh_snapshot(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
+        """Returns the whole status as soon as all workers have answered, or have had their time for that."""
+        return self.looking.fresh(limit).addCallback(lambda ignored: self.snapshot(limit))
 
-    def picture(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
-        """The same, with the numbers behind the metrics as `tally`, and what has ended recently as `ended`."""
-        return self.looking.fresh(limit).addCallback(lambda ignored: self._picture(limit))
+    def snapshot_with_counters(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
+        """Returns a fresh status with the numbers behind the metrics (`tally`), and what ended recently (`ended`)."""
+        return self.looking.fresh(limit).addCallback(lambda ignored: self._with_counters(limit))
 
     def exchanges(self, limit: int | None = None) -> Deferred[list[dict[str, Any]]]:
         """What is in flight now, oldest first, each with the stack of its thread; null if its worker is silent."""

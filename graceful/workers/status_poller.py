@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from graceful.control.client import ANSWERS_IN, ClientError, ControlRefused
 from graceful.control.status import KEPT
 from graceful.workers.aggregate import Picture, Totals, named
-from graceful.workers.worker import STARTING
+from graceful.workers.worker import WorkerState
 
 log = Logger(namespace="graceful")
 
@@ -113,7 +113,7 @@ class StatusPoller:
         """Look now, and from now on."""
         self._next = self.clock.callLater(EVERY_IN_DRAIN if self.draining else EVERY, self.start)
         for worker, known in self.all():
-            if worker.state != STARTING and not known.asked:
+            if worker.state != WorkerState.STARTING and not known.asked:
                 known.asked = True
                 self.look(worker).addCallback(self._looked, known)
 
@@ -171,7 +171,11 @@ class StatusPoller:
 
     def answering(self) -> list[tuple[PolledWorker, Known]]:
         """Those who can be asked, and were not silent last time: nobody waits for the same one twice."""
-        return [(worker, known) for worker, known in self.all() if worker.state != STARTING and not known.silent]
+        return [
+            (worker, known)
+            for worker, known in self.all()
+            if worker.state != WorkerState.STARTING and not known.silent
+        ]
 
     def look(self, worker: PolledWorker, limit: int | None = 0) -> Deferred[None]:
         """Ask a worker how it is; fires also if it does not say."""
@@ -196,7 +200,7 @@ class StatusPoller:
     def heard(self, worker: PolledWorker, picture: Picture) -> None:
         """A worker has said how it is: because it was asked, or as its last word, while the crew still has it.
 
-        :param picture: as :meth:`graceful.server.server_status.ServerStatus.picture` makes it.
+        :param picture: as :meth:`graceful.server.server_status.ServerStatus.snapshot_with_counters` makes it.
         """
         known = self._of(worker)
         if known is None:

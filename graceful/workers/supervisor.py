@@ -16,9 +16,9 @@ from twisted.logger import Logger
 
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.process.clock import on
-from graceful.process.exit import LEAVING, latest_exit
+from graceful.process.exit import EXIT_SECONDS, latest_exit
 from graceful.process.own_process import OwnProcess
 from graceful.reports.reporter import Reporter
 from graceful.server.instance import Instance
@@ -33,7 +33,7 @@ from graceful.workers.recycling import Recycling
 from graceful.workers.rolling_restart import RollingRestart
 from graceful.workers.slot_sockets import SlotSockets
 from graceful.workers.status_poller import EVERY, StatusPoller
-from graceful.workers.worker import READY, STARTING, SpawnContext, WorkerProcess
+from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
 from graceful.workers.worker_pool import WorkerPool
 
 log = Logger(namespace="graceful")
@@ -137,8 +137,8 @@ class Supervisor(Instance):
         """All workers accept."""
         for name in self._places.names():
             log.info("socket {name} open (pid {pid})", name=name, pid=os.getpid())
-        if self._exodus.state == "serving":
-            self._entered("serving")
+        if self._exodus.state == State.SERVING:
+            self._entered(State.SERVING)
         self._accepts()
 
     # -- while it runs ------------------------------------------------------------------------------------
@@ -212,7 +212,10 @@ class Supervisor(Instance):
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._crew.workers():
-            if worker.state not in (STARTING, READY):  # a signal that nobody handles yet would kill
+            if worker.state not in (
+                WorkerState.STARTING,
+                WorkerState.READY,
+            ):  # a signal that nobody handles yet would kill
                 worker.send_signal(number)
 
     # -- the way out --------------------------------------------------------------------------------------
@@ -224,13 +227,13 @@ class Supervisor(Instance):
         self.limit()
         self._exodus.begin(True)
 
-    def _entered(self, state: str) -> None:
+    def _entered(self, state: State) -> None:
         health = self._telling.health
-        if state in ("lame-duck", "closing") and health is not None and not health.going_down:
+        if state in (State.LAME_DUCK, State.CLOSING) and health is not None and not health.going_down:
             health.begin_going_down()
             if self._desk is not None:
                 self._desk.going_down()
-        if state == "closing" and self._own.pid_file is not None and not self.succeeded:
+        if state == State.CLOSING and self._own.pid_file is not None and not self.succeeded:
             self._own.pid_file.release()  # before "closed" is said: a successor may start at that word
         super()._entered(state)
 
@@ -241,7 +244,7 @@ class Supervisor(Instance):
         if self._failed is not None:
             ending = evolve(ending, exit_status=1)
         assert self._desk is not None
-        self._own.leave(self._reactor, ending, LEAVING, self._desk.end)
+        self._own.leave(self._reactor, ending, EXIT_SECONDS, self._desk.end)
         self._looking.stop()
         self._clock.stop()
         self._over.callback(None)
@@ -251,6 +254,6 @@ class Supervisor(Instance):
         super().stopService()  # type: ignore[no-untyped-call]
         if self._orders is None:
             return succeed(None)
-        if self._exodus.state != "gone":
+        if self._exodus.state != State.GONE:
             self._leave()
         return self._over

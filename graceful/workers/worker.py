@@ -18,6 +18,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from enum import Enum
 from typing import Any, Final, Protocol
 
 from attrs import frozen
@@ -32,11 +33,22 @@ from graceful.workers.parent import VARIABLE
 from graceful.workers.slot_sockets import HeldSocket
 from graceful.workers.worker_client import WorkerClient
 
-STARTING: Final = "starting"
-READY: Final = "ready"
-SERVING: Final = "serving"
-LEAVING: Final = "leaving"
-GONE: Final = "gone"
+
+class WorkerState(str, Enum):
+    """How far a worker is, as its supervisor sees it.
+
+    The worker's own :class:`graceful.drain.State` is in its status.  To its supervisor a worker is `leaving` from
+    the moment it should accept nothing more, whatever its own drain still waits for.
+    """
+
+    STARTING = "starting"
+    READY = "ready"
+    SERVING = "serving"
+    LEAVING = "leaving"
+    GONE = "gone"
+
+    __str__ = str.__str__
+
 
 #: Seconds that a process may take to die after its descriptors were closed.
 DIES_IN: Final = 1.0
@@ -104,7 +116,7 @@ class WorkerProcess:
         self.number = number
         self.release = release
         self.sockets = list(sockets)
-        self.state = STARTING
+        self.state = WorkerState.STARTING
         self.word: dict[str, Any] | None = None
         self.status: int | None = None
         self.why = ""
@@ -205,8 +217,8 @@ class WorkerProcess:
         :param handed: from these.
         :param alone: of the others, what nobody else holds.
         """
-        if self.state == SERVING:
-            self.state = LEAVING
+        if self.state == WorkerState.SERVING:
+            self.state = WorkerState.LEAVING
         self.line.say("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone))
 
     def close(self, pid: int, alone: Sequence[HeldSocket] = ()) -> None:
@@ -233,7 +245,7 @@ class WorkerProcess:
 
         :param why: for people.
         """
-        self.why, self.state = why, LEAVING
+        self.why, self.state = why, WorkerState.LEAVING
         self.send_signal(signal.SIGKILL)
 
     # -- what it says -------------------------------------------------------------------------------------
@@ -244,13 +256,13 @@ class WorkerProcess:
             self.word = message
         elif word == "failed":
             self.why = str(message.get("why"))
-        elif self.state == GONE:
+        elif self.state == WorkerState.GONE:
             pass  # it was about to, and has died
-        elif word == "ready" and self.state == STARTING:
-            self.state = READY
+        elif word == "ready" and self.state == WorkerState.STARTING:
+            self.state = WorkerState.READY
             self._staff.ready(self)
-        elif word == "accepts" and self.state == READY:
-            self.state, self._since = SERVING, self._clock.seconds()
+        elif word == "accepts" and self.state == WorkerState.READY:
+            self.state, self._since = WorkerState.SERVING, self._clock.seconds()
             self._staff.accepts(self)
         elif word == "closing":
             self._staff.closing(self)
@@ -265,13 +277,13 @@ class WorkerProcess:
     def _is_deaf(self) -> None:
         """It lives; one that serves has lost us as well, and stops."""
         self._deaf = None
-        if self.state in (STARTING, READY):
+        if self.state in (WorkerState.STARTING, WorkerState.READY):
             self.kill("it can be heard no more")
         else:
             self._staff.closing(self)
 
     def _ended(self, child: Child, status: int) -> None:
-        self.state, self.status, self.closed, self._until = GONE, status, True, self._clock.seconds()
+        self.state, self.status, self.closed, self._until = WorkerState.GONE, status, True, self._clock.seconds()
         self.line.hear_out()
         self.asking.close()
         if self._deaf is not None:

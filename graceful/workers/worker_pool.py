@@ -21,7 +21,7 @@ from graceful.process.origin import Origin
 from graceful.workers.boot import ENDS_IN, dismiss, gather
 from graceful.workers.slot import Slot
 from graceful.workers.slot_sockets import SlotSockets
-from graceful.workers.worker import GONE, LEAVING, READY, SERVING, SpawnContext, WorkerProcess
+from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
 
 log = Logger(namespace="graceful")
 
@@ -45,7 +45,9 @@ class Keepers:
 
     def cover(self) -> None:
         """Wherever nobody accepts, have somebody else do so: whoever does the least of that."""
-        siblings = [one.worker for one in self.places if one.worker is not None and one.worker.state == SERVING]
+        siblings = [
+            one.worker for one in self.places if one.worker is not None and one.worker.state == WorkerState.SERVING
+        ]
         for place in self.places:
             if place.worker is None and place.keeper is None and siblings:
                 place.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
@@ -170,7 +172,7 @@ class WorkerPool:
         for place in self.places:
             if place.coming is not None:
                 self._time(place, place.coming)
-                if place.coming.state == READY:
+                if place.coming.state == WorkerState.READY:
                     self.ready(place.coming)
 
     def _start(self, place: Slot) -> None:
@@ -249,13 +251,13 @@ class WorkerPool:
         if self.exodus is not None:
             return
         self.asking.remove(worker)
-        if worker.state == GONE:
+        if worker.state == WorkerState.GONE:
             return
         worker.close(os.getpid())
         place = self._place(worker)
         if place.worker is worker:
             place.worker = None
-            worker.state = LEAVING
+            worker.state = WorkerState.LEAVING
             self.leaving.append(worker)
             self._keepers.gone(worker)
             self._keepers.cover()

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from graceful.config.settings import Settings
 from graceful.control.control_server import ControlServer
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.process.own_process import OwnProcess
 from graceful.process.systemd import SystemdNotifier
 from graceful.server.app_server import AppServer
@@ -72,12 +72,12 @@ class WorkerServer(AppServer):
     def _begin(self) -> None:
         bound, self._bound = self._bound, []
         assert self._drain is not None
-        if self._drain.state != "serving":
+        if self._drain.state != State.SERVING:
             for one in bound:
                 one.close()
             return
         self._engine.accept(bound, [], self._factory, silent=True)
-        self._entered("serving")
+        self._entered(State.SERVING)
         self._post.accepts()
 
     def _accept_more(self, bound: Sequence[BoundSocket]) -> None:
@@ -127,6 +127,6 @@ class WorkerServer(AppServer):
 
     def _gone(self, ending: DrainResult) -> None:
         assert self._desk is not None
-        picture = self._status.picture(0)
+        picture = self._status.snapshot_with_counters(0)
         self._desk.end(ending)
         self._post.gone({**asdict(ending), "picture": picture})

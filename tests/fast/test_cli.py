@@ -1,4 +1,4 @@
-"""The `graceful` command: what it understands, and what it says when nobody answers."""
+"""The `graceful` command: its arguments, and its messages when no server answers."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ class CommandTestCase(SynchronousTestCase):
 
 
 class CommandLineTests(CommandTestCase):
-    """What can be typed."""
+    """The command line."""
 
-    def test_version(self) -> None:
+    def test_version_is_the_one_that_a_server_reports(self) -> None:
         """--version tells the version, the one that a server reports."""
         self.assertEqual(self.run_command("--version"), 0)
         self.assertEqual(self.out.getvalue(), f"graceful {graceful.__version__}\n")
 
-    def test_help(self) -> None:
+    def test_help_lists_exit_statuses(self) -> None:
         """--help tells how an instance is started, and what each exit status means."""
         self.assertEqual(self.run_command("--help"), 0)
         for word in ("twistd -n graceful-app", "status", "stop", "extend", "70", "71", "72"):
             self.assertIn(word, self.out.getvalue())
 
-    def test_wrong(self) -> None:
+    def test_wrong_command_line_is_status_2(self) -> None:
         """Anything else fails with status 2 and one line."""
         wrong = (
             [],
@@ -95,8 +95,8 @@ class UnreachableTests(CommandTestCase):
         thread.start()
         self.addCleanup(thread.join)
 
-    def test_nobody(self) -> None:
-        """A server that is down has stopped already; everything else needs one."""
+    def test_stop_succeeds_without_a_server(self) -> None:
+        """A server that is down has stopped already; every other command needs one."""
         for arguments in (["stop"], ["stop", "--wait", "gone"], ["wait", "closed"], ["wait", "gone"]):
             self.assertEqual(self.run_command(*arguments, "--control", self.path), 0, arguments)
         self.assertEqual(self.err.getvalue(), "")
@@ -120,15 +120,15 @@ class UnreachableTests(CommandTestCase):
         self.assertIn("/graceful.sock\n", self.one_line())
 
     def test_a_stale_file(self) -> None:
-        """A socket file on which nobody listens is no server."""
+        """A socket file on which no process listens is no server."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(self.path)
         self.assertEqual(self.run_command("stop", "--control", self.path), 0)
         self.assertEqual(self.run_command("status", "--control", self.path), 2)
         self.assertIn("no server answers", self.one_line())
 
-    def test_not_ours(self) -> None:
-        """What answers in another protocol, or is another HTTP server, is not a graceful server."""
+    def test_recognises_other_servers(self) -> None:
+        """A server of another protocol, or another HTTP server, is not a graceful server."""
         for said in (
             b"220 mail.example ESMTP\r\n",
             b"HTTP/1.1 200 OK\r\nServer: other\r\nContent-Length: 2\r\n\r\n{}",
@@ -143,8 +143,8 @@ class UnreachableTests(CommandTestCase):
             self.assertIn("is not a graceful server", self.one_line())
             os.unlink(self.path)
 
-    def test_vanished(self) -> None:
-        """A server that ends without a last word is a status of its own."""
+    def test_no_last_word_has_its_own_status(self) -> None:
+        """A server that ends without a last word has a status of its own."""
         self.answer(lambda connection: connection.recv(4096) and None)
         self.assertEqual(self.run_command("stop", "--wait", "gone", "--control", self.path), 72)
         self.assertIn("without a last word", self.one_line())

@@ -1,4 +1,4 @@
-"""The way out: which step follows which, in whatever state something happens."""
+"""The drain: which step follows which, for every event in every state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StrictClock(Clock):
 
 
 class Work:
-    """What is drained: writes down what it is asked to do, and does it when the test says so.
+    """A drainable that writes down what it is asked to do, and does it when the test says so.
 
     :param at_once: every step is done as soon as it is asked for.
     :ivar steps: what it was asked, in order.
@@ -49,12 +49,12 @@ class Work:
     def going_down(self) -> None:
         self.steps.append("going down")
 
-    def left(self) -> bool:
+    def has_leftovers(self) -> bool:
         self._looks += 1
         assert self._looks < OFTEN, "it looks again and again"
         return self.others
 
-    def spared(self) -> bool:
+    def has_spared(self) -> bool:
         return self.spares
 
     def last_requests(self, quiet: bool) -> None:
@@ -73,7 +73,7 @@ class Work:
     def take_down(self, everything: bool) -> Deferred[None]:
         return self._step("take everything down" if everything else "take down", self.taken_down)
 
-    def gone(self, seconds: float) -> Deferred[None]:
+    def finish(self, seconds: float) -> Deferred[None]:
         self.steps.append("gone")
         self.seconds = seconds
         return succeed(None)
@@ -114,7 +114,7 @@ class Case(SynchronousTestCase):
 class OrderTests(Case):
     """The order of the steps."""
 
-    def test_no_deadline(self) -> None:
+    def test_zero_deadline_takes_down_at_once(self) -> None:
         """With a deadline of no seconds the takedown follows at once, and does not wait for the second one."""
         self.drain = Drain(self.clock, self.work, 0, 3600)
         self.drain.begin()
@@ -123,21 +123,21 @@ class OrderTests(Case):
         self.follows("going down", "last requests", "close listeners", "wait", "take down", state="takedown")
 
     def test_when_it_takes_down(self) -> None:
-        """It is known from the beginning when the takedown will come; to extend the deadline moves it."""
+        """The time of the takedown is known from the beginning, and moves with the deadline."""
         self.drain = Drain(self.clock, self.work, DEADLINE, lame_duck=7)
-        self.assertIsNone(self.drain.takes_down())
+        self.assertIsNone(self.drain.takedown_at())
         self.drain.begin()
-        self.assertEqual(self.drain.takes_down(), 1000 + 7 + DEADLINE)
+        self.assertEqual(self.drain.takedown_at(), 1000 + 7 + DEADLINE)
         self.clock.advance(7)
         self.clock.advance(1)
         self.work.listeners_closed.callback(None)
-        self.assertEqual(self.drain.takes_down(), 1008 + DEADLINE)
+        self.assertEqual(self.drain.takedown_at(), 1008 + DEADLINE)
         self.drain.extend(50)
-        self.assertEqual(self.drain.takes_down(), 1058 + DEADLINE)
+        self.assertEqual(self.drain.takedown_at(), 1058 + DEADLINE)
         self.drain.hurry()
-        self.assertLessEqual(self.drain.takes_down() or 0, 1008)
+        self.assertLessEqual(self.drain.takedown_at() or 0, 1008)
 
-    def test_good_end(self) -> None:
+    def test_each_step_waits_for_the_one_before(self) -> None:
         """Last requests, listeners, wait, gone; each step only when the one before is done."""
         self.follows(state="serving")
         done = self.drain.begin()
@@ -154,7 +154,7 @@ class OrderTests(Case):
         self.assertEqual(self.work.seconds, 13)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_deadline(self) -> None:
+    def test_takes_down_at_the_deadline(self) -> None:
         """At the deadline, which counts from when the sockets are closed, what is left is taken down."""
         done = self.drain.begin()
         self.clock.advance(DEADLINE + 50)
@@ -164,7 +164,7 @@ class OrderTests(Case):
         self.follows("wait", state="finishing")
         self.clock.advance(0.1)
         self.follows("take everything down", state="takedown")
-        self.assertEqual(self.drain.deadline, self.clock.seconds())
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds())
         self.clock.advance(5)
         self.assertNoResult(done)
         self.work.taken_down.callback(None)
@@ -192,7 +192,7 @@ class OrderTests(Case):
             self.follows(taken, state="takedown")
 
     def test_empty_after_the_deadline(self) -> None:
-        """What empties by the takedown does not end the drain before the takedown is through."""
+        """Becoming empty during the takedown does not end the drain before the takedown ends."""
         self.bring_to("takedown")
         self.work.empty.callback(None)
         self.assertEqual((self.drain.state, self.work.steps[-1]), ("takedown", "take everything down"))
@@ -200,7 +200,7 @@ class OrderTests(Case):
         self.assertEqual((self.drain.state, self.work.steps[-1], self.work.steps.count("gone")), ("gone", "gone", 1))
 
     def test_empty_after_the_end(self) -> None:
-        """What empties after that changes nothing."""
+        """Becoming empty after that changes nothing."""
         self.bring_to("takedown")
         self.work.taken_down.callback(None)
         self.work.steps.clear()
@@ -211,8 +211,8 @@ class OrderTests(Case):
 class AgainTests(Case):
     """A second request to stop."""
 
-    def test_changes_nothing(self) -> None:
-        """In every state it changes nothing, and fires when the drain is over."""
+    def test_second_begin_changes_nothing(self) -> None:
+        """A second `begin` changes nothing in any state, and fires when the drain is over."""
         for state in ("closing", "finishing", "takedown"):
             self.bring_to(state)
             self.work.steps.clear()
@@ -227,7 +227,7 @@ class AgainTests(Case):
             self.assertEqual(self.work.steps.count("gone"), 1)
 
     def test_does_not_move_the_deadline(self) -> None:
-        """It does not prolong anything."""
+        """A second `begin` moves no deadline."""
         self.bring_to("finishing")
         self.clock.advance(DEADLINE - 1)
         self.drain.begin()
@@ -235,7 +235,7 @@ class AgainTests(Case):
         self.clock.advance(1)
         self.assertEqual(self.drain.state, "takedown")
 
-    def test_when_all_is_over(self) -> None:
+    def test_begin_after_the_end_fires_at_once(self) -> None:
         """When all is over it is over at once."""
         self.bring_to("gone")
         self.work.steps.clear()
@@ -243,8 +243,8 @@ class AgainTests(Case):
         self.successResultOf(self.drain.begin(quiet=True))
         self.follows(state="gone")
 
-    def test_knows_more(self) -> None:
-        """It may know that nobody sends requests any more: then idle connections need not be waited for."""
+    def test_second_begin_may_make_it_quiet(self) -> None:
+        """A second `begin` may know that no client sends any more: then idle connections are closed."""
         for state in ("closing", "finishing", "takedown"):
             self.bring_to(state)
             self.work.steps.clear()
@@ -258,9 +258,9 @@ class AgainTests(Case):
 
 
 class HurryTests(Case):
-    """Somebody wants it to stop waiting."""
+    """A caller wants the drain to stop waiting."""
 
-    def test_serving(self) -> None:
+    def test_hurry_while_serving_closes_first(self) -> None:
         """While it serves, the sockets are closed in order, then everything is taken down."""
         self.drain.hurry()
         self.follows("going down", "last requests, quiet", "close listeners", state="closing")
@@ -272,7 +272,7 @@ class HurryTests(Case):
         self.follows("gone", state="gone")
         self.assertEqual(self.work.seconds, 3)
 
-    def test_serving_nobody(self) -> None:
+    def test_hurry_without_exchanges_takes_nothing_down(self) -> None:
         """If nothing is in flight by then, nothing is taken down."""
         self.drain.hurry()
         self.work.empty.callback(None)
@@ -280,7 +280,7 @@ class HurryTests(Case):
         self.clock.advance(0)
         self.follows("going down", "last requests, quiet", "close listeners", "wait", "gone", state="gone")
 
-    def test_closing(self) -> None:
+    def test_hurry_while_closing_takes_down_next(self) -> None:
         """While the sockets are being closed, the takedown follows that at once."""
         self.bring_to("closing")
         self.work.steps.clear()
@@ -290,7 +290,7 @@ class HurryTests(Case):
         self.clock.advance(0)
         self.follows("wait", "take everything down", state="takedown")
 
-    def test_finishing(self) -> None:
+    def test_hurry_while_finishing_takes_down_now(self) -> None:
         """While exchanges are waited for, they are taken down now, and the deadline does not come again."""
         self.bring_to("finishing")
         self.work.steps.clear()
@@ -300,8 +300,8 @@ class HurryTests(Case):
         self.clock.advance(2 * DEADLINE)
         self.follows(state="takedown")
 
-    def test_too_late(self) -> None:
-        """After that it changes nothing."""
+    def test_hurry_after_the_takedown_changes_nothing(self) -> None:
+        """A hurry that comes later changes nothing."""
         for state in ("takedown", "gone"):
             self.bring_to(state)
             self.work.steps.clear()
@@ -309,8 +309,8 @@ class HurryTests(Case):
             self.drain.hurry()
             self.follows(state=state)
 
-    def test_then_begin(self) -> None:
-        """Whoever asks to stop after that is told when it is over."""
+    def test_begin_after_hurry_fires_at_the_end(self) -> None:
+        """A `begin` after a hurry fires when the drain is over."""
         self.drain.hurry()
         done = self.drain.begin()
         self.work.listeners_closed.callback(None)
@@ -336,10 +336,10 @@ class LameDuckTests(Case):
         self.clock.advance(0.1)
         self.follows("last requests", "close listeners", state="closing")
         self.work.listeners_closed.callback(None)
-        self.assertEqual(self.drain.deadline, self.clock.seconds() + DEADLINE)
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds() + DEADLINE)
 
-    def test_has_noticed(self) -> None:
-        """Whoever knows that it has noticed ends the waiting, or it does not begin."""
+    def test_quiet_ends_the_lame_duck(self) -> None:
+        """A caller that knows that the balancer has noticed ends the lame duck, or it does not begin."""
         self.drain.begin()
         self.clock.advance(5)
         self.drain.begin(quiet=True)
@@ -350,8 +350,8 @@ class LameDuckTests(Case):
         self.drain.begin(quiet=True)
         self.follows("going down", "last requests, quiet", "close listeners", state="closing")
 
-    def test_hurry(self) -> None:
-        """Who is in a hurry does not wait for it."""
+    def test_hurry_ends_the_lame_duck(self) -> None:
+        """A hurry ends the lame duck."""
         self.drain.begin()
         self.drain.hurry()
         self.follows("going down", "last requests, quiet", "close listeners", state="closing")
@@ -361,7 +361,7 @@ class LameDuckTests(Case):
 
 
 class SecondDeadlineTests(Case):
-    """What holds no thread has more time."""
+    """Downloads, which hold no thread, have more time."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -371,14 +371,14 @@ class SecondDeadlineTests(Case):
         self.work.listeners_closed.callback(None)
         self.work.steps.clear()
 
-    def test_spared(self) -> None:
-        """The others are taken down at the first deadline, and it at the second."""
-        self.assertEqual(self.drain.deadline, 1000 + DEADLINE)
+    def test_spares_downloads_until_the_second_deadline(self) -> None:
+        """Other exchanges are taken down at the first deadline, downloads at the second."""
+        self.assertEqual(self.drain.next_deadline, 1000 + DEADLINE)
         self.clock.advance(DEADLINE)
         self.follows("take down", state="takedown")
         self.work.end_takedown()
         self.follows("wait", state="finishing")
-        self.assertEqual(self.drain.deadline, 1000 + 1000)
+        self.assertEqual(self.drain.next_deadline, 1000 + 1000)
         self.clock.advance(1000 - DEADLINE - 1)
         self.follows(state="finishing")
         self.clock.advance(1)
@@ -387,16 +387,16 @@ class SecondDeadlineTests(Case):
         self.work.end_takedown()
         self.follows("gone", state="gone")
 
-    def test_at_once(self) -> None:
+    def test_deadline_moved_into_the_past_still_counts(self) -> None:
         """A first deadline that is moved into the past is not passed over."""
         self.clock.advance(3)
         self.drain.extend(-DEADLINE)
-        self.assertEqual(self.drain.deadline, 1000)
+        self.assertEqual(self.drain.next_deadline, 1000)
         self.clock.advance(0)
         self.follows("take down", state="takedown")
 
-    def test_alone(self) -> None:
-        """When there is nothing else, the first deadline concerns nobody."""
+    def test_downloads_alone_pass_the_first_deadline(self) -> None:
+        """When only downloads are left, nothing happens at the first deadline."""
         self.work.others = False
         self.clock.advance(DEADLINE)
         self.follows(state="finishing")
@@ -409,8 +409,8 @@ class SecondDeadlineTests(Case):
         self.follows("gone", state="gone")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_ends_meanwhile(self) -> None:
-        """What ends before its deadline ends the drain."""
+    def test_drain_ends_with_the_last_download(self) -> None:
+        """A download that ends before its deadline ends the drain."""
         self.clock.advance(DEADLINE)
         self.work.end_takedown()
         self.work.steps.clear()
@@ -424,8 +424,8 @@ class SecondDeadlineTests(Case):
         self.work.end_takedown()
         self.follows("take down", "gone", state="gone")
 
-    def test_hurry(self) -> None:
-        """Who is in a hurry spares nothing, also if a takedown is under way."""
+    def test_hurry_spares_nothing(self) -> None:
+        """A hurry spares nothing, also if a takedown is under way."""
         self.drain.hurry()
         self.follows("take everything down", state="takedown")
         self.setUp()
@@ -439,39 +439,39 @@ class SecondDeadlineTests(Case):
 
 
 class ExtendTests(Case):
-    """Somebody gives what is in flight more time."""
+    """A caller moves the deadline."""
 
-    def test_while_finishing(self) -> None:
+    def test_deadline_moves_both_ways(self) -> None:
         """The deadline moves, to and fro."""
         self.bring_to("finishing")
         self.clock.advance(DEADLINE - 1)
         self.drain.extend(50)
-        self.assertEqual(self.drain.deadline, self.clock.seconds() + 51)
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds() + 51)
         self.clock.advance(50)
         self.assertEqual(self.drain.state, "finishing")
         self.drain.extend(-20)
         self.clock.advance(0)
         self.assertEqual(self.drain.state, "takedown")
 
-    def test_before(self) -> None:
-        """It counts for a drain that has not come so far yet."""
+    def test_extend_counts_before_the_sockets_close(self) -> None:
+        """A deadline that is moved early counts when the sockets are closed."""
         self.drain.extend(50)
         self.drain.begin()
-        self.assertIs(self.drain.deadline, None)
+        self.assertIs(self.drain.next_deadline, None)
         self.work.listeners_closed.callback(None)
         self.clock.advance(DEADLINE + 49)
         self.assertEqual(self.drain.state, "finishing")
 
-    def test_less_than_nothing(self) -> None:
-        """Nobody gets less than no time at all."""
+    def test_deadline_never_gets_negative(self) -> None:
+        """A deadline never gets negative."""
         self.drain.extend(-10 * DEADLINE)
         self.drain.extend(50)
         self.drain.begin()
         self.work.listeners_closed.callback(None)
-        self.assertEqual(self.drain.deadline, self.clock.seconds() + 50)
+        self.assertEqual(self.drain.next_deadline, self.clock.seconds() + 50)
 
-    def test_too_late(self) -> None:
-        """What is being taken down gets no more time."""
+    def test_extend_does_not_stop_a_takedown(self) -> None:
+        """An exchange that is being taken down gets no more time."""
         for state in ("takedown", "gone"):
             self.bring_to(state)
             self.drain.extend(50)
@@ -479,27 +479,31 @@ class ExtendTests(Case):
 
 
 class AheadTests(Case):
-    """What is ahead of a drain at most, in each of its states; and what is told of them."""
+    """The seconds ahead of a drain at most in each state, and the states that are told."""
 
-    def test_ahead(self) -> None:
-        """It shrinks with time from the signal on, and counts the deadline that holds."""
+    def test_seconds_ahead_shrink_with_time(self) -> None:
+        """The seconds shrink with time from the signal on, and count the deadline that holds."""
         told: list[str] = []
         self.drain = Drain(self.clock, self.work, DEADLINE, 3600, lame_duck=20, entered=told.append)
-        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((20, DEADLINE), (20, 3600)))
+        self.assertEqual(
+            (self.drain.seconds_ahead(False), self.drain.seconds_ahead(True)), ((20, DEADLINE), (20, 3600))
+        )
         self.drain.begin()
         self.clock.advance(5)
-        self.assertEqual(self.drain.ahead(False), (15, DEADLINE))
+        self.assertEqual(self.drain.seconds_ahead(False), (15, DEADLINE))
         self.clock.advance(15)
-        self.assertEqual(self.drain.ahead(False), (0, DEADLINE))
+        self.assertEqual(self.drain.seconds_ahead(False), (0, DEADLINE))
         self.work.listeners_closed.callback(None)
         self.clock.advance(50)
-        self.assertEqual((self.drain.ahead(False), self.drain.ahead(True)), ((0, DEADLINE - 50), (0, 3550)))
+        self.assertEqual(
+            (self.drain.seconds_ahead(False), self.drain.seconds_ahead(True)), ((0, DEADLINE - 50), (0, 3550))
+        )
         self.drain.extend(10)
-        self.assertEqual(self.drain.ahead(False), (0, DEADLINE - 40))
-        self.drain.give(60)
-        self.assertEqual(self.drain.ahead(False), (0, 10))
+        self.assertEqual(self.drain.seconds_ahead(False), (0, DEADLINE - 40))
+        self.drain.set_deadline(60)
+        self.assertEqual(self.drain.seconds_ahead(False), (0, 10))
         self.clock.advance(10)
-        self.assertEqual(self.drain.ahead(True), (0, 0))
+        self.assertEqual(self.drain.seconds_ahead(True), (0, 0))
         self.work.taken_down.callback(None)
         self.assertEqual(told, ["lame-duck", "closing", "finishing", "takedown", "gone"])
 
@@ -517,8 +521,8 @@ class AheadTests(Case):
 class SucceededTests(SynchronousTestCase):
     """With the sockets in a successor's hands."""
 
-    def test_from_serving(self) -> None:
-        """Nobody needs time to look elsewhere."""
+    def test_successor_makes_the_lame_duck_needless(self) -> None:
+        """No balancer needs time to look elsewhere."""
         work = Work()
         drain = Drain(StrictClock(), work, DEADLINE, lame_duck=30)
         drain.succeeded()
@@ -526,7 +530,7 @@ class SucceededTests(SynchronousTestCase):
         self.assertEqual(work.steps, ["going down", "last requests", "close listeners"])
 
     def test_from_the_lame_duck(self) -> None:
-        """And nobody needs more of it."""
+        """The lame duck ends at once when a successor accepts."""
         clock, work = StrictClock(), Work()
         drain = Drain(clock, work, DEADLINE, lame_duck=30)
         drain.begin()
@@ -536,8 +540,8 @@ class SucceededTests(SynchronousTestCase):
         work.listeners_closed.callback(None)
         self.assertEqual(drain.state, "finishing")
 
-    def test_from_finishing(self) -> None:
-        """One that was stopped meanwhile goes on as it was."""
+    def test_successor_changes_no_drain_under_way(self) -> None:
+        """A drain that is under way goes on as it was."""
         work = Work()
         drain = Drain(StrictClock(), work, DEADLINE)
         drain.begin()

@@ -1,4 +1,4 @@
-"""What `graceful status` and `graceful top` make of a status, of one process and of several workers."""
+"""The texts of `graceful status` and `graceful top`, for one process and for several workers."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ class StatusTextTests(SynchronousTestCase):
 
         self.addCleanup(restore)
 
-    def test_one_process(self) -> None:
-        """A plain instance has no word of workers."""
+    def test_plain_instance_shows_no_workers(self) -> None:
+        """The text of a plain instance does not mention workers."""
         self.assertEqual(text_of(PLAIN), TEXT)
 
-    def test_workers(self) -> None:
+    def test_each_worker_has_a_line(self) -> None:
         """Each has a line with what is known of it; an exchange has the id that it can be taken down by."""
         told = {
             **PLAIN,
@@ -105,8 +105,8 @@ class StatusTextTests(SynchronousTestCase):
         )
         self.assertIn("\n  4711-17  1 min 15 s  sending", text)
 
-    def test_live(self) -> None:
-        """They are in the live picture, too."""
+    def test_top_shows_workers(self) -> None:
+        """The live picture shows the workers, too."""
         for told, expected in ((PLAIN, False), ({**PLAIN, "workers": WORKERS}, True)):
             console = Console(file=io.StringIO(), width=120)
             console.print(picture(told))
@@ -115,7 +115,7 @@ class StatusTextTests(SynchronousTestCase):
             self.assertEqual("worker 2, process 4712: silent" in shown, expected)
             self.assertIn("GET /report", shown)
 
-    def test_ids(self) -> None:
+    def test_ids_are_a_number_or_pid_and_number(self) -> None:
         """An exchange is named by its number, or by its worker's process and its number."""
         for text in ("17", "4712-17"):
             self.assertEqual(exchange_id(text), text)

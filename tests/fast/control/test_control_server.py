@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.config.settings import Settings
 from graceful.control import api
-from graceful.control import control_server as desk
+from graceful.control import control_server as module
 from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlSocket
 from graceful.control.health import Health
@@ -28,47 +28,47 @@ class PlacesTests(SynchronousTestCase):
     """Status pages have addresses, too; an instance that leaves has its own until its end."""
 
     def setUp(self) -> None:
-        """Have a control path of one's own, and an address that somebody listens at."""
+        """Make a control path, and an address that another socket listens at."""
         self.path = os.path.join(directory_for(self), "site.sock")
         self.taken = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(self.taken.close)
         settings = Settings(status_listen=(f"tcp:{self.taken.getsockname()[1]}:interface=127.0.0.1",))
-        self.desk = ControlServer(settings, ServerStatus(settings), ControlSocket(self.path), SystemdNotifier({}))
-        self.addCleanup(self.desk.close)
+        self.server = ControlServer(settings, ServerStatus(settings), ControlSocket(self.path), SystemdNotifier({}))
+        self.addCleanup(self.server.close)
 
-    def test_just_left(self) -> None:
-        """One that leaves between our trying and our asking cannot be asked any more: its places are free."""
+    def test_binds_when_the_old_instance_has_just_ended(self) -> None:
+        """An instance that ends before it is asked has freed its addresses: binding is tried again."""
 
         def beside(path: str) -> list[str]:
             self.taken.close()
             return [f"{path}.4711"]
 
-        self.patch(desk, "beside", beside)
-        self.desk.bind({}, None)
+        self.patch(module, "beside", beside)
+        self.server.bind({}, None)
 
-    def test_taken(self) -> None:
-        """Somebody else's are not."""
+    def test_refuses_an_address_of_another_program(self) -> None:
+        """The address of another program is not freed, and is an error."""
         with self.assertRaises(BindError):
-            self.desk.bind({}, None)
+            self.server.bind({}, None)
 
-    def test_order(self) -> None:
-        """Whoever does not find our path any more finds our places free."""
+    def test_frees_addresses_before_the_path(self) -> None:
+        """When the control path is gone, the addresses are free already."""
         self.taken.close()
-        self.desk.bind({}, None)
+        self.server.bind({}, None)
         free: list[bool] = []
-        door: Any = SimpleNamespace(close=lambda: free.append(os.path.exists(self.path)))
-        self.desk._doors.append(door)
-        self.desk.close()
+        site: Any = SimpleNamespace(close=lambda: free.append(os.path.exists(self.path)))
+        self.server._sites.append(site)
+        self.server.close()
         self.assertEqual((free, os.path.exists(self.path)), ([True], False))
 
 
 class ConnectedTests(Case):
-    """A desk without any listening socket, as a worker has it: for one client, to the end of either."""
+    """A control server without any listening socket, as a worker has it: for one client, to the end of either."""
 
     def setUp(self) -> None:
         """Have an instance, and a supervisor that is connected to it."""
         super().setUp()
-        self.patch(desk, "on", lambda reactor: self.clock)
+        self.patch(module, "on", lambda reactor: self.clock)
         self.clock: Any = SimpleNamespace(
             seconds=lambda: 0.0, start=lambda: None, stop=lambda: None, callLater=lambda *ignored: None
         )
@@ -82,24 +82,26 @@ class ConnectedTests(Case):
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
         )
-        self.status.of(instance, cast(Any, None), cast(Any, SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0)))
+        self.status.read_from(
+            instance, cast(Any, None), cast(Any, SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0))
+        )
         self.supervisor, ours = socket.socketpair()
         self.addCleanup(self.supervisor.close)
-        self.desk = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))
-        self.addCleanup(self.desk.close)
-        self.desk.serve(ours)
+        self.server = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))
+        self.addCleanup(self.server.close)
+        self.server.serve(ours)
 
     def ask(self, request: bytes) -> tuple[int, Any]:
         """Ask; what is answered."""
         self.supervisor.sendall(request)
-        assert self.desk._hub is not None
-        self.desk._hub.doRead()
+        assert self.server._hub is not None
+        self.server._hub.doRead()
         head, _, said = self.supervisor.recv(65536).partition(b"\r\n\r\n")
         return int(head.split()[1]), json.loads(said)
 
-    def test_tally(self) -> None:
-        """The supervisor is told everything in one answer; what has ended is counted from the start."""
-        self.desk.open(self.engine.reactor, cast(Any, None))
+    def test_tally_counts_from_the_start(self) -> None:
+        """The supervisor gets everything in one answer; what has ended is counted from the start."""
+        self.server.open(self.engine.reactor, cast(Any, None))
         client, exchange = self.ask_engine()
         code, told = self.ask(b"GET /tally HTTP/1.1\r\nHost: localhost\r\n\r\n")
         self.assertEqual((code, told["in_flight_count"], told["tally"]["ended"][2][0]), (200, 1, 0))
@@ -110,14 +112,14 @@ class ConnectedTests(Case):
         client.close()
 
     def ask_engine(self) -> tuple[Any, Any]:
-        """A request of somebody else's, at the instance itself."""
+        """A request of a client, at the instance itself."""
         client = self.engine.connect().send(get(1))
         return client, self.engine.asked[-1]
 
-    def test_orders(self) -> None:
-        """They are obeyed, and said to be the supervisor's in the log."""
+    def test_logs_orders_as_the_supervisors(self) -> None:
+        """Orders are obeyed, and the log says that they are the supervisor's."""
         left: list[bool] = []
-        self.desk.open(self.engine.reactor, cast(Any, SimpleNamespace(leave=lambda: left.append(True))))
+        self.server.open(self.engine.reactor, cast(Any, SimpleNamespace(leave=lambda: left.append(True))))
         said: list[str] = []
 
         def said_by(connection: Connection) -> str:
@@ -129,20 +131,20 @@ class ConnectedTests(Case):
         self.assertEqual((code, told["state"], left, said), (200, "starting", [True], ["localhost"]))
 
     def test_a_supervisor_that_is_stuck(self) -> None:
-        """It may say nothing, or read nothing, for as long as it lives."""
-        self.desk.open(self.engine.reactor, cast(Any, None))
-        (door,) = self.desk._doors
+        """The supervisor may send nothing, or read nothing, for as long as it lives."""
+        self.server.open(self.engine.reactor, cast(Any, None))
+        (site,) = self.server._sites
         for days in (0, 1, 30):
-            door.sweep(days * 86_400.0)
+            site.sweep(days * 86_400.0)
         self.assertEqual(self.ask(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")[0], 200)
         for days in (31, 60):
-            door.sweep(days * 86_400.0)
+            site.sweep(days * 86_400.0)
         self.assertEqual(self.ask(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")[0], 200)
 
-    def test_the_end(self) -> None:
-        """Its connection ends with the instance, also if that has never been open."""
-        self.desk.open(self.engine.reactor, cast(Any, None))
-        self.desk.end(DrainResult(0, 1.0, 1, 0, 0))
+    def test_connection_ends_with_the_instance(self) -> None:
+        """The supervisor's connection ends with the instance, also if control was never open."""
+        self.server.open(self.engine.reactor, cast(Any, None))
+        self.server.end(DrainResult(0, 1.0, 1, 0, 0))
         self.assertEqual(self.supervisor.recv(1), b"")
         supervisor, ours = socket.socketpair()
         self.addCleanup(supervisor.close)

@@ -1,4 +1,4 @@
-"""The control socket's path: taken, passed on, replaced, and never somebody else's."""
+"""The control socket's path: taken, passed on, replaced, and never taken from an instance that serves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PathTests(SynchronousTestCase):
         self.patch(module, "ControlClient", self.client)
 
     def client(self, path: str, timeout: float | None) -> Any:
-        """What connects to a server: to one that is in `state`, if anybody listens."""
+        """Connects to a server: to one that is in `state`, if a process listens."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(path)
@@ -73,8 +73,8 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.directory), [])
         control.remove()
 
-    def test_release(self) -> None:
-        """One that leaves lives on beside the path, and leaves a successor's alone."""
+    def test_release_moves_the_socket_beside_the_path(self) -> None:
+        """A leaving instance lives on beside the path, and leaves a successor's socket alone."""
         first = self.bind()
         first.release()
         self.assertEqual(beside(self.path), [f"{self.path}.{os.getpid()}"])
@@ -86,7 +86,7 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(os.listdir(self.directory), ["graceful.sock"])
 
     def test_one_that_leaves_is_moved(self) -> None:
-        """One that could not give the path up itself is moved aside, and can still be reached."""
+        """An instance that could not give the path up itself is moved aside, and can still be reached."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as old:
             old.bind(self.path)
             old.listen(5)
@@ -109,8 +109,8 @@ class PathTests(SynchronousTestCase):
             control = self.bind(demanded=False)
             self.assertEqual(control.where, f"{self.path}.{os.getpid()}")
 
-    def test_stale(self) -> None:
-        """What dead instances have left is replaced and cleared; a file that is no socket is nobody's to remove."""
+    def test_replaces_files_of_dead_instances(self) -> None:
+        """Files of dead instances are replaced and removed; a file that is no socket is left alone."""
         for name in ("graceful.sock", "graceful.sock.1", "graceful.sock.22"):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
                 dead.bind(os.path.join(self.directory, name))
@@ -123,8 +123,8 @@ class PathTests(SynchronousTestCase):
             self.bind()
         self.assertTrue(os.path.isfile(self.path))
 
-    def test_no_directory(self) -> None:
-        """Where no socket can be made, a start that did not ask for one goes on."""
+    def test_starts_without_a_socket_that_was_not_asked_for(self) -> None:
+        """A start that did not ask for a socket goes on where none can be made."""
         self.path = os.path.join(self.directory, "none", "graceful.sock")
         with self.assertRaises(ControlError) as caught:
             self.bind()
@@ -133,7 +133,7 @@ class PathTests(SynchronousTestCase):
         self.path = os.path.join(self.directory, "x" * 120)
         self.assertIsNone(self.bind(demanded=False).where)
 
-    def test_forked(self) -> None:
+    def test_forked_child_removes_nothing(self) -> None:
         """A child of the process has nothing to remove."""
         control = self.bind()
         self.patch(module.os, "getpid", lambda: 12345)

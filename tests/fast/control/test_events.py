@@ -12,7 +12,7 @@ from graceful.control.events import HISTORY, MOST, Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import ReadApi
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.server.server_status import ServerStatus
 from tests.fast.doubles import Case, get
 
@@ -29,7 +29,7 @@ class StatusPoller(Case):
         for number in range(50):
             self.served.connect().send(get(number))
         self.status = ServerStatus(self.served.site.settings)
-        self.status.enter("serving")
+        self.status.enter(State.SERVING)
         instance: Any = SimpleNamespace(
             site=self.served.site,
             clock=SimpleNamespace(seconds=lambda: 0.0),
@@ -39,7 +39,7 @@ class StatusPoller(Case):
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
         )
-        self.status.engine = instance
+        self.status.inputs = instance
         self.events = Events(self.status)
         self.reading = ReadApi(self.status, self.events, Metrics(self.status), None)
         self.engine.site.serve(self.reading)
@@ -55,9 +55,9 @@ class StatusPoller(Case):
 class EventsTests(StatusPoller):
     """Those who look."""
 
-    def test_pictures(self) -> None:
+    def test_first_event_has_history_last_has_the_end(self) -> None:
         """The first one has the history, each later one only what is now, and the last one how it ended."""
-        self.events.second()
+        self.events.remember_load()
         client = self.engine.connect().send(LOOK)
         ((name, first),) = self.told(client.take())
         self.assertEqual((name, first["history"], first["in_flight_count"]), ("status", [50], 50))
@@ -82,8 +82,8 @@ class EventsTests(StatusPoller):
         self.events.tick()
         self.assertGreater(len(client.take()), before // 3)
 
-    def test_leaving(self) -> None:
-        """One that leaves is forgotten, also if it only says that it will send nothing more."""
+    def test_forgets_clients_that_leave(self) -> None:
+        """A client that leaves is forgotten, also if it only says that it will send nothing more."""
         one, other = self.engine.connect().send(LOOK), self.engine.connect().send(LOOK)
         one.take(), other.take()
         one.finish()
@@ -91,19 +91,19 @@ class EventsTests(StatusPoller):
         self.events.tick()
         self.assertEqual((len(self.events), self.engine.open), (0, 0))
 
-    def test_bounds(self) -> None:
-        """There are never more than so many who look, nor more seconds than so many remembered."""
+    def test_readers_and_history_are_bounded(self) -> None:
+        """The number of readers and the length of the history have a limit."""
         for _ in range(HISTORY + 10):
-            self.events.second()
+            self.events.remember_load()
         clients = [self.engine.connect().send(LOOK) for _ in range(MOST + 1)]
         self.assertIn(b" 503 ", clients[-1].take())
         self.assertEqual(len(self.told(clients[0].take())[0][1]["history"]), HISTORY)
         for client in clients:
             client.close()
 
-    def test_nobody_looks(self) -> None:
-        """No picture is made for nobody."""
-        self.patch(self.events, "_picture", None)
+    def test_makes_no_status_without_readers(self) -> None:
+        """No status is made without readers."""
+        self.patch(self.events, "_snapshot", None)
         self.events.tick()
         self.events.end()
 
@@ -112,7 +112,7 @@ class OrdersTests(StatusPoller):
     """Orders at the control socket."""
 
     def setUp(self) -> None:
-        """Have somebody who obeys."""
+        """Make orders that are written down."""
         super().setUp()
         self.patch(api, "said_by", lambda connection: "a test")
         self.given: list[Any] = []
@@ -127,7 +127,7 @@ class OrdersTests(StatusPoller):
 
             def stop(self, quiet: bool, deadline: float | None) -> None:
                 test.given.append((quiet, deadline))
-                test.status.enter("finishing")
+                test.status.enter(State.FINISHING)
                 test.status.ending = DrainResult(0, 0.0, 0, 0, 0)
 
             def extend(self, seconds: float) -> None:
@@ -148,8 +148,8 @@ class OrdersTests(StatusPoller):
         client.close()
         return int(head.split()[1]), json.loads(said)
 
-    def test_orders(self) -> None:
-        """Each does what it says, and answers with the status."""
+    def test_orders_are_answered_with_the_status(self) -> None:
+        """Each order has its effect, and is answered with the status."""
         self.assertEqual(self.order("/leave")[0], 200)
         self.assertEqual(self.order("/enter")[1]["state"], "serving")
         self.assertEqual(self.order("/extend", b'{"seconds": -5}')[0], 200)
@@ -158,15 +158,15 @@ class OrdersTests(StatusPoller):
         self.assertEqual(self.given, ["leave", "enter", -5.0])
 
     def test_stop_that_ends_at_once(self) -> None:
-        """One that waits for the end is answered with the last word, even if that is here already."""
+        """A client that waits for the end gets the last word, even if the end has come already."""
         code, word = self.order("/stop", b'{"quiet": true, "deadline": 3, "wait": "gone"}')
         self.assertEqual((code, word["exit_status"]), (200, 0))
         self.assertEqual(self.given, [(True, 3.0)])
         self.assertFalse(self.control.obeying)
         self.assertEqual(self.order("/enter")[0], 409)
 
-    def test_while_starting(self) -> None:
-        """Before there is anything to order, that is said."""
+    def test_refuses_orders_while_starting(self) -> None:
+        """Orders are refused with 503 while the instance starts."""
         self.control.orders = None
         self.assertEqual(self.order("/stop")[0], 503)
         self.assertEqual(self.given, [])

@@ -1,4 +1,4 @@
-"""What a balancer is told."""
+"""The health that a balancer is told."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class HealthTests(Case):
         self.engine.site.serve(self.engine.handler)
 
     def told(self, path: str = "/+haproxy", method: str = "GET") -> tuple[int, bytes]:
-        """What is answered; the application has not been asked."""
+        """Returns the answer; the application has not been asked."""
         client = self.engine.connect().send(ask(path, method))
         (answer,) = parse_answers(client.take(), method)
         self.assertEqual(self.engine.asked, [])
         client.close()
         return answer.status, answer.body
 
-    def test_states(self) -> None:
-        """It serves; it is out by order, and in again; and once it goes down no order brings it back."""
+    def test_going_down_cannot_be_undone(self) -> None:
+        """Health is serving, away by order, and serving again; going down is for good."""
         serving, away = (200, b"serving, version 1.2\n"), (503, b"away, version 1.2\n")
         down = 503, b"going down, version 1.2\n"
         steps = [(lambda: None, serving), (self.health.enter, serving), (self.health.leave, away)]
@@ -42,8 +42,8 @@ class HealthTests(Case):
             self.assertEqual(self.told(), expected)
         self.nothing_left()
 
-    def test_methods(self) -> None:
-        """HEAD has no body; OPTIONS, which HAProxy sends by default, is answered likewise; others are not known."""
+    def test_answers_head_and_options(self) -> None:
+        """HEAD has no body; OPTIONS, HAProxy's default, is answered as GET is; other methods are refused."""
         self.assertEqual(self.told(method="HEAD"), (200, b""))
         self.assertEqual(self.told(method="OPTIONS")[0], 200)
         self.assertEqual(self.told(method="POST")[0], 405)
@@ -54,7 +54,7 @@ class HealthTests(Case):
         self.engine.connect().send(ask("/+haproxyish")).send(ask("/"))
         self.assertEqual([exchange.target for exchange in self.engine.asked], [b"/+haproxyish"])
 
-    def test_pipelined(self) -> None:
+    def test_pipelined_answer_waits_its_turn(self) -> None:
         """Behind a request that the application answers, it is told when its turn comes, by whichever thread."""
         client, first = self.ask()
         client.send(ask("/+haproxy"))
@@ -62,14 +62,14 @@ class HealthTests(Case):
         self.assertEqual(self.bodies(client), [b"first", b"serving, version 1.2\n"])
 
     def test_client_has_left(self) -> None:
-        """A client that is gone by then is nobody's trouble."""
+        """A client that has gone by then causes no error."""
         client, _ = self.ask()
         exchange = Exchange(client.connection)
         exchange.id, exchange.method, exchange.target = 99, "GET", b"/+haproxy"
         self.assertTrue(self.health.answer(exchange))
 
-    def test_status(self) -> None:
-        """The status that means "no more" can be chosen."""
+    def test_going_down_status_can_be_chosen(self) -> None:
+        """The status that means "no more requests" can be chosen."""
         self.health = Health("/x", 404)
         self.health.leave()
         self.engine = type(self.engine)(self)

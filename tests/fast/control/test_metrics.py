@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from graceful.control import metrics as module
 from graceful.control.counters import BOUNDS, Counters
 from graceful.control.health import Health
-from graceful.control.metrics import STATES, Metrics
-from graceful.drain import DrainResult
+from graceful.control.metrics import Metrics
+from graceful.drain import DrainResult, State
 from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 from tests.fast.doubles import Case, get
@@ -24,9 +24,9 @@ def ended(status: int, seconds: float, *, download: bool = False, sent: int = 0)
 
 
 class TallyTests(Case):
-    """What has ended, by the threads that end it."""
+    """Counting of exchanges by the threads that end them."""
 
-    def test_threads(self) -> None:
+    def test_loses_no_count_of_any_thread(self) -> None:
         """No count of any thread is lost, and everything is handed on."""
         seen: list[Any] = []
         tally = Counters(seen.append)
@@ -45,7 +45,7 @@ class TallyTests(Case):
         self.assertEqual(len(seen), 8000)
         self.assertAlmostEqual(row[-1], 160.0)
 
-    def test_places(self) -> None:
+    def test_counts_in_bucket_and_class(self) -> None:
         """Each duration is in the first bucket that is not less, each status in its class."""
         tally = Counters(None)
         for seconds in (0.0, 0.001, 0.0011, 1000.0):
@@ -74,13 +74,13 @@ class MetricsTests(Case):
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
         )
-        self.status.engine = self.instance
+        self.status.inputs = self.instance
         self.metrics = Metrics(self.status)
         self.metrics.count()
 
     def read(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        """What Prometheus' own parser makes of the text, after checking its form."""
-        text = self.metrics.render(self.status.picture(0))
+        """Returns what Prometheus' own parser makes of the text, after checking its form."""
+        text = self.metrics.render(self.status.snapshot_with_counters(0))
         found = {}
         for family in text_string_to_metric_families(text.decode()):
             self.assertTrue(family.name.startswith("graceful_"), family.name)
@@ -90,8 +90,8 @@ class MetricsTests(Case):
                 found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
         return found
 
-    def test_in_flight(self) -> None:
-        """What is in flight is there by its phase, each phase always, and what has ended is counted once."""
+    def test_every_phase_has_a_value(self) -> None:
+        """Exchanges in flight are counted by phase, each phase always; an exchange that has ended is counted once."""
         client, exchange = self.ask()
         told = self.read()
         phases = {labels[0][1] for name, labels in told if name == "graceful_in_flight_exchanges"}
@@ -105,18 +105,18 @@ class MetricsTests(Case):
         self.assertEqual(told["graceful_request_duration_seconds_bucket", (("le", "+Inf"),)], 1)
         client.close()
 
-    def test_states(self) -> None:
-        """Just one state is 1, whatever it is; and the deadline is only told while it runs."""
-        for state in STATES:
+    def test_exactly_one_state_is_1(self) -> None:
+        """Exactly one state is 1; the deadline has a value only while it runs."""
+        for state in State:
             self.status.enter(state)
             told = self.read()
             ones = [labels[0][1] for (name, labels), value in told.items() if name == "graceful_state" and value]
             self.assertEqual(ones, [state])
         self.assertNotIn(("graceful_deadline_seconds", ()), told)
 
-    def test_the_end(self) -> None:
-        """What was taken down and abandoned is told."""
-        self.status.way = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
+    def test_shows_taken_down_and_abandoned(self) -> None:
+        """Exchanges taken down and threads abandoned have their metrics."""
+        self.status.progress = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
         self.status.ending = DrainResult(71, 1.0, 3, 2, 1)
         told = self.read()
         self.assertEqual(told["graceful_taken_down_total", ()], 2)

@@ -1,4 +1,4 @@
-"""A machine for deploys that exists in memory: its clock is turned by whoever waits on it.
+"""A machine for deploys that exists in memory: waiting turns its clock.
 
 What happens on it is written down in one list, across processes, commands and HAProxys, so that a test can say in
 which order things must come.
@@ -13,7 +13,7 @@ from attrs import evolve
 
 from graceful.deploy.haproxy import HAProxyError, ServerState, Traffic, Unreachable
 from graceful.deploy.host import ProcessError, Reply
-from graceful.deploy.journal import Ledger
+from graceful.deploy.journal import FoundServers
 from graceful.deploy.orchestrator import Orchestrator
 from graceful.deploy.plan import Plan, PlannedInstance
 
@@ -49,7 +49,7 @@ class MemoryProcess:
         self.machine = machine
 
     def status(self) -> Mapping[str, Any]:
-        """What it says."""
+        """Returns its status."""
         if self.silent or self.dead:
             raise ProcessError(f"process {self.pid} has not answered")
         now = self.machine.now
@@ -75,7 +75,7 @@ class MemoryProcess:
         self.leave()
 
     def leave(self) -> None:
-        """It begins to stop, by whatever."""
+        """Begin to stop, by an order or a signal."""
         if self.began is None:
             self.began = self.machine.now
             self.state = "closing"
@@ -111,15 +111,15 @@ class MemoryProcess:
         return self.dead
 
     def last_word(self) -> Mapping[str, Any] | None:
-        """How its drain ended."""
+        """Returns how its drain ended."""
         return self.word
 
     def close(self) -> None:
-        """Nobody asks any more."""
+        """Close the connections to it."""
 
 
 class MemoryCommand:
-    """A command that has ended, or runs until somebody says how it ends."""
+    """A command that has ended, or runs until the test says how it ends."""
 
     def __init__(self, status: int | None) -> None:
         self.ended: int | None = status
@@ -129,11 +129,11 @@ class MemoryCommand:
         return self.ended
 
     def said(self) -> list[str]:
-        """What it has said."""
+        """Returns its output."""
         return ["what it said"]
 
     def leave(self) -> None:
-        """It may run on."""
+        """Let it run on."""
 
 
 class MemoryQuestion:
@@ -165,7 +165,7 @@ class MemoryHAProxy:
         }
 
     def level(self) -> str:
-        """What we may do."""
+        """Returns the level of the connection."""
         self.check()
         return "admin"
 
@@ -237,11 +237,11 @@ class LocalHost:
         self.events.append(what)
 
     def tell(self, name: str | None, step: str, text: str, **values: Any) -> None:
-        """What the deploy says."""
+        """Record an event of the deploy."""
         self.told.append((name, step, text))
 
     def said(self, step: str) -> list[str]:
-        """What was said in a step."""
+        """Returns the texts of a step."""
         return [text for _, word, text in self.told if word == step]
 
     def later(self, seconds: float, do: Callable[[], object]) -> None:
@@ -263,7 +263,7 @@ class LocalHost:
         return process
 
     def starts(self, control: str, after: float = 1.0) -> Callable[[], int | None]:
-        """What a command does that starts a server."""
+        """Do what a command does that starts a server."""
 
         def run() -> int:
             self.later(after, lambda: self.process(control))
@@ -293,12 +293,12 @@ class LocalHost:
         self.now = end
 
     def serving(self, control: str) -> MemoryProcess | None:
-        """Who answers."""
+        """Returns the server that answers."""
         process = self.serving_at.get(control)
         return process if process is not None and not process.dead and process.state != "finishing" else None
 
     def leaving(self, control: str) -> list[MemoryProcess]:
-        """Who leaves."""
+        """Returns the servers that leave."""
         found = list(self.leaving_at.get(control, []))
         process = self.serving_at.get(control)
         if process is not None and process.state == "finishing":
@@ -351,7 +351,7 @@ class Rehearsal:
         for name in names:
             self.machine.commands[f"start {name}"] = self.machine.starts(name)
         self.plan = Plan(path="/deploy.toml", instances=tuple(instances), haproxy=tuple(addresses), **plan)
-        self.ledger = Ledger()
+        self.found_servers = FoundServers()
         self.conductor: Orchestrator | None = None
 
     @property
@@ -364,8 +364,8 @@ class Rehearsal:
         self.plan = evolve(self.plan, instances=tuple(evolve(instance, **values) for instance in self.plan.instances))
 
     def conduct(self) -> Orchestrator:
-        """What deploys it."""
-        self.conductor = Orchestrator(self.plan, self.machine, self.haproxys, self.machine.tell, self.ledger)
+        """Returns the orchestrator."""
+        self.conductor = Orchestrator(self.plan, self.machine, self.haproxys, self.machine.tell, self.found_servers)
         return self.conductor
 
     def deploy(self) -> dict[str, Any]:
@@ -373,5 +373,5 @@ class Rehearsal:
         return self.conduct().run()
 
     def states(self) -> list[str]:
-        """How the servers of the first HAProxy are."""
+        """Returns the servers of the first HAProxy."""
         return [state.state for state in self.haproxy.backends["app"].values()]

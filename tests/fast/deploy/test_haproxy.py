@@ -60,7 +60,7 @@ class RuntimeTests(SynchronousTestCase):
         thread.start()
         self.addCleanup(thread.join)
 
-    def test_servers(self) -> None:
+    def test_reads_columns_by_name(self) -> None:
         """States, weights and checks are read by the names of their columns."""
         self.answer(STATES)
         found = self.runtime.servers("site")
@@ -78,8 +78,8 @@ class RuntimeTests(SynchronousTestCase):
         )
         self.assertEqual([name for name, state in found.items() if state.up], ["one"])
 
-    def test_traffic(self) -> None:
-        """What has come to a server, and what is held of it."""
+    def test_reads_the_traffic_of_a_server(self) -> None:
+        """Requests, queue, status, check and cookie of a server are read."""
         self.answer(TRAFFIC)
         one = self.runtime.traffic("site", "one")
         self.assertEqual(self.heard, b"show stat site 4 -1\n")
@@ -91,8 +91,8 @@ class RuntimeTests(SynchronousTestCase):
         self.answer(TRAFFIC)
         self.assertRaises(HAProxyError, self.runtime.traffic, "site", "three")
 
-    def test_orders(self) -> None:
-        """An empty line is obedience."""
+    def test_only_an_empty_answer_is_success(self) -> None:
+        """An order is obeyed if it is answered by an empty line; any other answer is an error."""
         for order, sent in (
             (lambda: self.runtime.set_state("app", "one", "drain"), b"set server app/one state drain\n"),
             (lambda: self.runtime.set_check("app", "one", "health", False), b"disable health app/one\n"),
@@ -103,7 +103,7 @@ class RuntimeTests(SynchronousTestCase):
             self.assertEqual(self.heard, sent)
 
     def test_errors_are_text(self) -> None:
-        """Whatever else comes is an error, in one line."""
+        """Any other answer is an error, in one line."""
         for said, expected in (
             ("No such server.\n\n", "set server app/one state drain: No such server."),
             ("Permission denied\n\n", "set is denied: its stats socket needs `level admin`"),
@@ -114,13 +114,13 @@ class RuntimeTests(SynchronousTestCase):
         self.answer("Can't find backend.\n\n")
         self.assertIn("backend nope: Can't find", str(self.assertRaises(HAProxyError, self.runtime.servers, "nope")))
 
-    def test_level(self) -> None:
-        """What we may do."""
+    def test_tells_the_level_of_the_connection(self) -> None:
+        """The level of the connection is read."""
         self.answer("admin\n\n")
         self.assertEqual(self.runtime.level(), "admin")
 
-    def test_unreachable(self) -> None:
-        """Nobody there, one who hangs up, one who says nothing: it may be restarting."""
+    def test_no_answer_is_unreachable(self) -> None:
+        """No listener, a closed connection and silence are `Unreachable`: HAProxy may be restarting."""
         self.answer("")
         self.assertIn("hung up", str(self.assertRaises(Unreachable, self.runtime.level)))
         self.patch(__import__("graceful.deploy.haproxy", fromlist=["x"]), "ANSWERS_IN", 0.05)

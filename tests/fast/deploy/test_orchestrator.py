@@ -38,12 +38,12 @@ class ParallelTests(SynchronousTestCase):
         verdict = rehearsal.deploy()
         return fewest, verdict
 
-    def test_one(self) -> None:
-        """One after the other: four of five are always up."""
+    def test_one_at_a_time_keeps_four_of_five_up(self) -> None:
+        """With one instance at a time, four of five are always up."""
         fewest, verdict = self.fewest_up()
         self.assertEqual((fewest, verdict["result"]), (4, "deployed"))
 
-    def test_two(self) -> None:
+    def test_two_at_once_keep_three_of_five_up(self) -> None:
         """Two at once are faster, and three are always up."""
         slow = self.fewest_up()[1]["seconds"]
         fewest, verdict = self.fewest_up(parallel=2)
@@ -51,7 +51,7 @@ class ParallelTests(SynchronousTestCase):
         self.assertLess(verdict["seconds"], slow * 0.8)
 
     def test_min_up_is_kept(self) -> None:
-        """All at once, but two others must be up: the rest waits for its turn, and nobody waits for ever."""
+        """All at once, but two others must be up: the other instances wait, and none waits for ever."""
         fewest, verdict = self.fewest_up(parallel=5, min_up=2)
         self.assertEqual((fewest, verdict["result"]), (2, "deployed"))
 
@@ -82,15 +82,15 @@ class EarlyEndTests(SynchronousTestCase):
             rehearsal.machine.later(moment, interrupt)
         return rehearsal, conductor.run()
 
-    def test_once(self) -> None:
-        """What is under way is brought to its end; nothing else is begun."""
+    def test_first_interrupt_finishes_what_is_under_way(self) -> None:
+        """Rollouts under way are brought to their end; no other is begun."""
         rehearsal, verdict = self.interrupt(1.0)
         self.assertEqual([one["result"] for one in verdict["instances"]], ["deployed", "untouched", "untouched"])
         self.assertEqual(verdict["result"], "interrupted")
         self.assertEqual(rehearsal.states(), ["ready", "ready", "ready"])
 
-    def test_twice(self) -> None:
-        """Everything is left where it is, it is said where, and the next deploy begins with it."""
+    def test_second_interrupt_leaves_everything_where_it_is(self) -> None:
+        """Everything is left where it is, the log tells where, and the next deploy begins with it."""
         rehearsal, verdict = self.interrupt(1.0, 1.5)
         self.assertEqual([one["result"] for one in verdict["instances"]], ["interrupted", "untouched", "untouched"])
         self.assertEqual((verdict["instances"][0]["step"], verdict["result"]), ("start", "interrupted"))
@@ -102,7 +102,7 @@ class EarlyEndTests(SynchronousTestCase):
         self.assertEqual(rehearsal.states(), ["ready", "ready", "ready"])
 
     def test_while_old_ones_finish(self) -> None:
-        """They go on without us, and the verdict says so."""
+        """Old processes go on without the deploy, and the verdict says so."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.olds["app1"].finishes_in = 100.0
         conductor = rehearsal.conduct()
@@ -111,7 +111,7 @@ class EarlyEndTests(SynchronousTestCase):
         self.assertEqual((verdict["result"], verdict["still_leaving"]), ("deployed", 1))
         self.assertApproximates(verdict["seconds"], 50, 1)
 
-    def test_before(self) -> None:
+    def test_failing_before_command_touches_nothing(self) -> None:
         """A version that cannot be imported touches nothing."""
         rehearsal = Rehearsal(before="check it")
         rehearsal.machine.commands["check it"] = lambda: 1
@@ -132,10 +132,10 @@ class EarlyEndTests(SynchronousTestCase):
 
 
 class PreviewTests(SynchronousTestCase):
-    """What would be done, and what stands in its way."""
+    """The preview: what would be done, and what would stop it."""
 
-    def test_plan(self) -> None:
-        """It says how everything is, and what would be done, and touches nothing."""
+    def test_preview_touches_nothing(self) -> None:
+        """The preview shows how everything is and what would be done, and touches nothing."""
         rehearsal = Rehearsal(before="check it")
         lines, problems = preview(rehearsal.plan, rehearsal.machine, rehearsal.haproxys)
         self.assertEqual(problems, [])
@@ -149,15 +149,15 @@ class PreviewTests(SynchronousTestCase):
             self.assertIn(part, text)
         self.assertEqual(rehearsal.machine.events, [])
 
-    def test_level(self) -> None:
-        """A stats socket at which we may only look is found out before anything is touched."""
+    def test_finds_a_read_only_stats_socket(self) -> None:
+        """A stats socket that only permits reading is found before anything is touched."""
         rehearsal = Rehearsal()
         rehearsal.haproxy.level = lambda: "operator"  # type: ignore[method-assign]
         _, problems = preview(rehearsal.plan, rehearsal.machine, rehearsal.haproxys)
         self.assertEqual(problems, ["HAProxy at haproxy: its stats socket is of level operator, needs admin"])
 
-    def test_unknown_server(self) -> None:
-        """So is a server or a backend that HAProxy does not know."""
+    def test_finds_a_server_that_haproxy_does_not_know(self) -> None:
+        """A server or a backend that HAProxy does not know is found before anything is touched."""
         for servers, said in (((("app", "web1"),), "no server app/web1"), ((("www", "app1"),), "Can't find backend")):
             rehearsal = Rehearsal(count=1)
             rehearsal.change(servers=servers)
@@ -166,7 +166,7 @@ class PreviewTests(SynchronousTestCase):
 
 
 class JournalTests(SynchronousTestCase):
-    """What outlives a deploy."""
+    """The records that outlive a deploy."""
 
     def setUp(self) -> None:
         """Have a directory for records."""
@@ -181,8 +181,8 @@ class JournalTests(SynchronousTestCase):
         self.addCleanup(journal.close)
         return journal
 
-    def test_only_one(self) -> None:
-        """A second deploy is refused, and told by whom; the lock ends with the first."""
+    def test_refuses_a_second_deploy(self) -> None:
+        """A second deploy is refused, with the process of the first; the lock ends with the first."""
         first = self.journal()
         error = self.assertRaises(JournalError, Journal, self.plan)
         self.assertIn(f"another deploy of {self.plan.path} is under way: process {os.getpid()}", str(error))
@@ -190,7 +190,7 @@ class JournalTests(SynchronousTestCase):
         self.journal()
 
     def test_what_was_found(self) -> None:
-        """It is there for the next deploy until it is put back."""
+        """The record is there for the next deploy until everything is put back."""
         found = {"haproxy app/app1": Found("maint", ("agent", "health"))}
         first = self.journal()
         first.remember("app1", found)
@@ -202,19 +202,19 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(unfinished(self.plan), {})
         self.assertEqual(sorted(os.listdir(self.directory)), ["deploy.lock"])
 
-    def test_unreadable(self) -> None:
-        """What is no state is said to be none, and not believed."""
+    def test_rejects_a_broken_state_file(self) -> None:
+        """A broken state file is an error, and is not used."""
         with open(self.plan.record("state"), "w") as file:
             file.write('{"found": {"app1": 5}}')
         self.assertIn("cannot be read", str(self.assertRaises(JournalError, unfinished, self.plan)))
 
-    def test_nowhere(self) -> None:
+    def test_names_a_directory_that_cannot_be_written(self) -> None:
         """A directory that cannot be written to is said, with what to do."""
         plan = Plan(self.plan.path, self.plan.instances, records=os.path.join(self.directory, "nowhere"))
         self.assertIn("`records` in the file", str(self.assertRaises(JournalError, Journal, plan)))
 
-    def test_history(self) -> None:
-        """One line of JSON a deploy."""
+    def test_history_has_a_line_for_each_deploy(self) -> None:
+        """One line of JSON for each deploy."""
         journal = self.journal()
         for number in range(2):
             journal.append({"number": number})
@@ -223,9 +223,9 @@ class JournalTests(SynchronousTestCase):
 
 
 class VerdictTests(SynchronousTestCase):
-    """How it is told."""
+    """The texts of a verdict."""
 
-    def test_good(self) -> None:
+    def test_verdict_has_a_line_for_each_instance(self) -> None:
         """In a line for the deploy and one for each instance."""
         verdict = Rehearsal().deploy()
         self.assertFalse(interrupted_something(verdict))
@@ -234,8 +234,8 @@ class VerdictTests(SynchronousTestCase):
         self.assertRegex(lines[1], r"^  app1  deployed in \d+\.\d s, process 103$")
         self.assertEqual(len(lines), 3)
 
-    def test_interrupted_something(self) -> None:
-        """What was taken down, killed or vanished is named, and counts for `--strict`."""
+    def test_strict_counts_taken_down_killed_and_vanished(self) -> None:
+        """Exchanges taken down, and processes killed or vanished, are named, and count for `--strict`."""
         rehearsal = Rehearsal(count=3, margin=1.0)
         rehearsal.olds["app1"].taken_down = 2
         rehearsal.olds["app2"].finishes_in = None
@@ -250,8 +250,8 @@ class VerdictTests(SynchronousTestCase):
         self.assertIn("process 102 was killed, in flight: exchange 7 GET /slow, 3.0 s old", text)
         self.assertIn("process 103 has ended without a last word", text)
 
-    def test_failed(self) -> None:
-        """With the reason, and what was not touched."""
+    def test_failed_verdict_has_the_reason(self) -> None:
+        """The verdict of a failed deploy has the reason, and the instances that were not touched."""
         rehearsal = Rehearsal()
         rehearsal.machine.commands["start app1"] = lambda: 1
         lines = verdict_lines(rehearsal.deploy())
@@ -259,7 +259,7 @@ class VerdictTests(SynchronousTestCase):
         self.assertIn("start has ended with status 1", lines[1])
         self.assertIn("app2  untouched", lines[2])
 
-    def test_json(self) -> None:
+    def test_json_events_end_with_the_verdict(self) -> None:
         """Each event is an object in a line; the verdict is the last."""
         out = io.StringIO()
         events = ProgressEvents(out)
@@ -269,8 +269,8 @@ class VerdictTests(SynchronousTestCase):
         self.assertEqual((first["instance"], first["step"], first["pid"]), ("app1", "drain", 5))
         self.assertEqual((last["step"], last["result"], last["instance"]), ("verdict", "deployed", None))
 
-    def test_nobody_listens(self) -> None:
-        """A deploy goes on when its terminal is gone, or whoever has read it."""
+    def test_deploy_goes_on_without_its_terminal(self) -> None:
+        """A deploy goes on when its terminal, or the reader of its output, is gone."""
         for kind in (ProgressEvents, lambda out: Lines(out, 4)):
             reading, writing = os.pipe()
             os.close(reading)
@@ -279,7 +279,7 @@ class VerdictTests(SynchronousTestCase):
                 for _ in range(3):
                     progress.tell("app1", "drain", "out of the rotation")
 
-    def test_lines(self) -> None:
+    def test_plain_lines_show_the_end_of_a_log(self) -> None:
         """Plain lines, with the end of a log below what has failed."""
         out = io.StringIO()
         Lines(out, 4).tell("app1", "failed", "start has ended", log=["ImportError"])

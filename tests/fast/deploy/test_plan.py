@@ -58,8 +58,8 @@ class ReadTests(SynchronousTestCase):
         with open(self.path, "w") as file:
             file.write(text)
 
-    def test_everything(self) -> None:
-        """Paths begin at the file; an instance's server has its name, unless it is said."""
+    def test_paths_begin_at_the_file(self) -> None:
+        """Paths begin at the file; an instance's server has its name by default."""
         self.write(TEXT)
         found = read(self.path)
         self.assertEqual((found.parallel, found.min_up, found.margin, found.start_within), (2, 3, 10.0, 90.0))
@@ -73,8 +73,8 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(two.servers, (("app", "two"), ("api", "app2")))
         self.assertEqual((two.control, two.health, two.checks), ("/run/app2.sock", None, ()))
 
-    def test_unreadable(self) -> None:
-        """A file that is not there, or is not TOML, is said in one line."""
+    def test_unreadable_file_is_one_line(self) -> None:
+        """A file that is missing, or is not TOML, is reported in one line."""
         self.assertIn("No such file", str(self.assertRaises(PlanError, read, self.path)))
         self.write("parallel = ")
         self.assertIn("not TOML", str(self.assertRaises(PlanError, read, self.path)))
@@ -92,13 +92,13 @@ class WrongTests(SynchronousTestCase):
         error = self.assertRaises(PlanError, plan, values, "/deploy.toml")
         self.assertIn(said, str(error))
 
-    def test_least(self) -> None:
+    def test_name_control_and_start_are_enough(self) -> None:
         """A name, a control socket and a command are enough."""
         found = plan({"instance": [ONE]}, "/etc/deploy.toml")
         self.assertEqual((found.parallel, found.min_up, found.margin, found.haproxy), (1, 1, 30.0, ()))
         self.assertEqual(found.record("state"), "/etc/deploy.state")
 
-    def test_wrong(self) -> None:
+    def test_names_each_mistake(self) -> None:
         """Each mistake is named."""
         self.wrong("there is no min-up here", **{"min-up": 2})
         self.wrong("there is no [[instance]]", instance=[])
@@ -114,8 +114,8 @@ class WrongTests(SynchronousTestCase):
         self.wrong("give [haproxy] a backend", haproxy={"socket": "/s"})
         self.wrong("instance 1: expected a table", instance=[5])
 
-    def test_wrong_instance(self) -> None:
-        """Also in an instance, with its name."""
+    def test_names_the_instance_of_a_mistake(self) -> None:
+        """A mistake in an instance is reported with the instance's name."""
         for key in ("control", "start"):
             self.wrong(f"instance app1: {key} is missing", instance=[{k: v for k, v in ONE.items() if k != key}])
         self.wrong("instance 1: name is missing", instance=[{}])

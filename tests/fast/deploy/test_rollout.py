@@ -21,9 +21,9 @@ def only(events: list[str], name: str) -> list[str]:
 
 
 class OrderTests(SynchronousTestCase):
-    """What comes before what."""
+    """The order of the steps."""
 
-    def test_the_way(self) -> None:
+    def test_steps_follow_in_order(self) -> None:
         """Out, unchecked, told to stop, closed, started, healthy, good, checked again by HAProxy, in, good still."""
         rehearsal = Rehearsal(min_up=0, count=1)
         self.assertEqual(rehearsal.deploy()["result"], "deployed")
@@ -80,7 +80,7 @@ class OrderTests(SynchronousTestCase):
         self.assertLess(verdict["instances"][0]["seconds"], 12)
 
     def test_predecessors_are_waited_for_too(self) -> None:
-        """One that still leaves since an earlier deploy may have idle connections as well, and is told."""
+        """A process that leaves since an earlier deploy may have idle connections too, and is told to stop."""
         rehearsal = Rehearsal(count=1, min_up=0)
         first = rehearsal.olds["app1"]
         first.finishes_in = 50.0
@@ -106,7 +106,7 @@ class OrderTests(SynchronousTestCase):
             self.assertGreater(events.index(name.format("ready")), start)
 
     def test_an_instance_that_is_down(self) -> None:
-        """Nobody is told to stop; it is started, and HAProxy learns that it is up."""
+        """No process is told to stop; the new one is started, and HAProxy learns that it is up."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.olds["app1"].dead = True
         rehearsal.haproxy.change("app", "app1", running=False)
@@ -119,8 +119,8 @@ class OrderTests(SynchronousTestCase):
 class BalancerTests(SynchronousTestCase):
     """HAProxy's state is not ours alone."""
 
-    def test_min_up(self) -> None:
-        """It is refused when too few others are up, and nothing is touched."""
+    def test_refuses_when_too_few_others_are_up(self) -> None:
+        """The rollout is refused when too few others are up, and nothing is touched."""
         rehearsal = Rehearsal()
         rehearsal.haproxy.change("app", "app2", running=False)
         verdict = rehearsal.deploy()
@@ -136,7 +136,7 @@ class BalancerTests(SynchronousTestCase):
             self.assertEqual(rehearsal.deploy()["instances"][0]["result"], "failed", values)
 
     def test_left_as_it_was_found(self) -> None:
-        """A server that somebody has taken out by hand stays out, with the new version behind it."""
+        """A server that an operator has taken out by hand stays out, with the new version behind it."""
         for state in ("maint", "drain"):
             rehearsal = Rehearsal(count=1)
             rehearsal.haproxy.change("app", "app1", state=state, checks=())
@@ -144,8 +144,8 @@ class BalancerTests(SynchronousTestCase):
             self.assertEqual(rehearsal.states(), [state])
             self.assertEqual(rehearsal.haproxy.backends["app"]["app1"].checks, ())
 
-    def test_agent(self) -> None:
-        """What an agent says would put it back within an interval: it is not heard meanwhile."""
+    def test_agent_check_is_off_while_out(self) -> None:
+        """The agent check, which would put the server back within an interval, is off meanwhile."""
         rehearsal = Rehearsal(count=1, min_up=0)
         both = ("agent", "health")
         rehearsal.haproxy.change("app", "app1", configured=both, checks=both)
@@ -171,8 +171,8 @@ class BalancerTests(SynchronousTestCase):
         self.assertIn("app/app1 was back in the rotation, and is taken out again", rehearsal.machine.said("warning"))
         self.assertEqual(rehearsal.states(), ["ready"])
 
-    def test_cookies(self) -> None:
-        """Where clients are tied to a server, drain does not keep them away, and maint does."""
+    def test_tied_clients_need_maint(self) -> None:
+        """Clients that are tied to a server still come in drain, and not in maint."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.haproxy.cookie = "one"
         rehearsal.deploy()
@@ -180,7 +180,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertEqual(rehearsal.states(), ["ready"])
 
     def test_requests_that_still_come(self) -> None:
-        """So it is if they still come for whatever other reason."""
+        """The server is set to maint if requests still come for another reason."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.haproxy.calm = False
         rehearsal.deploy()
@@ -189,7 +189,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertIn("requests still come", rehearsal.machine.said("note")[0])
 
     def test_haproxy_is_restarted(self) -> None:
-        """It may be away for a while, at any step."""
+        """HAProxy may be away for a while, at any step."""
         for when in (0.0, 0.1, 0.3, 1.0, 1.3):
             rehearsal = Rehearsal(count=1, min_up=0)
 
@@ -202,7 +202,7 @@ class BalancerTests(SynchronousTestCase):
             self.assertEqual(rehearsal.states(), ["ready"])
             self.assertIn("it has 30 s to come back", rehearsal.machine.said("warning")[0])
 
-    def test_weight(self) -> None:
+    def test_server_without_weight_is_put_back_without(self) -> None:
         """A server without weight gets no requests, and is put back without."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.haproxy.change("app", "app1", weight=0)
@@ -219,7 +219,7 @@ class BalancerTests(SynchronousTestCase):
         verdict = rehearsal.deploy()
         self.assertEqual([one["result"] for one in verdict["instances"]], ["failed", "untouched"])
         self.assertIn("Connection refused", verdict["instances"][0]["why"])
-        self.assertEqual(rehearsal.ledger.recall("app1")["haproxy app/app1"], Found("ready", ("health",)))
+        self.assertEqual(rehearsal.found_servers.recall("app1")["haproxy app/app1"], Found("ready", ("health",)))
 
     def test_lost_before_anything_was_stopped(self) -> None:
         """The old one was not touched: it is put back at once, if HAProxy will."""
@@ -233,10 +233,10 @@ class BalancerTests(SynchronousTestCase):
         self.assertEqual(rehearsal.states(), ["ready"])
         self.assertEqual(rehearsal.haproxy.backends["app"]["app1"].checks, ("health",))
         self.assertNotIn("stop 101 quiet", rehearsal.machine.events)
-        self.assertEqual(rehearsal.ledger.recall("app1"), {})
+        self.assertEqual(rehearsal.found_servers.recall("app1"), {})
 
     def test_held_to_be_down(self) -> None:
-        """One that HAProxy cannot reach is taken out again, and the deploy fails."""
+        """A server that HAProxy cannot reach is taken out again, and the deploy fails."""
         rehearsal = Rehearsal(min_up=0)
         change = rehearsal.haproxy.change
 
@@ -250,8 +250,8 @@ class BalancerTests(SynchronousTestCase):
         self.assertIn("HAProxy holds app/app1 to be DOWN", verdict["instances"][0]["why"])
         self.assertEqual(rehearsal.states(), ["drain", "ready"])
 
-    def test_no_traffic(self) -> None:
-        """A quiet site has none; that is said, and is no failure."""
+    def test_quiet_site_is_no_failure(self) -> None:
+        """A quiet site has no traffic; that is noted, and is no failure."""
         rehearsal = Rehearsal(count=1, min_up=0)
         traffic = rehearsal.haproxy.traffic
         rehearsal.haproxy.traffic = lambda *where: evolve(traffic(*where), requests=3)  # type: ignore[method-assign]
@@ -260,16 +260,16 @@ class BalancerTests(SynchronousTestCase):
         self.assertIn("no traffic seen at app/app1 in 2 s", rehearsal.machine.said("note"))
 
     def test_left_by_an_earlier_deploy(self) -> None:
-        """What it had found counts, and its instance comes first."""
+        """The states that the interrupted deploy had found count, and its instance comes first."""
         rehearsal = Rehearsal()
-        rehearsal.ledger.remember("app2", {"haproxy app/app2": Found("ready", ("health",))})
+        rehearsal.found_servers.remember("app2", {"haproxy app/app2": Found("ready", ("health",))})
         rehearsal.haproxy.change("app", "app2", state="drain", checks=())
         verdict = rehearsal.deploy()
         self.assertEqual([one["name"] for one in verdict["instances"]], ["app2", "app1"])
         self.assertEqual(verdict["result"], "deployed")
         self.assertEqual(rehearsal.states(), ["ready", "ready"])
         self.assertEqual(rehearsal.haproxy.backends["app"]["app2"].checks, ("health",))
-        self.assertEqual(rehearsal.ledger.recall("app2"), {})
+        self.assertEqual(rehearsal.found_servers.recall("app2"), {})
 
 
 class NewVersionTests(SynchronousTestCase):
@@ -283,22 +283,22 @@ class NewVersionTests(SynchronousTestCase):
         self.assertEqual([event for event in rehearsal.machine.events if "app2" in event], [])
         return verdict["instances"][0]  # type: ignore[no-any-return]
 
-    def test_start_fails(self) -> None:
-        """It stays out, is checked as before, and the next deploy knows how it was."""
+    def test_failed_start_stays_out(self) -> None:
+        """The server stays out, is checked as before, and the next deploy knows how it was found."""
         rehearsal = Rehearsal()
         rehearsal.machine.commands["start app1"] = lambda: 1
         one = self.broken(rehearsal)
         self.assertEqual((one["result"], one["why"]), ("failed", "start has ended with status 1: start app1"))
         self.assertEqual(rehearsal.states(), ["drain", "ready"])
         self.assertEqual(rehearsal.haproxy.backends["app"]["app1"].checks, ("health",))
-        self.assertIn("haproxy app/app1", rehearsal.ledger.recall("app1"))
+        self.assertIn("haproxy app/app1", rehearsal.found_servers.recall("app1"))
         assert rehearsal.conductor is not None
         self.assertEqual(rehearsal.conductor.rollouts[0].lines, ["what it said"])
         rehearsal.machine.commands["start app1"] = rehearsal.machine.starts("app1")
         self.assertEqual(rehearsal.deploy()["result"], "deployed")
         self.assertEqual(rehearsal.states(), ["ready", "ready"])
 
-    def test_log(self) -> None:
+    def test_shows_the_end_of_the_servers_log(self) -> None:
         """The end of its log says more than the command that has started it."""
         rehearsal = Rehearsal()
         rehearsal.change(log="/app.log")
@@ -307,8 +307,8 @@ class NewVersionTests(SynchronousTestCase):
         assert rehearsal.conductor is not None
         self.assertEqual(rehearsal.conductor.rollouts[0].lines, ["the end of /app.log"])
 
-    def test_nobody_comes(self) -> None:
-        """Start has returned 0, as systemd's does for a unit that still stops, and there is no new process."""
+    def test_start_returns_without_a_new_process(self) -> None:
+        """`start` returns 0, as systemd's does for a unit that still stops, and there is no new process."""
         rehearsal = Rehearsal(start_within=45.0)
         rehearsal.machine.commands["start app1"] = lambda: 0
         one = self.broken(rehearsal)
@@ -317,19 +317,19 @@ class NewVersionTests(SynchronousTestCase):
         self.assertApproximates(one["seconds"], 45.3, 1)
 
     def test_the_old_one_is_no_new_process(self) -> None:
-        """One that was there before does not count."""
+        """A process that was there before does not count as new."""
         rehearsal = Rehearsal(min_up=0, takeover=True)
         rehearsal.machine.commands["start app1"] = lambda: 0
         one = self.broken(rehearsal)
         self.assertIn("no new process", one["why"])
 
-    def test_start_hangs(self) -> None:
-        """It runs, and nobody serves."""
+    def test_start_runs_on_without_a_new_process(self) -> None:
+        """`start` runs on, and no new process serves."""
         rehearsal = Rehearsal()
         rehearsal.machine.commands["start app1"] = lambda: None
         self.assertIn("start still runs, and no new process serves", self.broken(rehearsal)["why"])
 
-    def test_unhealthy(self) -> None:
+    def test_health_has_as_long_as_the_start(self) -> None:
         """Health has as long as the start."""
         rehearsal = Rehearsal()
         rehearsal.machine.replies["http://app1/health"] = Reply(503, "503 Service Unavailable")
@@ -352,7 +352,7 @@ class NewVersionTests(SynchronousTestCase):
         self.assertIn("has ended again", one["why"])
         self.assertLess(one["seconds"], 5)
 
-    def test_check(self) -> None:
+    def test_check_fails_after_three_tries(self) -> None:
         """Health says nothing about the application; the check does, and it gets three tries."""
         rehearsal = Rehearsal()
         rehearsal.machine.replies["http://app1/login"] = BAD
@@ -362,14 +362,14 @@ class NewVersionTests(SynchronousTestCase):
         self.assertNotIn("app/app1 ready", rehearsal.machine.events)
 
     def test_check_warms_up(self) -> None:
-        """What is wrong once is no failure."""
+        """A check that fails once is no failure."""
         rehearsal = Rehearsal()
         rehearsal.machine.replies["http://app1/login"] = BAD
         rehearsal.machine.later(1.8, rehearsal.machine.replies.clear)
         self.assertEqual(rehearsal.deploy()["result"], "deployed")
 
     def test_check_in_traffic(self) -> None:
-        """One that fails as soon as it gets requests is taken out again."""
+        """A server that fails as soon as it gets requests is taken out again."""
         rehearsal = Rehearsal()
         set_state = rehearsal.haproxy.set_state
 
@@ -382,8 +382,8 @@ class NewVersionTests(SynchronousTestCase):
         self.broken(rehearsal)
         self.assertEqual(rehearsal.states(), ["drain", "ready"])
 
-    def test_expect(self) -> None:
-        """Another status may be right."""
+    def test_check_may_expect_another_status(self) -> None:
+        """A check may expect another status than 200."""
         rehearsal = Rehearsal()
         rehearsal.change(expect=302)
         for name in ("app1", "app2"):
@@ -409,8 +409,8 @@ class RollbackTests(SynchronousTestCase):
         machine.commands["roll back"] = run
         return rehearsal
 
-    def test_good(self) -> None:
-        """It is started when the bad one has closed its sockets, checked, and put in; the deploy has failed."""
+    def test_previous_version_serves_after_a_bad_one(self) -> None:
+        """The previous version starts when the bad one has closed its sockets; the deploy has failed."""
         rehearsal = self.rehearsal()
         verdict = rehearsal.deploy()
         self.assertEqual(verdict["result"], "failed")
@@ -421,15 +421,15 @@ class RollbackTests(SynchronousTestCase):
         self.assertEqual(events[events.index("stop 103 quiet") + 1 :][:2], ["closed 103", "roll back"])
         self.assertEqual(rehearsal.states(), ["ready", "ready"])
         self.assertEqual([old["pid"] for old in one["old"]], [101, 103])
-        self.assertEqual(rehearsal.ledger.recall("app1"), {})
+        self.assertEqual(rehearsal.found_servers.recall("app1"), {})
 
-    def test_start_failed(self) -> None:
-        """There is nobody to stop."""
+    def test_rolls_back_when_there_is_nothing_to_stop(self) -> None:
+        """A new version that never started has no process to stop."""
         rehearsal = self.rehearsal()
         rehearsal.machine.commands["start app1"] = lambda: 1
         self.assertEqual(rehearsal.deploy()["instances"][0]["result"], "rolled back")
 
-    def test_bad_too(self) -> None:
+    def test_stays_out_when_the_rollback_fails(self) -> None:
         """The instance stays out of the rotation."""
         rehearsal = self.rehearsal()
         rehearsal.machine.commands["roll back"] = lambda: 3
@@ -439,7 +439,7 @@ class RollbackTests(SynchronousTestCase):
             rehearsal.machine.said("failed")[-1], "rollback: rollback has ended with status 3: roll back"
         )
         self.assertEqual(rehearsal.states(), ["drain", "ready"])
-        self.assertIn("haproxy app/app1", rehearsal.ledger.recall("app1"))
+        self.assertIn("haproxy app/app1", rehearsal.found_servers.recall("app1"))
 
     def test_not_for_haproxys_faults(self) -> None:
         """A version is not rolled back because HAProxy is away."""
@@ -458,8 +458,8 @@ class RollbackTests(SynchronousTestCase):
 class StuckTests(SynchronousTestCase):
     """Kill -9, as belt and braces."""
 
-    def test_no_answer(self) -> None:
-        """One whose control does not answer gets SIGTERM, and is waited for."""
+    def test_silent_control_gets_sigterm(self) -> None:
+        """A server whose control does not answer gets SIGTERM, and is waited for."""
         rehearsal = Rehearsal(count=1, min_up=0)
         rehearsal.olds["app1"].silent = True
         rehearsal.machine.later(0.5, lambda: setattr(rehearsal.olds["app1"], "silent", True))
@@ -470,7 +470,7 @@ class StuckTests(SynchronousTestCase):
         self.assertLess(events.index("TERM 101"), events.index("start app1"))
 
     def test_stuck_for_good(self) -> None:
-        """One that does not even heed SIGTERM is killed after the usual time, and only then the next one starts."""
+        """A process that does not heed SIGTERM is killed after the default time, and only then the new one starts."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=30.0)
         old = rehearsal.olds["app1"]
         old.silent, old.obeys = True, False
@@ -480,8 +480,8 @@ class StuckTests(SynchronousTestCase):
         self.assertApproximates(verdict["instances"][0]["seconds"], 212 + 30 + 1.5, 1)
         self.assertEqual((verdict["result"], verdict["killed"]), ("deployed", 1))
 
-    def test_outstays(self) -> None:
-        """One that does not end is killed after its own latest exit and the margin, and what it had is named."""
+    def test_kills_after_latest_exit_and_margin(self) -> None:
+        """A server that does not end is killed after its latest exit and the margin, and its exchanges are listed."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=10.0)
         old = rehearsal.olds["app1"]
         old.finishes_in, old.latest = None, 100.0
@@ -494,7 +494,7 @@ class StuckTests(SynchronousTestCase):
         self.assertEqual(verdict["result"], "deployed")
 
     def test_stopped_in_its_drain(self) -> None:
-        """One that falls silent has the time that it said last."""
+        """A process that falls silent has until the latest exit that it told last."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=10.0)
         old = rehearsal.olds["app1"]
         old.finishes_in, old.latest = None, 100.0
@@ -502,7 +502,7 @@ class StuckTests(SynchronousTestCase):
         (one,) = rehearsal.deploy()["instances"][0]["old"]
         self.assertApproximates(one["seconds"], 110, 1)
 
-    def test_extended(self) -> None:
+    def test_follows_a_deadline_that_moves(self) -> None:
         """A deadline that is moved meanwhile is followed."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=10.0)
         old = rehearsal.olds["app1"]
@@ -511,8 +511,8 @@ class StuckTests(SynchronousTestCase):
         verdict = rehearsal.deploy()
         self.assertEqual((verdict["killed"], verdict["finished"]), (0, 1))
 
-    def test_vanished(self) -> None:
-        """One that ends without a last word has a status of its own."""
+    def test_no_last_word_has_its_own_status(self) -> None:
+        """A server that ends without a last word has a status of its own."""
         rehearsal = Rehearsal(count=1, min_up=0)
         old = rehearsal.olds["app1"]
         old.finishes_in = None
@@ -522,7 +522,7 @@ class StuckTests(SynchronousTestCase):
         self.assertEqual(verdict["instances"][0]["old"][0]["exit_status"], 72)
 
     def test_may_not_kill(self) -> None:
-        """Where we may not, it is said, and not waited for for ever."""
+        """A process that may not be killed is reported, and the deploy does not wait for it."""
         rehearsal = Rehearsal(count=1, min_up=0, margin=10.0)
         old = rehearsal.olds["app1"]
         old.finishes_in, old.latest = None, 100.0
@@ -557,23 +557,23 @@ class TakeoverTests(SynchronousTestCase):
             )
         return rehearsal
 
-    def test_took_over(self) -> None:
-        """Nobody is told to stop; the old ones are followed to their end."""
+    def test_takeover_tells_no_process_to_stop(self) -> None:
+        """No process is told to stop; the old ones are followed to their end."""
         rehearsal = self.rehearsal()
         verdict = rehearsal.deploy()
         self.assertEqual((verdict["result"], verdict["finished"]), ("deployed", 2))
         self.assertEqual([event for event in rehearsal.machine.events if "stop" in event], [])
         self.assertEqual(len(rehearsal.machine.said("took over")), 2)
 
-    def test_start_fails(self) -> None:
-        """The old one serves on."""
+    def test_old_process_serves_on_when_the_start_fails(self) -> None:
+        """The old process serves on."""
         rehearsal = self.rehearsal()
         rehearsal.machine.commands["start app1"] = lambda: 1
         verdict = rehearsal.deploy()
         self.assertEqual([one["result"] for one in verdict["instances"]], ["failed", "untouched"])
         self.assertEqual(rehearsal.olds["app1"].state, "serving")
 
-    def test_no_takeover(self) -> None:
+    def test_start_without_takeover_fails(self) -> None:
         """A command that starts a second one beside the first is no takeover."""
         rehearsal = self.rehearsal()
 

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.drain import Drain
-from graceful.process.exit import LEAVING, LastLimit, latest_exit
+from graceful.process.exit import EXIT_SECONDS, LastLimit, latest_exit
 from graceful.server.server_orders import ServerOrders
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
 
@@ -73,7 +73,7 @@ class LastLimitTests(SynchronousTestCase):
         self.orders.renew_limit()
         self.assertEqual(self.orders.latest_exit(), latest_exit(10, 3600))
         self.in_flight.clear()
-        self.clock.advance(LEAVING)
+        self.clock.advance(EXIT_SECONDS)
         self.orders.renew_limit()
         self.assertEqual(len(self.armed), 2)
 
@@ -121,8 +121,8 @@ class FleetTests(SynchronousTestCase):
 
     def test_no_time(self) -> None:
         """Who has none left does not, or it would never come; and is killed just before it."""
-        for _ in range(20 + int(BEYOND - LEAVING)):
+        for _ in range(20 + int(BEYOND - EXIT_SECONDS)):
             self.pass_by(1.0)
-        self.assertEqual((self.left, self.killed), (LEAVING, 0))
+        self.assertEqual((self.left, self.killed), (EXIT_SECONDS, 0))
         self.pass_by(0.5)
-        self.assertEqual((self.left, self.killed), (LEAVING - 0.5, 1))
+        self.assertEqual((self.left, self.killed), (EXIT_SECONDS - 0.5, 1))

@@ -179,19 +179,19 @@ class StoppingTests(Case):
 
     def test_left(self) -> None:
         """Downloads are no others; everything else is, also an idle connection."""
-        self.assertEqual((self.stopping.left(), self.stopping.spared()), (False, False))
+        self.assertEqual((self.stopping.has_leftovers(), self.stopping.has_spared()), (False, False))
         client, _ = self.download(get(0) + get(1))
-        self.assertEqual((self.stopping.left(), self.stopping.spared()), (False, True))
+        self.assertEqual((self.stopping.has_leftovers(), self.stopping.has_spared()), (False, True))
         idle = self.engine.connect()
-        self.assertTrue(self.stopping.left())
+        self.assertTrue(self.stopping.has_leftovers())
         idle.close()
-        self.assertFalse(self.stopping.left())
+        self.assertFalse(self.stopping.has_leftovers())
         other, exchange = self.ask()
-        self.assertTrue(self.stopping.left())
+        self.assertTrue(self.stopping.has_leftovers())
         other.close()
-        self.assertTrue(self.stopping.left())  # its thread has not noticed yet
+        self.assertTrue(self.stopping.has_leftovers())  # its thread has not noticed yet
         self.engine.site.through(exchange)
-        self.assertFalse(self.stopping.left())
+        self.assertFalse(self.stopping.has_leftovers())
         self.leave(client)
 
     def test_take_down(self) -> None:
@@ -199,10 +199,10 @@ class StoppingTests(Case):
         self.download()
         other = self.ask()[0]
         self.stopping.take_down(False)
-        self.assertEqual((self.stopping.taken_down, self.stopping.spared()), (1, True))
+        self.assertEqual((self.stopping.taken_down, self.stopping.has_spared()), (1, True))
         other.take()
         self.stopping.take_down(True)
-        self.assertEqual((self.stopping.taken_down, self.stopping.spared()), (2, False))
+        self.assertEqual((self.stopping.taken_down, self.stopping.has_spared()), (2, False))
 
     def test_parked_are_told(self) -> None:
         """When the sockets are closed, parked requests are told, and the wait is over when all are gone."""

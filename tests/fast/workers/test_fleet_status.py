@@ -22,7 +22,7 @@ from graceful.control.counters import BOUNDS, CLASSES
 from graceful.control.events import Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
-from graceful.drain import DrainResult
+from graceful.drain import DrainResult, State
 from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Totals, sockets
@@ -49,7 +49,7 @@ def exchange(number: int, age: float, **more: Any) -> dict[str, Any]:
 
 def picture(*in_flight: dict[str, Any], finished: int = 0, **more: Any) -> dict[str, Any]:
     """What a worker says of itself."""
-    told = ServerStatus(Settings())(0) | {
+    told = ServerStatus(Settings()).snapshot(0) | {
         "state": "serving",
         "sockets": [{"name": ADDRESS, "state": "open"}],
         "in_flight": list(in_flight),
@@ -113,7 +113,7 @@ class FleetCase(SynchronousTestCase):
         self.looking = StatusPoller(cast(Any, SimpleNamespace(workers=lambda: self.workers)), self.clock)
         self.status = FleetStatus(Settings(), looking=self.looking, memory=lambda pid: pid * 1000)
         self.status.health = Health("/+haproxy")
-        self.status.enter("serving")
+        self.status.enter(State.SERVING)
 
     def hear(self, *pictures: dict[str, Any]) -> None:
         """Both say how they are."""
@@ -129,8 +129,8 @@ class TogetherTests(FleetCase):
         for heard in (False, True):
             if heard:
                 self.hear(picture(), picture())
-            self.assertEqual(list(self.status()), [*ServerStatus(Settings())(), "workers"])
-        self.status.enter("gone")
+            self.assertEqual(list(self.status.snapshot()), [*ServerStatus(Settings()).snapshot(), "workers"])
+        self.status.enter(State.GONE)
         self.status.ending = DrainResult(70, 1.5, 3, 1, 0, ("OOPS-1",))
         alone = ServerStatus(Settings())
         alone.ending = self.status.ending
@@ -142,30 +142,30 @@ class TogetherTests(FleetCase):
             picture(exchange(1, 3.0), finished=10, taken_down=1),
             picture(exchange(1, 5.0), exchange(2, 1.0), finished=5),
         )
-        told = self.status()
+        told = self.status.snapshot()
         self.assertEqual((told["in_flight_count"], told["finished"], told["taken_down"]), (3, 15, 1))
         self.assertEqual(told["threads"], {"busy": 2, "size": 40, "queued": 4})
         self.assertEqual(told["connections"], {"idle": 6, "busy": 2})
         self.assertEqual(told["sockets"], [{"name": ADDRESS, "state": "open"}])
         self.assertEqual((told["state"], told["rotation"], told["drain"]), ("serving", "in", None))
-        numbers = self.status._picture(0)["tally"]
+        numbers = self.status._with_counters(0)["tally"]
         self.assertEqual((numbers["downloaded"], numbers["queue_oldest"]), (1500, 0.25))
         self.assertEqual((numbers["ended"], numbers["phases"]["in the application"]), (rows(15), 3))
 
     def test_in_flight(self) -> None:
         """The oldest is first, whosever it is, and each has an id of its own and its worker."""
         self.hear(picture(exchange(1, 3.0), exchange(2, 2.0)), picture(exchange(1, 5.0)))
-        told = self.status()
+        told = self.status.snapshot()
         self.assertEqual([one["id"] for one in told["in_flight"]], ["4712-1", "4711-1", "4711-2"])
         self.assertEqual([one["worker"] for one in told["in_flight"]], [4712, 4711, 4711])
-        self.assertEqual([one["id"] for one in self.status(1)["in_flight"]], ["4712-1"])
-        self.assertEqual(self.status(0)["in_flight_count"], 3)
+        self.assertEqual([one["id"] for one in self.status.snapshot(1)["in_flight"]], ["4712-1"])
+        self.assertEqual(self.status.snapshot(0)["in_flight_count"], 3)
 
     def test_workers(self) -> None:
         """Each is shown, also one of whom nothing is known yet."""
         self.workers.append(WorkerProcess(self.clock, 3, 4713, "starting"))
         self.looking.heard(cast(Any, self.first), picture(exchange(1, 3.0), finished=7))
-        first, second, third = self.status()["workers"]
+        first, second, third = self.status.snapshot()["workers"]
         self.assertEqual(
             (first["number"], first["pid"], first["state"], first["memory"]), (1, 4711, "serving", 4711000)
         )
@@ -173,7 +173,7 @@ class TogetherTests(FleetCase):
         self.assertEqual((second["state"], second["in_flight_count"], second["threads"]), ("serving", None, None))
         self.assertEqual((third["number"], third["state"]), (3, "starting"))
         self.status.memory = lambda pid: None
-        self.assertIsNone(self.status()["workers"][0]["memory"])
+        self.assertIsNone(self.status.snapshot()["workers"][0]["memory"])
 
     def test_sockets(self) -> None:
         """One is open if any worker accepts there; and closed, not forgotten, when nobody does."""
@@ -185,11 +185,11 @@ class TogetherTests(FleetCase):
             told = [picture(sockets=[{"name": ADDRESS, "state": state}]) for state in states]
             self.assertEqual(sockets(told, []), {ADDRESS: expected})
         self.hear(picture(), picture(sockets=[]))
-        self.assertEqual(self.status()["sockets"], [{"name": ADDRESS, "state": "open"}])
-        self.status.enter("finishing")  # of which the workers have not told yet
-        self.assertEqual(self.status()["sockets"], [{"name": ADDRESS, "state": "closed"}])
+        self.assertEqual(self.status.snapshot()["sockets"], [{"name": ADDRESS, "state": "open"}])
+        self.status.enter(State.FINISHING)  # of which the workers have not told yet
+        self.assertEqual(self.status.snapshot()["sockets"], [{"name": ADDRESS, "state": "closed"}])
         self.workers.clear()
-        self.assertEqual(self.status()["sockets"], [{"name": ADDRESS, "state": "closed"}])
+        self.assertEqual(self.status.snapshot()["sockets"], [{"name": ADDRESS, "state": "closed"}])
 
     def test_time(self) -> None:
         """The last of the deadlines counts, and time passes while nothing is heard; before a drain there is none."""
@@ -198,26 +198,26 @@ class TogetherTests(FleetCase):
         self.hear(picture(latest_exit=100.0), picture(latest_exit=50.0, deadline=40.0, drain=drain))
         self.clock.advance(3)
         self.assertEqual((self.status.latest_exit, self.status.deadline), (100.0, None))
-        self.status.enter("finishing")
+        self.status.enter(State.FINISHING)
         self.assertEqual(self.status.deadline, 37.0)
         self.hear(picture(latest_exit=30.0, deadline=20.0, drain=drain), picture(latest_exit=25.0, drain=drain))
         self.clock.advance(1)
-        told = self.status()
+        told = self.status.snapshot()
         self.assertEqual((told["deadline"], told["latest_exit"]), (19.0, 29.0))
         self.status.own_limit = lambda: self.status.at_most + 7.0
-        self.assertEqual(self.status()["latest_exit"], 36.0)
+        self.assertEqual(self.status.snapshot()["latest_exit"], 36.0)
         self.workers.clear()
         # A signal handler asks as well: that must not change anything under whoever it interrupts.
         self.assertEqual(self.status.at_most, 29.0)
         self.assertEqual(self.looking.carried, Totals())
-        self.status()
+        self.status.snapshot()
         self.assertEqual((self.status.deadline, self.status.at_most), (None, 0.0))
 
     def test_time_of_the_silent(self) -> None:
         """The time of a worker passes that says nothing from the beginning of a drain on, as one that is stopped."""
         self.hear(picture(latest_exit=20.0), picture(latest_exit=15.0))
         self.clock.advance(5)
-        self.status.enter("closing")
+        self.status.enter(State.CLOSING)
         self.assertEqual(self.status.at_most, 20.0)
         self.clock.advance(4)
         self.assertEqual(self.status.at_most, 16.0)
@@ -232,7 +232,7 @@ class CountersTests(FleetCase):
 
     def counters(self) -> tuple[int, ...]:
         """All that Prometheus takes for one."""
-        told = self.status._picture(0)
+        told = self.status._with_counters(0)
         tally = told["tally"]
         return (
             told["finished"],
@@ -251,12 +251,12 @@ class CountersTests(FleetCase):
         self.assertEqual(self.counters(), before)
         self.hear(picture(finished=11), picture(finished=1))
         self.assertEqual(self.counters(), (32, 2, 0, 3200, 32))
-        self.assertEqual(len(self.status()["workers"]), 2)
+        self.assertEqual(len(self.status.snapshot()["workers"]), 2)
 
     def test_last_words(self) -> None:
         """Its last word counts, while it is still in the crew; an answer that comes after its end changes nothing."""
         self.hear(picture(finished=10), picture(finished=20))
-        asked = self.status.asked()
+        asked = self.status.fresh_snapshot()
         last = picture(finished=25, taken_down=3)
         last["tally"]["abandoned"] = 1
         self.looking.heard(cast(Any, self.second), last)
@@ -271,23 +271,23 @@ class CountersTests(FleetCase):
         """Only what has finished since the stop began counts for it, also of those that have ended meanwhile."""
         self.hear(picture(finished=10), picture(finished=20, drain={"began": 1.0, "finished": 9}))
         self.workers.remove(self.second)  # replaced, before
-        self.status.enter("lame-duck")
-        self.assertEqual(self.status()["drain"]["finished"], 0)
+        self.status.enter(State.LAME_DUCK)
+        self.assertEqual(self.status.snapshot()["drain"]["finished"], 0)
         self.looking.heard(cast(Any, self.first), picture(finished=12, drain={"began": 2.0, "finished": 2}))
-        self.assertEqual(self.status()["drain"]["finished"], 2)
+        self.assertEqual(self.status.snapshot()["drain"]["finished"], 2)
         self.workers.clear()
-        self.assertEqual((self.status()["drain"]["finished"], self.status()["finished"]), (2, 32))
+        self.assertEqual((self.status.snapshot()["drain"]["finished"], self.status.snapshot()["finished"]), (2, 32))
 
     def test_of_another_version(self) -> None:
         """What a worker does not tell, or tells in another shape, is not counted; nothing fails of it."""
         self.hear(picture(finished=10), picture(finished=20, tally={"ended": [[1, 2], [3]], "phases": {"new": 1}}))
-        told = self.status._picture(0)
+        told = self.status._with_counters(0)
         self.assertEqual((told["finished"], told["tally"]["ended"]), (30, rows(10)))
         self.assertEqual(told["tally"]["phases"]["new"], 1)
         bare = {"in_flight": [], "in_flight_count": 0}
         self.assertEqual(Totals().plus([bare]), Totals())
         self.hear(bare, bare)
-        self.assertEqual(self.status()["threads"], {"busy": 0, "size": 0, "queued": 0})
+        self.assertEqual(self.status.snapshot()["threads"], {"busy": 0, "size": 0, "queued": 0})
 
 
 class AskingAllTests(FleetCase):
@@ -295,19 +295,19 @@ class AskingAllTests(FleetCase):
 
     def test_all_answer(self) -> None:
         """It is there as soon as all have answered."""
-        asked = self.status.asked(5)
+        asked = self.status.fresh_snapshot(5)
         self.assertEqual((self.first.asked(), self.second.asked()), ([f"GET /tally?limit={LISTED}"],) * 2)
         self.first.says(picture(finished=1))
         self.assertNoResult(asked)
         self.second.says(picture(finished=2))
         self.assertEqual(self.successResultOf(asked)["finished"], 3)
-        self.status.asked()
+        self.status.fresh_snapshot()
         self.assertEqual(self.first.asked(), ["GET /tally"])
 
     def test_one_is_silent(self) -> None:
         """One that is stuck is waited for two seconds, and shown with what is known of it, until it answers."""
         self.hear(picture(finished=10), picture(exchange(4, 1.0), finished=20))
-        asked = self.status.asked()
+        asked = self.status.fresh_snapshot()
         self.first.says(picture(finished=11))
         self.clock.advance(SAID_IN - 0.1)
         self.assertNoResult(asked)
@@ -317,24 +317,24 @@ class AskingAllTests(FleetCase):
         self.assertEqual([worker["state"] for worker in told["workers"]], ["serving", "silent"])
         self.assertEqual(told["workers"][1]["in_flight_count"], 1)
         self.assertEqual([self.looking.silent_for(worker) for worker in (self.first, self.second)], [0, SAID_IN])
-        again = self.status.asked()
+        again = self.status.fresh_snapshot()
         self.assertNoResult(again)
         self.first.says(picture(finished=12))
         self.assertEqual(self.successResultOf(again)["finished"], 32)
         self.looking.start()
         self.first.says(picture(finished=12))
         self.second.says(picture())  # nobody waits for this any more
-        self.assertEqual(self.status()["workers"][1]["state"], "silent")
+        self.assertEqual(self.status.snapshot()["workers"][1]["state"], "silent")
         self.second.says(picture(finished=21))
-        self.assertEqual(self.status()["workers"][1]["state"], "serving")
-        again = self.status.asked()
+        self.assertEqual(self.status.snapshot()["workers"][1]["state"], "serving")
+        again = self.status.fresh_snapshot()
         self.first.says(picture(finished=12))
         self.assertNoResult(again)
 
     def test_one_vanishes(self) -> None:
         """One that ends in mid-answer holds nobody up; what it has said before is still told."""
         self.hear(picture(finished=10), picture(finished=20))
-        asked = self.status.asked()
+        asked = self.status.fresh_snapshot()
         self.first.says(picture(finished=11))
         self.second.vanishes(answer(picture())[:-20])
         told = self.successResultOf(asked)
@@ -342,7 +342,7 @@ class AskingAllTests(FleetCase):
 
     def test_one_is_of_another_version(self) -> None:
         """One that knows nothing of a supervisor tells its status; one that makes no sense is silent."""
-        asked = self.status.asked()
+        asked = self.status.fresh_snapshot()
         self.first.says({"error": "there is no /tally here"}, 404)
         self.assertEqual(self.first.asked(), ["GET /tally", "GET /status"])
         self.first.says({key: value for key, value in picture(finished=3).items() if key not in ("tally", "ended")})
@@ -350,19 +350,19 @@ class AskingAllTests(FleetCase):
         told = self.successResultOf(asked)
         self.assertEqual((told["finished"], told["workers"][1]["state"]), (3, "silent"))
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
-        self.assertIsNone(self.status._picture(0)["tally"]["ended"])
+        self.assertIsNone(self.status._with_counters(0)["tally"]["ended"])
 
     def test_one_starts(self) -> None:
         """One that imports its application is not asked, and not waited for."""
         self.second.state = "starting"
-        asked = self.status.asked()
+        asked = self.status.fresh_snapshot()
         self.first.says(picture())
         self.assertEqual(
             [worker["state"] for worker in self.successResultOf(asked)["workers"]], ["serving", "starting"]
         )
         self.assertEqual(self.second.asked(), [])
         self.workers.clear()
-        self.assertEqual(self.successResultOf(self.status.asked())["workers"], [])
+        self.assertEqual(self.successResultOf(self.status.fresh_snapshot())["workers"], [])
 
     def test_looking(self) -> None:
         """Each is looked at once a second, in a drain oftener, but never while it owes an answer."""
@@ -384,7 +384,7 @@ class AskingAllTests(FleetCase):
         self.assertEqual((self.looking.last(cast(Any, self.first)) or {})["in_flight"][0]["id"], "4711-1")
         self.assertIsNone(self.looking.last(cast(Any, self.second)))
         self.first.says(picture())
-        self.status.enter("lame-duck")
+        self.status.enter(State.LAME_DUCK)
         self.clock.advance(0)
         self.first.says(picture())
         self.clock.advance(EVERY_IN_DRAIN)
@@ -398,7 +398,7 @@ class AskingAllTests(FleetCase):
         ended = [{"id": number, "path": f"/{number}"} for number in (3, 2, 1)]
         self.hear(picture(ended=ended[2:]), picture())
         self.assertEqual(list(self.status.recently_ended()), [])
-        self.status.enter("lame-duck")
+        self.status.enter(State.LAME_DUCK)
         self.hear(picture(ended=ended[1:]), picture(ended=ended[1:2]))
         self.hear(picture(ended=ended), picture(ended=ended[1:2]))
         self.assertEqual([one["id"] for one in self.status.recently_ended()], ["4711-3", "4712-2", "4711-2"])
@@ -554,9 +554,9 @@ class ControlTests(FleetCase):
         client = self.ask("/stop", "POST", b'{"wait": "gone"}')
         self.left.callback(None)
         self.assertEqual(client.take(), b"")
-        self.status.enter("gone")
+        self.status.enter(State.GONE)
         self.status.ending = DrainResult(0, 1.0, 1, 0, 0)
-        self.control.tell()
+        self.control.answer_waiting()
         self.assertEqual(self.said(client)[1]["exit_status"], 0)
 
     def test_metrics(self) -> None:
@@ -573,7 +573,7 @@ class ControlTests(FleetCase):
         """Who looks on is told what is known, and nobody is asked for that."""
         self.hear(picture(exchange(1, 1.0)), picture())
         client = self.ask("/events")
-        self.events.second()
+        self.events.remember_load()
         self.events.tick()
         data = client.take().decode()
         self.assertEqual(data.count('"id": "4711-1"'), 2)
@@ -585,4 +585,4 @@ class ControlTests(FleetCase):
         self.status.health.leave()
         head = self.ask("/+haproxy").take()
         self.assertIn(b" 503 ", head)
-        self.assertEqual(self.status()["rotation"], "away")
+        self.assertEqual(self.status.snapshot()["rotation"], "away")
