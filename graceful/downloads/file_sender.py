@@ -31,13 +31,15 @@ _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 @implementer(IAnswerer)
 class FileSender:
-    """One file on its way to one client.  Reactor thread.
+    """One file on its way to one client; a `graceful.downloads.reactor_answer.ReactorAnswer`.
+
+    Made in any thread; all else happens in the reactor's.
 
     :param exchange: whose answer has been started, with its length, and not begun.
     :param file: closed when it is over, however that comes.
     :param first: the first byte to send.
     :param end: the one behind the last.
-    :param crew: fetches what is not in memory.
+    :param disk: fetches what is not in memory.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class FileSender:
         disk: DiskThreads,
         in_memory: Callable[[int, int, int], bool] = in_memory,
     ) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
         self._connection = exchange.connection
         self._file = file
         self._place = first
@@ -61,7 +63,7 @@ class FileSender:
 
     def begin(self) -> None:
         """Send the head, then the file, in the turns to come."""
-        exchange = self._exchange
+        exchange = self.exchange
         exchange.handler = self
         exchange.phase = DOWNLOADING
         try:
@@ -73,6 +75,10 @@ class FileSender:
                 self._connection.begin_pull(exchange, exchange.begin(), self._pull)
         except Disconnected:
             self.disconnected(exchange)
+
+    def drop(self) -> None:
+        """Close the file: nothing was sent."""
+        self._file.close()
 
     def _pull(self) -> bool:
         """Send a block; False when the whole file is sent, or will never be."""
@@ -92,7 +98,7 @@ class FileSender:
             raise
         self._connection.active = monotonic()
         self._place += sent
-        self._exchange.sent += sent
+        self.exchange.sent += sent
         if sent and self._place < self._end:
             return True
         if not sent:
@@ -120,14 +126,14 @@ class FileSender:
         self._connection.pause_pull(False)
 
     def _cannot(self, why: str) -> None:
-        self._exchange.keep = False
-        log.error("{exchange}: the file cannot be sent to its end: {why}", exchange=self._exchange, why=why)
+        self.exchange.keep = False
+        log.error("{exchange}: the file cannot be sent to its end: {why}", exchange=self.exchange, why=why)
 
     # -- the end ------------------------------------------------------------------------------------------
 
     def _complete(self) -> None:
         """The last byte that there is went to the kernel: the answer ends with it."""
-        exchange = self._exchange
+        exchange = self.exchange
         exchange.ended = monotonic()
         exchange.phase = SENDING
         self._connection.keep_unsent_low(False)
@@ -138,7 +144,7 @@ class FileSender:
         self._over = True
         if not self._fetching:
             self._file.close()
-        self._connection.site.through(self._exchange)
+        self._connection.site.through(self.exchange)
 
     # -- IAnswerer -----------------------------------------------------------------------------------------
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from tempfile import _TemporaryFileWrapper
 from typing import Any, Final
 
 from graceful.config.values import Mapping
+from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import OpenFile, look_at, open_file
 from graceful.downloads.headers import answer_of, as_it_is, judged
 from graceful.downloads.parked import Parked
-from graceful.downloads.parking_lot import ParkingLot
-from graceful.downloads.sender import Go, Sender
-from graceful.downloads.targets import RefusedPath, Url, resolve
+from graceful.downloads.parking_lot import ParkedRequest, ParkingLot
+from graceful.downloads.reactor_answer import ReactorAnswer, mark_download, start_soon
+from graceful.downloads.relay_pool import RelayPool, UrlAnswer
+from graceful.downloads.targets import RefusedPath, Url, log_refusal, resolve
 from graceful.downloads.token import HEADER, Download, claim
+from graceful.threads.disk import DiskThreads
 from graceful.web.exchange import PARKED, Exchange
 from graceful.web.response_headers import reason
 
@@ -28,16 +32,31 @@ SMALL: Final = 65536
 _OFFER: Final = HEADER.lower()
 
 
-class HandOver:
+#: Called by the thread when it has closed the application's answer; it begins the one that was handed over.
+Go = Callable[[], object]
+
+
+class AnswerHandOver:
     """Takes answers from threads; a `graceful.web.site.HandOver`.
 
-    :param sender: sends files and URLs.
+    :param call: calls a function in the reactor thread, from any thread.
+    :param disk: reads what is not in memory.
+    :param relays: answers with what upstream servers have.
     :param lot: where parked requests wait.
     :param internal: what `X-Accel-Redirect` may name.
     """
 
-    def __init__(self, sender: Sender, lot: ParkingLot, internal: Sequence[Mapping] = ()) -> None:
-        self._sender = sender
+    def __init__(
+        self,
+        call: Callable[..., object],
+        disk: DiskThreads,
+        relays: RelayPool,
+        lot: ParkingLot,
+        internal: Sequence[Mapping] = (),
+    ) -> None:
+        self._call = call
+        self._disk = disk
+        self._relays = relays
         self._lot = lot
         self._internal = internal
 
@@ -74,7 +93,7 @@ class HandOver:
 
     def _download(self, exchange: Exchange, token: Download) -> Go | None:
         if token.remote:
-            return self._sender.url_soon(exchange, token.target, answer_of(exchange))
+            return self._url(exchange, token.target)
         file = token.take_file()
         return self._file(exchange, file) if file is not None else None
 
@@ -86,12 +105,7 @@ class HandOver:
         if stream:
             exchange.start(f"{exchange.status} {reason(exchange.status)}", as_it_is(exchange.fields()))
         exchange.phase = PARKED
-
-        def gone() -> None:
-            if ticket.end():
-                ticket.gone.callback(None)
-
-        return lambda: self._sender.soon(exchange, lambda: self._lot.park(exchange, ticket, stream), gone)
+        return self._start(ParkedRequest(exchange, ticket, self._lot, stream))
 
     # -- X-Accel-Redirect ---------------------------------------------------------------------------------
 
@@ -101,11 +115,24 @@ class HandOver:
             if target is None:
                 raise RefusedPath("nothing is mapped there")
             if isinstance(target, Url):
-                return self._sender.url_soon(exchange, target.url, answer_of(exchange))
+                return self._url(exchange, target.url)
             return self._file(exchange, open_file(target))
         except RefusedPath as refused:
-            self._sender.say_refused(exchange, path, refused)
+            log_refusal(exchange, path, refused)
             return lambda: exchange.connection.site.answer(exchange, 404)
+
+    # -- what the reactor thread begins -------------------------------------------------------------------
+
+    def _start(self, answer: ReactorAnswer) -> Go:
+        return partial(start_soon, self._call, answer)
+
+    def _url(self, exchange: Exchange, url: str) -> Go:
+        mark_download(exchange)
+        return self._start(UrlAnswer(exchange, url, answer_of(exchange), self._relays))
+
+    def _send(self, exchange: Exchange, file: OpenFile, first: int, end: int) -> Go:
+        mark_download(exchange)
+        return self._start(FileSender(exchange, file, first, end, self._disk))
 
     # -- files --------------------------------------------------------------------------------------------
 
@@ -119,7 +146,7 @@ class HandOver:
             exchange.start(status, fields)
             size = verdict.end - verdict.first
             if size > SMALL:
-                return self._sender.file_soon(exchange, file, verdict.first, verdict.end)
+                return self._send(exchange, file, verdict.first, verdict.end)
             data = b"" if exchange.bare() else os.pread(file.fd, size, verdict.first)
             exchange.finish(data)
         except BaseException:
@@ -143,7 +170,7 @@ class HandOver:
             return None
         if exchange.length < 0:
             exchange.length = left
-        return self._sender.file_soon(exchange, file, place, place + exchange.length)
+        return self._send(exchange, file, place, place + exchange.length)
 
 
 def _plain_file(wrapped: Any) -> Any:

@@ -50,7 +50,8 @@ class ParkedRequest:
         self._over = False
 
     def begin(self) -> None:
-        """Wait."""
+        """Wait.  Reactor thread."""
+        self._lot.enter(self)
         exchange = self.exchange
         exchange.handler = self
         exchange.phase = PARKED
@@ -70,6 +71,11 @@ class ParkedRequest:
             self._take(what, complete and position == len(kept))
         if not self._over and exchange.connection.write_token.eof:
             exchange.connection.close()
+
+    def drop(self) -> None:
+        """Tell the application that the client has left before it could wait."""
+        if self.ticket.end():
+            self.ticket.gone.callback(None)
 
     def give(self, what: News | bytes, last: bool) -> None:
         """There is news.  Any thread."""
@@ -158,8 +164,7 @@ class ParkedRequest:
         if self._over:
             return
         self._leave()
-        if self.ticket.end():
-            self.ticket.gone.callback(None)
+        self.drop()
         exchange.flushed = True
         exchange.connection.site.through(exchange)
 
@@ -188,14 +193,12 @@ class ParkingLot:
     def __len__(self) -> int:
         return sum(len(waiting) for waiting in self._due.values())
 
-    def park(self, exchange: Exchange, ticket: Parked, stream: bool) -> None:
-        """Have a request wait."""
-        waiting = ParkedRequest(exchange, ticket, self, stream)
-        after = uniform(*LATE) if self._draining else max(0.0, ticket.timeout)
-        self._enter(waiting, self._clock.seconds() + after)
-        waiting.begin()
+    def enter(self, waiting: ParkedRequest) -> None:
+        """Have a request wait until its time is over."""
+        after = uniform(*LATE) if self._draining else max(0.0, waiting.ticket.timeout)
+        self._wait_until(waiting, self._clock.seconds() + after)
 
-    def _enter(self, waiting: ParkedRequest, due: float) -> None:
+    def _wait_until(self, waiting: ParkedRequest, due: float) -> None:
         waiting.due = due
         self._due.setdefault(int(due), set()).add(waiting)
 
@@ -214,7 +217,7 @@ class ParkingLot:
         now = self._clock.seconds()
         waiting = [one for second in list(self._due) for one in self._due.pop(second)]
         for one in waiting:
-            self._enter(one, now + uniform(0, SPREAD))
+            self._wait_until(one, now + uniform(0, SPREAD))
 
     def tick(self, now: float) -> None:
         """Look whose time is over.  Several times a second in a drain, else once.

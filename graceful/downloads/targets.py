@@ -15,8 +15,11 @@ from typing import Final
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 from attrs import frozen
+from twisted.logger import Logger
 
 from graceful.config.values import _VISIBLE, Mapping
+
+log = Logger(namespace="graceful")
 
 _SAFE: Final = "!$&'()*+,;=:@~"
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
@@ -49,6 +52,11 @@ class Url:
 
 
 Target = File | Url
+
+
+def log_refusal(exchange: object, path: str, refused: RefusedPath) -> None:
+    """Write to the log why nothing is sent for a path."""
+    log.warn("{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused)
 
 
 def resolve(mappings: Iterable[Mapping], path: str) -> Target | None:

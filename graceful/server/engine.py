@@ -19,10 +19,10 @@ from twisted.logger import Logger
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.config.values import parse_mapping
 from graceful.control.health import Health
-from graceful.downloads.handover import HandOver
+from graceful.downloads.handover import AnswerHandOver
 from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.prefixes import PublicPrefixes
-from graceful.downloads.sender import Sender
+from graceful.downloads.relay_pool import RelayPool
 from graceful.logs.access_log import AccessLog
 from graceful.process import gc_tuning as collector
 from graceful.process.clock import on
@@ -120,12 +120,13 @@ class Engine:
 
             return Upstream(reactor, clock, settings.upstream_connect_timeout)
 
-        self._sender = Sender(call, clock, DiskThreads(call), upstream, settings.upstream_timeout)
+        self._disk = disk = DiskThreads(call)
+        self._relays = relays = RelayPool(clock, upstream, settings.upstream_timeout)
         self.lot = ParkingLot(clock, call, self.aside.call)
         internal = [parse_mapping(text) for text in settings.internal_download]
-        self.site.hand_over = HandOver(self._sender, self.lot, internal)
+        self.site.hand_over = AnswerHandOver(call, disk, relays, self.lot, internal)
         mappings = [parse_mapping(text) for text in settings.download]
-        public = PublicPrefixes(self._sender, mappings)
+        public = PublicPrefixes(call, disk, relays, mappings)
         for mapping in mappings:
             self.site.route(mapping.prefix, public.answer)
 
@@ -324,7 +325,7 @@ class Engine:
         self.site.tick()
         now = self.clock.seconds()
         self.site.sweep(now)
-        self._sender.tick(now)
+        self._relays.tick(now)
         self.lot.tick(now)
         self.aside.look()
 
@@ -345,7 +346,8 @@ class Engine:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
-        self._sender.stop()
+        self._relays.stop()
+        self._disk.stop(0)
         self.aside.close()
         self.site.spooler.stop()
         if self.access_log is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,11 +18,15 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
-from graceful.config.values import parse_mapping
-from graceful.downloads.handover import HandOver
+from graceful.config.values import Mapping, parse_mapping
+from graceful.downloads import handover as handover_module
+from graceful.downloads import prefixes as prefixes_module
+from graceful.downloads.handover import AnswerHandOver
+from graceful.downloads.headers import Answer as ApplicationHead
 from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.prefixes import PublicPrefixes
-from graceful.downloads.sender import Sender
+from graceful.downloads.reactor_answer import ReactorAnswer, mark_download, start_soon
+from graceful.downloads.relay_pool import RelayPool, UrlAnswer
 from graceful.threads.disk import Done
 from graceful.web.exchange import Exchange
 from graceful.wsgi import WSGIResource
@@ -192,17 +196,37 @@ class DownloadCase(Case):
         self.aside: list[tuple[Any, ...]] = []
         disk: Any = self.disk
         upstream: Any = self.upstream
-        self.sender = Sender(call, self.clock, disk, lambda: upstream, 60.0)
+        self.relays = RelayPool(self.clock, lambda: upstream, 60.0)
         self.lot = ParkingLot(self.clock, call, lambda *what: self.aside.append(what))
         there = (f"files={self.directory}", "remote=http://librarian:58000/base")
         internal = [parse_mapping(f"/internal/{text}") for text in there if self.mapped]
         site = self.engine.site
-        site.hand_over = HandOver(self.sender, self.lot, internal)
+        site.hand_over = AnswerHandOver(call, disk, self.relays, self.lot, internal)
         mappings = [parse_mapping(f"/{text}") for text in there if self.mapped]
         for mapping in mappings:
-            site.route(mapping.prefix, PublicPrefixes(self.sender, mappings).answer)
+            site.route(mapping.prefix, self.public(mappings).answer)
         site.serve(self.engine.handler)
         self.closed: list[str] = []
+
+    def public(self, mappings: Sequence[Mapping]) -> PublicPrefixes:
+        """What serves some prefixes."""
+        disk: Any = self.disk
+        return PublicPrefixes(self.engine.hub.call, disk, self.relays, mappings)
+
+    def start_relay(self, exchange: Exchange, url: str, head: ApplicationHead | None = None) -> None:
+        """Have an exchange answered with what the upstream has at a URL, as a thread does."""
+        mark_download(exchange)
+        start_soon(self.engine.hub.call, UrlAnswer(exchange, url, head or ApplicationHead(), self.relays))
+
+    def before_starts(self, function: Callable[[ReactorAnswer], object]) -> None:
+        """Have a function called whenever a thread has an answer begun, just before it does."""
+
+        def start(call: Any, answer: ReactorAnswer) -> None:
+            function(answer)
+            start_soon(call, answer)
+
+        for module in (handover_module, prefixes_module):
+            self.patch(module, "start_soon", start)
 
     def serve(self, application: Application) -> None:
         """Have everything answered by an application."""
@@ -247,7 +271,7 @@ class DownloadCase(Case):
         """Check that no connection, exchange, descriptor, relay, place in the lot or timer is left."""
         super().nothing_left()
         self.assertEqual(self.descriptors(), [])
-        self.assertEqual((self.sender._relays, len(self.lot), self.clock.getDelayedCalls()), (set(), 0, []))
+        self.assertEqual((self.relays._running, len(self.lot), self.clock.getDelayedCalls()), (set(), 0, []))
 
     def logged(self, what: Callable[[], object]) -> list[str]:
         """Do something, and have everything that it writes to the log."""

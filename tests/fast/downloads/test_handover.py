@@ -13,9 +13,9 @@ from typing import Any
 from graceful.config.values import parse_mapping
 from graceful.downloads import files as files_module
 from graceful.downloads import handover as handover_module
+from graceful.downloads.file_sender import FileSender
 from graceful.downloads.handover import SMALL
 from graceful.downloads.parked import Parked
-from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.token import HEADER, Download
 from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
@@ -89,7 +89,7 @@ class DownloadTests(Case):
             path = self.file(content)
             self.offering(lambda path=path: Download(path))
             seen: list[Exchange] = []
-            self.patch(self.sender, "file_soon", lambda exchange, *rest, seen=seen: seen.append(exchange))
+            self.patch(handover_module, "FileSender", lambda exchange, *rest, seen=seen: seen.append(exchange))
             client = self.engine.connect()
             self.assertEqual(self.read(client, data).body, body)
             self.assertEqual((seen, self.descriptors()), ([], []))
@@ -127,8 +127,7 @@ class DownloadTests(Case):
                 super().close()
 
         self.offering(lambda: Download(path), wrap=Noted)
-        real = self.sender.soon
-        self.patch(self.sender, "soon", lambda *what: (order.append("soon"), real(*what)))
+        self.before_starts(lambda answer: order.append("soon"))
         client = self.engine.connect(buffer=5000)
         client.send(GET)
         self.assertEqual(order, ["closed", "soon"])
@@ -332,15 +331,8 @@ class DownloadTests(Case):
         for make in (lambda: Download(path), lambda: Download("http://librarian/x"), parked):
             wrapped = self.offering(make)
             client = self.engine.connect()
-            real = self.sender.soon
-
-            def leave(*what: Any, real: Any = real, client: Any = client) -> None:
-                client.connection.close()
-                real(*what)
-
-            self.patch(self.sender, "soon", leave)
+            self.before_starts(lambda answer, client=client: client.connection.close())
             client.send(GET)
-            self.patch(self.sender, "soon", real)
             self.assertEqual(self.log_of(wrapped), ["closed"])
             self.nothing_left()
         self.assertEqual((self.upstream.asked, gone), ([], [None]))
@@ -350,14 +342,12 @@ class DownloadTests(Case):
         path = self.file(BIG)
         self.offering(lambda: Download(path))
         client = self.engine.connect()
-        real = self.sender.soon
 
-        def deadline(exchange: Exchange, *what: Any) -> None:
+        def deadline(answer: Any) -> None:
             for interrupted in take_down(client.connection):
                 self.engine.site.finished(interrupted)
-            real(exchange, *what)
 
-        self.patch(self.sender, "soon", deadline)
+        self.before_starts(deadline)
         (answer,) = parse_answers(client.send(GET).take())
         self.assertEqual((answer.status, self.descriptors()), (503, []))
         self.leave(client)
@@ -482,13 +472,12 @@ class FileWrapperTests(Case):
         """Write down what the event loop gets to send."""
         super().setUp()
         self.taken: list[tuple[int, int]] = []
-        real = self.sender.file_soon
 
-        def file_soon(exchange: Exchange, opened: Any, first: int, end: int) -> Any:
+        def sender(exchange: Exchange, opened: Any, first: int, end: int, disk: Any) -> FileSender:
             self.taken.append((first, end))
-            return real(exchange, opened, first, end)
+            return FileSender(exchange, opened, first, end, disk)
 
-        self.patch(self.sender, "file_soon", file_soon)
+        self.patch(handover_module, "FileSender", sender)
 
     def wrapping(self, file: Any, *fields: tuple[str, str], status: str | None = "200 OK") -> None:
         """Serve an application that returns a file."""
@@ -738,7 +727,7 @@ class PublicTests(Case):
         client, exchange = self.ask(self.request("/x", "POST"))
         client.connection.close()
         exchange.target = b"/files/x"
-        self.assertTrue(PublicPrefixes(self.sender, [parse_mapping(f"/files={self.directory}")]).answer(exchange))
+        self.assertTrue(self.public([parse_mapping(f"/files={self.directory}")]).answer(exchange))
         self.nothing_left()
 
     def test_refused(self) -> None:
@@ -795,17 +784,10 @@ class PublicTests(Case):
         """So does one that leaves before anybody has begun."""
         self.file(BIG)
         client = self.engine.connect()
-        real = self.sender.soon
-
-        def leave(*what: Any) -> None:
-            client.connection.close()
-            real(*what)
-
+        self.before_starts(lambda answer: client.connection.close())
         for path in ("/files/file.txt", "/remote/x"):
             client = self.engine.connect()
-            self.patch(self.sender, "soon", leave)
             client.send(self.request(path))
-            self.patch(self.sender, "soon", real)
             self.assertEqual((self.upstream.asked, len(self.disk)), ([], 0))
         self.engine = Engine(self)
         self.assertEqual(self.descriptors(), [])
@@ -826,8 +808,8 @@ class EndTests(Case):
 
     def test_stop(self) -> None:
         """Upstream connections are closed, if there were any."""
-        self.sender.stop()
+        self.relays.stop()
         self.assertFalse(self.upstream.stopped)
         self.engine.connect().send(self.request("/remote/x")).close()
-        self.sender.stop()
+        self.relays.stop()
         self.assertTrue(self.upstream.stopped)

@@ -49,7 +49,7 @@ class Case(DownloadCase):
     def hand_over(self, exchange: Exchange, ticket: Parked, *fields: tuple[str, str], stream: bool = False) -> None:
         """Its view has returned."""
         exchange.start("200 OK", [*fields, STREAM] if stream else [*fields])
-        self.lot.park(exchange, ticket, stream)
+        ParkedRequest(exchange, ticket, self.lot, stream).begin()
         self.engine.turn()
 
     def got(self, client: Client, method: str = "GET") -> Answer:
@@ -408,7 +408,7 @@ class GoneTests(Case):
         waiting = []
         for number in range(10_000):
             one = ParkedRequest(exchange, Parked(), lot, False)
-            lot._enter(one, 1000.0 + number % 7)
+            lot._wait_until(one, 1000.0 + number % 7)
             waiting.append(one)
         steps = [0]
 

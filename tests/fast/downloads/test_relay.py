@@ -32,7 +32,7 @@ class Case(DownloadCase):
     def begin(self, data: bytes = GET, answer: Answer | None = None, **options: Any) -> tuple[Client, Exchange]:
         """A client that asks for it; the upstream has been asked."""
         client, exchange = self.ask(data, **options)
-        self.sender.url_soon(exchange, URL, answer or Answer())()
+        self.start_relay(exchange, URL, answer)
         self.engine.turn()
         return client, exchange
 
@@ -64,14 +64,14 @@ class Case(DownloadCase):
 
     def relay(self) -> Relay:
         """The one that there is."""
-        (relay,) = self.sender._relays
+        (relay,) = self.relays._running
         return relay
 
     def tick(self, seconds: float) -> None:
         """Let time go by, second by second."""
         for _ in range(round(seconds)):
             self.clock.advance(1)
-            self.sender.tick(self.clock.seconds())
+            self.relays.tick(self.clock.seconds())
             self.engine.turn()
 
 
@@ -214,11 +214,11 @@ class AnswerTests(Case):
         self.question.answer(200, length=3).data(b"one")
         data = b""
         self.upstream.asked.clear()
-        (relay,) = self.sender._relays
+        (relay,) = self.relays._running
         assert relay._body is not None
         relay._body.transport.end()  # type: ignore[union-attr]
         data += client.take()
-        self.sender.url_soon(self.engine.asked[1], URL, Answer())()
+        self.start_relay(self.engine.asked[1], URL)
         self.engine.turn()
         response = self.question.answer(200, length=3)
         response.data(b"two")
@@ -409,7 +409,7 @@ class HalfClosedTests(Case):
         """So is one that has said it before."""
         client, exchange = self.ask()
         client.finish()
-        self.sender.url_soon(exchange, URL, Answer())()
+        self.start_relay(exchange, URL)
         self.engine.turn()
         self.assertTrue(self.question.cancelled)
         self.nothing_left()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from graceful.downloads.headers import Answer
 from graceful.downloads.parked import Parked
+from graceful.downloads.parking_lot import ParkedRequest
 from graceful.reports.reporter import Reporter
 from graceful.server.shutdown import Shutdown
 from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
@@ -34,7 +34,7 @@ class Case(DownloadCase):
     def download(self, data: bytes = GET, length: int = 10) -> tuple[Client, Response]:
         """A client that has 3 of so many bytes, and the upstream they come from."""
         client, exchange = self.ask(data)
-        self.sender.url_soon(exchange, "http://librarian/x", Answer())()
+        self.start_relay(exchange, "http://librarian/x")
         self.engine.turn()
         response = self.upstream.asked[-1].answer(200, length=length)
         response.data(b"abc")
@@ -70,7 +70,7 @@ class SparedTests(Case):
         self.engine.connect()
         _, exchange = self.ask()
         exchange.start("200 OK", [])
-        self.lot.park(exchange, Parked(), False)
+        ParkedRequest(exchange, Parked(), self.lot, False).begin()
         self.engine.connect().send(b"GET / HTTP")
         self.assertEqual(self.engine.site.spared(), set())
 
@@ -106,7 +106,7 @@ class FirstTests(Case):
         others = [self.ask()[0], self.engine.connect().send(b"GET /half")]
         parked, exchange = self.ask()
         exchange.start("200 OK", [])
-        self.lot.park(exchange, Parked(), False)
+        ParkedRequest(exchange, Parked(), self.lot, False).begin()
         self.engine.connect()
         through, lines = self.start(False)
         self.assertEqual((len(lines), self.takedown.taken), (3, 3))
@@ -208,7 +208,7 @@ class StoppingTests(Case):
         """When the sockets are closed, parked requests are told, and the wait is over when all are gone."""
         client, exchange = self.ask()
         exchange.start("200 OK", [])
-        self.lot.park(exchange, Parked(timeout=1000), False)
+        ParkedRequest(exchange, Parked(timeout=1000), self.lot, False).begin()
         self.stopping.last_requests(False)
         self.clock.advance(5)
         self.lot.tick(self.clock.seconds())
