@@ -10,15 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
 from graceful.downloads.token import Token
 from graceful.web.response_headers import bodiless, reason
-
-if TYPE_CHECKING:
-    from graceful.downloads.parking_lot import ParkedRequest
 
 
 class News(NamedTuple):
@@ -46,6 +43,16 @@ def news(status: int | str, headers: Iterable[tuple[str, str]], body: bytes) -> 
     return News(f"{status} {reason(status)}" if isinstance(status, int) else status, list(headers), body)
 
 
+class Waiting(Protocol):
+    """The event loop's side of a ticket: the request that waits for its answer."""
+
+    def give(self, what: News | bytes, last: bool) -> None:
+        """Take an answer, or a piece of an event stream.  Any thread; does not block.
+
+        :param last: nothing comes after it.
+        """
+
+
 class Parked(Token):
     """A request that waits, with no thread, until somebody answers it.
 
@@ -70,7 +77,7 @@ class Parked(Token):
         # Under the condition's lock; any thread:
         self._changed = threading.Condition(threading.Lock())
         self._over = False
-        self._waiting: ParkedRequest | None = None
+        self._waiting: Waiting | None = None
         self._kept: deque[News | bytes] = deque()
 
     # -- any thread ---------------------------------------------------------------------------------------
@@ -123,7 +130,7 @@ class Parked(Token):
 
     # -- where it is handed over --------------------------------------------------------------------------
 
-    def wait_at(self, waiting: ParkedRequest) -> tuple[list[News | bytes], bool]:
+    def wait_at(self, waiting: Waiting) -> tuple[list[News | bytes], bool]:
         """From now on news go there; returned is what has come before, and whether that was all.  Reactor thread."""
         with self._changed:
             self._waiting = waiting

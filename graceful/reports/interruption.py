@@ -6,7 +6,6 @@ from typing import Any
 
 from attrs import define, field
 
-from graceful.takedown.thread_interrupt import ThreadInterrupt
 from graceful.web.exchange import PHASES, Exchange
 
 
@@ -17,7 +16,7 @@ class Interruption:
     :ivar why: when or by whom, in words that follow "taken down".
     :ivar age: seconds from its first byte until its takedown.
     :ivar phase: how far it was, one of `PHASES`.
-    :ivar descent: how its thread was brought down; None if it had none.
+    :ivar story: what was done to bring its thread down, in words; empty if it had none.
     :ivar environ: the application's.
     :ivar reported: its report was made.
     :ivar down: whether its thread has come down; None while that is not known, or if it had none.
@@ -29,7 +28,7 @@ class Interruption:
     phase: str
     sent: int
     stack: str = ""
-    descent: ThreadInterrupt | None = None
+    story: list[str] = field(factory=list)
     down: bool | None = None
     reported: bool = False
     environ: dict[str, Any] | None = field(default=None, repr=False)

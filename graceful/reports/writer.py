@@ -67,7 +67,7 @@ class ReportWriter:
         report["type"] = "Takedown"
         report["value"] = f"taken down {what.why} after {what.age:.1f} s"
         report["tb_text"] = what.stack
-        report["takedown"] = what.descent.story if what.descent is not None else []
+        report["takedown"] = what.story
         report["thread"] = {None: "none", True: "came down", False: "abandoned"}[what.down]
         return report
 

@@ -61,6 +61,7 @@ class Deadline:
         self._everything = True
         self.interrupted: dict[Exchange, Interruption] = {}
         self._counted: set[Exchange] = set()
+        self._with_thread: set[Exchange] = set()
         self.abandoned = 0
 
     def start(self, everything: bool) -> Deferred[None]:
@@ -81,10 +82,11 @@ class Deadline:
                 self._count(exchange)  # its client has left, and it goes on
         for exchange, interruption in list(self.interrupted.items()):
             if exchange in working and interruption.down is None:
-                interruption.descent = self._descents.start(exchange, working[exchange], self._came_down)
+                self._with_thread.add(exchange)
+                self._descents.start(exchange, working[exchange], self._came_down)
             elif exchange not in self._counted:
                 del self.interrupted[exchange]  # its last byte was on its way
-            elif interruption.descent is None:
+            elif exchange not in self._with_thread:
                 self._reports.taken_down(interruption)
         done: Deferred[None] = Deferred()
         self._wait(done, self._clock.seconds() + LAST_MOMENT)
@@ -132,14 +134,14 @@ class Deadline:
     def _came_down(self, descent: ThreadInterrupt, down: bool) -> None:
         """A thread has ended, or is abandoned."""
         interruption = self.interrupted[descent.exchange]
-        interruption.down = down
+        interruption.down, interruption.story = down, descent.story
         if not down:
             log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"
                 "\n{stack}",
                 exchange=descent.exchange,
                 report=descent.exchange.report,
-                story=", ".join(descent.story) or "it was never where that can be done",
+                story=", ".join(interruption.story) or "it was never where that can be done",
                 stack=stack_of(descent.thread),
             )
         if descent.exchange in self._counted:

@@ -167,7 +167,7 @@ class RequestTimeouts:
             self._site.finished(one)
         if thread:
             self._interrupted[exchange] = interruption
-            interruption.descent = self._descents.start(exchange, thread, self._ended)
+            self._descents.start(exchange, thread, self._ended)
         else:
             exchange.flushed = True
             self._reports.taken_down(interruption)
@@ -188,8 +188,8 @@ class RequestTimeouts:
         """A thread is free again, or lost."""
         exchange = descent.exchange
         interruption = self._interrupted.pop(exchange)
-        interruption.down = down
-        story = ", ".join(descent.story)
+        interruption.down, interruption.story = down, descent.story
+        story = ", ".join(interruption.story)
         if down:
             log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)
         else:

@@ -62,7 +62,7 @@ class WriterTests(Case):
 
     def test_facts(self) -> None:
         """A takedown's report has everything by which the request can be found and understood."""
-        told = self.writer.interruption(self.interruption(down=True, descent=SimpleNamespace(story=["raised it"])))
+        told = self.writer.interruption(self.interruption(down=True, story=["raised it"]))
         self.assertEqual(
             {
                 key: told[key]
