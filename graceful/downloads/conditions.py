@@ -25,7 +25,7 @@ CONDITIONS: Final = frozenset(
 
 
 @frozen
-class Verdict:
+class FileSelection:
     """How a request for a file is to be answered.
 
     :ivar status: 200, 206, 304, 412 or 416.
@@ -38,7 +38,7 @@ class Verdict:
     end: int
 
 
-def judge(asked: Mapping[str, str], etag: str, modified: int | None, size: int) -> Verdict:
+def evaluate(asked: Mapping[str, str], etag: str, modified: int | None, size: int) -> FileSelection:
     """Look at a request's conditions, in the order of RFC 9110 §13.2.2.
 
     :param asked: those of the request's fields that `CONDITIONS` names; of a method that knows them, GET or HEAD.
@@ -48,21 +48,21 @@ def judge(asked: Mapping[str, str], etag: str, modified: int | None, size: int) 
     """
     if "if-match" in asked:
         if not _matches(asked["if-match"], etag, weak=False):
-            return Verdict(412, 0, 0)
+            return FileSelection(412, 0, 0)
     elif "if-unmodified-since" in asked and modified is not None:
         since = seconds(asked["if-unmodified-since"])
         if since is not None and modified > since:
-            return Verdict(412, 0, 0)
+            return FileSelection(412, 0, 0)
     if "if-none-match" in asked:
         if _matches(asked["if-none-match"], etag, weak=True):
-            return Verdict(304, 0, 0)
+            return FileSelection(304, 0, 0)
     elif "if-modified-since" in asked and modified is not None:
         since = seconds(asked["if-modified-since"])
         if since is not None and modified <= since:
-            return Verdict(304, 0, 0)
+            return FileSelection(304, 0, 0)
     if "range" in asked and same_file(asked.get("if-range"), etag, modified):
         return _ranged(asked["range"], size)
-    return Verdict(200, 0, size)
+    return FileSelection(200, 0, size)
 
 
 def same_file(if_range: str | None, etag: str, modified: int | None) -> bool:
@@ -93,19 +93,19 @@ def _matches(field: str, etag: str, weak: bool) -> bool:
     return not etag.startswith("W/") and etag in _TAG.findall(field)
 
 
-def _ranged(field: str, size: int) -> Verdict:
+def _ranged(field: str, size: int) -> FileSelection:
     """One range; several, and what is none, are answered with the whole, as RFC 9110 §14.2 lets us."""
     match = _RANGE.match(field)
     # A player that wants no more than the first MB of everything is no error to be shown for an empty file.
     if match is None or match.groups() == ("", "") or not size:
-        return Verdict(200, 0, size)
+        return FileSelection(200, 0, size)
     first, last = match.groups()
     if not first:
         start, end = max(0, size - int(last)), size
     else:
         start, end = int(first), size if not last else min(int(last) + 1, size)
         if last and int(last) < int(first):
-            return Verdict(200, 0, size)
+            return FileSelection(200, 0, size)
     if start >= size or start >= end:
-        return Verdict(416, 0, 0)
-    return Verdict(206, start, end)
+        return FileSelection(416, 0, 0)
+    return FileSelection(206, start, end)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from graceful.config.values import Mapping
 from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import OpenFile, look_at, open_file
-from graceful.downloads.headers import answer_of, as_it_is, judged
+from graceful.downloads.headers import application_head, file_head, without_identity
 from graceful.downloads.parked import Parked
 from graceful.downloads.parking_lot import ParkedRequest, ParkingLot
 from graceful.downloads.reactor_answer import ReactorAnswer, mark_download, start_soon
@@ -42,7 +42,7 @@ class AnswerHandOver:
     :param call: calls a function in the reactor thread, from any thread.
     :param disk: reads what is not in memory.
     :param relays: answers with what upstream servers have.
-    :param lot: where parked requests wait.
+    :param parking_lot: where parked requests wait.
     :param internal: what `X-Accel-Redirect` may name.
     """
 
@@ -51,13 +51,13 @@ class AnswerHandOver:
         call: Callable[..., object],
         disk: DiskThreads,
         relays: RelayPool,
-        lot: ParkingLot,
+        parking_lot: ParkingLot,
         internal: Sequence[Mapping] = (),
     ) -> None:
         self._call = call
         self._disk = disk
         self._relays = relays
-        self._lot = lot
+        self._parking_lot = parking_lot
         self._internal = internal
 
     def takes(self, name: str) -> bool:
@@ -103,9 +103,9 @@ class AnswerHandOver:
             for name, value in exchange.fields()
         )
         if stream:
-            exchange.start(f"{exchange.status} {reason(exchange.status)}", as_it_is(exchange.fields()))
+            exchange.start(f"{exchange.status} {reason(exchange.status)}", without_identity(exchange.fields()))
         exchange.phase = PARKED
-        return self._start(ParkedRequest(exchange, ticket, self._lot, stream))
+        return self._start(ParkedRequest(exchange, ticket, self._parking_lot, stream))
 
     # -- X-Accel-Redirect ---------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class AnswerHandOver:
 
     def _url(self, exchange: Exchange, url: str) -> Go:
         mark_download(exchange)
-        return self._start(UrlAnswer(exchange, url, answer_of(exchange), self._relays))
+        return self._start(UrlAnswer(exchange, url, application_head(exchange), self._relays))
 
     def _send(self, exchange: Exchange, file: OpenFile, first: int, end: int) -> Go:
         mark_download(exchange)
@@ -142,12 +142,12 @@ class AnswerHandOver:
         It is closed whatever happens.
         """
         try:
-            status, fields, verdict = judged(exchange, answer_of(exchange), file, None)
+            status, fields, selection = file_head(exchange, application_head(exchange), file, None)
             exchange.start(status, fields)
-            size = verdict.end - verdict.first
+            size = selection.end - selection.first
             if size > SMALL:
-                return self._send(exchange, file, verdict.first, verdict.end)
-            data = b"" if exchange.bare() else os.pread(file.fd, size, verdict.first)
+                return self._send(exchange, file, selection.first, selection.end)
+            data = b"" if exchange.bare() else os.pread(file.fd, size, selection.first)
             exchange.finish(data)
         except BaseException:
             file.close()

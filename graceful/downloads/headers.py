@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
-from graceful.downloads.conditions import CONDITIONS, Verdict, judge, same_file, seconds
+from graceful.downloads.conditions import CONDITIONS, FileSelection, evaluate, same_file, seconds
 from graceful.downloads.files import OpenFile
 from graceful.web.response_headers import reason
 
@@ -50,7 +50,7 @@ _HOP: Final = frozenset(
 
 
 @frozen
-class Answer:
+class ApplicationHead:
     """What an application wants an answer to be.
 
     :ivar status: its status, `200` for none of its own.
@@ -71,20 +71,22 @@ class Answer:
         return next((value for own, value in self.fields if own.lower() == name), None)
 
 
-def answer_of(exchange: Exchange) -> Answer:
+def application_head(exchange: Exchange) -> ApplicationHead:
     """What the application has said to `start_response`."""
     fields = tuple(
-        (name, value) for name, value in as_it_is(exchange.fields()) if name.lower() not in _NOT_THE_APPLICATIONS
+        (name, value)
+        for name, value in without_identity(exchange.fields())
+        if name.lower() not in _NOT_THE_APPLICATIONS
     )
-    return Answer(exchange.status, fields)
+    return ApplicationHead(exchange.status, fields)
 
 
-def as_it_is(fields: Fields) -> Fields:
+def without_identity(fields: Fields) -> Fields:
     """Without the word to middlewares that nothing is to be compressed; it is none for clients (RFC 9110 §8.4.1)."""
     return [(name, value) for name, value in fields if (name.lower(), value) != ("content-encoding", "identity")]
 
 
-def asked_of(exchange: Exchange, status: int) -> dict[str, str]:
+def request_fields(exchange: Exchange, status: int) -> dict[str, str]:
     """The fields of a request that say which part of the file, of which version, is wanted; and a few more.
 
     By lower-case name.  Conditions are about an answer that would be 200 (RFC 9110 §13.2.1), and a range is GET's
@@ -103,14 +105,14 @@ def asked_of(exchange: Exchange, status: int) -> dict[str, str]:
     return _without(asked, _RANGES) if exchange.method == "HEAD" else asked
 
 
-def upstream_fields(exchange: Exchange, answer: Answer) -> dict[str, str]:
+def upstream_fields(exchange: Exchange, head: ApplicationHead) -> dict[str, str]:
     """What an upstream is sent, by lower-case name.
 
     Never an invitation to compress, which would change lengths and ranges; and no condition about a validator of the
     application's, which the upstream has never heard of.
     """
-    asked = asked_of(exchange, answer.status)
-    tag, date = answer.says("etag"), answer.says("last-modified")
+    asked = request_fields(exchange, head.status)
+    tag, date = head.says("etag"), head.says("last-modified")
     if tag is not None or date is not None:
         asked = _without(asked, CONDITIONS - _RANGES)
     if_range = asked.get("if-range")
@@ -124,13 +126,13 @@ def upstream_fields(exchange: Exchange, answer: Answer) -> dict[str, str]:
     return fields
 
 
-def passed_on(code: int, headers: Headers, answer: Answer) -> Fields:
+def client_fields(code: int, headers: Headers, head: ApplicationHead) -> Fields:
     """The fields of the answer to a client: an upstream's, without its hop-by-hop ones, and the application's.
 
     :param code: the upstream's status.  If that is an error, what the application has said of the file is not true
         of the upstream's words about it, and nobody shall keep them as if it were.
     """
-    own = list(answer.fields)
+    own = list(head.fields)
     if not (200 <= code < 300 or code == 304):
         own = [(name, value) for name, value in own if name.lower() not in _ABOUT_THE_FILE]
     not_passed_on = _HOP | {name.lower() for name, _ in own}
@@ -142,37 +144,39 @@ def passed_on(code: int, headers: Headers, answer: Answer) -> Fields:
     ]
 
 
-def judged(exchange: Exchange, answer: Answer, file: OpenFile, guess: str | None) -> tuple[str, Fields, Verdict]:
+def file_head(
+    exchange: Exchange, head: ApplicationHead, file: OpenFile, guess: str | None
+) -> tuple[str, Fields, FileSelection]:
     """Decide how a request for a file is answered.
 
     :param guess: the media type, if the application has not said it.
     :returns: status, fields, and which bytes.
     """
-    etag, date = answer.says("etag") or file.etag, answer.says("last-modified")
+    etag, date = head.says("etag") or file.etag, head.says("last-modified")
     modified = file.modified // 10**9 if date is None else seconds(date)
-    asked = asked_of(exchange, answer.status)
-    verdict = judge(asked, etag, modified, file.size)
-    fields = list(answer.fields)
+    asked = request_fields(exchange, head.status)
+    selection = evaluate(asked, etag, modified, file.size)
+    fields = list(head.fields)
 
     def unless_said(name: str, value: str) -> None:
-        if answer.says(name.lower()) is None:
+        if head.says(name.lower()) is None:
             fields.append((name, value))
 
-    if answer.status == 200:
+    if head.status == 200:
         unless_said("ETag", etag)
         unless_said("Last-Modified", formatdate(file.modified // 10**9, usegmt=True))
         fields.append(("Accept-Ranges", "bytes"))
-    if verdict.status in (200, 206) and guess is not None:
+    if selection.status in (200, 206) and guess is not None:
         unless_said("Content-Type", guess)
-    if verdict.status == 206:
-        fields.append(("Content-Range", f"bytes {verdict.first}-{verdict.end - 1}/{file.size}"))
-    elif verdict.status == 416:
+    if selection.status == 206:
+        fields.append(("Content-Range", f"bytes {selection.first}-{selection.end - 1}/{file.size}"))
+    elif selection.status == 416:
         fields.append(("Content-Range", f"bytes */{file.size}"))
-    if verdict.status in (304, 412, 416):
+    if selection.status in (304, 412, 416):
         fields = [(name, value) for name, value in fields if name.lower() not in _ABOUT_THE_BODY]
-    if verdict.status != 304:
-        fields.append(("Content-Length", str(verdict.end - verdict.first)))
-    return answer.status_line(verdict.status), fields, verdict
+    if selection.status != 304:
+        fields.append(("Content-Length", str(selection.end - selection.first)))
+    return head.status_line(selection.status), fields, selection
 
 
 def _without(fields: dict[str, str], names: Collection[str]) -> dict[str, str]:

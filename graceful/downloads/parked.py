@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
-from graceful.downloads.token import Token
+from graceful.downloads.token import HandoverToken
 from graceful.web.response_headers import bodiless, reason
 
 
-class News(NamedTuple):
+class ParkedAnswer(NamedTuple):
     """An answer.
 
     :ivar status: `"200 OK"`.
@@ -29,31 +29,31 @@ class News(NamedTuple):
     body: bytes
 
 
-Answer = tuple[int | str, Iterable[tuple[str, str]], bytes]
-AtDrain = Callable[[], Answer | None]
+AnswerParts = tuple[int | str, Iterable[tuple[str, str]], bytes]
+AtDrain = Callable[[], AnswerParts | None]
 
-NOTHING_NEW: Final = News("204 No Content", [], b"")
+NO_NEWS: Final = ParkedAnswer("204 No Content", [], b"")
 TIMEOUT: Final = 270.0
 
 
-def news(status: int | str, headers: Iterable[tuple[str, str]], body: bytes) -> News:
+def parked_answer(status: int | str, headers: Iterable[tuple[str, str]], body: bytes) -> ParkedAnswer:
     """Put an application's answer into its form."""
     if type(body) is not bytes:
         raise TypeError(f"the body must be bytes, not {type(body).__name__}")
-    return News(f"{status} {reason(status)}" if isinstance(status, int) else status, list(headers), body)
+    return ParkedAnswer(f"{status} {reason(status)}" if isinstance(status, int) else status, list(headers), body)
 
 
 class Waiting(Protocol):
     """The event loop's side of a ticket: the request that waits for its answer."""
 
-    def give(self, what: News | bytes, last: bool) -> None:
+    def give(self, what: ParkedAnswer | bytes, last: bool) -> None:
         """Take an answer, or a piece of an event stream.  Any thread; does not block.
 
         :param last: nothing comes after it.
         """
 
 
-class Parked(Token):
+class Parked(HandoverToken):
     """A request that waits, with no thread, until somebody answers it.
 
     Make it in the view, give it to whoever will have the news, and hand it over like a
@@ -78,7 +78,7 @@ class Parked(Token):
         self._changed = threading.Condition(threading.Lock())
         self._over = False
         self._waiting: Waiting | None = None
-        self._kept: deque[News | bytes] = deque()
+        self._kept: deque[ParkedAnswer | bytes] = deque()
 
     # -- any thread ---------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class Parked(Token):
         :returns: False if it is too late: it was answered before, or its client is gone.
         :raises TypeError: the body is not bytes.
         """
-        return self._give(news(status, headers, body), last=True)
+        return self._give(parked_answer(status, headers, body), last=True)
 
     def send(self, data: bytes) -> bool:
         """Send a piece of an event stream.
@@ -109,7 +109,7 @@ class Parked(Token):
         """
         return self._give(b"", last=True)
 
-    def _give(self, what: News | bytes, last: bool) -> bool:
+    def _give(self, what: ParkedAnswer | bytes, last: bool) -> bool:
         with self._changed:
             if self._over:
                 return False
@@ -130,7 +130,7 @@ class Parked(Token):
 
     # -- where it is handed over --------------------------------------------------------------------------
 
-    def wait_at(self, waiting: Waiting) -> tuple[list[News | bytes], bool]:
+    def wait_at(self, waiting: Waiting) -> tuple[list[ParkedAnswer | bytes], bool]:
         """From now on news go there; returned is what has come before, and whether that was all.  Reactor thread."""
         with self._changed:
             self._waiting = waiting
@@ -140,7 +140,7 @@ class Parked(Token):
 
     # -- other servers ------------------------------------------------------------------------------------
 
-    def wait(self) -> News:
+    def wait(self) -> ParkedAnswer:
         """Block until there is an answer, or the time is over.  For servers that have no event loop to park it in.
 
         Of an event stream it is the head, and the body is still to be iterated over.
@@ -149,11 +149,11 @@ class Parked(Token):
             self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
             if not self._kept:
                 self._over = True
-                return NOTHING_NEW
+                return NO_NEWS
             first = self._kept[0]
-            if isinstance(first, News):
+            if isinstance(first, ParkedAnswer):
                 return self._kept.popleft()  # type: ignore[return-value]
-            return News("200 OK", [("Content-Type", "text/event-stream")], b"")
+            return ParkedAnswer("200 OK", [("Content-Type", "text/event-stream")], b"")
 
     def close(self) -> None:
         """The answer was sent, or given up (PEP 3333)."""
@@ -183,4 +183,4 @@ class Parked(Token):
                     self._over = True
                     return
                 piece: Any = self._kept.popleft()
-            yield piece.body if isinstance(piece, News) else piece
+            yield piece.body if isinstance(piece, ParkedAnswer) else piece

@@ -16,19 +16,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from graceful.downloads.headers import as_it_is
-from graceful.downloads.parked import NOTHING_NEW, AtDrain, News, Parked, news
+from graceful.downloads.headers import without_identity
+from graceful.downloads.parked import NO_NEWS, AtDrain, Parked, ParkedAnswer, parked_answer
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.interfaces import IAnswerer
 
 log = Logger(namespace="graceful")
 
 
-SPREAD: Final = 1.0
-LATE: Final = (1.0, 2.0)
-HELD: Final = 1 << 18
-
-CallbackThreads = Callable[..., object]
+DRAIN_SPREAD: Final = 1.0
+COME_BACK_AFTER: Final = (1.0, 2.0)
+MAX_UNSENT: Final = 1 << 18
 
 
 @implementer(IAnswerer)
@@ -37,21 +35,21 @@ class ParkedRequest:
 
     :param exchange: whose view has returned; it may have begun an event stream, but not sent anything.
     :param ticket: the application's side of it.
-    :param lot: where it waits.
+    :param parking_lot: where it waits.
     :ivar due: when its time is over, or when it is to be told of the drain, seconds of the clock.
     """
 
-    def __init__(self, exchange: Exchange, ticket: Parked, lot: ParkingLot, stream: bool) -> None:
+    def __init__(self, exchange: Exchange, ticket: Parked, parking_lot: ParkingLot, stream: bool) -> None:
         self.exchange = exchange
         self.ticket = ticket
         self.due = 0.0
-        self._lot = lot
+        self._parking_lot = parking_lot
         self._stream = stream
         self._over = False
 
     def begin(self) -> None:
         """Wait.  Reactor thread."""
-        self._lot.enter(self)
+        self._parking_lot.enter(self)
         exchange = self.exchange
         exchange.handler = self
         exchange.phase = PARKED
@@ -66,7 +64,7 @@ class ParkedRequest:
                 return
         kept, complete = self.ticket.wait_at(self)
         if complete and not kept:  # somebody has closed it on its way here
-            self._take(b"" if self._stream else NOTHING_NEW, True)
+            self._take(b"" if self._stream else NO_NEWS, True)
         for position, what in enumerate(kept, 1):
             self._take(what, complete and position == len(kept))
         if not self._over and exchange.connection.write_token.eof:
@@ -77,16 +75,16 @@ class ParkedRequest:
         if self.ticket.end():
             self.ticket.gone.callback(None)
 
-    def give(self, what: News | bytes, last: bool) -> None:
+    def give(self, what: ParkedAnswer | bytes, last: bool) -> None:
         """There is news.  Any thread."""
-        self._lot.call(self._take, what, last)
+        self._parking_lot.call(self._take, what, last)
 
-    def _take(self, what: News | bytes, last: bool) -> None:
+    def _take(self, what: ParkedAnswer | bytes, last: bool) -> None:
         if self._over:
             return
         exchange = self.exchange
         try:
-            if isinstance(what, News):
+            if isinstance(what, ParkedAnswer):
                 if exchange.begun:
                     exchange.finish(what.body)
                 else:
@@ -94,7 +92,7 @@ class ParkedRequest:
                     exchange.finish(what.body)
             elif last:
                 exchange.finish(what)
-            elif exchange.connection.write_token.held > HELD:
+            elif exchange.connection.write_token.held > MAX_UNSENT:
                 log.info("{exchange}: its client does not take its events, and is cut", exchange=exchange)
                 exchange.connection.close()
                 return
@@ -111,23 +109,23 @@ class ParkedRequest:
         self._leave()
         exchange.connection.site.through(exchange)
 
-    def _of_the_view(self, answer: News) -> list[tuple[str, str]]:
+    def _of_the_view(self, answer: ParkedAnswer) -> list[tuple[str, str]]:
         """What the view and its middlewares have said, such as a cookie, and the answer does not say itself."""
         said = {name.lower() for name, _ in answer.headers}
         if not answer.body:
             said.add("content-type")  # the view's was that of a page
-        return [(name, value) for name, value in as_it_is(self.exchange.fields()) if name.lower() not in said]
+        return [(name, value) for name, value in without_identity(self.exchange.fields()) if name.lower() not in said]
 
     def _leave(self) -> None:
         self._over = True
-        self._lot.leave(self)
+        self._parking_lot.leave(self)
 
     # -- its time is over, or the server's ----------------------------------------------------------------
 
     def time_out(self) -> None:
         """Answer by ourselves, unless somebody has just answered."""
         if self.ticket.end():
-            self._take(b"" if self._stream else NOTHING_NEW, True)
+            self._take(b"" if self._stream else NO_NEWS, True)
 
     def tell_of_drain(self) -> None:
         """The server stops: have the application answer, or answer by ourselves."""
@@ -136,26 +134,26 @@ class ParkedRequest:
         if self.ticket.at_drain is None:
             self._drained(None)
         else:
-            self._lot.aside(self._ask, self.ticket.at_drain)
+            self._parking_lot.call_in_thread(self._ask, self.ticket.at_drain)
 
     def _ask(self, at_drain: AtDrain) -> None:
         """Call the application.  In a thread."""
-        answer: News | None = None
+        answer: ParkedAnswer | None = None
         try:
             made = at_drain()
-            answer = news(*made) if made is not None else None
+            answer = parked_answer(*made) if made is not None else None
         except Exception:
             log.failure("{exchange}: at_drain of a parked request failed", exchange=self.exchange)
         finally:
-            self._lot.call(self._drained, answer)
+            self._parking_lot.call(self._drained, answer)
 
-    def _drained(self, answer: News | None) -> None:
+    def _drained(self, answer: ParkedAnswer | None) -> None:
         if self._stream:
             # RFC-less, but in the HTML standard: the time after which the browser comes back.
-            retry = b"retry: %d\n\n" % int(uniform(*LATE) * 1000)
+            retry = b"retry: %d\n\n" % int(uniform(*COME_BACK_AFTER) * 1000)
             self._take((answer.body if answer is not None else b"") + retry, True)
         else:
-            self._take(answer if answer is not None else NOTHING_NEW, True)
+            self._take(answer if answer is not None else NO_NEWS, True)
 
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
@@ -178,13 +176,15 @@ class ParkingLot:
 
     :param clock: monotonic time.
     :param call: calls a function in the reactor thread, from any thread.
-    :param aside: calls an application's function in a thread.
+    :param call_in_thread: calls an application's function in a thread.
     """
 
-    def __init__(self, clock: IReactorTime, call: Callable[..., object], aside: CallbackThreads) -> None:
+    def __init__(
+        self, clock: IReactorTime, call: Callable[..., object], call_in_thread: Callable[..., object]
+    ) -> None:
         self._clock = clock
         self.call = call
-        self.aside = aside
+        self.call_in_thread = call_in_thread
         # By the whole second in which their time is over.
         self._due: dict[int, set[ParkedRequest]] = {}
         self._looked = int(clock.seconds())
@@ -195,7 +195,7 @@ class ParkingLot:
 
     def enter(self, waiting: ParkedRequest) -> None:
         """Have a request wait until its time is over."""
-        after = uniform(*LATE) if self._draining else max(0.0, waiting.ticket.timeout)
+        after = uniform(*COME_BACK_AFTER) if self._draining else max(0.0, waiting.ticket.timeout)
         self._wait_until(waiting, self._clock.seconds() + after)
 
     def _wait_until(self, waiting: ParkedRequest, due: float) -> None:
@@ -217,7 +217,7 @@ class ParkingLot:
         now = self._clock.seconds()
         waiting = [one for second in list(self._due) for one in self._due.pop(second)]
         for one in waiting:
-            self._wait_until(one, now + uniform(0, SPREAD))
+            self._wait_until(one, now + uniform(0, DRAIN_SPREAD))
 
     def tick(self, now: float) -> None:
         """Look whose time is over.  Several times a second in a drain, else once.

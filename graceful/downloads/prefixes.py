@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from graceful.config.values import Mapping
 from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import OpenFile, open_file
-from graceful.downloads.headers import Answer, judged
+from graceful.downloads.headers import ApplicationHead, file_head
 from graceful.downloads.reactor_answer import begin_or_drop, mark_download, start_soon
 from graceful.downloads.relay_pool import RelayPool, UrlAnswer
 from graceful.downloads.targets import File, RefusedPath, Url, log_refusal, resolve
@@ -43,7 +43,7 @@ class PublicPrefixes:
         self._mappings = mappings
 
     def answer(self, exchange: Exchange) -> bool:
-        """Answer, now or later.  Any thread.
+        """ApplicationHead, now or later.  Any thread.
 
         :returns: False if nothing is mapped there.
         """
@@ -63,7 +63,7 @@ class PublicPrefixes:
             mark_download(exchange)
             start_soon(
                 self._call,
-                UrlAnswer(exchange, target.url, Answer(), self._relays)
+                UrlAnswer(exchange, target.url, ApplicationHead(), self._relays)
                 if isinstance(target, Url)
                 else _FileAnswer(exchange, target, path, self._disk),
             )
@@ -121,9 +121,9 @@ class _OpenFileAnswer:
 
     def begin(self) -> None:
         """Start the answer, and send what the request wants of the file."""
-        status, fields, verdict = judged(self.exchange, Answer(), self._file, self._guess)
+        status, fields, selection = file_head(self.exchange, ApplicationHead(), self._file, self._guess)
         self.exchange.start(status, fields)
-        FileSender(self.exchange, self._file, verdict.first, verdict.end, self._disk).begin()
+        FileSender(self.exchange, self._file, selection.first, selection.end, self._disk).begin()
 
     def drop(self) -> None:
         """Close the file."""

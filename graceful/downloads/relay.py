@@ -24,7 +24,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
-from graceful.downloads.headers import Answer, passed_on
+from graceful.downloads.headers import ApplicationHead, client_fields
 from graceful.downloads.upstream import Upstream
 from graceful.web.exchange import DOWNLOADING, Disconnected, Exchange
 from graceful.web.interfaces import IAnswerer
@@ -32,15 +32,15 @@ from graceful.web.interfaces import IAnswerer
 log = Logger(namespace="graceful")
 
 
-HIGH: Final = 1 << 16
-PAUSES: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
+PAUSE_ABOVE: Final = 1 << 16
+RETRY_DELAYS: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
 PROGRESS: Final = 1 << 20
-SILENT: Final = 1.0
+IDLE_AFTER: Final = 1.0
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})\Z")
 
 
-class State(Enum):
+class RelayState(Enum):
     """How far it is."""
 
     ASKING = auto()
@@ -49,7 +49,7 @@ class State(Enum):
     OVER = auto()
 
 
-class Body(Protocol):
+class BodyReceiver(Protocol):
     """Takes one response's body to its relay."""
 
     def __init__(self, relay: Relay) -> None:
@@ -73,7 +73,7 @@ class Body(Protocol):
             self.transport.loseConnection()
 
 
-class Unwanted(Protocol):
+class DiscardedBody(Protocol):
     """Takes a body that nobody wants: it closes the connection."""
 
     def connectionMade(self) -> None:
@@ -88,7 +88,7 @@ class Relay:
 
     :param exchange: whose answer has not begun.
     :param url: what is asked of the upstream.
-    :param answer: what the application wants to be in the answer.
+    :param head: what the application wants to be in the answer.
     :param asked: the request's fields that are passed on, by lower-case name; conditions and range among them.
     :param upstream: whom to ask.
     :param clock: monotonic time.
@@ -100,7 +100,7 @@ class Relay:
         self,
         exchange: Exchange,
         url: str,
-        answer: Answer,
+        head: ApplicationHead,
         asked: Mapping[str, str],
         upstream: Upstream,
         clock: IReactorTime,
@@ -110,16 +110,16 @@ class Relay:
         self._exchange = exchange
         self._connection = exchange.connection
         self._url = url
-        self._answer = answer
+        self._head = head
         self._asked = asked
         self._upstream = upstream
         self._clock = clock
         self._silence = silence
         self._when_over = over
-        self._state = State.ASKING
+        self._state = RelayState.ASKING
         self._heard = clock.seconds()
         self._asking: Deferred[IResponse] | None = None
-        self._body: Body | None = None
+        self._body: BodyReceiver | None = None
         self._paused = self._late = False
         self._timer: IDelayedCall | None = None
         # What a broken body can be resumed by: its validator, the places of its next byte and of its last, and the
@@ -142,7 +142,7 @@ class Relay:
     # -- asking -------------------------------------------------------------------------------------------
 
     def _ask(self, fields: Mapping[str, str], then: Any) -> None:
-        self._state = State.ASKING
+        self._state = RelayState.ASKING
         self._heard = self._clock.seconds()
         method = "HEAD" if self._exchange.method == "HEAD" else "GET"
         self._late = False
@@ -154,32 +154,32 @@ class Relay:
         """The upstream answers: so do we, with what it says and what the application wants."""
         self._asking = None
         exchange = self._exchange
-        if self._state is State.OVER:
-            response.deliverBody(Unwanted())
+        if self._state is RelayState.OVER:
+            response.deliverBody(DiscardedBody())
             return
         if response.code == 206 and "range" not in self._asked:
             self._give_up(response, f"it answers {self._url} with a part that nobody has asked for")
             return
         head = exchange.method == "HEAD"
-        fields = passed_on(response.code, response.headers, self._answer)
+        fields = client_fields(response.code, response.headers, self._head)
         length = _field(response, "content-length") if head else str(response.length)
         if length.isdigit() and response.code not in (204, 304):
             fields.append(("Content-Length", length))
         self._remember(response)
         try:
-            exchange.start(self._answer.status_line(response.code), fields)
+            exchange.start(self._head.status_line(response.code), fields)
         except ValueError as error:
             self._give_up(response, f"it sends what must not be passed on: {error}")
             return
         try:
             if exchange.bare() or response.length == 0:
-                response.deliverBody(Unwanted() if not head and response.length else Protocol())
+                response.deliverBody(DiscardedBody() if not head and response.length else Protocol())
                 self._finish()
                 return
             self._connection.keep_unsent_low(True)
             exchange.write(b"")
         except Disconnected:
-            response.deliverBody(Unwanted())
+            response.deliverBody(DiscardedBody())
             self.disconnected(exchange)
             return
         self._deliver(response)
@@ -199,7 +199,7 @@ class Relay:
 
     def _no_response(self, failure: Failure) -> None:
         self._asking = None
-        if self._state is not State.ASKING:
+        if self._state is not RelayState.ASKING:
             return  # it was we who have ended it
         late = self._late or failure.check(TimeoutError, TCPTimedOutError) is not None
         self._broken("it does not answer in time" if self._late else _why(failure), late)
@@ -209,17 +209,17 @@ class Relay:
         self._end_badly(500)
 
     def _give_up(self, response: IResponse, why: str) -> None:
-        response.deliverBody(Unwanted())
+        response.deliverBody(DiscardedBody())
         log.error("{exchange}: the upstream cannot be used: {why}", exchange=self._exchange, why=why)
         self._end_badly(502)
 
     # -- the body -----------------------------------------------------------------------------------------
 
     def _deliver(self, response: IResponse) -> None:
-        self._state = State.FLOWING
+        self._state = RelayState.FLOWING
         self._heard = self._clock.seconds()
         self._paused = False
-        self._body = Body(self)
+        self._body = BodyReceiver(self)
         response.deliverBody(self._body)
 
     def data(self, data: bytes) -> None:
@@ -231,7 +231,7 @@ class Relay:
         except Disconnected:
             self.disconnected(self._exchange)
             return
-        if self._connection.write_token.held > HIGH:
+        if self._connection.write_token.held > PAUSE_ABOVE:
             self._pause(True)
 
     def _drained(self) -> None:
@@ -252,7 +252,7 @@ class Relay:
     def body_ended(self, reason: Failure) -> None:
         """The body is whole; or the upstream has broken off."""
         self._body = None
-        if self._state is not State.FLOWING:
+        if self._state is not RelayState.FLOWING:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
             self._finish()
@@ -268,7 +268,7 @@ class Relay:
             return
         if self._next - self._resumed_at > PROGRESS:
             self._tries = 0
-        if not self._etag or self._tries == len(PAUSES):
+        if not self._etag or self._tries == len(RETRY_DELAYS):
             self._cut(f"the upstream broke off, and cannot be asked for the rest: {why}")
             return
         log.warn(
@@ -277,8 +277,8 @@ class Relay:
             why=why,
             place=self._next,
         )
-        self._state = State.PAUSING
-        self._timer = self._clock.callLater(PAUSES[self._tries], self._ask_for_the_rest)
+        self._state = RelayState.PAUSING
+        self._timer = self._clock.callLater(RETRY_DELAYS[self._tries], self._ask_for_the_rest)
         self._tries += 1
         self._resumed_at = self._next
 
@@ -292,13 +292,13 @@ class Relay:
     def _next_response(self, response: IResponse) -> None:
         """The upstream is back: with the rest of the same file, or not."""
         self._asking = None
-        if self._state is State.OVER:
-            response.deliverBody(Unwanted())
+        if self._state is RelayState.OVER:
+            response.deliverBody(DiscardedBody())
             return
         if response.code == 206 and self._is_the_rest(response):
             self._deliver(response)
             return
-        response.deliverBody(Unwanted())
+        response.deliverBody(DiscardedBody())
         if response.code >= 500:
             self._broken(f"it answers {response.code}", late=False)
         else:
@@ -333,15 +333,15 @@ class Relay:
         self._connection.site.through(self._exchange)
 
     def _end_badly(self, status: int) -> None:
-        """Answer with this status; or cut what has begun."""
-        if self._state is State.OVER:
+        """ApplicationHead with this status; or cut what has begun."""
+        if self._state is RelayState.OVER:
             return
         self._over(through=False)
         self._connection.site.answer(self._exchange, status)
 
     def _over(self, through: bool = True) -> None:
         """It is over, for whatever reason: let go of everything."""
-        self._state = State.OVER
+        self._state = RelayState.OVER
         self._connection.drained = None
         if self._timer is not None:
             self._timer.cancel()
@@ -364,10 +364,10 @@ class Relay:
             self._connection.close()
         elif now - self._heard <= self._silence or self._paused:
             pass
-        elif self._state is State.ASKING and self._asking is not None:
+        elif self._state is RelayState.ASKING and self._asking is not None:
             self._late = True
             self._asking.cancel()
-        elif self._state is State.FLOWING and self._body is not None:
+        elif self._state is RelayState.FLOWING and self._body is not None:
             body, self._body = self._body, None
             body.drop()
             self._broken(f"it has said nothing for {self._silence:g} s", late=True)
@@ -376,15 +376,15 @@ class Relay:
 
     def disconnected(self, exchange: Exchange) -> None:
         """The client is gone, or it was cut."""
-        if self._state is not State.OVER:
+        if self._state is not RelayState.OVER:
             exchange.flushed = True
             self._over()
 
     def parked(self, exchange: Exchange) -> bool:
         """Whether nothing is on its way to the client, and nothing comes that would be."""
-        if self._connection.write_token.held or self._state is State.OVER:
+        if self._connection.write_token.held or self._state is RelayState.OVER:
             return False
-        return self._state is not State.FLOWING or self._clock.seconds() - self._heard > SILENT
+        return self._state is not RelayState.FLOWING or self._clock.seconds() - self._heard > IDLE_AFTER
 
 
 def _field(response: IResponse, name: str) -> str:

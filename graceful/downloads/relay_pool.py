@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
 
-from graceful.downloads.headers import Answer, upstream_fields
+from graceful.downloads.headers import ApplicationHead, upstream_fields
 from graceful.web.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -20,19 +20,19 @@ class UrlAnswer:
 
     :param exchange: its answer is not started.
     :param url: what is asked of the upstream.
-    :param answer: what the application wants to be in the answer.
+    :param head: what the application wants to be in the answer.
     :param relays: starts the relay.
     """
 
-    def __init__(self, exchange: Exchange, url: str, answer: Answer, relays: RelayPool) -> None:
+    def __init__(self, exchange: Exchange, url: str, head: ApplicationHead, relays: RelayPool) -> None:
         self.exchange = exchange
         self._url = url
-        self._answer = answer
+        self._head = head
         self._relays = relays
 
     def begin(self) -> None:
         """Ask the upstream.  Reactor thread."""
-        self._relays.start(self.exchange, self._url, self._answer)
+        self._relays.start(self.exchange, self._url, self._head)
 
     def drop(self) -> None:
         """Do nothing: the upstream has not been asked yet."""
@@ -53,17 +53,15 @@ class RelayPool:
         self._silence = silence
         self._running: set[Relay] = set()
 
-    def start(self, exchange: Exchange, url: str, answer: Answer) -> None:
+    def start(self, exchange: Exchange, url: str, head: ApplicationHead) -> None:
         """Begin to relay what an upstream server has at a URL."""
         # Not at import time: Twisted's endpoints take systemd's sockets out of the environment.
         from graceful.downloads.relay import Relay
 
         if self._upstream is None:
             self._upstream = self._make_upstream()
-        fields = upstream_fields(exchange, answer)
-        relay = Relay(
-            exchange, url, answer, fields, self._upstream, self._clock, self._silence, self._running.discard
-        )
+        fields = upstream_fields(exchange, head)
+        relay = Relay(exchange, url, head, fields, self._upstream, self._clock, self._silence, self._running.discard)
         self._running.add(relay)
         relay.begin()
 

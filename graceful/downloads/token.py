@@ -30,10 +30,10 @@ _PIECE: Final = 65536
 _SILENCE: Final = 60.0
 
 #: Every token that an application has, by its id.  Any thread; single operations are atomic.
-_tokens: WeakValueDictionary[str, Token] = WeakValueDictionary()
+_tokens: WeakValueDictionary[str, HandoverToken] = WeakValueDictionary()
 
 
-class Token:
+class HandoverToken:
     """What stands for an answer that the event loop makes.  Belongs to the thread that runs the application.
 
     :ivar exchange: the one exchange that it is good for; None on other servers.
@@ -56,7 +56,7 @@ class Token:
         return [(HEADER, self._id)] if self._id else []
 
 
-def claim(id: str, exchange: Exchange) -> Token | None:
+def claim(id: str, exchange: Exchange) -> HandoverToken | None:
     """Find the token that an answer's field names; None unless it was made in the same exchange."""
     token = _tokens.get(id)
     if token is None or token.exchange is not exchange:
@@ -66,7 +66,7 @@ def claim(id: str, exchange: Exchange) -> Token | None:
     return token
 
 
-class Download(Token):
+class Download(HandoverToken):
     """A file, or what an upstream server has at a URL, as the body of an answer.
 
     The event loop sends it, at the client's speed, and the thread is free at once.  Ranges and conditions of the

@@ -26,8 +26,8 @@ from zope.interface import implementer
 Fields = Sequence[tuple[str, str]]
 
 MAX_HEAD: Final = 1 << 17
-KEPT: Final = 64
-KEPT_FOR: Final = 20
+KEPT_PER_HOST: Final = 64
+KEPT_SECONDS: Final = 20
 NEVER: Final = 86_400.0
 
 
@@ -38,7 +38,7 @@ class HeadTooLong(Exception):
         return f"the head of the answer is longer than {MAX_HEAD} bytes"
 
 
-class Proxy(TransportProxyProducer):
+class AbortingTransport(TransportProxyProducer):
     """What a response gets to see of its connection."""
 
     def loseConnection(self) -> None:
@@ -59,7 +59,7 @@ class UpstreamClient(HTTP11ClientProtocol):
         parser = self._parser
         if parser is None:
             return asking  # it was refused
-        proxy: Any = Proxy(self.transport)  # type: ignore[no-untyped-call]
+        proxy: Any = AbortingTransport(self.transport)  # type: ignore[no-untyped-call]
         self._transportProxy = parser.transport = proxy
         return asking.addCallback(_without_the_connections_own, parser)
 
@@ -82,7 +82,7 @@ def _without_the_connections_own(response: IResponse, parser: HTTPClientParser) 
     return response
 
 
-class ClientFactory(Factory):
+class UpstreamClientFactory(Factory):
     """Makes the connections of the pool."""
 
     noisy = False
@@ -98,13 +98,13 @@ class ClientFactory(Factory):
 class UpstreamPool(HTTPConnectionPool):
     """Connections that are kept between requests."""
 
-    _factory: Any = ClientFactory
-    maxPersistentPerHost = KEPT
-    cachedConnectionTimeout = KEPT_FOR
+    _factory: Any = UpstreamClientFactory
+    maxPersistentPerHost = KEPT_PER_HOST
+    cachedConnectionTimeout = KEPT_SECONDS
 
 
 @implementer(IStreamClientEndpoint)
-class Timed:
+class TimedEndpoint:
     """An endpoint that gives up connecting after a while.
 
     :param limit: seconds.
@@ -137,7 +137,7 @@ class Timed:
 
 
 @implementer(IAgentEndpointFactory)
-class Endpoints:
+class UpstreamEndpoints:
     """Where the agent connects to."""
 
     def __init__(self, reactor: Any, clock: IReactorTime, limit: float) -> None:
@@ -146,14 +146,14 @@ class Endpoints:
         self._limit = limit
         self._policy: Any = None
 
-    def endpointForURI(self, uri: URI) -> Timed:
+    def endpointForURI(self, uri: URI) -> TimedEndpoint:
         """The endpoint for a URL; its host is resolved by the reactor."""
         endpoint: Any = HostnameEndpoint(self._reactor, uri.host, uri.port, timeout=NEVER)
         if uri.scheme == b"https":
             if self._policy is None:
                 self._policy = BrowserLikePolicyForHTTPS()
             endpoint = wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
-        return Timed(endpoint, self._clock, self._limit)
+        return TimedEndpoint(endpoint, self._clock, self._limit)
 
 
 class Upstream:
@@ -166,7 +166,7 @@ class Upstream:
 
     def __init__(self, reactor: Any, clock: IReactorTime, connect: float) -> None:
         self._pool = UpstreamPool(reactor)  # type: ignore[no-untyped-call]
-        self._agent = Agent.usingEndpointFactory(reactor, Endpoints(reactor, clock, connect), self._pool)
+        self._agent = Agent.usingEndpointFactory(reactor, UpstreamEndpoints(reactor, clock, connect), self._pool)
 
     def ask(self, method: str, url: str, fields: Fields) -> Deferred[IResponse]:
         """Send a request; cancelling what is returned closes its connection.

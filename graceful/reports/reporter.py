@@ -48,10 +48,10 @@ class Reporter:
             if self.wanted:
                 self.publisher.publish(self.writer.interruption(what))
 
-    def overtime(self, exchange: Exchange, why: str, stack: str) -> None:
+    def slow(self, exchange: Exchange, why: str, stack: str) -> None:
         """An exchange has taken longer than it should.  Reactor thread."""
         if self.wanted:
-            self.publisher.publish(self.writer.overtime(exchange, why, stack))
+            self.publisher.publish(self.writer.slow(exchange, why, stack))
 
     def failed(self, exchange: Exchange, kind: str, error: BaseException) -> None:
         """The application has raised.  In the exchange's thread, while the exception is handled.

@@ -80,7 +80,7 @@ class ReportWriter:
         report["tb_text"] = "".join(traceback.format_exception(error))
         return report
 
-    def overtime(self, exchange: Exchange, why: str, stack: str) -> Report:
+    def slow(self, exchange: Exchange, why: str, stack: str) -> Report:
         """An exchange that has taken longer than it should."""
         report = self._now(exchange)
         report["kind"] = "slow"

@@ -19,7 +19,7 @@ from graceful.process.exit import TAKEDOWN
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, ThreadInterrupt, ThreadInterrupts
+from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, InterruptScheduler, ThreadInterrupt
 from graceful.threads.stacks import stack_of
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
@@ -33,13 +33,13 @@ LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN
 assert LAST_MOMENT < TAKEDOWN
 
 
-class Deadline:
+class DrainTakedown:
     """Takes down what a site still has in flight.  Reactor thread.
 
     :param site: whose connections and exchanges.
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
-    :param descents: brings threads down.
+    :param scheduler: brings threads down.
     :param reports: gets a report of each exchange that is taken down.
     :ivar interrupted: what was interrupted.
     :ivar abandoned: how many threads did not end.
@@ -50,13 +50,13 @@ class Deadline:
         site: Site,
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
-        descents: ThreadInterrupts,
+        scheduler: InterruptScheduler,
         reports: Reporter,
     ) -> None:
         self._site = site
         self._clock = clock
         self._working = working
-        self._descents = descents
+        self._scheduler = scheduler
         self._reports = reports
         self._everything = True
         self.interrupted: dict[Exchange, Interruption] = {}
@@ -83,7 +83,7 @@ class Deadline:
         for exchange, interruption in list(self.interrupted.items()):
             if exchange in working and interruption.down is None:
                 self._with_thread.add(exchange)
-                self._descents.start(exchange, working[exchange], self._came_down)
+                self._scheduler.start(exchange, working[exchange], self._came_down)
             elif exchange not in self._counted:
                 del self.interrupted[exchange]  # its last byte was on its way
             elif exchange not in self._with_thread:
@@ -131,29 +131,29 @@ class Deadline:
         """How many exchanges in flight were interrupted."""
         return len(self._counted)
 
-    def _came_down(self, descent: ThreadInterrupt, down: bool) -> None:
+    def _came_down(self, interrupt: ThreadInterrupt, down: bool) -> None:
         """A thread has ended, or is abandoned."""
-        interruption = self.interrupted[descent.exchange]
-        interruption.down, interruption.story = down, descent.story
+        interruption = self.interrupted[interrupt.exchange]
+        interruption.down, interruption.story = down, interrupt.story
         if not down:
             log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"
                 "\n{stack}",
-                exchange=descent.exchange,
-                report=descent.exchange.report,
+                exchange=interrupt.exchange,
+                report=interrupt.exchange.report,
                 story=", ".join(interruption.story) or "it was never where that can be done",
-                stack=stack_of(descent.thread),
+                stack=stack_of(interrupt.thread),
             )
-        if descent.exchange in self._counted:
+        if interrupt.exchange in self._counted:
             self._reports.taken_down(interruption)
         elif down:
-            del self.interrupted[descent.exchange]  # its answer was complete, and only close() of it interrupted
+            del self.interrupted[interrupt.exchange]  # its answer was complete, and only close() of it interrupted
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         spared = self._spared()
         left = len(self._working().keys() - spared)
         ending = self._ending(spared)
-        if (left or ending or self._descents.busy) and self._clock.seconds() < until:
+        if (left or ending or self._scheduler.busy) and self._clock.seconds() < until:
             self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
             return
         self.abandoned = left

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import interrupt, take_down
-from graceful.takedown.thread_interrupt import ThreadInterrupt, ThreadInterrupts
+from graceful.takedown.thread_interrupt import InterruptScheduler, ThreadInterrupt
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import APPLICATION, QUEUED, SENDING, Exchange
 from graceful.web.site import Site
@@ -30,13 +30,13 @@ log = Logger(namespace="graceful")
 WHY = "by order"
 
 
-def take_down_one(site: Site, overtime: RequestTimeouts, number: int) -> list[int]:
+def take_down_one(site: Site, timeouts: RequestTimeouts, number: int) -> list[int]:
     """Take down an exchange as a deadline would; those behind it on its connection go on, if that can be kept.
 
     Reactor thread.
 
     :param site: whose exchange.
-    :param overtime: takes single exchanges down.
+    :param timeouts: takes single exchanges down.
     :param number: the exchange's.
     :returns: the numbers of those that were interrupted; none if it is not in flight, or if others are before it on
         its connection, which would be interrupted first.
@@ -51,7 +51,7 @@ def take_down_one(site: Site, overtime: RequestTimeouts, number: int) -> list[in
             return []
     elif current is not exchange:
         return []
-    return [one.id for one in overtime.interrupt(exchange, WHY, cut=True)]
+    return [one.id for one in timeouts.interrupt(exchange, WHY, cut=True)]
 
 
 LOOK: Final = 0.25
@@ -76,7 +76,7 @@ class RequestTimeouts:
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
     :param queued: those that wait for a thread.
-    :param descents: brings threads down.
+    :param scheduler: brings threads down.
     :param reports: gets the reports.
     :param replace: has another thread work in the place of one that is lost.  False: there are too many already.
     :ivar taken: how many exchanges in flight were interrupted.
@@ -89,7 +89,7 @@ class RequestTimeouts:
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
         queued: Callable[[], list[Exchange]],
-        descents: ThreadInterrupts,
+        scheduler: InterruptScheduler,
         reports: Reporter,
         replace: Callable[[int], bool],
     ) -> None:
@@ -97,7 +97,7 @@ class RequestTimeouts:
         self._clock = clock
         self._working = working
         self._queued = queued
-        self._descents = descents
+        self._scheduler = scheduler
         self._reports = reports
         self._replace = replace
         self._slow = site.settings.report_slower_than
@@ -124,7 +124,7 @@ class RequestTimeouts:
         for exchange in [exchange for exchange in self._noted if exchange not in working]:
             noted = self._noted.pop(exchange)
             if exchange.aim is None and not exchange.error:  # else there is a report of it already
-                self._reports.overtime(exchange, noted.why, noted.stack)
+                self._reports.slow(exchange, noted.why, noted.stack)
 
     def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
         limit = self._site.limits.passed(exchange, now)
@@ -167,7 +167,7 @@ class RequestTimeouts:
             self._site.finished(one)
         if thread:
             self._interrupted[exchange] = interruption
-            self._descents.start(exchange, thread, self._ended)
+            self._scheduler.start(exchange, thread, self._ended)
         else:
             exchange.flushed = True
             self._reports.taken_down(interruption)
@@ -184,16 +184,16 @@ class RequestTimeouts:
             return []
         return [exchange, *(behind if connection.write_token.closed or connection.write_token.closing else ())]
 
-    def _ended(self, descent: ThreadInterrupt, down: bool) -> None:
+    def _ended(self, thread_interrupt: ThreadInterrupt, down: bool) -> None:
         """A thread is free again, or lost."""
-        exchange = descent.exchange
+        exchange = thread_interrupt.exchange
         interruption = self._interrupted.pop(exchange)
-        interruption.down, interruption.story = down, descent.story
+        interruption.down, interruption.story = down, thread_interrupt.story
         story = ", ".join(interruption.story)
         if down:
             log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)
         else:
-            replaced = self._replace(descent.thread)
+            replaced = self._replace(thread_interrupt.thread)
             log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is lost; {instead}; it is"
                 " here:\n{stack}",
@@ -201,6 +201,6 @@ class RequestTimeouts:
                 report=exchange.report,
                 story=story or "it was never where that can be done",
                 instead="another one takes its place" if replaced else "too many are lost to replace it",
-                stack=stack_of(descent.thread),
+                stack=stack_of(thread_interrupt.thread),
             )
         self._reports.taken_down(interruption)

@@ -153,7 +153,7 @@ def _in_one_place(wait: object, other: object) -> bool:
 Ended = Callable[[ThreadInterrupt, bool], None]
 
 
-class ThreadInterrupts:
+class InterruptScheduler:
     """The threads that are being brought down.  Reactor thread.
 
     :param clock: monotonic time.
@@ -181,19 +181,19 @@ class ThreadInterrupts:
     def start(self, exchange: Exchange, thread: int, ended: Ended) -> ThreadInterrupt:
         """Begin to bring down the thread of an exchange, unless that is under way.
 
-        :param ended: called with the descent, and whether the thread has come down; if not, it is abandoned.
+        :param ended: called with the interrupt, and whether the thread has come down; if not, it is abandoned.
         """
         known = self._under_way.get(exchange)
         if known is not None:
             known[1].append(ended)
             return known[0]
         now = self._clock.seconds()
-        descent = ThreadInterrupt(exchange, thread, self._native(thread), now, self._waits, self._call)
+        interrupt = ThreadInterrupt(exchange, thread, self._native(thread), now, self._waits, self._call)
         if not self._under_way:
             self._clock.callLater(LOOK_AGAIN, self._look)
-        self._under_way[exchange] = descent, [ended]
-        self._look_at(descent, now)
-        return descent
+        self._under_way[exchange] = interrupt, [ended]
+        self._look_at(interrupt, now)
+        return interrupt
 
     @property
     def busy(self) -> bool:
@@ -203,20 +203,20 @@ class ThreadInterrupts:
     def _look(self) -> None:
         now, working = self._clock.seconds(), self._working()
         self._waits.again()
-        for exchange, (descent, ended) in list(self._under_way.items()):
-            down = working.get(exchange) != descent.thread
-            if down or now - descent.began >= WITHIN:
+        for exchange, (interrupt, ended) in list(self._under_way.items()):
+            down = working.get(exchange) != interrupt.thread
+            if down or now - interrupt.began >= WITHIN:
                 del self._under_way[exchange]
                 for tell in ended:
-                    tell(descent, down)
+                    tell(interrupt, down)
             else:
-                self._look_at(descent, now)
+                self._look_at(interrupt, now)
         if self._under_way:
             self._clock.callLater(LOOK_AGAIN, self._look)
 
-    def _look_at(self, descent: ThreadInterrupt, now: float) -> None:
+    def _look_at(self, interrupt: ThreadInterrupt, now: float) -> None:
         try:
-            descent.look(now)
+            interrupt.look(now)
         except Exception:
             # One that fails must not keep the others from coming down.
-            log.failure("{exchange}: its thread could not be looked at", exchange=descent.exchange)
+            log.failure("{exchange}: its thread could not be looked at", exchange=interrupt.exchange)

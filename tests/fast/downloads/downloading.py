@@ -22,7 +22,7 @@ from graceful.config.values import Mapping, parse_mapping
 from graceful.downloads import handover as handover_module
 from graceful.downloads import prefixes as prefixes_module
 from graceful.downloads.handover import AnswerHandOver
-from graceful.downloads.headers import Answer as ApplicationHead
+from graceful.downloads.headers import ApplicationHead
 from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.reactor_answer import ReactorAnswer, mark_download, start_soon
@@ -36,7 +36,7 @@ from tests.fast.doubles import GET, HOST, Answer, Case, Client, directory_for, p
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
 
-class SlowCrew:
+class SlowDisk:
     """A crew without threads: it works when the test says so.
 
     :param call: calls a function in the reactor thread.
@@ -175,7 +175,7 @@ class DownloadCase(Case):
     :ivar crew: does what blocks.
     :ivar upstream: all upstream servers.
     :ivar directory: an empty one; `/files` and `/internal/files` mean it, `/remote` and `/internal/remote` a URL.
-    :ivar aside: what was to be called in threads beside: function and arguments.
+    :ivar in_thread: what was to be called in a thread: function and arguments.
     """
 
     mapped = True
@@ -191,17 +191,17 @@ class DownloadCase(Case):
     def put_together(self) -> None:
         """Have the engine, a new one perhaps, hand over."""
         call = self.engine.hub.call
-        self.disk = SlowCrew(call)
+        self.disk = SlowDisk(call)
         self.upstream = PaperUpstream()
-        self.aside: list[tuple[Any, ...]] = []
+        self.in_thread: list[tuple[Any, ...]] = []
         disk: Any = self.disk
         upstream: Any = self.upstream
         self.relays = RelayPool(self.clock, lambda: upstream, 60.0)
-        self.lot = ParkingLot(self.clock, call, lambda *what: self.aside.append(what))
+        self.parking_lot = ParkingLot(self.clock, call, lambda *what: self.in_thread.append(what))
         there = (f"files={self.directory}", "remote=http://librarian:58000/base")
         internal = [parse_mapping(f"/internal/{text}") for text in there if self.mapped]
         site = self.engine.site
-        site.hand_over = AnswerHandOver(call, disk, self.relays, self.lot, internal)
+        site.hand_over = AnswerHandOver(call, disk, self.relays, self.parking_lot, internal)
         mappings = [parse_mapping(f"/{text}") for text in there if self.mapped]
         for mapping in mappings:
             site.route(mapping.prefix, self.public(mappings).answer)
@@ -271,7 +271,7 @@ class DownloadCase(Case):
         """Check that no connection, exchange, descriptor, relay, place in the lot or timer is left."""
         super().nothing_left()
         self.assertEqual(self.descriptors(), [])
-        self.assertEqual((self.relays._running, len(self.lot), self.clock.getDelayedCalls()), (set(), 0, []))
+        self.assertEqual((self.relays._running, len(self.parking_lot), self.clock.getDelayedCalls()), (set(), 0, []))
 
     def logged(self, what: Callable[[], object]) -> list[str]:
         """Do something, and have everything that it writes to the log."""

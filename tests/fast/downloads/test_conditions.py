@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.downloads.conditions import Verdict, judge, same_file, seconds
+from graceful.downloads.conditions import FileSelection, evaluate, same_file, seconds
 
 TAG = '"abc"'
 NOW = 1_000_000_000
@@ -18,15 +18,15 @@ DATE = "Sun, 09 Sep 2001 01:46:40 GMT"
 BEFORE = "Sun, 09 Sep 2001 01:46:39 GMT"
 AFTER = "Sun, 09 Sep 2001 01:46:41 GMT"
 SIZE = 1000
-WHOLE = Verdict(200, 0, SIZE)
+WHOLE = FileSelection(200, 0, SIZE)
 
 
 class Case(SynchronousTestCase):
     """A file of 1,000 bytes."""
 
-    def judged(self, etag: str = TAG, size: int = SIZE, **fields: str) -> Verdict:
+    def judged(self, etag: str = TAG, size: int = SIZE, **fields: str) -> FileSelection:
         """How a request with these fields is answered."""
-        return judge({name.replace("_", "-"): value for name, value in fields.items()}, etag, NOW, size)
+        return evaluate({name.replace("_", "-"): value for name, value in fields.items()}, etag, NOW, size)
 
     def status(self, etag: str = TAG, **fields: str) -> int:
         """Likewise, the status."""
@@ -45,7 +45,7 @@ class ConditionTests(Case):
         for field in (TAG, '"x", "abc"', '"x","abc","y"', "*", " * "):
             self.assertEqual(self.judged(if_match=field), WHOLE, field)
         for field in ('"x"', 'W/"abc"', "abc", "", '"ab", "c"'):
-            self.assertEqual(self.judged(if_match=field), Verdict(412, 0, 0), field)
+            self.assertEqual(self.judged(if_match=field), FileSelection(412, 0, 0), field)
         for field in ('W/"abc"', TAG):
             self.assertEqual(self.status('W/"abc"', if_match=field), 412)
         self.assertEqual(self.status('W/"abc"', if_match="*"), 200)
@@ -88,13 +88,13 @@ class ConditionTests(Case):
     def test_no_date(self) -> None:
         """Of a file whose age nobody can say no condition about it is heeded."""
         for name in ("if-modified-since", "if-unmodified-since"):
-            self.assertEqual(judge({name: BEFORE}, TAG, None, SIZE), WHOLE)
+            self.assertEqual(evaluate({name: BEFORE}, TAG, None, SIZE), WHOLE)
 
 
 class RangeTests(Case):
     """Which part of it."""
 
-    def ranged(self, field: str, size: int = SIZE) -> Verdict:
+    def ranged(self, field: str, size: int = SIZE) -> FileSelection:
         """How a request for a range is answered."""
         return self.judged(size=size, range=field)
 
@@ -115,12 +115,12 @@ class RangeTests(Case):
             ("bytes= \t5-6 \t", 5, 7),
             ("bytes=0005-0006", 5, 7),
         ):
-            self.assertEqual(self.ranged(field), Verdict(206, first, end), field)
+            self.assertEqual(self.ranged(field), FileSelection(206, first, end), field)
 
     def test_beyond(self) -> None:
         """A range that has no byte of the file cannot be satisfied."""
         for field in ("bytes=1000-", "bytes=1000-1001", "bytes=999999999999999999-", "bytes=-0"):
-            self.assertEqual(self.ranged(field), Verdict(416, 0, 0), field)
+            self.assertEqual(self.ranged(field), FileSelection(416, 0, 0), field)
 
     def test_malformed(self) -> None:
         """What is no range, another unit, and several of them, are answered with the whole."""
@@ -153,17 +153,17 @@ class RangeTests(Case):
     def test_empty_file(self) -> None:
         """There is no part of an empty file, and to have none of it is no error."""
         for field in ("bytes=0-", "bytes=0-0", "bytes=-1", "bytes=5-"):
-            self.assertEqual(self.ranged(field, 0), Verdict(200, 0, 0), field)
+            self.assertEqual(self.ranged(field, 0), FileSelection(200, 0, 0), field)
 
     @given(st.text("0123456789-, =bytes", max_size=20), st.integers(0, 50))
     def test_within(self, text: str, size: int) -> None:
         """Whatever is asked for, what is sent is in the file, and a part is never empty."""
         for field in (text, "bytes=" + text):
-            verdict = self.ranged(field, size)
-            self.assertIn(verdict.status, (200, 206, 416))
-            self.assertTrue(0 <= verdict.first <= verdict.end <= size, verdict)
-            if verdict.status == 206:
-                self.assertLess(verdict.first, verdict.end)
+            selection = self.ranged(field, size)
+            self.assertIn(selection.status, (200, 206, 416))
+            self.assertTrue(0 <= selection.first <= selection.end <= size, selection)
+            if selection.status == 206:
+                self.assertLess(selection.first, selection.end)
 
 
 class IfRangeTests(Case):
@@ -230,5 +230,5 @@ class DateTests(SynchronousTestCase):
     def test_anything(self, text: str) -> None:
         """Nothing that a client sends raises."""
         seconds(text)
-        judge({"if-modified-since": text, "if-match": text, "range": text, "if-range": text}, TAG, NOW, SIZE)
-        judge({"if-none-match": text, "if-unmodified-since": text, "range": text}, TAG, NOW, SIZE)
+        evaluate({"if-modified-since": text, "if-match": text, "range": text, "if-range": text}, TAG, NOW, SIZE)
+        evaluate({"if-none-match": text, "if-unmodified-since": text, "range": text}, TAG, NOW, SIZE)

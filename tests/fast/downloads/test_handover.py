@@ -634,7 +634,7 @@ class ParkedTests(Case):
 
         wrapped = self.offering(make)
         client = self.engine.connect().send(GET)
-        self.assertEqual((self.log_of(wrapped), len(self.lot)), (["closed"], 1))
+        self.assertEqual((self.log_of(wrapped), len(self.parking_lot)), (["closed"], 1))
         (exchange,) = self.engine.in_flight
         self.assertEqual((exchange.phase, exchange.download), (PARKED, False))
         self.assertTrue(tickets[0].answer(200, [("X-A", "b")], b"news"))

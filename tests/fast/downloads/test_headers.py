@@ -7,7 +7,14 @@ from typing import Any
 from twisted.web.http_headers import Headers
 
 from graceful.downloads.files import OpenFile
-from graceful.downloads.headers import Answer, answer_of, asked_of, judged, passed_on, upstream_fields
+from graceful.downloads.headers import (
+    ApplicationHead,
+    application_head,
+    client_fields,
+    file_head,
+    request_fields,
+    upstream_fields,
+)
 from graceful.web.exchange import Exchange
 from tests.fast.downloads.downloading import DownloadCase
 
@@ -26,15 +33,15 @@ class Case(DownloadCase):
         """An exchange that is to be answered."""
         return self.ask(self.request("/", method, **fields))[1]
 
-    def judged(
+    def file_head(
         self, *own: tuple[str, str], method: str = "GET", status: int = 200, guess: str | None = None, **fields: str
     ) -> tuple[str, dict[str, str], tuple[int, int]]:
         """The status line, the fields by lower-case name, and the part of the file."""
         file = OpenFile(-1, 100, 1_000_000_000 * 10**9 + 999_999_999)
-        line, head, verdict = judged(self.exchange(method, **fields), Answer(status, own), file, guess)
+        line, head, selection = file_head(self.exchange(method, **fields), ApplicationHead(status, own), file, guess)
         names = [name.lower() for name, _ in head]
         self.assertEqual(len(set(names) - {"set-cookie"}), len([name for name in names if name != "set-cookie"]))
-        return line, {name.lower(): value for name, value in head}, (verdict.first, verdict.end)
+        return line, {name.lower(): value for name, value in head}, (selection.first, selection.end)
 
 
 class FileTests(Case):
@@ -50,12 +57,12 @@ class FileTests(Case):
             "accept-ranges": "bytes",
         }
         for method in ("GET", "HEAD", "POST"):
-            self.assertEqual(self.judged(method=method, guess="text/plain"), ("200 OK", expected, (0, 100)))
+            self.assertEqual(self.file_head(method=method, guess="text/plain"), ("200 OK", expected, (0, 100)))
 
     def test_application_wins(self) -> None:
         """What the application says of these is not said twice."""
         own = (("content-type", "a/b"), ("ETAG", '"own"'), ("last-modified", BEFORE), ("X-A", "1"))
-        _, head, _ = self.judged(*own, guess="text/plain")
+        _, head, _ = self.file_head(*own, guess="text/plain")
         self.assertEqual({name: head[name.lower()] for name, _ in own}, dict(own))
         self.assertEqual(set(head), {name.lower() for name, _ in own} | {"content-length", "accept-ranges"})
 
@@ -63,19 +70,19 @@ class FileTests(Case):
         """Several cookies stay several."""
         cookies = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
         exchange = self.exchange()
-        _, head, _ = judged(exchange, Answer(200, tuple(cookies)), OpenFile(-1, 5, 0), None)
+        _, head, _ = file_head(exchange, ApplicationHead(200, tuple(cookies)), OpenFile(-1, 5, 0), None)
         self.assertEqual([field for field in head if field[0] == "Set-Cookie"], cookies)
 
     def test_part(self) -> None:
         """A part says which one it is."""
-        line, head, part = self.judged(range="bytes=10-19", guess="text/plain")
+        line, head, part = self.file_head(range="bytes=10-19", guess="text/plain")
         self.assertEqual((line, part), ("206 Partial Content", (10, 20)))
         self.assertEqual((head["content-range"], head["content-length"]), ("bytes 10-19/100", "10"))
         self.assertEqual(head["content-type"], "text/plain")
 
     def test_not_satisfiable(self) -> None:
         """A part that is not there: how long the file is, and nothing about a body that is not sent."""
-        line, head, part = self.judged(
+        line, head, part = self.file_head(
             ("Content-Type", "a/b"), ("Content-Disposition", "attachment"), range="bytes=100-"
         )
         self.assertEqual((line, part), ("416 Range Not Satisfiable", (0, 0)))
@@ -86,52 +93,52 @@ class FileTests(Case):
     def test_not_modified(self) -> None:
         """304 has the validators and the application's caching, but no length and no kind."""
         own = (("Cache-Control", "max-age=5"), ("Content-Type", "a/b"), ("Set-Cookie", "a=1"))
-        line, head, _ = self.judged(*own, guess="text/plain", if_modified_since=DATE)
+        line, head, _ = self.file_head(*own, guess="text/plain", if_modified_since=DATE)
         self.assertEqual(line, "304 Not Modified")
         self.assertEqual(set(head), {"cache-control", "set-cookie", "etag", "last-modified", "accept-ranges"})
 
     def test_precondition(self) -> None:
         """412 is empty."""
-        line, head, _ = self.judged(("Content-Type", "a/b"), if_match='"x"')
+        line, head, _ = self.file_head(("Content-Type", "a/b"), if_match='"x"')
         self.assertEqual(
             (line, head["content-length"], "content-type" in head), ("412 Precondition Failed", "0", False)
         )
 
     def test_whole_seconds(self) -> None:
         """The date that we send is the date that we compare with, however late in its second the file is."""
-        self.assertEqual(self.judged(if_modified_since=DATE)[0], "304 Not Modified")
-        self.assertEqual(self.judged(if_unmodified_since=DATE)[0], "200 OK")
-        self.assertEqual(self.judged(range="bytes=0-9", if_range=DATE)[0], "206 Partial Content")
+        self.assertEqual(self.file_head(if_modified_since=DATE)[0], "304 Not Modified")
+        self.assertEqual(self.file_head(if_unmodified_since=DATE)[0], "200 OK")
+        self.assertEqual(self.file_head(range="bytes=0-9", if_range=DATE)[0], "206 Partial Content")
 
     def test_own_tag(self) -> None:
         """An application's entity tag is what the client has, so it is what is compared."""
-        self.assertEqual(self.judged(OWN, if_none_match='"own"')[0], "304 Not Modified")
-        self.assertEqual(self.judged(OWN, if_none_match=TAG)[0], "200 OK")
-        self.assertEqual(self.judged(OWN, if_match='"own"')[0], "200 OK")
-        self.assertEqual(self.judged(OWN, range="bytes=0-9", if_range='"own"')[0], "206 Partial Content")
-        self.assertEqual(self.judged(("ETag", 'W/"own"'), range="bytes=0-9", if_range='W/"own"')[0], "200 OK")
+        self.assertEqual(self.file_head(OWN, if_none_match='"own"')[0], "304 Not Modified")
+        self.assertEqual(self.file_head(OWN, if_none_match=TAG)[0], "200 OK")
+        self.assertEqual(self.file_head(OWN, if_match='"own"')[0], "200 OK")
+        self.assertEqual(self.file_head(OWN, range="bytes=0-9", if_range='"own"')[0], "206 Partial Content")
+        self.assertEqual(self.file_head(("ETag", 'W/"own"'), range="bytes=0-9", if_range='W/"own"')[0], "200 OK")
 
     def test_own_date(self) -> None:
         """So is its date; one that is none proves nothing."""
         own = ("Last-Modified", BEFORE)
-        self.assertEqual(self.judged(own, if_unmodified_since=BEFORE)[0], "200 OK")
-        self.assertEqual(self.judged(own, range="bytes=0-9", if_range=BEFORE)[0], "206 Partial Content")
-        self.assertEqual(self.judged(own, range="bytes=0-9", if_range=DATE)[0], "200 OK")
-        self.assertEqual(self.judged(("Last-Modified", "then"), if_modified_since=DATE)[0], "200 OK")
+        self.assertEqual(self.file_head(own, if_unmodified_since=BEFORE)[0], "200 OK")
+        self.assertEqual(self.file_head(own, range="bytes=0-9", if_range=BEFORE)[0], "206 Partial Content")
+        self.assertEqual(self.file_head(own, range="bytes=0-9", if_range=DATE)[0], "200 OK")
+        self.assertEqual(self.file_head(("Last-Modified", "then"), if_modified_since=DATE)[0], "200 OK")
 
     def test_head_has_no_range(self) -> None:
         """A range is for GET alone (RFC 9110 §14.2); conditions are for HEAD, too."""
-        self.assertEqual(self.judged(method="HEAD", range="bytes=0-9")[0], "200 OK")
-        self.assertEqual(self.judged(method="HEAD", if_modified_since=DATE)[0], "304 Not Modified")
+        self.assertEqual(self.file_head(method="HEAD", range="bytes=0-9")[0], "200 OK")
+        self.assertEqual(self.file_head(method="HEAD", if_modified_since=DATE)[0], "304 Not Modified")
 
     def test_other_methods(self) -> None:
         """POST has happened already: there is nothing to be conditional about."""
         for fields in ({"range": "bytes=0-9"}, {"if-none-match": "*"}, {"if-match": '"x"'}):
-            self.assertEqual(self.judged(method="POST", **fields)[0], "200 OK")
+            self.assertEqual(self.file_head(method="POST", **fields)[0], "200 OK")
 
     def test_other_statuses(self) -> None:
         """A file that is the body of an error is sent whole, and is not what a client would resume."""
-        line, head, part = self.judged(status=404, range="bytes=0-9", if_none_match="*", guess="text/plain")
+        line, head, part = self.file_head(status=404, range="bytes=0-9", if_none_match="*", guess="text/plain")
         self.assertEqual((line, part, head["content-length"]), ("404 Not Found", (0, 100), "100"))
         self.assertTrue(head.keys().isdisjoint({"etag", "last-modified", "accept-ranges", "content-range"}))
 
@@ -140,7 +147,7 @@ class FileTests(Case):
         exchange = self.exchange()
         fields = [("Content-Length", "0"), ("Content-Range", "bytes 0-0/1"), ("accept-ranges", "none"), ("X", "y")]
         exchange.start("201 Created", fields)
-        self.assertEqual(answer_of(exchange), Answer(201, (("X", "y"),)))
+        self.assertEqual(application_head(exchange), ApplicationHead(201, (("X", "y"),)))
 
 
 class AskedTests(Case):
@@ -148,7 +155,7 @@ class AskedTests(Case):
 
     def fields(self, *own: tuple[str, str], method: str = "GET", status: int = 200, **fields: str) -> dict[str, str]:
         """What the upstream is sent, but for what it always is."""
-        sent = upstream_fields(self.exchange(method, **fields), Answer(status, own))
+        sent = upstream_fields(self.exchange(method, **fields), ApplicationHead(status, own))
         return {name: value for name, value in sent.items() if name not in ("accept-encoding", "x-request-id")}
 
     def test_passed_on(self) -> None:
@@ -163,7 +170,7 @@ class AskedTests(Case):
             X_Forwarded_For="203.0.113.9",
         )
         self.assertEqual(
-            upstream_fields(exchange, Answer()),
+            upstream_fields(exchange, ApplicationHead()),
             {
                 "accept": "a/b",
                 "user-agent": "me",
@@ -177,15 +184,15 @@ class AskedTests(Case):
     def test_unix(self) -> None:
         """A client on a Unix socket has no address."""
         exchange = self.ask(peer=None)[1]
-        self.assertNotIn("x-forwarded-for", upstream_fields(exchange, Answer()))
+        self.assertNotIn("x-forwarded-for", upstream_fields(exchange, ApplicationHead()))
 
     def test_lists(self) -> None:
         """A field that comes twice is one list."""
         data = self.request(If_None_Match='"a"')[:-2] + b'If-None-Match: "b"\r\n\r\n'
-        self.assertEqual(asked_of(self.ask(data)[1], 200), {"if-none-match": '"a", "b"'})
+        self.assertEqual(request_fields(self.ask(data)[1], 200), {"if-none-match": '"a", "b"'})
 
     def test_conditions(self) -> None:
-        """Conditions and range go to the upstream, which is their judge, if the answer would be 200 to a GET."""
+        """Conditions and range go to the upstream, which is their evaluate, if the answer would be 200 to a GET."""
         conditions = {"range": "bytes=0-9", "if-range": '"x"', "if-match": '"x"'}
         self.assertEqual(self.fields(**conditions), {**conditions, "x-forwarded-for": "192.0.2.1"})
         for changes in ({"method": "POST"}, {"status": 404}):
@@ -218,22 +225,22 @@ class AskedTests(Case):
 class PassedOnTests(Case):
     """What of an upstream's answer reaches the client."""
 
-    def passed_on(self, *own: tuple[str, str], code: int = 200, **fields: str) -> list[tuple[str, str]]:
+    def client_fields(self, *own: tuple[str, str], code: int = 200, **fields: str) -> list[tuple[str, str]]:
         """The fields of the answer."""
         headers = Headers()
         for name, value in fields.items():
             headers.addRawHeader(name.replace("_", "-").encode(), value.encode("latin-1"))
-        return passed_on(code, headers, Answer(200, own))
+        return client_fields(code, headers, ApplicationHead(200, own))
 
     def test_theirs(self) -> None:
         """Validators, kind and ranges are passed on as they are."""
         fields = {"ETag": '"x"', "Last-Modified": DATE, "Content-Type": "a/b\xe4", "Accept-Ranges": "bytes"}
-        got = self.passed_on(**{name.replace("-", "_"): value for name, value in fields.items()})
+        got = self.client_fields(**{name.replace("-", "_"): value for name, value in fields.items()})
         self.assertEqual({name.lower(): value for name, value in got}, {n.lower(): v for n, v in fields.items()})
 
     def test_hop_by_hop(self) -> None:
         """What is between the upstream and us, and what we say ourselves, is not."""
-        got = self.passed_on(
+        got = self.client_fields(
             Connection="x",
             Keep_Alive="x",
             Proxy_Authenticate="x",
@@ -252,15 +259,15 @@ class PassedOnTests(Case):
 
     def test_application_wins(self) -> None:
         """What the application says is said once."""
-        got = self.passed_on(("content-type", "own/own"), ("X-A", "1"), Content_Type="a/b", X_B="2")
+        got = self.client_fields(("content-type", "own/own"), ("X-A", "1"), Content_Type="a/b", X_B="2")
         self.assertEqual(got, [("content-type", "own/own"), ("X-A", "1"), ("X-B", "2")])
 
     def test_several(self) -> None:
         """Of fields that come several times all are passed on, unless the application has its own."""
         headers = Headers({b"Set-Cookie": [b"a", b"b"]})
-        self.assertEqual(passed_on(200, headers, Answer()), [("Set-Cookie", "a"), ("Set-Cookie", "b")])
+        self.assertEqual(client_fields(200, headers, ApplicationHead()), [("Set-Cookie", "a"), ("Set-Cookie", "b")])
         own = (("set-cookie", "c"), ("set-cookie", "d"))
-        self.assertEqual(passed_on(200, headers, Answer(200, own)), list(own))
+        self.assertEqual(client_fields(200, headers, ApplicationHead(200, own)), list(own))
 
     def test_errors(self) -> None:
         """What the application says of its file is not said of an upstream's error; its cookies are."""
@@ -274,10 +281,10 @@ class PassedOnTests(Case):
             ("Set-Cookie", "a=1"),
         )
         for code in (404, 412, 416, 500, 302):
-            got = self.passed_on(*own, code=code, Content_Type="text/html")
+            got = self.client_fields(*own, code=code, Content_Type="text/html")
             self.assertEqual(got, [("Set-Cookie", "a=1"), ("Content-Type", "text/html")])
         for code in (200, 206, 304):
-            self.assertEqual(self.passed_on(*own, code=code, Content_Type="text/html"), list(own))
+            self.assertEqual(self.client_fields(*own, code=code, Content_Type="text/html"), list(own))
 
     def test_status(self) -> None:
         """The upstream's status, unless that is 200 and the application has another one."""
@@ -289,4 +296,4 @@ class PassedOnTests(Case):
             (404, 503, "503 Service Unavailable"),
             (201, 200, "201 Created"),
         ):
-            self.assertEqual(Answer(own).status_line(theirs), line)
+            self.assertEqual(ApplicationHead(own).status_line(theirs), line)

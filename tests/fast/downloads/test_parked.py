@@ -10,8 +10,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.downloads.parked import NOTHING_NEW, News, Parked
-from graceful.downloads.parking_lot import HELD, LATE, SPREAD, ParkedRequest, ParkingLot
+from graceful.downloads.parked import NO_NEWS, Parked, ParkedAnswer
+from graceful.downloads.parking_lot import COME_BACK_AFTER, DRAIN_SPREAD, MAX_UNSENT, ParkedRequest, ParkingLot
 from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import PARKED, Exchange
 from tests.fast.doubles import GET, HOST, MIB, Answer, Client, get, parse_answers
@@ -49,7 +49,7 @@ class Case(DownloadCase):
     def hand_over(self, exchange: Exchange, ticket: Parked, *fields: tuple[str, str], stream: bool = False) -> None:
         """Its view has returned."""
         exchange.start("200 OK", [*fields, STREAM] if stream else [*fields])
-        ParkedRequest(exchange, ticket, self.lot, stream).begin()
+        ParkedRequest(exchange, ticket, self.parking_lot, stream).begin()
         self.engine.turn()
 
     def got(self, client: Client, method: str = "GET") -> Answer:
@@ -62,13 +62,13 @@ class Case(DownloadCase):
         """Let time go by."""
         for _ in range(round(seconds / step)):
             self.clock.advance(step)
-            self.lot.tick(self.clock.seconds())
+            self.parking_lot.tick(self.clock.seconds())
             self.engine.turn()
 
-    def work_aside(self) -> None:
+    def run_threads(self) -> None:
         """Call what was to be called in threads beside."""
-        while self.aside:
-            function, *arguments = self.aside.pop(0)
+        while self.in_thread:
+            function, *arguments = self.in_thread.pop(0)
             function(*arguments)
         self.engine.turn()
 
@@ -77,15 +77,15 @@ class AnswerTests(Case):
     """One answer."""
 
     def test_afterwards(self) -> None:
-        """It waits with nothing but its place in the lot, and is answered when there is news."""
+        """It waits with nothing but its place in the parking_lot, and is answered when there is news."""
         client, ticket = self.park()
         (exchange,) = self.engine.in_flight
-        self.assertEqual((exchange.phase, len(self.lot), client.take()), (PARKED, 1, b""))
+        self.assertEqual((exchange.phase, len(self.parking_lot), client.take()), (PARKED, 1, b""))
         self.assertTrue(ticket.answer(201, [("X-A", "b")], b"news"))
         answer = self.got(client)
         self.assertEqual((answer.status, answer.reason, answer.body), (201, "Created", b"news"))
         self.assertEqual((answer.fields["x-a"], answer.fields["content-length"], client.eof), ("b", "4", False))
-        self.assertEqual((len(self.lot), self.engine.in_flight, self.gone), (0, [], []))
+        self.assertEqual((len(self.parking_lot), self.engine.in_flight, self.gone), (0, [], []))
         self.leave(client)
 
     def test_of_the_view(self) -> None:
@@ -113,7 +113,7 @@ class AnswerTests(Case):
         self.assertTrue(ticket.answer("200 Fine", (), b"early"))
         self.hand_over(exchange, ticket)
         answer = self.got(client)
-        self.assertEqual((answer.reason, answer.body, len(self.lot)), ("Fine", b"early", 0))
+        self.assertEqual((answer.reason, answer.body, len(self.parking_lot)), ("Fine", b"early", 0))
         self.leave(client)
 
     def test_once(self) -> None:
@@ -187,7 +187,7 @@ class AnswerTests(Case):
             self.assertTrue(ticket.answer(status, fields))  # type: ignore[arg-type]
             self.assertEqual((self.got(client).status, client.eof), (500, True))
             self.assertEqual(len(self.flushLoggedErrors(ValueError, TypeError)), 1)
-            self.assertEqual(len(self.lot), 0)
+            self.assertEqual(len(self.parking_lot), 0)
             self.leave(client)
 
     def test_closed_on_its_way(self) -> None:
@@ -198,7 +198,7 @@ class AnswerTests(Case):
             ticket.close()
             self.assertFalse(ticket.answer(200))
             self.hand_over(exchange, ticket, stream=stream)
-            self.assertEqual((self.got(client).status, len(self.lot)), (200 if stream else 204, 0))
+            self.assertEqual((self.got(client).status, len(self.parking_lot)), (200 if stream else 204, 0))
             self.leave(client)
 
     def test_closed_when_handed_over(self) -> None:
@@ -221,12 +221,12 @@ class StreamTests(Case):
             self.assertTrue(ticket.send(event))
             self.engine.turn()
             self.assertIn(event, client.take())
-        self.assertEqual(len(self.lot), 1)
+        self.assertEqual(len(self.parking_lot), 1)
         self.assertTrue(ticket.finish())
         self.assertFalse(ticket.finish())
         self.assertFalse(ticket.send(b"late"))
         self.engine.turn()
-        self.assertEqual((client.take(), client.eof, len(self.lot)), (b"0\r\n\r\n", False, 0))
+        self.assertEqual((client.take(), client.eof, len(self.parking_lot)), (b"0\r\n\r\n", False, 0))
         self.leave(client)
 
     def test_before(self) -> None:
@@ -249,7 +249,9 @@ class StreamTests(Case):
         """HEAD has all that it asks for, and does not wait."""
         client, ticket = self.park(data=b"HEAD / HTTP/1.1\r\n" + HOST + b"\r\n", stream=True)
         answer = self.got(client, "HEAD")
-        self.assertEqual((answer.fields["content-type"], len(self.lot), ticket.send(b"x")), (STREAM[1], 0, False))
+        self.assertEqual(
+            (answer.fields["content-type"], len(self.parking_lot), ticket.send(b"x")), (STREAM[1], 0, False)
+        )
         self.leave(client)
 
     def test_answered(self) -> None:
@@ -307,7 +309,7 @@ class StreamTests(Case):
         self.assertTrue(ticket.send(b"x" * MIB))
         self.engine.turn()
         self.assertEqual(self.engine.open, 1)
-        self.assertGreater(client.connection.write_token.held, HELD)
+        self.assertGreater(client.connection.write_token.held, MAX_UNSENT)
         data = client.take()
         self.assertGreater(len(data), MIB)
         most, sent = 0, 0
@@ -318,7 +320,7 @@ class StreamTests(Case):
             sent += 1
             self.assertLess(sent, 100)
         self.assertTrue(any("does not take its events" in line for line in lines))
-        self.assertLess(most, HELD + 10_100)
+        self.assertLess(most, MAX_UNSENT + 10_100)
         self.assertEqual(self.gone, [ticket])
         self.assertFalse(ticket.send(b"late"))
         self.nothing_left()
@@ -403,12 +405,12 @@ class GoneTests(Case):
 
     def test_many_leave(self) -> None:
         """Ten thousand that leave cost ten thousand small steps."""
-        lot = ParkingLot(self.clock, self.engine.hub.call, lambda *what: None)
+        parking_lot = ParkingLot(self.clock, self.engine.hub.call, lambda *what: None)
         (exchange,) = {self.ask()[1]}
         waiting = []
         for number in range(10_000):
-            one = ParkedRequest(exchange, Parked(), lot, False)
-            lot._wait_until(one, 1000.0 + number % 7)
+            one = ParkedRequest(exchange, Parked(), parking_lot, False)
+            parking_lot._wait_until(one, 1000.0 + number % 7)
             waiting.append(one)
         steps = [0]
 
@@ -421,12 +423,12 @@ class GoneTests(Case):
                 steps[0] += len(counted)
                 return super().__iter__()
 
-        lot._due = {second: Tracker(others) for second, others in lot._due.items()}
+        parking_lot._due = {second: Tracker(others) for second, others in parking_lot._due.items()}
         for one in waiting:
-            lot.leave(one)
-            lot.leave(one)
-        self.assertEqual(len(lot), 0)
-        self.assertEqual(lot._due, {})
+            parking_lot.leave(one)
+            parking_lot.leave(one)
+        self.assertEqual(len(parking_lot), 0)
+        self.assertEqual(parking_lot._due, {})
         self.assertLess(steps[0], 20_001)
 
 
@@ -459,7 +461,7 @@ class TimeTests(Case):
         done: list[list[bool]] = []
         for seconds in (0, 0.5, 1, 0.5, 100):
             self.clock.advance(seconds)
-            self.lot.tick(self.clock.seconds())
+            self.parking_lot.tick(self.clock.seconds())
             self.engine.turn()
             done.append([client.connection.write_token.current is None for client in clients])
         self.assertEqual([sum(each) for each in done], [2, 3, 4, 5, 7])
@@ -469,8 +471,8 @@ class TimeTests(Case):
         client, ticket = self.park(timeout=10)
         self.clock.advance(11)
         self.assertTrue(ticket.answer(200, (), b"news"))
-        self.lot.tick(self.clock.seconds())
-        self.lot.tick(self.clock.seconds())
+        self.parking_lot.tick(self.clock.seconds())
+        self.parking_lot.tick(self.clock.seconds())
         self.assertEqual(self.got(client).body, b"news")
         self.leave(client)
 
@@ -481,7 +483,7 @@ class TimeTests(Case):
         self.clock.advance(5_000)
         self.engine.site.sweep(self.clock.seconds())
         self.engine.turn()
-        self.assertEqual((self.engine.open, len(self.lot)), (2, 2))
+        self.assertEqual((self.engine.open, len(self.parking_lot)), (2, 2))
         client.close()
         self.leave(stream)
 
@@ -492,13 +494,13 @@ class DrainTests(Case):
     def drain(self) -> None:
         """The sockets are closed."""
         self.engine.site.draining = True
-        self.lot.drain()
+        self.parking_lot.drain()
 
     def test_default(self) -> None:
         """It is answered with nothing new, and the end of its connection."""
         client, ticket = self.park()
         self.drain()
-        self.tick(SPREAD + 0.1)
+        self.tick(DRAIN_SPREAD + 0.1)
         answer = self.got(client)
         self.assertEqual((answer.status, answer.fields["connection"], client.eof), (204, "close", True))
         self.assertFalse(ticket.answer(200))
@@ -510,9 +512,9 @@ class DrainTests(Case):
         self.drain()
         answered = []
         for _ in range(11):
-            answered.append(len(self.lot))
+            answered.append(len(self.parking_lot))
             self.tick(0.1)
-        self.assertEqual((answered[0], len(self.lot)), (200, 0))
+        self.assertEqual((answered[0], len(self.parking_lot)), (200, 0))
         steps = [before - after for before, after in pairwise(answered)]
         self.assertLess(max(steps), 80)
         for client in clients:
@@ -529,12 +531,12 @@ class DrainTests(Case):
 
         client, ticket = self.park(at_drain=at_drain)
         self.drain()
-        self.tick(SPREAD + 0.1)
-        self.assertEqual((made, len(self.aside), client.take()), ([], 1, b""))
+        self.tick(DRAIN_SPREAD + 0.1)
+        self.assertEqual((made, len(self.in_thread), client.take()), ([], 1, b""))
         self.assertFalse(ticket.answer(200))
         self.tick(1)
-        self.assertEqual(len(self.aside), 1)
-        self.work_aside()
+        self.assertEqual(len(self.in_thread), 1)
+        self.run_threads()
         answer = self.got(client)
         self.assertEqual((answer.status, answer.fields["x-a"], answer.body), (409, "b", b"come again"))
         self.assertEqual(answer.fields["connection"], "close")
@@ -551,9 +553,9 @@ class DrainTests(Case):
         draining = self.engine.site.draining
         client, _ = self.park(at_drain=at_drain, stream=stream)
         self.drain()
-        self.tick(SPREAD + 0.1)
+        self.tick(DRAIN_SPREAD + 0.1)
         try:
-            self.work_aside()
+            self.run_threads()
         except SystemExit:
             self.engine.turn()
         answer = self.got(client)
@@ -588,25 +590,25 @@ class DrainTests(Case):
             begun, retry, rest = answer.body.partition(b"retry: ")
             self.assertEqual((begun, retry), (begin, b"retry: "))
             self.assertTrue(rest.endswith(b"\n\n"))
-            self.assertTrue(LATE[0] * 1000 <= int(rest) <= LATE[1] * 1000, rest)
+            self.assertTrue(COME_BACK_AFTER[0] * 1000 <= int(rest) <= COME_BACK_AFTER[1] * 1000, rest)
 
     def test_left_meanwhile(self) -> None:
         """A client that leaves while its answer is made leaves nothing behind."""
         client, _ = self.park(at_drain=lambda: (200, [], b"x"))
         self.drain()
-        self.tick(SPREAD + 0.1)
+        self.tick(DRAIN_SPREAD + 0.1)
         client.close()
         self.nothing_left()
-        self.work_aside()
+        self.run_threads()
         self.nothing_left()
 
     def test_answered_meanwhile(self) -> None:
-        """News that come before it is told are what the client gets."""
+        """ParkedAnswer that come before it is told are what the client gets."""
         client, ticket = self.park(at_drain=lambda: (200, [], b"no"))
         self.drain()
         self.assertTrue(ticket.answer(200, (), b"news"))
-        self.tick(SPREAD + 0.1)
-        self.assertEqual((self.got(client).body, self.aside), (b"news", []))
+        self.tick(DRAIN_SPREAD + 0.1)
+        self.assertEqual((self.got(client).body, self.in_thread), (b"news", []))
         self.leave(client)
 
     def test_late_ones(self) -> None:
@@ -614,9 +616,9 @@ class DrainTests(Case):
         self.drain()
         clients = [self.park(timeout=270)[0] for _ in range(20)]
         self.tick(0.9)
-        self.assertEqual(len(self.lot), 20)
+        self.assertEqual(len(self.parking_lot), 20)
         self.tick(1.2)
-        self.assertEqual(len(self.lot), 0)
+        self.assertEqual(len(self.parking_lot), 0)
         for client in clients:
             self.assertEqual(self.got(client).status, 204)
             client.close()
@@ -663,7 +665,7 @@ class BlockingTests(SynchronousTestCase):
     def test_time_out(self) -> None:
         """When its time is over there is nothing new, and it is too late for an answer."""
         ticket = Parked(timeout=0)
-        self.assertEqual(ticket.wait(), NOTHING_NEW)
+        self.assertEqual(ticket.wait(), NO_NEWS)
         self.assertFalse(ticket.answer(200))
         self.assertEqual(list(Parked(timeout=0)), [])
         ticket = Parked(timeout=0)
@@ -713,10 +715,10 @@ class BlockingTests(SynchronousTestCase):
         self.assertEqual(list(pieces), [])
         ticket = Parked(timeout=60)
         self.soon((ticket.close,))
-        self.assertEqual(ticket.wait(), NOTHING_NEW)
+        self.assertEqual(ticket.wait(), NO_NEWS)
 
     def test_news(self) -> None:
         """What is waited for is the answer in its parts."""
         ticket = Parked()
         ticket.answer(404, iter([("X", "y")]), b"z")
-        self.assertEqual(ticket.wait(), News("404 Not Found", [("X", "y")], b"z"))
+        self.assertEqual(ticket.wait(), ParkedAnswer("404 Not Found", [("X", "y")], b"z"))

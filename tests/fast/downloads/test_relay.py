@@ -10,8 +10,8 @@ from twisted.python.failure import Failure
 from twisted.web._newclient import ResponseFailed, ResponseNeverReceived
 from zope.interface.verify import verifyObject
 
-from graceful.downloads.headers import Answer
-from graceful.downloads.relay import HIGH, PAUSES, PROGRESS, Relay
+from graceful.downloads.headers import ApplicationHead
+from graceful.downloads.relay import PAUSE_ABOVE, PROGRESS, RETRY_DELAYS, Relay
 from graceful.takedown.last_answer import take_down
 from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
@@ -29,7 +29,9 @@ PIECE = b"0123456789" * 1000
 class Case(DownloadCase):
     """Clients that get what an upstream has."""
 
-    def begin(self, data: bytes = GET, answer: Answer | None = None, **options: Any) -> tuple[Client, Exchange]:
+    def begin(
+        self, data: bytes = GET, answer: ApplicationHead | None = None, **options: Any
+    ) -> tuple[Client, Exchange]:
         """A client that asks for it; the upstream has been asked."""
         client, exchange = self.ask(data, **options)
         self.start_relay(exchange, URL, answer)
@@ -179,7 +181,7 @@ class AnswerTests(Case):
 
     def test_application_wins(self) -> None:
         """What the application says wins over the upstream, also its status."""
-        client, _ = self.begin(answer=Answer(201, (("Content-Type", "own/own"), ("Set-Cookie", "a=1"))))
+        client, _ = self.begin(answer=ApplicationHead(201, (("Content-Type", "own/own"), ("Set-Cookie", "a=1"))))
         self.question.answer(200, ("Content-Type", "a/b"), ("X-B", "c"), length=0)
         answer = self.got(client)
         self.assertEqual((answer.status, answer.fields["content-type"]), (201, "own/own"))
@@ -246,7 +248,7 @@ class PressureTests(Case):
             while response.paused:
                 data += client.take(50_000)
                 self.engine.turn()
-        self.assertLess(most, HIGH + 65536 + 100)
+        self.assertLess(most, PAUSE_ABOVE + 65536 + 100)
         self.assertGreater(pauses, 5)
         response.end()
         self.engine.turn()
@@ -293,7 +295,7 @@ class PressureTests(Case):
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
         response.end(whole=False)
-        self.clock.advance(PAUSES[0])
+        self.clock.advance(RETRY_DELAYS[0])
         client.take()
         self.engine.turn()
         self.assertEqual(len(self.upstream.asked), 2)
@@ -343,7 +345,7 @@ class LeaveTests(Case):
         client, response = self.flowing()
         response.data(PIECE)
         response.end(whole=False)
-        self.clock.advance(PAUSES[0])
+        self.clock.advance(RETRY_DELAYS[0])
         client.connection.close()
         self.assertTrue(self.question.cancelled)
         self.nothing_left()
@@ -541,7 +543,7 @@ class ResumeTests(Case):
         response.end(whole=False)
         return client
 
-    def resumed(self, pause: float = PAUSES[0]) -> Question:
+    def resumed(self, pause: float = RETRY_DELAYS[0]) -> Question:
         """What the upstream is asked after the pause."""
         before = len(self.upstream.asked)
         self.clock.advance(pause - 0.01)
@@ -602,23 +604,25 @@ class ResumeTests(Case):
         lines: list[str] = []
         clients: list[Client] = []
         lines += self.logged(lambda: clients.append(self.broken()))
-        for pause in PAUSES:
+        for pause in RETRY_DELAYS:
             question = self.resumed(pause)
             lines += self.logged(lambda q=question: q.fail(ConnectionRefusedError("Connection refused")))
-        self.assertEqual(len(self.upstream.asked), 1 + len(PAUSES))
+        self.assertEqual(len(self.upstream.asked), 1 + len(RETRY_DELAYS))
         self.cut(clients[0])
-        self.assertEqual(len([line for line in lines if "asked for the rest from byte 10000" in line]), len(PAUSES))
+        self.assertEqual(
+            len([line for line in lines if "asked for the rest from byte 10000" in line]), len(RETRY_DELAYS)
+        )
         self.assertIn("cut after 10000 bytes", lines[-1])
-        self.assertEqual(sorted(PAUSES), list(PAUSES))
+        self.assertEqual(sorted(RETRY_DELAYS), list(RETRY_DELAYS))
 
     def test_errors_are_tried_again(self) -> None:
         """An upstream that is back, but not well, gets another try; so does one that breaks off once more."""
         client = self.broken()
         self.assertTrue(self.resumed().answer(503, length=5).closed)
-        response = self.resumed(PAUSES[1]).answer(206, *self.rest(), length=90_000)
+        response = self.resumed(RETRY_DELAYS[1]).answer(206, *self.rest(), length=90_000)
         response.data(PIECE)
         response.end(whole=False)
-        question = self.resumed(PAUSES[2])
+        question = self.resumed(RETRY_DELAYS[2])
         self.assertEqual(question.fields["range"], "bytes=20000-99999")
         response = question.answer(206, *self.rest(20_000), length=80_000)
         response.data(PIECE * 8)
@@ -632,7 +636,7 @@ class ResumeTests(Case):
         client, _ = self.begin()
         response = self.question.answer(200, *STRONG, length=total)
         place = 0
-        for _ in range(len(PAUSES) + 3):
+        for _ in range(len(RETRY_DELAYS) + 3):
             for _ in range(17):
                 response.data(b"x" * 65536)
                 place += 65536
@@ -760,7 +764,7 @@ class ResumeTests(Case):
         """An upstream that cannot even be asked any more."""
         client = self.broken()
         self.upstream.trouble = ValueError("no")
-        for pause in PAUSES:
+        for pause in RETRY_DELAYS:
             self.clock.advance(pause)
         self.cut(client)
 

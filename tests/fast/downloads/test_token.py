@@ -12,7 +12,7 @@ from wsgiref.validate import validator
 
 from graceful.application.current import current
 from graceful.downloads import token as module
-from graceful.downloads.token import HEADER, Download, Token, claim
+from graceful.downloads.token import HEADER, Download, HandoverToken, claim
 from graceful.web.exchange import Exchange
 from tests.fast.downloads.downloading import DownloadCase
 
@@ -22,7 +22,7 @@ Environ = dict[str, Any]
 class Case(DownloadCase):
     """Code that runs for an exchange, or for none."""
 
-    def made_for(self, exchange: Exchange | None, make: Callable[[], Any] = Token) -> Any:
+    def made_for(self, exchange: Exchange | None, make: Callable[[], Any] = HandoverToken) -> Any:
         """What an application makes in its exchange."""
         before = current.set(exchange)
         try:
@@ -30,7 +30,7 @@ class Case(DownloadCase):
         finally:
             current.reset(before)
 
-    def id_of(self, token: Token) -> str:
+    def id_of(self, token: HandoverToken) -> str:
         """The id that its header has."""
         ((name, value),) = token.headers
         self.assertEqual(name, HEADER)

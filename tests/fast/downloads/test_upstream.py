@@ -16,7 +16,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IResponse
 
 from graceful.downloads import upstream as module
-from graceful.downloads.upstream import KEPT_FOR, MAX_HEAD, HeadTooLong, Upstream
+from graceful.downloads.upstream import KEPT_SECONDS, MAX_HEAD, HeadTooLong, Upstream
 
 LIMIT = 5.0
 
@@ -75,7 +75,7 @@ class Transport(StringTransport):
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
-class Body(Protocol):
+class BodyReceiver(Protocol):
     """Takes a body."""
 
     def __init__(self) -> None:
@@ -145,13 +145,13 @@ class AskTests(Case):
                 transport = Endpoint.made[0].connected()
             transport.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + (b"" if number == 1 else b"abc"))
             response: Any = self.successResultOf(asking)
-            body = Body()
+            body = BodyReceiver()
             response.deliverBody(body)
             self.assertEqual(body.data, b"" if number == 1 else b"abc")
             self.assertTrue(body.reason.check(ResponseDone))
         self.assertEqual(len(Endpoint.made), 1)
         self.assertFalse(transport.disconnecting)
-        self.clock.advance(KEPT_FOR)
+        self.clock.advance(KEPT_SECONDS)
         self.assertTrue(transport.disconnecting)
 
     def test_stop(self) -> None:
@@ -244,7 +244,7 @@ class HeadTests(Case):
         for _ in range(20):
             transport.answer(b"HTTP/1.1 200 OK\r\nX-A: %b\r\nContent-Length: 300000\r\n\r\n" % (b"a" * 10_000))
             response: Any = self.successResultOf(asking)
-            response.deliverBody(Body())
+            response.deliverBody(BodyReceiver())
             for _ in range(10):
                 transport.answer(b"x" * 30_000)
             asking = self.ask()
@@ -293,7 +293,7 @@ class LeaveTests(Case):
     def test_body(self) -> None:
         """So does who does not want the rest of a body: TLS would wait for all of it."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        body = Body()
+        body = BodyReceiver()
         response.deliverBody(body)
         body.transport.loseConnection()  # type: ignore[union-attr]
         self.assertTrue(transport.aborted)
@@ -302,7 +302,7 @@ class LeaveTests(Case):
     def test_whole_body(self) -> None:
         """A body that has come to its end has no connection any more that it could close."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
-        body = Body()
+        body = BodyReceiver()
         response.deliverBody(body)
         body.transport.loseConnection()  # type: ignore[union-attr]
         self.assertFalse(transport.aborted or transport.disconnecting)
@@ -311,7 +311,7 @@ class LeaveTests(Case):
         """A body can be paused."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
         self.assertEqual(transport.producerState, "paused")  # nothing comes before somebody takes it
-        body = Body()
+        body = BodyReceiver()
         response.deliverBody(body)
         transport_of_body: Any = body.transport
         self.assertEqual(transport.producerState, "producing")
@@ -323,7 +323,7 @@ class LeaveTests(Case):
     def test_broken(self) -> None:
         """A body that breaks off says so."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        body = Body()
+        body = BodyReceiver()
         response.deliverBody(body)
         transport.lost()
         self.assertTrue(body.reason.check(ResponseFailed))

@@ -9,9 +9,9 @@ from twisted.logger import capturedLogs, formatEvent
 
 from graceful.reports.reporter import Reporter
 from graceful.takedown import drain_deadline as deadline_module
-from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
+from graceful.takedown.drain_deadline import LAST_MOMENT, DrainTakedown
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import ThreadInterrupts
+from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.takedown.waits import Waits
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.stacks import stack_of
@@ -141,14 +141,14 @@ class DeadlineTests(Case):
         super().setUp()
         self.clock = Clock()
         self.working: dict[Exchange, int] = {}
-        descents = ThreadInterrupts(
+        scheduler = InterruptScheduler(
             self.clock,
             lambda: self.working,
             lambda thread: threading.get_native_id(),
             Waits(set),
             CallbackThreads().call,
         )
-        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, descents, Reporter())
+        self.takedown = DrainTakedown(self.engine.site, self.clock, lambda: self.working, scheduler, Reporter())
 
     def start(self, everything: bool = True) -> tuple[list[None], list[str]]:
         """Start it; a list that gets an entry when it is through, and what it says about each exchange."""

@@ -22,7 +22,7 @@ class FakeReports:
 
     def __init__(self) -> None:
         self.down: list[Interruption] = []
-        self.slow: list[tuple[Exchange, str, str]] = []
+        self.seen_slow: list[tuple[Exchange, str, str]] = []
         self._number = 0
 
     def new_id(self) -> str:
@@ -32,11 +32,11 @@ class FakeReports:
     def taken_down(self, what: Interruption) -> None:
         self.down.append(what)
 
-    def overtime(self, exchange: Exchange, why: str, stack: str) -> None:
-        self.slow.append((exchange, why, stack))
+    def slow(self, exchange: Exchange, why: str, stack: str) -> None:
+        self.seen_slow.append((exchange, why, stack))
 
 
-class FakeDescents:
+class FakeInterrupts:
     """Keeps whom it shall bring down, and lets the test say how that ends."""
 
     def __init__(self) -> None:
@@ -62,18 +62,18 @@ class Overtimes(Case):
         self.clock: Clock = virtual_time(self)
         self.working: dict[Exchange, int] = {}
         self.queued: list[Exchange] = []
-        self.reports, self.descents = FakeReports(), FakeDescents()
+        self.reports, self.scheduler = FakeReports(), FakeInterrupts()
         self.replaced: list[int] = []
-        self.overtime = RequestTimeouts(
+        self.timeouts = RequestTimeouts(
             self.engine.site,
             self.clock,
             lambda: self.working,
             lambda: self.queued,
-            self.descents,  # type: ignore[arg-type]
+            self.scheduler,  # type: ignore[arg-type]
             self.reports,  # type: ignore[arg-type]
             lambda thread: not self.replaced.append(thread),
         )
-        self.overtime.start()
+        self.timeouts.start()
 
     def threaded(self, data: bytes = get(1)) -> tuple[Client, Exchange]:
         """A client, and its exchange, for which a thread works."""
@@ -110,7 +110,7 @@ class LimitTests(Overtimes):
         del self.working[exchange]
         self.answer(exchange)
         self.assertEqual(self.statuses(client), [200])
-        self.assertEqual(self.descents.started, [])
+        self.assertEqual(self.scheduler.started, [])
 
     def test_passed(self) -> None:
         """Then the client gets 503 at once, and the report's id; its thread is brought down."""
@@ -123,12 +123,12 @@ class LimitTests(Overtimes):
         self.assertRegex(
             lines[0], r"taking down exchange 1 GET /1 .* for 10.\d s at the limit 8 \(OOPS-1\), its thread"
         )
-        ((down, thread, ended),) = self.descents.started
+        ((down, thread, ended),) = self.scheduler.started
         self.assertEqual((down, thread, self.engine.in_flight), (exchange, threading.get_ident(), []))
-        ended(self.descents, True)
+        ended(self.scheduler, True)
         (what,) = self.reports.down
         self.assertEqual((what.exchange, what.down, what.outcome, self.replaced), (exchange, True, "taken down", []))
-        self.assertEqual(self.overtime.taken, 1)
+        self.assertEqual(self.timeouts.taken, 1)
 
     def test_next_ones(self) -> None:
         """The next exchange on its connection is answered as if nothing had been."""
@@ -157,8 +157,8 @@ class LimitTests(Overtimes):
         exchange.finish(b"whole")
         self.pass_time(10.25)
         self.assertEqual(self.statuses(client), [200])
-        self.assertEqual(len(self.descents.started), 1)
-        self.assertEqual(self.overtime.taken, 0)
+        self.assertEqual(len(self.scheduler.started), 1)
+        self.assertEqual(self.timeouts.taken, 0)
 
     def test_complete_just_then(self) -> None:
         """An answer that is just being given away is not cut any more."""
@@ -194,21 +194,21 @@ class LimitTests(Overtimes):
         client, _exchange = self.threaded()
         client.close()
         self.pass_time(10.25)
-        self.assertEqual(len(self.descents.started), 1)
+        self.assertEqual(len(self.scheduler.started), 1)
 
     def test_once(self) -> None:
         """It is taken down once, however long it takes."""
         self.threaded()
         self.pass_time(30)
-        self.assertEqual(len(self.descents.started), 1)
+        self.assertEqual(len(self.scheduler.started), 1)
 
     def test_lost(self) -> None:
         """A thread that does not come down is named, and replaced."""
         self.threaded()
         self.pass_time(10.25)
-        ((_, thread, ended),) = self.descents.started
+        ((_, thread, ended),) = self.scheduler.started
         with capturedLogs() as events:
-            ended(self.descents, False)
+            ended(self.scheduler, False)
         (line,) = [formatEvent(event) for event in events]
         self.assertRegex(
             line, r"\(OOPS-1\): its thread could not be brought down \(raised Takedown\).*takes its place"
@@ -222,14 +222,14 @@ class LimitTests(Overtimes):
         self.pass_time(10)
         self.queued.clear()
         self.assertEqual(self.statuses(client), [503])
-        self.assertEqual((self.descents.started, len(self.reports.down)), ([], 1))
+        self.assertEqual((self.scheduler.started, len(self.reports.down)), ([], 1))
 
     def test_in_a_drain(self) -> None:
         """What is taken down while a drain is under way is kept for its last line."""
-        self.overtime.in_drain = []
+        self.timeouts.in_drain = []
         self.threaded()
         self.pass_time(10.25)
-        self.assertEqual(len(self.overtime.in_drain), 1)
+        self.assertEqual(len(self.timeouts.in_drain), 1)
 
 
 class ReportedTests(Overtimes):
@@ -240,11 +240,11 @@ class ReportedTests(Overtimes):
         client, exchange = self.threaded(get(1).replace(b"GET /1", b"GET /tried"))
         lines = self.pass_time(5.25)
         self.assertRegex(lines[0], r"has passed the limit /tried=4:report, which is only tried out \(OOPS-1\)")
-        self.assertEqual(self.reports.slow, [])
+        self.assertEqual(self.reports.seen_slow, [])
         del self.working[exchange]
         self.answer(exchange)
         self.pass_time(LOOK)
-        ((reported, why, stack),) = self.reports.slow
+        ((reported, why, stack),) = self.reports.seen_slow
         self.assertEqual(reported, exchange)
         self.assertIn("tried out", why)
         self.assertIn("in test_tried_out", stack)
@@ -257,7 +257,7 @@ class ReportedTests(Overtimes):
         self.pass_time(20)
         del self.working[exchange]
         self.pass_time(1)
-        self.assertEqual([why for _, why, _ in self.reports.slow], ["3 s"])
+        self.assertEqual([why for _, why, _ in self.reports.seen_slow], ["3 s"])
 
     def test_reported_otherwise(self) -> None:
         """One that failed, or was taken down, has its report already."""
@@ -270,7 +270,7 @@ class ReportedTests(Overtimes):
         self.pass_time(8)
         del self.working[down]
         self.pass_time(1)
-        self.assertEqual(self.reports.slow, [])
+        self.assertEqual(self.reports.seen_slow, [])
 
 
 class OrderTests(Overtimes):
@@ -279,9 +279,9 @@ class OrderTests(Overtimes):
     def test_thread(self) -> None:
         """Its client gets 503, its thread is brought down, and others go on."""
         client, exchange = self.threaded(get(1) + get(2))
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
         self.engine.turn()
-        self.assertEqual(len(self.descents.started), 1)
+        self.assertEqual(len(self.scheduler.started), 1)
         self.answer(self.engine.asked[-1])
         self.assertEqual(self.statuses(client), [503, 200])
 
@@ -289,7 +289,7 @@ class OrderTests(Overtimes):
         """One whose answer is complete is cut all the same, if its client has yet to take it."""
         client, exchange = self.ask(buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
         (answer,) = parse_answers(client.take())
         self.assertFalse(answer.whole)
 
@@ -298,7 +298,7 @@ class OrderTests(Overtimes):
         client, exchange = self.ask()
         exchange.download = True
         self.stream(exchange, b"some")
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
         (answer,) = parse_answers(client.take())
         self.assertFalse(answer.whole)
         self.assertEqual(len(self.reports.down), 1)
@@ -307,6 +307,6 @@ class OrderTests(Overtimes):
         """One that is not in flight, or has others before it, is not taken down."""
         self.ask(get(1) + get(2))
         first, second = self.engine.in_flight
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, 99), [])
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, second.id), [])
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, first.id), [first.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, 99), [])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, second.id), [])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, first.id), [first.id])

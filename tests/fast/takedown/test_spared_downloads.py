@@ -9,8 +9,8 @@ from graceful.downloads.parked import Parked
 from graceful.downloads.parking_lot import ParkedRequest
 from graceful.reports.reporter import Reporter
 from graceful.server.shutdown import Shutdown
-from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
-from graceful.takedown.thread_interrupt import ThreadInterrupts
+from graceful.takedown.drain_deadline import LAST_MOMENT, DrainTakedown
+from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.takedown.waits import Waits
 from graceful.threads.callbacks import CallbackThreads
 from graceful.web.exchange import Exchange
@@ -25,11 +25,13 @@ class Case(DownloadCase):
         """Have a takedown, and threads that are only said to work."""
         super().setUp()
         self.working: dict[Exchange, int] = {}
-        self.descents = ThreadInterrupts(
+        self.scheduler = InterruptScheduler(
             self.clock, lambda: self.working, lambda thread: 0, Waits(set), CallbackThreads().call
         )
         self.reports = Reporter()
-        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, self.descents, self.reports)
+        self.takedown = DrainTakedown(
+            self.engine.site, self.clock, lambda: self.working, self.scheduler, self.reports
+        )
 
     def download(self, data: bytes = GET, length: int = 10) -> tuple[Client, Response]:
         """A client that has 3 of so many bytes, and the upstream they come from."""
@@ -70,7 +72,7 @@ class SparedTests(Case):
         self.engine.connect()
         _, exchange = self.ask()
         exchange.start("200 OK", [])
-        ParkedRequest(exchange, Parked(), self.lot, False).begin()
+        ParkedRequest(exchange, Parked(), self.parking_lot, False).begin()
         self.engine.connect().send(b"GET / HTTP")
         self.assertEqual(self.engine.site.spared(), set())
 
@@ -106,7 +108,7 @@ class FirstTests(Case):
         others = [self.ask()[0], self.engine.connect().send(b"GET /half")]
         parked, exchange = self.ask()
         exchange.start("200 OK", [])
-        ParkedRequest(exchange, Parked(), self.lot, False).begin()
+        ParkedRequest(exchange, Parked(), self.parking_lot, False).begin()
         self.engine.connect()
         through, lines = self.start(False)
         self.assertEqual((len(lines), self.takedown.taken), (3, 3))
@@ -169,11 +171,11 @@ class StoppingTests(Case):
             site=self.engine.site,
             clock=self.clock,
             working=lambda: self.working,
-            lot=self.lot,
+            parking_lot=self.parking_lot,
             hasten=lambda: None,
-            descents=self.descents,
+            interrupt_scheduler=self.scheduler,
             reports=self.reports,
-            overtime=SimpleNamespace(taken=0),
+            request_timeouts=SimpleNamespace(taken=0),
         )
         self.stopping = Shutdown(engine, None, None)
 
@@ -208,16 +210,16 @@ class StoppingTests(Case):
         """When the sockets are closed, parked requests are told, and the wait is over when all are gone."""
         client, exchange = self.ask()
         exchange.start("200 OK", [])
-        ParkedRequest(exchange, Parked(timeout=1000), self.lot, False).begin()
+        ParkedRequest(exchange, Parked(timeout=1000), self.parking_lot, False).begin()
         self.stopping.last_requests(False)
         self.clock.advance(5)
-        self.lot.tick(self.clock.seconds())
+        self.parking_lot.tick(self.clock.seconds())
         self.engine.turn()
         self.assertEqual(client.take(), b"")  # a client that came again would find us
         gone = self.stopping.all_gone()
         for _ in range(11):
             self.clock.advance(0.1)
-            self.lot.tick(self.clock.seconds())
+            self.parking_lot.tick(self.clock.seconds())
             self.engine.turn()
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [204])
         self.assertNoResult(gone)

@@ -17,8 +17,8 @@ from graceful.takedown.thread_interrupt import (
     LATER,
     LOOK_AGAIN,
     WITHIN,
+    InterruptScheduler,
     ThreadInterrupt,
-    ThreadInterrupts,
 )
 from graceful.takedown.waits import Wait
 from graceful.threads.async_exc import AsyncExc
@@ -79,7 +79,7 @@ class DescentTests(Case):
         self.patch(thread_module, "child_of", lambda thread: self.child)
         self.patch(thread_module, "delicate", lambda thread: self.delicate)
         self.patch(thread_module, "end_child", lambda pid, hard: f"{'SIGKILL' if hard else 'SIGTERM'} to {pid}")
-        self.descents = ThreadInterrupts(
+        self.scheduler = InterruptScheduler(
             self.clock, lambda: self.working, lambda thread: NATIVE, self.waits, self.call
         )  # type: ignore[arg-type]
         _, self.exchange = self.ask()
@@ -101,7 +101,9 @@ class DescentTests(Case):
 
     def start(self) -> ThreadInterrupt:
         """Begin."""
-        return self.descents.start(self.exchange, THREAD, lambda descent, down: self.ended.append((descent, down)))
+        return self.scheduler.start(
+            self.exchange, THREAD, lambda interrupt, down: self.ended.append((interrupt, down))
+        )
 
     def pass_time(self, seconds: float) -> None:
         """Let time go by."""
@@ -110,13 +112,13 @@ class DescentTests(Case):
 
     def test_comes_down(self) -> None:
         """It is hit at once, and nothing else is done when that is enough."""
-        descent = self.start()
+        interrupt = self.start()
         self.assertEqual(self.shots, [0])
-        self.assertTrue(self.descents.busy)
+        self.assertTrue(self.scheduler.busy)
         del self.working[self.exchange]
         self.pass_time(0.1)
-        self.assertEqual((self.ended, descent.story), ([(descent, True)], ["raised Takedown"]))
-        self.assertEqual((self.descents.busy, self.clock.getDelayedCalls()), (False, []))
+        self.assertEqual((self.ended, interrupt.story), ([(interrupt, True)], ["raised Takedown"]))
+        self.assertEqual((self.scheduler.busy, self.clock.getDelayedCalls()), (False, []))
 
     def test_works_for_another(self) -> None:
         """So it is when the thread works for another exchange already."""
@@ -132,20 +134,20 @@ class DescentTests(Case):
         self.pass_time(WITHIN - LOOK_AGAIN)
         self.assertEqual(self.ended, [])
         self.pass_time(2 * LOOK_AGAIN)
-        ((descent, down),) = self.ended
+        ((interrupt, down),) = self.ended
         self.assertFalse(down)
         self.assertEqual(len(self.shots), WITHIN / AGAIN)
-        self.assertEqual(descent.story, [f"raised Takedown {len(self.shots)} times"])
+        self.assertEqual(interrupt.story, [f"raised Takedown {len(self.shots)} times"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_what_it_waits_for(self) -> None:
         """The wait that it was in ends at the second look, and not before."""
         self.waits.now = wait(1)
-        descent = self.start()
+        interrupt = self.start()
         self.assertEqual(self.waits.ended, [])
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(self.waits.ended, [(wait(1), False)])
-        self.assertEqual(descent.story, ["raised Takedown", "ended something"])
+        self.assertEqual(interrupt.story, ["raised Takedown", "ended something"])
         self.pass_time(AGAIN - LOOK_AGAIN)
         self.assertEqual(len(self.waits.ended), 1)
         self.pass_time(2 * LOOK_AGAIN)
@@ -213,12 +215,12 @@ class DescentTests(Case):
         """In a condition it is hit and freed in one step; if that cannot be, soon; and in the end anyway."""
         self.in_condition = ("condition", "waiter")
         self.leaves = False
-        descent = self.start()
+        interrupt = self.start()
         self.pass_time(0.5)
         self.assertEqual(self.shots, [])
         self.leaves = True
         self.pass_time(LOOK_AGAIN)
-        self.assertEqual(descent.story, ["raised Takedown", "ended its wait for a condition"])
+        self.assertEqual(interrupt.story, ["raised Takedown", "ended its wait for a condition"])
         self.leaves = False
         self.pass_time(2 * AGAIN + 2 * LOOK_AGAIN)
         self.assertEqual(len(self.shots), 2 + 1)
@@ -226,16 +228,16 @@ class DescentTests(Case):
     def test_child(self) -> None:
         """A child gets SIGTERM, and SIGKILL when it does not help."""
         self.child = Mock(subprocess.Popen, pid=77)
-        descent = self.start()
+        interrupt = self.start()
         self.pass_time(LOOK_AGAIN)
-        self.assertEqual(descent.story, ["raised Takedown", "SIGTERM to 77"])
+        self.assertEqual(interrupt.story, ["raised Takedown", "SIGTERM to 77"])
         self.pass_time(AGAIN + 2 * LOOK_AGAIN)
-        self.assertIn("SIGKILL to 77", descent.story)
+        self.assertIn("SIGKILL to 77", interrupt.story)
 
     def test_hooks(self) -> None:
         """Hooks come first, in another thread, and the exception when they have returned."""
         hook = self.exchange.on_takedown(print)
-        descent = self.start()
+        interrupt = self.start()
         ((function, future),) = self.calls
         self.assertEqual((function, self.shots), (hook.run, []))
         self.pass_time(HOOKS / 2)
@@ -243,8 +245,8 @@ class DescentTests(Case):
         future.set_result(None)
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
-        self.assertEqual(descent.story[0], "raised Takedown")
-        self.assertIn("called <built-in function print>", descent.story)
+        self.assertEqual(interrupt.story[0], "raised Takedown")
+        self.assertIn("called <built-in function print>", interrupt.story)
 
     def test_hook_that_hangs(self) -> None:
         """They are not waited for longer than a second; and each is called once."""
