@@ -9,7 +9,7 @@ nothing but a pause.  Without that promise, or if the file has changed, the body
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -105,7 +105,7 @@ class Relay:
         upstream: Upstream,
         clock: IReactorTime,
         silence: float,
-        over: Any,
+        over: Callable[[Relay], object],
     ) -> None:
         self._exchange = exchange
         self._connection = exchange.connection

@@ -50,6 +50,15 @@ class Interruption:
             environ=exchange.environ,
         )
 
+    def thread_ended(self, down: bool, story: list[str]) -> None:
+        """Write down what became of its thread.
+
+        :param down: whether the thread has come down; False if it is abandoned.
+        :param story: what was done to it, in words.
+        """
+        self.down = down
+        self.story = story
+
     @property
     def outcome(self) -> str:
         """What became of it."""

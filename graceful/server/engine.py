@@ -30,9 +30,9 @@ from graceful.reports.reporter import Reporter
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.endpoint_listener import EndpointListener
 from graceful.sockets.listener import Listener
+from graceful.takedown.kernel_waits import Inode, KernelWaits
 from graceful.takedown.request_timeout import RequestTimeouts
 from graceful.takedown.thread_interrupt import InterruptScheduler
-from graceful.takedown.waits import Inode, Waits
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
 from graceful.threads.pool import Pool
@@ -88,7 +88,7 @@ class Engine:
         self.callbacks = CallbackThreads()
         self.reports = Reporter(settings.reports, settings.report_hide)
         self.interrupt_scheduler = InterruptScheduler(
-            self.clock, self.working, self._native, Waits(self._own_sockets), self.callbacks.call
+            self.clock, self.working, self._native, KernelWaits(self._own_sockets), self.callbacks.call
         )
         self.site = Site(
             root,

@@ -76,7 +76,7 @@ class Shutdown:
             self._engine.callbacks.call(function)
         self._engine.health.begin_going_down()
         self._taken_before = self.taken_down
-        self._engine.request_timeouts.in_drain = []
+        self._engine.request_timeouts.begin_drain()
         self.on_going_down()
 
     def last_requests(self, quiet: bool) -> None:

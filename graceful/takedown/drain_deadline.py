@@ -134,7 +134,7 @@ class DrainTakedown:
     def _came_down(self, interrupt: ThreadInterrupt, down: bool) -> None:
         """A thread has ended, or is abandoned."""
         interruption = self.interrupted[interrupt.exchange]
-        interruption.down, interruption.story = down, interrupt.story
+        interruption.thread_ended(down, interrupt.story)
         if not down:
             log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"

@@ -80,7 +80,7 @@ class RequestTimeouts:
     :param reports: gets the reports.
     :param replace: has another thread work in the place of one that is lost.  False: there are too many already.
     :ivar taken: how many exchanges in flight were interrupted.
-    :ivar in_drain: what was interrupted since a drain began; None before.
+    :ivar in_drain: what was interrupted since a drain began; None before it.
     """
 
     def __init__(
@@ -105,6 +105,10 @@ class RequestTimeouts:
         self._interrupted: dict[Exchange, Interruption] = {}
         self.taken = 0
         self.in_drain: list[Interruption] | None = None
+
+    def begin_drain(self) -> None:
+        """Collect in `in_drain` what is interrupted from now on."""
+        self.in_drain = []
 
     def start(self) -> None:
         """Begin to look, if there is anything to look after."""
@@ -188,7 +192,7 @@ class RequestTimeouts:
         """A thread is free again, or lost."""
         exchange = thread_interrupt.exchange
         interruption = self._interrupted.pop(exchange)
-        interruption.down, interruption.story = down, thread_interrupt.story
+        interruption.thread_ended(down, thread_interrupt.story)
         story = ", ".join(interruption.story)
         if down:
             log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)

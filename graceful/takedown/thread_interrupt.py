@@ -17,7 +17,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from graceful.application.deadlines import Takedown
-from graceful.takedown.waits import Wait, Waits, child_of, delicate, end_child, in_condition, leave_condition
+from graceful.takedown.kernel_waits import BlockedCall, KernelWaits, end_child
+from graceful.takedown.python_waits import child_of, delicate, in_condition, leave_condition
 from graceful.threads.async_exc import AsyncExc, Hook
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import Exchange
@@ -56,7 +57,7 @@ class ThreadInterrupt:
         thread: int,
         native: int,
         now: float,
-        waits: Waits,
+        waits: KernelWaits,
         call: Callable[..., Future[Any]],
     ) -> None:
         self.exchange = exchange
@@ -74,7 +75,7 @@ class ThreadInterrupt:
         self._calls: list[Future[Any]] = []
         self._calls_until = now
         # What it waits for, since when that has been so, and when it was last ended.
-        self._wait: Wait | subprocess.Popen[Any] | None = None
+        self._wait: BlockedCall | subprocess.Popen[Any] | None = None
         self._wait_since = now
         self._wait_ended: float | None = None
 
@@ -140,14 +141,14 @@ class ThreadInterrupt:
         if now - self._wait_since < patience or (self._wait_ended is not None and now - self._wait_ended < AGAIN):
             return
         self._wait_ended = now
-        done = self._waits.end(wait, hard) if isinstance(wait, Wait) else [end_child(wait.pid, hard)]
+        done = self._waits.end(wait, hard) if isinstance(wait, BlockedCall) else [end_child(wait.pid, hard)]
         for what in done:
             self._say(what)
 
 
 def _in_one_place(wait: object, other: object) -> bool:
     """Whether two waits in the kernel are the same, but that the thread has run in between."""
-    return isinstance(wait, Wait) and isinstance(other, Wait) and wait.place == other.place
+    return isinstance(wait, BlockedCall) and isinstance(other, BlockedCall) and wait.place == other.place
 
 
 Ended = Callable[[ThreadInterrupt, bool], None]
@@ -168,7 +169,7 @@ class InterruptScheduler:
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
         native: Callable[[int], int],
-        waits: Waits,
+        waits: KernelWaits,
         call: Callable[..., Future[Any]],
     ) -> None:
         self._clock = clock
@@ -202,7 +203,7 @@ class InterruptScheduler:
 
     def _look(self) -> None:
         now, working = self._clock.seconds(), self._working()
-        self._waits.again()
+        self._waits.begin_round()
         for exchange, (interrupt, ended) in list(self._under_way.items()):
             down = working.get(exchange) != interrupt.thread
             if down or now - interrupt.began >= WITHIN:

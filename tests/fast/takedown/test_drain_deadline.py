@@ -10,9 +10,9 @@ from twisted.logger import capturedLogs, formatEvent
 from graceful.reports.reporter import Reporter
 from graceful.takedown import drain_deadline as deadline_module
 from graceful.takedown.drain_deadline import LAST_MOMENT, DrainTakedown
+from graceful.takedown.kernel_waits import KernelWaits
 from graceful.takedown.last_answer import take_down
 from graceful.takedown.thread_interrupt import InterruptScheduler
-from graceful.takedown.waits import Waits
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.stacks import stack_of
 from graceful.web.body_spool import MEMORY
@@ -145,7 +145,7 @@ class DeadlineTests(Case):
             self.clock,
             lambda: self.working,
             lambda thread: threading.get_native_id(),
-            Waits(set),
+            KernelWaits(set),
             CallbackThreads().call,
         )
         self.takedown = DrainTakedown(self.engine.site, self.clock, lambda: self.working, scheduler, Reporter())

@@ -226,7 +226,7 @@ class LimitTests(Overtimes):
 
     def test_in_a_drain(self) -> None:
         """What is taken down while a drain is under way is kept for its last line."""
-        self.timeouts.in_drain = []
+        self.timeouts.begin_drain()
         self.threaded()
         self.pass_time(10.25)
         self.assertEqual(len(self.timeouts.in_drain), 1)

@@ -10,8 +10,8 @@ from graceful.downloads.parking_lot import ParkedRequest
 from graceful.reports.reporter import Reporter
 from graceful.server.shutdown import Shutdown
 from graceful.takedown.drain_deadline import LAST_MOMENT, DrainTakedown
+from graceful.takedown.kernel_waits import KernelWaits
 from graceful.takedown.thread_interrupt import InterruptScheduler
-from graceful.takedown.waits import Waits
 from graceful.threads.callbacks import CallbackThreads
 from graceful.web.exchange import Exchange
 from tests.fast.doubles import GET, Client, get, parse_answers
@@ -26,7 +26,7 @@ class Case(DownloadCase):
         super().setUp()
         self.working: dict[Exchange, int] = {}
         self.scheduler = InterruptScheduler(
-            self.clock, lambda: self.working, lambda thread: 0, Waits(set), CallbackThreads().call
+            self.clock, lambda: self.working, lambda thread: 0, KernelWaits(set), CallbackThreads().call
         )
         self.reports = Reporter()
         self.takedown = DrainTakedown(

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from graceful.application.deadlines import Takedown
 from graceful.takedown import thread_interrupt as thread_module
+from graceful.takedown.kernel_waits import BlockedCall
 from graceful.takedown.thread_interrupt import (
     AGAIN,
     HOOKS,
@@ -20,7 +21,6 @@ from graceful.takedown.thread_interrupt import (
     InterruptScheduler,
     ThreadInterrupt,
 )
-from graceful.takedown.waits import Wait
 from graceful.threads.async_exc import AsyncExc
 from graceful.web.exchange import Exchange
 from tests.fast.doubles import Case
@@ -36,24 +36,24 @@ class FakeWaits:
     """
 
     def __init__(self) -> None:
-        self.now: Wait | None = None
-        self.ended: list[tuple[Wait, bool]] = []
+        self.now: BlockedCall | None = None
+        self.ended: list[tuple[BlockedCall, bool]] = []
 
-    def again(self) -> None:
+    def begin_round(self) -> None:
         """Nothing changes unless the test says so."""
 
-    def look(self, native: int) -> Wait | None:
+    def look(self, native: int) -> BlockedCall | None:
         assert native == NATIVE
         return self.now
 
-    def end(self, wait: Wait, hard: bool) -> list[str]:
+    def end(self, wait: BlockedCall, hard: bool) -> list[str]:
         self.ended.append((wait, hard))
         return ["ended something"]
 
 
-def wait(number: int) -> Wait:
+def wait(number: int) -> BlockedCall:
     """A wait that is unlike others."""
-    return Wait(NATIVE, (number,), ())
+    return BlockedCall(NATIVE, (number,), ())
 
 
 class DescentTests(Case):
@@ -170,7 +170,7 @@ class DescentTests(Case):
 
         def waits_again(descriptor: int, seconds: float) -> None:
             for _ in range(round(seconds / LOOK_AGAIN)):
-                self.waits.now = Wait(NATIVE, (1, descriptor, 3), (str(self.clock.seconds()),))
+                self.waits.now = BlockedCall(NATIVE, (1, descriptor, 3), (str(self.clock.seconds()),))
                 self.pass_time(LOOK_AGAIN)
 
         self.start()

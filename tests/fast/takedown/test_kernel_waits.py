@@ -1,13 +1,10 @@
-"""What threads wait for: found in real threads, and ended only if it is still that."""
+"""What threads wait for in the kernel: found in real threads, and ended only if they still wait for that."""
 
 from __future__ import annotations
 
-import logging
 import os
-import queue
 import select
 import socket
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,52 +12,25 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.takedown import waits as waits_module
-from graceful.takedown.waits import Inode, Wait, Waits, child_of, delicate, in_condition, leave_condition
+from graceful.takedown.kernel_waits import WAITING_CALLS, BlockedCall, Inode, KernelWaits
+from graceful.takedown.python_waits import in_condition
+from tests.fast.takedown.waiting_threads import SOON, ThreadCase
 from tests.support.waiting import wait_for
 
-SOON = 10
 
-
-class Case(SynchronousTestCase):
-    """Threads that wait for something."""
-
-    def waiting(self, function: Callable[[], Any]) -> threading.Thread:
-        """A thread that calls a function, which waits."""
-
-        def work() -> None:
-            try:
-                function()
-            except Exception as error:
-                self.errors.append(error)
-
-        self.errors: list[Exception] = []
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        return thread
-
-    def pair(self) -> tuple[socket.socket, socket.socket]:
-        """Two ends of a connection."""
-        mine, other = socket.socketpair()
-        self.addCleanup(mine.close)
-        self.addCleanup(other.close)
-        return mine, other
-
-
-class KernelTests(Case):
+class KernelTests(ThreadCase):
     """System calls."""
 
     def setUp(self) -> None:
         """Nothing is our own."""
         self.own: set[Inode] = set()
-        self.waits = Waits(lambda: self.own)
+        self.waits = KernelWaits(lambda: self.own)
 
-    def asleep(self, thread: threading.Thread) -> Wait:
+    def asleep(self, thread: threading.Thread) -> BlockedCall:
         """What a thread waits for, when it has come to that."""
         assert thread.native_id is not None
-        found: list[Wait | None] = [None, None]
+        found: list[BlockedCall | None] = [None, None]
 
         def same() -> bool:
             found[0], found[1] = found[1], self.waits.look(thread.native_id or 0)
@@ -129,7 +99,7 @@ class KernelTests(Case):
         mine, other = self.pair()
         about = os.fstat(mine.fileno())
         self.own.add((about.st_dev, about.st_ino))
-        self.waits.again()
+        self.waits.begin_round()
         again = mine.dup()
         self.addCleanup(again.close)
         for one in (mine, again):
@@ -170,9 +140,9 @@ class KernelTests(Case):
 
     def test_wrong_memory(self) -> None:
         """An address that is none is no harm."""
-        call = next(iter(waits_module.CALLS["x86_64"].poll))
-        waits = Waits(set, machine="x86_64")
-        self.assertEqual(waits.end(Wait(1, (call, 16, 1, 0, 0, 0, 0, 0, 0), ()), False), [])
+        call = next(iter(WAITING_CALLS["x86_64"].poll))
+        waits = KernelWaits(set, machine="x86_64")
+        self.assertEqual(waits.end(BlockedCall(1, (call, 16, 1, 0, 0, 0, 0, 0, 0), ()), False), [])
 
     def test_no_proc(self) -> None:
         """Where the kernel does not tell, it is said once, and nothing is touched."""
@@ -183,9 +153,9 @@ class KernelTests(Case):
         task.mkdir(parents=True)
         (task / "syscall").mkdir()  # which cannot be read
         for waits, why in (
-            (lambda: Waits(set, proc="/nonexistent"), "there is no /nonexistent"),
-            (lambda: Waits(set, machine="pdp11"), "pdp11"),
-            (lambda: Waits(set, proc=str(blind)), "Is a directory"),
+            (lambda: KernelWaits(set, proc="/nonexistent"), "there is no /nonexistent"),
+            (lambda: KernelWaits(set, machine="pdp11"), "pdp11"),
+            (lambda: KernelWaits(set, proc=str(blind)), "Is a directory"),
         ):
             with capturedLogs() as events:
                 one = waits()
@@ -193,103 +163,6 @@ class KernelTests(Case):
             (line,) = [formatEvent(event) for event in events]
             self.assertIn("cannot be seen", line)
             self.assertIn(why, line)
-
-
-class PythonTests(Case):
-    """What the frames of a thread tell."""
-
-    def in_condition(self, thread: threading.Thread) -> tuple[Any, Any]:
-        """The condition that a thread waits for, when it has come to that."""
-        found: list[tuple[Any, Any] | None] = [None]
-
-        def is_in() -> bool:
-            found[0] = in_condition(thread.ident or 0)
-            return found[0] is not None and found[0][1].locked() and found[0][1] in found[0][0]._waiters
-
-        wait_for(is_in)
-        assert found[0] is not None
-        return found[0]
-
-    def test_condition(self) -> None:
-        """A thread in a condition is freed from it, and nobody else who waits for the same."""
-        items: queue.Queue[int] = queue.Queue()
-        got: list[int] = []
-        one = self.waiting(lambda: got.append(items.get()))
-        condition, waiter = self.in_condition(one)
-        other = self.waiting(lambda: got.append(items.get()))
-        self.in_condition(other)
-        fired: list[bool] = []
-        self.assertTrue(leave_condition(condition, waiter, lambda: not fired.append(True)))
-        self.assertEqual(fired, [True])
-        # With no exception it finds nothing, and waits again; the item is for the one that is first in line now.
-        self.in_condition(one)
-        items.put(1)
-        items.put(2)
-        one.join(SOON)
-        other.join(SOON)
-        self.assertEqual(sorted(got), [1, 2])
-
-    def test_notified(self) -> None:
-        """One that was notified already is left alone: it comes by itself, and the notification is not lost."""
-        condition = threading.Condition()
-        going = threading.Event()
-
-        def wait() -> None:
-            with condition:
-                condition.wait()
-                going.wait()
-
-        thread = self.waiting(wait)
-        found = self.in_condition(thread)
-        with condition:
-            condition.notify()
-            self.assertFalse(leave_condition(*found, lambda: True), "its lock is held")
-        self.assertFalse(leave_condition(*found, lambda: True))
-        going.set()
-        thread.join(SOON)
-
-    def test_not_fired(self) -> None:
-        """If the exception may not be raised now, the thread waits on."""
-        event = threading.Event()
-        thread = self.waiting(event.wait)
-        self.assertFalse(leave_condition(*self.in_condition(thread), lambda: False))
-        self.assertTrue(thread.is_alive())
-        event.set()
-        thread.join(SOON)
-
-    def test_strange_lock(self) -> None:
-        """A condition with a lock that could make us wait is left alone."""
-        self.assertFalse(leave_condition(object(), object(), lambda: True))
-
-    def test_no_condition(self) -> None:
-        """A thread that waits for something else, and none at all, is in no condition."""
-        self.assertIsNone(in_condition(threading.get_ident()))
-        self.assertIsNone(in_condition(1))
-
-    def test_child(self) -> None:
-        """A child that `subprocess` waits for is found, as long as it runs."""
-        with subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE) as process:
-            thread = self.waiting(process.communicate)
-            wait_for(lambda: child_of(thread.ident or 0) is process)
-            process.kill()
-            thread.join(SOON)
-        self.assertIsNone(child_of(thread.ident or 0))
-        self.assertIsNone(child_of(threading.get_ident()))
-
-    def test_delicate(self) -> None:
-        """A thread that waits for a lock of the whole process is left alone until it has it."""
-        handler = logging.Handler()
-        handler.acquire()
-        thread = self.waiting(lambda: handler.handle(logging.makeLogRecord({})))
-        wait_for(lambda: delicate(thread.ident or 0))
-        handler.release()
-        thread.join(SOON)
-        condition = threading.Condition()
-        with condition:
-            thread = self.waiting(condition.__enter__)
-            wait_for(lambda: delicate(thread.ident or 0))
-        thread.join(SOON)
-        self.assertFalse(delicate(threading.get_ident()))
 
 
 def _poll(mine: socket.socket) -> None:
