@@ -1,8 +1,8 @@
 """Sending a file from the event loop: sendfile(2), a block at a time, and never from a disk.
 
 The kernel copies from its page cache to the socket; no byte comes into this process, and no thread waits for the
-client.  Two things could stop everybody else: a block that is not in memory, which is fetched by a thread first; and
-one client that takes as fast as we can send, which gets a block a turn like all others.
+client.  Two things could hold up all other clients: a block that is not in memory, so a thread fetches it first; and
+a client that reads as fast as we can send, so each client gets one block a turn.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
+#: Errors of sendfile(2) that the file has caused; all others are the connection's.
 _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 
@@ -35,11 +36,12 @@ class FileSender:
 
     Made in any thread; all else happens in the reactor's.
 
-    :param exchange: whose answer has been started, with its length, and not begun.
-    :param file: closed when it is over, however that comes.
-    :param first: the first byte to send.
-    :param end: the one behind the last.
-    :param disk: fetches what is not in memory.
+    :param exchange: its answer is started, with its length, but not begun.
+    :param file: closed at the end, however that comes.
+    :param first: offset of the first byte to send.
+    :param end: offset behind the last byte.
+    :param disk: fetches blocks that are not in memory.
+    :param in_memory: whether a block is: descriptor, offset, bytes.
     """
 
     def __init__(
@@ -56,13 +58,13 @@ class FileSender:
         self._file = file
         self._place = first
         self._end = end
-        self._fetched = first  # up to here it has been seen in memory, or put there
+        self._fetched = first  # the file is in memory up to this offset
         self._disk = disk
         self._in_memory = in_memory
         self._fetching = self._over = False
 
     def begin(self) -> None:
-        """Send the head, then the file, in the turns to come."""
+        """Send the head, and then the file, a block a turn.  Reactor thread."""
         exchange = self.exchange
         exchange.handler = self
         exchange.phase = DOWNLOADING
@@ -81,7 +83,10 @@ class FileSender:
         self._file.close()
 
     def _pull(self) -> bool:
-        """Send a block; False when the whole file is sent, or will never be."""
+        """Send a block.
+
+        :returns: False if the whole file is sent, or cannot be sent to its end.
+        """
         if self._fetching:
             return True
         count = min(BLOCK, self._end - self._place)
@@ -116,7 +121,7 @@ class FileSender:
     def _got(self, count: int, error: BaseException | None) -> None:
         self._fetching = False
         if self._over:
-            self._file.close()  # not before: its number could have become another file's while a thread read it
+            self._file.close()  # not earlier: a thread was still reading this descriptor
             return
         if error is not None:
             self._cannot(str(error))
@@ -132,7 +137,7 @@ class FileSender:
     # -- the end ------------------------------------------------------------------------------------------
 
     def _complete(self) -> None:
-        """The last byte that there is went to the kernel: the answer ends with it."""
+        """End the answer: the kernel has the last byte."""
         exchange = self.exchange
         exchange.ended = monotonic()
         exchange.phase = SENDING
@@ -149,11 +154,11 @@ class FileSender:
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
-        """The client is gone, or it was cut."""
+        """End: the client has left, or its connection was cut."""
         if not self._over:
             exchange.flushed = True
             self._done()
 
     def parked(self, exchange: Exchange) -> bool:
-        """There is always something to send, which finds out whether the client is still there."""
+        """Return False: there is always something to send, and sending shows whether the client is still there."""
         return False

@@ -1,8 +1,8 @@
 """Where an answer leaves its thread for the event loop: what an application offers, and what becomes of it.
 
 There are three ways in: an application's token (:mod:`graceful.downloads.token`), its `X-Accel-Redirect`, and its
-`wsgi.file_wrapper`.  All of them come down to a file, a URL, or a place to wait.  What cannot be taken, the thread
-does by itself: every offer has a body that can be iterated over.
+`wsgi.file_wrapper`.  All of them come down to a file, a URL, or a place to wait.  What the event loop cannot take,
+the thread sends itself: every offer has a body that can be iterated over.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from graceful.threads.disk import DiskThreads
 from graceful.web.exchange import PARKED, Exchange
 from graceful.web.response_headers import reason
 
+#: Bytes: a file up to this size is sent by its thread at once, which costs less than handing it over.
 SMALL: Final = 65536
 _OFFER: Final = HEADER.lower()
 
@@ -43,7 +44,7 @@ class AnswerHandOver:
     :param disk: reads what is not in memory.
     :param relays: answers with what upstream servers have.
     :param parking_lot: where parked requests wait.
-    :param internal: what `X-Accel-Redirect` may name.
+    :param internal: the paths that `X-Accel-Redirect` may name.
     """
 
     def __init__(
@@ -63,12 +64,15 @@ class AnswerHandOver:
     def takes(self, name: str) -> bool:
         """Whether an answer's field of this name is an offer.
 
-        `X-Accel-Redirect` is one if it has been said what it may name; else it is for a proxy in front of us.
+        `X-Accel-Redirect` is one if paths are mapped for it; else it is for a proxy in front of this server.
         """
         return name.lower() == _OFFER or bool(self._internal)
 
     def __call__(self, exchange: Exchange, result: Any) -> Go | None:
-        """Look at what an application offers, and prepare it.  In its thread."""
+        """Prepare the answer that an application offers.  In its thread.
+
+        :returns: what the thread calls when it has closed the application's answer; None: it sends the body itself.
+        """
         offer, exchange.offer = exchange.offer, None
         if offer is None:
             return self._wrapped_file(exchange, result.file)
@@ -86,7 +90,7 @@ class AnswerHandOver:
 
     @staticmethod
     def _transformed(exchange: Exchange) -> bool:
-        """Whether a middleware has said that the body is no longer the token's: compressed, say."""
+        """Whether a middleware has changed the token's body, for example compressed it."""
         return any(name.lower() == "content-encoding" and value != "identity" for name, value in exchange.fields())
 
     # -- tokens -------------------------------------------------------------------------------------------
@@ -137,9 +141,9 @@ class AnswerHandOver:
     # -- files --------------------------------------------------------------------------------------------
 
     def _file(self, exchange: Exchange, file: OpenFile) -> Go:
-        """Send a file: if that is little at once, from this thread; else it is the event loop's.
+        """Send a small file from this thread at once, and leave a larger one to the event loop.
 
-        It is closed whatever happens.
+        The file is closed in any case.
         """
         try:
             status, fields, selection = file_head(exchange, application_head(exchange), file, None)
@@ -156,7 +160,7 @@ class AnswerHandOver:
         return lambda: exchange.connection.site.through(exchange)
 
     def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Go | None:
-        """`wsgi.file_wrapper` around a real file: from where it is now, as long as the application has said."""
+        """Take `wsgi.file_wrapper` around a real file: from its current position, for the announced length."""
         plain = _plain_file(wrapped)
         if plain is None or exchange.head is None or exchange.bare():
             return None
@@ -165,7 +169,7 @@ class AnswerHandOver:
             left = seen.size - place
             if left <= SMALL or exchange.length > left or not plain.readable():
                 return None
-            file = OpenFile(os.dup(seen.fd), seen.size, seen.modified)  # the application closes its own
+            file = OpenFile(os.dup(seen.fd), seen.size, seen.modified)  # the application closes its own descriptor
         except (OSError, ValueError, RefusedPath):
             return None
         if exchange.length < 0:
@@ -174,7 +178,7 @@ class AnswerHandOver:
 
 
 def _plain_file(wrapped: Any) -> Any:
-    """The file whose bytes are what `read` would give; None for everything that unpacks, decodes or computes."""
+    """Return the real file below a wrapped one; None if its `read` does not return the file's bytes as they are."""
     if isinstance(wrapped, _TemporaryFileWrapper):
         wrapped = wrapped.file
     if type(wrapped) is io.FileIO:

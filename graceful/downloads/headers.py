@@ -1,7 +1,7 @@
-"""The head of a download's answer: what the application wants in it, and what the file or the upstream says.
+"""The head of a download's answer: the application's fields, merged with those of the file or the upstream.
 
-Where both say something the application wins: it knows what the file is called and who may keep it.  Only what frames
-the body, or describes which part of it this is, is never the application's.
+Where both set a field the application wins: it knows what the file is called and which caches may keep it.  Only the
+fields that frame the body, or say which part of the file it is, are never the application's.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 Fields = list[tuple[str, str]]
 
-#: What of a request the upstream gets to know.  Not its cookies and passwords: those are for the application.
+#: The request fields that the upstream gets.  Not cookies and passwords: those are for the application.
 PASSED_ON: Final = CONDITIONS | {"accept", "accept-language", "user-agent"}
 
+#: The two fields of a range request (RFC 9110 §14.2, §13.1.5).
 _RANGES: Final = frozenset(("range", "if-range"))
 _ABOUT_THE_BODY: Final = frozenset(("content-type", "content-disposition", "content-encoding", "content-language"))
 _ABOUT_THE_FILE: Final = _ABOUT_THE_BODY | {"cache-control", "etag", "expires", "last-modified"}
+#: The fields that frame the body or say which part it is.
 _NOT_THE_APPLICATIONS: Final = frozenset(("content-length", "content-range", "accept-ranges"))
+#: The upstream's fields that concern its own connection or are set by this server.
 _HOP: Final = frozenset(
     (
         "connection",
@@ -51,28 +54,27 @@ _HOP: Final = frozenset(
 
 @frozen
 class ApplicationHead:
-    """What an application wants an answer to be.
+    """The status and fields that an application has set; 200 and none where no application is asked.
 
-    :ivar status: its status, `200` for none of its own.
-    :ivar fields: its fields, without those that it has no say in.
+    :ivar fields: without those that the application cannot set for a download.
     """
 
     status: int = 200
     fields: tuple[tuple[str, str], ...] = ()
 
     def status_line(self, status: int) -> str:
-        """A status with its reason: the application's own, if it wants one and nothing is wrong."""
+        """Return a status with its reason; instead of 200, the application's status."""
         if self.status != 200 and status == 200:
             status = self.status
         return f"{status} {reason(status)}"
 
     def says(self, name: str) -> str | None:
-        """The value of a field, by lower-case name."""
+        """Return the value of a field, by lower-case name; None if it is not set."""
         return next((value for own, value in self.fields if own.lower() == name), None)
 
 
 def application_head(exchange: Exchange) -> ApplicationHead:
-    """What the application has said to `start_response`."""
+    """Return what the application has passed to `start_response`."""
     fields = tuple(
         (name, value)
         for name, value in without_identity(exchange.fields())
@@ -82,17 +84,16 @@ def application_head(exchange: Exchange) -> ApplicationHead:
 
 
 def without_identity(fields: Fields) -> Fields:
-    """Without the word to middlewares that nothing is to be compressed; it is none for clients (RFC 9110 §8.4.1)."""
+    """Drop `Content-Encoding: identity`: it is for middlewares, not for clients (RFC 9110 §8.4.1)."""
     return [(name, value) for name, value in fields if (name.lower(), value) != ("content-encoding", "identity")]
 
 
 def request_fields(exchange: Exchange, status: int) -> dict[str, str]:
-    """The fields of a request that say which part of the file, of which version, is wanted; and a few more.
+    """Return the request's conditions, its range and a few other fields, by lower-case name.
 
-    By lower-case name.  Conditions are about an answer that would be 200 (RFC 9110 §13.2.1), and a range is GET's
-    (§14.2).
+    Conditions only apply to an answer that would be 200 (RFC 9110 §13.2.1), and a range only to GET (§14.2).
 
-    :param status: what the application wants the answer's to be.
+    :param status: the one that the application has set.
     """
     asked: dict[str, str] = {}
     for raw_name, raw_value in exchange.headers:
@@ -106,10 +107,10 @@ def request_fields(exchange: Exchange, status: int) -> dict[str, str]:
 
 
 def upstream_fields(exchange: Exchange, head: ApplicationHead) -> dict[str, str]:
-    """What an upstream is sent, by lower-case name.
+    """Return the fields that an upstream is sent, by lower-case name.
 
-    Never an invitation to compress, which would change lengths and ranges; and no condition about a validator of the
-    application's, which the upstream has never heard of.
+    They never allow it to compress, which would change lengths and ranges; nor do they have conditions on a validator
+    that the application has set, since the upstream does not know that one.
     """
     asked = request_fields(exchange, head.status)
     tag, date = head.says("etag"), head.says("last-modified")
@@ -127,10 +128,10 @@ def upstream_fields(exchange: Exchange, head: ApplicationHead) -> dict[str, str]
 
 
 def client_fields(code: int, headers: Headers, head: ApplicationHead) -> Fields:
-    """The fields of the answer to a client: an upstream's, without its hop-by-hop ones, and the application's.
+    """Return the fields that a client gets: an upstream's, without its hop-by-hop ones, and the application's.
 
-    :param code: the upstream's status.  If that is an error, what the application has said of the file is not true
-        of the upstream's words about it, and nobody shall keep them as if it were.
+    :param code: the upstream's status.  If it is an error, the application's fields about the file are dropped: they
+        do not describe the upstream's error page, which no cache must keep under them.
     """
     own = list(head.fields)
     if not (200 <= code < 300 or code == 304):
@@ -149,8 +150,8 @@ def file_head(
 ) -> tuple[str, Fields, FileSelection]:
     """Decide how a request for a file is answered.
 
-    :param guess: the media type, if the application has not said it.
-    :returns: status, fields, and which bytes.
+    :param guess: the media type if the application has not set one; None for none.
+    :returns: status line, fields, and which bytes.
     """
     etag, date = head.says("etag") or file.etag, head.says("last-modified")
     modified = file.modified // 10**9 if date is None else seconds(date)

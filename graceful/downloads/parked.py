@@ -1,7 +1,7 @@
-"""Requests that wait for news: what an application holds of them.
+"""Requests that wait for news, from the application's side: tickets.
 
-A long-poll that waits in a thread costs a thread, and a deploy that waits for it waits for nothing.  A parked request
-holds neither: it is a ticket, which some other part of the application answers when there is news.
+A long-poll that waits in a thread costs a thread, and holds up a deploy for nothing.  A parked request does neither:
+the view returns a ticket, which another part of the application answers when there is news.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from graceful.web.response_headers import bodiless, reason
 
 
 class ParkedAnswer(NamedTuple):
-    """An answer.
+    """An answer to a parked request.
 
-    :ivar status: `"200 OK"`.
+    :ivar status: with its reason, such as `"200 OK"`.
     """
 
     status: str
@@ -29,15 +29,21 @@ class ParkedAnswer(NamedTuple):
     body: bytes
 
 
+#: What `at_drain` returns: status, headers, body.
 AnswerParts = tuple[int | str, Iterable[tuple[str, str]], bytes]
 AtDrain = Callable[[], AnswerParts | None]
 
+#: What a client gets when the time is over.
 NO_NEWS: Final = ParkedAnswer("204 No Content", [], b"")
+#: Seconds that a request waits unless the application sets another time: proxies often give up after 300.
 TIMEOUT: Final = 270.0
 
 
 def parked_answer(status: int | str, headers: Iterable[tuple[str, str]], body: bytes) -> ParkedAnswer:
-    """Put an application's answer into its form."""
+    """Return an application's answer as a ParkedAnswer.
+
+    :raises TypeError: the body is not bytes.
+    """
     if type(body) is not bytes:
         raise TypeError(f"the body must be bytes, not {type(body).__name__}")
     return ParkedAnswer(f"{status} {reason(status)}" if isinstance(status, int) else status, list(headers), body)
@@ -54,14 +60,14 @@ class Waiting(Protocol):
 
 
 class Parked(HandoverToken):
-    """A request that waits, with no thread, until somebody answers it.
+    """A request that waits, with no thread, until the application answers it.
 
-    Make it in the view, give it to whoever will have the news, and hand it over like a
+    Make it in the view, give it to the code that will have the news, and hand it over like a
     :class:`~graceful.Download`.  Then, once and from any thread, :meth:`answer`; or, for server-sent events, whose
     answer the view has begun with `Content-Type: text/event-stream`, :meth:`send` as often as wanted and
     :meth:`finish`.
 
-    On any other server it works as well, by blocking its thread.
+    On any other server it works too, by blocking its thread.
 
     :param timeout: seconds until it is answered by itself, with 204; an event stream ends.
     :param at_drain: called in a thread when the server stops; returns the answer, `(status, headers, body)`, or None
@@ -85,10 +91,10 @@ class Parked(HandoverToken):
     def answer(self, status: int | str, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> bool:
         """Answer, and end it.
 
-        What the view has said besides, and the middlewares around it, is kept: cookies, say.
+        Other fields that the view and its middlewares have set are kept: cookies, for example.
 
         :param status: such as 200 or `"200 OK"`.
-        :returns: False if it is too late: it was answered before, or its client is gone.
+        :returns: False if it is too late: the request was answered before, or its client has left.
         :raises TypeError: the body is not bytes.
         """
         return self._give(parked_answer(status, headers, body), last=True)
@@ -115,14 +121,19 @@ class Parked(HandoverToken):
                 return False
             self._over = last
             if self._waiting is not None:
-                self._waiting.give(what, last)  # does not wait; and what several threads send stays in order
-            else:  # the view has not returned yet, or there is no event loop to return it to
+                self._waiting.give(
+                    what, last
+                )  # does not block; under the lock, so that pieces of several threads stay in order
+            else:  # the view has not returned yet, or the server has no event loop
                 self._kept.append(what)
                 self._changed.notify_all()
         return True
 
     def end(self) -> bool:
-        """Nobody shall answer it any more: its time is over, or its client gone.  False: it is answered already."""
+        """Refuse later answers: the time is over, or the client has left.
+
+        :returns: False if it was answered already.
+        """
         with self._changed:
             over, self._over = self._over, True
             self._changed.notify_all()
@@ -131,7 +142,10 @@ class Parked(HandoverToken):
     # -- where it is handed over --------------------------------------------------------------------------
 
     def wait_at(self, waiting: Waiting) -> tuple[list[ParkedAnswer | bytes], bool]:
-        """From now on news go there; returned is what has come before, and whether that was all.  Reactor thread."""
+        """Give news to the waiting request from now on.  Reactor thread.
+
+        :returns: what has come before, and whether that was all.
+        """
         with self._changed:
             self._waiting = waiting
             kept = list(self._kept)
@@ -141,9 +155,9 @@ class Parked(HandoverToken):
     # -- other servers ------------------------------------------------------------------------------------
 
     def wait(self) -> ParkedAnswer:
-        """Block until there is an answer, or the time is over.  For servers that have no event loop to park it in.
+        """Block until there is an answer, or the time is over: for servers without an event loop.
 
-        Of an event stream it is the head, and the body is still to be iterated over.
+        :returns: of an event stream only the head; its body is still to be iterated over.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
@@ -156,7 +170,7 @@ class Parked(HandoverToken):
             return ParkedAnswer("200 OK", [("Content-Type", "text/event-stream")], b"")
 
     def close(self) -> None:
-        """The answer was sent, or given up (PEP 3333)."""
+        """End the ticket unless it was handed over: the answer was sent, or given up (PEP 3333)."""
         if not self.claimed:
             self.end()
 
@@ -174,7 +188,7 @@ class Parked(HandoverToken):
         return [answer.body]
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body, waited for by the thread: where nobody else does it."""
+        """Iterate over the body, which the thread waits for: on servers without an event loop."""
         until = monotonic() + self.timeout
         while True:
             with self._changed:

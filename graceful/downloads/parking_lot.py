@@ -1,9 +1,9 @@
 """Where parked requests wait: the event loop's side of their tickets.
 
-There can be ten thousand of them, and when a server stops all of them have to be told, which is the moment at which
-ten thousand clients would come back in one instant.  So they are answered over a second; each answer is made by the
-application, in a thread; and whoever parks when it is already too late is kept for a moment, or it would come
-straight back, again and again.
+There can be ten thousand of them, and when a server stops all of them are answered; if that happened at once, ten
+thousand clients would come back in one instant.  So they are answered over a second; the application makes each
+answer, in a thread; and a request that is parked when the drain has begun is kept for a moment, or its client would
+come straight back, again and again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from graceful.web.interfaces import IAnswerer
 log = Logger(namespace="graceful")
 
 
+#: Seconds over which the parked requests are answered when a server stops: their clients must not come back at once.
 DRAIN_SPREAD: Final = 1.0
+#: Seconds, at least and at most, that a request parked in a drain is kept, and after which an event stream's client
+#: comes back: at random, for the same reason.
 COME_BACK_AFTER: Final = (1.0, 2.0)
+#: Bytes of events that may wait for a client; one that reads more slowly is cut, to bound the memory.
 MAX_UNSENT: Final = 1 << 18
 
 
@@ -33,10 +37,11 @@ MAX_UNSENT: Final = 1 << 18
 class ParkedRequest:
     """One parked request.  Reactor thread, except :meth:`give`.
 
-    :param exchange: whose view has returned; it may have begun an event stream, but not sent anything.
-    :param ticket: the application's side of it.
+    :param exchange: its view has returned; it may have started an event stream, but nothing was sent.
+    :param ticket: the application's side of the request.
     :param parking_lot: where it waits.
-    :ivar due: when its time is over, or when it is to be told of the drain, seconds of the clock.
+    :param stream: whether it is an event stream.
+    :ivar due: when it is answered by itself, or told of the drain, seconds of the clock.
     """
 
     def __init__(self, exchange: Exchange, ticket: Parked, parking_lot: ParkingLot, stream: bool) -> None:
@@ -55,15 +60,15 @@ class ParkedRequest:
         exchange.phase = PARKED
         if self._stream:
             try:
-                exchange.write(b"")  # a browser's EventSource is open when it has the head
+                exchange.write(b"")  # a browser's EventSource opens when it gets the head
                 if exchange.bare() and self.ticket.end():
-                    self._take(b"", True)  # HEAD has all of it
+                    self._take(b"", True)  # HEAD is answered with that
                     return
             except Disconnected:
                 self.disconnected(exchange)
                 return
         kept, complete = self.ticket.wait_at(self)
-        if complete and not kept:  # somebody has closed it on its way here
+        if complete and not kept:  # the ticket was closed on its way here
             self._take(b"" if self._stream else NO_NEWS, True)
         for position, what in enumerate(kept, 1):
             self._take(what, complete and position == len(kept))
@@ -76,7 +81,10 @@ class ParkedRequest:
             self.ticket.gone.callback(None)
 
     def give(self, what: ParkedAnswer | bytes, last: bool) -> None:
-        """There is news.  Any thread."""
+        """Send an answer, or a piece of an event stream.  Any thread.
+
+        :param last: nothing comes after it.
+        """
         self._parking_lot.call(self._take, what, last)
 
     def _take(self, what: ParkedAnswer | bytes, last: bool) -> None:
@@ -110,10 +118,10 @@ class ParkedRequest:
         exchange.connection.site.through(exchange)
 
     def _of_the_view(self, answer: ParkedAnswer) -> list[tuple[str, str]]:
-        """What the view and its middlewares have said, such as a cookie, and the answer does not say itself."""
+        """Return the fields of the view and its middlewares, such as a cookie, that the answer does not set."""
         said = {name.lower() for name, _ in answer.headers}
         if not answer.body:
-            said.add("content-type")  # the view's was that of a page
+            said.add("content-type")  # the view's describes its own page
         return [(name, value) for name, value in without_identity(self.exchange.fields()) if name.lower() not in said]
 
     def _leave(self) -> None:
@@ -123,12 +131,12 @@ class ParkedRequest:
     # -- its time is over, or the server's ----------------------------------------------------------------
 
     def time_out(self) -> None:
-        """Answer by ourselves, unless somebody has just answered."""
+        """Answer with 204, or end the event stream, unless the application has just answered."""
         if self.ticket.end():
             self._take(b"" if self._stream else NO_NEWS, True)
 
     def tell_of_drain(self) -> None:
-        """The server stops: have the application answer, or answer by ourselves."""
+        """Have the application answer since the server stops; without `at_drain`, answer with 204."""
         if not self.ticket.end():
             return
         if self.ticket.at_drain is None:
@@ -149,7 +157,7 @@ class ParkedRequest:
 
     def _drained(self, answer: ParkedAnswer | None) -> None:
         if self._stream:
-            # RFC-less, but in the HTML standard: the time after which the browser comes back.
+            # From the HTML standard, in no RFC: the time after which the browser comes back.
             retry = b"retry: %d\n\n" % int(uniform(*COME_BACK_AFTER) * 1000)
             self._take((answer.body if answer is not None else b"") + retry, True)
         else:
@@ -158,7 +166,7 @@ class ParkedRequest:
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
-        """The client is gone, or it was cut."""
+        """Stop waiting: the client has left, or its connection was cut."""
         if self._over:
             return
         self._leave()
@@ -167,12 +175,12 @@ class ParkedRequest:
         exchange.connection.site.through(exchange)
 
     def parked(self, exchange: Exchange) -> bool:
-        """Nothing is on its way to the client that would find out whether it is still there."""
+        """Whether it waits: then nothing is on its way to the client that would show whether it is still there."""
         return not self._over
 
 
 class ParkingLot:
-    """Where all of them wait.  Reactor thread.
+    """Where all parked requests wait.  Reactor thread.
 
     :param clock: monotonic time.
     :param call: calls a function in the reactor thread, from any thread.
@@ -185,7 +193,7 @@ class ParkingLot:
         self._clock = clock
         self.call = call
         self.call_in_thread = call_in_thread
-        # By the whole second in which their time is over.
+        # By the whole second of `due`.
         self._due: dict[int, set[ParkedRequest]] = {}
         self._looked = int(clock.seconds())
         self._draining = False
@@ -203,7 +211,7 @@ class ParkingLot:
         self._due.setdefault(int(due), set()).add(waiting)
 
     def leave(self, waiting: ParkedRequest) -> None:
-        """One of them waits no longer."""
+        """Take out a request that waits no longer."""
         second = int(waiting.due)
         others = self._due.get(second)
         if others is not None:
@@ -212,7 +220,10 @@ class ParkingLot:
                 del self._due[second]
 
     def drain(self) -> None:
-        """The sockets are closed: tell all of them within a second, so that they find the next instance."""
+        """Tell all requests of the drain, within `DRAIN_SPREAD`.
+
+        The sockets are closed, so clients that come back find the next instance.
+        """
         self._draining = True
         now = self._clock.seconds()
         waiting = [one for second in list(self._due) for one in self._due.pop(second)]
@@ -220,7 +231,7 @@ class ParkingLot:
             self._wait_until(one, now + uniform(0, DRAIN_SPREAD))
 
     def tick(self, now: float) -> None:
-        """Look whose time is over.  Several times a second in a drain, else once.
+        """Answer the requests whose time is over.  Several times a second in a drain, else once.
 
         :param now: the clock's seconds.
         """

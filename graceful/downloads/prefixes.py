@@ -1,4 +1,4 @@
-"""What is served by its path alone, with no application and none of its threads."""
+"""Files and URLs that are served by the path of the request, without the application and its threads."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from graceful.web.exchange import Exchange
 log = Logger(namespace="graceful")
 
 
+#: The methods that a file or a URL is served for.
 ALLOWED: Final = ("GET", "HEAD")
 
 
@@ -43,7 +44,7 @@ class PublicPrefixes:
         self._mappings = mappings
 
     def answer(self, exchange: Exchange) -> bool:
-        """ApplicationHead, now or later.  Any thread.
+        """Answer, now or later.  Any thread.
 
         :returns: False if nothing is mapped there.
         """

@@ -1,9 +1,9 @@
 """A URL on its way to a client: through the event loop, at the client's speed, and over an upstream's restart.
 
-A slow client pauses the upstream, so that no more than a few pieces are ever held here.  A client that leaves ends
-the upstream's request at once.  An upstream that dies in the middle is asked for the rest, if it has promised by a
-strong validator that the rest will be the rest of the same file (RFC 9110 §8.8.1, §13.1.5, §14): the client notices
-nothing but a pause.  Without that promise, or if the file has changed, the body ends visibly short.
+A slow client pauses the upstream, so that only a few pieces are held here.  When a client leaves, the upstream's
+request ends at once.  When an upstream dies in the middle, it is asked for the rest, if a strong validator guarantees
+that the rest is of the same file (RFC 9110 §8.8.1, §13.1.5, §14): the client notices only a pause.  Without a
+validator, or if the file has changed, the body ends visibly short.
 """
 
 from __future__ import annotations
@@ -32,52 +32,60 @@ from graceful.web.interfaces import IAnswerer
 log = Logger(namespace="graceful")
 
 
+#: Bytes that wait for a client, above which the upstream is paused; with the pieces that are under way then, no more
+#: than 256 KiB are held.
 PAUSE_ABOVE: Final = 1 << 16
+#: Seconds before each time that an upstream is asked for the rest: together long enough for a restart.
 RETRY_DELAYS: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
+#: Bytes after which a retry has succeeded, and the next break begins with the first delay.
 PROGRESS: Final = 1 << 20
+#: Seconds without a byte from the upstream, after which nothing shows any more whether the client is still there.
 IDLE_AFTER: Final = 1.0
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})\Z")
 
 
 class RelayState(Enum):
-    """How far it is."""
+    """How far a relay is."""
 
+    #: The upstream was asked, and has not answered yet.
     ASKING = auto()
+    #: A body is coming.
     FLOWING = auto()
+    #: The upstream broke off; it will be asked for the rest.
     PAUSING = auto()
     OVER = auto()
 
 
 class BodyReceiver(Protocol):
-    """Takes one response's body to its relay."""
+    """Passes one response's body to its relay."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay: Relay | None = relay
 
     def dataReceived(self, data: bytes) -> None:
-        """A piece has come."""
+        """Pass a piece on."""
         if self._relay is not None:
             self._relay.data(data)
 
     def connectionLost(self, reason: Any = None) -> None:
-        """The body has come to its end, or the connection to its own."""
+        """Tell the relay that the body or the connection has ended."""
         relay, self._relay = self._relay, None
         if relay is not None:
             relay.body_ended(reason)
 
     def drop(self) -> None:
-        """Nobody wants the rest."""
+        """Close the connection: the rest is not wanted."""
         self._relay = None
         if self.transport is not None:
             self.transport.loseConnection()
 
 
 class DiscardedBody(Protocol):
-    """Takes a body that nobody wants: it closes the connection."""
+    """Closes the connection instead of receiving a body."""
 
     def connectionMade(self) -> None:
-        """The body is about to come."""
+        """Close the connection before the body comes."""
         assert self.transport is not None
         self.transport.loseConnection()
 
@@ -86,14 +94,14 @@ class DiscardedBody(Protocol):
 class Relay:
     """One URL on its way to one client.  Reactor thread.
 
-    :param exchange: whose answer has not begun.
-    :param url: what is asked of the upstream.
-    :param head: what the application wants to be in the answer.
-    :param asked: the request's fields that are passed on, by lower-case name; conditions and range among them.
-    :param upstream: whom to ask.
+    :param exchange: its answer has not begun.
+    :param url: at the upstream.
+    :param head: what the application has set in the answer.
+    :param asked: the request fields that are passed on, by lower-case name, with conditions and range.
+    :param upstream: sends requests to upstream servers.
     :param clock: monotonic time.
     :param silence: how long the upstream may say nothing, seconds.
-    :param over: called when it is over.
+    :param over: called with this relay at its end.
     """
 
     def __init__(
@@ -122,8 +130,7 @@ class Relay:
         self._body: BodyReceiver | None = None
         self._paused = self._late = False
         self._timer: IDelayedCall | None = None
-        # What a broken body can be resumed by: its validator, the places of its next byte and of its last, and the
-        # file's length.
+        # To ask for the rest: the validator, the offsets of the next byte and the last, and the size of the file.
         self._etag = ""
         self._next = self._last = self._total = 0
         self._tries = 0
@@ -151,7 +158,7 @@ class Relay:
         asking.addErrback(self._failed)
 
     def _first_response(self, response: IResponse) -> None:
-        """The upstream answers: so do we, with what it says and what the application wants."""
+        """Start the answer, with the fields of the upstream and of the application."""
         self._asking = None
         exchange = self._exchange
         if self._state is RelayState.OVER:
@@ -185,7 +192,7 @@ class Relay:
         self._deliver(response)
 
     def _remember(self, response: IResponse) -> None:
-        """What is needed to ask for the rest, if there should be need."""
+        """Remember what is needed to ask for the rest."""
         etag = _field(response, "etag")
         if response.length is UNKNOWN_LENGTH or not etag.startswith('"') or self._exchange.method == "HEAD":
             return
@@ -200,7 +207,7 @@ class Relay:
     def _no_response(self, failure: Failure) -> None:
         self._asking = None
         if self._state is not RelayState.ASKING:
-            return  # it was we who have ended it
+            return  # this relay has cancelled it
         late = self._late or failure.check(TimeoutError, TCPTimedOutError) is not None
         self._broken("it does not answer in time" if self._late else _why(failure), late)
 
@@ -223,7 +230,7 @@ class Relay:
         response.deliverBody(self._body)
 
     def data(self, data: bytes) -> None:
-        """A piece has come."""
+        """Send a piece to the client; pause the upstream if too much is waiting."""
         self._heard = self._clock.seconds()
         self._next += len(data)
         try:
@@ -235,7 +242,7 @@ class Relay:
             self._pause(True)
 
     def _drained(self) -> None:
-        """The client has taken everything."""
+        """Resume the upstream: the client has taken everything."""
         if self._paused:
             self._pause(False)
 
@@ -250,7 +257,7 @@ class Relay:
                 transport.resumeProducing()
 
     def body_ended(self, reason: Failure) -> None:
-        """The body is whole; or the upstream has broken off."""
+        """Finish if the body is whole; else the upstream has broken off."""
         self._body = None
         if self._state is not RelayState.FLOWING:
             return
@@ -290,7 +297,7 @@ class Relay:
         self._ask(fields, self._next_response)
 
     def _next_response(self, response: IResponse) -> None:
-        """The upstream is back: with the rest of the same file, or not."""
+        """Go on if the upstream sends the rest of the same file; else try again, or cut the answer."""
         self._asking = None
         if self._state is RelayState.OVER:
             response.deliverBody(DiscardedBody())
@@ -305,7 +312,7 @@ class Relay:
             self._cut("the upstream has another file by now")
 
     def _is_the_rest(self, response: IResponse) -> bool:
-        """Whether it is of the same file, and all that is missing."""
+        """Whether a response has all that is missing, of the same file."""
         places = _CONTENT_RANGE.match(_field(response, "content-range"))
         return (
             places is not None
@@ -323,7 +330,7 @@ class Relay:
     # -- the end ------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """All of it is there.  Let go of the connection first: with the last byte its next exchange may begin."""
+        """End the answer.  Before that, let go of the connection: its next exchange may begin with the last byte."""
         self._over(through=False)
         self._connection.keep_unsent_low(False)
         try:
@@ -333,14 +340,14 @@ class Relay:
         self._connection.site.through(self._exchange)
 
     def _end_badly(self, status: int) -> None:
-        """ApplicationHead with this status; or cut what has begun."""
+        """Answer with this status, or cut an answer that has begun."""
         if self._state is RelayState.OVER:
             return
         self._over(through=False)
         self._connection.site.answer(self._exchange, status)
 
     def _over(self, through: bool = True) -> None:
-        """It is over, for whatever reason: let go of everything."""
+        """Let go of everything: the relay is over."""
         self._state = RelayState.OVER
         self._connection.drained = None
         if self._timer is not None:
@@ -356,7 +363,7 @@ class Relay:
             self._connection.site.through(self._exchange)
 
     def tick(self, now: float) -> None:
-        """Look whether the upstream is silent, or the client is gone.  Once a second.
+        """Check whether the upstream is silent, or the client has left.  Once a second.
 
         :param now: the clock's seconds.
         """
@@ -375,13 +382,13 @@ class Relay:
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
-        """The client is gone, or it was cut."""
+        """End: the client has left, or its connection was cut."""
         if self._state is not RelayState.OVER:
             exchange.flushed = True
             self._over()
 
     def parked(self, exchange: Exchange) -> bool:
-        """Whether nothing is on its way to the client, and nothing comes that would be."""
+        """Whether nothing is on its way to the client, and nothing comes from the upstream."""
         if self._connection.write_token.held or self._state is RelayState.OVER:
             return False
         return self._state is not RelayState.FLOWING or self._clock.seconds() - self._heard > IDLE_AFTER
@@ -393,6 +400,6 @@ def _field(response: IResponse, name: str) -> str:
 
 
 def _why(failure: Failure) -> str:
-    """What has ended a response, without the layers that Twisted wraps around it."""
+    """Return what has ended a response, without the layers that Twisted wraps around it."""
     reasons = getattr(failure.value, "reasons", None)
     return _why(reasons[0]) if reasons else f"{type(failure.value).__name__}: {failure.getErrorMessage()}"

@@ -19,8 +19,8 @@ class UrlAnswer:
     """An answer with what an upstream server has at a URL; a `graceful.downloads.reactor_answer.ReactorAnswer`.
 
     :param exchange: its answer is not started.
-    :param url: what is asked of the upstream.
-    :param head: what the application wants to be in the answer.
+    :param url: at the upstream.
+    :param head: what the application has set in the answer.
     :param relays: starts the relay.
     """
 

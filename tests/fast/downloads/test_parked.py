@@ -77,7 +77,7 @@ class AnswerTests(Case):
     """One answer."""
 
     def test_afterwards(self) -> None:
-        """It waits with nothing but its place in the parking_lot, and is answered when there is news."""
+        """It waits with nothing but its place in the parking lot, and is answered when there is news."""
         client, ticket = self.park()
         (exchange,) = self.engine.in_flight
         self.assertEqual((exchange.phase, len(self.parking_lot), client.take()), (PARKED, 1, b""))
@@ -603,7 +603,7 @@ class DrainTests(Case):
         self.nothing_left()
 
     def test_answered_meanwhile(self) -> None:
-        """ParkedAnswer that come before it is told are what the client gets."""
+        """News that comes before it is told are what the client gets."""
         client, ticket = self.park(at_drain=lambda: (200, [], b"no"))
         self.drain()
         self.assertTrue(ticket.answer(200, (), b"news"))
