@@ -1,9 +1,9 @@
-"""The deadline of a drain: what is still running is ended honestly, and named.
+"""The deadline of a drain: exchanges that are still running are taken down, and named in the log.
 
-Most servers kill the process at this point and say nothing.  The client of an answer that had not begun deserves
-a 503 and a time to try again; the client of one that had must see that it is cut; and the operator must read which
-requests were interrupted, how old they were, and where their threads stood.  Clients are told at once, all
-threads are brought down side by side, and those that do not come down in time are named and abandoned.
+Most servers kill the process at this point and say nothing.  A client whose answer has not begun deserves a 503 and
+a time to try again; a client whose answer has begun must see that it is cut; and the operator must read which
+requests were interrupted, how old they were, and where their threads were.  Clients are told at once, all threads are
+brought down side by side, and those that do not come down in time are named and abandoned.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from graceful.web.site import Site
 log = Logger(namespace="graceful")
 
 
-#: Seconds until everything is over that can be: the threads', and a moment.
+#: Seconds that a takedown takes at most: those of its threads, and a few looks more.
 LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN
 assert LAST_MOMENT < TAKEDOWN
 
@@ -36,12 +36,12 @@ assert LAST_MOMENT < TAKEDOWN
 class DrainTakedown:
     """Takes down what a site still has in flight.  Reactor thread.
 
-    :param site: whose connections and exchanges.
+    :param site: its connections and exchanges are taken down.
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
     :param scheduler: brings threads down.
     :param reports: gets a report of each exchange that is taken down.
-    :ivar interrupted: what was interrupted.
+    :ivar interrupted: the exchanges that were interrupted.
     :ivar abandoned: how many threads did not end.
     """
 
@@ -65,9 +65,10 @@ class DrainTakedown:
         self.abandoned = 0
 
     def start(self, everything: bool) -> Deferred[None]:
-        """End what has had its time; fires when all threads have ended, or have had theirs.
+        """Take down what is in flight.
 
-        :param everything: also downloads, which are spared otherwise.
+        :param everything: downloads too, which are spared otherwise.
+        :returns: fires when all threads have ended, or are abandoned.
         """
         self._everything = everything
         spared = self._spared()
@@ -79,7 +80,7 @@ class DrainTakedown:
             self._end(connection)
         for exchange in self._site.register.in_flight():
             if exchange in working and exchange not in spared:
-                self._count(exchange)  # its client has left, and it goes on
+                self._count(exchange)  # its client has left, but its thread still works
         for exchange, interruption in list(self.interrupted.items()):
             if exchange in working and interruption.down is None:
                 self._with_thread.add(exchange)
@@ -96,11 +97,11 @@ class DrainTakedown:
         return set() if self._everything else self._site.spared()
 
     def _ending(self, spared: set[Exchange]) -> list[Connection]:
-        """The connections that carry nothing that is spared."""
+        """Return the connections that carry nothing that is spared."""
         return [connection for connection in self._site.connections() if connection.write_token.current not in spared]
 
     def _name(self, exchange: Exchange, stack: str) -> None:
-        """Write down what is about to be interrupted."""
+        """Write an exchange to the log before it is interrupted."""
         now = self._clock.seconds()
         exchange.report = exchange.report or self._reports.new_id()
         self.interrupted[exchange] = Interruption.of(exchange, "at the deadline", now, stack)
@@ -115,7 +116,7 @@ class DrainTakedown:
         try:
             interrupted = take_down(connection)
         except Exception:
-            # One that fails must not keep the others from their end.
+            # One that fails must not keep the others from being taken down.
             log.failure("a connection could not be taken down and is closed")
             connection.close(reset=True)
             return
@@ -147,7 +148,7 @@ class DrainTakedown:
         if interrupt.exchange in self._counted:
             self._reports.taken_down(interruption)
         elif down:
-            del self.interrupted[interrupt.exchange]  # its answer was complete, and only close() of it interrupted
+            del self.interrupted[interrupt.exchange]  # its answer was complete: only its close() was interrupted
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         spared = self._spared()

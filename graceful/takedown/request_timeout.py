@@ -1,10 +1,10 @@
-"""Exchanges that outstay their `--request-timeout` while the server runs normally.
+"""Exchanges that exceed their `--request-timeout` while the server runs normally.
 
-A thread that hangs is a thread less, until a restart that nobody had planned.  So an exchange that has passed its
-limit by the margin is taken down: its client gets 503, or sees its answer cut; its thread is brought down and goes
-back to work.  If it does not come down, another one takes its place, so that the pool does not silently shrink.
+A thread that hangs is lost until an unplanned restart.  So an exchange that exceeds its limit by the margin is taken
+down: its client gets 503, or sees its answer cut; its thread is brought down and goes back to work.  If it does not
+come down, another thread takes its place, so that the pool does not silently shrink.
 
-A limit that is only tried out, and `--report-slower-than`, are looked after here as well.
+Exchanges that exceed a limit that is only tried out, or `--report-slower-than`, are reported here too.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from graceful.web.site import Site
 log = Logger(namespace="graceful")
 
 
-WHY = "by order"
+#: Why an exchange is taken down by `graceful takedown`, in words that follow "taking down".
+WHY: Final = "by order"
 
 
 def take_down_one(site: Site, timeouts: RequestTimeouts, number: int) -> list[int]:
-    """Take down an exchange as a deadline would; those behind it on its connection go on, if that can be kept.
+    """Take down an exchange; those behind it on its connection go on, if the connection can be kept.  Reactor thread.
 
-    Reactor thread.
-
-    :param site: whose exchange.
+    :param site: it has the exchange.
     :param timeouts: takes single exchanges down.
-    :param number: the exchange's.
-    :returns: the numbers of those that were interrupted; none if it is not in flight, or if others are before it on
-        its connection, which would be interrupted first.
+    :param number: of the exchange.
+    :returns: the numbers of those that were interrupted; none if the exchange is not in flight, or if others are
+        before it on its connection, since those would be interrupted first.
     """
     exchange = site.register.exchanges.get(number)
     if exchange is None:
@@ -54,15 +53,16 @@ def take_down_one(site: Site, timeouts: RequestTimeouts, number: int) -> list[in
     return [one.id for one in timeouts.interrupt(exchange, WHY, cut=True)]
 
 
+#: Seconds between two looks at all exchanges: so much later than its limit one may be taken down.
 LOOK: Final = 0.25
 
 
 @define
 class _Noted:
-    """An exchange that is only reported, once it has ended.
+    """An exchange that is only reported, when it has ended.
 
-    :ivar why: what it has passed.
-    :ivar stack: where its thread was then.
+    :ivar why: which limit it has exceeded.
+    :ivar stack: of its thread at that time.
     """
 
     why: str
@@ -70,15 +70,15 @@ class _Noted:
 
 
 class RequestTimeouts:
-    """Looks after how long exchanges run.  Reactor thread.
+    """Takes down or reports exchanges that run for too long.  Reactor thread.
 
-    :param site: whose exchanges, with its limits.
+    :param site: its exchanges are watched, by its limits.
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
-    :param queued: those that wait for a thread.
+    :param queued: the exchanges that wait for a thread.
     :param scheduler: brings threads down.
     :param reports: gets the reports.
-    :param replace: has another thread work in the place of one that is lost.  False: there are too many already.
+    :param replace: starts a thread in the place of one that is lost; returns False if too many are lost.
     :ivar taken: how many exchanges in flight were interrupted.
     :ivar in_drain: what was interrupted since a drain began; None before it.
     """
@@ -111,7 +111,7 @@ class RequestTimeouts:
         self.in_drain = []
 
     def start(self) -> None:
-        """Begin to look, if there is anything to look after."""
+        """Begin to look, if there is a limit."""
         if self._site.limits.any or self._slow is not None:
             self._clock.callLater(LOOK, self._look)
 
@@ -127,13 +127,13 @@ class RequestTimeouts:
                 self.interrupt(exchange, f"at the limit {limit}")
         for exchange in [exchange for exchange in self._noted if exchange not in working]:
             noted = self._noted.pop(exchange)
-            if exchange.aim is None and not exchange.error:  # else there is a report of it already
+            if exchange.aim is None and not exchange.error:  # else there is a report already
                 self._reports.slow(exchange, noted.why, noted.stack)
 
     def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
         limit = self._site.limits.passed(exchange, now)
         if limit is not None and not limit.report:
-            if exchange.inside or not exchange.ended:  # else it is just about to end
+            if exchange.inside or not exchange.ended:  # else it is about to end
                 self.interrupt(exchange, f"at the limit {limit}")
         elif exchange not in self._noted:
             if limit is not None:
@@ -147,10 +147,11 @@ class RequestTimeouts:
         log.info("{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report)
 
     def interrupt(self, exchange: Exchange, why: str, cut: bool = False) -> list[Exchange]:
-        """Take an exchange down; returned are those in flight that were interrupted by it.
+        """Take an exchange down.
 
         :param why: in words that follow "taking down".
-        :param cut: also if its answer is complete, and only on its way to a slow client.
+        :param cut: even if its answer is complete, and only on its way to a slow client.
+        :returns: the exchanges in flight that were interrupted.
         """
         now, thread = self._clock.seconds(), self._working().get(exchange, 0)
         exchange.report = exchange.report or self._reports.new_id()
@@ -179,7 +180,10 @@ class RequestTimeouts:
 
     @staticmethod
     def _end(exchange: Exchange, cut: bool) -> list[Exchange]:
-        """Tell the client."""
+        """End the exchange for its client.
+
+        :returns: the exchanges that were interrupted.
+        """
         connection = exchange.connection
         if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
             return take_down(connection)
@@ -189,7 +193,7 @@ class RequestTimeouts:
         return [exchange, *(behind if connection.write_token.closed or connection.write_token.closing else ())]
 
     def _ended(self, thread_interrupt: ThreadInterrupt, down: bool) -> None:
-        """A thread is free again, or lost."""
+        """Report an exchange: its thread is free again, or lost."""
         exchange = thread_interrupt.exchange
         interruption = self._interrupted.pop(exchange)
         interruption.thread_ended(down, thread_interrupt.story)
