@@ -21,8 +21,9 @@ class DeadlineExceeded(TimeoutError):
 class Takedown(BaseException):
     """Raised by the server in the thread of an exchange whose time is over.
 
-    The client has got 503 already, or has seen its answer cut: it does not wait for this thread.  Clean up, and let it
-    pass; a thread that goes on gets it again.  It is no `Exception`, so that `except Exception` does not stop it.
+    The client has got 503 already, or has seen its answer cut: it does not wait for this thread.  Clean up, and let
+    the exception pass; a thread that goes on gets it again.  It is no `Exception`, so that `except Exception` does
+    not stop it.
     """
 
 

@@ -1,8 +1,8 @@
 """Functions of the application that are called when the server begins to stop, and before the process ends.
 
-A scheduler has to stop before it starts the next job; a queue has to be flushed.  The functions belong to the process,
-since an application registers them when it is imported, before there is a server; each server that stops calls them,
-in threads of their own, and waits for them for a limited time.
+A scheduler has to stop before it starts the next job; a queue has to be flushed.  The functions belong to the
+process, since an application registers them when it is imported, before there is a server; each server that stops
+calls them, in threads of their own, and waits for them for a limited time.
 """
 
 from __future__ import annotations

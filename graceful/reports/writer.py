@@ -79,7 +79,7 @@ class ReportWriter:
         return report
 
     def failure(self, exchange: Exchange, kind: str, error: BaseException) -> Report:
-        """Return the report of an exchange whose application has raised.  In its thread, while it handles the exception."""
+        """Return the report of an application that has raised.  In its thread, while it handles the exception."""
         report = self._now(exchange)
         report["kind"] = kind
         report["type"] = type(error).__name__
