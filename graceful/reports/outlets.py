@@ -1,4 +1,4 @@
-"""Where reports go: a directory, Sentry, and whatever the application adds.
+"""Where reports go: a directory, Sentry, and the outlets that the application adds.
 
 An outlet is a callable that takes one report, in the publisher's thread.  It may block; if it raises, the report goes
 to the log, with the error.

@@ -60,7 +60,7 @@ class Case(DownloadCase):
 class DownloadTests(Case):
     """`graceful.Download`."""
 
-    def test_big_file(self) -> None:
+    def test_event_loop_sends_big_file(self) -> None:
         """A big file is the event loop's; the application's answer is closed, never iterated over."""
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("Content-Type", "a/b"), ("Content-Length", "5"))
@@ -78,7 +78,7 @@ class DownloadTests(Case):
         (answer,) = parse_answers(client.send(data).take(), method)
         return answer
 
-    def test_small_file(self) -> None:
+    def test_thread_sends_small_file(self) -> None:
         """A small file, and a small part of a big one, is sent by the thread at once."""
         for content, data, body in (
             (BIG[:SMALL], GET, BIG[:SMALL]),
@@ -95,7 +95,7 @@ class DownloadTests(Case):
             self.assertEqual((seen, self.descriptors()), ([], []))
             self.assertFalse(self.engine.asked[-1].download)
 
-    def test_big_part(self) -> None:
+    def test_event_loop_sends_big_part(self) -> None:
         """A big part is the event loop's."""
         path = self.file(BIG)
         self.offering(lambda: Download(path))
@@ -105,7 +105,7 @@ class DownloadTests(Case):
         self.assertTrue(self.engine.asked[-1].download)
         self.leave(client)
 
-    def test_head(self) -> None:
+    def test_head_gets_the_length(self) -> None:
         """HEAD gets the length, whatever the size, and the connection goes on."""
         for content in (BIG, b"small"):
             path = self.file(content)
@@ -116,7 +116,7 @@ class DownloadTests(Case):
             self.assertEqual((client.eof, self.descriptors()), (False, []))
             self.leave(client)
 
-    def test_before_the_reactor(self) -> None:
+    def test_closes_the_answer_before_the_event_loop_begins(self) -> None:
         """The answer is closed in the thread, once, before the event loop begins; only then is it a download's."""
         path = self.file(BIG)
         order: list[str] = []
@@ -137,14 +137,14 @@ class DownloadTests(Case):
         self.nothing_left()
         self.assertEqual(order, ["closed", "soon"])
 
-    def test_wsgi_form(self) -> None:
+    def test_hands_over_as_wsgi_application(self) -> None:
         """As a WSGI application by itself it is handed over, with its fields."""
         path = self.file(BIG)
         self.serve(lambda environ, start_response: Download(path, [("X-A", "b")])(environ, start_response))
         answer = self.get()
         self.assertEqual((answer.body, answer.fields["x-a"], answer.fields["content-type"]), (BIG, "b", "text/plain"))
 
-    def test_url(self) -> None:
+    def test_event_loop_asks_upstream(self) -> None:
         """A URL is asked for by the event loop; the application's fields win."""
         wrapped = self.offering(lambda: Download("http://librarian/x"), ("Content-Type", "a/b"))
         client = self.engine.connect().send(self.request(range="bytes=0-9"))
@@ -159,7 +159,7 @@ class DownloadTests(Case):
         self.assertEqual((answer.body, answer.fields["content-type"], answer.fields["x-b"]), (b"abc", "a/b", "c"))
         self.leave(client)
 
-    def test_not_taken(self) -> None:
+    def test_thread_keeps_errors_empty_and_changed_bodies(self) -> None:
         """Errors, empty answers, and bodies that a middleware has changed stay with the thread."""
         path = self.file(BIG)
         for status, fields, body in (
@@ -176,7 +176,7 @@ class DownloadTests(Case):
             self.assertEqual(self.log_of(wrapped), ["iterated", "closed"])
             self.assertEqual(self.descriptors(), [])
 
-    def test_identity(self) -> None:
+    def test_takes_content_encoding_identity(self) -> None:
         """That it is not encoded may be said."""
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("Content-Encoding", "identity"))
@@ -184,7 +184,7 @@ class DownloadTests(Case):
         self.assertEqual((answer.body, self.log_of(wrapped)), (BIG, ["closed"]))
         self.assertNotIn("content-encoding", answer.fields)
 
-    def test_closed_before(self) -> None:
+    def test_sends_nothing_of_a_closed_token(self) -> None:
         """A token that somebody has closed already is nothing that could be sent, nor asked for."""
         path = self.file(BIG)
 
@@ -197,7 +197,7 @@ class DownloadTests(Case):
         self.assertEqual((self.get().body, self.log_of(wrapped)), (b"", ["iterated", "closed"]))
         self.assertEqual(self.upstream.asked, [])
 
-    def test_begun(self) -> None:
+    def test_offer_after_a_piece_is_too_late(self) -> None:
         """What is offered after a piece was sent comes too late."""
         path = self.file(BIG)
         token: list[Download] = []
@@ -210,7 +210,7 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual(self.get().body, b"first" + BIG)
 
-    def test_with_the_first_piece(self) -> None:
+    def test_takes_offer_of_a_generators_first_piece(self) -> None:
         """A generator says what it answers with its first piece: it is taken over then, and closed."""
         path = self.file(BIG)
         ended: list[str] = []
@@ -227,7 +227,7 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual((self.get().body, ended), (BIG, ["closed"]))
 
-    def test_without_a_piece(self) -> None:
+    def test_takes_offer_of_a_generator_without_pieces(self) -> None:
         """So is one that has no piece at all."""
         path = self.file(BIG)
 
@@ -240,7 +240,7 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual(self.get().body, BIG)
 
-    def test_one_piece(self) -> None:
+    def test_takes_offer_with_a_list_of_one_piece(self) -> None:
         """A list of one piece, as frameworks make them of everything, does not hide the offer."""
         path = self.file(BIG)
         kept: list[Download] = []
@@ -253,7 +253,7 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual(self.get().body, BIG)
 
-    def test_error_afterwards(self) -> None:
+    def test_error_withdraws_the_offer(self) -> None:
         """An application that fails after its offer, and says so, has withdrawn it, whatever it says instead."""
         path = self.file(BIG)
         kept: list[Download] = []
@@ -272,7 +272,7 @@ class DownloadTests(Case):
             answer = self.get()
             self.assertEqual((answer.status, answer.body), (int(instead[:3]), b"sorry"))
 
-    def test_replayed(self) -> None:
+    def test_foreign_old_and_guessed_ids_are_ignored(self) -> None:
         """The id of another exchange, an old one and a guessed one get what the application has for a body."""
         path = self.file(BIG)
         ids: list[str] = []
@@ -293,7 +293,7 @@ class DownloadTests(Case):
             answer = self.get(self.request("/second"))
             self.assertEqual((answer.body, HEADER.lower() in answer.fields), (b"its own", False))
 
-    def test_trouble(self) -> None:
+    def test_unreadable_file_is_500(self) -> None:
         """A file that cannot be read is a 500, and is closed."""
         path = self.file(b"small")
         self.offering(lambda: Download(path))
@@ -305,7 +305,7 @@ class DownloadTests(Case):
         self.assertEqual((self.get().status, self.descriptors()), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
-    def test_shorter_meanwhile(self) -> None:
+    def test_shorter_small_file_ends_visibly(self) -> None:
         """A small file that has become shorter since is visibly short."""
         path = self.file(b"small")
 
@@ -318,7 +318,7 @@ class DownloadTests(Case):
         answer = self.get()
         self.assertEqual((answer.fields["content-length"], answer.body, answer.whole), ("5", b"sm", False))
 
-    def test_client_gone(self) -> None:
+    def test_client_leaves_between_thread_and_reactor(self) -> None:
         """A client that leaves between the thread and the reactor leaves nothing behind, whatever was offered."""
         path = self.file(BIG)
         gone: list[None] = []
@@ -337,7 +337,7 @@ class DownloadTests(Case):
             self.nothing_left()
         self.assertEqual((self.upstream.asked, gone), ([], [None]))
 
-    def test_taken_down_meanwhile(self) -> None:
+    def test_taken_down_between_thread_and_reactor(self) -> None:
         """So does one that is taken down in that moment."""
         path = self.file(BIG)
         self.offering(lambda: Download(path))
@@ -367,7 +367,7 @@ class RedirectTests(Case):
         self.serve(application)
         return result
 
-    def test_file(self) -> None:
+    def test_sends_file_below_mapped_prefix(self) -> None:
         """A file below a mapped prefix, small or big, in place of the body; the application's fields win."""
         for content in (BIG, b"small", b""):
             self.file(content, "a b.txt")
@@ -380,14 +380,14 @@ class RedirectTests(Case):
             self.assertNotIn("x-accel-redirect", answer.fields)
             self.assertEqual(result.log, ["closed"])
 
-    def test_status(self) -> None:
+    def test_keeps_the_applications_status(self) -> None:
         """The application's status is the answer's."""
         self.file(b"page", "404.html")
         self.redirecting("/internal/files/404.html", status="404 Not Found")
         answer = self.get()
         self.assertEqual((answer.status, answer.body), (404, b"page"))
 
-    def test_url(self) -> None:
+    def test_asks_upstream_for_url_below_mapped_prefix(self) -> None:
         """A URL below a mapped prefix."""
         result = self.redirecting("/internal/remote/x?y")
         client = self.engine.connect().send(GET)
@@ -398,7 +398,7 @@ class RedirectTests(Case):
         self.assertEqual(answer.status, 404)
         self.leave(client)
 
-    def test_refused(self) -> None:
+    def test_refuses_other_paths_with_404(self) -> None:
         """Everything else is 404, and the log says why; the public prefixes are not meant."""
         self.file(b"secret", "secret")
         os.symlink("/etc/passwd", os.path.join(self.directory, "link"))
@@ -426,7 +426,7 @@ class RedirectTests(Case):
             self.assertEqual(result.log, ["closed"])
         self.assertEqual((self.upstream.asked, self.descriptors()), ([], []))
 
-    def test_trouble(self) -> None:
+    def test_file_that_cannot_be_opened_now_is_500(self) -> None:
         """That the file cannot be opened now is not its absence."""
 
         def fail(file: Any) -> Any:
@@ -443,7 +443,7 @@ class UnmappedTests(Case):
 
     mapped = False
 
-    def test_passed_on(self) -> None:
+    def test_passes_the_field_to_a_proxy(self) -> None:
         """The field is for a proxy in front of us; the token's field is for nobody else."""
 
         def application(environ: Any, start_response: Any) -> Any:
@@ -455,7 +455,7 @@ class UnmappedTests(Case):
         self.assertEqual((answer.fields["x-accel-redirect"], answer.body), ("/internal/files/x", b"body"))
         self.assertNotIn(HEADER.lower(), answer.fields)
 
-    def test_nobody_takes_anything(self) -> None:
+    def test_thread_sends_without_handover(self) -> None:
         """Where nobody hands over, all fields are the application's, and a download is its thread's."""
         self.engine.site.hand_over = None
         path = self.file(BIG)
@@ -498,7 +498,7 @@ class FileWrapperTests(Case):
         self.assertEqual(self.descriptors(), [])
         return answer
 
-    def test_real_files(self) -> None:
+    def test_event_loop_sends_real_file_from_its_position(self) -> None:
         """A real file is the event loop's, from where it stands, and gets its length."""
         path = self.file(BIG)
         for make in (
@@ -517,7 +517,7 @@ class FileWrapperTests(Case):
             self.assertEqual(answer.fields["content-length"], str(len(BIG) - 10))
             self.assertEqual(self.taken, [(10, len(BIG))])
 
-    def test_written_but_not_flushed(self) -> None:
+    def test_sends_unflushed_data(self) -> None:
         """What was written into it is sent, too."""
         with open(self.file(BIG), "r+b") as file:
             file.seek(0, os.SEEK_END)
@@ -525,7 +525,7 @@ class FileWrapperTests(Case):
             file.seek(0)
             self.assertEqual(self.sent(file).body, BIG + b"more")
 
-    def test_announced(self) -> None:
+    def test_sends_the_announced_length(self) -> None:
         """As much of it is sent as the application has announced; if it has not that much, the thread tells."""
         size = len(BIG)
         for length, taken in ((size, True), (size - 1, True), (5, True), (0, True), (size + 1, False)):
@@ -534,7 +534,7 @@ class FileWrapperTests(Case):
             self.assertEqual((answer.body, answer.whole), (BIG[:length], length <= size))
             self.assertEqual(bool(self.taken), taken)
 
-    def test_by_the_thread(self) -> None:
+    def test_thread_reads_other_files(self) -> None:
         """What decodes, computes, is in memory or small, or is no regular file, is read by the thread."""
         upper, small = self.file(b"a" * SMALL * 2, "upper"), self.file(BIG[:SMALL], "small")
 
@@ -559,14 +559,14 @@ class FileWrapperTests(Case):
             answer = self.sent(file)
             self.assertEqual((answer.body, self.taken), (body, []), file)
 
-    def test_text(self) -> None:
+    def test_text_file_is_500(self) -> None:
         """A file of text is as wrong as ever."""
         with open(self.file(b"x" * SMALL * 2)) as file:
             self.wrapping(file)
             self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
-    def test_pipe(self) -> None:
+    def test_thread_reads_pipe(self) -> None:
         """A pipe is read by the thread."""
         reading, writing = os.pipe()
         os.write(writing, b"piped")
@@ -574,12 +574,12 @@ class FileWrapperTests(Case):
         with open(reading, "rb") as file:
             self.assertEqual(self.sent(file).body, b"piped")
 
-    def test_device(self) -> None:
+    def test_thread_reads_device(self) -> None:
         """So is a device."""
         with open("/dev/null", "rb") as file:
             self.assertEqual((self.sent(file).body, self.taken), (b"", []))
 
-    def test_not_readable(self) -> None:
+    def test_unreadable_file_is_500(self) -> None:
         """A file that was opened to be written is the application's mistake, not the event loop's."""
         with open(self.file(BIG), "ab") as file, io.FileIO(self.file(BIG), "a") as raw:
             raw.seek(0)
@@ -588,7 +588,7 @@ class FileWrapperTests(Case):
                 self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
 
-    def test_closed(self) -> None:
+    def test_closed_file_is_500(self) -> None:
         """So is one that is closed."""
         with open(self.file(BIG), "rb") as file:
             pass
@@ -596,20 +596,20 @@ class FileWrapperTests(Case):
         self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_without_start_response(self) -> None:
+    def test_without_start_response_is_500(self) -> None:
         """An answer that was never started is a 500 at once, not a client that waits for ever."""
         with open(self.file(BIG), "rb") as file:
             self.wrapping(file, status=None)
             self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(AssertionError)), 1)
 
-    def test_bare(self) -> None:
+    def test_sends_no_body_for_bodiless_answer(self) -> None:
         """An answer without a body has none."""
         with open(self.file(BIG), "rb") as file:
             answer = self.sent(file, ("Content-Length", "7"), data=self.request(method="HEAD"), method="HEAD")
         self.assertEqual((answer.status, answer.fields["content-length"], self.taken), (200, "7", []))
 
-    def test_file_is_the_applications(self) -> None:
+    def test_duplicates_the_applications_descriptor(self) -> None:
         """The application's file is closed in the thread; we have a descriptor of our own."""
         with open(self.file(BIG), "rb") as file:
             self.wrapping(file)
@@ -624,7 +624,7 @@ class FileWrapperTests(Case):
 class ParkedTests(Case):
     """`graceful.Parked`; what becomes of it then is tests/fast/downloads/test_parked.py's."""
 
-    def test_parked(self) -> None:
+    def test_parks_without_a_thread(self) -> None:
         """It waits with no thread, and its answer is closed."""
         tickets: list[Parked] = []
 
@@ -643,7 +643,7 @@ class ParkedTests(Case):
         self.assertEqual((answer.status, answer.fields["x-a"], answer.body), (200, "b", b"news"))
         self.leave(client)
 
-    def test_stream(self) -> None:
+    def test_only_event_streams_begin_at_once(self) -> None:
         """Only what says that it is an event stream is one."""
         for kind, begun in (("text/event-stream", True), ("Text/Event-Stream; charset=x", True), ("a/b", False)):
             self.offering(Parked, ("Content-Type", kind))
@@ -651,7 +651,7 @@ class ParkedTests(Case):
             self.assertEqual(self.engine.in_flight[0].begun, begun)
             self.leave(client)
 
-    def test_what_middlewares_were_told(self) -> None:
+    def test_drops_the_tokens_own_length_and_encoding(self) -> None:
         """The length of the token's own body, and the word that nothing is to be compressed, are not a stream's."""
         self.offering(Parked, STREAM, ("Content-Encoding", "identity"), ("Content-Length", "0"), ("X-A", "b"))
         client = self.engine.connect().send(GET)
@@ -665,7 +665,7 @@ class ParkedTests(Case):
 class PublicTests(Case):
     """What is served by its path."""
 
-    def test_file(self) -> None:
+    def test_sends_file_without_the_application(self) -> None:
         """A file, with its kind and what a client needs to resume; no application is asked."""
         for content in (BIG, b"small", b""):
             self.file(content, "a.txt")
@@ -677,12 +677,12 @@ class PublicTests(Case):
             self.assertEqual((self.engine.asked, client.eof), ([], False))
             self.leave(client)
 
-    def test_unknown_kind(self) -> None:
+    def test_unknown_type_is_bytes(self) -> None:
         """What is of no known kind is bytes."""
         self.file(b"x", "a")
         self.assertEqual(self.get(self.request("/files/a")).fields["content-type"], "application/octet-stream")
 
-    def test_part(self) -> None:
+    def test_answers_ranges_and_conditions(self) -> None:
         """Ranges and conditions are answered."""
         self.file(BIG)
         for fields, status, body in (
@@ -695,13 +695,13 @@ class PublicTests(Case):
             self.assertEqual((answer.status, answer.body), (status, body))
             self.assertEqual(self.descriptors(), [])
 
-    def test_head(self) -> None:
+    def test_head_gets_the_length(self) -> None:
         """HEAD gets the length."""
         self.file(BIG)
         answer = self.get(self.request("/files/file.txt", "HEAD"), "HEAD")
         self.assertEqual((answer.status, answer.fields["content-length"]), (200, str(len(BIG))))
 
-    def test_url(self) -> None:
+    def test_asks_upstream_for_url(self) -> None:
         """A URL is asked of the upstream."""
         client = self.engine.connect().send(self.request("/remote/x?y=z", range="bytes=0-9"))
         (question,) = self.upstream.asked
@@ -712,7 +712,7 @@ class PublicTests(Case):
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [416])
         self.leave(client)
 
-    def test_methods(self) -> None:
+    def test_refuses_other_methods_with_405(self) -> None:
         """Other methods are not allowed, and the answer says which are."""
         for prefix in ("/files/x", "/remote/x"):
             for method in ("POST", "PUT", "DELETE", "OPTIONS"):
@@ -722,7 +722,7 @@ class PublicTests(Case):
                 self.assertTrue(all(exchange.through for exchange in self.engine.in_flight))
         self.assertEqual(self.upstream.asked, [])
 
-    def test_method_of_one_who_left(self) -> None:
+    def test_refuses_method_of_a_client_that_left(self) -> None:
         """A client that has left is no trouble to whoever answers it."""
         client, exchange = self.ask(self.request("/x", "POST"))
         client.connection.close()
@@ -730,7 +730,7 @@ class PublicTests(Case):
         self.assertTrue(self.public([parse_mapping(f"/files={self.directory}")]).answer(exchange))
         self.nothing_left()
 
-    def test_refused(self) -> None:
+    def test_refuses_paths_with_404(self) -> None:
         """What may not be sent is 404, with a line in the log, and nobody else is asked."""
         os.symlink("/etc/passwd", os.path.join(self.directory, "link"))
         os.mkdir(os.path.join(self.directory, "sub"))
@@ -744,13 +744,13 @@ class PublicTests(Case):
             self.assertTrue(any("is not sent" in line for line in lines), path)
         self.assertEqual((self.engine.asked, self.descriptors()), ([], []))
 
-    def test_elsewhere(self) -> None:
+    def test_leaves_other_paths_to_the_application(self) -> None:
         """Every other path is the application's."""
         for path in ("/filesystem", "/", "/file", "/internal/files/x", "/%66iles/x"):
             self.engine.connect().send(self.request(path))
             self.assertEqual(self.engine.asked[-1].target, path.encode())
 
-    def test_trouble(self) -> None:
+    def test_file_that_cannot_be_opened_now_is_500(self) -> None:
         """That a file cannot be opened now is a 500, with a line in the log."""
 
         def fail(*arguments: Any) -> int:
@@ -762,7 +762,7 @@ class PublicTests(Case):
         self.assertEqual(answers[0].status, 500)
         self.assertTrue(any("cannot be opened" in line and "Too many open files" in line for line in lines))
 
-    def test_gone_while_it_is_opened(self) -> None:
+    def test_client_leaves_while_the_file_is_opened(self) -> None:
         """A client that leaves while its file is opened leaves no descriptor behind; nor one taken down."""
         self.file(BIG)
         self.disk.at_once = False
@@ -780,7 +780,7 @@ class PublicTests(Case):
                 client.close()
                 self.nothing_left()
 
-    def test_gone_before(self) -> None:
+    def test_client_leaves_before_the_reactor_begins(self) -> None:
         """So does one that leaves before anybody has begun."""
         self.file(BIG)
         client = self.engine.connect()
@@ -792,7 +792,7 @@ class PublicTests(Case):
         self.engine = Engine(self)
         self.assertEqual(self.descriptors(), [])
 
-    def test_pipelined(self) -> None:
+    def test_answers_pipelined_requests_in_order(self) -> None:
         """Several on one connection are answered in order."""
         self.file(BIG, "big")
         self.file(b"small", "small")
@@ -806,7 +806,7 @@ class PublicTests(Case):
 class EndTests(Case):
     """When nothing is in flight any more."""
 
-    def test_stop(self) -> None:
+    def test_stop_closes_upstream_connections(self) -> None:
         """Upstream connections are closed, if there were any."""
         self.relays.stop()
         self.assertFalse(self.upstream.stopped)

@@ -76,7 +76,7 @@ class Case(DownloadCase):
 class AnswerTests(Case):
     """One answer."""
 
-    def test_afterwards(self) -> None:
+    def test_answers_when_there_is_news(self) -> None:
         """It waits with nothing but its place in the parking lot, and is answered when there is news."""
         client, ticket = self.park()
         (exchange,) = self.engine.in_flight
@@ -88,7 +88,7 @@ class AnswerTests(Case):
         self.assertEqual((len(self.parking_lot), self.engine.in_flight, self.gone), (0, [], []))
         self.leave(client)
 
-    def test_of_the_view(self) -> None:
+    def test_keeps_the_views_fields(self) -> None:
         """What the view and its middlewares have said is kept, unless the answer says it itself, or has no body."""
         said = (
             ("Content-Type", "text/html"),
@@ -106,7 +106,7 @@ class AnswerTests(Case):
             self.assertNotIn("content-encoding", fields)
             self.leave(client)
 
-    def test_before(self) -> None:
+    def test_answers_at_once_when_news_came_first(self) -> None:
         """The news may be there before the view has returned."""
         client, exchange = self.ask()
         ticket = self.ticket(exchange)
@@ -116,7 +116,7 @@ class AnswerTests(Case):
         self.assertEqual((answer.reason, answer.body, len(self.parking_lot)), ("Fine", b"early", 0))
         self.leave(client)
 
-    def test_once(self) -> None:
+    def test_second_answer_is_too_late(self) -> None:
         """A second answer is too late, and says so; the first one is the client's."""
         for early in (True, False):
             client, exchange = self.ask()
@@ -133,7 +133,7 @@ class AnswerTests(Case):
             self.assertFalse(ticket.answer(200, (), b"fourth"))
             self.leave(client)
 
-    def test_any_thread(self) -> None:
+    def test_takes_one_answer_from_any_thread(self) -> None:
         """It may come from any thread, and the reactor sends it; of many at once exactly one is taken."""
         client, ticket = self.park()
         taken: list[int] = []
@@ -153,7 +153,7 @@ class AnswerTests(Case):
         self.assertEqual(self.got(client).body, b"%d" % taken[0])
         self.leave(client)
 
-    def test_methods(self) -> None:
+    def test_bodiless_answers_have_no_body(self) -> None:
         """HEAD gets no body; a status without one has none."""
         client, ticket = self.park(data=self.request(method="HEAD"))
         ticket.answer(200, (), b"news")
@@ -162,7 +162,7 @@ class AnswerTests(Case):
         ticket.answer(204, (), b"news")
         self.assertEqual(self.got(client).status, 204)
 
-    def test_next(self) -> None:
+    def test_answers_pipelined_request_behind_it(self) -> None:
         """What is pipelined behind it is answered behind it."""
         client, ticket = self.park(data=get(0) + get(1))
         self.assertEqual(len(self.engine.asked), 1)
@@ -172,7 +172,7 @@ class AnswerTests(Case):
         self.assertEqual(self.bodies(client), [b"news", b"next"])
         self.leave(client)
 
-    def test_bad_values(self) -> None:
+    def test_bad_answers_raise_or_are_500(self) -> None:
         """What can be known to be wrong at once is; the rest is a 500, a line in the log, and not a silent client."""
         client, ticket = self.park()
         self.assertRaises(TypeError, ticket.answer, 200, (), "text")
@@ -190,7 +190,7 @@ class AnswerTests(Case):
             self.assertEqual(len(self.parking_lot), 0)
             self.leave(client)
 
-    def test_closed_on_its_way(self) -> None:
+    def test_closed_ticket_is_answered_at_once(self) -> None:
         """A ticket that somebody has closed before it was parked is answered at once, and not kept for ever."""
         for stream in (False, True):
             client, exchange = self.ask()
@@ -201,7 +201,7 @@ class AnswerTests(Case):
             self.assertEqual((self.got(client).status, len(self.parking_lot)), (200 if stream else 204, 0))
             self.leave(client)
 
-    def test_closed_when_handed_over(self) -> None:
+    def test_close_after_handover_does_not_end_it(self) -> None:
         """The close of an answer that was handed over does not end the waiting."""
         client, ticket = self.park()
         ticket.claimed = True
@@ -213,7 +213,7 @@ class AnswerTests(Case):
 class StreamTests(Case):
     """Server-sent events."""
 
-    def test_events(self) -> None:
+    def test_sends_each_event_at_once(self) -> None:
         """The head goes out at once, every event when it is there, and the end ends it."""
         client, ticket = self.park(stream=True)
         self.assertTrue(client.take().startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"))
@@ -229,7 +229,7 @@ class StreamTests(Case):
         self.assertEqual((client.take(), client.eof, len(self.parking_lot)), (b"0\r\n\r\n", False, 0))
         self.leave(client)
 
-    def test_before(self) -> None:
+    def test_sends_earlier_events_first_in_order(self) -> None:
         """Events that are there before the view has returned come first, in order, also with the end."""
         for end in (False, True):
             client, exchange = self.ask()
@@ -245,7 +245,7 @@ class StreamTests(Case):
             self.assertEqual(self.got(client).body, b"onetwo" if end else b"onetwothree")
             self.leave(client)
 
-    def test_head(self) -> None:
+    def test_head_ends_at_once(self) -> None:
         """HEAD has all that it asks for, and does not wait."""
         client, ticket = self.park(data=b"HEAD / HTTP/1.1\r\n" + HOST + b"\r\n", stream=True)
         answer = self.got(client, "HEAD")
@@ -254,7 +254,7 @@ class StreamTests(Case):
         )
         self.leave(client)
 
-    def test_answered(self) -> None:
+    def test_answer_is_the_last_piece(self) -> None:
         """An answer to a stream is its last piece: its status has been said."""
         client, ticket = self.park(stream=True)
         ticket.send(b"one")
@@ -263,7 +263,7 @@ class StreamTests(Case):
         self.assertEqual((answer.status, answer.body, "x-a" in answer.fields), (200, b"onetwo", False))
         self.leave(client)
 
-    def test_order(self) -> None:
+    def test_keeps_the_order_of_several_threads(self) -> None:
         """What several threads send, one after the other, arrives in that order, and the end last."""
         client, ticket = self.park(stream=True)
         lock, number = threading.Lock(), [0]
@@ -282,7 +282,7 @@ class StreamTests(Case):
         ticket.finish()
         self.assertEqual(self.got(client).body.split(), [b"%d" % count for count in range(800)])
 
-    def test_end_is_last(self) -> None:
+    def test_end_follows_every_taken_piece(self) -> None:
         """A piece that was taken is sent, also if the end comes in the same moment from another thread."""
         client, ticket = self.park(stream=True)
         real = ParkedRequest.give
@@ -303,7 +303,7 @@ class StreamTests(Case):
                 thread.join(LONG)
         self.assertEqual(self.got(client).body, b"taken")
 
-    def test_slow_client(self) -> None:
+    def test_slow_client_is_cut(self) -> None:
         """A client that does not take its events is cut when too many wait for it; one big event is no crime."""
         client, ticket = self.park(stream=True, buffer=5000)
         self.assertTrue(ticket.send(b"x" * MIB))
@@ -325,7 +325,7 @@ class StreamTests(Case):
         self.assertFalse(ticket.send(b"late"))
         self.nothing_left()
 
-    def test_old_client(self) -> None:
+    def test_http_1_0_stream_ends_with_the_connection(self) -> None:
         """To HTTP/1.0 a stream ends with the connection."""
         client, ticket = self.park(stream=True, data=b"GET / HTTP/1.0\r\n\r\n")
         ticket.send(b"one")
@@ -349,14 +349,14 @@ class GoneTests(Case):
         self.nothing_left()
         self.assertEqual(self.gone, [ticket])
 
-    def test_left(self) -> None:
+    def test_tells_the_application_that_the_client_left(self) -> None:
         """A client that closes, or only says that it will send nothing more, as a closed browser tab does."""
         for stream in (False, True):
             self.gone_by(lambda client: client.close(), stream)
             self.gone_by(lambda client: client.finish(), stream)
             self.gone_by(lambda client: client.connection.close(), stream)
 
-    def test_left_before(self) -> None:
+    def test_tells_of_a_client_that_left_before(self) -> None:
         """One that has said so before it was parked; but news that are there already it gets."""
         for early in (False, True):
             client, exchange = self.ask()
@@ -370,7 +370,7 @@ class GoneTests(Case):
             client.close()
             self.nothing_left()
 
-    def test_left_while_the_head_goes_out(self) -> None:
+    def test_client_leaves_while_the_head_is_sent(self) -> None:
         """One that is found to have left when the head of its stream is sent."""
         client, exchange = self.ask()
         client.socket.script.append(BrokenPipeError())
@@ -379,7 +379,7 @@ class GoneTests(Case):
         self.assertEqual(self.gone, [ticket])
         self.nothing_left()
 
-    def test_left_while_it_is_answered(self) -> None:
+    def test_client_leaves_after_the_answer_was_taken(self) -> None:
         """One that leaves between the answer and the reactor: the answer was taken, so nobody says gone."""
         client, ticket = self.park()
         self.assertTrue(ticket.answer(200, (), b"news"))
@@ -388,7 +388,7 @@ class GoneTests(Case):
         self.assertEqual(self.gone, [])
         self.nothing_left()
 
-    def test_left_while_it_is_sent(self) -> None:
+    def test_client_leaves_while_the_answer_is_sent(self) -> None:
         """One that is found to have left when its answer is sent."""
         client, ticket = self.park()
         client.socket.script.append(BrokenPipeError())
@@ -396,14 +396,14 @@ class GoneTests(Case):
         self.engine.turn()
         self.nothing_left()
 
-    def test_taken_down(self) -> None:
+    def test_takedown_tells_the_application(self) -> None:
         """The deadline answers for it, and the application is told that nobody waits any more."""
         client, ticket = self.park()
         self.assertEqual(len(take_down(client.connection)), 1)
         self.assertEqual((self.got(client).status, self.gone), (503, [ticket]))
         self.leave(client)
 
-    def test_many_leave(self) -> None:
+    def test_leaving_is_constant_time(self) -> None:
         """Ten thousand that leave cost ten thousand small steps."""
         parking_lot = ParkingLot(self.clock, self.engine.hub.call, lambda *what: None)
         (exchange,) = {self.ask()[1]}
@@ -435,7 +435,7 @@ class GoneTests(Case):
 class TimeTests(Case):
     """When its time is over."""
 
-    def test_time_out(self) -> None:
+    def test_answers_204_after_the_time_out(self) -> None:
         """It is answered by itself, with nothing new, within a second; the application is too late then."""
         client, ticket = self.park(timeout=270)
         self.tick(269, 1)
@@ -446,7 +446,7 @@ class TimeTests(Case):
         self.assertEqual(self.gone, [])
         self.leave(client)
 
-    def test_stream_times_out(self) -> None:
+    def test_stream_ends_after_the_time_out(self) -> None:
         """A stream ends."""
         client, ticket = self.park(stream=True, timeout=10)
         ticket.send(b"one")
@@ -455,7 +455,7 @@ class TimeTests(Case):
         self.assertEqual((answer.body, answer.whole, ticket.send(b"x")), (b"one", True, False))
         self.leave(client)
 
-    def test_each_in_its_second(self) -> None:
+    def test_each_times_out_in_its_second(self) -> None:
         """Each has its own time, none comes too early, and none is forgotten when nobody has looked for a while."""
         clients = [self.park(timeout=timeout)[0] for timeout in (0, -5, 0.4, 1.5, 2, 30, 31)]
         done: list[list[bool]] = []
@@ -466,7 +466,7 @@ class TimeTests(Case):
             done.append([client.connection.write_token.current is None for client in clients])
         self.assertEqual([sum(each) for each in done], [2, 3, 4, 5, 7])
 
-    def test_answered_in_that_moment(self) -> None:
+    def test_answer_just_before_the_time_out_wins(self) -> None:
         """An answer that was taken just before is what the client gets."""
         client, ticket = self.park(timeout=10)
         self.clock.advance(11)
@@ -476,7 +476,7 @@ class TimeTests(Case):
         self.assertEqual(self.got(client).body, b"news")
         self.leave(client)
 
-    def test_not_timed_otherwise(self) -> None:
+    def test_no_other_time_out_applies(self) -> None:
         """Nobody else ends it: a client that waits is not one that takes nothing."""
         client, _ = self.park(timeout=10_000)
         stream, _ = self.park(timeout=10_000, stream=True)
@@ -496,7 +496,7 @@ class DrainTests(Case):
         self.engine.site.draining = True
         self.parking_lot.drain()
 
-    def test_default(self) -> None:
+    def test_answers_204_and_closes(self) -> None:
         """It is answered with nothing new, and the end of its connection."""
         client, ticket = self.park()
         self.drain()
@@ -506,7 +506,7 @@ class DrainTests(Case):
         self.assertFalse(ticket.answer(200))
         self.leave(client)
 
-    def test_spread(self) -> None:
+    def test_spreads_answers_over_a_second(self) -> None:
         """Many are told over a second, not in one instant, and none later; whatever their own time was."""
         clients = [self.park(timeout=timeout)[0] for timeout in range(10, 210)]
         self.drain()
@@ -521,7 +521,7 @@ class DrainTests(Case):
             client.close()
         self.nothing_left()
 
-    def test_own_answer(self) -> None:
+    def test_at_drain_answers_from_a_thread(self) -> None:
         """The application's own is made in a thread beside, not by the reactor."""
         made: list[int] = []
 
@@ -563,17 +563,17 @@ class DrainTests(Case):
         self.leave(client)
         return answer
 
-    def test_none(self) -> None:
+    def test_at_drain_without_answer_is_204(self) -> None:
         """None is nothing new."""
         self.assertEqual(self.at_drain(None).status, 204)
 
-    def test_raises(self) -> None:
+    def test_at_drain_that_raises_is_204(self) -> None:
         """If it fails that is nothing new, and a line in the log."""
         self.assertEqual(self.at_drain(RuntimeError("oops")).status, 204)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(self.at_drain(SystemExit()).status, 204)
 
-    def test_bad_values(self) -> None:
+    def test_at_drain_with_a_bad_answer_is_204_or_500(self) -> None:
         """So is what is no answer; what turns out to be none later is a 500."""
         for made in (5, (200,), (200, []), (200, [], "text"), (200, None, b"")):
             self.assertEqual(self.at_drain(made).status, 204, made)
@@ -582,7 +582,7 @@ class DrainTests(Case):
             self.assertEqual(self.at_drain(made).status, 500, made)
             self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_streams(self) -> None:
+    def test_stream_ends_with_retry(self) -> None:
         """An event stream says when its browser shall come back, behind what the application has to say, and ends."""
         for made, begin in ((None, b""), ((200, [], b"data: bye\n\n"), b"data: bye\n\n")):
             answer = self.at_drain(made, stream=True)
@@ -592,7 +592,7 @@ class DrainTests(Case):
             self.assertTrue(rest.endswith(b"\n\n"))
             self.assertTrue(COME_BACK_AFTER[0] * 1000 <= int(rest) <= COME_BACK_AFTER[1] * 1000, rest)
 
-    def test_left_meanwhile(self) -> None:
+    def test_client_leaves_while_at_drain_runs(self) -> None:
         """A client that leaves while its answer is made leaves nothing behind."""
         client, _ = self.park(at_drain=lambda: (200, [], b"x"))
         self.drain()
@@ -602,7 +602,7 @@ class DrainTests(Case):
         self.run_threads()
         self.nothing_left()
 
-    def test_answered_meanwhile(self) -> None:
+    def test_answer_before_the_drain_wins(self) -> None:
         """News that comes before it is told are what the client gets."""
         client, ticket = self.park(at_drain=lambda: (200, [], b"no"))
         self.drain()
@@ -611,7 +611,7 @@ class DrainTests(Case):
         self.assertEqual((self.got(client).body, self.in_thread), (b"news", []))
         self.leave(client)
 
-    def test_late_ones(self) -> None:
+    def test_keeps_late_requests_for_a_moment(self) -> None:
         """Who parks when it is too late is kept for a second or two: it would come straight back."""
         self.drain()
         clients = [self.park(timeout=270)[0] for _ in range(20)]
@@ -647,7 +647,7 @@ class BlockingTests(SynchronousTestCase):
         thread.start()
         self.addCleanup(thread.join, LONG)
 
-    def test_answer(self) -> None:
+    def test_blocks_until_the_answer(self) -> None:
         """The answer, whenever it comes, from another thread or before."""
         for early in (False, True):
             ticket = Parked(timeout=LONG)
@@ -662,7 +662,7 @@ class BlockingTests(SynchronousTestCase):
             self.assertEqual(body, b"news")
             self.assertFalse(ticket.answer(200))
 
-    def test_time_out(self) -> None:
+    def test_blocks_until_the_time_out(self) -> None:
         """When its time is over there is nothing new, and it is too late for an answer."""
         ticket = Parked(timeout=0)
         self.assertEqual(ticket.wait(), NO_NEWS)
@@ -672,7 +672,7 @@ class BlockingTests(SynchronousTestCase):
         self.assertEqual(b"".join(ticket({}, self.start_response)), b"")  # type: ignore[arg-type]
         self.assertEqual(self.said[0], "204 No Content")
 
-    def test_stream(self) -> None:
+    def test_iterates_over_events(self) -> None:
         """Events, as they come, behind the head of a stream."""
         ticket = Parked(timeout=LONG)
         self.soon((ticket.send, b"one"), (ticket.send, b"two"), (ticket.finish,))
@@ -681,13 +681,13 @@ class BlockingTests(SynchronousTestCase):
         self.assertEqual(b"".join(body), b"onetwo")
         self.assertFalse(ticket.send(b"late"))
 
-    def test_as_a_body(self) -> None:
+    def test_answer_is_the_last_piece_of_a_begun_body(self) -> None:
         """As the body of an answer that the view has begun, an answer is its last piece."""
         ticket = Parked(timeout=LONG)
         self.soon((ticket.send, b"one"), (ticket.answer, 200, (), b"two"))
         self.assertEqual(b"".join(ticket), b"onetwo")
 
-    def test_stream_times_out(self) -> None:
+    def test_time_out_is_for_the_whole_stream(self) -> None:
         """Its time is that of the whole stream, not of each piece."""
         ticket = Parked(timeout=0.05)
 
@@ -704,7 +704,7 @@ class BlockingTests(SynchronousTestCase):
                 self.fail("it has no end")
         self.assertFalse(ticket.finish())
 
-    def test_closed_by_the_server(self) -> None:
+    def test_close_wakes_the_waiting_thread(self) -> None:
         """The close of its answer ends it: nobody reads any more, and whoever waits wakes up."""
         ticket = Parked(timeout=LONG)
         ticket.send(b"one")
@@ -717,7 +717,7 @@ class BlockingTests(SynchronousTestCase):
         self.soon((ticket.close,))
         self.assertEqual(ticket.wait(), NO_NEWS)
 
-    def test_news(self) -> None:
+    def test_wait_returns_the_answer(self) -> None:
         """What is waited for is the answer in its parts."""
         ticket = Parked()
         ticket.answer(404, iter([("X", "y")]), b"z")

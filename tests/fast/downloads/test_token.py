@@ -40,7 +40,7 @@ class Case(DownloadCase):
 class ClaimTests(Case):
     """Which id is good for what."""
 
-    def test_claim(self) -> None:
+    def test_token_is_claimed_once(self) -> None:
         """In its exchange a token can be claimed, once."""
         exchange = self.ask()[1]
         token = self.made_for(exchange)
@@ -50,7 +50,7 @@ class ClaimTests(Case):
         self.assertTrue(token.claimed)
         self.assertIsNone(claim(id, exchange))
 
-    def test_another_exchange(self) -> None:
+    def test_other_exchange_cannot_claim(self) -> None:
         """In another exchange it is good for nothing, and still is for its own."""
         exchange, other = self.ask()[1], self.ask()[1]
         token = self.made_for(exchange)
@@ -58,7 +58,7 @@ class ClaimTests(Case):
         self.assertFalse(token.claimed)
         self.assertIs(claim(self.id_of(token), exchange), token)
 
-    def test_guessed(self) -> None:
+    def test_unknown_ids_claim_nothing(self) -> None:
         """What is no id of ours is none; an id cannot be guessed, and no two are the same."""
         exchange = self.ask()[1]
         for id in ("", "0" * 32, "None", "\xe4"):
@@ -69,7 +69,7 @@ class ClaimTests(Case):
         for id in ids:
             self.assertRegex(id, r"\A[0-9a-f]{32}\Z")
 
-    def test_garbage(self) -> None:
+    def test_id_ends_with_its_token(self) -> None:
         """An id ends with its token; nobody keeps them."""
         exchange = self.ask()[1]
         token = self.made_for(exchange)
@@ -80,7 +80,7 @@ class ClaimTests(Case):
         self.assertNotIn(id, module._tokens)
         self.assertIsNone(claim(id, exchange))
 
-    def test_nobody_to_take_it(self) -> None:
+    def test_has_no_header_without_handover(self) -> None:
         """Outside of an exchange, and where nobody takes answers over, there is no header."""
         self.assertEqual(self.made_for(None).headers, [])
         exchange = self.ask()[1]
@@ -92,7 +92,7 @@ class ClaimTests(Case):
 class FileTests(Case):
     """A download of a file."""
 
-    def test_opened_at_once(self) -> None:
+    def test_opens_file_at_once(self) -> None:
         """The file is opened where the application can still say that there is none."""
         path = self.file(b"content")
         download = Download(path)
@@ -101,7 +101,7 @@ class FileTests(Case):
         download.close()
         self.assertEqual(self.descriptors(), [])
 
-    def test_path_like(self) -> None:
+    def test_takes_path_like_objects(self) -> None:
         """Anything that is like a path will do."""
 
         class Path:
@@ -112,13 +112,13 @@ class FileTests(Case):
         self.assertEqual(b"".join(download), b"content")
         download.close()
 
-    def test_none(self) -> None:
+    def test_missing_file_raises_with_its_name(self) -> None:
         """What is no file, or is not there, is an error that names it."""
         for path in (self.directory, os.path.join(self.directory, "missing"), "/dev/zero", ""):
             self.assertIn(path, str(self.assertRaises(FileNotFoundError, Download, path)))
         self.assertEqual(self.descriptors(), [])
 
-    def test_content_type(self) -> None:
+    def test_guesses_content_type_by_name(self) -> None:
         """Its kind is guessed from its name, or is that of bytes."""
         for name, kind in (("a.pdf", "application/pdf"), ("a", "application/octet-stream"), ("A.TXT", "text/plain")):
             download = Download(self.file(name=name))
@@ -126,7 +126,7 @@ class FileTests(Case):
             download.close()
         self.assertEqual(Download("http://h/a.png?x=y.txt").content_type, "image/png")
 
-    def test_closed(self) -> None:
+    def test_closes_file_once(self) -> None:
         """Its file is closed once, however it ends: closed, forgotten, taken."""
         path = self.file()
         download = Download(path)
@@ -147,7 +147,7 @@ class FileTests(Case):
         self.assertEqual(self.descriptors(), [path])
         file.close()
 
-    def test_never_made(self) -> None:
+    def test_failed_construction_has_nothing_to_close(self) -> None:
         """One that could not be made has nothing to close."""
         download = Download.__new__(Download)
         download.__del__()
@@ -186,19 +186,19 @@ class ElsewhereTests(Case):
             result.close()
         return said[0], said[1], body
 
-    def test_file(self) -> None:
+    def test_thread_sends_file(self) -> None:
         """A file is sent whole, with its length and kind, and closed."""
         status, fields, body = self.call(Download(self.file(b"x" * 100_000), [("X-A", "b")]))
         self.assertEqual((status, body), ("200 OK", b"x" * 100_000))
         self.assertEqual(fields, {"X-A": "b", "Content-Type": "text/plain", "Content-Length": "100000"})
         self.assertEqual(self.descriptors(), [])
 
-    def test_own_type(self) -> None:
+    def test_keeps_the_applications_type(self) -> None:
         """What the application says of its kind is not said twice."""
         _, fields, _ = self.call(Download(self.file(), [("content-type", "a/b")]))
         self.assertEqual(fields, {"content-type": "a/b", "Content-Length": "7"})
 
-    def test_head(self) -> None:
+    def test_head_gets_length_and_closes_file(self) -> None:
         """HEAD gets the length, no body, and the file is closed."""
         status, fields, body = self.call(Download(self.file()), "HEAD")
         self.assertEqual((status, fields["Content-Length"], body), ("200 OK", "7", b""))
@@ -206,7 +206,7 @@ class ElsewhereTests(Case):
         self.assertEqual((result, self.descriptors()), ([], []))
         self.assertEqual(self.descriptors(), [])
 
-    def test_closed_meanwhile(self) -> None:
+    def test_reading_after_close_ends(self) -> None:
         """Who goes on reading after the close gets the end, never what has the descriptor's number by then."""
         download = Download(self.file(b"x" * 100_000))
         pieces = iter(download)
@@ -245,7 +245,7 @@ class ElsewhereTests(Case):
         self.patch(module, "urlopen", urlopen)
         return asked
 
-    def test_url(self) -> None:
+    def test_thread_reads_url(self) -> None:
         """A URL is read by the thread: not compressed, not for ever, and closed at the end."""
         asked = self.open_url(b"one", b"two", length=6)
         status, fields, body = self.call(Download("http://librarian/x", [("Content-Type", "a/b")]))
@@ -256,12 +256,12 @@ class ElsewhereTests(Case):
         )
         self.assertEqual((timeout, answer.closed), (60, True))
 
-    def test_url_of_unknown_length(self) -> None:
+    def test_reads_url_of_unknown_length(self) -> None:
         """Its length need not be known."""
         self.open_url(b"one", b"two")
         self.assertEqual(b"".join(Download("https://librarian/x")), b"onetwo")
 
-    def test_url_breaks_off(self) -> None:
+    def test_broken_body_raises(self) -> None:
         """A body that breaks off is an error, not a short body: `read` does not tell."""
         asked = self.open_url(b"one", length=6)
         pieces = iter(Download("http://librarian/x"))
@@ -269,12 +269,12 @@ class ElsewhereTests(Case):
         self.assertRaises(IncompleteRead, next, pieces)
         self.assertTrue(asked[2].closed)
 
-    def test_url_refused(self) -> None:
+    def test_error_answer_raises(self) -> None:
         """So is an answer that is none."""
         self.open_url(trouble=HTTPError("http://librarian/x", 404, "Not Found", None, None))  # type: ignore[arg-type]
         self.assertRaises(HTTPError, list, Download("http://librarian/x"))
 
-    def test_url_not_iterated(self) -> None:
+    def test_head_asks_no_upstream(self) -> None:
         """HEAD asks nobody."""
         asked = self.open_url(b"one")
         self.call(Download("http://librarian/x", [("Content-Type", "a/b")]), "HEAD")

@@ -125,7 +125,7 @@ class Case(SynchronousTestCase):
 class AskTests(Case):
     """What goes well."""
 
-    def test_request(self) -> None:
+    def test_sends_the_request_as_given(self) -> None:
         """The request is sent as it is told, with the host, and nothing of ours but that."""
         self.ask(("range", "bytes=0-9"), ("accept-encoding", "identity"))
         self.assertEqual((Endpoint.made[0].host, Endpoint.made[0].port), (b"h", 81))
@@ -136,7 +136,7 @@ class AskTests(Case):
             {b"host: h:81", b"range: bytes=0-9", b"accept-encoding: identity"},
         )
 
-    def test_kept(self) -> None:
+    def test_keeps_connection_of_a_whole_answer(self) -> None:
         """A connection whose answer is whole is used again, also for HEAD, and closed when nobody needs it."""
         transport: Any = None
         for number in range(3):
@@ -154,14 +154,14 @@ class AskTests(Case):
         self.clock.advance(KEPT_SECONDS)
         self.assertTrue(transport.disconnecting)
 
-    def test_stop(self) -> None:
+    def test_stop_closes_idle_connections(self) -> None:
         """At the end those that nobody uses are closed, and no timer is left."""
         _, transport = self.answered(b"HTTP/1.1 204 No Content\r\n\r\n")
         self.upstream.stop()
         self.assertTrue(transport.disconnecting)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_bad_url(self) -> None:
+    def test_bad_url_raises(self) -> None:
         """A URL that is none is an error, and nobody is asked."""
         self.assertRaises(ValueError, self.ask, url="http://h/\xe4")
         self.assertRaises(ValueError, self.ask, url="http://h/a b")
@@ -171,7 +171,7 @@ class AskTests(Case):
 class ConnectTests(Case):
     """Connecting."""
 
-    def test_too_long(self) -> None:
+    def test_connecting_times_out(self) -> None:
         """It may take so long, and no longer."""
         asking = self.ask()
         self.clock.advance(LIMIT - 0.1)
@@ -181,21 +181,21 @@ class ConnectTests(Case):
         self.assertTrue(Endpoint.made[0].cancelled)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_in_time(self) -> None:
+    def test_no_timer_is_left_after_connecting(self) -> None:
         """Afterwards that limit matters no more."""
         asking, _ = self.asked()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(LIMIT * 10)
         self.assertNoResult(asking)
 
-    def test_refused(self) -> None:
+    def test_refusal_is_passed_on(self) -> None:
         """A server that refuses is told as it is."""
         asking = self.ask()
         Endpoint.made[0].connecting.errback(Failure(ConnectionRefusedError()))
         self.failureResultOf(asking, ConnectionRefusedError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_cancelled(self) -> None:
+    def test_cancelling_ends_the_attempt(self) -> None:
         """Who does not want it any more ends the attempt, and its timer."""
         asking = self.ask()
         asking.cancel()
@@ -207,7 +207,7 @@ class ConnectTests(Case):
 class HeadTests(Case):
     """The head of an answer."""
 
-    def test_endless(self) -> None:
+    def test_endless_head_is_given_up(self) -> None:
         """A head without an end is given up after a while: many fields, one field, many interim answers."""
         for begin, more in (
             (b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"a" * 1000 + b"\r\n"),
@@ -229,7 +229,7 @@ class HeadTests(Case):
             transport.answer(more)  # what was on its way already
             transport.lost()
 
-    def test_endless_line(self) -> None:
+    def test_endless_line_is_given_up(self) -> None:
         """A line without an end is, too."""
         asking, transport = self.asked()
         for _ in range(200):
@@ -238,7 +238,7 @@ class HeadTests(Case):
         transport.aborted or transport.lost()
         self.failureResultOf(asking, ResponseFailed)
 
-    def test_counted_for_each(self) -> None:
+    def test_counts_each_head_alone(self) -> None:
         """Bodies do not count, and each answer counts anew."""
         asking, transport = self.asked()
         for _ in range(20):
@@ -250,7 +250,7 @@ class HeadTests(Case):
             asking = self.ask()
         self.assertEqual(len(Endpoint.made), 1)
 
-    def test_nonsense(self) -> None:
+    def test_nonsense_is_an_error_without_traceback(self) -> None:
         """What is no HTTP is an error, not a traceback."""
         for data in (
             b"SSH-2.0-OpenSSH\r\n\r\n",
@@ -267,7 +267,7 @@ class HeadTests(Case):
             self.assertTrue(transport.disconnecting or transport.aborted)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_connections_own(self) -> None:
+    def test_drops_the_connections_own_fields(self) -> None:
         """Fields that the upstream says are its connection's are not the answer's (RFC 9110 §7.6.1)."""
         for method in ("GET", "HEAD"):
             self.setUp()
@@ -283,14 +283,14 @@ class HeadTests(Case):
 class LeaveTests(Case):
     """Answers that nobody wants any more."""
 
-    def test_waiting(self) -> None:
+    def test_cancelling_closes_the_connection(self) -> None:
         """Who waits for the head, and leaves, closes the connection at once."""
         asking, transport = self.asked()
         asking.cancel()
         self.failureResultOf(asking)
         self.assertTrue(transport.aborted)
 
-    def test_body(self) -> None:
+    def test_unwanted_body_closes_the_connection(self) -> None:
         """So does who does not want the rest of a body: TLS would wait for all of it."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
         body = BodyReceiver()
@@ -299,7 +299,7 @@ class LeaveTests(Case):
         self.assertTrue(transport.aborted)
         self.assertEqual(body.data, b"abc")
 
-    def test_whole_body(self) -> None:
+    def test_ended_body_has_no_connection(self) -> None:
         """A body that has come to its end has no connection any more that it could close."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
         body = BodyReceiver()
@@ -307,7 +307,7 @@ class LeaveTests(Case):
         body.transport.loseConnection()  # type: ignore[union-attr]
         self.assertFalse(transport.aborted or transport.disconnecting)
 
-    def test_paused(self) -> None:
+    def test_body_can_be_paused(self) -> None:
         """A body can be paused."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
         self.assertEqual(transport.producerState, "paused")  # nothing comes before somebody takes it
@@ -320,7 +320,7 @@ class LeaveTests(Case):
         transport_of_body.resumeProducing()
         self.assertEqual(transport.producerState, "producing")
 
-    def test_broken(self) -> None:
+    def test_broken_body_fails(self) -> None:
         """A body that breaks off says so."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
         body = BodyReceiver()

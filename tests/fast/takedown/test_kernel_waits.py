@@ -48,7 +48,7 @@ class KernelTests(ThreadCase):
         self.assertFalse(thread.is_alive(), done)
         return done
 
-    def test_sockets(self) -> None:
+    def test_shuts_down_waited_for_socket(self) -> None:
         """A socket that is waited for in any way is shut down, and stays open."""
         for wait in (
             lambda mine: mine.recv(1),
@@ -63,7 +63,7 @@ class KernelTests(ThreadCase):
             self.assertEqual(self.ends(lambda mine=mine, wait=wait: wait(mine)), [f"shut down socket {number}"])
             self.assertEqual(mine.fileno(), number)
 
-    def test_listening(self) -> None:
+    def test_shuts_down_listening_and_datagram_sockets(self) -> None:
         """So is one that waits for connections, and one for datagrams."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.assertEqual(self.ends(listener.accept), [f"shut down socket {listener.fileno()}"])
@@ -71,7 +71,7 @@ class KernelTests(ThreadCase):
             datagrams.bind(("127.0.0.1", 0))
             self.assertEqual(self.ends(lambda: datagrams.recv(1)), [f"shut down socket {datagrams.fileno()}"])
 
-    def test_child(self) -> None:
+    def test_sends_child_sigterm_then_sigkill(self) -> None:
         """A child process that is waited for gets SIGTERM, and SIGKILL the next time."""
         for hard, name in ((False, "SIGTERM"), (True, "SIGKILL")):
             pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ)
@@ -80,7 +80,7 @@ class KernelTests(ThreadCase):
             thread.join(SOON)
             self.assertFalse(thread.is_alive())
 
-    def test_any_child(self) -> None:
+    def test_leaves_wait_for_any_child(self) -> None:
         """Who waits for any child, waits on: we do not know whose they are."""
         pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ)
 
@@ -94,7 +94,7 @@ class KernelTests(ThreadCase):
         os.kill(pid, 9)
         thread.join(SOON)
 
-    def test_our_own(self) -> None:
+    def test_never_touches_own_sockets(self) -> None:
         """What is the server's own is never touched, under whatever number."""
         mine, other = self.pair()
         about = os.fstat(mine.fileno())
@@ -109,7 +109,7 @@ class KernelTests(ThreadCase):
             other.send(b"x")
             thread.join(SOON)
 
-    def test_moved_on(self) -> None:
+    def test_leaves_thread_that_has_run(self) -> None:
         """A thread that has run since it was looked at is left alone, though it waits for the same again."""
         mine, other = self.pair()
         buffer = bytearray(1)
@@ -124,7 +124,7 @@ class KernelTests(ThreadCase):
         thread.join(SOON)
         self.assertEqual(self.errors, [])
 
-    def test_nothing_to_end(self) -> None:
+    def test_leaves_pipes_locks_and_sleep(self) -> None:
         """Pipes, locks and sleep are left alone."""
         reading, writing = os.pipe()
         thread = self.waiting(lambda: os.read(reading, 1))
@@ -134,17 +134,17 @@ class KernelTests(ThreadCase):
         os.close(reading)
         os.close(writing)
 
-    def test_gone(self) -> None:
+    def test_ended_thread_waits_for_nothing(self) -> None:
         """A thread that is gone waits for nothing."""
         self.assertIsNone(self.waits.look(1 << 30))
 
-    def test_wrong_memory(self) -> None:
+    def test_wrong_address_is_harmless(self) -> None:
         """An address that is none is no harm."""
         call = next(iter(WAITING_CALLS["x86_64"].poll))
         waits = KernelWaits(set, machine="x86_64")
         self.assertEqual(waits.end(BlockedCall(1, (call, 16, 1, 0, 0, 0, 0, 0, 0), ()), False), [])
 
-    def test_no_proc(self) -> None:
+    def test_logs_once_that_it_cannot_see(self) -> None:
         """Where the kernel does not tell, it is said once, and nothing is touched."""
         directory = TemporaryDirectory()
         self.addCleanup(directory.cleanup)

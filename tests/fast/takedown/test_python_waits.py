@@ -28,7 +28,7 @@ class PythonTests(ThreadCase):
         assert found[0] is not None
         return found[0]
 
-    def test_condition(self) -> None:
+    def test_frees_one_thread_from_condition(self) -> None:
         """A thread in a condition is freed from it, and nobody else who waits for the same."""
         items: queue.Queue[int] = queue.Queue()
         got: list[int] = []
@@ -47,7 +47,7 @@ class PythonTests(ThreadCase):
         other.join(SOON)
         self.assertEqual(sorted(got), [1, 2])
 
-    def test_notified(self) -> None:
+    def test_leaves_notified_thread(self) -> None:
         """One that was notified already is left alone: it comes by itself, and the notification is not lost."""
         condition = threading.Condition()
         going = threading.Event()
@@ -66,7 +66,7 @@ class PythonTests(ThreadCase):
         going.set()
         thread.join(SOON)
 
-    def test_not_fired(self) -> None:
+    def test_leaves_thread_if_not_fired(self) -> None:
         """If the exception may not be raised now, the thread waits on."""
         event = threading.Event()
         thread = self.waiting(event.wait)
@@ -75,16 +75,16 @@ class PythonTests(ThreadCase):
         event.set()
         thread.join(SOON)
 
-    def test_strange_lock(self) -> None:
+    def test_leaves_condition_with_strange_lock(self) -> None:
         """A condition with a lock that could make us wait is left alone."""
         self.assertFalse(leave_condition(object(), object(), lambda: True))
 
-    def test_no_condition(self) -> None:
+    def test_finds_no_condition(self) -> None:
         """A thread that waits for something else, and none at all, is in no condition."""
         self.assertIsNone(in_condition(threading.get_ident()))
         self.assertIsNone(in_condition(1))
 
-    def test_child(self) -> None:
+    def test_finds_child_of_subprocess(self) -> None:
         """A child that `subprocess` waits for is found, as long as it runs."""
         with subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE) as process:
             thread = self.waiting(process.communicate)
@@ -94,7 +94,7 @@ class PythonTests(ThreadCase):
         self.assertIsNone(child_of(thread.ident or 0))
         self.assertIsNone(child_of(threading.get_ident()))
 
-    def test_delicate(self) -> None:
+    def test_finds_wait_for_a_lock_of_the_process(self) -> None:
         """A thread that waits for a lock of the whole process is left alone until it has it."""
         handler = logging.Handler()
         handler.acquire()

@@ -98,12 +98,12 @@ class Overtimes(Case):
 class LimitTests(Overtimes):
     """Limits that are enforced."""
 
-    def test_nothing_to_do(self) -> None:
+    def test_does_not_look_without_limits(self) -> None:
         """Without limits nobody looks."""
         self.build()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_in_time(self) -> None:
+    def test_does_nothing_before_limit_and_margin(self) -> None:
         """Until its limit and the margin have passed, nothing happens."""
         client, exchange = self.threaded()
         self.assertEqual(self.pass_time(9.5), [])
@@ -112,7 +112,7 @@ class LimitTests(Overtimes):
         self.assertEqual(self.statuses(client), [200])
         self.assertEqual(self.scheduler.started, [])
 
-    def test_passed(self) -> None:
+    def test_answers_503_and_brings_thread_down(self) -> None:
         """Then the client gets 503 at once, and the report's id; its thread is brought down."""
         client, exchange = self.threaded()
         lines = self.pass_time(10.25)
@@ -130,7 +130,7 @@ class LimitTests(Overtimes):
         self.assertEqual((what.exchange, what.down, what.outcome, self.replaced), (exchange, True, "taken down", []))
         self.assertEqual(self.timeouts.taken, 1)
 
-    def test_next_ones(self) -> None:
+    def test_answers_next_exchange_on_the_connection(self) -> None:
         """The next exchange on its connection is answered as if nothing had been."""
         client, exchange = self.threaded(get(1) + get(2))
         self.pass_time(10.25)
@@ -141,7 +141,7 @@ class LimitTests(Overtimes):
         self.answer(second, body=b"second")
         self.assertEqual([answer.body for answer in parse_answers(client.take())][1:], [b"second"])
 
-    def test_begun(self) -> None:
+    def test_cuts_answer_that_has_begun(self) -> None:
         """An answer that has begun is cut; those behind it are lost with the connection."""
         client, exchange = self.threaded(get(1) + get(2))
         self.stream(exchange, b"some")
@@ -150,7 +150,7 @@ class LimitTests(Overtimes):
         self.assertEqual((answer.status, answer.whole), (200, False))
         self.assertEqual((self.engine.in_flight, self.engine.open), ([], 0))
 
-    def test_complete(self) -> None:
+    def test_keeps_complete_answer(self) -> None:
         """An answer that is complete stays so: its thread is in close(), and comes down without it."""
         client, exchange = self.threaded()
         exchange.start("200 OK", [])
@@ -160,7 +160,7 @@ class LimitTests(Overtimes):
         self.assertEqual(len(self.scheduler.started), 1)
         self.assertEqual(self.timeouts.taken, 0)
 
-    def test_complete_just_then(self) -> None:
+    def test_keeps_answer_that_is_being_completed(self) -> None:
         """An answer that is just being given away is not cut any more."""
         client, exchange = self.threaded()
         results: list[bool] = []
@@ -171,7 +171,7 @@ class LimitTests(Overtimes):
         (answer,) = parse_answers(client.take())
         self.assertEqual((results, answer.body, answer.whole), ([False], b"whole", True))
 
-    def test_just_then(self) -> None:
+    def test_leaves_exchange_that_is_about_to_end(self) -> None:
         """One that is just about to end is left alone."""
         _, exchange = self.threaded()
         exchange.start("200 OK", [])
@@ -179,7 +179,7 @@ class LimitTests(Overtimes):
         exchange.inside = False
         self.assertEqual(self.pass_time(10.25), [])
 
-    def test_next_exchange_is_innocent(self) -> None:
+    def test_leaves_next_exchange(self) -> None:
         """If its answer was ended meanwhile, and the next one is under way, that is not touched."""
         client, exchange = self.threaded(get(1) + get(2))
         self.answer(exchange)
@@ -189,20 +189,20 @@ class LimitTests(Overtimes):
         self.answer(second)
         self.assertEqual(self.statuses(client), [200, 200])
 
-    def test_client_gone(self) -> None:
+    def test_brings_down_thread_without_client(self) -> None:
         """A thread whose client has left is brought down as well."""
         client, _exchange = self.threaded()
         client.close()
         self.pass_time(10.25)
         self.assertEqual(len(self.scheduler.started), 1)
 
-    def test_once(self) -> None:
+    def test_takes_down_once(self) -> None:
         """It is taken down once, however long it takes."""
         self.threaded()
         self.pass_time(30)
         self.assertEqual(len(self.scheduler.started), 1)
 
-    def test_lost(self) -> None:
+    def test_replaces_lost_thread(self) -> None:
         """A thread that does not come down is named, and replaced."""
         self.threaded()
         self.pass_time(10.25)
@@ -215,7 +215,7 @@ class LimitTests(Overtimes):
         )
         self.assertEqual((self.replaced, self.reports.down[0].outcome), ([thread], "abandoned"))
 
-    def test_queued(self) -> None:
+    def test_answers_503_to_queued_exchange(self) -> None:
         """One that has waited for a thread for so long gets 503 too, and never reaches the application."""
         client, exchange = self.ask()
         self.queued.append(exchange)
@@ -224,7 +224,7 @@ class LimitTests(Overtimes):
         self.assertEqual(self.statuses(client), [503])
         self.assertEqual((self.scheduler.started, len(self.reports.down)), ([], 1))
 
-    def test_in_a_drain(self) -> None:
+    def test_keeps_interruptions_of_a_drain(self) -> None:
         """What is taken down while a drain is under way is kept for its last line."""
         self.timeouts.begin_drain()
         self.threaded()
@@ -235,7 +235,7 @@ class LimitTests(Overtimes):
 class ReportedTests(Overtimes):
     """What is only reported."""
 
-    def test_tried_out(self) -> None:
+    def test_tried_out_limit_only_reports(self) -> None:
         """A limit that is tried out is only reported, when the exchange has ended, with where it was."""
         client, exchange = self.threaded(get(1).replace(b"GET /1", b"GET /tried"))
         lines = self.pass_time(5.25)
@@ -247,10 +247,10 @@ class ReportedTests(Overtimes):
         ((reported, why, stack),) = self.reports.seen_slow
         self.assertEqual(reported, exchange)
         self.assertIn("tried out", why)
-        self.assertIn("in test_tried_out", stack)
+        self.assertIn("in test_tried_out_limit_only_reports", stack)
         self.assertEqual(self.statuses(client), [200])
 
-    def test_slow(self) -> None:
+    def test_reports_slow_exchange_once(self) -> None:
         """So is one that takes longer than `--report-slower-than`, once."""
         self.build(report_slower_than=3)
         _, exchange = self.threaded()
@@ -259,7 +259,7 @@ class ReportedTests(Overtimes):
         self.pass_time(1)
         self.assertEqual([why for _, why, _ in self.reports.seen_slow], ["3 s"])
 
-    def test_reported_otherwise(self) -> None:
+    def test_does_not_report_twice(self) -> None:
         """One that failed, or was taken down, has its report already."""
         self.build(report_slower_than=3, request_timeout=(Limit(8),))
         _, failed = self.threaded()
@@ -276,7 +276,7 @@ class ReportedTests(Overtimes):
 class OrderTests(Overtimes):
     """An exchange that a person has chosen."""
 
-    def test_thread(self) -> None:
+    def test_takes_down_exchange_with_thread(self) -> None:
         """Its client gets 503, its thread is brought down, and others go on."""
         client, exchange = self.threaded(get(1) + get(2))
         self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
@@ -285,7 +285,7 @@ class OrderTests(Overtimes):
         self.answer(self.engine.asked[-1])
         self.assertEqual(self.statuses(client), [503, 200])
 
-    def test_complete(self) -> None:
+    def test_cuts_complete_answer(self) -> None:
         """One whose answer is complete is cut all the same, if its client has yet to take it."""
         client, exchange = self.ask(buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
@@ -293,7 +293,7 @@ class OrderTests(Overtimes):
         (answer,) = parse_answers(client.take())
         self.assertFalse(answer.whole)
 
-    def test_download(self) -> None:
+    def test_cuts_exchange_without_thread(self) -> None:
         """One without a thread is cut."""
         client, exchange = self.ask()
         exchange.download = True
@@ -303,7 +303,7 @@ class OrderTests(Overtimes):
         self.assertFalse(answer.whole)
         self.assertEqual(len(self.reports.down), 1)
 
-    def test_not_in_flight(self) -> None:
+    def test_takes_down_nothing_if_not_current(self) -> None:
         """One that is not in flight, or has others before it, is not taken down."""
         self.ask(get(1) + get(2))
         first, second = self.engine.in_flight

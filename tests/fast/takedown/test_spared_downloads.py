@@ -60,13 +60,13 @@ class Case(DownloadCase):
 class SparedTests(Case):
     """What is spared."""
 
-    def test_downloads(self) -> None:
+    def test_spares_downloads_and_what_waits_behind(self) -> None:
         """Downloads, with what waits behind them on their connections, be it whole or half received."""
         self.download(get(0) + get(1) + get(2) + b"GET /3")
         self.assertEqual(self.engine.site.spared(), set(self.engine.in_flight))
         self.assertEqual(len(self.engine.in_flight), 4)
 
-    def test_nothing_else(self) -> None:
+    def test_spares_nothing_else(self) -> None:
         """No exchange of a thread, no parked one, no idle connection; nor what may yet become a download."""
         self.ask()
         self.engine.connect()
@@ -76,7 +76,7 @@ class SparedTests(Case):
         self.engine.connect().send(b"GET / HTTP")
         self.assertEqual(self.engine.site.spared(), set())
 
-    def test_being_taken(self) -> None:
+    def test_spares_download_until_it_is_taken(self) -> None:
         """A download whose last bytes its client has yet to take is one still; one that is over is none."""
         client, response = self.download(self.request(connection="close"))
         response.data(b"defghij")
@@ -89,7 +89,7 @@ class SparedTests(Case):
         self.engine.turn()
         self.assertEqual(self.engine.site.spared(), set())
 
-    def test_the_next(self) -> None:
+    def test_does_not_spare_what_follows_a_download(self) -> None:
         """The one behind a download that is over is none."""
         _, response = self.download(get(0) + get(1))
         response.data(b"defghij")
@@ -102,7 +102,7 @@ class SparedTests(Case):
 class FirstTests(Case):
     """The first deadline."""
 
-    def test_spares_downloads(self) -> None:
+    def test_first_deadline_spares_downloads(self) -> None:
         """It takes everything else down, is through when that is gone, and the downloads go on to their ends."""
         client, response = self.download(get(0) + get(1))
         others = [self.ask()[0], self.engine.connect().send(b"GET /half")]
@@ -125,7 +125,7 @@ class FirstTests(Case):
         self.assertEqual(self.bodies(client), [b"abcdefghij", b"next"])
         self.leave(client)
 
-    def test_does_not_wait_for_them(self) -> None:
+    def test_first_deadline_does_not_wait_for_downloads(self) -> None:
         """With nothing but downloads there is nothing to do."""
         client, response = self.download()
         through, lines = self.start(False)
@@ -133,7 +133,7 @@ class FirstTests(Case):
         self.assertFalse(response.closed or client.connection.write_token.closed)
         self.leave(client)
 
-    def test_does_not_close_them_in_the_end(self) -> None:
+    def test_first_deadline_never_closes_downloads(self) -> None:
         """What does not end is closed after a moment; the downloads still are not."""
         client, _ = self.download()
         self.ask()
@@ -146,7 +146,7 @@ class FirstTests(Case):
 class SecondTests(Case):
     """The second deadline."""
 
-    def test_cuts_and_names(self) -> None:
+    def test_second_deadline_cuts_and_names_downloads(self) -> None:
         """It cuts them, visibly, names each with how far it was, and counts those behind them."""
         client, response = self.download(get(0) + get(1))
         self.start(False)
@@ -179,7 +179,7 @@ class StoppingTests(Case):
         )
         self.stopping = Shutdown(engine, None, None)
 
-    def test_left(self) -> None:
+    def test_downloads_are_not_left_over(self) -> None:
         """Downloads are no others; everything else is, also an idle connection."""
         self.assertEqual((self.stopping.left(), self.stopping.spared()), (False, False))
         client, _ = self.download(get(0) + get(1))
@@ -196,7 +196,7 @@ class StoppingTests(Case):
         self.assertFalse(self.stopping.left())
         self.leave(client)
 
-    def test_take_down(self) -> None:
+    def test_adds_up_both_takedowns(self) -> None:
         """One takedown after the other: what they took is counted together."""
         self.download()
         other = self.ask()[0]
@@ -206,7 +206,7 @@ class StoppingTests(Case):
         self.stopping.take_down(True)
         self.assertEqual((self.stopping.taken_down, self.stopping.spared()), (2, False))
 
-    def test_parked_are_told(self) -> None:
+    def test_tells_parked_requests_of_the_drain(self) -> None:
         """When the sockets are closed, parked requests are told, and the wait is over when all are gone."""
         client, exchange = self.ask()
         exchange.start("200 OK", [])

@@ -56,7 +56,7 @@ def wait(number: int) -> BlockedCall:
     return BlockedCall(NATIVE, (number,), ())
 
 
-class DescentTests(Case):
+class InterruptTests(Case):
     """The steps."""
 
     def setUp(self) -> None:
@@ -110,7 +110,7 @@ class DescentTests(Case):
         for _ in range(round(seconds / LOOK_AGAIN)):
             self.clock.advance(LOOK_AGAIN)
 
-    def test_comes_down(self) -> None:
+    def test_raises_once_when_that_is_enough(self) -> None:
         """It is hit at once, and nothing else is done when that is enough."""
         interrupt = self.start()
         self.assertEqual(self.shots, [0])
@@ -120,7 +120,7 @@ class DescentTests(Case):
         self.assertEqual((self.ended, interrupt.story), ([(interrupt, True)], ["raised Takedown"]))
         self.assertEqual((self.scheduler.busy, self.clock.getDelayedCalls()), (False, []))
 
-    def test_works_for_another(self) -> None:
+    def test_ends_when_thread_works_for_another(self) -> None:
         """So it is when the thread works for another exchange already."""
         self.start()
         del self.working[self.exchange]
@@ -128,7 +128,7 @@ class DescentTests(Case):
         self.pass_time(0.1)
         self.assertEqual([down for _, down in self.ended], [True])
 
-    def test_abandoned(self) -> None:
+    def test_abandons_after_a_few_times(self) -> None:
         """One that does not come down is hit a few times, and then abandoned."""
         self.start()
         self.pass_time(WITHIN - LOOK_AGAIN)
@@ -140,7 +140,7 @@ class DescentTests(Case):
         self.assertEqual(interrupt.story, [f"raised Takedown {len(self.shots)} times"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_what_it_waits_for(self) -> None:
+    def test_ends_wait_at_the_second_look(self) -> None:
         """The wait that it was in ends at the second look, and not before."""
         self.waits.now = wait(1)
         interrupt = self.start()
@@ -153,7 +153,7 @@ class DescentTests(Case):
         self.pass_time(2 * LOOK_AGAIN)
         self.assertEqual(self.waits.ended[1:], [(wait(1), True)])
 
-    def test_cleans_up(self) -> None:
+    def test_later_wait_gets_more_time(self) -> None:
         """What it waits for later may be needed to clean up: that gets more time, and a new wait begins anew."""
         self.start()
         self.pass_time(0.5)
@@ -165,7 +165,7 @@ class DescentTests(Case):
         self.pass_time(2 * LOOK_AGAIN)
         self.assertEqual(self.waits.ended, [(wait(3), False)])
 
-    def test_waits_over_and_over(self) -> None:
+    def test_ends_wait_that_is_repeated(self) -> None:
         """One that waits for a moment again and again, and was hit twice, is freed from that: it runs no Python."""
 
         def waits_again(descriptor: int, seconds: float) -> None:
@@ -182,7 +182,7 @@ class DescentTests(Case):
         waits_again(4, LOOK_AGAIN)
         self.assertEqual([(wait.call[1], hard) for wait, hard in self.waits.ended], [(4, False)])
 
-    def test_outside(self) -> None:
+    def test_does_nothing_outside_the_application(self) -> None:
         """As long as it is in our own code, nothing is raised and nothing is ended."""
         self.may = self.exchange.inside = False
         self.waits.now = wait(1)
@@ -193,7 +193,7 @@ class DescentTests(Case):
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
 
-    def test_came_outside(self) -> None:
+    def test_ends_no_wait_outside_the_application(self) -> None:
         """Nor is anything ended when it has come there after it was hit."""
         self.start()
         self.exchange.inside = False
@@ -201,7 +201,7 @@ class DescentTests(Case):
         self.pass_time(3)
         self.assertEqual(self.waits.ended, [])
 
-    def test_delicate(self) -> None:
+    def test_does_not_raise_during_a_lock_of_the_process(self) -> None:
         """Nor while it waits for a lock of the whole process."""
         self.delicate = True
         self.start()
@@ -211,7 +211,7 @@ class DescentTests(Case):
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
 
-    def test_condition(self) -> None:
+    def test_raises_and_frees_from_condition(self) -> None:
         """In a condition it is hit and freed in one step; if that cannot be, soon; and in the end anyway."""
         self.in_condition = ("condition", "waiter")
         self.leaves = False
@@ -225,7 +225,7 @@ class DescentTests(Case):
         self.pass_time(2 * AGAIN + 2 * LOOK_AGAIN)
         self.assertEqual(len(self.shots), 2 + 1)
 
-    def test_child(self) -> None:
+    def test_sends_child_sigterm_then_sigkill(self) -> None:
         """A child gets SIGTERM, and SIGKILL when it does not help."""
         self.child = Mock(subprocess.Popen, pid=77)
         interrupt = self.start()
@@ -234,7 +234,7 @@ class DescentTests(Case):
         self.pass_time(AGAIN + 2 * LOOK_AGAIN)
         self.assertIn("SIGKILL to 77", interrupt.story)
 
-    def test_hooks(self) -> None:
+    def test_calls_hooks_before_the_exception(self) -> None:
         """Hooks come first, in another thread, and the exception when they have returned."""
         hook = self.exchange.on_takedown(print)
         interrupt = self.start()
@@ -248,7 +248,7 @@ class DescentTests(Case):
         self.assertEqual(interrupt.story[0], "raised Takedown")
         self.assertIn("called <built-in function print>", interrupt.story)
 
-    def test_hook_that_hangs(self) -> None:
+    def test_waits_one_second_for_hooks(self) -> None:
         """They are not waited for longer than a second; and each is called once."""
         self.exchange.on_takedown(print)
         self.start()
@@ -257,13 +257,13 @@ class DescentTests(Case):
         self.pass_time(WITHIN)
         self.assertEqual(len(self.calls), 1)
 
-    def test_cancelled_hook(self) -> None:
+    def test_does_not_call_cancelled_hook(self) -> None:
         """One that was cancelled is not called."""
         self.exchange.on_takedown(print).cancel()
         self.start()
         self.assertEqual((self.calls, len(self.shots)), ([], 1))
 
-    def test_started_twice(self) -> None:
+    def test_second_start_joins_the_first(self) -> None:
         """Who begins it again is told of the same end."""
         self.assertIs(self.start(), self.start())
         del self.working[self.exchange]
@@ -271,7 +271,7 @@ class DescentTests(Case):
         self.assertEqual(len(self.ended), 2)
         self.assertEqual(len(self.shots), 1)
 
-    def test_one_that_fails(self) -> None:
+    def test_failure_does_not_stop_the_others(self) -> None:
         """One that cannot be looked at keeps nobody else from coming down."""
         self.start()
         _, other = self.ask()
