@@ -34,7 +34,7 @@ _OFFER: Final = HEADER.lower()
 
 
 #: Called by the thread when it has closed the application's answer; it begins the one that was handed over.
-Go = Callable[[], object]
+Start = Callable[[], object]
 
 
 class AnswerHandOver:
@@ -68,7 +68,7 @@ class AnswerHandOver:
         """
         return name.lower() == _OFFER or bool(self._internal)
 
-    def __call__(self, exchange: Exchange, result: Any) -> Go | None:
+    def __call__(self, exchange: Exchange, result: Any) -> Start | None:
         """Prepare the answer that an application offers.  In its thread.
 
         :returns: what the thread calls when it has closed the application's answer; None: it sends the body itself.
@@ -95,13 +95,13 @@ class AnswerHandOver:
 
     # -- tokens -------------------------------------------------------------------------------------------
 
-    def _download(self, exchange: Exchange, token: Download) -> Go | None:
+    def _download(self, exchange: Exchange, token: Download) -> Start | None:
         if token.remote:
             return self._url(exchange, token.target)
         file = token.take_file()
         return self._file(exchange, file) if file is not None else None
 
-    def _parked(self, exchange: Exchange, ticket: Parked) -> Go:
+    def _parked(self, exchange: Exchange, ticket: Parked) -> Start:
         stream = any(
             name.lower() == "content-type" and value.lower().startswith("text/event-stream")
             for name, value in exchange.fields()
@@ -113,7 +113,7 @@ class AnswerHandOver:
 
     # -- X-Accel-Redirect ---------------------------------------------------------------------------------
 
-    def _redirected(self, exchange: Exchange, path: str) -> Go:
+    def _redirected(self, exchange: Exchange, path: str) -> Start:
         try:
             target = resolve(self._internal, path)
             if target is None:
@@ -127,20 +127,20 @@ class AnswerHandOver:
 
     # -- what the reactor thread begins -------------------------------------------------------------------
 
-    def _start(self, answer: ReactorAnswer) -> Go:
+    def _start(self, answer: ReactorAnswer) -> Start:
         return partial(start_soon, self._call, answer)
 
-    def _url(self, exchange: Exchange, url: str) -> Go:
+    def _url(self, exchange: Exchange, url: str) -> Start:
         mark_download(exchange)
         return self._start(UrlAnswer(exchange, url, application_head(exchange), self._relays))
 
-    def _send(self, exchange: Exchange, file: OpenFile, first: int, end: int) -> Go:
+    def _send(self, exchange: Exchange, file: OpenFile, first: int, end: int) -> Start:
         mark_download(exchange)
         return self._start(FileSender(exchange, file, first, end, self._disk))
 
     # -- files --------------------------------------------------------------------------------------------
 
-    def _file(self, exchange: Exchange, file: OpenFile) -> Go:
+    def _file(self, exchange: Exchange, file: OpenFile) -> Start:
         """Send a small file from this thread at once, and leave a larger one to the event loop.
 
         The file is closed in any case.
@@ -159,7 +159,7 @@ class AnswerHandOver:
         file.close()
         return lambda: exchange.connection.site.through(exchange)
 
-    def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Go | None:
+    def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Start | None:
         """Take `wsgi.file_wrapper` around a real file: from its current position, for the announced length."""
         plain = _plain_file(wrapped)
         if plain is None or exchange.head is None or exchange.bare():

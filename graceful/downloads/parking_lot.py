@@ -35,7 +35,9 @@ MAX_UNSENT: Final = 1 << 18
 
 @implementer(IAnswerer)
 class ParkedRequest:
-    """One parked request.  Reactor thread, except :meth:`give`.
+    """One parked request; a `graceful.downloads.reactor_answer.ReactorAnswer`.
+
+    Made in any thread; all else but :meth:`give` happens in the reactor's.
 
     :param exchange: its view has returned; it may have started an event stream, but nothing was sent.
     :param ticket: the application's side of the request.

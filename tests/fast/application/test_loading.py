@@ -99,7 +99,7 @@ class LoadTests(SynchronousTestCase):
         self.assertIn("has no x.y.z", self.refused("gl_empty:x.y.z"))
 
     def test_refuses_what_is_no_application(self) -> None:
-        """What is no application is not taken for one."""
+        """An object that is no application is refused, and the error names its type."""
         self.write("gl_five", "app = 5\n")
         self.assertIn("gl_five:app is a int", self.refused("gl_five"))
 

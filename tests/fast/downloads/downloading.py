@@ -1,4 +1,4 @@
-"""Stand-ins for what downloads work with: a crew that works when it is told to, and upstream servers of paper."""
+"""Stand-ins for the disk's threads, which work when the test says so, and for upstream servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
 
 class SlowDisk:
-    """A crew without threads: it works when the test says so.
+    """A stand-in for the disk's threads: it works when the test says so.
 
     :param call: calls a function in the reactor thread.
     :ivar at_once: it works without being told.
@@ -58,7 +58,7 @@ class SlowDisk:
             self.work()
 
     def work(self) -> None:
-        """Do what there is to do; whoever asked for it hears of it in the reactor's next turn."""
+        """Do all queued jobs; the results come in the reactor's next turn."""
         while self._jobs:
             what, done = self._jobs.popleft()
             self.done += 1
@@ -70,11 +70,11 @@ class SlowDisk:
                 self._call(done, None)
 
     def stop(self, timeout: float) -> None:
-        """It has nothing to end."""
+        """Do nothing: there are no threads."""
 
 
 class Response:
-    """What an upstream answers, as the agent would give it.
+    """An upstream's response, as the agent would give it.
 
     :param length: of the body, or None if nobody knows.
     :ivar transport: what the body's protocol sees: whether it is paused, and whether it was closed.
@@ -124,7 +124,7 @@ class Response:
 
 
 class Question:
-    """What an upstream was asked."""
+    """One request to an upstream."""
 
     def __init__(self, method: str, url: str, fields: Iterable[tuple[str, str]]) -> None:
         self.method = method
@@ -209,7 +209,7 @@ class DownloadCase(Case):
         self.closed: list[str] = []
 
     def public(self, mappings: Sequence[Mapping]) -> PublicPrefixes:
-        """What serves some prefixes."""
+        """Return a route for some prefixes."""
         disk: Any = self.disk
         return PublicPrefixes(self.engine.hub.call, disk, self.relays, mappings)
 
@@ -240,7 +240,7 @@ class DownloadCase(Case):
         self.engine.handler.answer = answer
 
     def get(self, data: bytes = GET, method: str = "GET", **options: Any) -> Answer:
-        """What a new client gets for a request."""
+        """Return the answer that a new client gets for a request."""
         (answer,) = parse_answers(self.engine.connect(**options).send(data).take(), method)
         return answer
 
@@ -258,7 +258,7 @@ class DownloadCase(Case):
         return path
 
     def descriptors(self) -> list[str]:
-        """What this process has open in the directory."""
+        """Return the files of the directory that this process has open."""
         links = []
         for number in os.listdir("/proc/self/fd"):
             try:

@@ -29,7 +29,7 @@ class Case(SynchronousTestCase):
         return evaluate({name.replace("_", "-"): value for name, value in fields.items()}, etag, NOW, size)
 
     def status(self, etag: str = TAG, **fields: str) -> int:
-        """Likewise, the status."""
+        """Return the status."""
         return self.judged(etag, **fields).status
 
 
@@ -41,7 +41,7 @@ class ConditionTests(Case):
         self.assertEqual(self.judged(), WHOLE)
 
     def test_if_match_compares_strongly(self) -> None:
-        """Only if one of these is the file, by strong comparison."""
+        """A file with one of these tags is sent; the comparison is strong."""
         for field in (TAG, '"x", "abc"', '"x","abc","y"', "*", " * "):
             self.assertEqual(self.judged(if_match=field), WHOLE, field)
         for field in ('"x"', 'W/"abc"', "abc", "", '"ab", "c"'):
@@ -51,12 +51,12 @@ class ConditionTests(Case):
         self.assertEqual(self.status('W/"abc"', if_match="*"), 200)
 
     def test_if_unmodified_since_refuses_younger_file(self) -> None:
-        """Only if the file is not younger; what is no date is not heeded."""
+        """A file that is not younger than the date is sent; an invalid date is ignored."""
         for field, status in ((DATE, 200), (AFTER, 200), (BEFORE, 412), ("yesterday", 200)):
             self.assertEqual(self.status(if_unmodified_since=field), status, field)
 
     def test_if_none_match_compares_weakly(self) -> None:
-        """Only if none of these is the file, by weak comparison."""
+        """A file with none of these tags is sent; the comparison is weak."""
         for field in (TAG, 'W/"abc"', '"x", W/"abc"', "*"):
             for etag in (TAG, 'W/"abc"'):
                 self.assertEqual(self.status(etag, if_none_match=field), 304, field)
@@ -64,7 +64,7 @@ class ConditionTests(Case):
             self.assertEqual(self.status(if_none_match=field), 200, field)
 
     def test_if_modified_since_refuses_older_file(self) -> None:
-        """Only if the file is younger; what is no date is not heeded."""
+        """A file that is younger than the date is sent; an invalid date is ignored."""
         for field, status in ((DATE, 304), (AFTER, 304), (BEFORE, 200), ("0", 200), ("", 200)):
             self.assertEqual(self.status(if_modified_since=field), status, field)
 
@@ -86,7 +86,7 @@ class ConditionTests(Case):
         self.assertEqual(self.status(range="bytes=2000-", if_none_match=TAG), 304)
 
     def test_ignores_conditions_on_an_unknown_date(self) -> None:
-        """Of a file whose age nobody can say no condition about it is heeded."""
+        """Conditions on the date are ignored for a file whose date is unknown."""
         for name in ("if-modified-since", "if-unmodified-since"):
             self.assertEqual(evaluate({name: BEFORE}, TAG, None, SIZE), WHOLE)
 
@@ -99,7 +99,7 @@ class RangeTests(Case):
         return self.judged(size=size, range=field)
 
     def test_selects_one_range(self) -> None:
-        """From here to there, to the end, or so many bytes at the end; as far as there are any."""
+        """A range may have both ends, only a first byte, or only a length at the end; it is cut to the file."""
         for field, first, end in (
             ("bytes=0-0", 0, 1),
             ("bytes=0-499", 0, 500),
@@ -123,7 +123,7 @@ class RangeTests(Case):
             self.assertEqual(self.ranged(field), FileSelection(416, 0, 0), field)
 
     def test_sends_whole_file_for_malformed_or_several_ranges(self) -> None:
-        """What is no range, another unit, and several of them, are answered with the whole."""
+        """A malformed range, one in another unit, and several ranges are answered with the whole file."""
         for field in (
             "",
             "bytes",
@@ -151,13 +151,13 @@ class RangeTests(Case):
             self.assertEqual(self.ranged(field), WHOLE, field)
 
     def test_sends_empty_file_for_any_range(self) -> None:
-        """There is no part of an empty file, and to have none of it is no error."""
+        """An empty file has no part; a range of it is answered with 200."""
         for field in ("bytes=0-", "bytes=0-0", "bytes=-1", "bytes=5-"):
             self.assertEqual(self.ranged(field, 0), FileSelection(200, 0, 0), field)
 
     @given(st.text("0123456789-, =bytes", max_size=20), st.integers(0, 50))
     def test_selection_is_within_the_file(self, text: str, size: int) -> None:
-        """Whatever is asked for, what is sent is in the file, and a part is never empty."""
+        """For any text of a range, the bytes that are sent are in the file, and a part is never empty."""
         for field in (text, "bytes=" + text):
             selection = self.ranged(field, size)
             self.assertIn(selection.status, (200, 206, 416))
@@ -175,7 +175,7 @@ class IfRangeTests(Case):
             self.assertEqual(self.status(range="bytes=0-9", if_range=field), 206, field)
 
     def test_sends_whole_file_of_another_version(self) -> None:
-        """Everything else gets the whole, which is never wrong."""
+        """With any other validator the whole file is sent, which is never wrong."""
         for field in ('"x"', 'W/"abc"', BEFORE, AFTER, "", "abc", "yesterday", '"abc", "x"', "*"):
             self.assertEqual(self.judged(range="bytes=0-9", if_range=field), WHOLE, field)
 
@@ -190,14 +190,14 @@ class IfRangeTests(Case):
         self.assertEqual(self.status(range="bytes=2000-", if_range=TAG), 416)
 
     def test_date_never_matches_unknown_date(self) -> None:
-        """A date proves nothing for a file that has none."""
+        """A date in If-Range never matches a file whose date is unknown."""
         self.assertFalse(same_file("yesterday", TAG, None))
         self.assertFalse(same_file(DATE, TAG, None))
         self.assertTrue(same_file(None, TAG, None))
 
 
 class DateTests(SynchronousTestCase):
-    """What is a date."""
+    """Reading dates."""
 
     def test_reads_all_three_forms_in_utc(self) -> None:
         """All three forms are read (RFC 9110 §5.6.7), wherever this server stands."""
@@ -211,7 +211,7 @@ class DateTests(SynchronousTestCase):
                 self.assertEqual(seconds(date), NOW, date)
 
     def test_invalid_dates_are_none(self) -> None:
-        """What is no date is none, whatever is wrong with it."""
+        """An invalid date is None, for each kind of error."""
         for date in (
             "",
             "0",

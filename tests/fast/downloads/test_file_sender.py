@@ -41,7 +41,7 @@ class Case(DownloadCase):
         self.looked: list[tuple[int, int]] = []
 
     def look(self, fd: int, place: int, count: int) -> bool:
-        """What stands for the kernel's word."""
+        """Whether the block is in memory, as the test says."""
         self.looked.append((place, count))
         return self.there
 
@@ -73,7 +73,7 @@ class SendTests(Case):
         self.leave(client)
 
     def test_sends_any_part(self) -> None:
-        """So are those of a part, wherever it begins and ends."""
+        """The bytes of a part are the file's, wherever it begins and ends."""
         for part in (
             (0, 1),
             (len(BIG) - 1, len(BIG)),
@@ -115,7 +115,7 @@ class SendTests(Case):
         self.assertEqual(parse_answers(client.take())[0].body, BIG)
 
     def test_fast_client_gets_one_block_a_turn(self) -> None:
-        """Whoever takes as fast as we send gets a block, and then it is the others' turn."""
+        """A client that reads as fast as the server sends gets one block, and then the others get theirs."""
         asked: list[tuple[int, int]] = []
         client, exchange = self.ask()
 
@@ -146,7 +146,7 @@ class SendTests(Case):
         self.assertEqual(self.begin()[0].socket.low, [])
 
     def test_pipelined_requests_are_answered_behind_the_file(self) -> None:
-        """What comes behind it is answered behind it."""
+        """Pipelined requests are answered behind the file."""
         client, exchange = self.begin(get(0) + get(1) + get(2))
         self.assertEqual(len(self.engine.asked), 1)
         data = client.take()
@@ -174,7 +174,7 @@ class SendTests(Case):
 
 
 class TroubleTests(Case):
-    """What goes wrong with the file: the client sees it, the log says it."""
+    """Errors of the file: the client sees the cut, and the log has the reason."""
 
     def cut(self, what: Any, *words: str, buffer: int = 5000) -> None:
         """Begin, have it happen, and check what becomes of the answer."""
@@ -213,7 +213,7 @@ class TroubleTests(Case):
         self.cut(happen, "Input/output error")
 
     def test_disk_error_in_a_thread_ends_visibly(self) -> None:
-        """A disk that fails under the crew."""
+        """A disk fails in one of the disk's threads."""
 
         def happen(client: Client) -> None:
             self.there = False
@@ -226,7 +226,7 @@ class TroubleTests(Case):
         self.cut(happen, "Input/output error")
 
     def test_broken_client_is_not_logged_as_error(self) -> None:
-        """That the client is gone is nobody's error."""
+        """A client that has left is no error in the log."""
         for error in (BrokenPipeError(), ConnectionResetError(), OSError(errno.ETIMEDOUT, "timed out")):
             client, _ = self.begin(buffer=5000)
 
@@ -240,7 +240,7 @@ class TroubleTests(Case):
 
 
 class FetchTests(Case):
-    """What is not in memory."""
+    """Blocks that are not in memory."""
 
     def setUp(self) -> None:
         """Nothing is."""
@@ -249,7 +249,7 @@ class FetchTests(Case):
         self.disk.at_once = False
 
     def test_thread_fetches_block_before_it_is_sent(self) -> None:
-        """A block is fetched by the crew before it is sent, and the connection waits without turning."""
+        """A thread fetches a block before it is sent, and the connection waits without busy turns."""
         client, exchange = self.begin()
         got = client.take()
         self.assertEqual((exchange.sent, len(self.disk)), (0, 1))
@@ -277,7 +277,7 @@ class FetchTests(Case):
         self.leave(client)
 
     def test_fetches_each_block_once(self) -> None:
-        """What was fetched is not asked for again, though the client takes it in small pieces."""
+        """A fetched block is not checked again, although the client takes it in small pieces."""
         client, exchange = self.begin(buffer=5000)
         client.take()
         self.looked.clear()
@@ -422,7 +422,7 @@ class Transport:
         return IPv4Address("TCP", "192.0.2.2", 80)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """It makes no difference here."""
+        """Do nothing: it makes no difference here."""
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self.producer = producer
@@ -455,7 +455,7 @@ class Transport:
 
 
 class ForeignTests(Case):
-    """The same on a transport of Twisted's, through memory."""
+    """Sending a file on one of Twisted's transports, through memory."""
 
     def begin_there(self, *requests: bytes) -> tuple[Transport, EndpointProtocol, Exchange]:
         """A client whose connection is such a one, and a transfer to it that has begun."""
@@ -477,7 +477,7 @@ class ForeignTests(Case):
         return connection
 
     def all(self, transport: Transport) -> bytes:
-        """What the client gets, if it takes everything."""
+        """Return the bytes that a client gets that takes everything."""
         for _ in range(1000):
             self.engine.turn()
             transport.take()
@@ -501,7 +501,7 @@ class ForeignTests(Case):
         self.nothing_left()
 
     def test_writes_nothing_while_fetching(self) -> None:
-        """What is not in memory is fetched; meanwhile nothing is written, though the transport would take it."""
+        """While a block is fetched nothing is written, although the transport would take it."""
         self.there = False
         self.disk.at_once = False
         transport, protocol, _ = self.begin_there()
@@ -541,7 +541,7 @@ class ForeignTests(Case):
             self.nothing_left()
 
     def test_writes_nothing_after_our_close(self) -> None:
-        """What we have closed is not written to any more: the transport would keep the whole file."""
+        """Nothing is written after the server's own close: the transport would keep the whole file."""
         for fetching in (False, True):
             self.there = not fetching
             self.disk.at_once = False

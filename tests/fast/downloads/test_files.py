@@ -29,7 +29,7 @@ class Case(SynchronousTestCase):
                 file.write(name)
 
     def path(self, name: bytes) -> bytes:
-        """A path beside the directory."""
+        """Return a path outside the directory."""
         return os.path.join(self.outside, name)
 
     def open(self, name: bytes) -> OpenFile:
@@ -39,7 +39,7 @@ class Case(SynchronousTestCase):
         return file
 
     def read(self, name: bytes) -> bytes:
-        """What is in it."""
+        """Return the content."""
         return os.pread(self.open(name).fd, 100, 0)
 
     def refused(self, name: bytes) -> str:
@@ -51,7 +51,7 @@ class Case(SynchronousTestCase):
 
 
 class OpenTests(Case):
-    """What is opened, and what is not."""
+    """Which files are opened, and which are refused."""
 
     def test_opens_regular_file_with_size_and_time(self) -> None:
         """A regular file, with its size and time."""
@@ -62,7 +62,7 @@ class OpenTests(Case):
         self.assertFalse(os.get_inheritable(file.fd))
 
     def test_refuses_missing_file(self) -> None:
-        """What is not there is refused, in whatever way it is not."""
+        """A file that does not exist is refused, for each kind of error."""
         for name in (b"nothing", b"nothing/file", b"file/x", b"x" * 300, b"/".join([b"x" * 200] * 30)):
             self.refused(name)
 
@@ -71,7 +71,7 @@ class OpenTests(Case):
         self.assertEqual(self.refused(b"sub"), "it is no regular file")
 
     def test_refuses_pipe_without_waiting(self) -> None:
-        """Nobody waits for the other end of a pipe."""
+        """A pipe is refused without waiting for its other end."""
         os.mkfifo(self.base + b"/pipe")
         self.assertEqual(self.refused(b"pipe"), "it is no regular file")
 
@@ -85,11 +85,11 @@ class OpenTests(Case):
             self.refused(b"s")
 
     def test_refuses_device(self) -> None:
-        """So is a device, though it could be read for ever."""
+        """A device is refused."""
         self.assertRaises(RefusedPath, open_file, File(b"/dev/zero"))
 
     def test_refuses_unreadable_file(self) -> None:
-        """What we may not read is refused, not failed upon."""
+        """A file without permission is refused; it is no error."""
 
         def denied(*arguments: Any) -> int:
             raise PermissionError(errno.EACCES, "Permission denied")
@@ -98,7 +98,7 @@ class OpenTests(Case):
         self.assertEqual(str(self.assertRaises(RefusedPath, self.open, b"file")), "Permission denied")
 
     def test_raises_errors_that_are_not_the_files(self) -> None:
-        """That there are too many files, or that the disk is broken, says nothing about this file."""
+        """Too many open files, or a broken disk, raise an error instead of a refusal."""
         for trouble in (errno.EMFILE, errno.ENFILE, errno.EIO):
 
             def fail(*arguments: Any, trouble: int = trouble) -> int:
@@ -169,7 +169,7 @@ class BeneathTests(Case):
         self.patch(module.os, "open", meanwhile)
 
     def test_checks_the_open_file_not_its_path(self) -> None:
-        """What counts is where the open file is, not what was seen before."""
+        """The open file is checked, not the path before it was opened."""
         os.rename(self.base + b"/sub/file", self.base + b"/sub/secret")
         self.swapped()
         self.refused(b"sub/secret")
@@ -215,7 +215,7 @@ class OpenFileTests(Case):
         self.assertEqual((os.pread(fd, 100, 0), file.fd), (b"secret", -1))
 
     def test_tag_is_strong_and_changes_with_the_file(self) -> None:
-        """Its tag is a strong one, and another one as soon as it has changed."""
+        """The tag is strong, and changes when the file does."""
         tags = set()
         for size, modified in ((5, 100), (6, 100), (5, 101), (5, 10**9 + 100)):
             tags.add(OpenFile(-1, size, modified).etag)
@@ -236,7 +236,7 @@ class MemoryTests(Case):
     """Whether a block is there."""
 
     def test_written_file_is_in_memory(self) -> None:
-        """What was just written is; what the kernel says nothing of is not."""
+        """A file that was just written is in memory; a descriptor that the kernel cannot tell about is not."""
         file = self.open(b"file")
         fetch(file.fd, 0, 9)
         self.assertTrue(in_memory(file.fd, 0, 9))

@@ -51,7 +51,7 @@ class Case(DownloadCase):
         return wrapped
 
     def log_of(self, wrapped: list[Any]) -> list[str]:
-        """What happened to the one answer."""
+        """Return what happened to the only answer."""
         (one,) = wrapped
         log: list[str] = one.log
         return log
@@ -74,7 +74,7 @@ class DownloadTests(Case):
         self.leave(client)
 
     def read(self, client: Any, data: bytes, method: str = "GET") -> Answer:
-        """What a client gets for a request."""
+        """Return the answer that a client gets for a request."""
         (answer,) = parse_answers(client.send(data).take(), method)
         return answer
 
@@ -177,7 +177,7 @@ class DownloadTests(Case):
             self.assertEqual(self.descriptors(), [])
 
     def test_takes_content_encoding_identity(self) -> None:
-        """That it is not encoded may be said."""
+        """A token with `Content-Encoding: identity` is taken."""
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("Content-Encoding", "identity"))
         answer = self.get()
@@ -185,7 +185,7 @@ class DownloadTests(Case):
         self.assertNotIn("content-encoding", answer.fields)
 
     def test_sends_nothing_of_a_closed_token(self) -> None:
-        """A token that somebody has closed already is nothing that could be sent, nor asked for."""
+        """A token that the application has closed is neither sent nor asked for."""
         path = self.file(BIG)
 
         def make() -> Download:
@@ -198,7 +198,7 @@ class DownloadTests(Case):
         self.assertEqual(self.upstream.asked, [])
 
     def test_offer_after_a_piece_is_too_late(self) -> None:
-        """What is offered after a piece was sent comes too late."""
+        """An offer after the first piece was sent comes too late."""
         path = self.file(BIG)
         token: list[Download] = []
 
@@ -228,7 +228,7 @@ class DownloadTests(Case):
         self.assertEqual((self.get().body, ended), (BIG, ["closed"]))
 
     def test_takes_offer_of_a_generator_without_pieces(self) -> None:
-        """So is one that has no piece at all."""
+        """A generator without any piece is taken over and closed."""
         path = self.file(BIG)
 
         def application(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -254,7 +254,7 @@ class DownloadTests(Case):
         self.assertEqual(self.get().body, BIG)
 
     def test_error_withdraws_the_offer(self) -> None:
-        """An application that fails after its offer, and says so, has withdrawn it, whatever it says instead."""
+        """An application that answers an error after its offer has withdrawn the offer."""
         path = self.file(BIG)
         kept: list[Download] = []
         for instead in ("500 Oops", "200 Oops"):
@@ -338,7 +338,7 @@ class DownloadTests(Case):
         self.assertEqual((self.upstream.asked, gone), ([], [None]))
 
     def test_taken_down_between_thread_and_reactor(self) -> None:
-        """So does one that is taken down in that moment."""
+        """A client whose exchange is taken down between the thread and the reactor leaves nothing behind."""
         path = self.file(BIG)
         self.offering(lambda: Download(path))
         client = self.engine.connect()
@@ -399,7 +399,7 @@ class RedirectTests(Case):
         self.leave(client)
 
     def test_refuses_other_paths_with_404(self) -> None:
-        """Everything else is 404, and the log says why; the public prefixes are not meant."""
+        """Every other path is 404, and the log says why; public prefixes do not count."""
         self.file(b"secret", "secret")
         os.symlink("/etc/passwd", os.path.join(self.directory, "link"))
         for path in (
@@ -427,7 +427,7 @@ class RedirectTests(Case):
         self.assertEqual((self.upstream.asked, self.descriptors()), ([], []))
 
     def test_file_that_cannot_be_opened_now_is_500(self) -> None:
-        """That the file cannot be opened now is not its absence."""
+        """A file that cannot be opened now is 500, not 404."""
 
         def fail(file: Any) -> Any:
             raise OSError("too many open files")
@@ -444,7 +444,7 @@ class UnmappedTests(Case):
     mapped = False
 
     def test_passes_the_field_to_a_proxy(self) -> None:
-        """The field is for a proxy in front of us; the token's field is for nobody else."""
+        """X-Accel-Redirect is for a proxy in front of the server; the token's field is never passed on."""
 
         def application(environ: Any, start_response: Any) -> Any:
             start_response("200 OK", [("X-Accel-Redirect", "/internal/files/x"), (HEADER, "x")])
@@ -456,7 +456,7 @@ class UnmappedTests(Case):
         self.assertNotIn(HEADER.lower(), answer.fields)
 
     def test_thread_sends_without_handover(self) -> None:
-        """Where nobody hands over, all fields are the application's, and a download is its thread's."""
+        """On a site without handover all fields are the application's, and the thread sends a download."""
         self.engine.site.hand_over = None
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("X-Accel-Redirect", "/x"))
@@ -491,7 +491,7 @@ class FileWrapperTests(Case):
         self.taken.clear()
 
     def sent(self, file: Any, *fields: tuple[str, str], data: bytes = GET, method: str = "GET") -> Answer:
-        """What a client gets of a file, which is closed."""
+        """Return the bytes that a client gets of a file, which is closed."""
         self.wrapping(file, *fields)
         answer = self.get(data, method)
         self.assertTrue(file.closed)
@@ -518,7 +518,7 @@ class FileWrapperTests(Case):
             self.assertEqual(self.taken, [(10, len(BIG))])
 
     def test_sends_unflushed_data(self) -> None:
-        """What was written into it is sent, too."""
+        """Data that was written into the file but not flushed is sent too."""
         with open(self.file(BIG), "r+b") as file:
             file.seek(0, os.SEEK_END)
             file.write(b"more")
@@ -535,7 +535,7 @@ class FileWrapperTests(Case):
             self.assertEqual(bool(self.taken), taken)
 
     def test_thread_reads_other_files(self) -> None:
-        """What decodes, computes, is in memory or small, or is no regular file, is read by the thread."""
+        """The thread reads files that decode or compute, are in memory or small, or are not regular."""
         upper, small = self.file(b"a" * SMALL * 2, "upper"), self.file(BIG[:SMALL], "small")
 
         class Upper(io.BufferedReader):
@@ -560,7 +560,7 @@ class FileWrapperTests(Case):
             self.assertEqual((answer.body, self.taken), (body, []), file)
 
     def test_text_file_is_500(self) -> None:
-        """A file of text is as wrong as ever."""
+        """A text file is the application's mistake: 500."""
         with open(self.file(b"x" * SMALL * 2)) as file:
             self.wrapping(file)
             self.assertEqual((self.get().status, self.taken), (500, []))
@@ -575,12 +575,12 @@ class FileWrapperTests(Case):
             self.assertEqual(self.sent(file).body, b"piped")
 
     def test_thread_reads_device(self) -> None:
-        """So is a device."""
+        """A device is read by the thread."""
         with open("/dev/null", "rb") as file:
             self.assertEqual((self.sent(file).body, self.taken), (b"", []))
 
     def test_unreadable_file_is_500(self) -> None:
-        """A file that was opened to be written is the application's mistake, not the event loop's."""
+        """A file that was opened only for writing is the application's mistake: 500."""
         with open(self.file(BIG), "ab") as file, io.FileIO(self.file(BIG), "a") as raw:
             raw.seek(0)
             for wrong in (file, raw):
@@ -589,7 +589,7 @@ class FileWrapperTests(Case):
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
 
     def test_closed_file_is_500(self) -> None:
-        """So is one that is closed."""
+        """A closed file is the application's mistake: 500."""
         with open(self.file(BIG), "rb") as file:
             pass
         self.wrapping(file)
@@ -625,7 +625,7 @@ class ParkedTests(Case):
     """`graceful.Parked`; what becomes of it then is tests/fast/downloads/test_parked.py's."""
 
     def test_parks_without_a_thread(self) -> None:
-        """It waits with no thread, and its answer is closed."""
+        """A parked request waits with no thread, and its answer is closed."""
         tickets: list[Parked] = []
 
         def make() -> Parked:
@@ -663,7 +663,7 @@ class ParkedTests(Case):
 
 
 class PublicTests(Case):
-    """What is served by its path."""
+    """Files and URLs that are served by the path of the request."""
 
     def test_sends_file_without_the_application(self) -> None:
         """A file, with its kind and what a client needs to resume; no application is asked."""
@@ -678,7 +678,7 @@ class PublicTests(Case):
             self.leave(client)
 
     def test_unknown_type_is_bytes(self) -> None:
-        """What is of no known kind is bytes."""
+        """A file of unknown type is application/octet-stream."""
         self.file(b"x", "a")
         self.assertEqual(self.get(self.request("/files/a")).fields["content-type"], "application/octet-stream")
 
@@ -723,7 +723,7 @@ class PublicTests(Case):
         self.assertEqual(self.upstream.asked, [])
 
     def test_refuses_method_of_a_client_that_left(self) -> None:
-        """A client that has left is no trouble to whoever answers it."""
+        """An answer to a client that has left does no harm."""
         client, exchange = self.ask(self.request("/x", "POST"))
         client.connection.close()
         exchange.target = b"/files/x"
@@ -731,7 +731,7 @@ class PublicTests(Case):
         self.nothing_left()
 
     def test_refuses_paths_with_404(self) -> None:
-        """What may not be sent is 404, with a line in the log, and nobody else is asked."""
+        """A path that is refused is 404, with a line in the log, and the application is not asked."""
         os.symlink("/etc/passwd", os.path.join(self.directory, "link"))
         os.mkdir(os.path.join(self.directory, "sub"))
         os.mkfifo(os.path.join(self.directory, "pipe"))
@@ -751,7 +751,7 @@ class PublicTests(Case):
             self.assertEqual(self.engine.asked[-1].target, path.encode())
 
     def test_file_that_cannot_be_opened_now_is_500(self) -> None:
-        """That a file cannot be opened now is a 500, with a line in the log."""
+        """A file that cannot be opened now is 500, with a line in the log."""
 
         def fail(*arguments: Any) -> int:
             raise OSError(24, "Too many open files")
@@ -781,7 +781,7 @@ class PublicTests(Case):
                 self.nothing_left()
 
     def test_client_leaves_before_the_reactor_begins(self) -> None:
-        """So does one that leaves before anybody has begun."""
+        """A client that leaves before the reactor has begun leaves nothing behind."""
         self.file(BIG)
         client = self.engine.connect()
         self.before_starts(lambda answer: client.connection.close())

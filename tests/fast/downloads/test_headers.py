@@ -1,4 +1,4 @@
-"""Whose word counts in the head of a download's answer: the application's, the file's or the upstream's."""
+"""Which fields the head of a download's answer has: the application's, the file's or the upstream's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FileTests(Case):
     """The answer to a request for a file."""
 
     def test_whole_file_has_length_type_and_validators(self) -> None:
-        """It says how long the file is, of what kind, and what a client needs to resume."""
+        """The head has length, type, and the validators that a client needs to resume."""
         expected = {
             "content-type": "text/plain",
             "content-length": "100",
@@ -60,7 +60,7 @@ class FileTests(Case):
             self.assertEqual(self.file_head(method=method, guess="text/plain"), ("200 OK", expected, (0, 100)))
 
     def test_application_fields_win(self) -> None:
-        """What the application says of these is not said twice."""
+        """A field that the application has set is not set twice."""
         own = (("content-type", "a/b"), ("ETAG", '"own"'), ("last-modified", BEFORE), ("X-A", "1"))
         _, head, _ = self.file_head(*own, guess="text/plain")
         self.assertEqual({name: head[name.lower()] for name, _ in own}, dict(own))
@@ -119,7 +119,7 @@ class FileTests(Case):
         self.assertEqual(self.file_head(("ETag", 'W/"own"'), range="bytes=0-9", if_range='W/"own"')[0], "200 OK")
 
     def test_compares_the_applications_date(self) -> None:
-        """So is its date; one that is none proves nothing."""
+        """The application's date is compared; an invalid one matches nothing."""
         own = ("Last-Modified", BEFORE)
         self.assertEqual(self.file_head(own, if_unmodified_since=BEFORE)[0], "200 OK")
         self.assertEqual(self.file_head(own, range="bytes=0-9", if_range=BEFORE)[0], "206 Partial Content")
@@ -143,7 +143,7 @@ class FileTests(Case):
         self.assertTrue(head.keys().isdisjoint({"etag", "last-modified", "accept-ranges", "content-range"}))
 
     def test_framing_fields_are_the_servers(self) -> None:
-        """What frames the body, or says which part it is, is never the application's."""
+        """Fields that frame the body, or say which part it is, are never the application's."""
         exchange = self.exchange()
         fields = [("Content-Length", "0"), ("Content-Range", "bytes 0-0/1"), ("accept-ranges", "none"), ("X", "y")]
         exchange.start("201 Created", fields)
@@ -151,15 +151,15 @@ class FileTests(Case):
 
 
 class AskedTests(Case):
-    """What of a request is passed on to an upstream."""
+    """The request fields that are passed on to an upstream."""
 
     def fields(self, *own: tuple[str, str], method: str = "GET", status: int = 200, **fields: str) -> dict[str, str]:
-        """What the upstream is sent, but for what it always is."""
+        """Return the fields that the upstream is sent, without those that it always gets."""
         sent = upstream_fields(self.exchange(method, **fields), ApplicationHead(status, own))
         return {name: value for name, value in sent.items() if name not in ("accept-encoding", "x-request-id")}
 
     def test_passes_few_fields_to_the_upstream(self) -> None:
-        """What it is about, and who asks; no cookies, no passwords, nothing else."""
+        """Conditions, range and few others are passed on; no cookies, no passwords."""
         exchange = self.exchange(
             Accept="a/b",
             Cookie="secret",
@@ -202,7 +202,7 @@ class AskedTests(Case):
         self.assertEqual(sent, {"if-match": '"x"', "x-forwarded-for": "192.0.2.1"})
 
     def test_drops_conditions_on_the_applications_tag(self) -> None:
-        """Of an application's tag the upstream knows nothing: it must neither refuse nor say 304 because of it."""
+        """The upstream does not know the application's tag, so it gets no condition on it."""
         sent = self.fields(OWN, if_match='"own"', if_none_match='"own"', if_modified_since=DATE)
         self.assertEqual(sent, {"x-forwarded-for": "192.0.2.1"})
         for if_range, range_ in (('"own"', True), ('"x"', False), ('W/"own"', False)):
@@ -212,7 +212,7 @@ class AskedTests(Case):
         self.assertNotIn("if-range", sent)
 
     def test_drops_conditions_on_the_applications_date(self) -> None:
-        """Likewise of its date."""
+        """The upstream does not know the application's date, so it gets no condition on it."""
         own = ("Last-Modified", DATE)
         for if_range, range_, condition in ((DATE, True, False), (BEFORE, False, False), ('"x"', True, True)):
             sent = self.fields(own, range="bytes=0-9", if_range=if_range, if_modified_since=DATE)
@@ -223,7 +223,7 @@ class AskedTests(Case):
 
 
 class PassedOnTests(Case):
-    """What of an upstream's answer reaches the client."""
+    """The fields of an upstream's answer that reach the client."""
 
     def client_fields(self, *own: tuple[str, str], code: int = 200, **fields: str) -> list[tuple[str, str]]:
         """The fields of the answer."""
@@ -239,7 +239,7 @@ class PassedOnTests(Case):
         self.assertEqual({name.lower(): value for name, value in got}, {n.lower(): v for n, v in fields.items()})
 
     def test_drops_hop_by_hop_fields(self) -> None:
-        """What is between the upstream and us, and what we say ourselves, is not."""
+        """Hop-by-hop fields, and those that this server sets itself, are not passed on."""
         got = self.client_fields(
             Connection="x",
             Keep_Alive="x",
@@ -258,19 +258,19 @@ class PassedOnTests(Case):
         self.assertEqual(got, [])
 
     def test_application_fields_win(self) -> None:
-        """What the application says is said once."""
+        """A field that the application has set replaces the upstream's."""
         got = self.client_fields(("content-type", "own/own"), ("X-A", "1"), Content_Type="a/b", X_B="2")
         self.assertEqual(got, [("content-type", "own/own"), ("X-A", "1"), ("X-B", "2")])
 
     def test_passes_repeated_fields(self) -> None:
-        """Of fields that come several times all are passed on, unless the application has its own."""
+        """Repeated fields are all passed on, unless the application has set its own."""
         headers = Headers({b"Set-Cookie": [b"a", b"b"]})
         self.assertEqual(client_fields(200, headers, ApplicationHead()), [("Set-Cookie", "a"), ("Set-Cookie", "b")])
         own = (("set-cookie", "c"), ("set-cookie", "d"))
         self.assertEqual(client_fields(200, headers, ApplicationHead(200, own)), list(own))
 
     def test_drops_fields_about_the_file_for_upstream_errors(self) -> None:
-        """What the application says of its file is not said of an upstream's error; its cookies are."""
+        """The application's fields about the file are dropped for an upstream's error; its cookies are kept."""
         own = (
             ("Content-Type", "image/png"),
             ("Content-Disposition", "attachment"),

@@ -47,7 +47,7 @@ class Case(DownloadCase):
         return client, ticket
 
     def hand_over(self, exchange: Exchange, ticket: Parked, *fields: tuple[str, str], stream: bool = False) -> None:
-        """Its view has returned."""
+        """Hand the request over, as when its view has returned."""
         exchange.start("200 OK", [*fields, STREAM] if stream else [*fields])
         ParkedRequest(exchange, ticket, self.parking_lot, stream).begin()
         self.engine.turn()
@@ -66,7 +66,7 @@ class Case(DownloadCase):
             self.engine.turn()
 
     def run_threads(self) -> None:
-        """Call what was to be called in threads beside."""
+        """Call all functions that were to be called in a thread."""
         while self.in_thread:
             function, *arguments = self.in_thread.pop(0)
             function(*arguments)
@@ -74,10 +74,10 @@ class Case(DownloadCase):
 
 
 class AnswerTests(Case):
-    """One answer."""
+    """Answers to parked requests."""
 
     def test_answers_when_there_is_news(self) -> None:
-        """It waits with nothing but its place in the parking lot, and is answered when there is news."""
+        """A parked request has only its place in the parking lot, and is answered when there is news."""
         client, ticket = self.park()
         (exchange,) = self.engine.in_flight
         self.assertEqual((exchange.phase, len(self.parking_lot), client.take()), (PARKED, 1, b""))
@@ -89,7 +89,7 @@ class AnswerTests(Case):
         self.leave(client)
 
     def test_keeps_the_views_fields(self) -> None:
-        """What the view and its middlewares have said is kept, unless the answer says it itself, or has no body."""
+        """Fields of the view and its middlewares are kept, unless the answer sets them, or has no body."""
         said = (
             ("Content-Type", "text/html"),
             ("Set-Cookie", "a=b"),
@@ -134,7 +134,7 @@ class AnswerTests(Case):
             self.leave(client)
 
     def test_takes_one_answer_from_any_thread(self) -> None:
-        """It may come from any thread, and the reactor sends it; of many at once exactly one is taken."""
+        """An answer may come from any thread, and the reactor sends it; of many at once exactly one is taken."""
         client, ticket = self.park()
         taken: list[int] = []
         begin = threading.Barrier(8)
@@ -163,7 +163,7 @@ class AnswerTests(Case):
         self.assertEqual(self.got(client).status, 204)
 
     def test_answers_pipelined_request_behind_it(self) -> None:
-        """What is pipelined behind it is answered behind it."""
+        """A pipelined request is answered behind the parked one."""
         client, ticket = self.park(data=get(0) + get(1))
         self.assertEqual(len(self.engine.asked), 1)
         ticket.answer(200, (), b"news")
@@ -173,7 +173,7 @@ class AnswerTests(Case):
         self.leave(client)
 
     def test_bad_answers_raise_or_are_500(self) -> None:
-        """What can be known to be wrong at once is; the rest is a 500, a line in the log, and not a silent client."""
+        """A body that is not bytes raises at once; other bad values are a 500 with a line in the log."""
         client, ticket = self.park()
         self.assertRaises(TypeError, ticket.answer, 200, (), "text")
         self.assertRaises(TypeError, ticket.answer, 200, None)
@@ -191,7 +191,7 @@ class AnswerTests(Case):
             self.leave(client)
 
     def test_closed_ticket_is_answered_at_once(self) -> None:
-        """A ticket that somebody has closed before it was parked is answered at once, and not kept for ever."""
+        """A ticket that was closed before it was parked is answered at once, and not kept for ever."""
         for stream in (False, True):
             client, exchange = self.ask()
             ticket = self.ticket(exchange)
@@ -264,7 +264,7 @@ class StreamTests(Case):
         self.leave(client)
 
     def test_keeps_the_order_of_several_threads(self) -> None:
-        """What several threads send, one after the other, arrives in that order, and the end last."""
+        """Pieces of several threads, one after the other, arrive in that order, and the end last."""
         client, ticket = self.park(stream=True)
         lock, number = threading.Lock(), [0]
 
@@ -357,7 +357,7 @@ class GoneTests(Case):
             self.gone_by(lambda client: client.connection.close(), stream)
 
     def test_tells_of_a_client_that_left_before(self) -> None:
-        """One that has said so before it was parked; but news that are there already it gets."""
+        """A client that left before it was parked is told of; but it gets news that came earlier."""
         for early in (False, True):
             client, exchange = self.ask()
             client.finish()
@@ -371,7 +371,7 @@ class GoneTests(Case):
             self.nothing_left()
 
     def test_client_leaves_while_the_head_is_sent(self) -> None:
-        """One that is found to have left when the head of its stream is sent."""
+        """A client is found to have left when the head of its stream is sent."""
         client, exchange = self.ask()
         client.socket.script.append(BrokenPipeError())
         ticket = self.ticket(exchange)
@@ -380,7 +380,7 @@ class GoneTests(Case):
         self.nothing_left()
 
     def test_client_leaves_after_the_answer_was_taken(self) -> None:
-        """One that leaves between the answer and the reactor: the answer was taken, so nobody says gone."""
+        """A client leaves between the answer and the reactor: the answer was taken, so `gone` does not fire."""
         client, ticket = self.park()
         self.assertTrue(ticket.answer(200, (), b"news"))
         client.connection.close()
@@ -389,7 +389,7 @@ class GoneTests(Case):
         self.nothing_left()
 
     def test_client_leaves_while_the_answer_is_sent(self) -> None:
-        """One that is found to have left when its answer is sent."""
+        """A client is found to have left when its answer is sent."""
         client, ticket = self.park()
         client.socket.script.append(BrokenPipeError())
         ticket.answer(200, (), b"news")
@@ -397,7 +397,7 @@ class GoneTests(Case):
         self.nothing_left()
 
     def test_takedown_tells_the_application(self) -> None:
-        """The deadline answers for it, and the application is told that nobody waits any more."""
+        """The deadline answers the request, and `gone` tells the application."""
         client, ticket = self.park()
         self.assertEqual(len(take_down(client.connection)), 1)
         self.assertEqual((self.got(client).status, self.gone), (503, [ticket]))
@@ -436,7 +436,7 @@ class TimeTests(Case):
     """When its time is over."""
 
     def test_answers_204_after_the_time_out(self) -> None:
-        """It is answered by itself, with nothing new, within a second; the application is too late then."""
+        """After the time-out the request is answered with 204, within a second; then the application is too late."""
         client, ticket = self.park(timeout=270)
         self.tick(269, 1)
         self.assertEqual(client.take(), b"")
@@ -456,7 +456,7 @@ class TimeTests(Case):
         self.leave(client)
 
     def test_each_times_out_in_its_second(self) -> None:
-        """Each has its own time, none comes too early, and none is forgotten when nobody has looked for a while."""
+        """Each request has its own time; none is answered too early, none is forgotten when ticks were missed."""
         clients = [self.park(timeout=timeout)[0] for timeout in (0, -5, 0.4, 1.5, 2, 30, 31)]
         done: list[list[bool]] = []
         for seconds in (0, 0.5, 1, 0.5, 100):
@@ -477,7 +477,7 @@ class TimeTests(Case):
         self.leave(client)
 
     def test_no_other_time_out_applies(self) -> None:
-        """Nobody else ends it: a client that waits is not one that takes nothing."""
+        """No other time-out ends a parked request: its client is not one that takes nothing."""
         client, _ = self.park(timeout=10_000)
         stream, _ = self.park(timeout=10_000, stream=True)
         self.clock.advance(5_000)
@@ -497,7 +497,7 @@ class DrainTests(Case):
         self.parking_lot.drain()
 
     def test_answers_204_and_closes(self) -> None:
-        """It is answered with nothing new, and the end of its connection."""
+        """A drain answers a parked request with 204, and closes its connection."""
         client, ticket = self.park()
         self.drain()
         self.tick(DRAIN_SPREAD + 0.1)
@@ -507,7 +507,7 @@ class DrainTests(Case):
         self.leave(client)
 
     def test_spreads_answers_over_a_second(self) -> None:
-        """Many are told over a second, not in one instant, and none later; whatever their own time was."""
+        """Many requests are told over a second, not at once, and none later, for any time-out of theirs."""
         clients = [self.park(timeout=timeout)[0] for timeout in range(10, 210)]
         self.drain()
         answered = []
@@ -522,7 +522,7 @@ class DrainTests(Case):
         self.nothing_left()
 
     def test_at_drain_answers_from_a_thread(self) -> None:
-        """The application's own is made in a thread beside, not by the reactor."""
+        """The application makes its answer in a thread, not in the reactor's."""
         made: list[int] = []
 
         def at_drain() -> Any:
@@ -543,7 +543,7 @@ class DrainTests(Case):
         self.leave(client)
 
     def at_drain(self, made: Any, *, stream: bool = False) -> Answer:
-        """What a client gets if `at_drain` returns this, or raises it."""
+        """Return the answer that a client gets if `at_drain` returns this, or raises it."""
 
         def at_drain() -> Any:
             if isinstance(made, BaseException):
@@ -564,17 +564,17 @@ class DrainTests(Case):
         return answer
 
     def test_at_drain_without_answer_is_204(self) -> None:
-        """None is nothing new."""
+        """`at_drain` that returns None is answered with 204."""
         self.assertEqual(self.at_drain(None).status, 204)
 
     def test_at_drain_that_raises_is_204(self) -> None:
-        """If it fails that is nothing new, and a line in the log."""
+        """`at_drain` that raises is answered with 204, with a line in the log."""
         self.assertEqual(self.at_drain(RuntimeError("oops")).status, 204)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(self.at_drain(SystemExit()).status, 204)
 
     def test_at_drain_with_a_bad_answer_is_204_or_500(self) -> None:
-        """So is what is no answer; what turns out to be none later is a 500."""
+        """`at_drain` that returns no answer is 204; one whose error shows only when it is sent is 500."""
         for made in (5, (200,), (200, []), (200, [], "text"), (200, None, b"")):
             self.assertEqual(self.at_drain(made).status, 204, made)
             self.assertEqual(len(self.flushLoggedErrors(TypeError, ValueError)), 1)
@@ -583,7 +583,7 @@ class DrainTests(Case):
             self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_stream_ends_with_retry(self) -> None:
-        """An event stream says when its browser shall come back, behind what the application has to say, and ends."""
+        """An event stream sends the application's last piece, then `retry:` for the browser, and ends."""
         for made, begin in ((None, b""), ((200, [], b"data: bye\n\n"), b"data: bye\n\n")):
             answer = self.at_drain(made, stream=True)
             self.assertTrue(answer.whole)
@@ -612,7 +612,7 @@ class DrainTests(Case):
         self.leave(client)
 
     def test_keeps_late_requests_for_a_moment(self) -> None:
-        """Who parks when it is too late is kept for a second or two: it would come straight back."""
+        """A request that is parked in a drain is kept for a second or two: its client would come straight back."""
         self.drain()
         clients = [self.park(timeout=270)[0] for _ in range(20)]
         self.tick(0.9)
@@ -688,7 +688,7 @@ class BlockingTests(SynchronousTestCase):
         self.assertEqual(b"".join(ticket), b"onetwo")
 
     def test_time_out_is_for_the_whole_stream(self) -> None:
-        """Its time is that of the whole stream, not of each piece."""
+        """The time-out is for the whole stream, not for each piece."""
         ticket = Parked(timeout=0.05)
 
         def send() -> None:
@@ -705,7 +705,7 @@ class BlockingTests(SynchronousTestCase):
         self.assertFalse(ticket.finish())
 
     def test_close_wakes_the_waiting_thread(self) -> None:
-        """The close of its answer ends it: nobody reads any more, and whoever waits wakes up."""
+        """The close of its answer ends a ticket, and wakes the thread that waits."""
         ticket = Parked(timeout=LONG)
         ticket.send(b"one")
         pieces = iter(ticket)
@@ -718,7 +718,7 @@ class BlockingTests(SynchronousTestCase):
         self.assertEqual(ticket.wait(), NO_NEWS)
 
     def test_wait_returns_the_answer(self) -> None:
-        """What is waited for is the answer in its parts."""
+        """`wait` returns the answer in its parts."""
         ticket = Parked()
         ticket.answer(404, iter([("X", "y")]), b"z")
         self.assertEqual(ticket.wait(), ParkedAnswer("404 Not Found", [("X", "y")], b"z"))

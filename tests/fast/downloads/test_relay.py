@@ -40,7 +40,7 @@ class Case(DownloadCase):
 
     @property
     def question(self) -> Question:
-        """What the upstream was last asked."""
+        """The last request to the upstream."""
         return self.upstream.asked[-1]
 
     def got(self, client: Client, method: str = "GET") -> Any:
@@ -78,7 +78,7 @@ class Case(DownloadCase):
 
 
 class AnswerTests(Case):
-    """What goes well."""
+    """Upstreams that answer well."""
 
     def test_passes_status_fields_and_body(self) -> None:
         """Status, fields, length and bytes are the upstream's; the connections go on."""
@@ -114,7 +114,7 @@ class AnswerTests(Case):
             self.leave(client)
 
     def test_passes_answers_without_body(self) -> None:
-        """So do those that have no body, or an empty one, and the upstream's connection can be used again."""
+        """Answers without a body, or with an empty one, pass, and the upstream's connection can be used again."""
         for code, length in ((204, None), (304, None), (200, "0"), (404, "0")):
             client, _ = self.begin()
             response = self.question.answer(code, ("ETag", '"v1"'), length=0)
@@ -137,7 +137,7 @@ class AnswerTests(Case):
             self.leave(client)
 
     def test_asks_get_for_post(self) -> None:
-        """Whatever the application was asked by, the upstream is asked for a document."""
+        """The upstream is asked by GET, also if the client's method was POST."""
         client, _ = self.begin(self.request(method="POST"))
         self.assertEqual(self.question.method, "GET")
         self.leave(client)
@@ -180,7 +180,7 @@ class AnswerTests(Case):
         self.leave(client)
 
     def test_application_fields_win(self) -> None:
-        """What the application says wins over the upstream, also its status."""
+        """The application's fields and status win over the upstream's."""
         client, _ = self.begin(answer=ApplicationHead(201, (("Content-Type", "own/own"), ("Set-Cookie", "a=1"))))
         self.question.answer(200, ("Content-Type", "a/b"), ("X-B", "c"), length=0)
         answer = self.got(client)
@@ -195,7 +195,7 @@ class AnswerTests(Case):
         response.data(b"abc")
 
         def producer() -> None:
-            """What the next one's answer waits with."""
+            """Return the rest that the next answer waits behind."""
 
         def answer(exchange: Exchange) -> None:
             exchange.connection.drained = producer
@@ -268,7 +268,7 @@ class PressureTests(Case):
         self.leave(client)
 
     def test_paused_upstream_may_be_silent(self) -> None:
-        """That an upstream says nothing while it is paused is not held against it."""
+        """An upstream that is paused does not time out."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
         self.tick(SILENCE * 2)
@@ -408,7 +408,7 @@ class HalfClosedTests(Case):
         self.nothing_left()
 
     def test_half_closed_client_is_closed_at_the_beginning(self) -> None:
-        """So is one that has said it before."""
+        """A client that was half closed before its relay began is closed."""
         client, exchange = self.ask()
         client.finish()
         self.start_relay(exchange, URL)
@@ -417,7 +417,7 @@ class HalfClosedTests(Case):
         self.nothing_left()
 
     def test_half_closed_client_is_closed_when_the_upstream_is_silent(self) -> None:
-        """And one whose upstream falls silent: nothing would ever find out."""
+        """A half-closed client is closed when its upstream falls silent: nothing else would notice that it left."""
         client, response = self.flowing()
         response.data(PIECE)
         client.finish()
@@ -428,7 +428,7 @@ class HalfClosedTests(Case):
         self.nothing_left()
 
     def test_half_closed_slow_client_is_kept(self) -> None:
-        """One that still has something to take is not gone."""
+        """A half-closed client that still has something to take is not closed."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
         client.finish()
@@ -459,7 +459,7 @@ class RefusedTests(Case):
         self.lines = self.logged(lambda: self.question.fail(error))
 
     def test_refused_or_broken_connection_is_502(self) -> None:
-        """One that refuses, or ends without an answer, is 502, and the log says which and why."""
+        """An upstream that refuses, or ends without an answer, is 502, and the log says which and why."""
         self.fails(ConnectionRefusedError("Connection refused"))
         self.refused(502, URL, "ConnectionRefusedError")
         self.fails(ResponseNeverReceived([Failure(ConnectionResetError("by peer"))]))
@@ -468,13 +468,13 @@ class RefusedTests(Case):
         self.refused(502, "ValueError: deep")
 
     def test_slow_connection_is_504(self) -> None:
-        """One that does not connect in time is 504."""
+        """An upstream that does not connect in time is 504."""
         for error in (TimeoutError("it does not connect within 5 s"), TCPTimedOutError()):
             self.fails(error)
             self.refused(504)
 
     def test_silent_upstream_is_504(self) -> None:
-        """So is one that takes the request, and says nothing for too long."""
+        """An upstream that takes the request, and says nothing for too long, is 504."""
         self.client, _ = self.begin()
         self.tick(SILENCE)
         self.assertFalse(self.question.cancelled)
@@ -483,7 +483,7 @@ class RefusedTests(Case):
         self.refused(504, "does not answer in time")
 
     def test_bad_url_is_502(self) -> None:
-        """A URL that is none is 502."""
+        """An invalid URL is 502."""
         self.upstream.trouble = ValueError("Invalid URI")
         clients: list[Client] = []
         self.lines = self.logged(lambda: clients.append(self.begin()[0]))
@@ -508,7 +508,7 @@ class RefusedTests(Case):
                 self.refused(502, "must not be passed on")
 
     def test_evil_statuses_are_502(self) -> None:
-        """So are statuses that are none."""
+        """Invalid statuses are 502."""
         for code in (99, 199, 1000, 0, -200):
             self.client, _ = self.begin()
             self.lines = self.logged(lambda code=code: self.question.answer(code, length=5))
@@ -536,7 +536,7 @@ class ResumeTests(Case):
     def broken(
         self, *fields: tuple[str, str], code: int = 200, length: Any = TOTAL, data: bytes = GET, size: int = 10_000
     ) -> Client:
-        """A client whose upstream has broken off after so many bytes."""
+        """A client whose upstream has broken off after this number of bytes."""
         client, _ = self.begin(data)
         response = self.question.answer(code, *(fields or STRONG), length=length)
         response.data(PIECE[:size])
@@ -544,7 +544,7 @@ class ResumeTests(Case):
         return client
 
     def resumed(self, pause: float = RETRY_DELAYS[0]) -> Question:
-        """What the upstream is asked after the pause."""
+        """Return what the upstream is asked after the delay."""
         before = len(self.upstream.asked)
         self.clock.advance(pause - 0.01)
         self.assertEqual(len(self.upstream.asked), before)
@@ -563,7 +563,7 @@ class ResumeTests(Case):
         self.leave(client)
 
     def test_asks_for_the_rest_of_the_same_file(self) -> None:
-        """It is asked for the rest of the same file; the client notices nothing but a pause."""
+        """The upstream is asked for the rest of the same file; the client notices only a pause."""
         client = self.broken()
         question = self.resumed()
         self.assertEqual((question.method, question.url), ("GET", URL))
@@ -631,7 +631,7 @@ class ResumeTests(Case):
         self.leave(client)
 
     def test_progress_resets_the_retries(self) -> None:
-        """One that has sent a good deal in between has all its tries again."""
+        """An upstream that has sent enough between two breaks has all its tries again."""
         total = 100 * PROGRESS
         client, _ = self.begin()
         response = self.question.answer(200, *STRONG, length=total)
@@ -647,7 +647,7 @@ class ResumeTests(Case):
         self.nothing_left()
 
     def test_cuts_when_the_file_has_changed(self) -> None:
-        """What is not the rest of the same file, or not all of it, is never put behind the beginning."""
+        """A response that is not all the rest of the same file is never appended to the beginning."""
         for code, fields, length in (
             (200, STRONG, 100_000),
             (200, (("ETag", '"v2"'),), 100_000),
@@ -676,7 +676,7 @@ class ResumeTests(Case):
             self.cut(client)
 
     def test_rest_may_have_unknown_length(self) -> None:
-        """The rest need not say how long it is, besides its Content-Range."""
+        """The rest may have no length besides its Content-Range."""
         client = self.broken()
         response = self.resumed().answer(206, *self.rest())
         response.data(PIECE * 9)
@@ -685,7 +685,7 @@ class ResumeTests(Case):
         self.leave(client)
 
     def test_rest_that_is_too_short_is_cut(self) -> None:
-        """And if it ends too early, the client sees it."""
+        """A rest that ends too early is cut visibly."""
         client = self.broken()
         response = self.resumed().answer(206, *self.rest())
         response.data(PIECE * 8)
@@ -734,7 +734,7 @@ class ResumeTests(Case):
         self.nothing_left()
 
     def test_sends_what_was_held_before_the_cut(self) -> None:
-        """What was here when it was cut still reaches the client, before it sees the end."""
+        """Bytes that were held at the cut still reach the client before the end."""
         client, response = self.flowing(("X-A", "b"), length=1_000_000, buffer=5000)
         sent = self.fill(response)
         response.end(whole=False)
@@ -770,10 +770,10 @@ class ResumeTests(Case):
 
 
 class HandlerTests(Case):
-    """What it does not do."""
+    """Calls that a relay ignores."""
 
-    def test_answers_no_other_exchange(self) -> None:
-        """It is made for one exchange, and takes no other."""
+    def test_is_an_answerer_but_no_handler(self) -> None:
+        """A relay is made for one exchange, and takes no other."""
         client, _ = self.begin()
         relay = self.relay()
         verifyObject(IAnswerer, relay)
@@ -782,7 +782,7 @@ class HandlerTests(Case):
         self.leave(client)
 
     def test_disconnected_twice_is_harmless(self) -> None:
-        """That its client is gone it may be told twice."""
+        """A relay may be told twice that its client has left."""
         client, exchange = self.begin()
         relay = self.relay()
         client.connection.close()

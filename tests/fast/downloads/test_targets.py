@@ -68,7 +68,7 @@ NAMES = (
 
 
 class MappingTests(SynchronousTestCase):
-    """What the command line says."""
+    """Mappings, as the command line has them."""
 
     def test_parses_prefix_and_url(self) -> None:
         """A prefix and a URL, each without the slash at its end."""
@@ -90,7 +90,7 @@ class MappingTests(SynchronousTestCase):
         self.assertEqual(parse_mapping(f"/a={os.path.basename(directory)}"), Mapping("/a", directory, False))
 
     def test_refuses_bad_mappings(self) -> None:
-        """Everything else is refused, in words that say what is expected."""
+        """Any other text is refused, and the error says what is expected."""
         for text in (
             "",
             "/a",
@@ -128,7 +128,7 @@ class MappingTests(SynchronousTestCase):
 
 
 class ResolveTests(SynchronousTestCase):
-    """What a path means."""
+    """Which target a path has."""
 
     def refused(self, path: str) -> str:
         """Check that nothing is sent for a path; why."""
@@ -177,27 +177,27 @@ class ResolveTests(SynchronousTestCase):
         self.assertIsNone(resolve((), "/files/a"))
 
     def test_absolute_url_is_not_mapped(self) -> None:
-        """A URL with its host is nobody's path."""
+        """A URL with its host is not mapped."""
         for path in ("http://evil/files/a", "//evil/files/a", "https://librarian:58000/base/x", "file:///files/a"):
             self.assertIsNone(resolve(BOTH, path), path)
         self.refused("/remote//evil/a")
 
     def test_longest_prefix_wins(self) -> None:
-        """Of several prefixes the longest counts, in whatever order they were said."""
+        """Of several prefixes the longest counts, in any order."""
         inner = Mapping("/files/inner", "/srv/inner", False)
         for mappings in ((FILES, inner), (inner, FILES)):
             self.assertEqual(resolve(mappings, "/files/inner/a"), File(b"/srv/inner/a", b"/srv/inner"))
             self.assertEqual(resolve(mappings, "/files/innermost/a"), File(b"/srv/files/innermost/a", b"/srv/files"))
 
     def test_refuses_ways_out(self) -> None:
-        """What could lead out is refused, wherever it stands."""
+        """A segment that could lead out is refused, at any place."""
         for what in LEADING_OUT:
             for place in ("/{}", "/a/{}", "/{}/a", "/a/{}/b", "/{}/"):
                 for prefix in ("/files", "/remote"):
                     self.refused(prefix + place.format(what))
 
     def test_decodes_names_once(self) -> None:
-        """What only looks like it is a name, decoded once."""
+        """A name that only looks dangerous is decoded once, and sent."""
         for quoted, name in NAMES:
             self.assertEqual(resolve(BOTH, "/files/" + quoted), File(b"/srv/files/" + name, b"/srv/files"), quoted)
             url = resolve(BOTH, "/remote/" + quoted)
@@ -205,7 +205,7 @@ class ResolveTests(SynchronousTestCase):
             self.assertEqual(unquote_to_bytes(urlsplit(url.url).path), b"/base/" + name)
 
     def test_refuses_empty_segments(self) -> None:
-        """An empty segment has no meaning that everybody agrees upon."""
+        """An empty segment is refused: servers disagree on its meaning."""
         for path in ("//a", "/a//b", "//", "/a//"):
             for prefix in ("/files", "/remote"):
                 self.refused(prefix + path)
@@ -216,7 +216,7 @@ class ResolveTests(SynchronousTestCase):
             self.assertEqual(self.refused(path), "it is a directory")
 
     def test_refuses_unquoted_query(self) -> None:
-        """A query in which something could be smuggled is refused; a file has none."""
+        """A query with characters that are not quoted is refused; for a file it is ignored."""
         for query in ("a b", "a\r\nHost: evil", "\xe4", "\x7f", "a\tb", "\0"):
             self.assertEqual(self.refused("/remote/a?" + query), "its query is not quoted")
 
@@ -228,7 +228,7 @@ class ResolveTests(SynchronousTestCase):
 
     @given(st.text(max_size=30))
     def test_random_text_never_leaves_the_base(self, path: str) -> None:
-        """Likewise, whatever it is made of."""
+        """No text ever leads out of the directory, or the base URL."""
         self.stays_within(path)
 
     def stays_within(self, path: str) -> None:

@@ -1,4 +1,4 @@
-"""The token by which an application hands its answer over, and what it does where there is nobody to take it."""
+"""The token by which an application hands its answer over, and its body on servers that do not take it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Environ = dict[str, Any]
 
 
 class Case(DownloadCase):
-    """Code that runs for an exchange, or for none."""
+    """Code that runs for an exchange, or outside of one."""
 
     def made_for(self, exchange: Exchange | None, make: Callable[[], Any] = HandoverToken) -> Any:
-        """What an application makes in its exchange."""
+        """Return what an application makes in its exchange."""
         before = current.set(exchange)
         try:
             return make()
@@ -59,7 +59,7 @@ class ClaimTests(Case):
         self.assertIs(claim(self.id_of(token), exchange), token)
 
     def test_unknown_ids_claim_nothing(self) -> None:
-        """What is no id of ours is none; an id cannot be guessed, and no two are the same."""
+        """An unknown id claims nothing; ids are random, and no two are the same."""
         exchange = self.ask()[1]
         for id in ("", "0" * 32, "None", "\xe4"):
             self.assertIsNone(claim(id, exchange))
@@ -70,7 +70,7 @@ class ClaimTests(Case):
             self.assertRegex(id, r"\A[0-9a-f]{32}\Z")
 
     def test_id_ends_with_its_token(self) -> None:
-        """An id ends with its token; nobody keeps them."""
+        """An id ends with its token: no reference keeps tokens."""
         exchange = self.ask()[1]
         token = self.made_for(exchange)
         id = self.id_of(token)
@@ -81,7 +81,7 @@ class ClaimTests(Case):
         self.assertIsNone(claim(id, exchange))
 
     def test_has_no_header_without_handover(self) -> None:
-        """Outside of an exchange, and where nobody takes answers over, there is no header."""
+        """Outside of an exchange, and on a site without handover, a token has no header."""
         self.assertEqual(self.made_for(None).headers, [])
         exchange = self.ask()[1]
         self.engine.site.hand_over = None
@@ -93,7 +93,7 @@ class FileTests(Case):
     """A download of a file."""
 
     def test_opens_file_at_once(self) -> None:
-        """The file is opened where the application can still say that there is none."""
+        """The file is opened at once, so that the application can still answer that it is missing."""
         path = self.file(b"content")
         download = Download(path)
         self.assertEqual((download.size, download.target, download.remote), (7, path, False))
@@ -113,13 +113,13 @@ class FileTests(Case):
         download.close()
 
     def test_missing_file_raises_with_its_name(self) -> None:
-        """What is no file, or is not there, is an error that names it."""
+        """A target that is missing or no file raises an error that names it."""
         for path in (self.directory, os.path.join(self.directory, "missing"), "/dev/zero", ""):
             self.assertIn(path, str(self.assertRaises(FileNotFoundError, Download, path)))
         self.assertEqual(self.descriptors(), [])
 
     def test_guesses_content_type_by_name(self) -> None:
-        """Its kind is guessed from its name, or is that of bytes."""
+        """The type is guessed from the name, else it is application/octet-stream."""
         for name, kind in (("a.pdf", "application/pdf"), ("a", "application/octet-stream"), ("A.TXT", "text/plain")):
             download = Download(self.file(name=name))
             self.assertEqual(download.content_type, kind)
@@ -127,7 +127,7 @@ class FileTests(Case):
         self.assertEqual(Download("http://h/a.png?x=y.txt").content_type, "image/png")
 
     def test_closes_file_once(self) -> None:
-        """Its file is closed once, however it ends: closed, forgotten, taken."""
+        """The file is closed once, whether the token is closed, collected, or taken."""
         path = self.file()
         download = Download(path)
         download.close()
@@ -148,7 +148,7 @@ class FileTests(Case):
         file.close()
 
     def test_failed_construction_has_nothing_to_close(self) -> None:
-        """One that could not be made has nothing to close."""
+        """A token whose constructor has failed has nothing to close."""
         download = Download.__new__(Download)
         download.__del__()
 
@@ -157,7 +157,7 @@ class ElsewhereTests(Case):
     """On another server, the thread does the work."""
 
     def call(self, download: Download, method: str = "GET") -> tuple[str, dict[str, str], bytes]:
-        """What any server gets from it, watched by `wsgiref.validate`."""
+        """Return what any server gets from a token, checked by `wsgiref.validate`."""
         said: list[Any] = []
         environ = {
             "REQUEST_METHOD": method,
@@ -194,7 +194,7 @@ class ElsewhereTests(Case):
         self.assertEqual(self.descriptors(), [])
 
     def test_keeps_the_applications_type(self) -> None:
-        """What the application says of its kind is not said twice."""
+        """The application's content type is not set twice."""
         _, fields, _ = self.call(Download(self.file(), [("content-type", "a/b")]))
         self.assertEqual(fields, {"content-type": "a/b", "Content-Length": "7"})
 
@@ -207,7 +207,7 @@ class ElsewhereTests(Case):
         self.assertEqual(self.descriptors(), [])
 
     def test_reading_after_close_ends(self) -> None:
-        """Who goes on reading after the close gets the end, never what has the descriptor's number by then."""
+        """Reading after the close gives the end, never another file with the descriptor's number."""
         download = Download(self.file(b"x" * 100_000))
         pieces = iter(download)
         next(pieces)
@@ -257,7 +257,7 @@ class ElsewhereTests(Case):
         self.assertEqual((timeout, answer.closed), (60, True))
 
     def test_reads_url_of_unknown_length(self) -> None:
-        """Its length need not be known."""
+        """The length of a URL's body need not be known."""
         self.open_url(b"one", b"two")
         self.assertEqual(b"".join(Download("https://librarian/x")), b"onetwo")
 
@@ -270,19 +270,19 @@ class ElsewhereTests(Case):
         self.assertTrue(asked[2].closed)
 
     def test_error_answer_raises(self) -> None:
-        """So is an answer that is none."""
+        """An error status of the upstream raises an error."""
         self.open_url(trouble=HTTPError("http://librarian/x", 404, "Not Found", None, None))  # type: ignore[arg-type]
         self.assertRaises(HTTPError, list, Download("http://librarian/x"))
 
     def test_head_asks_no_upstream(self) -> None:
-        """HEAD asks nobody."""
+        """HEAD asks no upstream."""
         asked = self.open_url(b"one")
         self.call(Download("http://librarian/x", [("Content-Type", "a/b")]), "HEAD")
         self.assertEqual(asked, [])
 
 
 class _Input:
-    """A request's body: there is none."""
+    """The body of a request: there is none."""
 
     def read(self, size: int = -1) -> bytes:
         return b""
@@ -303,7 +303,7 @@ class _Errors:
         """Nothing is kept."""
 
     def write(self, text: str) -> None:
-        """Nobody listens."""
+        """Do nothing."""
 
     def writelines(self, lines: Any) -> None:
-        """Nobody listens."""
+        """Do nothing."""

@@ -43,7 +43,7 @@ class Endpoint:
         return self.connecting
 
     def connected(self) -> Transport:
-        """It connects."""
+        """Connect."""
         protocol = self.factory.buildProtocol(None)
         transport = Transport(protocol)
         protocol.makeConnection(transport)
@@ -109,7 +109,7 @@ class Case(SynchronousTestCase):
         return asking, Endpoint.made[-1].connected()
 
     def answered(self, data: bytes, method: str = "GET") -> tuple[Any, Transport]:
-        """What the answer is if the server sends this."""
+        """Return the response to these bytes of a server."""
         asking, transport = self.asked(method)
         transport.answer(data)
         return self.successResultOf(asking), transport
@@ -123,7 +123,7 @@ class Case(SynchronousTestCase):
 
 
 class AskTests(Case):
-    """What goes well."""
+    """Upstreams that answer well."""
 
     def test_sends_the_request_as_given(self) -> None:
         """The request is sent as it is told, with the host, and nothing of ours but that."""
@@ -137,7 +137,7 @@ class AskTests(Case):
         )
 
     def test_keeps_connection_of_a_whole_answer(self) -> None:
-        """A connection whose answer is whole is used again, also for HEAD, and closed when nobody needs it."""
+        """A connection whose answer is whole is used again, also for HEAD, and closed when it is idle too long."""
         transport: Any = None
         for number in range(3):
             asking = self.ask(method="HEAD" if number == 1 else "GET")
@@ -155,14 +155,14 @@ class AskTests(Case):
         self.assertTrue(transport.disconnecting)
 
     def test_stop_closes_idle_connections(self) -> None:
-        """At the end those that nobody uses are closed, and no timer is left."""
+        """`stop` closes idle connections and leaves no timer."""
         _, transport = self.answered(b"HTTP/1.1 204 No Content\r\n\r\n")
         self.upstream.stop()
         self.assertTrue(transport.disconnecting)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_bad_url_raises(self) -> None:
-        """A URL that is none is an error, and nobody is asked."""
+        """An invalid URL raises an error, and no server is asked."""
         self.assertRaises(ValueError, self.ask, url="http://h/\xe4")
         self.assertRaises(ValueError, self.ask, url="http://h/a b")
         self.assertEqual(Endpoint.made, [])
@@ -172,7 +172,7 @@ class ConnectTests(Case):
     """Connecting."""
 
     def test_connecting_times_out(self) -> None:
-        """It may take so long, and no longer."""
+        """Connecting fails after the time-out."""
         asking = self.ask()
         self.clock.advance(LIMIT - 0.1)
         self.assertNoResult(asking)
@@ -182,7 +182,7 @@ class ConnectTests(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_timer_is_left_after_connecting(self) -> None:
-        """Afterwards that limit matters no more."""
+        """After connecting no timer is left."""
         asking, _ = self.asked()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(LIMIT * 10)
@@ -196,7 +196,7 @@ class ConnectTests(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelling_ends_the_attempt(self) -> None:
-        """Who does not want it any more ends the attempt, and its timer."""
+        """Cancelling ends the attempt, and its timer."""
         asking = self.ask()
         asking.cancel()
         self.failureResultOf(asking, CancelledError)
@@ -239,7 +239,7 @@ class HeadTests(Case):
         self.failureResultOf(asking, ResponseFailed)
 
     def test_counts_each_head_alone(self) -> None:
-        """Bodies do not count, and each answer counts anew."""
+        """Bodies do not count, and each head is counted alone."""
         asking, transport = self.asked()
         for _ in range(20):
             transport.answer(b"HTTP/1.1 200 OK\r\nX-A: %b\r\nContent-Length: 300000\r\n\r\n" % (b"a" * 10_000))
@@ -251,7 +251,7 @@ class HeadTests(Case):
         self.assertEqual(len(Endpoint.made), 1)
 
     def test_nonsense_is_an_error_without_traceback(self) -> None:
-        """What is no HTTP is an error, not a traceback."""
+        """A response that is no HTTP is an error, not a traceback."""
         for data in (
             b"SSH-2.0-OpenSSH\r\n\r\n",
             b"HTTP/1.1 abc OK\r\n\r\n",
@@ -281,17 +281,17 @@ class HeadTests(Case):
 
 
 class LeaveTests(Case):
-    """Answers that nobody wants any more."""
+    """Responses that are not wanted any more."""
 
     def test_cancelling_closes_the_connection(self) -> None:
-        """Who waits for the head, and leaves, closes the connection at once."""
+        """Cancelling while the head is waited for closes the connection at once."""
         asking, transport = self.asked()
         asking.cancel()
         self.failureResultOf(asking)
         self.assertTrue(transport.aborted)
 
     def test_unwanted_body_closes_the_connection(self) -> None:
-        """So does who does not want the rest of a body: TLS would wait for all of it."""
+        """Dropping the rest of a body closes the connection at once: TLS would wait for all of it."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
         body = BodyReceiver()
         response.deliverBody(body)

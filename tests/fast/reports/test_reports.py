@@ -1,4 +1,4 @@
-"""Reports: what is in them, what must not be, and that none is lost whatever happens to those who publish them."""
+"""Reports: what is in them, what must not be, and that none is lost when publishing fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def report(number: int = 1, **more: Any) -> Report:
 
 
 class WriterTests(Case):
-    """What a report says."""
+    """The content of a report."""
 
     def setUp(self) -> None:
         """With two names that are hidden."""
@@ -112,7 +112,7 @@ class WriterTests(Case):
         self.assertEqual(self.writer.line(self.interruption())["outcome"], "taken down")
 
     def test_can_be_written_as_bson(self) -> None:
-        """It can be written as BSON."""
+        """A report can be written as BSON."""
         from oops_datedir_repo import serializer_bson
 
         told = self.writer.interruption(self.interruption(SECRET))
@@ -126,7 +126,7 @@ class FailureTests(Case):
     """An application that fails."""
 
     def test_reports_traceback_and_tells_the_id(self) -> None:
-        """It is reported with its traceback, and the client is told the id."""
+        """A failure is reported with its traceback, and the client is told the id."""
         found: list[Report] = []
         self.patch(outlets, "added", [])
         reports = Reporter()
@@ -188,7 +188,7 @@ class PublisherTests(SynchronousTestCase):
         self.assertFalse(self.publisher.busy)
 
     def test_logs_what_cannot_be_published(self) -> None:
-        """What cannot be published is in the log; other outlets, and other reports, are not concerned."""
+        """A report that cannot be published is in the log; other outlets, and other reports, are not affected."""
         self.outlets.insert(0, lambda report: 1 / 0)
         with capturedLogs() as events:
             self.publisher.publish(report(1))
@@ -214,7 +214,7 @@ class PublisherTests(SynchronousTestCase):
         return end.set
 
     def test_logs_what_does_not_fit_the_queue(self) -> None:
-        """What finds no place in the queue is in the log, at once."""
+        """A report that does not fit the queue is in the log at once."""
         self.patch(publisher_module, "QUEUE", 2)
         self.hang()
         with capturedLogs() as events:
@@ -223,7 +223,7 @@ class PublisherTests(SynchronousTestCase):
         self.assertEqual(self.unpublished(events), ["OOPS-3", "OOPS-4"])
 
     def test_logs_what_is_not_published_in_time(self) -> None:
-        """What is not published in time is in the log, and so is what comes later; nobody waits."""
+        """Reports that are not published in time, or come later, are in the log; nothing blocks."""
         self.hang()
         self.publisher.publish(report(1))
         self.publisher.end()
@@ -310,7 +310,7 @@ class SentryTests(SynchronousTestCase):
         return report(url="http://a/", req_vars={"HTTP_ACCEPT": "a"}, duration=1.5, **more)
 
     def test_event_has_stack_request_and_id(self) -> None:
-        """It has the stack, the request, and the id."""
+        """An event has the stack, the request, and the id."""
         to_sentry(self.full())
         (event,) = self.events
         frames = event["exception"]["values"][0]["stacktrace"]["frames"]
@@ -321,7 +321,7 @@ class SentryTests(SynchronousTestCase):
         self.assertEqual(event["request"]["headers"], {"ACCEPT": "a"})
 
     def test_sends_nothing_if_not_initialised(self) -> None:
-        """An application that has only imported it gets none."""
+        """An application that has only imported Sentry gets no events."""
         self.ready = False
         to_sentry(self.full())
         self.assertEqual(self.events, [])

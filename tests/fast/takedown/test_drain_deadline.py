@@ -1,4 +1,4 @@
-"""What a drain's deadline does: the honest end of each exchange, who is named, and who is abandoned."""
+"""The deadline of a drain: how each exchange ends, what the log names, and which threads are abandoned."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TakeDownTests(Case):
         self.honest(*self.ask())
 
     def test_answers_503_and_ends_pipelined_requests(self) -> None:
-        """So is one with others behind it, which end with the connection."""
+        """An exchange with others behind it is answered with 503; the others end with the connection."""
         client = self.ask(get(1) + get(2) + get(3)[:-1])[0]
         self.assertEqual(len(self.engine.in_flight), 3)
         self.honest(client, *self.engine.in_flight)
@@ -197,7 +197,7 @@ class DeadlineTests(Case):
         )
 
     def test_counts_what_was_interrupted(self) -> None:
-        """What was interrupted is counted, and leaves the register; an idle connection is not."""
+        """Interrupted exchanges are counted, and leave the register; an idle connection is not counted."""
         clients = [
             self.threaded()[0],
             self.engine.connect(),
@@ -210,7 +210,7 @@ class DeadlineTests(Case):
         self.assertEqual(statuses, [[503], [], [503], [503]])
 
     def test_ends_when_threads_and_clients_have(self) -> None:
-        """It is through as soon as all threads have noticed, and all clients have closed."""
+        """The takedown ends as soon as all threads have ended, and all clients have closed."""
         (client, exchange), (other, second) = self.threaded(), self.threaded()
         through, _ = self.start()
         self.ends(exchange)
@@ -286,7 +286,7 @@ class DeadlineTests(Case):
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [503])
 
     def test_closes_others_and_keeps_the_download(self) -> None:
-        """What does not end in its last moment is closed; the download's connection is not."""
+        """Connections that do not end in time are closed; the download's is not."""
         client, other = self.download(), self.threaded(get(3))[0]
         through, _ = self.start(everything=False)
         self.wait(LAST_MOMENT + 0.1)
@@ -310,7 +310,7 @@ class DeadlineTests(Case):
 
 
 class StackTests(Case):
-    """What a thread is doing."""
+    """The stack of a thread."""
 
     def test_stack_ends_with_the_current_call(self) -> None:
         """The stack of a thread ends with what it is doing right now."""
@@ -319,5 +319,5 @@ class StackTests(Case):
         self.assertIn("in stack_of", lines[-2])
 
     def test_no_thread_has_no_stack(self) -> None:
-        """No thread, and one that is gone, have none."""
+        """A thread that does not exist, or has ended, has no stack."""
         self.assertEqual((stack_of(0), stack_of(1)), ("", ""))

@@ -28,7 +28,7 @@ class KernelTests(ThreadCase):
         self.waits = KernelWaits(lambda: self.own)
 
     def asleep(self, thread: threading.Thread) -> BlockedCall:
-        """What a thread waits for, when it has come to that."""
+        """Return what a thread waits for, as soon as it does."""
         assert thread.native_id is not None
         found: list[BlockedCall | None] = [None, None]
 
@@ -64,7 +64,7 @@ class KernelTests(ThreadCase):
             self.assertEqual(mine.fileno(), number)
 
     def test_shuts_down_listening_and_datagram_sockets(self) -> None:
-        """So is one that waits for connections, and one for datagrams."""
+        """A listening socket and one for datagrams are shut down."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.assertEqual(self.ends(listener.accept), [f"shut down socket {listener.fileno()}"])
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
@@ -81,7 +81,7 @@ class KernelTests(ThreadCase):
             self.assertFalse(thread.is_alive())
 
     def test_leaves_wait_for_any_child(self) -> None:
-        """Who waits for any child, waits on: we do not know whose they are."""
+        """A wait for any child goes on: it is unknown whose the children are."""
         pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ)
 
         def wait_for_any() -> None:
@@ -95,7 +95,7 @@ class KernelTests(ThreadCase):
         thread.join(SOON)
 
     def test_never_touches_own_sockets(self) -> None:
-        """What is the server's own is never touched, under whatever number."""
+        """The server's own sockets are never touched, under any number."""
         mine, other = self.pair()
         about = os.fstat(mine.fileno())
         self.own.add((about.st_dev, about.st_ino))
@@ -139,7 +139,7 @@ class KernelTests(ThreadCase):
         self.assertIsNone(self.waits.look(1 << 30))
 
     def test_wrong_address_is_harmless(self) -> None:
-        """An address that is none is no harm."""
+        """An invalid address does no harm."""
         call = next(iter(WAITING_CALLS["x86_64"].poll))
         waits = KernelWaits(set, machine="x86_64")
         self.assertEqual(waits.end(BlockedCall(1, (call, 16, 1, 0, 0, 0, 0, 0, 0), ()), False), [])

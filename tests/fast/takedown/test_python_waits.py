@@ -14,7 +14,7 @@ from tests.support.waiting import wait_for
 
 
 class PythonTests(ThreadCase):
-    """What the frames of a thread tell."""
+    """Waits that are found by a thread's frames."""
 
     def in_condition(self, thread: threading.Thread) -> tuple[Any, Any]:
         """The condition that a thread waits for, when it has come to that."""
@@ -29,7 +29,7 @@ class PythonTests(ThreadCase):
         return found[0]
 
     def test_frees_one_thread_from_condition(self) -> None:
-        """A thread in a condition is freed from it, and nobody else who waits for the same."""
+        """A thread in a condition is freed from it, and no other thread that waits for the same."""
         items: queue.Queue[int] = queue.Queue()
         got: list[int] = []
         one = self.waiting(lambda: got.append(items.get()))
@@ -48,7 +48,7 @@ class PythonTests(ThreadCase):
         self.assertEqual(sorted(got), [1, 2])
 
     def test_leaves_notified_thread(self) -> None:
-        """One that was notified already is left alone: it comes by itself, and the notification is not lost."""
+        """A thread that was notified already is left alone: it ends by itself, and the notification is not lost."""
         condition = threading.Condition()
         going = threading.Event()
 
@@ -80,7 +80,7 @@ class PythonTests(ThreadCase):
         self.assertFalse(leave_condition(object(), object(), lambda: True))
 
     def test_finds_no_condition(self) -> None:
-        """A thread that waits for something else, and none at all, is in no condition."""
+        """A thread that waits for something else, or has ended, is in no condition."""
         self.assertIsNone(in_condition(threading.get_ident()))
         self.assertIsNone(in_condition(1))
 

@@ -37,7 +37,7 @@ class FakeReports:
 
 
 class FakeInterrupts:
-    """Keeps whom it shall bring down, and lets the test say how that ends."""
+    """Keeps which threads it is asked to bring down; the test says how that ends."""
 
     def __init__(self) -> None:
         self.started: list[tuple[Exchange, int, Callable[..., Any]]] = []
@@ -91,7 +91,7 @@ class Overtimes(Case):
         return [formatEvent(event) for event in events]
 
     def statuses(self, client: Client) -> list[int]:
-        """What a client got."""
+        """Return the answer that a client got."""
         return [answer.status for answer in parse_answers(client.take())]
 
 
@@ -99,7 +99,7 @@ class LimitTests(Overtimes):
     """Limits that are enforced."""
 
     def test_does_not_look_without_limits(self) -> None:
-        """Without limits nobody looks."""
+        """Without limits there is no timer."""
         self.build()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -113,7 +113,7 @@ class LimitTests(Overtimes):
         self.assertEqual(self.scheduler.started, [])
 
     def test_answers_503_and_brings_thread_down(self) -> None:
-        """Then the client gets 503 at once, and the report's id; its thread is brought down."""
+        """After limit and margin the client gets 503 at once, with the report's id; the thread is brought down."""
         client, exchange = self.threaded()
         lines = self.pass_time(10.25)
         (answer,) = parse_answers(client.take())
@@ -172,7 +172,7 @@ class LimitTests(Overtimes):
         self.assertEqual((results, answer.body, answer.whole), ([False], b"whole", True))
 
     def test_leaves_exchange_that_is_about_to_end(self) -> None:
-        """One that is just about to end is left alone."""
+        """An exchange that is about to end is left alone."""
         _, exchange = self.threaded()
         exchange.start("200 OK", [])
         exchange.finish(b"whole")
@@ -180,7 +180,7 @@ class LimitTests(Overtimes):
         self.assertEqual(self.pass_time(10.25), [])
 
     def test_leaves_next_exchange(self) -> None:
-        """If its answer was ended meanwhile, and the next one is under way, that is not touched."""
+        """If the answer was ended meanwhile, the next exchange on the connection is not touched."""
         client, exchange = self.threaded(get(1) + get(2))
         self.answer(exchange)
         second = self.engine.asked[-1]
@@ -197,7 +197,7 @@ class LimitTests(Overtimes):
         self.assertEqual(len(self.scheduler.started), 1)
 
     def test_takes_down_once(self) -> None:
-        """It is taken down once, however long it takes."""
+        """An exchange is taken down once, however long its thread needs."""
         self.threaded()
         self.pass_time(30)
         self.assertEqual(len(self.scheduler.started), 1)
@@ -216,7 +216,7 @@ class LimitTests(Overtimes):
         self.assertEqual((self.replaced, self.reports.down[0].outcome), ([thread], "abandoned"))
 
     def test_answers_503_to_queued_exchange(self) -> None:
-        """One that has waited for a thread for so long gets 503 too, and never reaches the application."""
+        """An exchange that has exceeded its limit in the queue gets 503, and never reaches the application."""
         client, exchange = self.ask()
         self.queued.append(exchange)
         self.pass_time(10)
@@ -225,7 +225,7 @@ class LimitTests(Overtimes):
         self.assertEqual((self.scheduler.started, len(self.reports.down)), ([], 1))
 
     def test_keeps_interruptions_of_a_drain(self) -> None:
-        """What is taken down while a drain is under way is kept for its last line."""
+        """Exchanges that are taken down during a drain are kept for its last line."""
         self.timeouts.begin_drain()
         self.threaded()
         self.pass_time(10.25)
@@ -233,7 +233,7 @@ class LimitTests(Overtimes):
 
 
 class ReportedTests(Overtimes):
-    """What is only reported."""
+    """Limits that only report."""
 
     def test_tried_out_limit_only_reports(self) -> None:
         """A limit that is tried out is only reported, when the exchange has ended, with where it was."""
@@ -251,7 +251,7 @@ class ReportedTests(Overtimes):
         self.assertEqual(self.statuses(client), [200])
 
     def test_reports_slow_exchange_once(self) -> None:
-        """So is one that takes longer than `--report-slower-than`, once."""
+        """An exchange that takes longer than `--report-slower-than` is reported once."""
         self.build(report_slower_than=3)
         _, exchange = self.threaded()
         self.pass_time(20)
@@ -260,7 +260,7 @@ class ReportedTests(Overtimes):
         self.assertEqual([why for _, why, _ in self.reports.seen_slow], ["3 s"])
 
     def test_does_not_report_twice(self) -> None:
-        """One that failed, or was taken down, has its report already."""
+        """An exchange that failed, or was taken down, is not reported again."""
         self.build(report_slower_than=3, request_timeout=(Limit(8),))
         _, failed = self.threaded()
         _, down = self.threaded(get(2))
@@ -277,7 +277,7 @@ class OrderTests(Overtimes):
     """An exchange that a person has chosen."""
 
     def test_takes_down_exchange_with_thread(self) -> None:
-        """Its client gets 503, its thread is brought down, and others go on."""
+        """The client gets 503, the thread is brought down, and other exchanges go on."""
         client, exchange = self.threaded(get(1) + get(2))
         self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
         self.engine.turn()
@@ -286,7 +286,7 @@ class OrderTests(Overtimes):
         self.assertEqual(self.statuses(client), [503, 200])
 
     def test_cuts_complete_answer(self) -> None:
-        """One whose answer is complete is cut all the same, if its client has yet to take it."""
+        """An exchange whose answer is complete is cut all the same, if its client has yet to take it."""
         client, exchange = self.ask(buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
         self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
@@ -294,7 +294,7 @@ class OrderTests(Overtimes):
         self.assertFalse(answer.whole)
 
     def test_cuts_exchange_without_thread(self) -> None:
-        """One without a thread is cut."""
+        """An exchange without a thread is cut."""
         client, exchange = self.ask()
         exchange.download = True
         self.stream(exchange, b"some")
@@ -304,7 +304,7 @@ class OrderTests(Overtimes):
         self.assertEqual(len(self.reports.down), 1)
 
     def test_takes_down_nothing_if_not_current(self) -> None:
-        """One that is not in flight, or has others before it, is not taken down."""
+        """An exchange that is not in flight, or has others before it, is not taken down."""
         self.ask(get(1) + get(2))
         first, second = self.engine.in_flight
         self.assertEqual(take_down_one(self.engine.site, self.timeouts, 99), [])

@@ -34,7 +34,7 @@ class Case(DownloadCase):
         )
 
     def download(self, data: bytes = GET, length: int = 10) -> tuple[Client, Response]:
-        """A client that has 3 of so many bytes, and the upstream they come from."""
+        """Return a client that has 3 bytes of this length, and the upstream they come from."""
         client, exchange = self.ask(data)
         self.start_relay(exchange, "http://librarian/x")
         self.engine.turn()
@@ -58,7 +58,7 @@ class Case(DownloadCase):
 
 
 class SparedTests(Case):
-    """What is spared."""
+    """Which exchanges are spared."""
 
     def test_spares_downloads_and_what_waits_behind(self) -> None:
         """Downloads, with what waits behind them on their connections, be it whole or half received."""
@@ -77,7 +77,7 @@ class SparedTests(Case):
         self.assertEqual(self.engine.site.spared(), set())
 
     def test_spares_download_until_it_is_taken(self) -> None:
-        """A download whose last bytes its client has yet to take is one still; one that is over is none."""
+        """A download is spared until its client has taken the last bytes."""
         client, response = self.download(self.request(connection="close"))
         response.data(b"defghij")
         response.end()
@@ -90,7 +90,7 @@ class SparedTests(Case):
         self.assertEqual(self.engine.site.spared(), set())
 
     def test_does_not_spare_what_follows_a_download(self) -> None:
-        """The one behind a download that is over is none."""
+        """The exchange behind a download that is over is not spared."""
         _, response = self.download(get(0) + get(1))
         response.data(b"defghij")
         response.end()
@@ -103,7 +103,7 @@ class FirstTests(Case):
     """The first deadline."""
 
     def test_first_deadline_spares_downloads(self) -> None:
-        """It takes everything else down, is through when that is gone, and the downloads go on to their ends."""
+        """The first deadline takes everything else down, and ends then; the downloads go on to their ends."""
         client, response = self.download(get(0) + get(1))
         others = [self.ask()[0], self.engine.connect().send(b"GET /half")]
         parked, exchange = self.ask()
@@ -134,7 +134,7 @@ class FirstTests(Case):
         self.leave(client)
 
     def test_first_deadline_never_closes_downloads(self) -> None:
-        """What does not end is closed after a moment; the downloads still are not."""
+        """Connections that do not end are closed after a moment; those of downloads are not."""
         client, _ = self.download()
         self.ask()
         through, _ = self.start(False)
@@ -147,7 +147,7 @@ class SecondTests(Case):
     """The second deadline."""
 
     def test_second_deadline_cuts_and_names_downloads(self) -> None:
-        """It cuts them, visibly, names each with how far it was, and counts those behind them."""
+        """The second deadline cuts downloads visibly, names each with its progress, and counts those behind them."""
         client, response = self.download(get(0) + get(1))
         self.start(False)
         through, lines = self.start(True)
@@ -162,7 +162,7 @@ class SecondTests(Case):
 
 
 class StoppingTests(Case):
-    """What a drain learns and does."""
+    """What Shutdown tells a drain, and does for it."""
 
     def setUp(self) -> None:
         """Have an engine that has only what is asked for."""
@@ -197,7 +197,7 @@ class StoppingTests(Case):
         self.leave(client)
 
     def test_adds_up_both_takedowns(self) -> None:
-        """One takedown after the other: what they took is counted together."""
+        """The exchanges of both takedowns are counted together."""
         self.download()
         other = self.ask()[0]
         self.stopping.take_down(False)

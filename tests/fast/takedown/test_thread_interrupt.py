@@ -1,4 +1,4 @@
-"""One thread is brought down: the order of hooks, exception and waits, in virtual time."""
+"""Bringing a thread down: the order of hooks, exception and waits, in virtual time."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ class InterruptTests(Case):
         self.working[self.exchange] = THREAD
 
     def fire(self, exception: type[BaseException]) -> bool:
-        """What stands for the shot."""
+        """Stand in for raising the exception."""
         assert exception is Takedown
         if self.may:
             self.shots.append(self.clock.seconds())
         return self.may
 
     def call(self, function: Any) -> Future[Any]:
-        """What stands for the threads beside."""
+        """Stand in for the threads that call hooks."""
         future: Future[Any] = Future()
         self.calls.append((function, future))
         return future
@@ -111,7 +111,7 @@ class InterruptTests(Case):
             self.clock.advance(LOOK_AGAIN)
 
     def test_raises_once_when_that_is_enough(self) -> None:
-        """It is hit at once, and nothing else is done when that is enough."""
+        """The exception is raised at once, and nothing else is done when that is enough."""
         interrupt = self.start()
         self.assertEqual(self.shots, [0])
         self.assertTrue(self.scheduler.busy)
@@ -121,7 +121,7 @@ class InterruptTests(Case):
         self.assertEqual((self.scheduler.busy, self.clock.getDelayedCalls()), (False, []))
 
     def test_ends_when_thread_works_for_another(self) -> None:
-        """So it is when the thread works for another exchange already."""
+        """A thread that works for another exchange has come down."""
         self.start()
         del self.working[self.exchange]
         self.working[self.ask()[1]] = THREAD
@@ -129,7 +129,7 @@ class InterruptTests(Case):
         self.assertEqual([down for _, down in self.ended], [True])
 
     def test_abandons_after_a_few_times(self) -> None:
-        """One that does not come down is hit a few times, and then abandoned."""
+        """A thread that does not come down gets the exception a few times, and is then abandoned."""
         self.start()
         self.pass_time(WITHIN - LOOK_AGAIN)
         self.assertEqual(self.ended, [])
@@ -154,7 +154,7 @@ class InterruptTests(Case):
         self.assertEqual(self.waits.ended[1:], [(wait(1), True)])
 
     def test_later_wait_gets_more_time(self) -> None:
-        """What it waits for later may be needed to clean up: that gets more time, and a new wait begins anew."""
+        """A later wait may be for cleaning up: it gets more time, and the time of each new wait is its own."""
         self.start()
         self.pass_time(0.5)
         self.waits.now = wait(2)
@@ -166,7 +166,7 @@ class InterruptTests(Case):
         self.assertEqual(self.waits.ended, [(wait(3), False)])
 
     def test_ends_wait_that_is_repeated(self) -> None:
-        """One that waits for a moment again and again, and was hit twice, is freed from that: it runs no Python."""
+        """A thread that waits briefly over and over, and got the exception twice, is freed: it runs no Python."""
 
         def waits_again(descriptor: int, seconds: float) -> None:
             for _ in range(round(seconds / LOOK_AGAIN)):
@@ -194,7 +194,7 @@ class InterruptTests(Case):
         self.assertEqual(len(self.shots), 1)
 
     def test_ends_no_wait_outside_the_application(self) -> None:
-        """Nor is anything ended when it has come there after it was hit."""
+        """No wait is ended if the thread has left the application after the exception was raised."""
         self.start()
         self.exchange.inside = False
         self.waits.now = wait(1)
@@ -202,7 +202,7 @@ class InterruptTests(Case):
         self.assertEqual(self.waits.ended, [])
 
     def test_does_not_raise_during_a_lock_of_the_process(self) -> None:
-        """Nor while it waits for a lock of the whole process."""
+        """No exception is raised while the thread waits for a lock of the whole process."""
         self.delicate = True
         self.start()
         self.pass_time(2)
@@ -249,7 +249,7 @@ class InterruptTests(Case):
         self.assertIn("called <built-in function print>", interrupt.story)
 
     def test_waits_one_second_for_hooks(self) -> None:
-        """They are not waited for longer than a second; and each is called once."""
+        """Hooks are waited for one second at most, and each is called once."""
         self.exchange.on_takedown(print)
         self.start()
         self.pass_time(HOOKS + LOOK_AGAIN)
@@ -258,13 +258,13 @@ class InterruptTests(Case):
         self.assertEqual(len(self.calls), 1)
 
     def test_does_not_call_cancelled_hook(self) -> None:
-        """One that was cancelled is not called."""
+        """A cancelled hook is not called."""
         self.exchange.on_takedown(print).cancel()
         self.start()
         self.assertEqual((self.calls, len(self.shots)), ([], 1))
 
     def test_second_start_joins_the_first(self) -> None:
-        """Who begins it again is told of the same end."""
+        """A second start for the same exchange is told of the same end."""
         self.assertIs(self.start(), self.start())
         del self.working[self.exchange]
         self.pass_time(0.1)
@@ -272,7 +272,7 @@ class InterruptTests(Case):
         self.assertEqual(len(self.shots), 1)
 
     def test_failure_does_not_stop_the_others(self) -> None:
-        """One that cannot be looked at keeps nobody else from coming down."""
+        """A thread whose look fails does not keep others from being brought down."""
         self.start()
         _, other = self.ask()
         other.inside = True
