@@ -56,7 +56,7 @@ class FileSender:
         self.exchange = exchange
         self._connection = exchange.connection
         self._file = file
-        self._place = first
+        self._offset = first
         self._end = end
         self._fetched = first  # the file is in memory up to this offset
         self._disk = disk
@@ -69,7 +69,7 @@ class FileSender:
         exchange.handler = self
         exchange.phase = DOWNLOADING
         try:
-            if self._place == self._end or exchange.bare():
+            if self._offset == self._end or exchange.bare():
                 exchange.finish()
                 self._done()
             else:
@@ -89,25 +89,25 @@ class FileSender:
         """
         if self._fetching:
             return True
-        count = min(BLOCK, self._end - self._place)
-        if self._place + count > self._fetched:
-            if not self._in_memory(self._file.fd, self._place, count):
+        count = min(BLOCK, self._end - self._offset)
+        if self._offset + count > self._fetched:
+            if not self._in_memory(self._file.fd, self._offset, count):
                 self._fetch(count)
                 return True
-            self._fetched = self._place + count
+            self._fetched = self._offset + count
         try:
-            sent = self._connection.push_file(self._file.fd, self._place, count)
+            sent = self._connection.push_file(self._file.fd, self._offset, count)
         except OSError as error:
             if error.errno in _OF_THE_DISK:
-                self._cannot(os.strerror(error.errno))
+                self._log_failure(os.strerror(error.errno))
             raise
         self._connection.active = monotonic()
-        self._place += sent
+        self._offset += sent
         self.exchange.sent += sent
-        if sent and self._place < self._end:
+        if sent and self._offset < self._end:
             return True
         if not sent:
-            self._cannot("it has become shorter")
+            self._log_failure("it has become shorter")
         self._complete()
         return False
 
@@ -116,21 +116,23 @@ class FileSender:
     def _fetch(self, count: int) -> None:
         self._fetching = True
         self._connection.pause_pull(True)
-        self._disk.do(lambda: fetch(self._file.fd, self._place, count), lambda error: self._got(count, error))
+        self._disk.do(
+            lambda: fetch(self._file.fd, self._offset, count), lambda error: self._block_fetched(count, error)
+        )
 
-    def _got(self, count: int, error: BaseException | None) -> None:
+    def _block_fetched(self, count: int, error: BaseException | None) -> None:
         self._fetching = False
         if self._over:
             self._file.close()  # not earlier: a thread was still reading this descriptor
             return
         if error is not None:
-            self._cannot(str(error))
+            self._log_failure(str(error))
             self._connection.close()
             return
-        self._fetched = self._place + count
+        self._fetched = self._offset + count
         self._connection.pause_pull(False)
 
-    def _cannot(self, why: str) -> None:
+    def _log_failure(self, why: str) -> None:
         self.exchange.keep = False
         log.error("{exchange}: the file cannot be sent to its end: {why}", exchange=self.exchange, why=why)
 

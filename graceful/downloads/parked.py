@@ -84,7 +84,7 @@ class Parked(HandoverToken):
         self._changed = threading.Condition(threading.Lock())
         self._over = False
         self._waiting: Waiting | None = None
-        self._kept: deque[ParkedAnswer | bytes] = deque()
+        self._unsent: deque[ParkedAnswer | bytes] = deque()
 
     # -- any thread ---------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Parked(HandoverToken):
                     what, last
                 )  # does not block; under the lock, so that pieces of several threads stay in order
             else:  # the view has not returned yet, or the server has no event loop
-                self._kept.append(what)
+                self._unsent.append(what)
                 self._changed.notify_all()
         return True
 
@@ -148,8 +148,8 @@ class Parked(HandoverToken):
         """
         with self._changed:
             self._waiting = waiting
-            kept = list(self._kept)
-            self._kept.clear()
+            kept = list(self._unsent)
+            self._unsent.clear()
             return kept, self._over
 
     # -- other servers ------------------------------------------------------------------------------------
@@ -160,13 +160,13 @@ class Parked(HandoverToken):
         :returns: of an event stream only the head; its body is still to be iterated over.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
-            if not self._kept:
+            self._changed.wait_for(lambda: self._unsent or self._over, self.timeout)
+            if not self._unsent:
                 self._over = True
                 return NO_NEWS
-            first = self._kept[0]
+            first = self._unsent[0]
             if isinstance(first, ParkedAnswer):
-                return self._kept.popleft()  # type: ignore[return-value]
+                return self._unsent.popleft()  # type: ignore[return-value]
             return ParkedAnswer("200 OK", [("Content-Type", "text/event-stream")], b"")
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Parked(HandoverToken):
             start_response("200 OK", self.headers)
             return self
         answer = self.wait()
-        if self._kept:  # an event stream, and this is its head
+        if self._unsent:  # an event stream, and this is its head
             start_response(answer.status, answer.headers)
             return self
         length = [] if bodiless(int(answer.status[:3])) else [("Content-Length", str(len(answer.body)))]
@@ -192,9 +192,9 @@ class Parked(HandoverToken):
         until = monotonic() + self.timeout
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._kept or self._over, max(0.0, until - monotonic()))
-                if not self._kept or not (self._over or monotonic() < until):
+                self._changed.wait_for(lambda: self._unsent or self._over, max(0.0, until - monotonic()))
+                if not self._unsent or not (self._over or monotonic() < until):
                     self._over = True
                     return
-                piece: Any = self._kept.popleft()
+                piece: Any = self._unsent.popleft()
             yield piece.body if isinstance(piece, ParkedAnswer) else piece

@@ -98,7 +98,7 @@ class ParkedRequest:
                 if exchange.begun:
                     exchange.finish(what.body)
                 else:
-                    exchange.start(what.status, [*self._of_the_view(what), *what.headers])
+                    exchange.start(what.status, [*self._view_fields(what), *what.headers])
                     exchange.finish(what.body)
             elif last:
                 exchange.finish(what)
@@ -119,7 +119,7 @@ class ParkedRequest:
         self._leave()
         exchange.connection.site.through(exchange)
 
-    def _of_the_view(self, answer: ParkedAnswer) -> list[tuple[str, str]]:
+    def _view_fields(self, answer: ParkedAnswer) -> list[tuple[str, str]]:
         """Return the fields of the view and its middlewares, such as a cookie, that the answer does not set."""
         said = {name.lower() for name, _ in answer.headers}
         if not answer.body:
@@ -197,7 +197,7 @@ class ParkingLot:
         self.call_in_thread = call_in_thread
         # By the whole second of `due`.
         self._due: dict[int, set[ParkedRequest]] = {}
-        self._looked = int(clock.seconds())
+        self._last_tick = int(clock.seconds())
         self._draining = False
 
     def __len__(self) -> int:
@@ -238,14 +238,14 @@ class ParkingLot:
         :param now: the clock's seconds.
         """
         last = int(now)
-        seconds: Iterable[int] = range(self._looked, last + 1)
-        if last - self._looked > len(self._due):
+        seconds: Iterable[int] = range(self._last_tick, last + 1)
+        if last - self._last_tick > len(self._due):
             seconds = [second for second in list(self._due) if second <= last]
         for second in seconds:
             for waiting in list(self._due.get(second, ())):
                 if waiting.due <= now:
                     self._end(waiting)
-        self._looked = last
+        self._last_tick = last
 
     def _end(self, waiting: ParkedRequest) -> Any:
         if self._draining:

@@ -123,12 +123,12 @@ class Relay:
         self._upstream = upstream
         self._clock = clock
         self._silence = silence
-        self._when_over = over
+        self._on_over = over
         self._state = RelayState.ASKING
-        self._heard = clock.seconds()
+        self._last_heard = clock.seconds()
         self._asking: Deferred[IResponse] | None = None
         self._body: BodyReceiver | None = None
-        self._paused = self._late = False
+        self._paused = self._timed_out = False
         self._timer: IDelayedCall | None = None
         # To ask for the rest: the validator, the offsets of the next byte and the last, and the size of the file.
         self._etag = ""
@@ -150,9 +150,9 @@ class Relay:
 
     def _ask(self, fields: Mapping[str, str], then: Any) -> None:
         self._state = RelayState.ASKING
-        self._heard = self._clock.seconds()
+        self._last_heard = self._clock.seconds()
         method = "HEAD" if self._exchange.method == "HEAD" else "GET"
-        self._late = False
+        self._timed_out = False
         asking = self._asking = maybeDeferred(self._upstream.ask, method, self._url, list(fields.items()))
         asking.addCallbacks(then, self._no_response)
         asking.addErrback(self._failed)
@@ -165,7 +165,7 @@ class Relay:
             response.deliverBody(DiscardedBody())
             return
         if response.code == 206 and "range" not in self._asked:
-            self._give_up(response, f"it answers {self._url} with a part that nobody has asked for")
+            self._give_up(response, f"it answers {self._url} with a part that was not requested")
             return
         head = exchange.method == "HEAD"
         fields = client_fields(response.code, response.headers, self._head)
@@ -208,8 +208,8 @@ class Relay:
         self._asking = None
         if self._state is not RelayState.ASKING:
             return  # this relay has cancelled it
-        late = self._late or failure.check(TimeoutError, TCPTimedOutError) is not None
-        self._broken("it does not answer in time" if self._late else _why(failure), late)
+        late = self._timed_out or failure.check(TimeoutError, TCPTimedOutError) is not None
+        self._broken("it does not answer in time" if self._timed_out else _why(failure), late)
 
     def _failed(self, failure: Failure) -> None:
         log.failure("{exchange}: a download failed", failure, exchange=self._exchange)
@@ -224,14 +224,14 @@ class Relay:
 
     def _deliver(self, response: IResponse) -> None:
         self._state = RelayState.FLOWING
-        self._heard = self._clock.seconds()
+        self._last_heard = self._clock.seconds()
         self._paused = False
         self._body = BodyReceiver(self)
         response.deliverBody(self._body)
 
     def data(self, data: bytes) -> None:
         """Send a piece to the client; pause the upstream if too much is waiting."""
-        self._heard = self._clock.seconds()
+        self._last_heard = self._clock.seconds()
         self._next += len(data)
         try:
             self._exchange.write(data)
@@ -248,7 +248,7 @@ class Relay:
 
     def _pause(self, paused: bool) -> None:
         self._paused = paused
-        self._heard = self._clock.seconds()
+        self._last_heard = self._clock.seconds()
         if self._body is not None and self._body.transport is not None:
             transport: Any = self._body.transport
             if paused:
@@ -358,7 +358,7 @@ class Relay:
         if self._body is not None:
             self._body.drop()
             self._body = None
-        self._when_over(self)
+        self._on_over(self)
         if through:
             self._connection.site.through(self._exchange)
 
@@ -369,10 +369,10 @@ class Relay:
         """
         if self._connection.write_token.eof and self.parked(self._exchange):
             self._connection.close()
-        elif now - self._heard <= self._silence or self._paused:
+        elif now - self._last_heard <= self._silence or self._paused:
             pass
         elif self._state is RelayState.ASKING and self._asking is not None:
-            self._late = True
+            self._timed_out = True
             self._asking.cancel()
         elif self._state is RelayState.FLOWING and self._body is not None:
             body, self._body = self._body, None
@@ -391,7 +391,7 @@ class Relay:
         """Whether nothing is on its way to the client, and nothing comes from the upstream."""
         if self._connection.write_token.held or self._state is RelayState.OVER:
             return False
-        return self._state is not RelayState.FLOWING or self._clock.seconds() - self._heard > IDLE_AFTER
+        return self._state is not RelayState.FLOWING or self._clock.seconds() - self._last_heard > IDLE_AFTER
 
 
 def _field(response: IResponse, name: str) -> str:

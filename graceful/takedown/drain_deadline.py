@@ -75,7 +75,7 @@ class DrainTakedown:
         working = self._working()
         for exchange in dict.fromkeys((*self._site.register.in_flight(), *working)):
             if exchange not in spared and exchange not in self.interrupted:
-                self._name(exchange, stack_of(working.get(exchange, 0)))
+                self._log_takedown(exchange, stack_of(working.get(exchange, 0)))
         for connection in self._ending(spared):
             self._end(connection)
         for exchange in self._site.register.in_flight():
@@ -100,7 +100,7 @@ class DrainTakedown:
         """Return the connections that carry nothing that is spared."""
         return [connection for connection in self._site.connections() if connection.write_token.current not in spared]
 
-    def _name(self, exchange: Exchange, stack: str) -> None:
+    def _log_takedown(self, exchange: Exchange, stack: str) -> None:
         """Write an exchange to the log before it is interrupted."""
         now = self._clock.seconds()
         exchange.report = exchange.report or self._reports.new_id()
