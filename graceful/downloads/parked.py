@@ -121,9 +121,8 @@ class Parked(HandoverToken):
                 return False
             self._over = last
             if self._waiting is not None:
-                self._waiting.give(
-                    what, last
-                )  # does not block; under the lock, so that pieces of several threads stay in order
+                # This does not block; it is under the lock so that pieces of several threads stay in order.
+                self._waiting.give(what, last)
             else:  # the view has not returned yet, or the server has no event loop
                 self._unsent.append(what)
                 self._changed.notify_all()

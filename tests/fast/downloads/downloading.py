@@ -172,7 +172,7 @@ class DownloadCase(Case):
     """An engine whose answers may be handed over, and applications in the test's own thread.
 
     :ivar clock: all time there is.
-    :ivar crew: does what blocks.
+    :ivar disk: does what blocks, when the test says so.
     :ivar upstream: all upstream servers.
     :ivar directory: an empty one; `/files` and `/internal/files` mean it, `/remote` and `/internal/remote` a URL.
     :ivar in_thread: what was to be called in a thread: function and arguments.
@@ -268,7 +268,7 @@ class DownloadCase(Case):
         return [link for link in links if link.startswith(self.directory)]
 
     def nothing_left(self) -> None:
-        """Check that no connection, exchange, descriptor, relay, place in the lot or timer is left."""
+        """Check that no connection, exchange, descriptor, relay, parked request or timer is left."""
         super().nothing_left()
         self.assertEqual(self.descriptors(), [])
         self.assertEqual((self.relays._running, len(self.parking_lot), self.clock.getDelayedCalls()), (set(), 0, []))

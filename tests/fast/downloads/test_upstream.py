@@ -310,7 +310,7 @@ class LeaveTests(Case):
     def test_body_can_be_paused(self) -> None:
         """A body can be paused."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        self.assertEqual(transport.producerState, "paused")  # nothing comes before somebody takes it
+        self.assertEqual(transport.producerState, "paused")  # nothing comes before the body is delivered
         body = BodyReceiver()
         response.deliverBody(body)
         transport_of_body: Any = body.transport
