@@ -1,1 +1,1 @@
-"""What an application may ask of the server: time limits, the exchange, hooks at a drain; and how it is imported."""
+"""The server's side towards the application: its import, the current exchange, time limits, and hooks at a drain."""

@@ -1,11 +1,11 @@
-"""Which exchange this code runs for.
+"""The exchange that the current code runs for, in a context variable.
 
-An application's code, ten calls below its view, wants to know how much time it has, or hands its answer over to the
-event loop; passing the exchange down to it is not in PEP 3333's power.  A context variable is: it is set by the
-thread that calls the application, and follows into code that copies its context (`contextvars.copy_context`).
+An application's code, ten calls below its view, asks how much time it has, or hands its answer over to the event
+loop; PEP 3333 has no way to pass the exchange down to it.  So the thread that calls the application sets a context
+variable, which code that copies its context (`contextvars.copy_context`) has too.
 
-Setting it is the dearest thing that is done for each request in a thread, so it is set once and not reset: what it
-names may have ended, and that is looked at by who asks.
+Setting it is the most expensive step for each request in a thread, so it is set once and not reset: the exchange may
+have ended, and each reader checks that.
 """
 
 from __future__ import annotations
@@ -23,6 +23,6 @@ set_current: Final = current.set
 
 
 def current_exchange() -> Exchange | None:
-    """The exchange that this code runs for; None outside of one, or when it is over."""
+    """Return the exchange that this code runs for; None outside of one, or when it is over."""
     exchange = current.get()
     return None if exchange is None or exchange.through else exchange

@@ -1,8 +1,8 @@
-"""How much time is left: what an application asks of the server while it works.
+"""How much time an exchange has left: for the application to ask while it works.
 
-A request that runs longer than it may is best ended by the code that runs it, in order, at a place that it has
-chosen.  For that it must know how much time it has: each exchange has a limit of its own, and when the server is to
-stop, all of them become shorter.  What does not obey is taken down: :class:`Takedown` is raised in its thread.
+A request that exceeds its limit is best ended by the application's own code, in order, at a place of its choice.  For
+that the code must know how much time it has: each exchange has its own limit, and when the server stops, all limits
+become shorter.  An exchange that goes on is taken down: :class:`Takedown` is raised in its thread.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ __all__ = ["DeadlineExceeded", "Takedown", "check", "draining", "on_drain", "on_
 
 
 class DeadlineExceeded(TimeoutError):
-    """The exchange has no time left.  One that nobody catches is answered with 503 and `Retry-After`."""
+    """The exchange has no time left.  If it is not caught, the answer is 503 with `Retry-After`."""
 
 
 class Takedown(BaseException):
-    """Raised by the server in the thread of an exchange that has had its time.
+    """Raised by the server in the thread of an exchange whose time is over.
 
-    Its client has got 503 already, or has seen its answer cut: nobody waits for what this thread does.  Clean up, and
-    let it pass; a thread that goes on gets it again.  It is no `Exception`, so that `except Exception` does not stop
-    it.
+    The client has got 503 already, or has seen its answer cut: it does not wait for this thread.  Clean up, and let
+    the exception pass; a thread that goes on gets it again.  It is no `Exception`, so that `except Exception` does
+    not stop it.
     """
 
 
@@ -31,16 +31,16 @@ def remaining() -> float | None:
     """Return how many seconds are left for the exchange that this code runs for, at least 0.
 
     None if it has no limit, and outside of an exchange.  When the server begins to stop, the limit becomes shorter:
-    so ask again before each thing that waits, and wait no longer than this.
+    so ask again before each call that waits, and wait no longer than this.
     """
     exchange = current_exchange()
     return None if exchange is None else exchange.remaining()
 
 
 def check() -> None:
-    """Go on only if there is time left.
+    """Raise an exception if no time is left.
 
-    :raises DeadlineExceeded: there is none.
+    :raises DeadlineExceeded: no time is left.
     """
     exchange = current_exchange()
     if exchange is not None:
@@ -50,10 +50,10 @@ def check() -> None:
 
 
 def at_most(seconds: float | None) -> float | None:
-    """Return a time-out, but never a longer one than what is left.
+    """Return a time-out that is no longer than the time left.
 
-    :param seconds: how long one would wait otherwise; None for ever.
-    :raises DeadlineExceeded: nothing is left.
+    :param seconds: the time-out wanted; None for none.
+    :raises DeadlineExceeded: no time is left.
     """
     check()
     left = remaining()
@@ -61,9 +61,9 @@ def at_most(seconds: float | None) -> float | None:
 
 
 def draining() -> bool:
-    """Whether the server is about to stop: what can be left for the next instance should be.
+    """Whether the server is about to stop: leave to the next instance what can be left to it.
 
-    Inside of an exchange it is the server that serves it, else any in this process.
+    Inside an exchange it is the server that serves it, else any server in this process.
     """
     exchange = current_exchange()
     return hooks.draining() if exchange is None else exchange.connection.site.going_down

@@ -1,8 +1,8 @@
-"""What an application wants to have called when the server begins to stop, and before the process ends.
+"""Functions of the application that are called when the server begins to stop, and before the process ends.
 
-A scheduler has to stop before it starts the next job, a queue wants to be flushed.  The functions are the process's,
-since an application registers them when it is imported, before there is a server; whichever server stops calls them,
-in threads that are nobody else's, and waits for them no longer than it may.
+A scheduler has to stop before it starts the next job; a queue has to be flushed.  The functions belong to the
+process, since an application registers them when it is imported, before there is a server; each server that stops
+calls them, in threads of their own, and waits for them for a limited time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 Function = TypeVar("Function", bound=Callable[[], Any])
 
-#: In the order in which they were registered; any thread.
+#: The functions in the order of their registration; any thread.
 at_drain: Final[list[Callable[[], Any]]] = []
 at_exit: Final[list[Callable[[], Any]]] = []
 
@@ -22,7 +22,7 @@ _going_down: Final[set[object]] = set()
 def on_drain(function: Function) -> Function:
     """Have a function called when the server begins to stop, in a thread of its own; can be used as a decorator.
 
-    Requests are still served then, and the server does not wait for it.  What it raises is logged.
+    Requests are still served then, and the server does not wait for it.  Exceptions are logged.
 
     :param function: takes no arguments.
     :return: the function.
@@ -34,7 +34,7 @@ def on_drain(function: Function) -> Function:
 def on_exit(function: Function) -> Function:
     """Have a function called when nothing is in flight any more, before the process ends; also as a decorator.
 
-    All of them run side by side, and have 5 seconds together.  What they raise is logged.
+    All such functions run side by side, and have 5 seconds together.  Exceptions are logged.
 
     :param function: takes no arguments.
     :return: the function.
@@ -49,10 +49,10 @@ def draining() -> bool:
 
 
 def going_down(server: object) -> None:
-    """A server begins to stop."""
+    """Note that a server begins to stop."""
     _going_down.add(server)
 
 
 def gone(server: object) -> None:
-    """It has."""
+    """Note that a server has stopped."""
     _going_down.discard(server)

@@ -1,7 +1,7 @@
-"""Finding the application that the command line names.
+"""Importing the application that the command line names.
 
 It is imported in the process that will run it: after daemonizing (threads do not survive a fork) and after
-privileges are shed, but before success is reported, so that a broken application is told to the operator's face.
+privileges are dropped, but before success is reported, so that the operator sees at once that it is broken.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any, Final
 
 from twisted.web.resource import IResource
 
+#: The names that are tried in a module if none is given.
 DEFAULT_NAMES: Final = ("application", "app")
 
 
 class CannotLoad(Exception):
-    """There is no such application, or it does not import.  Its text is one line for the operator."""
+    """The application does not exist, or its import fails.  The text is one line for the operator."""
 
 
 def load(name: str | None) -> Any:
     """Import an application: a WSGI callable, or the root of a tree of Twisted's resources.
 
     :param name: `MODULE:CALLABLE`, `MODULE` (then its `application` or `app`), or None for the built-in demo.
-        Modules are also looked for in the current directory.
-    :raises CannotLoad: with one line that says why; the import's own exception is its cause.
+        Modules are also found in the current directory.
+    :raises CannotLoad: with one line that says why; its cause is the exception of the import.
     """
     if name is None:
         name = "graceful.demo:application"
@@ -57,7 +58,7 @@ def load(name: str | None) -> Any:
 
 
 def _where(error: BaseException) -> str:
-    """The innermost place in somebody's own code that an import came to."""
+    """Return the innermost place in the application's code that an import has reached, in parentheses."""
     trace, place = error.__traceback__, ""
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename

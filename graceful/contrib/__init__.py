@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from graceful.downloads.token import Download, Token
+    from graceful.downloads.token import Download, HandoverToken
 
 Fields = list[tuple[str, str]]
 
 
-def marks(token: Token) -> Fields:
+def marks(token: HandoverToken) -> Fields:
     """The fields by which an answer is handed over.
 
     A middleware that compresses would make the body one that a thread has to send: it is told that this is done
@@ -26,7 +26,7 @@ def marks(token: Token) -> Fields:
     return [*token.headers, ("Content-Encoding", "identity")] if token.headers else []
 
 
-def of_events(token: Token) -> Fields:
+def of_events(token: HandoverToken) -> Fields:
     """The fields of a response that is a stream of server-sent events."""
     return [
         *marks(token),

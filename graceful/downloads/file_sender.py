@@ -1,8 +1,8 @@
 """Sending a file from the event loop: sendfile(2), a block at a time, and never from a disk.
 
 The kernel copies from its page cache to the socket; no byte comes into this process, and no thread waits for the
-client.  Two things could stop everybody else: a block that is not in memory, which is fetched by a thread first; and
-one client that takes as fast as we can send, which gets a block a turn like all others.
+client.  Two things could hold up all other clients: a block that is not in memory, so a thread fetches it first; and
+a client that reads as fast as we can send, so each client gets one block a turn.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
+#: Errors of sendfile(2) that the file has caused; all others are the connection's.
 _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 
 @implementer(IAnswerer)
 class FileSender:
-    """One file on its way to one client.  Reactor thread.
+    """One file on its way to one client; a `graceful.downloads.reactor_answer.ReactorAnswer`.
 
-    :param exchange: whose answer has been started, with its length, and not begun.
-    :param file: closed when it is over, however that comes.
-    :param first: the first byte to send.
-    :param end: the one behind the last.
-    :param crew: fetches what is not in memory.
+    Made in any thread; all else happens in the reactor's.
+
+    :param exchange: its answer is started, with its length, but not begun.
+    :param file: closed at the end, however that comes.
+    :param first: offset of the first byte to send.
+    :param end: offset behind the last byte.
+    :param disk: fetches blocks that are not in memory.
+    :param in_memory: whether a block is: descriptor, offset, bytes.
     """
 
     def __init__(
@@ -49,23 +53,23 @@ class FileSender:
         disk: DiskThreads,
         in_memory: Callable[[int, int, int], bool] = in_memory,
     ) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
         self._connection = exchange.connection
         self._file = file
-        self._place = first
+        self._offset = first
         self._end = end
-        self._fetched = first  # up to here it has been seen in memory, or put there
+        self._fetched = first  # the file is in memory up to this offset
         self._disk = disk
         self._in_memory = in_memory
         self._fetching = self._over = False
 
     def begin(self) -> None:
-        """Send the head, then the file, in the turns to come."""
-        exchange = self._exchange
+        """Send the head, and then the file, a block a turn.  Reactor thread."""
+        exchange = self.exchange
         exchange.handler = self
         exchange.phase = DOWNLOADING
         try:
-            if self._place == self._end or exchange.bare():
+            if self._offset == self._end or exchange.bare():
                 exchange.finish()
                 self._done()
             else:
@@ -74,29 +78,36 @@ class FileSender:
         except Disconnected:
             self.disconnected(exchange)
 
+    def drop(self) -> None:
+        """Close the file: nothing was sent."""
+        self._file.close()
+
     def _pull(self) -> bool:
-        """Send a block; False when the whole file is sent, or will never be."""
+        """Send a block.
+
+        :returns: False if the whole file is sent, or cannot be sent to its end.
+        """
         if self._fetching:
             return True
-        count = min(BLOCK, self._end - self._place)
-        if self._place + count > self._fetched:
-            if not self._in_memory(self._file.fd, self._place, count):
+        count = min(BLOCK, self._end - self._offset)
+        if self._offset + count > self._fetched:
+            if not self._in_memory(self._file.fd, self._offset, count):
                 self._fetch(count)
                 return True
-            self._fetched = self._place + count
+            self._fetched = self._offset + count
         try:
-            sent = self._connection.push_file(self._file.fd, self._place, count)
+            sent = self._connection.push_file(self._file.fd, self._offset, count)
         except OSError as error:
             if error.errno in _OF_THE_DISK:
-                self._cannot(os.strerror(error.errno))
+                self._log_failure(os.strerror(error.errno))
             raise
         self._connection.active = monotonic()
-        self._place += sent
-        self._exchange.sent += sent
-        if sent and self._place < self._end:
+        self._offset += sent
+        self.exchange.sent += sent
+        if sent and self._offset < self._end:
             return True
         if not sent:
-            self._cannot("it has become shorter")
+            self._log_failure("it has become shorter")
         self._complete()
         return False
 
@@ -105,29 +116,31 @@ class FileSender:
     def _fetch(self, count: int) -> None:
         self._fetching = True
         self._connection.pause_pull(True)
-        self._disk.do(lambda: fetch(self._file.fd, self._place, count), lambda error: self._got(count, error))
+        self._disk.do(
+            lambda: fetch(self._file.fd, self._offset, count), lambda error: self._block_fetched(count, error)
+        )
 
-    def _got(self, count: int, error: BaseException | None) -> None:
+    def _block_fetched(self, count: int, error: BaseException | None) -> None:
         self._fetching = False
         if self._over:
-            self._file.close()  # not before: its number could have become another file's while a thread read it
+            self._file.close()  # not earlier: a thread was still reading this descriptor
             return
         if error is not None:
-            self._cannot(str(error))
+            self._log_failure(str(error))
             self._connection.close()
             return
-        self._fetched = self._place + count
+        self._fetched = self._offset + count
         self._connection.pause_pull(False)
 
-    def _cannot(self, why: str) -> None:
-        self._exchange.keep = False
-        log.error("{exchange}: the file cannot be sent to its end: {why}", exchange=self._exchange, why=why)
+    def _log_failure(self, why: str) -> None:
+        self.exchange.keep = False
+        log.error("{exchange}: the file cannot be sent to its end: {why}", exchange=self.exchange, why=why)
 
     # -- the end ------------------------------------------------------------------------------------------
 
     def _complete(self) -> None:
-        """The last byte that there is went to the kernel: the answer ends with it."""
-        exchange = self._exchange
+        """End the answer: the kernel has the last byte."""
+        exchange = self.exchange
         exchange.ended = monotonic()
         exchange.phase = SENDING
         self._connection.keep_unsent_low(False)
@@ -138,16 +151,16 @@ class FileSender:
         self._over = True
         if not self._fetching:
             self._file.close()
-        self._connection.site.through(self._exchange)
+        self._connection.site.through(self.exchange)
 
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
-        """The client is gone, or it was cut."""
+        """End: the client has left, or its connection was cut."""
         if not self._over:
             exchange.flushed = True
             self._done()
 
     def parked(self, exchange: Exchange) -> bool:
-        """There is always something to send, which finds out whether the client is still there."""
+        """Return False: there is always something to send, and sending shows whether the client is still there."""
         return False

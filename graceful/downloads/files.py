@@ -1,8 +1,8 @@
 """Opening a file to be sent, and knowing whether its next bytes are in memory.
 
-Both can block: a disk, a network file system, a name that turns out to be a pipe.  So opening happens in a thread, an
-application's or one of ours, and before the event loop sends a block it asks the kernel whether that block is there;
-if it is not, a thread fetches it first.
+Both can block: on a disk, a network file system, or a name that turns out to be a pipe.  So a thread opens files, an
+application's or one of the disk's, and before the event loop sends a block it asks the kernel whether that block is
+in memory; if it is not, a thread fetches it first.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Final
 
 from graceful.downloads.targets import File, RefusedPath
 
+#: Bytes that one client gets in a turn: with more, the others would wait longer; with less, system calls dominate.
 BLOCK: Final = 1 << 18
+#: Bytes that a thread reads at a time while it fetches a block.
 _FETCH: Final = 1 << 16
+#: Errors of open(2) that mean 404.
 _MISSING: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.ELOOP))
 
 
 class OpenFile:
-    """A regular file that is open for reading; whoever holds this closes it.
+    """A regular file that is open for reading; its owner closes it.
 
     :ivar fd: its descriptor; -1 when it is closed.
     :ivar size: bytes.
@@ -41,7 +44,7 @@ class OpenFile:
         return f'"{self.modified:x}-{self.size:x}"'
 
     def close(self) -> None:
-        """Give the descriptor back, once: its number may be another file's soon."""
+        """Close the descriptor, once: its number may soon be another file's."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             with suppress(OSError):
@@ -51,10 +54,10 @@ class OpenFile:
 def open_file(file: File) -> OpenFile:
     """Open a file.  May block.
 
-    :raises Refused: there is none that may be sent.
+    :raises RefusedPath: there is no file that may be sent.
     """
     try:
-        # Not to wait for the other end of a pipe; for a file it means nothing.
+        # O_NONBLOCK: do not wait for the other end of a pipe; for a file it means nothing.
         fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         if error.errno in _MISSING or isinstance(error, PermissionError):
@@ -70,9 +73,9 @@ def open_file(file: File) -> OpenFile:
 
 
 def look_at(fd: int) -> OpenFile:
-    """Take a descriptor that is open.
+    """Return an open descriptor as a file, with its size and time.
 
-    :raises Refused: it is no regular file.
+    :raises RefusedPath: it is no regular file.
     """
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode):
@@ -81,7 +84,7 @@ def look_at(fd: int) -> OpenFile:
 
 
 def _check_beneath(fd: int, file: File) -> None:
-    """Look where the open file really is: what a path means may change between looking and opening."""
+    """Check where the open file really is: a path may change its meaning between a check and the opening."""
     try:
         where = os.readlink(b"/proc/self/fd/%d" % fd)
     except OSError:
@@ -91,7 +94,7 @@ def _check_beneath(fd: int, file: File) -> None:
 
 
 def in_memory(fd: int, offset: int, count: int) -> bool:
-    """Whether a block can be sent without waiting for a disk; that is, its first and last page.
+    """Whether a block's first and last page are in memory, so that sending it does not wait for a disk.
 
     False also where the kernel cannot tell.
     """
@@ -103,7 +106,7 @@ def in_memory(fd: int, offset: int, count: int) -> bool:
 
 
 def fetch(fd: int, offset: int, count: int) -> None:
-    """Have a block in memory.  May block.
+    """Read a block, so that it is in memory.  May block.
 
     :raises OSError: it cannot be read.
     """

@@ -1,55 +1,78 @@
 """Where an answer leaves its thread for the event loop: what an application offers, and what becomes of it.
 
 There are three ways in: an application's token (:mod:`graceful.downloads.token`), its `X-Accel-Redirect`, and its
-`wsgi.file_wrapper`.  All of them come down to a file, a URL, or a place to wait.  What cannot be taken, the thread
-does by itself: every offer has a body that can be iterated over.
+`wsgi.file_wrapper`.  All of them come down to a file, a URL, or a place to wait.  What the event loop cannot take,
+the thread sends itself: every offer has a body that can be iterated over.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from tempfile import _TemporaryFileWrapper
 from typing import Any, Final
 
 from graceful.config.values import Mapping
+from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import OpenFile, look_at, open_file
-from graceful.downloads.headers import answer_of, as_it_is, judged
+from graceful.downloads.headers import application_head, file_head, without_identity
 from graceful.downloads.parked import Parked
-from graceful.downloads.parking_lot import ParkingLot
-from graceful.downloads.sender import Go, Sender
-from graceful.downloads.targets import RefusedPath, Url, resolve
+from graceful.downloads.parking_lot import ParkedRequest, ParkingLot
+from graceful.downloads.reactor_answer import ReactorAnswer, mark_download, start_soon
+from graceful.downloads.relay_pool import RelayPool, UrlAnswer
+from graceful.downloads.targets import RefusedPath, Url, log_refusal, resolve
 from graceful.downloads.token import HEADER, Download, claim
+from graceful.threads.disk import DiskThreads
 from graceful.web.exchange import PARKED, Exchange
 from graceful.web.response_headers import reason
 
+#: Bytes: a file up to this size is sent by its thread at once, which costs less than handing it over.
 SMALL: Final = 65536
 _OFFER: Final = HEADER.lower()
 
 
-class HandOver:
+#: Called by the thread when it has closed the application's answer; it begins the one that was handed over.
+Start = Callable[[], object]
+
+
+class AnswerHandOver:
     """Takes answers from threads; a `graceful.web.site.HandOver`.
 
-    :param sender: sends files and URLs.
-    :param lot: where parked requests wait.
-    :param internal: what `X-Accel-Redirect` may name.
+    :param call: calls a function in the reactor thread, from any thread.
+    :param disk: reads what is not in memory.
+    :param relays: answers with what upstream servers have.
+    :param parking_lot: where parked requests wait.
+    :param internal: the paths that `X-Accel-Redirect` may name.
     """
 
-    def __init__(self, sender: Sender, lot: ParkingLot, internal: Sequence[Mapping] = ()) -> None:
-        self._sender = sender
-        self._lot = lot
+    def __init__(
+        self,
+        call: Callable[..., object],
+        disk: DiskThreads,
+        relays: RelayPool,
+        parking_lot: ParkingLot,
+        internal: Sequence[Mapping] = (),
+    ) -> None:
+        self._call = call
+        self._disk = disk
+        self._relays = relays
+        self._parking_lot = parking_lot
         self._internal = internal
 
     def takes(self, name: str) -> bool:
         """Whether an answer's field of this name is an offer.
 
-        `X-Accel-Redirect` is one if it has been said what it may name; else it is for a proxy in front of us.
+        `X-Accel-Redirect` is one if paths are mapped for it; else it is for a proxy in front of this server.
         """
         return name.lower() == _OFFER or bool(self._internal)
 
-    def __call__(self, exchange: Exchange, result: Any) -> Go | None:
-        """Look at what an application offers, and prepare it.  In its thread."""
+    def __call__(self, exchange: Exchange, result: Any) -> Start | None:
+        """Prepare the answer that an application offers.  In its thread.
+
+        :returns: what the thread calls when it has closed the application's answer; None: it sends the body itself.
+        """
         offer, exchange.offer = exchange.offer, None
         if offer is None:
             return self._wrapped_file(exchange, result.file)
@@ -67,60 +90,68 @@ class HandOver:
 
     @staticmethod
     def _transformed(exchange: Exchange) -> bool:
-        """Whether a middleware has said that the body is no longer the token's: compressed, say."""
+        """Whether a middleware has changed the token's body, for example compressed it."""
         return any(name.lower() == "content-encoding" and value != "identity" for name, value in exchange.fields())
 
     # -- tokens -------------------------------------------------------------------------------------------
 
-    def _download(self, exchange: Exchange, token: Download) -> Go | None:
+    def _download(self, exchange: Exchange, token: Download) -> Start | None:
         if token.remote:
-            return self._sender.url_soon(exchange, token.target, answer_of(exchange))
+            return self._url(exchange, token.target)
         file = token.take_file()
         return self._file(exchange, file) if file is not None else None
 
-    def _parked(self, exchange: Exchange, ticket: Parked) -> Go:
+    def _parked(self, exchange: Exchange, ticket: Parked) -> Start:
         stream = any(
             name.lower() == "content-type" and value.lower().startswith("text/event-stream")
             for name, value in exchange.fields()
         )
         if stream:
-            exchange.start(f"{exchange.status} {reason(exchange.status)}", as_it_is(exchange.fields()))
+            exchange.start(f"{exchange.status} {reason(exchange.status)}", without_identity(exchange.fields()))
         exchange.phase = PARKED
-
-        def gone() -> None:
-            if ticket.end():
-                ticket.gone.callback(None)
-
-        return lambda: self._sender.soon(exchange, lambda: self._lot.park(exchange, ticket, stream), gone)
+        return self._start(ParkedRequest(exchange, ticket, self._parking_lot, stream))
 
     # -- X-Accel-Redirect ---------------------------------------------------------------------------------
 
-    def _redirected(self, exchange: Exchange, path: str) -> Go:
+    def _redirected(self, exchange: Exchange, path: str) -> Start:
         try:
             target = resolve(self._internal, path)
             if target is None:
                 raise RefusedPath("nothing is mapped there")
             if isinstance(target, Url):
-                return self._sender.url_soon(exchange, target.url, answer_of(exchange))
+                return self._url(exchange, target.url)
             return self._file(exchange, open_file(target))
         except RefusedPath as refused:
-            self._sender.say_refused(exchange, path, refused)
+            log_refusal(exchange, path, refused)
             return lambda: exchange.connection.site.answer(exchange, 404)
+
+    # -- what the reactor thread begins -------------------------------------------------------------------
+
+    def _start(self, answer: ReactorAnswer) -> Start:
+        return partial(start_soon, self._call, answer)
+
+    def _url(self, exchange: Exchange, url: str) -> Start:
+        mark_download(exchange)
+        return self._start(UrlAnswer(exchange, url, application_head(exchange), self._relays))
+
+    def _send(self, exchange: Exchange, file: OpenFile, first: int, end: int) -> Start:
+        mark_download(exchange)
+        return self._start(FileSender(exchange, file, first, end, self._disk))
 
     # -- files --------------------------------------------------------------------------------------------
 
-    def _file(self, exchange: Exchange, file: OpenFile) -> Go:
-        """Send a file: if that is little at once, from this thread; else it is the event loop's.
+    def _file(self, exchange: Exchange, file: OpenFile) -> Start:
+        """Send a small file from this thread at once, and leave a larger one to the event loop.
 
-        It is closed whatever happens.
+        The file is closed in any case.
         """
         try:
-            status, fields, verdict = judged(exchange, answer_of(exchange), file, None)
+            status, fields, selection = file_head(exchange, application_head(exchange), file, None)
             exchange.start(status, fields)
-            size = verdict.end - verdict.first
+            size = selection.end - selection.first
             if size > SMALL:
-                return self._sender.file_soon(exchange, file, verdict.first, verdict.end)
-            data = b"" if exchange.bare() else os.pread(file.fd, size, verdict.first)
+                return self._send(exchange, file, selection.first, selection.end)
+            data = b"" if exchange.bare() else os.pread(file.fd, size, selection.first)
             exchange.finish(data)
         except BaseException:
             file.close()
@@ -128,8 +159,8 @@ class HandOver:
         file.close()
         return lambda: exchange.connection.site.through(exchange)
 
-    def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Go | None:
-        """`wsgi.file_wrapper` around a real file: from where it is now, as long as the application has said."""
+    def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Start | None:
+        """Take `wsgi.file_wrapper` around a real file: from its current position, for the announced length."""
         plain = _plain_file(wrapped)
         if plain is None or exchange.head is None or exchange.bare():
             return None
@@ -138,16 +169,16 @@ class HandOver:
             left = seen.size - place
             if left <= SMALL or exchange.length > left or not plain.readable():
                 return None
-            file = OpenFile(os.dup(seen.fd), seen.size, seen.modified)  # the application closes its own
+            file = OpenFile(os.dup(seen.fd), seen.size, seen.modified)  # the application closes its own descriptor
         except (OSError, ValueError, RefusedPath):
             return None
         if exchange.length < 0:
             exchange.length = left
-        return self._sender.file_soon(exchange, file, place, place + exchange.length)
+        return self._send(exchange, file, place, place + exchange.length)
 
 
 def _plain_file(wrapped: Any) -> Any:
-    """The file whose bytes are what `read` would give; None for everything that unpacks, decodes or computes."""
+    """Return the real file below a wrapped one; None if its `read` does not return the file's bytes as they are."""
     if isinstance(wrapped, _TemporaryFileWrapper):
         wrapped = wrapped.file
     if type(wrapped) is io.FileIO:

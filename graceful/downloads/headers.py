@@ -1,7 +1,7 @@
-"""The head of a download's answer: what the application wants in it, and what the file or the upstream says.
+"""The head of a download's answer: the application's fields, merged with those of the file or the upstream.
 
-Where both say something the application wins: it knows what the file is called and who may keep it.  Only what frames
-the body, or describes which part of it this is, is never the application's.
+Where both set a field the application wins: it knows what the file is called and which caches may keep it.  Only the
+fields that frame the body, or say which part of the file it is, are never the application's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
-from graceful.downloads.conditions import CONDITIONS, Verdict, judge, same_file, seconds
+from graceful.downloads.conditions import CONDITIONS, FileSelection, evaluate, same_file, seconds
 from graceful.downloads.files import OpenFile
 from graceful.web.response_headers import reason
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 Fields = list[tuple[str, str]]
 
-#: What of a request the upstream gets to know.  Not its cookies and passwords: those are for the application.
+#: The request fields that the upstream gets.  Not cookies and passwords: those are for the application.
 PASSED_ON: Final = CONDITIONS | {"accept", "accept-language", "user-agent"}
 
+#: The two fields of a range request (RFC 9110 §14.2, §13.1.5).
 _RANGES: Final = frozenset(("range", "if-range"))
 _ABOUT_THE_BODY: Final = frozenset(("content-type", "content-disposition", "content-encoding", "content-language"))
 _ABOUT_THE_FILE: Final = _ABOUT_THE_BODY | {"cache-control", "etag", "expires", "last-modified"}
+#: The fields that frame the body or say which part it is.
 _NOT_THE_APPLICATIONS: Final = frozenset(("content-length", "content-range", "accept-ranges"))
+#: The upstream's fields that concern its own connection or are set by this server.
 _HOP: Final = frozenset(
     (
         "connection",
@@ -50,47 +53,47 @@ _HOP: Final = frozenset(
 
 
 @frozen
-class Answer:
-    """What an application wants an answer to be.
+class ApplicationHead:
+    """The status and fields that an application has set; 200 and none where no application is asked.
 
-    :ivar status: its status, `200` for none of its own.
-    :ivar fields: its fields, without those that it has no say in.
+    :ivar fields: without those that the application cannot set for a download.
     """
 
     status: int = 200
     fields: tuple[tuple[str, str], ...] = ()
 
     def status_line(self, status: int) -> str:
-        """A status with its reason: the application's own, if it wants one and nothing is wrong."""
+        """Return a status with its reason; instead of 200, the application's status."""
         if self.status != 200 and status == 200:
             status = self.status
         return f"{status} {reason(status)}"
 
     def says(self, name: str) -> str | None:
-        """The value of a field, by lower-case name."""
+        """Return the value of a field, by lower-case name; None if it is not set."""
         return next((value for own, value in self.fields if own.lower() == name), None)
 
 
-def answer_of(exchange: Exchange) -> Answer:
-    """What the application has said to `start_response`."""
+def application_head(exchange: Exchange) -> ApplicationHead:
+    """Return what the application has passed to `start_response`."""
     fields = tuple(
-        (name, value) for name, value in as_it_is(exchange.fields()) if name.lower() not in _NOT_THE_APPLICATIONS
+        (name, value)
+        for name, value in without_identity(exchange.fields())
+        if name.lower() not in _NOT_THE_APPLICATIONS
     )
-    return Answer(exchange.status, fields)
+    return ApplicationHead(exchange.status, fields)
 
 
-def as_it_is(fields: Fields) -> Fields:
-    """Without the word to middlewares that nothing is to be compressed; it is none for clients (RFC 9110 §8.4.1)."""
+def without_identity(fields: Fields) -> Fields:
+    """Drop `Content-Encoding: identity`: it is for middlewares, not for clients (RFC 9110 §8.4.1)."""
     return [(name, value) for name, value in fields if (name.lower(), value) != ("content-encoding", "identity")]
 
 
-def asked_of(exchange: Exchange, status: int) -> dict[str, str]:
-    """The fields of a request that say which part of the file, of which version, is wanted; and a few more.
+def request_fields(exchange: Exchange, status: int) -> dict[str, str]:
+    """Return the request's conditions, its range and a few other fields, by lower-case name.
 
-    By lower-case name.  Conditions are about an answer that would be 200 (RFC 9110 §13.2.1), and a range is GET's
-    (§14.2).
+    Conditions only apply to an answer that would be 200 (RFC 9110 §13.2.1), and a range only to GET (§14.2).
 
-    :param status: what the application wants the answer's to be.
+    :param status: the one that the application has set.
     """
     asked: dict[str, str] = {}
     for raw_name, raw_value in exchange.headers:
@@ -103,14 +106,14 @@ def asked_of(exchange: Exchange, status: int) -> dict[str, str]:
     return _without(asked, _RANGES) if exchange.method == "HEAD" else asked
 
 
-def upstream_fields(exchange: Exchange, answer: Answer) -> dict[str, str]:
-    """What an upstream is sent, by lower-case name.
+def upstream_fields(exchange: Exchange, head: ApplicationHead) -> dict[str, str]:
+    """Return the fields that an upstream is sent, by lower-case name.
 
-    Never an invitation to compress, which would change lengths and ranges; and no condition about a validator of the
-    application's, which the upstream has never heard of.
+    They never allow it to compress, which would change lengths and ranges; nor do they have conditions on a validator
+    that the application has set, since the upstream does not know that one.
     """
-    asked = asked_of(exchange, answer.status)
-    tag, date = answer.says("etag"), answer.says("last-modified")
+    asked = request_fields(exchange, head.status)
+    tag, date = head.says("etag"), head.says("last-modified")
     if tag is not None or date is not None:
         asked = _without(asked, CONDITIONS - _RANGES)
     if_range = asked.get("if-range")
@@ -124,13 +127,13 @@ def upstream_fields(exchange: Exchange, answer: Answer) -> dict[str, str]:
     return fields
 
 
-def passed_on(code: int, headers: Headers, answer: Answer) -> Fields:
-    """The fields of the answer to a client: an upstream's, without its hop-by-hop ones, and the application's.
+def client_fields(code: int, headers: Headers, head: ApplicationHead) -> Fields:
+    """Return the fields that a client gets: an upstream's, without its hop-by-hop ones, and the application's.
 
-    :param code: the upstream's status.  If that is an error, what the application has said of the file is not true
-        of the upstream's words about it, and nobody shall keep them as if it were.
+    :param code: the upstream's status.  If it is an error, the application's fields about the file are dropped: they
+        do not describe the upstream's error page, which no cache must keep under them.
     """
-    own = list(answer.fields)
+    own = list(head.fields)
     if not (200 <= code < 300 or code == 304):
         own = [(name, value) for name, value in own if name.lower() not in _ABOUT_THE_FILE]
     not_passed_on = _HOP | {name.lower() for name, _ in own}
@@ -142,37 +145,39 @@ def passed_on(code: int, headers: Headers, answer: Answer) -> Fields:
     ]
 
 
-def judged(exchange: Exchange, answer: Answer, file: OpenFile, guess: str | None) -> tuple[str, Fields, Verdict]:
+def file_head(
+    exchange: Exchange, head: ApplicationHead, file: OpenFile, guess: str | None
+) -> tuple[str, Fields, FileSelection]:
     """Decide how a request for a file is answered.
 
-    :param guess: the media type, if the application has not said it.
-    :returns: status, fields, and which bytes.
+    :param guess: the media type if the application has not set one; None for none.
+    :returns: status line, fields, and which bytes.
     """
-    etag, date = answer.says("etag") or file.etag, answer.says("last-modified")
+    etag, date = head.says("etag") or file.etag, head.says("last-modified")
     modified = file.modified // 10**9 if date is None else seconds(date)
-    asked = asked_of(exchange, answer.status)
-    verdict = judge(asked, etag, modified, file.size)
-    fields = list(answer.fields)
+    asked = request_fields(exchange, head.status)
+    selection = evaluate(asked, etag, modified, file.size)
+    fields = list(head.fields)
 
     def unless_said(name: str, value: str) -> None:
-        if answer.says(name.lower()) is None:
+        if head.says(name.lower()) is None:
             fields.append((name, value))
 
-    if answer.status == 200:
+    if head.status == 200:
         unless_said("ETag", etag)
         unless_said("Last-Modified", formatdate(file.modified // 10**9, usegmt=True))
         fields.append(("Accept-Ranges", "bytes"))
-    if verdict.status in (200, 206) and guess is not None:
+    if selection.status in (200, 206) and guess is not None:
         unless_said("Content-Type", guess)
-    if verdict.status == 206:
-        fields.append(("Content-Range", f"bytes {verdict.first}-{verdict.end - 1}/{file.size}"))
-    elif verdict.status == 416:
+    if selection.status == 206:
+        fields.append(("Content-Range", f"bytes {selection.first}-{selection.end - 1}/{file.size}"))
+    elif selection.status == 416:
         fields.append(("Content-Range", f"bytes */{file.size}"))
-    if verdict.status in (304, 412, 416):
+    if selection.status in (304, 412, 416):
         fields = [(name, value) for name, value in fields if name.lower() not in _ABOUT_THE_BODY]
-    if verdict.status != 304:
-        fields.append(("Content-Length", str(verdict.end - verdict.first)))
-    return answer.status_line(verdict.status), fields, verdict
+    if selection.status != 304:
+        fields.append(("Content-Length", str(selection.end - selection.first)))
+    return head.status_line(selection.status), fields, selection
 
 
 def _without(fields: dict[str, str], names: Collection[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Requests that wait for news: what an application holds of them.
+"""Requests that wait for news, from the application's side: tickets.
 
-A long-poll that waits in a thread costs a thread, and a deploy that waits for it waits for nothing.  A parked request
-holds neither: it is a ticket, which some other part of the application answers when there is news.
+A long-poll that waits in a thread costs a thread, and holds up a deploy for nothing.  A parked request does neither:
+the view returns a ticket, which another part of the application answers when there is news.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
-from graceful.downloads.token import Token
+from graceful.downloads.token import HandoverToken
 from graceful.web.response_headers import bodiless, reason
 
-if TYPE_CHECKING:
-    from graceful.downloads.parking_lot import ParkedRequest
 
+class ParkedAnswer(NamedTuple):
+    """An answer to a parked request.
 
-class News(NamedTuple):
-    """An answer.
-
-    :ivar status: `"200 OK"`.
+    :ivar status: with its reason, such as `"200 OK"`.
     """
 
     status: str
@@ -32,29 +29,45 @@ class News(NamedTuple):
     body: bytes
 
 
-Answer = tuple[int | str, Iterable[tuple[str, str]], bytes]
-AtDrain = Callable[[], Answer | None]
+#: What `at_drain` returns: status, headers, body.
+AnswerParts = tuple[int | str, Iterable[tuple[str, str]], bytes]
+AtDrain = Callable[[], AnswerParts | None]
 
-NOTHING_NEW: Final = News("204 No Content", [], b"")
+#: What a client gets when the time is over.
+NO_NEWS: Final = ParkedAnswer("204 No Content", [], b"")
+#: Seconds that a request waits unless the application sets another time: proxies often give up after 300.
 TIMEOUT: Final = 270.0
 
 
-def news(status: int | str, headers: Iterable[tuple[str, str]], body: bytes) -> News:
-    """Put an application's answer into its form."""
+def parked_answer(status: int | str, headers: Iterable[tuple[str, str]], body: bytes) -> ParkedAnswer:
+    """Return an application's answer as a ParkedAnswer.
+
+    :raises TypeError: the body is not bytes.
+    """
     if type(body) is not bytes:
         raise TypeError(f"the body must be bytes, not {type(body).__name__}")
-    return News(f"{status} {reason(status)}" if isinstance(status, int) else status, list(headers), body)
+    return ParkedAnswer(f"{status} {reason(status)}" if isinstance(status, int) else status, list(headers), body)
 
 
-class Parked(Token):
-    """A request that waits, with no thread, until somebody answers it.
+class Waiting(Protocol):
+    """The event loop's side of a ticket: the request that waits for its answer."""
 
-    Make it in the view, give it to whoever will have the news, and hand it over like a
+    def give(self, what: ParkedAnswer | bytes, last: bool) -> None:
+        """Take an answer, or a piece of an event stream.  Any thread; does not block.
+
+        :param last: nothing comes after it.
+        """
+
+
+class Parked(HandoverToken):
+    """A request that waits, with no thread, until the application answers it.
+
+    Make it in the view, give it to the code that will have the news, and hand it over like a
     :class:`~graceful.Download`.  Then, once and from any thread, :meth:`answer`; or, for server-sent events, whose
     answer the view has begun with `Content-Type: text/event-stream`, :meth:`send` as often as wanted and
     :meth:`finish`.
 
-    On any other server it works as well, by blocking its thread.
+    On any other server it works too, by blocking its thread.
 
     :param timeout: seconds until it is answered by itself, with 204; an event stream ends.
     :param at_drain: called in a thread when the server stops; returns the answer, `(status, headers, body)`, or None
@@ -70,21 +83,21 @@ class Parked(Token):
         # Under the condition's lock; any thread:
         self._changed = threading.Condition(threading.Lock())
         self._over = False
-        self._waiting: ParkedRequest | None = None
-        self._kept: deque[News | bytes] = deque()
+        self._waiting: Waiting | None = None
+        self._unsent: deque[ParkedAnswer | bytes] = deque()
 
     # -- any thread ---------------------------------------------------------------------------------------
 
     def answer(self, status: int | str, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> bool:
         """Answer, and end it.
 
-        What the view has said besides, and the middlewares around it, is kept: cookies, say.
+        Other fields that the view and its middlewares have set are kept: cookies, for example.
 
         :param status: such as 200 or `"200 OK"`.
-        :returns: False if it is too late: it was answered before, or its client is gone.
+        :returns: False if it is too late: the request was answered before, or its client has left.
         :raises TypeError: the body is not bytes.
         """
-        return self._give(news(status, headers, body), last=True)
+        return self._give(parked_answer(status, headers, body), last=True)
 
     def send(self, data: bytes) -> bool:
         """Send a piece of an event stream.
@@ -102,20 +115,24 @@ class Parked(Token):
         """
         return self._give(b"", last=True)
 
-    def _give(self, what: News | bytes, last: bool) -> bool:
+    def _give(self, what: ParkedAnswer | bytes, last: bool) -> bool:
         with self._changed:
             if self._over:
                 return False
             self._over = last
             if self._waiting is not None:
-                self._waiting.give(what, last)  # does not wait; and what several threads send stays in order
-            else:  # the view has not returned yet, or there is no event loop to return it to
-                self._kept.append(what)
+                # This does not block; it is under the lock so that pieces of several threads stay in order.
+                self._waiting.give(what, last)
+            else:  # the view has not returned yet, or the server has no event loop
+                self._unsent.append(what)
                 self._changed.notify_all()
         return True
 
     def end(self) -> bool:
-        """Nobody shall answer it any more: its time is over, or its client gone.  False: it is answered already."""
+        """Refuse later answers: the time is over, or the client has left.
+
+        :returns: False if it was answered already.
+        """
         with self._changed:
             over, self._over = self._over, True
             self._changed.notify_all()
@@ -123,33 +140,36 @@ class Parked(Token):
 
     # -- where it is handed over --------------------------------------------------------------------------
 
-    def wait_at(self, waiting: ParkedRequest) -> tuple[list[News | bytes], bool]:
-        """From now on news go there; returned is what has come before, and whether that was all.  Reactor thread."""
+    def wait_at(self, waiting: Waiting) -> tuple[list[ParkedAnswer | bytes], bool]:
+        """Give news to the waiting request from now on.  Reactor thread.
+
+        :returns: what has come before, and whether that was all.
+        """
         with self._changed:
             self._waiting = waiting
-            kept = list(self._kept)
-            self._kept.clear()
+            kept = list(self._unsent)
+            self._unsent.clear()
             return kept, self._over
 
     # -- other servers ------------------------------------------------------------------------------------
 
-    def wait(self) -> News:
-        """Block until there is an answer, or the time is over.  For servers that have no event loop to park it in.
+    def wait(self) -> ParkedAnswer:
+        """Block until there is an answer, or the time is over: for servers without an event loop.
 
-        Of an event stream it is the head, and the body is still to be iterated over.
+        :returns: of an event stream only the head; its body is still to be iterated over.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._kept or self._over, self.timeout)
-            if not self._kept:
+            self._changed.wait_for(lambda: self._unsent or self._over, self.timeout)
+            if not self._unsent:
                 self._over = True
-                return NOTHING_NEW
-            first = self._kept[0]
-            if isinstance(first, News):
-                return self._kept.popleft()  # type: ignore[return-value]
-            return News("200 OK", [("Content-Type", "text/event-stream")], b"")
+                return NO_NEWS
+            first = self._unsent[0]
+            if isinstance(first, ParkedAnswer):
+                return self._unsent.popleft()  # type: ignore[return-value]
+            return ParkedAnswer("200 OK", [("Content-Type", "text/event-stream")], b"")
 
     def close(self) -> None:
-        """The answer was sent, or given up (PEP 3333)."""
+        """End the ticket unless it was handed over: the answer was sent, or given up (PEP 3333)."""
         if not self.claimed:
             self.end()
 
@@ -159,7 +179,7 @@ class Parked(Token):
             start_response("200 OK", self.headers)
             return self
         answer = self.wait()
-        if self._kept:  # an event stream, and this is its head
+        if self._unsent:  # an event stream, and this is its head
             start_response(answer.status, answer.headers)
             return self
         length = [] if bodiless(int(answer.status[:3])) else [("Content-Length", str(len(answer.body)))]
@@ -167,13 +187,13 @@ class Parked(Token):
         return [answer.body]
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body, waited for by the thread: where nobody else does it."""
+        """Iterate over the body, which the thread waits for: on servers without an event loop."""
         until = monotonic() + self.timeout
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._kept or self._over, max(0.0, until - monotonic()))
-                if not self._kept or not (self._over or monotonic() < until):
+                self._changed.wait_for(lambda: self._unsent or self._over, max(0.0, until - monotonic()))
+                if not self._unsent or not (self._over or monotonic() < until):
                     self._over = True
                     return
-                piece: Any = self._kept.popleft()
-            yield piece.body if isinstance(piece, News) else piece
+                piece: Any = self._unsent.popleft()
+            yield piece.body if isinstance(piece, ParkedAnswer) else piece

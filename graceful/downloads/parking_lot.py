@@ -1,9 +1,9 @@
 """Where parked requests wait: the event loop's side of their tickets.
 
-There can be ten thousand of them, and when a server stops all of them have to be told, which is the moment at which
-ten thousand clients would come back in one instant.  So they are answered over a second; each answer is made by the
-application, in a thread; and whoever parks when it is already too late is kept for a moment, or it would come
-straight back, again and again.
+There can be ten thousand of them, and when a server stops all of them are answered; if that happened at once, ten
+thousand clients would come back in one instant.  So they are answered over a second; the application makes each
+answer, in a thread; and a request that is parked when the drain has begun is kept for a moment, or its client would
+come straight back, again and again.
 """
 
 from __future__ import annotations
@@ -16,79 +16,93 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from graceful.downloads.headers import as_it_is
-from graceful.downloads.parked import NOTHING_NEW, AtDrain, News, Parked, news
+from graceful.downloads.headers import without_identity
+from graceful.downloads.parked import NO_NEWS, AtDrain, Parked, ParkedAnswer, parked_answer
 from graceful.web.exchange import PARKED, Disconnected, Exchange
 from graceful.web.interfaces import IAnswerer
 
 log = Logger(namespace="graceful")
 
 
-SPREAD: Final = 1.0
-LATE: Final = (1.0, 2.0)
-HELD: Final = 1 << 18
-
-CallbackThreads = Callable[..., object]
+#: Seconds over which the parked requests are answered when a server stops: their clients must not come back at once.
+DRAIN_SPREAD: Final = 1.0
+#: Seconds, at least and at most, that a request parked in a drain is kept, and after which an event stream's client
+#: comes back: at random, for the same reason.
+COME_BACK_AFTER: Final = (1.0, 2.0)
+#: Bytes of events that may wait for a client; one that reads more slowly is cut, to bound the memory.
+MAX_UNSENT: Final = 1 << 18
 
 
 @implementer(IAnswerer)
 class ParkedRequest:
-    """One parked request.  Reactor thread, except :meth:`give`.
+    """One parked request; a `graceful.downloads.reactor_answer.ReactorAnswer`.
 
-    :param exchange: whose view has returned; it may have begun an event stream, but not sent anything.
-    :param ticket: the application's side of it.
-    :param lot: where it waits.
-    :ivar due: when its time is over, or when it is to be told of the drain, seconds of the clock.
+    Made in any thread; all else but :meth:`give` happens in the reactor's.
+
+    :param exchange: its view has returned; it may have started an event stream, but nothing was sent.
+    :param ticket: the application's side of the request.
+    :param parking_lot: where it waits.
+    :param stream: whether it is an event stream.
+    :ivar due: when it is answered by itself, or told of the drain, seconds of the clock.
     """
 
-    def __init__(self, exchange: Exchange, ticket: Parked, lot: ParkingLot, stream: bool) -> None:
+    def __init__(self, exchange: Exchange, ticket: Parked, parking_lot: ParkingLot, stream: bool) -> None:
         self.exchange = exchange
         self.ticket = ticket
         self.due = 0.0
-        self._lot = lot
+        self._parking_lot = parking_lot
         self._stream = stream
         self._over = False
 
     def begin(self) -> None:
-        """Wait."""
+        """Wait.  Reactor thread."""
+        self._parking_lot.enter(self)
         exchange = self.exchange
         exchange.handler = self
         exchange.phase = PARKED
         if self._stream:
             try:
-                exchange.write(b"")  # a browser's EventSource is open when it has the head
+                exchange.write(b"")  # a browser's EventSource opens when it gets the head
                 if exchange.bare() and self.ticket.end():
-                    self._take(b"", True)  # HEAD has all of it
+                    self._take(b"", True)  # HEAD is answered with that
                     return
             except Disconnected:
                 self.disconnected(exchange)
                 return
         kept, complete = self.ticket.wait_at(self)
-        if complete and not kept:  # somebody has closed it on its way here
-            self._take(b"" if self._stream else NOTHING_NEW, True)
+        if complete and not kept:  # the ticket was closed on its way here
+            self._take(b"" if self._stream else NO_NEWS, True)
         for position, what in enumerate(kept, 1):
             self._take(what, complete and position == len(kept))
         if not self._over and exchange.connection.write_token.eof:
             exchange.connection.close()
 
-    def give(self, what: News | bytes, last: bool) -> None:
-        """There is news.  Any thread."""
-        self._lot.call(self._take, what, last)
+    def drop(self) -> None:
+        """Tell the application that the client has left before it could wait."""
+        if self.ticket.end():
+            self.ticket.gone.callback(None)
 
-    def _take(self, what: News | bytes, last: bool) -> None:
+    def give(self, what: ParkedAnswer | bytes, last: bool) -> None:
+        """Send an answer, or a piece of an event stream.  Any thread.
+
+        :param last: nothing comes after it.
+        """
+        self._parking_lot.call(self._take, what, last)
+
+    def _take(self, what: ParkedAnswer | bytes, last: bool) -> None:
         if self._over:
             return
         exchange = self.exchange
         try:
-            if isinstance(what, News):
+            if isinstance(what, ParkedAnswer):
                 if exchange.begun:
                     exchange.finish(what.body)
                 else:
-                    exchange.start(what.status, [*self._of_the_view(what), *what.headers])
+                    exchange.start(what.status, [*self._view_fields(what), *what.headers])
                     exchange.finish(what.body)
             elif last:
                 exchange.finish(what)
-            elif exchange.connection.write_token.held > HELD:
+            elif exchange.connection.write_token.held > MAX_UNSENT:
                 log.info("{exchange}: its client does not take its events, and is cut", exchange=exchange)
                 exchange.connection.close()
                 return
@@ -105,102 +119,101 @@ class ParkedRequest:
         self._leave()
         exchange.connection.site.through(exchange)
 
-    def _of_the_view(self, answer: News) -> list[tuple[str, str]]:
-        """What the view and its middlewares have said, such as a cookie, and the answer does not say itself."""
+    def _view_fields(self, answer: ParkedAnswer) -> list[tuple[str, str]]:
+        """Return the fields of the view and its middlewares, such as a cookie, that the answer does not set."""
         said = {name.lower() for name, _ in answer.headers}
         if not answer.body:
-            said.add("content-type")  # the view's was that of a page
-        return [(name, value) for name, value in as_it_is(self.exchange.fields()) if name.lower() not in said]
+            said.add("content-type")  # the view's describes its own page
+        return [(name, value) for name, value in without_identity(self.exchange.fields()) if name.lower() not in said]
 
     def _leave(self) -> None:
         self._over = True
-        self._lot.leave(self)
+        self._parking_lot.leave(self)
 
     # -- its time is over, or the server's ----------------------------------------------------------------
 
     def time_out(self) -> None:
-        """Answer by ourselves, unless somebody has just answered."""
+        """Answer with 204, or end the event stream, unless the application has just answered."""
         if self.ticket.end():
-            self._take(b"" if self._stream else NOTHING_NEW, True)
+            self._take(b"" if self._stream else NO_NEWS, True)
 
     def tell_of_drain(self) -> None:
-        """The server stops: have the application answer, or answer by ourselves."""
+        """Have the application answer since the server stops; without `at_drain`, answer with 204."""
         if not self.ticket.end():
             return
         if self.ticket.at_drain is None:
             self._drained(None)
         else:
-            self._lot.aside(self._ask, self.ticket.at_drain)
+            self._parking_lot.call_in_thread(self._ask, self.ticket.at_drain)
 
     def _ask(self, at_drain: AtDrain) -> None:
         """Call the application.  In a thread."""
-        answer: News | None = None
+        answer: ParkedAnswer | None = None
         try:
             made = at_drain()
-            answer = news(*made) if made is not None else None
+            answer = parked_answer(*made) if made is not None else None
         except Exception:
             log.failure("{exchange}: at_drain of a parked request failed", exchange=self.exchange)
         finally:
-            self._lot.call(self._drained, answer)
+            self._parking_lot.call(self._drained, answer)
 
-    def _drained(self, answer: News | None) -> None:
+    def _drained(self, answer: ParkedAnswer | None) -> None:
         if self._stream:
-            # RFC-less, but in the HTML standard: the time after which the browser comes back.
-            retry = b"retry: %d\n\n" % int(uniform(*LATE) * 1000)
+            # From the HTML standard, in no RFC: the time after which the browser comes back.
+            retry = b"retry: %d\n\n" % int(uniform(*COME_BACK_AFTER) * 1000)
             self._take((answer.body if answer is not None else b"") + retry, True)
         else:
-            self._take(answer if answer is not None else NOTHING_NEW, True)
+            self._take(answer if answer is not None else NO_NEWS, True)
 
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
-        """The client is gone, or it was cut."""
+        """Stop waiting: the client has left, or its connection was cut."""
         if self._over:
             return
         self._leave()
-        if self.ticket.end():
-            self.ticket.gone.callback(None)
+        self.drop()
         exchange.flushed = True
         exchange.connection.site.through(exchange)
 
     def parked(self, exchange: Exchange) -> bool:
-        """Nothing is on its way to the client that would find out whether it is still there."""
+        """Whether it waits: then nothing is on its way to the client that would show whether it is still there."""
         return not self._over
 
 
 class ParkingLot:
-    """Where all of them wait.  Reactor thread.
+    """Where all parked requests wait.  Reactor thread.
 
     :param clock: monotonic time.
     :param call: calls a function in the reactor thread, from any thread.
-    :param aside: calls an application's function in a thread.
+    :param call_in_thread: calls an application's function in a thread.
     """
 
-    def __init__(self, clock: IReactorTime, call: Callable[..., object], aside: CallbackThreads) -> None:
+    def __init__(
+        self, clock: IReactorTime, call: Callable[..., object], call_in_thread: Callable[..., object]
+    ) -> None:
         self._clock = clock
         self.call = call
-        self.aside = aside
-        # By the whole second in which their time is over.
+        self.call_in_thread = call_in_thread
+        # By the whole second of `due`.
         self._due: dict[int, set[ParkedRequest]] = {}
-        self._looked = int(clock.seconds())
+        self._last_tick = int(clock.seconds())
         self._draining = False
 
     def __len__(self) -> int:
         return sum(len(waiting) for waiting in self._due.values())
 
-    def park(self, exchange: Exchange, ticket: Parked, stream: bool) -> None:
-        """Have a request wait."""
-        waiting = ParkedRequest(exchange, ticket, self, stream)
-        after = uniform(*LATE) if self._draining else max(0.0, ticket.timeout)
-        self._enter(waiting, self._clock.seconds() + after)
-        waiting.begin()
+    def enter(self, waiting: ParkedRequest) -> None:
+        """Have a request wait until its time is over."""
+        after = uniform(*COME_BACK_AFTER) if self._draining else max(0.0, waiting.ticket.timeout)
+        self._wait_until(waiting, self._clock.seconds() + after)
 
-    def _enter(self, waiting: ParkedRequest, due: float) -> None:
+    def _wait_until(self, waiting: ParkedRequest, due: float) -> None:
         waiting.due = due
         self._due.setdefault(int(due), set()).add(waiting)
 
     def leave(self, waiting: ParkedRequest) -> None:
-        """One of them waits no longer."""
+        """Take out a request that waits no longer."""
         second = int(waiting.due)
         others = self._due.get(second)
         if others is not None:
@@ -209,27 +222,30 @@ class ParkingLot:
                 del self._due[second]
 
     def drain(self) -> None:
-        """The sockets are closed: tell all of them within a second, so that they find the next instance."""
+        """Tell all requests of the drain, within `DRAIN_SPREAD`.
+
+        The sockets are closed, so clients that come back find the next instance.
+        """
         self._draining = True
         now = self._clock.seconds()
         waiting = [one for second in list(self._due) for one in self._due.pop(second)]
         for one in waiting:
-            self._enter(one, now + uniform(0, SPREAD))
+            self._wait_until(one, now + uniform(0, DRAIN_SPREAD))
 
     def tick(self, now: float) -> None:
-        """Look whose time is over.  Several times a second in a drain, else once.
+        """Answer the requests whose time is over.  Several times a second in a drain, else once.
 
         :param now: the clock's seconds.
         """
         last = int(now)
-        seconds: Iterable[int] = range(self._looked, last + 1)
-        if last - self._looked > len(self._due):
+        seconds: Iterable[int] = range(self._last_tick, last + 1)
+        if last - self._last_tick > len(self._due):
             seconds = [second for second in list(self._due) if second <= last]
         for second in seconds:
             for waiting in list(self._due.get(second, ())):
                 if waiting.due <= now:
                     self._end(waiting)
-        self._looked = last
+        self._last_tick = last
 
     def _end(self, waiting: ParkedRequest) -> Any:
         if self._draining:

@@ -1,9 +1,9 @@
 """Which file or URL a path means, and that it means nothing else.
 
-A path of a request, or of an `X-Accel-Redirect` that an application has put together from a request, is what an
-attacker chooses.  `..`, `%2e%2e`, `%2F`, `%00`, a backslash, an absolute URL, a symbolic link: each has led out of
-somebody's directory.  So a path is taken apart into segments, every segment is looked at as it is decoded, and the
-target is put together again from those; what is refused says why, for the log.
+An attacker chooses the path of a request, and so the `X-Accel-Redirect` that an application makes of it.  `..`,
+`%2e%2e`, `%2F`, `%00`, a backslash, an absolute URL, a symbolic link: each has led out of a server's directory.  So a
+path is split into segments, every segment is checked after decoding, and the target is put together from those; the
+reason of a refusal goes to the log.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from typing import Final
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 from attrs import frozen
+from twisted.logger import Logger
 
 from graceful.config.values import _VISIBLE, Mapping
 
+log = Logger(namespace="graceful")
+
+#: Characters that a segment of a URL may have unquoted (RFC 3986 §3.3).
 _SAFE: Final = "!$&'()*+,;=:@~"
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -30,8 +34,8 @@ class RefusedPath(Exception):
 class File:
     """A file below a directory.
 
-    :ivar path: where it should be.
-    :ivar beneath: the directory that it must really be in, whatever links there are; empty for anywhere.
+    :ivar path: its name.
+    :ivar beneath: the directory that it must be in after all symbolic links are resolved; empty for anywhere.
     """
 
     path: bytes
@@ -40,7 +44,7 @@ class File:
 
 @frozen
 class Url:
-    """What an upstream server has.
+    """A URL at an upstream server.
 
     :ivar url: `http://host/path?query`, quoted as it is sent.
     """
@@ -51,12 +55,17 @@ class Url:
 Target = File | Url
 
 
+def log_refusal(exchange: object, path: str, refused: RefusedPath) -> None:
+    """Write to the log why nothing is sent for a path."""
+    log.warn("{exchange}: {path!r} is not sent: {why}", exchange=exchange, path=path, why=refused)
+
+
 def resolve(mappings: Iterable[Mapping], path: str) -> Target | None:
     """Find what a path means.
 
     :param path: quoted, with a query or without; characters are latin-1, as in a field or a request target.
     :returns: None if no mapping has its prefix.
-    :raises Refused: one has, and nothing may be sent.
+    :raises RefusedPath: a mapping has the prefix, but nothing may be sent.
     """
     path, _, query = path.partition("?")
     for mapping in sorted(mappings, key=lambda mapping: -len(mapping.prefix)):
@@ -67,15 +76,15 @@ def resolve(mappings: Iterable[Mapping], path: str) -> Target | None:
 
 
 def _segments(path: str) -> list[bytes]:
-    """The decoded segments of a path below a prefix.
+    """Return the decoded segments of a path below a prefix.
 
-    :raises Refused: one of them could mean something else than a name.
+    :raises RefusedPath: a segment could mean something else than a name.
     """
     if not path.isascii():
         raise RefusedPath("it is not quoted")
     segments = [unquote_to_bytes(segment) for segment in path.split("/")[1:]]
     for segment in segments:
-        # Some servers take what is behind a semicolon for a parameter, and what is left for a dot segment.
+        # Some servers take what follows a semicolon for a parameter, and the rest for a dot segment.
         if segment.partition(b";")[0] in (b".", b".."):
             raise RefusedPath("it has a dot segment")
         if b"/" in segment or b"\\" in segment:

@@ -1,9 +1,9 @@
 """How an application hands its answer over to the event loop: a token that every framework lets through.
 
-Frameworks own `start_response` and wrap what a view returns, so the thing that says "send this file" cannot be the
-thing that the server gets to see.  A header can: no framework touches a header that it does not know.  So a token
-has one header with an id that nobody can guess and that is good for the one exchange it was made in.  And it is an
-iterable body, too: on any other server, and wherever a middleware has changed the body, the thread does the work.
+Frameworks own `start_response` and wrap what a view returns, so the server does not see the object by which a view
+says "send this file".  It does see a header: no framework touches a header that it does not know.  So a token has one
+header, with an id that cannot be guessed and is only valid in the exchange it was made in.  It is an iterable body as
+well: on any other server, and where a middleware has changed the body, the thread sends it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
 
 HEADER: Final = "X-Graceful-Handover"
+#: Bytes that the thread reads at a time, where it sends the body itself.
 _PIECE: Final = 65536
+#: Seconds that an upstream may say nothing, where the thread asks it itself.
 _SILENCE: Final = 60.0
 
 #: Every token that an application has, by its id.  Any thread; single operations are atomic.
-_tokens: WeakValueDictionary[str, Token] = WeakValueDictionary()
+_tokens: WeakValueDictionary[str, HandoverToken] = WeakValueDictionary()
 
 
-class Token:
-    """What stands for an answer that the event loop makes.  Belongs to the thread that runs the application.
+class HandoverToken:
+    """Stands for an answer that the event loop gives.  Belongs to the thread that runs the application.
 
-    :ivar exchange: the one exchange that it is good for; None on other servers.
-    :ivar claimed: it has been handed over.
+    :ivar exchange: the only exchange in which it is valid; None on other servers.
+    :ivar claimed: whether it was handed over.
     """
 
     def __init__(self) -> None:
@@ -52,12 +54,12 @@ class Token:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The fields to add to the answer: one; none where there is nobody to hand it over to."""
+        """The fields to add to the answer: one; none on a server without an event loop."""
         return [(HEADER, self._id)] if self._id else []
 
 
-def claim(id: str, exchange: Exchange) -> Token | None:
-    """Find the token that an answer's field names; None unless it was made in the same exchange."""
+def claim(id: str, exchange: Exchange) -> HandoverToken | None:
+    """Return the token that an answer's field names; None unless it was made in the same exchange."""
     token = _tokens.get(id)
     if token is None or token.exchange is not exchange:
         return None
@@ -66,18 +68,18 @@ def claim(id: str, exchange: Exchange) -> Token | None:
     return token
 
 
-class Download(Token):
-    """A file, or what an upstream server has at a URL, as the body of an answer.
+class Download(HandoverToken):
+    """A file, or the resource at an upstream's URL, as the body of an answer.
 
     The event loop sends it, at the client's speed, and the thread is free at once.  Ranges and conditions of the
     request are answered (RFC 9110 §13, §14).  Return it from a WSGI application as ``return download(environ,
     start_response)``; for frameworks see :mod:`graceful.contrib`.
 
     :param target: a path, which is opened now, or an `http://` or `https://` URL.
-    :param headers: fields of the answer; they win over what the upstream says.
-    :raises OSError: the file cannot be opened, or is none.
+    :param headers: fields of the answer; they win over the upstream's.
+    :raises OSError: the file cannot be opened, or is no regular file.
     :ivar target: as it was given.
-    :ivar size: the file's, in bytes; None for a URL.
+    :ivar size: of the file, bytes; None for a URL.
     """
 
     def __init__(self, target: str | os.PathLike[str], headers: Iterable[tuple[str, str]] = ()) -> None:
@@ -96,16 +98,16 @@ class Download(Token):
 
     @property
     def content_type(self) -> str:
-        """The media type that the target's name lets guess."""
+        """The media type, guessed from the target's name."""
         return mimetypes.guess_type(self.target.partition("?")[0])[0] or "application/octet-stream"
 
     def take_file(self) -> OpenFile | None:
-        """The open file, which is the caller's to close from now on."""
+        """Return the open file, which the caller closes; None the second time."""
         file, self._file = self._file, None
         return file
 
     def close(self) -> None:
-        """Give the file back, unless it has been handed over (PEP 3333)."""
+        """Close the file, unless it was handed over (PEP 3333)."""
         file = self.take_file()
         if file is not None:
             file.close()
@@ -129,7 +131,7 @@ class Download(Token):
         return self
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body, read by the thread: where nobody else does it."""
+        """Iterate over the body, which the thread reads: where the event loop does not send it."""
         if not self.remote:
             yield from _pieces(self._read)
             return
@@ -140,7 +142,7 @@ class Download(Token):
                 raise IncompleteRead(b"", response.length)
 
     def _read(self, size: int) -> bytes:
-        # A close while somebody iterates is the end: the descriptor's number may be another file's by now.
+        # The end after a close during the iteration: the descriptor's number may be another file's by now.
         return os.read(self._file.fd, size) if self._file is not None else b""
 
 

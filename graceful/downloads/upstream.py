@@ -1,10 +1,10 @@
-"""Asking an upstream server, such as the file store: Twisted's client, with what it lacks for a careless upstream.
+"""Requests to an upstream server, such as a file store: Twisted's client, with the limits that it lacks.
 
-It is Twisted's `Agent` with a persistent pool, not treq on top of it: treq has gzip unpacked on the way, after which
-the announced length, the validator and the ranges are those of another representation.
+It is Twisted's `Agent` with a persistent pool, not treq on top of it: treq unpacks gzip on the way, after which the
+announced length, the validator and the ranges are those of another representation.
 
-The agent has no limit for the head of a response, neither in bytes nor in time, and its time-out for connecting goes
-by the wall clock.  Here are both, by a monotonic clock.
+The agent has no limit for the bytes of a response's head, and its time-out for connecting goes by the wall clock.
+Here are both; the time-out goes by a monotonic clock.
 """
 
 from __future__ import annotations
@@ -25,46 +25,50 @@ from zope.interface import implementer
 
 Fields = Sequence[tuple[str, str]]
 
+#: Bytes of a response's head: an upstream that sends more is broken, and would fill the memory.
 MAX_HEAD: Final = 1 << 17
-KEPT: Final = 64
-KEPT_FOR: Final = 20
+#: Idle connections that are kept for each host; more are closed after their response.
+KEPT_PER_HOST: Final = 64
+#: Seconds that an idle connection is kept: few, so that a request rarely meets one that the upstream is closing.
+KEPT_SECONDS: Final = 20
+#: Seconds: the endpoint's own time-out, which goes by the wall clock, must never be the one that fires.
 NEVER: Final = 86_400.0
 
 
 class HeadTooLong(Exception):
-    """An upstream's head does not end."""
+    """The head of an upstream's response is longer than `MAX_HEAD`."""
 
     def __str__(self) -> str:
         return f"the head of the answer is longer than {MAX_HEAD} bytes"
 
 
-class Proxy(TransportProxyProducer):
-    """What a response gets to see of its connection."""
+class AbortingTransport(TransportProxyProducer):
+    """The transport of a response; closing it aborts the connection."""
 
     def loseConnection(self) -> None:
-        """Close at once: nobody wants the rest, and TLS would wait for it to say goodbye in order."""
+        """Abort: the rest is not wanted, and TLS would wait for an orderly goodbye."""
         if self._producer is not None:
             self._producer.abortConnection()
 
 
 class UpstreamClient(HTTP11ClientProtocol):
-    """A connection to an upstream server that ends when a response's head does not."""
+    """A connection to an upstream server; it is closed if the head of a response is too long."""
 
     _head = 0
 
     def request(self, request: Any) -> Deferred[IResponse]:
-        """Send a request; the bytes of its answer's head count from here."""
+        """Send a request, and begin to count the bytes of its response's head."""
         self._head = 0
         asking: Deferred[IResponse] = super().request(request)
         parser = self._parser
         if parser is None:
-            return asking  # it was refused
-        proxy: Any = Proxy(self.transport)  # type: ignore[no-untyped-call]
+            return asking  # the request was refused
+        proxy: Any = AbortingTransport(self.transport)  # type: ignore[no-untyped-call]
         self._transportProxy = parser.transport = proxy
         return asking.addCallback(_without_the_connections_own, parser)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Count the bytes of a head, and give up when they are too many."""
         if self._parser is not None and self._parser.bodyDecoder is None:
             self._head += len(data)
             if self._head > MAX_HEAD:
@@ -74,15 +78,14 @@ class UpstreamClient(HTTP11ClientProtocol):
 
 
 def _without_the_connections_own(response: IResponse, parser: HTTPClientParser) -> IResponse:
-    """Take out what the upstream says of this connection alone (RFC 9110 §7.6.1); where it says so, only the parser
-    knows."""
+    """Remove the fields that concern only this connection (RFC 9110 §7.6.1); only the parser has their names."""
     for value in parser.connHeaders.getRawHeaders(b"connection", []):
         for name in value.split(b","):
             response.headers.removeHeader(name.strip())
     return response
 
 
-class ClientFactory(Factory):
+class UpstreamClientFactory(Factory):
     """Makes the connections of the pool."""
 
     noisy = False
@@ -91,21 +94,21 @@ class ClientFactory(Factory):
         self._quiescent = quiescent
 
     def buildProtocol(self, addr: object) -> UpstreamClient:
-        """A connection is made."""
+        """Return the protocol for a new connection."""
         return UpstreamClient(self._quiescent)  # type: ignore[no-untyped-call]
 
 
 class UpstreamPool(HTTPConnectionPool):
     """Connections that are kept between requests."""
 
-    _factory: Any = ClientFactory
-    maxPersistentPerHost = KEPT
-    cachedConnectionTimeout = KEPT_FOR
+    _factory: Any = UpstreamClientFactory
+    maxPersistentPerHost = KEPT_PER_HOST
+    cachedConnectionTimeout = KEPT_SECONDS
 
 
 @implementer(IStreamClientEndpoint)
-class Timed:
-    """An endpoint that gives up connecting after a while.
+class TimedEndpoint:
+    """An endpoint with a time-out for connecting, by a monotonic clock.
 
     :param limit: seconds.
     """
@@ -116,7 +119,7 @@ class Timed:
         self._limit = limit
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; fails with `TimeoutError` when it takes too long."""
+        """Connect; fails with `TimeoutError` after the limit."""
         connecting = self._endpoint.connect(factory)
         late = False
 
@@ -137,8 +140,8 @@ class Timed:
 
 
 @implementer(IAgentEndpointFactory)
-class Endpoints:
-    """Where the agent connects to."""
+class UpstreamEndpoints:
+    """Makes the endpoints that the agent connects to."""
 
     def __init__(self, reactor: Any, clock: IReactorTime, limit: float) -> None:
         self._reactor = reactor
@@ -146,32 +149,33 @@ class Endpoints:
         self._limit = limit
         self._policy: Any = None
 
-    def endpointForURI(self, uri: URI) -> Timed:
-        """The endpoint for a URL; its host is resolved by the reactor."""
+    def endpointForURI(self, uri: URI) -> TimedEndpoint:
+        """Return the endpoint for a URL; the reactor resolves its host."""
         endpoint: Any = HostnameEndpoint(self._reactor, uri.host, uri.port, timeout=NEVER)
         if uri.scheme == b"https":
             if self._policy is None:
                 self._policy = BrowserLikePolicyForHTTPS()
             endpoint = wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
-        return Timed(endpoint, self._clock, self._limit)
+        return TimedEndpoint(endpoint, self._clock, self._limit)
 
 
 class Upstream:
-    """All upstream servers.  Reactor thread.
+    """The client of all upstream servers.  Reactor thread.
 
     :param reactor: Twisted's.
     :param clock: monotonic time.
-    :param connect: how long connecting may take, seconds.
+    :param connect: time-out for connecting, seconds.
     """
 
     def __init__(self, reactor: Any, clock: IReactorTime, connect: float) -> None:
         self._pool = UpstreamPool(reactor)  # type: ignore[no-untyped-call]
-        self._agent = Agent.usingEndpointFactory(reactor, Endpoints(reactor, clock, connect), self._pool)
+        self._agent = Agent.usingEndpointFactory(reactor, UpstreamEndpoints(reactor, clock, connect), self._pool)
 
     def ask(self, method: str, url: str, fields: Fields) -> Deferred[IResponse]:
-        """Send a request; cancelling what is returned closes its connection.
+        """Send a request.
 
-        :raises ValueError: the URL is none.
+        :returns: fires with the response; cancelling it closes the connection.
+        :raises ValueError: the URL is invalid.
         """
         headers = Headers()
         for name, value in fields:
@@ -180,5 +184,5 @@ class Upstream:
         return asking
 
     def stop(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]

@@ -44,7 +44,7 @@ class DaemonThread(Thread):
         self.daemon = True
 
 
-class Answer(SimpleQueue[Any]):
+class ReplyQueue(SimpleQueue[Any]):
     """What the reactor will answer a thread, in the place of a queue."""
 
     waiters: Waiters
@@ -65,22 +65,22 @@ class Waiters:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Answer, int] = {}  # each entry is made and removed by the thread that waits
+        self._waiting: dict[ReplyQueue, int] = {}  # each entry is made and removed by the thread that waits
         self._let_go: Callable[[int], bool] = lambda thread: False
 
-    def answer(self) -> Answer:
+    def answer(self) -> ReplyQueue:
         """What a thread will wait for."""
-        answer = Answer()
+        answer = ReplyQueue()
         answer.waiters = self
         return answer
 
-    def wait(self, answer: Answer) -> None:
+    def wait(self, answer: ReplyQueue) -> None:
         """A thread is about to wait; if it would be for nothing, it gets the error that says so."""
         thread = self._waiting[answer] = get_ident()
         if self._let_go(thread):
             answer.put(_nobody())
 
-    def through(self, answer: Answer) -> None:
+    def through(self, answer: ReplyQueue) -> None:
         """It has waited."""
         self._waiting.pop(answer, None)
 

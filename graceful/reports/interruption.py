@@ -1,4 +1,4 @@
-"""What was interrupted: the facts about one exchange at the moment of its takedown, and what became of its thread."""
+"""An exchange that was taken down: the facts at that moment, and what became of its thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from attrs import define, field
 
-from graceful.takedown.thread_interrupt import ThreadInterrupt
 from graceful.web.exchange import PHASES, Exchange
 
 
@@ -14,12 +13,14 @@ from graceful.web.exchange import PHASES, Exchange
 class Interruption:
     """An exchange that was taken down.  Reactor thread.
 
-    :ivar why: when or by whom, in words that follow "taken down".
+    :ivar why: in words that follow "taken down".
     :ivar age: seconds from its first byte until its takedown.
     :ivar phase: how far it was, one of `PHASES`.
-    :ivar descent: how its thread was brought down; None if it had none.
-    :ivar environ: the application's.
-    :ivar reported: its report was made.
+    :ivar sent: bytes of its answer.
+    :ivar stack: of its thread; empty if it had none.
+    :ivar story: what was done to bring its thread down, in words; empty if it had none.
+    :ivar environ: of the WSGI application.
+    :ivar reported: whether its report was made.
     :ivar down: whether its thread has come down; None while that is not known, or if it had none.
     """
 
@@ -29,14 +30,14 @@ class Interruption:
     phase: str
     sent: int
     stack: str = ""
-    descent: ThreadInterrupt | None = None
+    story: list[str] = field(factory=list)
     down: bool | None = None
     reported: bool = False
     environ: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, exchange: Exchange, why: str, now: float, stack: str) -> Interruption:
-        """Write down how far an exchange is.
+        """Return an exchange's facts at this moment.
 
         :param now: monotonic seconds.
         :param stack: of its thread; empty if it has none.
@@ -51,7 +52,16 @@ class Interruption:
             environ=exchange.environ,
         )
 
+    def thread_ended(self, down: bool, story: list[str]) -> None:
+        """Set what became of the thread.
+
+        :param down: whether the thread has come down; False if it is abandoned.
+        :param story: what was done to it, in words.
+        """
+        self.down = down
+        self.story = story
+
     @property
     def outcome(self) -> str:
-        """What became of it."""
+        """What became of the exchange."""
         return "abandoned" if self.down is False else "taken down"

@@ -1,7 +1,7 @@
-"""Where reports go: a directory, Sentry, and whatever the application adds.
+"""Where reports go: a directory, Sentry, and the outlets that the application adds.
 
-An outlet is a callable that takes one report, in the thread of the reports.  It may wait, and what it raises is told
-in the log, with the report.
+An outlet is a callable that takes one report, in the publisher's thread.  It may block; if it raises, the report goes
+to the log, with the error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from graceful.reports.writer import Report
 
 Outlet = Callable[[Report], object]
 
+#: One frame of a traceback, as Python prints it: path, line and function.
 _FRAME: Final = re.compile(r'^ *File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 
-#: What the application has added, in its order; any thread.
+#: The outlets that the application has added, in order; any thread.
 added: Final[list[Outlet]] = []
 
 
 def on_report(outlet: Outlet) -> Outlet:
     """Have a function called with each report, a dictionary, in a thread of its own; can be used as a decorator.
 
-    It may wait, but all reports wait for it.  What it raises is logged, together with the report.
+    It may block, but all reports wait for it.  If it raises, that is logged with the report.
 
     :param outlet: takes the report, which it must not change.
     :return: the function.
@@ -37,7 +38,7 @@ def on_report(outlet: Outlet) -> Outlet:
 
 
 def as_json(what: object) -> str:
-    """A report, or some, in one line."""
+    """Return a report, or several, as JSON in one line."""
     return json.dumps(what, default=_plain)
 
 
@@ -46,9 +47,9 @@ def _plain(value: object) -> str:
 
 
 def directory(path: str) -> Outlet:
-    """Return what writes reports to a directory.
+    """Return an outlet that writes reports to a directory.
 
-    With the extra `graceful-app[oops]`, as OOPS reports, which its tools read; else each is a JSON file.
+    With the extra `graceful-app[oops]` it writes OOPS reports, for the tools of OOPS; else JSON files.
     """
     try:
         from oops import Config
@@ -61,9 +62,9 @@ def directory(path: str) -> Outlet:
 
 
 class JsonFiles:
-    """Writes each report to a file of its own, which is complete as soon as it has its name.
+    """Writes each report to a file of its own, which is complete when it gets its name.
 
-    :param path: the directory; below it there is one for each day, as OOPS has it.
+    :param path: the directory; it gets a subdirectory for each day, as with OOPS.
     """
 
     def __init__(self, path: str) -> None:
@@ -84,7 +85,7 @@ class JsonFiles:
 
 
 def sentry() -> Any:
-    """The module `sentry_sdk`, if the application has initialised it; else None."""
+    """Return the module `sentry_sdk` if the application has initialised it; else None."""
     sdk = sys.modules.get("sentry_sdk")
     return sdk if sdk is not None and sdk.is_initialized() else None
 
@@ -126,7 +127,10 @@ def to_sentry(report: Report) -> None:
 
 
 def flush_sentry(seconds: float) -> None:
-    """Have Sentry send what it still holds, for at most so many seconds."""
+    """Have Sentry send the events that it still holds.
+
+    :param seconds: how long to wait for it, at most.
+    """
     sdk = sentry()
     if sdk is not None:
         sdk.flush(timeout=seconds)

@@ -1,8 +1,8 @@
-"""The thread that publishes reports, so that nobody else waits for a disk or a network.
+"""The thread that publishes reports, so that no other thread waits for a disk or a network.
 
-Reports come in bursts: at the deadline of a drain two hundred in one instant, and then the process wants to end.  So
-there is a queue with an end, and a moment after which nobody waits any more; what finds no place in the queue, cannot
-be written or is not written in time goes to the log instead, whole.
+Reports come in bursts: two hundred at once at the deadline of a drain, and then the process must end.  So the queue
+is bounded, and so is the time to empty it; a report that finds no place in the queue, cannot be written or is not
+written in time goes to the log instead, complete.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from graceful.reports.writer import Report
 log = Logger(namespace="graceful")
 
 
+#: Reports that may wait: several bursts of all threads at once.
 QUEUE: Final = 1000
+#: Seconds that Sentry has at the end to send what it still holds.
 FLUSH: Final = 2.0
 
 
 class Publisher:
     """Publishes reports in a thread of its own, which is started with the first of them.
 
-    :param outlets: where to publish them; asked for each report.
+    :param outlets: returns where to publish; called for each report.
     """
 
     def __init__(self, outlets: Callable[[], list[Outlet]]) -> None:
@@ -40,7 +42,7 @@ class Publisher:
         self._ending = self._over = False
 
     def publish(self, report: Report) -> None:
-        """Publish a report, later.  Any thread; does not wait."""
+        """Queue a report to be published.  Any thread; does not block."""
         with self._changed:
             room = len(self._queue) < QUEUE and not self._over
             if room:
@@ -53,19 +55,19 @@ class Publisher:
             self._keep(report, "too many wait already, or it came too late")
 
     def end(self) -> None:
-        """No more will come: publish what there is, and let the thread end."""
+        """End the thread when it has published what is queued; no more reports come."""
         with self._changed:
             self._ending = True
             self._changed.notify()
 
     @property
     def busy(self) -> bool:
-        """Whether the thread still has something to do.  Any thread."""
+        """Whether the thread still works.  Any thread."""
         thread = self._thread
         return thread is not None and thread.is_alive()
 
     def give_up(self) -> None:
-        """Wait no longer: what is not published goes to the log."""
+        """Write the reports that are not published yet to the log."""
         with self._changed:
             self._over = True
             left = [*([self._current] if self._current is not None else []), *self._queue]

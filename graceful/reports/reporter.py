@@ -1,4 +1,4 @@
-"""What the rest of the server knows of reports: that something deserves one."""
+"""The server's entry to reports: which events are reported."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from graceful.reports.publisher import Publisher
 from graceful.reports.writer import ReportWriter
 from graceful.web.exchange import Exchange
 
+#: The kind of a report: the application has raised.
 ERROR: Final = "error"
+#: The kind of a report: the application has raised DeadlineExceeded.
 DEADLINE: Final = "deadline"
 
 
 class Reporter:
     """Makes reports, and has them published.
 
-    :param path: the directory that they are written to; None for none.
+    :param path: the directory for reports; None for none.
     :param hide: names of query values and header fields that must not be shown.
     """
 
@@ -38,25 +40,32 @@ class Reporter:
 
     @staticmethod
     def new_id() -> str:
-        """An id that no other report has, in the form that OOPS gives them.  Any thread."""
+        """Return a unique id for a report, in the form of OOPS.  Any thread."""
         return f"OOPS-{uuid4().hex}"
 
     def taken_down(self, what: Interruption) -> None:
-        """What was taken down has come to its end, or is abandoned.  Reactor thread; only the first call counts."""
+        """Report an exchange that was taken down: its thread has ended, or is abandoned.  Reactor thread.
+
+        Only the first call for an exchange counts.
+        """
         if not what.reported:
             what.reported = True
             if self.wanted:
                 self.publisher.publish(self.writer.interruption(what))
 
-    def overtime(self, exchange: Exchange, why: str, stack: str) -> None:
-        """An exchange has taken longer than it should.  Reactor thread."""
+    def slow(self, exchange: Exchange, why: str, stack: str) -> None:
+        """Report an exchange that has taken too long.  Reactor thread.
+
+        :param why: the limit that it has exceeded.
+        :param stack: of its thread when it did.
+        """
         if self.wanted:
-            self.publisher.publish(self.writer.overtime(exchange, why, stack))
+            self.publisher.publish(self.writer.slow(exchange, why, stack))
 
     def failed(self, exchange: Exchange, kind: str, error: BaseException) -> None:
-        """The application has raised.  In the exchange's thread, while the exception is handled.
+        """Report that the application has raised.  In the exchange's thread, while the exception is handled.
 
-        :param kind: `ERROR`, or `DEADLINE` for one that has run out of time by itself.
+        :param kind: `ERROR`, or `DEADLINE` if the application has found that its time is over.
         """
         if self.wanted:
             self.publisher.publish(self.writer.failure(exchange, kind, error))

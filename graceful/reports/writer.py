@@ -1,7 +1,7 @@
 """One report as a dictionary, with the keys of OOPS where OOPS has one.
 
-Everything in it can be written as JSON and as BSON, and nothing in it is a secret: what a client sends to prove who
-it is (cookies, credentials) is hidden, and so is what the operator has named.
+All values can be written as JSON and as BSON, and none is a secret: cookies and credentials are hidden, and so are
+the names that the operator has given.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from urllib.parse import unquote_plus
 from graceful.reports.interruption import Interruption
 from graceful.web.exchange import PHASES, Exchange
 
+#: Stands in place of a secret.
 HIDDEN: Final = "<hidden>"
+#: Header fields that are never shown, by lower-case name.
 ALWAYS_HIDDEN: Final = frozenset({"cookie", "authorization", "proxy-authorization"})
+#: The key of the WSGI environ under which the package `timeline` keeps its timeline.
 TIMELINE: Final = "timeline.timeline"
 
 Report = dict[str, Any]
 
 
 class ReportWriter:
-    """Writes down what is known about an exchange.
+    """Makes reports of exchanges.
 
     :param hide: names of query values and header fields that must not be shown, besides cookies and credentials.
     """
@@ -36,7 +39,11 @@ class ReportWriter:
         self._hostname = socket.gethostname()
 
     def facts(self, exchange: Exchange, age: float, phase: str, sent: int, environ: dict[str, Any] | None) -> Report:
-        """What every report tells: which exchange it is, and how far it was."""
+        """Return what every report has: which exchange it is, and how far it was.
+
+        :param age: seconds.
+        :param sent: bytes of its answer.
+        """
         report: Report = {
             "id": exchange.report,
             "time": datetime.now(timezone.utc),
@@ -61,18 +68,18 @@ class ReportWriter:
         return report
 
     def interruption(self, what: Interruption) -> Report:
-        """An exchange that was taken down."""
+        """Return the report of an exchange that was taken down."""
         report = self.facts(what.exchange, what.age, what.phase, what.sent, what.environ)
         report["kind"] = "takedown"
         report["type"] = "Takedown"
         report["value"] = f"taken down {what.why} after {what.age:.1f} s"
         report["tb_text"] = what.stack
-        report["takedown"] = what.descent.story if what.descent is not None else []
+        report["takedown"] = what.story
         report["thread"] = {None: "none", True: "came down", False: "abandoned"}[what.down]
         return report
 
     def failure(self, exchange: Exchange, kind: str, error: BaseException) -> Report:
-        """An exchange whose application has raised.  In its thread, while it handles the exception."""
+        """Return the report of an application that has raised.  In its thread, while it handles the exception."""
         report = self._now(exchange)
         report["kind"] = kind
         report["type"] = type(error).__name__
@@ -80,8 +87,8 @@ class ReportWriter:
         report["tb_text"] = "".join(traceback.format_exception(error))
         return report
 
-    def overtime(self, exchange: Exchange, why: str, stack: str) -> Report:
-        """An exchange that has taken longer than it should."""
+    def slow(self, exchange: Exchange, why: str, stack: str) -> Report:
+        """Return the report of an exchange that has taken too long."""
         report = self._now(exchange)
         report["kind"] = "slow"
         report["type"] = "Slow"
@@ -90,7 +97,7 @@ class ReportWriter:
         return report
 
     def line(self, what: Interruption) -> Report:
-        """An exchange that was taken down, as the last line of a drain names it."""
+        """Return the entry of an exchange that was taken down in the last line of a drain."""
         exchange = what.exchange
         return {
             "exchange": exchange.id,
@@ -106,7 +113,7 @@ class ReportWriter:
         }
 
     def url(self, exchange: Exchange) -> str:
-        """The URL that was asked for, without the values that must not be shown."""
+        """Return the URL of the request, without the values that must not be shown."""
         host = next((value.decode("latin-1") for name, value in exchange.headers if name.lower() == b"host"), "")
         path, mark, query = exchange.shown_target.partition("?")
         return f"{exchange.scheme}://{host}{path}{mark}{'&'.join(map(self._value, query.split('&')))}"
@@ -116,7 +123,7 @@ class ReportWriter:
         return name + equals + HIDDEN if equals and unquote_plus(name).lower() in self._hide else pair
 
     def _fields(self, exchange: Exchange) -> dict[str, str]:
-        """The header fields by their names, in CGI's words."""
+        """Return the header fields by their names in CGI."""
         fields: dict[str, str] = {}
         for raw, value in exchange.headers:
             name = raw.decode("latin-1").lower()
@@ -132,7 +139,7 @@ class ReportWriter:
 
 
 def _timeline(timeline: Any) -> list[list[Any]]:
-    """The application's timeline (see the package of that name): start and end in ms, category, detail, stack."""
+    """Return the timeline of the package `timeline`: of each action start and end in ms, category, detail, stack."""
     try:
         return [list(action.logTuple()) for action in list(timeline.actions)]
     except Exception:

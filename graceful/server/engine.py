@@ -19,10 +19,10 @@ from twisted.logger import Logger
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.config.values import parse_mapping
 from graceful.control.health import Health
-from graceful.downloads.handover import HandOver
+from graceful.downloads.handover import AnswerHandOver
 from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.prefixes import PublicPrefixes
-from graceful.downloads.sender import Sender
+from graceful.downloads.relay_pool import RelayPool
 from graceful.logs.access_log import AccessLog
 from graceful.process import gc_tuning as collector
 from graceful.process.clock import on
@@ -30,9 +30,9 @@ from graceful.reports.reporter import Reporter
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.endpoint_listener import EndpointListener
 from graceful.sockets.listener import Listener
+from graceful.takedown.kernel_waits import Inode, KernelWaits
 from graceful.takedown.request_timeout import RequestTimeouts
-from graceful.takedown.thread_interrupt import ThreadInterrupts
-from graceful.takedown.waits import Inode, Waits
+from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
 from graceful.threads.pool import Pool
@@ -67,11 +67,11 @@ class Engine:
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
     :ivar reports: of what was taken down, has failed or was slow.
-    :ivar descents: brings threads down.
-    :ivar overtime: takes down single exchanges while the server runs normally.
-    :ivar aside: runs the application's callables that have no thread of an exchange.
+    :ivar interrupt_scheduler: brings threads down.
+    :ivar request_timeouts: takes down single exchanges while the server runs normally.
+    :ivar callbacks: runs the application's callables that have no thread of an exchange.
     :ivar health: what a balancer is told.
-    :ivar lot: where parked requests wait.
+    :ivar parking_lot: where parked requests wait.
     """
 
     def __init__(self, reactor: Any, settings: Settings, root: Root) -> None:
@@ -85,10 +85,10 @@ class Engine:
         self._silent = False
         self._pools: dict[Any, Pool[Exchange]] = {}
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
-        self.aside = CallbackThreads()
+        self.callbacks = CallbackThreads()
         self.reports = Reporter(settings.reports, settings.report_hide)
-        self.descents = ThreadInterrupts(
-            self.clock, self.working, self._native, Waits(self._own_sockets), self.aside.call
+        self.interrupt_scheduler = InterruptScheduler(
+            self.clock, self.working, self._native, KernelWaits(self._own_sockets), self.callbacks.call
         )
         self.site = Site(
             root,
@@ -99,8 +99,8 @@ class Engine:
             pool_for=self._pool_for,
         )
         self._hand_over(reactor)
-        self.overtime = RequestTimeouts(
-            self.site, self.clock, self.working, self._queued, self.descents, self.reports, self._replace
+        self.request_timeouts = RequestTimeouts(
+            self.site, self.clock, self.working, self._queued, self.interrupt_scheduler, self.reports, self._replace
         )
         self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
         if settings.health_path:
@@ -120,12 +120,13 @@ class Engine:
 
             return Upstream(reactor, clock, settings.upstream_connect_timeout)
 
-        self._sender = Sender(call, clock, DiskThreads(call), upstream, settings.upstream_timeout)
-        self.lot = ParkingLot(clock, call, self.aside.call)
+        self._disk = disk = DiskThreads(call)
+        self._relays = relays = RelayPool(clock, upstream, settings.upstream_timeout)
+        self.parking_lot = ParkingLot(clock, call, self.callbacks.call)
         internal = [parse_mapping(text) for text in settings.internal_download]
-        self.site.hand_over = HandOver(self._sender, self.lot, internal)
+        self.site.hand_over = AnswerHandOver(call, disk, relays, self.parking_lot, internal)
         mappings = [parse_mapping(text) for text in settings.download]
-        public = PublicPrefixes(self._sender, mappings)
+        public = PublicPrefixes(call, disk, relays, mappings)
         for mapping in mappings:
             self.site.route(mapping.prefix, public.answer)
 
@@ -221,7 +222,7 @@ class Engine:
         self.accept_more(bound)
         self._listeners += foreign
         self._sweeping = self.clock.callLater(SWEEP, self._sweep)
-        self.overtime.start()
+        self.request_timeouts.start()
 
     def accept_more(self, bound: Sequence[BoundSocket]) -> None:
         """Accept from more sockets, likewise ours."""
@@ -324,9 +325,9 @@ class Engine:
         self.site.tick()
         now = self.clock.seconds()
         self.site.sweep(now)
-        self._sender.tick(now)
-        self.lot.tick(now)
-        self.aside.look()
+        self._relays.tick(now)
+        self.parking_lot.tick(now)
+        self.callbacks.look()
 
     # -- people -------------------------------------------------------------------------------------------
 
@@ -345,8 +346,9 @@ class Engine:
         """Give everything back: threads, descriptors, timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
-        self._sender.stop()
-        self.aside.close()
+        self._relays.stop()
+        self._disk.stop(0)
+        self.callbacks.close()
         self.site.spooler.stop()
         if self.access_log is not None:
             self.access_log.close()

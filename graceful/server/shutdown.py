@@ -17,7 +17,7 @@ from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TA
 from graceful.process.own_process import OwnProcess
 from graceful.reports.outlets import as_json
 from graceful.server.engine import Engine
-from graceful.takedown.drain_deadline import Deadline
+from graceful.takedown.drain_deadline import DrainTakedown
 from graceful.takedown.request_timeout import take_down_one
 
 log = Logger(namespace="graceful")
@@ -47,7 +47,7 @@ class Shutdown:
         self._reactor = reactor
         self._process = process
         self._finished_before = 0
-        self._takedown: Deadline | None = None
+        self._takedown: DrainTakedown | None = None
         self._taken_before = 0
         self.on_going_down: Callable[[], object] = lambda: None
         self.on_gone: Callable[[DrainResult], object] = lambda ending: None
@@ -60,11 +60,11 @@ class Shutdown:
     @property
     def taken_down(self) -> int:
         """How many exchanges were taken down since the start."""
-        return self._engine.overtime.taken + (self._takedown.taken if self._takedown is not None else 0)
+        return self._engine.request_timeouts.taken + (self._takedown.taken if self._takedown is not None else 0)
 
     def take_down_one(self, number: int) -> list[int]:
         """Take down an exchange that somebody has chosen, and those behind it on its connection; which were."""
-        return take_down_one(self._site, self._engine.overtime, number)
+        return take_down_one(self._site, self._engine.request_timeouts, number)
 
     def going_down(self) -> None:
         """The balancer shall look elsewhere, and the application may leave what it can to the next instance."""
@@ -73,10 +73,10 @@ class Shutdown:
         self._site.going_down = True
         hooks.going_down(self)
         for function in hooks.at_drain:
-            self._engine.aside.call(function)
+            self._engine.callbacks.call(function)
         self._engine.health.begin_going_down()
         self._taken_before = self.taken_down
-        self._engine.overtime.in_drain = []
+        self._engine.request_timeouts.begin_drain()
         self.on_going_down()
 
     def last_requests(self, quiet: bool) -> None:
@@ -102,11 +102,11 @@ class Shutdown:
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
         # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
-        self._engine.lot.drain()
+        self._engine.parking_lot.drain()
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:
-            if self._site.register.exchanges or self._engine.descents.busy:
+            if self._site.register.exchanges or self._engine.interrupt_scheduler.busy:
                 self._engine.clock.callLater(LOOK_AGAIN, look, None)
             else:
                 done.callback(None)
@@ -129,14 +129,16 @@ class Shutdown:
         """End what is left; downloads only if it is to be everything."""
         if self._takedown is None:
             engine = self._engine
-            self._takedown = Deadline(self._site, engine.clock, engine.working, engine.descents, engine.reports)
+            self._takedown = DrainTakedown(
+                self._site, engine.clock, engine.working, engine.interrupt_scheduler, engine.reports
+            )
         return self._takedown.start(everything)
 
     def finish(self, seconds: float) -> Deferred[None]:
         """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
         engine = self._engine
         done: Deferred[None] = Deferred()
-        leaving = {function: engine.aside.call(function) for function in hooks.at_exit}
+        leaving = {function: engine.callbacks.call(function) for function in hooks.at_exit}
         publisher = engine.reports.publisher
         publisher.end()
         until = engine.clock.seconds() + REPORTS
@@ -159,7 +161,10 @@ class Shutdown:
 
     def _end(self, seconds: float) -> None:
         takedown = self._takedown
-        interrupted = [*(self._engine.overtime.in_drain or ()), *(takedown.interrupted.values() if takedown else ())]
+        interrupted = [
+            *(self._engine.request_timeouts.in_drain or ()),
+            *(takedown.interrupted.values() if takedown else ()),
+        ]
         taken = self.taken_down - self._taken_before
         # Those that did not come down at the deadline, and those that were lost before it.
         abandoned = sum(exchange.aim is not None for exchange in self._engine.working())

@@ -1,1 +1,1 @@
-"""What happens to an exchange that is still running when its time is over."""
+"""Takedown: ending an exchange that is still running when its time is over."""

@@ -1,9 +1,9 @@
-"""The deadline of a drain: what is still running is ended honestly, and named.
+"""The deadline of a drain: exchanges that are still running are taken down, and named in the log.
 
-Most servers kill the process at this point and say nothing.  The client of an answer that had not begun deserves
-a 503 and a time to try again; the client of one that had must see that it is cut; and the operator must read which
-requests were interrupted, how old they were, and where their threads stood.  Clients are told at once, all
-threads are brought down side by side, and those that do not come down in time are named and abandoned.
+Most servers kill the process at this point and say nothing.  A client whose answer has not begun deserves a 503 and
+a time to try again; a client whose answer has begun must see that it is cut; and the operator must read which
+requests were interrupted, how old they were, and where their threads were.  Clients are told at once, all threads are
+brought down side by side, and those that do not come down in time are named and abandoned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from graceful.process.exit import TAKEDOWN
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, ThreadInterrupt, ThreadInterrupts
+from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, InterruptScheduler, ThreadInterrupt
 from graceful.threads.stacks import stack_of
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
@@ -28,20 +28,20 @@ from graceful.web.site import Site
 log = Logger(namespace="graceful")
 
 
-#: Seconds until everything is over that can be: the threads', and a moment.
+#: Seconds that a takedown takes at most: those of its threads, and a few looks more.
 LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN
 assert LAST_MOMENT < TAKEDOWN
 
 
-class Deadline:
+class DrainTakedown:
     """Takes down what a site still has in flight.  Reactor thread.
 
-    :param site: whose connections and exchanges.
+    :param site: its connections and exchanges are taken down.
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
-    :param descents: brings threads down.
+    :param scheduler: brings threads down.
     :param reports: gets a report of each exchange that is taken down.
-    :ivar interrupted: what was interrupted.
+    :ivar interrupted: the exchanges that were interrupted.
     :ivar abandoned: how many threads did not end.
     """
 
@@ -50,41 +50,44 @@ class Deadline:
         site: Site,
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
-        descents: ThreadInterrupts,
+        scheduler: InterruptScheduler,
         reports: Reporter,
     ) -> None:
         self._site = site
         self._clock = clock
         self._working = working
-        self._descents = descents
+        self._scheduler = scheduler
         self._reports = reports
         self._everything = True
         self.interrupted: dict[Exchange, Interruption] = {}
         self._counted: set[Exchange] = set()
+        self._with_thread: set[Exchange] = set()
         self.abandoned = 0
 
     def start(self, everything: bool) -> Deferred[None]:
-        """End what has had its time; fires when all threads have ended, or have had theirs.
+        """Take down what is in flight.
 
-        :param everything: also downloads, which are spared otherwise.
+        :param everything: downloads too, which are spared otherwise.
+        :returns: fires when all threads have ended, or are abandoned.
         """
         self._everything = everything
         spared = self._spared()
         working = self._working()
         for exchange in dict.fromkeys((*self._site.register.in_flight(), *working)):
             if exchange not in spared and exchange not in self.interrupted:
-                self._name(exchange, stack_of(working.get(exchange, 0)))
+                self._log_takedown(exchange, stack_of(working.get(exchange, 0)))
         for connection in self._ending(spared):
             self._end(connection)
         for exchange in self._site.register.in_flight():
             if exchange in working and exchange not in spared:
-                self._count(exchange)  # its client has left, and it goes on
+                self._count(exchange)  # its client has left, but its thread still works
         for exchange, interruption in list(self.interrupted.items()):
             if exchange in working and interruption.down is None:
-                interruption.descent = self._descents.start(exchange, working[exchange], self._came_down)
+                self._with_thread.add(exchange)
+                self._scheduler.start(exchange, working[exchange], self._came_down)
             elif exchange not in self._counted:
                 del self.interrupted[exchange]  # its last byte was on its way
-            elif interruption.descent is None:
+            elif exchange not in self._with_thread:
                 self._reports.taken_down(interruption)
         done: Deferred[None] = Deferred()
         self._wait(done, self._clock.seconds() + LAST_MOMENT)
@@ -94,11 +97,11 @@ class Deadline:
         return set() if self._everything else self._site.spared()
 
     def _ending(self, spared: set[Exchange]) -> list[Connection]:
-        """The connections that carry nothing that is spared."""
+        """Return the connections that carry nothing that is spared."""
         return [connection for connection in self._site.connections() if connection.write_token.current not in spared]
 
-    def _name(self, exchange: Exchange, stack: str) -> None:
-        """Write down what is about to be interrupted."""
+    def _log_takedown(self, exchange: Exchange, stack: str) -> None:
+        """Write an exchange to the log before it is interrupted."""
         now = self._clock.seconds()
         exchange.report = exchange.report or self._reports.new_id()
         self.interrupted[exchange] = Interruption.of(exchange, "at the deadline", now, stack)
@@ -113,7 +116,7 @@ class Deadline:
         try:
             interrupted = take_down(connection)
         except Exception:
-            # One that fails must not keep the others from their end.
+            # One that fails must not keep the others from being taken down.
             log.failure("a connection could not be taken down and is closed")
             connection.close(reset=True)
             return
@@ -129,29 +132,29 @@ class Deadline:
         """How many exchanges in flight were interrupted."""
         return len(self._counted)
 
-    def _came_down(self, descent: ThreadInterrupt, down: bool) -> None:
+    def _came_down(self, interrupt: ThreadInterrupt, down: bool) -> None:
         """A thread has ended, or is abandoned."""
-        interruption = self.interrupted[descent.exchange]
-        interruption.down = down
+        interruption = self.interrupted[interrupt.exchange]
+        interruption.thread_ended(down, interrupt.story)
         if not down:
             log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"
                 "\n{stack}",
-                exchange=descent.exchange,
-                report=descent.exchange.report,
-                story=", ".join(descent.story) or "it was never where that can be done",
-                stack=stack_of(descent.thread),
+                exchange=interrupt.exchange,
+                report=interrupt.exchange.report,
+                story=", ".join(interruption.story) or "it was never where that can be done",
+                stack=stack_of(interrupt.thread),
             )
-        if descent.exchange in self._counted:
+        if interrupt.exchange in self._counted:
             self._reports.taken_down(interruption)
         elif down:
-            del self.interrupted[descent.exchange]  # its answer was complete, and only close() of it interrupted
+            del self.interrupted[interrupt.exchange]  # its answer was complete: only its close() was interrupted
 
     def _wait(self, done: Deferred[None], until: float) -> None:
         spared = self._spared()
         left = len(self._working().keys() - spared)
         ending = self._ending(spared)
-        if (left or ending or self._descents.busy) and self._clock.seconds() < until:
+        if (left or ending or self._scheduler.busy) and self._clock.seconds() < until:
             self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
             return
         self.abandoned = left

@@ -1,9 +1,9 @@
-"""What a client hears when its exchange is taken down.
+"""The last answer to a client whose exchange is taken down: 503, or a visible cut.
 
-A client that waits for an answer is owed one, and one that has a part of an answer must not take it for the whole.
-So an exchange of which nothing was sent is answered with 503 by a substitute in its place, and whoever still works
-for it finds itself gone; any other ends with its connection, and visibly so: a body that was announced stays short
-of that, and one that would end with the connection is reset (RFC 9112 §8).
+A client that waits for an answer is owed one, and a client that has a part of an answer must not take it for the
+whole.  So if nothing was sent, a substitute takes the exchange's place and answers 503, and the thread that still
+works for the exchange finds it disconnected.  Else the exchange ends visibly with its connection: a body stays short
+of its announced length, and one that would end with the connection is reset (RFC 9112 §8).
 
 Everything here runs in the reactor thread.
 """
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def take_down(connection: Connection) -> list[Exchange]:
-    """End what is left on a connection, as its deadline has come.
+    """End a connection, with the exchanges on it: their deadline has come.
 
-    :returns: the exchanges that were interrupted: the one that is being answered, and those behind it.
+    :returns: the exchanges that were interrupted: the one that is being answered, and those queued behind it.
     """
     write_token = connection.write_token
     current = write_token.current
@@ -34,30 +34,31 @@ def take_down(connection: Connection) -> list[Exchange]:
     if write_token.lingering and connection.unsent() == 0:
         return []
     interrupted = [current, *write_token.waiting, *connection.receiver.under_way()]
-    if not _oust(current, keep=False):
+    if not _replace(current, keep=False):
         connection.close(reset=not current.framed)
     current.flushed = True
     return interrupted
 
 
 def interrupt(exchange: Exchange) -> bool:
-    """End this one exchange, which has had its time.
+    """End one exchange, whose time is over.
 
-    Others on its connection go on, unless that has to be cut.
+    Others on its connection go on, unless the connection has to be cut.
 
-    :returns: False: it is not its turn any more, or its answer is complete and on its way.
+    :returns: False if the exchange is not current any more, or its answer is complete and on its way.
     """
-    if _oust(exchange, keep=True):
+    if _replace(exchange, keep=True):
         return True
     if exchange.ended:
-        return False  # it was set before the last piece was given away, which is what has stopped us
+        return False  # set before the last piece was queued: that piece has prevented the substitute
     return exchange.connection.close(reset=not exchange.framed, only=exchange)
 
 
-def _oust(exchange: Exchange, keep: bool) -> bool:
-    """Answer 503 instead of whoever works for an exchange.  False: it is not its turn, or its answer has begun.
+def _replace(exchange: Exchange, keep: bool) -> bool:
+    """Answer 503 in place of an exchange.
 
     :param keep: the connection may carry other exchanges afterwards.
+    :returns: False if the exchange is not current, or its answer has begun.
     """
     connection = exchange.connection
     substitute = Exchange(connection)

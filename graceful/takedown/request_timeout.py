@@ -1,10 +1,10 @@
-"""Exchanges that outstay their `--request-timeout` while the server runs normally.
+"""Exchanges that exceed their `--request-timeout` while the server runs normally.
 
-A thread that hangs is a thread less, until a restart that nobody had planned.  So an exchange that has passed its
-limit by the margin is taken down: its client gets 503, or sees its answer cut; its thread is brought down and goes
-back to work.  If it does not come down, another one takes its place, so that the pool does not silently shrink.
+A thread that hangs is lost until an unplanned restart.  So an exchange that exceeds its limit by the margin is taken
+down: its client gets 503, or sees its answer cut; its thread is brought down and goes back to work.  If it does not
+come down, another thread takes its place, so that the pool does not silently shrink.
 
-A limit that is only tried out, and `--report-slower-than`, are looked after here as well.
+Exchanges that exceed a limit that is only tried out, or `--report-slower-than`, are reported here too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import interrupt, take_down
-from graceful.takedown.thread_interrupt import ThreadInterrupt, ThreadInterrupts
+from graceful.takedown.thread_interrupt import InterruptScheduler, ThreadInterrupt
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import APPLICATION, QUEUED, SENDING, Exchange
 from graceful.web.site import Site
@@ -27,19 +27,18 @@ from graceful.web.site import Site
 log = Logger(namespace="graceful")
 
 
-WHY = "by order"
+#: Why an exchange is taken down by `graceful takedown`, in words that follow "taking down".
+WHY: Final = "by order"
 
 
-def take_down_one(site: Site, overtime: RequestTimeouts, number: int) -> list[int]:
-    """Take down an exchange as a deadline would; those behind it on its connection go on, if that can be kept.
+def take_down_one(site: Site, timeouts: RequestTimeouts, number: int) -> list[int]:
+    """Take down an exchange; those behind it on its connection go on, if the connection can be kept.  Reactor thread.
 
-    Reactor thread.
-
-    :param site: whose exchange.
-    :param overtime: takes single exchanges down.
-    :param number: the exchange's.
-    :returns: the numbers of those that were interrupted; none if it is not in flight, or if others are before it on
-        its connection, which would be interrupted first.
+    :param site: it has the exchange.
+    :param timeouts: takes single exchanges down.
+    :param number: of the exchange.
+    :returns: the numbers of those that were interrupted; none if the exchange is not in flight, or if others are
+        before it on its connection, since those would be interrupted first.
     """
     exchange = site.register.exchanges.get(number)
     if exchange is None:
@@ -51,18 +50,19 @@ def take_down_one(site: Site, overtime: RequestTimeouts, number: int) -> list[in
             return []
     elif current is not exchange:
         return []
-    return [one.id for one in overtime.interrupt(exchange, WHY, cut=True)]
+    return [one.id for one in timeouts.interrupt(exchange, WHY, cut=True)]
 
 
+#: Seconds between two looks at all exchanges: so much later than its limit one may be taken down.
 LOOK: Final = 0.25
 
 
 @define
 class _Noted:
-    """An exchange that is only reported, once it has ended.
+    """An exchange that is only reported, when it has ended.
 
-    :ivar why: what it has passed.
-    :ivar stack: where its thread was then.
+    :ivar why: which limit it has exceeded.
+    :ivar stack: of its thread at that time.
     """
 
     why: str
@@ -70,17 +70,17 @@ class _Noted:
 
 
 class RequestTimeouts:
-    """Looks after how long exchanges run.  Reactor thread.
+    """Takes down or reports exchanges that run for too long.  Reactor thread.
 
-    :param site: whose exchanges, with its limits.
+    :param site: its exchanges are watched, by its limits.
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
-    :param queued: those that wait for a thread.
-    :param descents: brings threads down.
+    :param queued: the exchanges that wait for a thread.
+    :param scheduler: brings threads down.
     :param reports: gets the reports.
-    :param replace: has another thread work in the place of one that is lost.  False: there are too many already.
+    :param replace: starts a thread in the place of one that is lost; returns False if too many are lost.
     :ivar taken: how many exchanges in flight were interrupted.
-    :ivar in_drain: what was interrupted since a drain began; None before.
+    :ivar in_drain: what was interrupted since a drain began; None before it.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RequestTimeouts:
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
         queued: Callable[[], list[Exchange]],
-        descents: ThreadInterrupts,
+        scheduler: InterruptScheduler,
         reports: Reporter,
         replace: Callable[[int], bool],
     ) -> None:
@@ -97,7 +97,7 @@ class RequestTimeouts:
         self._clock = clock
         self._working = working
         self._queued = queued
-        self._descents = descents
+        self._scheduler = scheduler
         self._reports = reports
         self._replace = replace
         self._slow = site.settings.report_slower_than
@@ -106,8 +106,12 @@ class RequestTimeouts:
         self.taken = 0
         self.in_drain: list[Interruption] | None = None
 
+    def begin_drain(self) -> None:
+        """Collect in `in_drain` what is interrupted from now on."""
+        self.in_drain = []
+
     def start(self) -> None:
-        """Begin to look, if there is anything to look after."""
+        """Begin to look, if there is a limit."""
         if self._site.limits.any or self._slow is not None:
             self._clock.callLater(LOOK, self._look)
 
@@ -123,13 +127,13 @@ class RequestTimeouts:
                 self.interrupt(exchange, f"at the limit {limit}")
         for exchange in [exchange for exchange in self._noted if exchange not in working]:
             noted = self._noted.pop(exchange)
-            if exchange.aim is None and not exchange.error:  # else there is a report of it already
-                self._reports.overtime(exchange, noted.why, noted.stack)
+            if exchange.aim is None and not exchange.error:  # else there is a report already
+                self._reports.slow(exchange, noted.why, noted.stack)
 
     def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
         limit = self._site.limits.passed(exchange, now)
         if limit is not None and not limit.report:
-            if exchange.inside or not exchange.ended:  # else it is just about to end
+            if exchange.inside or not exchange.ended:  # else it is about to end
                 self.interrupt(exchange, f"at the limit {limit}")
         elif exchange not in self._noted:
             if limit is not None:
@@ -143,10 +147,11 @@ class RequestTimeouts:
         log.info("{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report)
 
     def interrupt(self, exchange: Exchange, why: str, cut: bool = False) -> list[Exchange]:
-        """Take an exchange down; returned are those in flight that were interrupted by it.
+        """Take an exchange down.
 
         :param why: in words that follow "taking down".
-        :param cut: also if its answer is complete, and only on its way to a slow client.
+        :param cut: even if its answer is complete, and only on its way to a slow client.
+        :returns: the exchanges in flight that were interrupted.
         """
         now, thread = self._clock.seconds(), self._working().get(exchange, 0)
         exchange.report = exchange.report or self._reports.new_id()
@@ -167,7 +172,7 @@ class RequestTimeouts:
             self._site.finished(one)
         if thread:
             self._interrupted[exchange] = interruption
-            interruption.descent = self._descents.start(exchange, thread, self._ended)
+            self._scheduler.start(exchange, thread, self._ended)
         else:
             exchange.flushed = True
             self._reports.taken_down(interruption)
@@ -175,7 +180,10 @@ class RequestTimeouts:
 
     @staticmethod
     def _end(exchange: Exchange, cut: bool) -> list[Exchange]:
-        """Tell the client."""
+        """End the exchange for its client.
+
+        :returns: the exchanges that were interrupted.
+        """
         connection = exchange.connection
         if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
             return take_down(connection)
@@ -184,16 +192,16 @@ class RequestTimeouts:
             return []
         return [exchange, *(behind if connection.write_token.closed or connection.write_token.closing else ())]
 
-    def _ended(self, descent: ThreadInterrupt, down: bool) -> None:
-        """A thread is free again, or lost."""
-        exchange = descent.exchange
+    def _ended(self, thread_interrupt: ThreadInterrupt, down: bool) -> None:
+        """Report an exchange: its thread is free again, or lost."""
+        exchange = thread_interrupt.exchange
         interruption = self._interrupted.pop(exchange)
-        interruption.down = down
-        story = ", ".join(descent.story)
+        interruption.thread_ended(down, thread_interrupt.story)
+        story = ", ".join(interruption.story)
         if down:
             log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)
         else:
-            replaced = self._replace(descent.thread)
+            replaced = self._replace(thread_interrupt.thread)
             log.warn(
                 "{exchange} ({report}): its thread could not be brought down ({story}) and is lost; {instead}; it is"
                 " here:\n{stack}",
@@ -201,6 +209,6 @@ class RequestTimeouts:
                 report=exchange.report,
                 story=story or "it was never where that can be done",
                 instead="another one takes its place" if replaced else "too many are lost to replace it",
-                stack=stack_of(descent.thread),
+                stack=stack_of(thread_interrupt.thread),
             )
         self._reports.taken_down(interruption)

@@ -1,9 +1,9 @@
-"""One thread is brought down: by hooks, an exception, and the end of what it waits for, until it has come down.
+"""Bringing a thread down: by hooks, then by an exception, then by ending what it waits for.
 
-The order matters.  What the application has registered for this is called first, since it knows best: it ends a
-query where we could only cut the connection.  Then `Takedown` is raised, and only a thread that has it coming can be
-freed from what it waits for, so that it does not take the end for an answer.  A thread that swallows the exception
-gets it again; but not at once, since it may be cleaning up.
+The order matters.  Hooks that the application has registered are called first, since they know best: they end a
+query where the server could only cut the connection.  Then `Takedown` is raised, and only a thread that has it
+pending is freed from what it waits for, so that it does not take the end of the wait for an answer.  A thread that
+swallows the exception gets it again, but not at once, since it may be cleaning up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from graceful.application.deadlines import Takedown
-from graceful.takedown.waits import Wait, Waits, child_of, delicate, end_child, in_condition, leave_condition
+from graceful.takedown.kernel_waits import BlockedCall, KernelWaits, end_child
+from graceful.takedown.python_waits import child_of, delicate, in_condition, leave_condition
 from graceful.threads.async_exc import AsyncExc, Hook
 from graceful.threads.stacks import stack_of
 from graceful.web.exchange import Exchange
@@ -25,15 +26,16 @@ from graceful.web.exchange import Exchange
 log = Logger(namespace="graceful")
 
 
-#: Seconds within which a thread must have come down, and how often to look until then.
+#: Seconds within which a thread must have come down; after that it is abandoned.
 WITHIN: Final = 4.0
+#: Seconds between two looks at a thread: a wait must last for two of them to be ended.
 LOOK_AGAIN: Final = 0.05
-#: Seconds for which hooks are waited for before the exception is raised.
+#: Seconds that hooks have before the exception is raised.
 HOOKS: Final = 1.0
-#: Seconds after which a thread that goes on gets the exception again.
+#: Seconds after which a thread that still works gets the exception again.
 AGAIN: Final = 1.0
-#: Seconds for which a thread must have been in the same wait before that is ended: at first, when it has been there
-#: for longer than it may, and later, when it may be waiting for something to be cleaned up.
+#: Seconds that a thread must have been in the same wait before that is ended: at first, when the wait has exceeded
+#: the limit, and later, when the thread may wait for something that it cleans up.
 SOON: Final = LOOK_AGAIN / 2
 LATER: Final = 0.5
 
@@ -41,13 +43,13 @@ LATER: Final = 0.5
 class ThreadInterrupt:
     """Brings down the thread of one exchange.  Reactor thread.
 
-    :param exchange: what it works for.
-    :param thread: the thread, as `threading.get_ident()` has it.
-    :param native: the same one as the kernel numbers it.
+    :param exchange: the one that the thread works for.
+    :param thread: as `threading.get_ident()` numbers it.
+    :param native: the same thread, as the kernel numbers it.
     :param now: seconds of the clock that :meth:`look` is given as well.
     :param waits: finds out what threads wait for.
     :param call: calls a hook in another thread.
-    :ivar stack: where it was stuck, innermost call last.
+    :ivar stack: of the thread when it was interrupted, innermost call last.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class ThreadInterrupt:
         thread: int,
         native: int,
         now: float,
-        waits: Waits,
+        waits: KernelWaits,
         call: Callable[..., Future[Any]],
     ) -> None:
         self.exchange = exchange
@@ -73,13 +75,13 @@ class ThreadInterrupt:
         self._called: set[Hook] = set()
         self._calls: list[Future[Any]] = []
         self._calls_until = now
-        # What it waits for, since when that has been so, and when it was last ended.
-        self._wait: Wait | subprocess.Popen[Any] | None = None
+        # What the thread waits for, since when, and when that wait was last ended.
+        self._wait: BlockedCall | subprocess.Popen[Any] | None = None
         self._wait_since = now
         self._wait_ended: float | None = None
 
     def look(self, now: float) -> None:
-        """Go on with it; to be called every :data:`LOOK_AGAIN` seconds while the thread works for the exchange."""
+        """Take the next step; call it every :data:`LOOK_AGAIN` seconds while the thread works for the exchange."""
         self._call_hooks(now)
         if self._calls and now < self._calls_until:
             return
@@ -91,7 +93,7 @@ class ThreadInterrupt:
 
     @property
     def story(self) -> list[str]:
-        """What was done to bring it down, in words."""
+        """What was done to bring the thread down, in words."""
         if not self._fired:
             return list(self._done)
         return ["raised Takedown" + (f" {self._fired} times" if self._fired > 1 else ""), *self._done]
@@ -101,7 +103,7 @@ class ThreadInterrupt:
             self._done.append(what)
 
     def _call_hooks(self, now: float) -> None:
-        """Have called what the application has registered since the last look."""
+        """Call the hooks that the application has registered since the last look."""
         for hook in self.exchange.hooks.copy() if self.exchange.hooks is not None else ():
             function = hook.function
             if function is not None and hook not in self._called:
@@ -115,7 +117,7 @@ class ThreadInterrupt:
         return self._aim.fire(self.exchange, Takedown)
 
     def _fire(self, now: float) -> bool:
-        """Have `Takedown` raised, if the thread is where that may be."""
+        """Raise `Takedown`, if the thread is where it may be raised."""
         if delicate(self.thread):
             return False
         waiting = in_condition(self.thread)
@@ -127,9 +129,9 @@ class ThreadInterrupt:
         return False
 
     def _end_wait(self, now: float) -> None:
-        """End what the thread waits for, if that is still what it was at the last looks."""
+        """End what the thread waits for, if that has been the same at the last looks."""
         wait = (child_of(self.thread) or self._waits.look(self._native)) if self.exchange.inside else None
-        # A loop in C waits for a tenth of a second over and over, and never meets the exception: psycopg's does.
+        # A loop in C that waits for a tenth of a second over and over, as psycopg's does, never meets the exception.
         over_and_over = self._fired > 1 and wait != self._wait and _in_one_place(wait, self._wait)
         if wait is None or (wait != self._wait and not over_and_over):
             self._wait, self._wait_since, self._wait_ended = wait, now, None
@@ -140,21 +142,21 @@ class ThreadInterrupt:
         if now - self._wait_since < patience or (self._wait_ended is not None and now - self._wait_ended < AGAIN):
             return
         self._wait_ended = now
-        done = self._waits.end(wait, hard) if isinstance(wait, Wait) else [end_child(wait.pid, hard)]
+        done = self._waits.end(wait, hard) if isinstance(wait, BlockedCall) else [end_child(wait.pid, hard)]
         for what in done:
             self._say(what)
 
 
 def _in_one_place(wait: object, other: object) -> bool:
-    """Whether two waits in the kernel are the same, but that the thread has run in between."""
-    return isinstance(wait, Wait) and isinstance(other, Wait) and wait.place == other.place
+    """Whether two waits in the kernel are the same except that the thread has run in between."""
+    return isinstance(wait, BlockedCall) and isinstance(other, BlockedCall) and wait.place == other.place
 
 
 Ended = Callable[[ThreadInterrupt, bool], None]
 
 
-class ThreadInterrupts:
-    """The threads that are being brought down.  Reactor thread.
+class InterruptScheduler:
+    """Brings threads down side by side, by one timer.  Reactor thread.
 
     :param clock: monotonic time.
     :param working: the exchanges that a thread works for, each with its thread.
@@ -168,7 +170,7 @@ class ThreadInterrupts:
         clock: IReactorTime,
         working: Callable[[], dict[Exchange, int]],
         native: Callable[[int], int],
-        waits: Waits,
+        waits: KernelWaits,
         call: Callable[..., Future[Any]],
     ) -> None:
         self._clock = clock
@@ -181,19 +183,19 @@ class ThreadInterrupts:
     def start(self, exchange: Exchange, thread: int, ended: Ended) -> ThreadInterrupt:
         """Begin to bring down the thread of an exchange, unless that is under way.
 
-        :param ended: called with the descent, and whether the thread has come down; if not, it is abandoned.
+        :param ended: called with the interrupt, and whether the thread has come down; if False, it is abandoned.
         """
         known = self._under_way.get(exchange)
         if known is not None:
             known[1].append(ended)
             return known[0]
         now = self._clock.seconds()
-        descent = ThreadInterrupt(exchange, thread, self._native(thread), now, self._waits, self._call)
+        interrupt = ThreadInterrupt(exchange, thread, self._native(thread), now, self._waits, self._call)
         if not self._under_way:
             self._clock.callLater(LOOK_AGAIN, self._look)
-        self._under_way[exchange] = descent, [ended]
-        self._look_at(descent, now)
-        return descent
+        self._under_way[exchange] = interrupt, [ended]
+        self._look_at(interrupt, now)
+        return interrupt
 
     @property
     def busy(self) -> bool:
@@ -202,21 +204,21 @@ class ThreadInterrupts:
 
     def _look(self) -> None:
         now, working = self._clock.seconds(), self._working()
-        self._waits.again()
-        for exchange, (descent, ended) in list(self._under_way.items()):
-            down = working.get(exchange) != descent.thread
-            if down or now - descent.began >= WITHIN:
+        self._waits.begin_round()
+        for exchange, (interrupt, ended) in list(self._under_way.items()):
+            down = working.get(exchange) != interrupt.thread
+            if down or now - interrupt.began >= WITHIN:
                 del self._under_way[exchange]
                 for tell in ended:
-                    tell(descent, down)
+                    tell(interrupt, down)
             else:
-                self._look_at(descent, now)
+                self._look_at(interrupt, now)
         if self._under_way:
             self._clock.callLater(LOOK_AGAIN, self._look)
 
-    def _look_at(self, descent: ThreadInterrupt, now: float) -> None:
+    def _look_at(self, interrupt: ThreadInterrupt, now: float) -> None:
         try:
-            descent.look(now)
+            interrupt.look(now)
         except Exception:
-            # One that fails must not keep the others from coming down.
-            log.failure("{exchange}: its thread could not be looked at", exchange=descent.exchange)
+            # One that fails must not keep the others from being brought down.
+            log.failure("{exchange}: its thread could not be looked at", exchange=interrupt.exchange)

@@ -195,7 +195,7 @@ def test_nothing_to_pass_on(server: Server, lie: str) -> None:
         answer = asked(server, upstream)
         assert answer.status == status
         assert not {"X-Bad", "X-More", "X-Slow"} & {name for name, _ in answer.headers}
-    server.wait_line("Relay#error.*/file", start=before)
+    server.wait_line(r"graceful#error\] <exchange \d+ GET /download\S*/file downloading>: ", start=before)
 
 
 def test_refused(server: Server) -> None:

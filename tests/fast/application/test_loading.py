@@ -46,7 +46,7 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(text.splitlines(), [text])
         return text
 
-    def test_named(self) -> None:
+    def test_loads_named_callable(self) -> None:
         """`MODULE:CALLABLE` is that callable, also in a package and behind dots."""
         self.write("gl_one", "def site(e, s): pass\nclass A:\n    class B:\n        def c(e, s): pass\n")
         self.write("gl_package/__init__", "")
@@ -55,39 +55,39 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(load("gl_one:A.B.c").__name__, "c")
         self.assertEqual(load("gl_package.wsgi:application").__module__, "gl_package.wsgi")
 
-    def test_default_names(self) -> None:
+    def test_tries_default_names(self) -> None:
         """`MODULE` is its `application`, or else its `app`."""
         self.write("gl_both", "def app(e, s): pass\ndef application(e, s): pass\n")
         self.write("gl_app", "def app(e, s): pass\n")
         self.assertEqual((load("gl_both").__name__, load("gl_app").__name__), ("application", "app"))
 
-    def test_demo(self) -> None:
+    def test_none_is_the_demo(self) -> None:
         """Nothing is the built-in demo."""
         self.assertIs(load(None), demo.application)
 
-    def test_resource(self) -> None:
+    def test_loads_resource_tree(self) -> None:
         """A tree of resources will do as well."""
         self.write("gl_tree", "from twisted.web.resource import Resource\nroot = Resource()\n")
         self.assertIsInstance(load("gl_tree:root"), Resource)
 
-    def test_current_directory(self) -> None:
+    def test_looks_in_current_directory_once(self) -> None:
         """The current directory is looked into, before anything else and only once."""
         self.write("gl_one", "def app(e, s): pass\n")
         load("gl_one")
         load("gl_one")
         self.assertEqual((sys.path[0], sys.path.count(str(self.here))), (str(self.here), 1))
 
-    def test_no_module(self) -> None:
+    def test_names_missing_module(self) -> None:
         """A module that does not exist is named."""
         for name in ("gl_nothing", "gl_nothing:app", "gl_nothing.wsgi:app"):
             self.assertIn("gl_nothing", self.refused(name))
         self.assertIn("cannot be imported: ModuleNotFoundError", self.refused("gl_nothing"))
 
-    def test_empty_name(self) -> None:
+    def test_refuses_empty_name(self) -> None:
         """A name without a module is no name."""
         self.assertIn("cannot be imported", self.refused(":app"))
 
-    def test_no_callable(self) -> None:
+    def test_names_missing_callable(self) -> None:
         """A module without the callable, or without any of the usual names, says what to write."""
         self.write("gl_empty", "x = 5\n")
         self.assertEqual(
@@ -98,12 +98,12 @@ class LoadTests(SynchronousTestCase):
         )
         self.assertIn("has no x.y.z", self.refused("gl_empty:x.y.z"))
 
-    def test_not_callable(self) -> None:
-        """What is no application is not taken for one."""
+    def test_refuses_what_is_no_application(self) -> None:
+        """An object that is no application is refused, and the error names its type."""
         self.write("gl_five", "app = 5\n")
         self.assertIn("gl_five:app is a int", self.refused("gl_five"))
 
-    def test_fails_to_import(self) -> None:
+    def test_tells_why_and_where_the_import_fails(self) -> None:
         """A module that fails says why and where, and the error itself is the cause."""
         self.write("gl_bad", "import gl_worse\n")
         self.write("gl_worse", "\n\n1 / 0\n")
@@ -114,7 +114,7 @@ class LoadTests(SynchronousTestCase):
         )
         self.assertIsInstance(error.__cause__, ZeroDivisionError)
 
-    def test_missing_below(self) -> None:
+    def test_tells_apart_missing_dependency(self) -> None:
         """A module that the application's own module misses is told from that one."""
         self.write("gl_bad", "import gl_missing\n")
         text = self.refused("gl_bad")
@@ -122,19 +122,19 @@ class LoadTests(SynchronousTestCase):
         self.assertIn("gl_missing", text)
         self.assertIn("gl_bad.py, line 1", text)
 
-    def test_syntax(self) -> None:
+    def test_tells_where_the_syntax_error_is(self) -> None:
         """A syntax error says where it is."""
         self.write("gl_syntax", "def app(:\n")
         text = self.refused("gl_syntax")
         self.assertIn("SyntaxError", text)
         self.assertIn("gl_syntax.py, line 1", text)
 
-    def test_exits(self) -> None:
+    def test_survives_sys_exit(self) -> None:
         """A module that ends the process does not end it."""
         self.write("gl_exit", "import sys\nsys.exit('no\\nmore')\n")
         self.assertIn("it called sys.exit('no\\nmore')", self.refused("gl_exit"))
 
-    def test_long_story(self) -> None:
+    def test_tells_long_error_in_one_line(self) -> None:
         """An error of many lines is told in one."""
         self.write("gl_story", "raise ValueError('one\\n  two\\r\\nthree')\n")
         self.assertIn("ValueError: one two three", self.refused("gl_story"))

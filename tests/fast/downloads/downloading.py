@@ -1,10 +1,10 @@
-"""Stand-ins for what downloads work with: a crew that works when it is told to, and upstream servers of paper."""
+"""Stand-ins for the disk's threads, which work when the test says so, and for upstream servers."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,11 +18,15 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
-from graceful.config.values import parse_mapping
-from graceful.downloads.handover import HandOver
+from graceful.config.values import Mapping, parse_mapping
+from graceful.downloads import handover as handover_module
+from graceful.downloads import prefixes as prefixes_module
+from graceful.downloads.handover import AnswerHandOver
+from graceful.downloads.headers import ApplicationHead
 from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.prefixes import PublicPrefixes
-from graceful.downloads.sender import Sender
+from graceful.downloads.reactor_answer import ReactorAnswer, mark_download, start_soon
+from graceful.downloads.relay_pool import RelayPool, UrlAnswer
 from graceful.threads.disk import Done
 from graceful.web.exchange import Exchange
 from graceful.wsgi import WSGIResource
@@ -32,8 +36,8 @@ from tests.fast.doubles import GET, HOST, Answer, Case, Client, directory_for, p
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
 
-class SlowCrew:
-    """A crew without threads: it works when the test says so.
+class SlowDisk:
+    """A stand-in for the disk's threads: it works when the test says so.
 
     :param call: calls a function in the reactor thread.
     :ivar at_once: it works without being told.
@@ -54,7 +58,7 @@ class SlowCrew:
             self.work()
 
     def work(self) -> None:
-        """Do what there is to do; whoever asked for it hears of it in the reactor's next turn."""
+        """Do all queued jobs; the results come in the reactor's next turn."""
         while self._jobs:
             what, done = self._jobs.popleft()
             self.done += 1
@@ -66,11 +70,11 @@ class SlowCrew:
                 self._call(done, None)
 
     def stop(self, timeout: float) -> None:
-        """It has nothing to end."""
+        """Do nothing: there are no threads."""
 
 
 class Response:
-    """What an upstream answers, as the agent would give it.
+    """An upstream's response, as the agent would give it.
 
     :param length: of the body, or None if nobody knows.
     :ivar transport: what the body's protocol sees: whether it is paused, and whether it was closed.
@@ -120,7 +124,7 @@ class Response:
 
 
 class Question:
-    """What an upstream was asked."""
+    """One request to an upstream."""
 
     def __init__(self, method: str, url: str, fields: Iterable[tuple[str, str]]) -> None:
         self.method = method
@@ -168,10 +172,10 @@ class DownloadCase(Case):
     """An engine whose answers may be handed over, and applications in the test's own thread.
 
     :ivar clock: all time there is.
-    :ivar crew: does what blocks.
+    :ivar disk: does what blocks, when the test says so.
     :ivar upstream: all upstream servers.
     :ivar directory: an empty one; `/files` and `/internal/files` mean it, `/remote` and `/internal/remote` a URL.
-    :ivar aside: what was to be called in threads beside: function and arguments.
+    :ivar in_thread: what was to be called in a thread: function and arguments.
     """
 
     mapped = True
@@ -187,22 +191,42 @@ class DownloadCase(Case):
     def put_together(self) -> None:
         """Have the engine, a new one perhaps, hand over."""
         call = self.engine.hub.call
-        self.disk = SlowCrew(call)
+        self.disk = SlowDisk(call)
         self.upstream = PaperUpstream()
-        self.aside: list[tuple[Any, ...]] = []
+        self.in_thread: list[tuple[Any, ...]] = []
         disk: Any = self.disk
         upstream: Any = self.upstream
-        self.sender = Sender(call, self.clock, disk, lambda: upstream, 60.0)
-        self.lot = ParkingLot(self.clock, call, lambda *what: self.aside.append(what))
+        self.relays = RelayPool(self.clock, lambda: upstream, 60.0)
+        self.parking_lot = ParkingLot(self.clock, call, lambda *what: self.in_thread.append(what))
         there = (f"files={self.directory}", "remote=http://librarian:58000/base")
         internal = [parse_mapping(f"/internal/{text}") for text in there if self.mapped]
         site = self.engine.site
-        site.hand_over = HandOver(self.sender, self.lot, internal)
+        site.hand_over = AnswerHandOver(call, disk, self.relays, self.parking_lot, internal)
         mappings = [parse_mapping(f"/{text}") for text in there if self.mapped]
         for mapping in mappings:
-            site.route(mapping.prefix, PublicPrefixes(self.sender, mappings).answer)
+            site.route(mapping.prefix, self.public(mappings).answer)
         site.serve(self.engine.handler)
         self.closed: list[str] = []
+
+    def public(self, mappings: Sequence[Mapping]) -> PublicPrefixes:
+        """Return a route for some prefixes."""
+        disk: Any = self.disk
+        return PublicPrefixes(self.engine.hub.call, disk, self.relays, mappings)
+
+    def start_relay(self, exchange: Exchange, url: str, head: ApplicationHead | None = None) -> None:
+        """Have an exchange answered with what the upstream has at a URL, as a thread does."""
+        mark_download(exchange)
+        start_soon(self.engine.hub.call, UrlAnswer(exchange, url, head or ApplicationHead(), self.relays))
+
+    def before_starts(self, function: Callable[[ReactorAnswer], object]) -> None:
+        """Have a function called whenever a thread has an answer begun, just before it does."""
+
+        def start(call: Any, answer: ReactorAnswer) -> None:
+            function(answer)
+            start_soon(call, answer)
+
+        for module in (handover_module, prefixes_module):
+            self.patch(module, "start_soon", start)
 
     def serve(self, application: Application) -> None:
         """Have everything answered by an application."""
@@ -216,7 +240,7 @@ class DownloadCase(Case):
         self.engine.handler.answer = answer
 
     def get(self, data: bytes = GET, method: str = "GET", **options: Any) -> Answer:
-        """What a new client gets for a request."""
+        """Return the answer that a new client gets for a request."""
         (answer,) = parse_answers(self.engine.connect(**options).send(data).take(), method)
         return answer
 
@@ -234,7 +258,7 @@ class DownloadCase(Case):
         return path
 
     def descriptors(self) -> list[str]:
-        """What this process has open in the directory."""
+        """Return the files of the directory that this process has open."""
         links = []
         for number in os.listdir("/proc/self/fd"):
             try:
@@ -244,10 +268,10 @@ class DownloadCase(Case):
         return [link for link in links if link.startswith(self.directory)]
 
     def nothing_left(self) -> None:
-        """Check that no connection, exchange, descriptor, relay, place in the lot or timer is left."""
+        """Check that no connection, exchange, descriptor, relay, parked request or timer is left."""
         super().nothing_left()
         self.assertEqual(self.descriptors(), [])
-        self.assertEqual((self.sender._relays, len(self.lot), self.clock.getDelayedCalls()), (set(), 0, []))
+        self.assertEqual((self.relays._running, len(self.parking_lot), self.clock.getDelayedCalls()), (set(), 0, []))
 
     def logged(self, what: Callable[[], object]) -> list[str]:
         """Do something, and have everything that it writes to the log."""

@@ -41,7 +41,7 @@ class Case(DownloadCase):
         self.looked: list[tuple[int, int]] = []
 
     def look(self, fd: int, place: int, count: int) -> bool:
-        """What stands for the kernel's word."""
+        """Whether the block is in memory, as the test says."""
         self.looked.append((place, count))
         return self.there
 
@@ -62,7 +62,7 @@ class Case(DownloadCase):
 class SendTests(Case):
     """All of it arrives."""
 
-    def test_whole(self) -> None:
+    def test_sends_the_file_and_keeps_the_connection(self) -> None:
         """The bytes are the file's, the exchange ends with the last one, and the connection goes on."""
         client, exchange = self.begin()
         self.assertEqual(exchange.phase, DOWNLOADING)
@@ -72,8 +72,8 @@ class SendTests(Case):
         self.assertEqual(self.engine.in_flight, [])
         self.leave(client)
 
-    def test_parts(self) -> None:
-        """So are those of a part, wherever it begins and ends."""
+    def test_sends_any_part(self) -> None:
+        """The bytes of a part are the file's, wherever it begins and ends."""
         for part in (
             (0, 1),
             (len(BIG) - 1, len(BIG)),
@@ -87,7 +87,7 @@ class SendTests(Case):
             self.assertEqual((answer.body, answer.whole), (BIG[part[0] : part[1]], True))
             self.leave(client)
 
-    def test_head(self) -> None:
+    def test_head_sends_no_body_and_closes_the_file(self) -> None:
         """HEAD gets no byte of it, and the file is closed at once."""
         client, _ = self.begin(self.request(method="HEAD"))
         self.assertEqual(self.descriptors(), [])
@@ -95,7 +95,7 @@ class SendTests(Case):
         self.assertEqual(answer.fields["content-length"], str(len(BIG)))
         self.leave(client)
 
-    def test_slow_client(self) -> None:
+    def test_slow_client_gets_all_with_nothing_held(self) -> None:
         """A client takes its time; nothing is kept for it here meanwhile."""
         client, exchange = self.begin(buffer=5000)
         got = b""
@@ -107,15 +107,15 @@ class SendTests(Case):
         self.assertEqual(parse_answers(got)[0].body, BIG)
         self.leave(client)
 
-    def test_head_behind_a_rest(self) -> None:
+    def test_head_is_sent_before_the_file(self) -> None:
         """The head goes first also if the kernel does not take it at once."""
         client, exchange = self.ask()
         client.socket.script.extend((BlockingIOError(), 3, BlockingIOError(), 10))
         self.transfer(exchange).begin()
         self.assertEqual(parse_answers(client.take())[0].body, BIG)
 
-    def test_a_block_a_turn(self) -> None:
-        """Whoever takes as fast as we send gets a block, and then it is the others' turn."""
+    def test_fast_client_gets_one_block_a_turn(self) -> None:
+        """A client that reads as fast as the server sends gets one block, and then the others get theirs."""
         asked: list[tuple[int, int]] = []
         client, exchange = self.ask()
 
@@ -135,7 +135,7 @@ class SendTests(Case):
         self.assertEqual(asked[-1], (4 * BLOCK, len(BIG) - 4 * BLOCK))
         self.assertTrue(exchange.through)
 
-    def test_little_in_the_kernel(self) -> None:
+    def test_kernel_holds_little_during_the_file(self) -> None:
         """While it lasts the kernel takes little ahead, where that can be said; afterwards as much as ever."""
         client, exchange = self.ask()
         client.socket.family = socket.AF_INET
@@ -145,8 +145,8 @@ class SendTests(Case):
         self.assertEqual(client.socket.low, [UNSENT, 0])
         self.assertEqual(self.begin()[0].socket.low, [])
 
-    def test_pipelined(self) -> None:
-        """What comes behind it is answered behind it."""
+    def test_pipelined_requests_are_answered_behind_the_file(self) -> None:
+        """Pipelined requests are answered behind the file."""
         client, exchange = self.begin(get(0) + get(1) + get(2))
         self.assertEqual(len(self.engine.asked), 1)
         data = client.take()
@@ -159,13 +159,13 @@ class SendTests(Case):
         self.assertTrue(exchange.through)
         self.leave(client)
 
-    def test_last(self) -> None:
+    def test_last_answer_closes_the_connection(self) -> None:
         """The last one of its connection is followed by the end."""
         client, _ = self.begin(self.request(connection="close"))
         self.assertEqual((parse_answers(client.take())[0].body, client.eof), (BIG, True))
         self.leave(client)
 
-    def test_half_closed(self) -> None:
+    def test_half_closed_client_gets_all(self) -> None:
         """A client that says that it will send nothing more gets all of it."""
         client, _ = self.begin(buffer=5000)
         client.finish()
@@ -174,7 +174,7 @@ class SendTests(Case):
 
 
 class TroubleTests(Case):
-    """What goes wrong with the file: the client sees it, the log says it."""
+    """Errors of the file: the client sees the cut, and the log has the reason."""
 
     def cut(self, what: Any, *words: str, buffer: int = 5000) -> None:
         """Begin, have it happen, and check what becomes of the answer."""
@@ -197,11 +197,11 @@ class TroubleTests(Case):
         self.assertFalse(exchange.keep)
         self.leave(client)
 
-    def test_shorter(self) -> None:
+    def test_shorter_file_ends_visibly(self) -> None:
         """A file that has become shorter: what there is, and then a visible end."""
         self.cut(lambda client: os.truncate(self.path, 300_000), "it has become shorter")
 
-    def test_unreadable(self) -> None:
+    def test_disk_error_under_the_event_loop_ends_visibly(self) -> None:
         """A disk that fails under the event loop."""
 
         def happen(client: Client) -> None:
@@ -212,8 +212,8 @@ class TroubleTests(Case):
 
         self.cut(happen, "Input/output error")
 
-    def test_unreadable_when_fetched(self) -> None:
-        """A disk that fails under the crew."""
+    def test_disk_error_in_a_thread_ends_visibly(self) -> None:
+        """A disk fails in one of the disk's threads."""
 
         def happen(client: Client) -> None:
             self.there = False
@@ -225,8 +225,8 @@ class TroubleTests(Case):
 
         self.cut(happen, "Input/output error")
 
-    def test_client_broken(self) -> None:
-        """That the client is gone is nobody's error."""
+    def test_broken_client_is_not_logged_as_error(self) -> None:
+        """A client that has left is no error in the log."""
         for error in (BrokenPipeError(), ConnectionResetError(), OSError(errno.ETIMEDOUT, "timed out")):
             client, _ = self.begin(buffer=5000)
 
@@ -240,7 +240,7 @@ class TroubleTests(Case):
 
 
 class FetchTests(Case):
-    """What is not in memory."""
+    """Blocks that are not in memory."""
 
     def setUp(self) -> None:
         """Nothing is."""
@@ -248,8 +248,8 @@ class FetchTests(Case):
         self.there = False
         self.disk.at_once = False
 
-    def test_fetched(self) -> None:
-        """A block is fetched by the crew before it is sent, and the connection waits without turning."""
+    def test_thread_fetches_block_before_it_is_sent(self) -> None:
+        """A thread fetches a block before it is sent, and the connection waits without busy turns."""
         client, exchange = self.begin()
         got = client.take()
         self.assertEqual((exchange.sent, len(self.disk)), (0, 1))
@@ -276,8 +276,8 @@ class FetchTests(Case):
         self.assertEqual(self.disk.done, 5)
         self.leave(client)
 
-    def test_once(self) -> None:
-        """What was fetched is not asked for again, though the client takes it in small pieces."""
+    def test_fetches_each_block_once(self) -> None:
+        """A fetched block is not checked again, although the client takes it in small pieces."""
         client, exchange = self.begin(buffer=5000)
         client.take()
         self.looked.clear()
@@ -291,7 +291,7 @@ class FetchTests(Case):
         self.disk.work()
         self.nothing_left()
 
-    def test_client_leaves(self) -> None:
+    def test_closes_descriptor_after_the_fetch(self) -> None:
         """The descriptor of a client that leaves meanwhile is closed after the fetch, and not before."""
         for leave in (
             lambda client: client.connection.close(),
@@ -313,7 +313,7 @@ class FetchTests(Case):
             client.close()
             self.nothing_left()
 
-    def test_disk_is_slow(self) -> None:
+    def test_slow_disk_does_not_time_the_client_out(self) -> None:
         """A client that waits for our disk is not cut for taking nothing; as soon as it is its turn again, it is."""
         client, _ = self.begin(buffer=5000)
         client.take()
@@ -336,7 +336,7 @@ class FetchTests(Case):
 class LeaveTests(Case):
     """Clients that leave, at every point."""
 
-    def test_before(self) -> None:
+    def test_client_leaves_before_the_file(self) -> None:
         """Before it has begun."""
         client, exchange = self.ask()
         transfer = self.transfer(exchange)
@@ -344,7 +344,7 @@ class LeaveTests(Case):
         transfer.begin()
         self.nothing_left()
 
-    def test_before_nothing(self) -> None:
+    def test_client_leaves_before_an_empty_answer(self) -> None:
         """Before the head of an answer without a body."""
         client, exchange = self.ask(self.request(method="HEAD"))
         transfer = self.transfer(exchange)
@@ -352,7 +352,7 @@ class LeaveTests(Case):
         transfer.begin()
         self.nothing_left()
 
-    def test_at_every_point(self) -> None:
+    def test_client_leaves_after_any_number_of_bytes(self) -> None:
         """After any number of bytes: no descriptor, no exchange is left, and requests behind it neither."""
         for count in (0, 1, 100, 200_000, 1_000_000):
             client, exchange = self.begin(get(0) + get(1), buffer=5000)
@@ -364,14 +364,14 @@ class LeaveTests(Case):
             self.engine.asked.clear()
             self.assertTrue(exchange.through)
 
-    def test_after_the_last_byte(self) -> None:
+    def test_client_leaves_after_the_last_byte(self) -> None:
         """After the kernel has all of it."""
         client, exchange = self.begin(part=(0, 1000))
         self.engine.turn()
         self.assertTrue(exchange.flushed)
         self.leave(client)
 
-    def test_takes_nothing(self) -> None:
+    def test_client_that_takes_nothing_is_reset(self) -> None:
         """A client that takes nothing for too long is cut by a reset; one that takes a little is not."""
         client, exchange = self.begin(buffer=5000)
         self.engine.turn()
@@ -388,7 +388,7 @@ class LeaveTests(Case):
         self.assertTrue(client.socket.reset)
         self.nothing_left()
 
-    def test_taken_down(self) -> None:
+    def test_takedown_cuts_and_closes_the_file(self) -> None:
         """The deadline cuts it, visibly, and closes the file."""
         client, exchange = self.begin(buffer=5000)
         got = client.take(100_000)
@@ -422,7 +422,7 @@ class Transport:
         return IPv4Address("TCP", "192.0.2.2", 80)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """It makes no difference here."""
+        """Do nothing: it makes no difference here."""
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self.producer = producer
@@ -455,7 +455,7 @@ class Transport:
 
 
 class ForeignTests(Case):
-    """The same on a transport of Twisted's, through memory."""
+    """Sending a file on one of Twisted's transports, through memory."""
 
     def begin_there(self, *requests: bytes) -> tuple[Transport, EndpointProtocol, Exchange]:
         """A client whose connection is such a one, and a transfer to it that has begun."""
@@ -477,13 +477,13 @@ class ForeignTests(Case):
         return connection
 
     def all(self, transport: Transport) -> bytes:
-        """What the client gets, if it takes everything."""
+        """Return the bytes that a client gets that takes everything."""
         for _ in range(1000):
             self.engine.turn()
             transport.take()
         return transport.written
 
-    def test_whole(self) -> None:
+    def test_sends_all_with_bounded_buffer(self) -> None:
         """All of it arrives, no more is ever written ahead than the buffer likes, and the next one follows."""
         transport, protocol, exchange = self.begin_there(get(0), get(1))
         self.engine.turn()
@@ -500,8 +500,8 @@ class ForeignTests(Case):
         protocol.connectionLost(Failure(ConnectionDone()))
         self.nothing_left()
 
-    def test_fetched(self) -> None:
-        """What is not in memory is fetched; meanwhile nothing is written, though the transport would take it."""
+    def test_writes_nothing_while_fetching(self) -> None:
+        """While a block is fetched nothing is written, although the transport would take it."""
         self.there = False
         self.disk.at_once = False
         transport, protocol, _ = self.begin_there()
@@ -517,7 +517,7 @@ class ForeignTests(Case):
         protocol.connectionLost(Failure(ConnectionDone()))
         self.nothing_left()
 
-    def test_shorter(self) -> None:
+    def test_shorter_file_ends_visibly(self) -> None:
         """A file that has become shorter is cut, visibly."""
         transport, protocol, _ = self.begin_there()
         os.truncate(self.path, 300_000)
@@ -528,7 +528,7 @@ class ForeignTests(Case):
         protocol.connectionLost(Failure(ConnectionDone()))
         self.nothing_left()
 
-    def test_client_leaves(self) -> None:
+    def test_client_that_leaves_leaves_nothing_behind(self) -> None:
         """A client that leaves, while it is sent or fetched, leaves nothing behind."""
         for fetching in (False, True):
             self.there = not fetching
@@ -540,8 +540,8 @@ class ForeignTests(Case):
             self.disk.work()
             self.nothing_left()
 
-    def test_closed_by_us(self) -> None:
-        """What we have closed is not written to any more: the transport would keep the whole file."""
+    def test_writes_nothing_after_our_close(self) -> None:
+        """Nothing is written after the server's own close: the transport would keep the whole file."""
         for fetching in (False, True):
             self.there = not fetching
             self.disk.at_once = False
@@ -558,7 +558,7 @@ class ForeignTests(Case):
             protocol.connectionLost(Failure(ConnectionDone()))
             self.nothing_left()
 
-    def test_takes_nothing(self) -> None:
+    def test_client_that_takes_nothing_is_cut(self) -> None:
         """A client that takes nothing for too long is cut."""
         transport, protocol, _ = self.begin_there()
         self.engine.turn()

@@ -29,7 +29,7 @@ class Case(SynchronousTestCase):
                 file.write(name)
 
     def path(self, name: bytes) -> bytes:
-        """A path beside the directory."""
+        """Return a path outside the directory."""
         return os.path.join(self.outside, name)
 
     def open(self, name: bytes) -> OpenFile:
@@ -39,7 +39,7 @@ class Case(SynchronousTestCase):
         return file
 
     def read(self, name: bytes) -> bytes:
-        """What is in it."""
+        """Return the content."""
         return os.pread(self.open(name).fd, 100, 0)
 
     def refused(self, name: bytes) -> str:
@@ -51,9 +51,9 @@ class Case(SynchronousTestCase):
 
 
 class OpenTests(Case):
-    """What is opened, and what is not."""
+    """Which files are opened, and which are refused."""
 
-    def test_file(self) -> None:
+    def test_opens_regular_file_with_size_and_time(self) -> None:
         """A regular file, with its size and time."""
         os.utime(self.base + b"/file", ns=(5, 1_600_000_000_123_456_789))
         file = self.open(b"file")
@@ -61,21 +61,21 @@ class OpenTests(Case):
         self.assertEqual(os.pread(file.fd, 100, 0), b"base/file")
         self.assertFalse(os.get_inheritable(file.fd))
 
-    def test_missing(self) -> None:
-        """What is not there is refused, in whatever way it is not."""
+    def test_refuses_missing_file(self) -> None:
+        """A file that does not exist is refused, for each kind of error."""
         for name in (b"nothing", b"nothing/file", b"file/x", b"x" * 300, b"/".join([b"x" * 200] * 30)):
             self.refused(name)
 
-    def test_directory(self) -> None:
+    def test_refuses_directory(self) -> None:
         """A directory is no file."""
         self.assertEqual(self.refused(b"sub"), "it is no regular file")
 
-    def test_pipe(self) -> None:
-        """Nobody waits for the other end of a pipe."""
+    def test_refuses_pipe_without_waiting(self) -> None:
+        """A pipe is refused without waiting for its other end."""
         os.mkfifo(self.base + b"/pipe")
         self.assertEqual(self.refused(b"pipe"), "it is no regular file")
 
-    def test_socket(self) -> None:
+    def test_refuses_socket(self) -> None:
         """A socket is refused."""
         with socket.socket(socket.AF_UNIX) as sock:
             before = os.getcwd()
@@ -84,12 +84,12 @@ class OpenTests(Case):
             sock.bind("s")
             self.refused(b"s")
 
-    def test_device(self) -> None:
-        """So is a device, though it could be read for ever."""
+    def test_refuses_device(self) -> None:
+        """A device is refused."""
         self.assertRaises(RefusedPath, open_file, File(b"/dev/zero"))
 
-    def test_permission(self) -> None:
-        """What we may not read is refused, not failed upon."""
+    def test_refuses_unreadable_file(self) -> None:
+        """A file without permission is refused; it is no error."""
 
         def denied(*arguments: Any) -> int:
             raise PermissionError(errno.EACCES, "Permission denied")
@@ -97,8 +97,8 @@ class OpenTests(Case):
         self.patch(module.os, "open", denied)
         self.assertEqual(str(self.assertRaises(RefusedPath, self.open, b"file")), "Permission denied")
 
-    def test_trouble(self) -> None:
-        """That there are too many files, or that the disk is broken, says nothing about this file."""
+    def test_raises_errors_that_are_not_the_files(self) -> None:
+        """Too many open files, or a broken disk, raise an error instead of a refusal."""
         for trouble in (errno.EMFILE, errno.ENFILE, errno.EIO):
 
             def fail(*arguments: Any, trouble: int = trouble) -> int:
@@ -107,7 +107,7 @@ class OpenTests(Case):
             self.patch(module.os, "open", fail)
             self.assertEqual(self.assertRaises(OSError, self.open, b"file").errno, trouble)
 
-    def test_anywhere(self) -> None:
+    def test_opens_the_applications_path_anywhere(self) -> None:
         """An application's own path may lead wherever it likes."""
         os.symlink(self.path(b"secret"), self.base + b"/link")
         file = open_file(File(self.base + b"/link"))
@@ -118,7 +118,7 @@ class OpenTests(Case):
 class BeneathTests(Case):
     """No link leads out of the directory."""
 
-    def test_within(self) -> None:
+    def test_follows_links_within_the_directory(self) -> None:
         """A link to something within is followed, also if the directory is itself reached by a link."""
         os.symlink(b"sub/file", self.base + b"/link")
         os.symlink(b"sub", self.base + b"/other")
@@ -127,7 +127,7 @@ class BeneathTests(Case):
         self.base = self.path(b"alias")
         self.assertEqual((self.read(b"link"), self.read(b"file")), (b"base/sub/file", b"base/file"))
 
-    def test_out(self) -> None:
+    def test_refuses_links_out_of_the_directory(self) -> None:
         """A link to something outside is refused: of a file, of a directory, through several, relative or not."""
         for number, (target, rest) in enumerate(
             (
@@ -145,13 +145,13 @@ class BeneathTests(Case):
             os.symlink(name, self.base + b"/by" + name)
             self.refused(b"by" + name + rest)
 
-    def test_neighbour(self) -> None:
+    def test_refuses_directory_with_the_same_prefix(self) -> None:
         """A directory whose name begins alike is another one."""
         os.rename(self.base + b"/sub", self.path(b"base2"))
         os.symlink(self.path(b"base2"), self.base + b"/link")
         self.refused(b"link/file")
 
-    def test_loop(self) -> None:
+    def test_refuses_link_to_itself(self) -> None:
         """A link to itself is refused."""
         os.symlink(b"link", self.base + b"/link")
         self.refused(b"link")
@@ -168,13 +168,13 @@ class BeneathTests(Case):
 
         self.patch(module.os, "open", meanwhile)
 
-    def test_swapped(self) -> None:
-        """What counts is where the open file is, not what was seen before."""
+    def test_checks_the_open_file_not_its_path(self) -> None:
+        """The open file is checked, not the path before it was opened."""
         os.rename(self.base + b"/sub/file", self.base + b"/sub/secret")
         self.swapped()
         self.refused(b"sub/secret")
 
-    def test_deleted(self) -> None:
+    def test_deleted_file_is_still_within(self) -> None:
         """A file that is deleted in that moment is still the one that was asked for."""
         real = os.readlink
 
@@ -185,7 +185,7 @@ class BeneathTests(Case):
         self.patch(module.os, "readlink", meanwhile)
         self.assertEqual(self.read(b"file"), b"base/file")
 
-    def test_without_proc(self) -> None:
+    def test_resolves_links_without_proc(self) -> None:
         """Where there is no /proc, links are followed by ourselves."""
         real = os.readlink
 
@@ -203,7 +203,7 @@ class BeneathTests(Case):
 class OpenFileTests(Case):
     """An open file."""
 
-    def test_closed_once(self) -> None:
+    def test_closes_descriptor_once(self) -> None:
         """A second close does not close what has the same number by then."""
         file = self.open(b"file")
         fd = file.fd
@@ -214,8 +214,8 @@ class OpenFileTests(Case):
         file.close()
         self.assertEqual((os.pread(fd, 100, 0), file.fd), (b"secret", -1))
 
-    def test_tag(self) -> None:
-        """Its tag is a strong one, and another one as soon as it has changed."""
+    def test_tag_is_strong_and_changes_with_the_file(self) -> None:
+        """The tag is strong, and changes when the file does."""
         tags = set()
         for size, modified in ((5, 100), (6, 100), (5, 101), (5, 10**9 + 100)):
             tags.add(OpenFile(-1, size, modified).etag)
@@ -223,7 +223,7 @@ class OpenFileTests(Case):
         for tag in tags:
             self.assertRegex(tag, r'\A"[!#-~]+"\Z')
 
-    def test_no_file(self) -> None:
+    def test_refuses_descriptor_of_something_else(self) -> None:
         """A descriptor of something else is refused, and stays its owner's."""
         reading, writing = os.pipe()
         self.addCleanup(os.close, reading)
@@ -235,8 +235,8 @@ class OpenFileTests(Case):
 class MemoryTests(Case):
     """Whether a block is there."""
 
-    def test_in_memory(self) -> None:
-        """What was just written is; what the kernel says nothing of is not."""
+    def test_written_file_is_in_memory(self) -> None:
+        """A file that was just written is in memory; a descriptor that the kernel cannot tell about is not."""
         file = self.open(b"file")
         fetch(file.fd, 0, 9)
         self.assertTrue(in_memory(file.fd, 0, 9))
@@ -248,7 +248,7 @@ class MemoryTests(Case):
             self.patch(module.os, "preadv", fail)
             self.assertFalse(in_memory(file.fd, 0, 9))
 
-    def test_both_ends(self) -> None:
+    def test_block_is_in_memory_by_its_first_and_last_byte(self) -> None:
         """A block is there if its first and its last byte are."""
         asked = []
 
@@ -260,7 +260,7 @@ class MemoryTests(Case):
         self.assertTrue(in_memory(7, 1000, 500))
         self.assertEqual(asked, [(7, 1000, os.RWF_NOWAIT), (7, 1499, os.RWF_NOWAIT)])
 
-    def test_fetch(self) -> None:
+    def test_fetch_reads_the_block_alone(self) -> None:
         """Fetching reads all of the block and nothing else, and ends where the file does."""
         asked = []
 

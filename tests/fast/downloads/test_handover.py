@@ -13,9 +13,9 @@ from typing import Any
 from graceful.config.values import parse_mapping
 from graceful.downloads import files as files_module
 from graceful.downloads import handover as handover_module
+from graceful.downloads.file_sender import FileSender
 from graceful.downloads.handover import SMALL
 from graceful.downloads.parked import Parked
-from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.token import HEADER, Download
 from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import DOWNLOADING, PARKED, Exchange
@@ -51,7 +51,7 @@ class Case(DownloadCase):
         return wrapped
 
     def log_of(self, wrapped: list[Any]) -> list[str]:
-        """What happened to the one answer."""
+        """Return what happened to the only answer."""
         (one,) = wrapped
         log: list[str] = one.log
         return log
@@ -60,7 +60,7 @@ class Case(DownloadCase):
 class DownloadTests(Case):
     """`graceful.Download`."""
 
-    def test_big_file(self) -> None:
+    def test_event_loop_sends_big_file(self) -> None:
         """A big file is the event loop's; the application's answer is closed, never iterated over."""
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("Content-Type", "a/b"), ("Content-Length", "5"))
@@ -74,11 +74,11 @@ class DownloadTests(Case):
         self.leave(client)
 
     def read(self, client: Any, data: bytes, method: str = "GET") -> Answer:
-        """What a client gets for a request."""
+        """Return the answer that a client gets for a request."""
         (answer,) = parse_answers(client.send(data).take(), method)
         return answer
 
-    def test_small_file(self) -> None:
+    def test_thread_sends_small_file(self) -> None:
         """A small file, and a small part of a big one, is sent by the thread at once."""
         for content, data, body in (
             (BIG[:SMALL], GET, BIG[:SMALL]),
@@ -89,13 +89,13 @@ class DownloadTests(Case):
             path = self.file(content)
             self.offering(lambda path=path: Download(path))
             seen: list[Exchange] = []
-            self.patch(self.sender, "file_soon", lambda exchange, *rest, seen=seen: seen.append(exchange))
+            self.patch(handover_module, "FileSender", lambda exchange, *rest, seen=seen: seen.append(exchange))
             client = self.engine.connect()
             self.assertEqual(self.read(client, data).body, body)
             self.assertEqual((seen, self.descriptors()), ([], []))
             self.assertFalse(self.engine.asked[-1].download)
 
-    def test_big_part(self) -> None:
+    def test_event_loop_sends_big_part(self) -> None:
         """A big part is the event loop's."""
         path = self.file(BIG)
         self.offering(lambda: Download(path))
@@ -105,7 +105,7 @@ class DownloadTests(Case):
         self.assertTrue(self.engine.asked[-1].download)
         self.leave(client)
 
-    def test_head(self) -> None:
+    def test_head_gets_the_length(self) -> None:
         """HEAD gets the length, whatever the size, and the connection goes on."""
         for content in (BIG, b"small"):
             path = self.file(content)
@@ -116,7 +116,7 @@ class DownloadTests(Case):
             self.assertEqual((client.eof, self.descriptors()), (False, []))
             self.leave(client)
 
-    def test_before_the_reactor(self) -> None:
+    def test_closes_the_answer_before_the_event_loop_begins(self) -> None:
         """The answer is closed in the thread, once, before the event loop begins; only then is it a download's."""
         path = self.file(BIG)
         order: list[str] = []
@@ -127,8 +127,7 @@ class DownloadTests(Case):
                 super().close()
 
         self.offering(lambda: Download(path), wrap=Noted)
-        real = self.sender.soon
-        self.patch(self.sender, "soon", lambda *what: (order.append("soon"), real(*what)))
+        self.before_starts(lambda answer: order.append("soon"))
         client = self.engine.connect(buffer=5000)
         client.send(GET)
         self.assertEqual(order, ["closed", "soon"])
@@ -138,14 +137,14 @@ class DownloadTests(Case):
         self.nothing_left()
         self.assertEqual(order, ["closed", "soon"])
 
-    def test_wsgi_form(self) -> None:
+    def test_hands_over_as_wsgi_application(self) -> None:
         """As a WSGI application by itself it is handed over, with its fields."""
         path = self.file(BIG)
         self.serve(lambda environ, start_response: Download(path, [("X-A", "b")])(environ, start_response))
         answer = self.get()
         self.assertEqual((answer.body, answer.fields["x-a"], answer.fields["content-type"]), (BIG, "b", "text/plain"))
 
-    def test_url(self) -> None:
+    def test_event_loop_asks_upstream(self) -> None:
         """A URL is asked for by the event loop; the application's fields win."""
         wrapped = self.offering(lambda: Download("http://librarian/x"), ("Content-Type", "a/b"))
         client = self.engine.connect().send(self.request(range="bytes=0-9"))
@@ -160,7 +159,7 @@ class DownloadTests(Case):
         self.assertEqual((answer.body, answer.fields["content-type"], answer.fields["x-b"]), (b"abc", "a/b", "c"))
         self.leave(client)
 
-    def test_not_taken(self) -> None:
+    def test_thread_keeps_errors_empty_and_changed_bodies(self) -> None:
         """Errors, empty answers, and bodies that a middleware has changed stay with the thread."""
         path = self.file(BIG)
         for status, fields, body in (
@@ -177,16 +176,16 @@ class DownloadTests(Case):
             self.assertEqual(self.log_of(wrapped), ["iterated", "closed"])
             self.assertEqual(self.descriptors(), [])
 
-    def test_identity(self) -> None:
-        """That it is not encoded may be said."""
+    def test_takes_content_encoding_identity(self) -> None:
+        """A token with `Content-Encoding: identity` is taken."""
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("Content-Encoding", "identity"))
         answer = self.get()
         self.assertEqual((answer.body, self.log_of(wrapped)), (BIG, ["closed"]))
         self.assertNotIn("content-encoding", answer.fields)
 
-    def test_closed_before(self) -> None:
-        """A token that somebody has closed already is nothing that could be sent, nor asked for."""
+    def test_sends_nothing_of_a_closed_token(self) -> None:
+        """A token that the application has closed is neither sent nor asked for."""
         path = self.file(BIG)
 
         def make() -> Download:
@@ -198,8 +197,8 @@ class DownloadTests(Case):
         self.assertEqual((self.get().body, self.log_of(wrapped)), (b"", ["iterated", "closed"]))
         self.assertEqual(self.upstream.asked, [])
 
-    def test_begun(self) -> None:
-        """What is offered after a piece was sent comes too late."""
+    def test_offer_after_a_piece_is_too_late(self) -> None:
+        """An offer after the first piece was sent comes too late."""
         path = self.file(BIG)
         token: list[Download] = []
 
@@ -211,7 +210,7 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual(self.get().body, b"first" + BIG)
 
-    def test_with_the_first_piece(self) -> None:
+    def test_takes_offer_of_a_generators_first_piece(self) -> None:
         """A generator says what it answers with its first piece: it is taken over then, and closed."""
         path = self.file(BIG)
         ended: list[str] = []
@@ -228,8 +227,8 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual((self.get().body, ended), (BIG, ["closed"]))
 
-    def test_without_a_piece(self) -> None:
-        """So is one that has no piece at all."""
+    def test_takes_offer_of_a_generator_without_pieces(self) -> None:
+        """A generator without any piece is taken over and closed."""
         path = self.file(BIG)
 
         def application(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -241,7 +240,7 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual(self.get().body, BIG)
 
-    def test_one_piece(self) -> None:
+    def test_takes_offer_with_a_list_of_one_piece(self) -> None:
         """A list of one piece, as frameworks make them of everything, does not hide the offer."""
         path = self.file(BIG)
         kept: list[Download] = []
@@ -254,8 +253,8 @@ class DownloadTests(Case):
         self.serve(application)
         self.assertEqual(self.get().body, BIG)
 
-    def test_error_afterwards(self) -> None:
-        """An application that fails after its offer, and says so, has withdrawn it, whatever it says instead."""
+    def test_error_withdraws_the_offer(self) -> None:
+        """An application that answers an error after its offer has withdrawn the offer."""
         path = self.file(BIG)
         kept: list[Download] = []
         for instead in ("500 Oops", "200 Oops"):
@@ -273,7 +272,7 @@ class DownloadTests(Case):
             answer = self.get()
             self.assertEqual((answer.status, answer.body), (int(instead[:3]), b"sorry"))
 
-    def test_replayed(self) -> None:
+    def test_foreign_old_and_guessed_ids_are_ignored(self) -> None:
         """The id of another exchange, an old one and a guessed one get what the application has for a body."""
         path = self.file(BIG)
         ids: list[str] = []
@@ -294,7 +293,7 @@ class DownloadTests(Case):
             answer = self.get(self.request("/second"))
             self.assertEqual((answer.body, HEADER.lower() in answer.fields), (b"its own", False))
 
-    def test_trouble(self) -> None:
+    def test_unreadable_file_is_500(self) -> None:
         """A file that cannot be read is a 500, and is closed."""
         path = self.file(b"small")
         self.offering(lambda: Download(path))
@@ -306,7 +305,7 @@ class DownloadTests(Case):
         self.assertEqual((self.get().status, self.descriptors()), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
-    def test_shorter_meanwhile(self) -> None:
+    def test_shorter_small_file_ends_visibly(self) -> None:
         """A small file that has become shorter since is visibly short."""
         path = self.file(b"small")
 
@@ -319,7 +318,7 @@ class DownloadTests(Case):
         answer = self.get()
         self.assertEqual((answer.fields["content-length"], answer.body, answer.whole), ("5", b"sm", False))
 
-    def test_client_gone(self) -> None:
+    def test_client_leaves_between_thread_and_reactor(self) -> None:
         """A client that leaves between the thread and the reactor leaves nothing behind, whatever was offered."""
         path = self.file(BIG)
         gone: list[None] = []
@@ -332,32 +331,23 @@ class DownloadTests(Case):
         for make in (lambda: Download(path), lambda: Download("http://librarian/x"), parked):
             wrapped = self.offering(make)
             client = self.engine.connect()
-            real = self.sender.soon
-
-            def leave(*what: Any, real: Any = real, client: Any = client) -> None:
-                client.connection.close()
-                real(*what)
-
-            self.patch(self.sender, "soon", leave)
+            self.before_starts(lambda answer, client=client: client.connection.close())
             client.send(GET)
-            self.patch(self.sender, "soon", real)
             self.assertEqual(self.log_of(wrapped), ["closed"])
             self.nothing_left()
         self.assertEqual((self.upstream.asked, gone), ([], [None]))
 
-    def test_taken_down_meanwhile(self) -> None:
-        """So does one that is taken down in that moment."""
+    def test_taken_down_between_thread_and_reactor(self) -> None:
+        """A client whose exchange is taken down between the thread and the reactor leaves nothing behind."""
         path = self.file(BIG)
         self.offering(lambda: Download(path))
         client = self.engine.connect()
-        real = self.sender.soon
 
-        def deadline(exchange: Exchange, *what: Any) -> None:
+        def deadline(answer: Any) -> None:
             for interrupted in take_down(client.connection):
                 self.engine.site.finished(interrupted)
-            real(exchange, *what)
 
-        self.patch(self.sender, "soon", deadline)
+        self.before_starts(deadline)
         (answer,) = parse_answers(client.send(GET).take())
         self.assertEqual((answer.status, self.descriptors()), (503, []))
         self.leave(client)
@@ -377,7 +367,7 @@ class RedirectTests(Case):
         self.serve(application)
         return result
 
-    def test_file(self) -> None:
+    def test_sends_file_below_mapped_prefix(self) -> None:
         """A file below a mapped prefix, small or big, in place of the body; the application's fields win."""
         for content in (BIG, b"small", b""):
             self.file(content, "a b.txt")
@@ -390,14 +380,14 @@ class RedirectTests(Case):
             self.assertNotIn("x-accel-redirect", answer.fields)
             self.assertEqual(result.log, ["closed"])
 
-    def test_status(self) -> None:
+    def test_keeps_the_applications_status(self) -> None:
         """The application's status is the answer's."""
         self.file(b"page", "404.html")
         self.redirecting("/internal/files/404.html", status="404 Not Found")
         answer = self.get()
         self.assertEqual((answer.status, answer.body), (404, b"page"))
 
-    def test_url(self) -> None:
+    def test_asks_upstream_for_url_below_mapped_prefix(self) -> None:
         """A URL below a mapped prefix."""
         result = self.redirecting("/internal/remote/x?y")
         client = self.engine.connect().send(GET)
@@ -408,8 +398,8 @@ class RedirectTests(Case):
         self.assertEqual(answer.status, 404)
         self.leave(client)
 
-    def test_refused(self) -> None:
-        """Everything else is 404, and the log says why; the public prefixes are not meant."""
+    def test_refuses_other_paths_with_404(self) -> None:
+        """Every other path is 404, and the log says why; public prefixes do not count."""
         self.file(b"secret", "secret")
         os.symlink("/etc/passwd", os.path.join(self.directory, "link"))
         for path in (
@@ -436,8 +426,8 @@ class RedirectTests(Case):
             self.assertEqual(result.log, ["closed"])
         self.assertEqual((self.upstream.asked, self.descriptors()), ([], []))
 
-    def test_trouble(self) -> None:
-        """That the file cannot be opened now is not its absence."""
+    def test_file_that_cannot_be_opened_now_is_500(self) -> None:
+        """A file that cannot be opened now is 500, not 404."""
 
         def fail(file: Any) -> Any:
             raise OSError("too many open files")
@@ -453,8 +443,8 @@ class UnmappedTests(Case):
 
     mapped = False
 
-    def test_passed_on(self) -> None:
-        """The field is for a proxy in front of us; the token's field is for nobody else."""
+    def test_passes_the_field_to_a_proxy(self) -> None:
+        """X-Accel-Redirect is for a proxy in front of the server; the token's field is never passed on."""
 
         def application(environ: Any, start_response: Any) -> Any:
             start_response("200 OK", [("X-Accel-Redirect", "/internal/files/x"), (HEADER, "x")])
@@ -465,8 +455,8 @@ class UnmappedTests(Case):
         self.assertEqual((answer.fields["x-accel-redirect"], answer.body), ("/internal/files/x", b"body"))
         self.assertNotIn(HEADER.lower(), answer.fields)
 
-    def test_nobody_takes_anything(self) -> None:
-        """Where nobody hands over, all fields are the application's, and a download is its thread's."""
+    def test_thread_sends_without_handover(self) -> None:
+        """On a site without handover all fields are the application's, and the thread sends a download."""
         self.engine.site.hand_over = None
         path = self.file(BIG)
         wrapped = self.offering(lambda: Download(path), ("X-Accel-Redirect", "/x"))
@@ -482,13 +472,12 @@ class FileWrapperTests(Case):
         """Write down what the event loop gets to send."""
         super().setUp()
         self.taken: list[tuple[int, int]] = []
-        real = self.sender.file_soon
 
-        def file_soon(exchange: Exchange, opened: Any, first: int, end: int) -> Any:
+        def sender(exchange: Exchange, opened: Any, first: int, end: int, disk: Any) -> FileSender:
             self.taken.append((first, end))
-            return real(exchange, opened, first, end)
+            return FileSender(exchange, opened, first, end, disk)
 
-        self.patch(self.sender, "file_soon", file_soon)
+        self.patch(handover_module, "FileSender", sender)
 
     def wrapping(self, file: Any, *fields: tuple[str, str], status: str | None = "200 OK") -> None:
         """Serve an application that returns a file."""
@@ -502,14 +491,14 @@ class FileWrapperTests(Case):
         self.taken.clear()
 
     def sent(self, file: Any, *fields: tuple[str, str], data: bytes = GET, method: str = "GET") -> Answer:
-        """What a client gets of a file, which is closed."""
+        """Return the bytes that a client gets of a file, which is closed."""
         self.wrapping(file, *fields)
         answer = self.get(data, method)
         self.assertTrue(file.closed)
         self.assertEqual(self.descriptors(), [])
         return answer
 
-    def test_real_files(self) -> None:
+    def test_event_loop_sends_real_file_from_its_position(self) -> None:
         """A real file is the event loop's, from where it stands, and gets its length."""
         path = self.file(BIG)
         for make in (
@@ -528,15 +517,15 @@ class FileWrapperTests(Case):
             self.assertEqual(answer.fields["content-length"], str(len(BIG) - 10))
             self.assertEqual(self.taken, [(10, len(BIG))])
 
-    def test_written_but_not_flushed(self) -> None:
-        """What was written into it is sent, too."""
+    def test_sends_unflushed_data(self) -> None:
+        """Data that was written into the file but not flushed is sent too."""
         with open(self.file(BIG), "r+b") as file:
             file.seek(0, os.SEEK_END)
             file.write(b"more")
             file.seek(0)
             self.assertEqual(self.sent(file).body, BIG + b"more")
 
-    def test_announced(self) -> None:
+    def test_sends_the_announced_length(self) -> None:
         """As much of it is sent as the application has announced; if it has not that much, the thread tells."""
         size = len(BIG)
         for length, taken in ((size, True), (size - 1, True), (5, True), (0, True), (size + 1, False)):
@@ -545,8 +534,8 @@ class FileWrapperTests(Case):
             self.assertEqual((answer.body, answer.whole), (BIG[:length], length <= size))
             self.assertEqual(bool(self.taken), taken)
 
-    def test_by_the_thread(self) -> None:
-        """What decodes, computes, is in memory or small, or is no regular file, is read by the thread."""
+    def test_thread_reads_other_files(self) -> None:
+        """The thread reads files that decode or compute, are in memory or small, or are not regular."""
         upper, small = self.file(b"a" * SMALL * 2, "upper"), self.file(BIG[:SMALL], "small")
 
         class Upper(io.BufferedReader):
@@ -570,14 +559,14 @@ class FileWrapperTests(Case):
             answer = self.sent(file)
             self.assertEqual((answer.body, self.taken), (body, []), file)
 
-    def test_text(self) -> None:
-        """A file of text is as wrong as ever."""
+    def test_text_file_is_500(self) -> None:
+        """A text file is the application's mistake: 500."""
         with open(self.file(b"x" * SMALL * 2)) as file:
             self.wrapping(file)
             self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
-    def test_pipe(self) -> None:
+    def test_thread_reads_pipe(self) -> None:
         """A pipe is read by the thread."""
         reading, writing = os.pipe()
         os.write(writing, b"piped")
@@ -585,13 +574,13 @@ class FileWrapperTests(Case):
         with open(reading, "rb") as file:
             self.assertEqual(self.sent(file).body, b"piped")
 
-    def test_device(self) -> None:
-        """So is a device."""
+    def test_thread_reads_device(self) -> None:
+        """A device is read by the thread."""
         with open("/dev/null", "rb") as file:
             self.assertEqual((self.sent(file).body, self.taken), (b"", []))
 
-    def test_not_readable(self) -> None:
-        """A file that was opened to be written is the application's mistake, not the event loop's."""
+    def test_unreadable_file_is_500(self) -> None:
+        """A file that was opened only for writing is the application's mistake: 500."""
         with open(self.file(BIG), "ab") as file, io.FileIO(self.file(BIG), "a") as raw:
             raw.seek(0)
             for wrong in (file, raw):
@@ -599,28 +588,28 @@ class FileWrapperTests(Case):
                 self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
 
-    def test_closed(self) -> None:
-        """So is one that is closed."""
+    def test_closed_file_is_500(self) -> None:
+        """A closed file is the application's mistake: 500."""
         with open(self.file(BIG), "rb") as file:
             pass
         self.wrapping(file)
         self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_without_start_response(self) -> None:
+    def test_without_start_response_is_500(self) -> None:
         """An answer that was never started is a 500 at once, not a client that waits for ever."""
         with open(self.file(BIG), "rb") as file:
             self.wrapping(file, status=None)
             self.assertEqual((self.get().status, self.taken), (500, []))
         self.assertEqual(len(self.flushLoggedErrors(AssertionError)), 1)
 
-    def test_bare(self) -> None:
+    def test_sends_no_body_for_bodiless_answer(self) -> None:
         """An answer without a body has none."""
         with open(self.file(BIG), "rb") as file:
             answer = self.sent(file, ("Content-Length", "7"), data=self.request(method="HEAD"), method="HEAD")
         self.assertEqual((answer.status, answer.fields["content-length"], self.taken), (200, "7", []))
 
-    def test_file_is_the_applications(self) -> None:
+    def test_duplicates_the_applications_descriptor(self) -> None:
         """The application's file is closed in the thread; we have a descriptor of our own."""
         with open(self.file(BIG), "rb") as file:
             self.wrapping(file)
@@ -635,8 +624,8 @@ class FileWrapperTests(Case):
 class ParkedTests(Case):
     """`graceful.Parked`; what becomes of it then is tests/fast/downloads/test_parked.py's."""
 
-    def test_parked(self) -> None:
-        """It waits with no thread, and its answer is closed."""
+    def test_parks_without_a_thread(self) -> None:
+        """A parked request waits with no thread, and its answer is closed."""
         tickets: list[Parked] = []
 
         def make() -> Parked:
@@ -645,7 +634,7 @@ class ParkedTests(Case):
 
         wrapped = self.offering(make)
         client = self.engine.connect().send(GET)
-        self.assertEqual((self.log_of(wrapped), len(self.lot)), (["closed"], 1))
+        self.assertEqual((self.log_of(wrapped), len(self.parking_lot)), (["closed"], 1))
         (exchange,) = self.engine.in_flight
         self.assertEqual((exchange.phase, exchange.download), (PARKED, False))
         self.assertTrue(tickets[0].answer(200, [("X-A", "b")], b"news"))
@@ -654,7 +643,7 @@ class ParkedTests(Case):
         self.assertEqual((answer.status, answer.fields["x-a"], answer.body), (200, "b", b"news"))
         self.leave(client)
 
-    def test_stream(self) -> None:
+    def test_only_event_streams_begin_at_once(self) -> None:
         """Only what says that it is an event stream is one."""
         for kind, begun in (("text/event-stream", True), ("Text/Event-Stream; charset=x", True), ("a/b", False)):
             self.offering(Parked, ("Content-Type", kind))
@@ -662,7 +651,7 @@ class ParkedTests(Case):
             self.assertEqual(self.engine.in_flight[0].begun, begun)
             self.leave(client)
 
-    def test_what_middlewares_were_told(self) -> None:
+    def test_drops_the_tokens_own_length_and_encoding(self) -> None:
         """The length of the token's own body, and the word that nothing is to be compressed, are not a stream's."""
         self.offering(Parked, STREAM, ("Content-Encoding", "identity"), ("Content-Length", "0"), ("X-A", "b"))
         client = self.engine.connect().send(GET)
@@ -674,9 +663,9 @@ class ParkedTests(Case):
 
 
 class PublicTests(Case):
-    """What is served by its path."""
+    """Files and URLs that are served by the path of the request."""
 
-    def test_file(self) -> None:
+    def test_sends_file_without_the_application(self) -> None:
         """A file, with its kind and what a client needs to resume; no application is asked."""
         for content in (BIG, b"small", b""):
             self.file(content, "a.txt")
@@ -688,12 +677,12 @@ class PublicTests(Case):
             self.assertEqual((self.engine.asked, client.eof), ([], False))
             self.leave(client)
 
-    def test_unknown_kind(self) -> None:
-        """What is of no known kind is bytes."""
+    def test_unknown_type_is_bytes(self) -> None:
+        """A file of unknown type is application/octet-stream."""
         self.file(b"x", "a")
         self.assertEqual(self.get(self.request("/files/a")).fields["content-type"], "application/octet-stream")
 
-    def test_part(self) -> None:
+    def test_answers_ranges_and_conditions(self) -> None:
         """Ranges and conditions are answered."""
         self.file(BIG)
         for fields, status, body in (
@@ -706,13 +695,13 @@ class PublicTests(Case):
             self.assertEqual((answer.status, answer.body), (status, body))
             self.assertEqual(self.descriptors(), [])
 
-    def test_head(self) -> None:
+    def test_head_gets_the_length(self) -> None:
         """HEAD gets the length."""
         self.file(BIG)
         answer = self.get(self.request("/files/file.txt", "HEAD"), "HEAD")
         self.assertEqual((answer.status, answer.fields["content-length"]), (200, str(len(BIG))))
 
-    def test_url(self) -> None:
+    def test_asks_upstream_for_url(self) -> None:
         """A URL is asked of the upstream."""
         client = self.engine.connect().send(self.request("/remote/x?y=z", range="bytes=0-9"))
         (question,) = self.upstream.asked
@@ -723,7 +712,7 @@ class PublicTests(Case):
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [416])
         self.leave(client)
 
-    def test_methods(self) -> None:
+    def test_refuses_other_methods_with_405(self) -> None:
         """Other methods are not allowed, and the answer says which are."""
         for prefix in ("/files/x", "/remote/x"):
             for method in ("POST", "PUT", "DELETE", "OPTIONS"):
@@ -733,16 +722,16 @@ class PublicTests(Case):
                 self.assertTrue(all(exchange.through for exchange in self.engine.in_flight))
         self.assertEqual(self.upstream.asked, [])
 
-    def test_method_of_one_who_left(self) -> None:
-        """A client that has left is no trouble to whoever answers it."""
+    def test_refuses_method_of_a_client_that_left(self) -> None:
+        """An answer to a client that has left does no harm."""
         client, exchange = self.ask(self.request("/x", "POST"))
         client.connection.close()
         exchange.target = b"/files/x"
-        self.assertTrue(PublicPrefixes(self.sender, [parse_mapping(f"/files={self.directory}")]).answer(exchange))
+        self.assertTrue(self.public([parse_mapping(f"/files={self.directory}")]).answer(exchange))
         self.nothing_left()
 
-    def test_refused(self) -> None:
-        """What may not be sent is 404, with a line in the log, and nobody else is asked."""
+    def test_refuses_paths_with_404(self) -> None:
+        """A path that is refused is 404, with a line in the log, and the application is not asked."""
         os.symlink("/etc/passwd", os.path.join(self.directory, "link"))
         os.mkdir(os.path.join(self.directory, "sub"))
         os.mkfifo(os.path.join(self.directory, "pipe"))
@@ -755,14 +744,14 @@ class PublicTests(Case):
             self.assertTrue(any("is not sent" in line for line in lines), path)
         self.assertEqual((self.engine.asked, self.descriptors()), ([], []))
 
-    def test_elsewhere(self) -> None:
+    def test_leaves_other_paths_to_the_application(self) -> None:
         """Every other path is the application's."""
         for path in ("/filesystem", "/", "/file", "/internal/files/x", "/%66iles/x"):
             self.engine.connect().send(self.request(path))
             self.assertEqual(self.engine.asked[-1].target, path.encode())
 
-    def test_trouble(self) -> None:
-        """That a file cannot be opened now is a 500, with a line in the log."""
+    def test_file_that_cannot_be_opened_now_is_500(self) -> None:
+        """A file that cannot be opened now is 500, with a line in the log."""
 
         def fail(*arguments: Any) -> int:
             raise OSError(24, "Too many open files")
@@ -773,7 +762,7 @@ class PublicTests(Case):
         self.assertEqual(answers[0].status, 500)
         self.assertTrue(any("cannot be opened" in line and "Too many open files" in line for line in lines))
 
-    def test_gone_while_it_is_opened(self) -> None:
+    def test_client_leaves_while_the_file_is_opened(self) -> None:
         """A client that leaves while its file is opened leaves no descriptor behind; nor one taken down."""
         self.file(BIG)
         self.disk.at_once = False
@@ -791,26 +780,19 @@ class PublicTests(Case):
                 client.close()
                 self.nothing_left()
 
-    def test_gone_before(self) -> None:
-        """So does one that leaves before anybody has begun."""
+    def test_client_leaves_before_the_reactor_begins(self) -> None:
+        """A client that leaves before the reactor has begun leaves nothing behind."""
         self.file(BIG)
         client = self.engine.connect()
-        real = self.sender.soon
-
-        def leave(*what: Any) -> None:
-            client.connection.close()
-            real(*what)
-
+        self.before_starts(lambda answer: client.connection.close())
         for path in ("/files/file.txt", "/remote/x"):
             client = self.engine.connect()
-            self.patch(self.sender, "soon", leave)
             client.send(self.request(path))
-            self.patch(self.sender, "soon", real)
             self.assertEqual((self.upstream.asked, len(self.disk)), ([], 0))
         self.engine = Engine(self)
         self.assertEqual(self.descriptors(), [])
 
-    def test_pipelined(self) -> None:
+    def test_answers_pipelined_requests_in_order(self) -> None:
         """Several on one connection are answered in order."""
         self.file(BIG, "big")
         self.file(b"small", "small")
@@ -824,10 +806,10 @@ class PublicTests(Case):
 class EndTests(Case):
     """When nothing is in flight any more."""
 
-    def test_stop(self) -> None:
+    def test_stop_closes_upstream_connections(self) -> None:
         """Upstream connections are closed, if there were any."""
-        self.sender.stop()
+        self.relays.stop()
         self.assertFalse(self.upstream.stopped)
         self.engine.connect().send(self.request("/remote/x")).close()
-        self.sender.stop()
+        self.relays.stop()
         self.assertTrue(self.upstream.stopped)

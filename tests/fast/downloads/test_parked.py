@@ -10,8 +10,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.downloads.parked import NOTHING_NEW, News, Parked
-from graceful.downloads.parking_lot import HELD, LATE, SPREAD, ParkedRequest, ParkingLot
+from graceful.downloads.parked import NO_NEWS, Parked, ParkedAnswer
+from graceful.downloads.parking_lot import COME_BACK_AFTER, DRAIN_SPREAD, MAX_UNSENT, ParkedRequest, ParkingLot
 from graceful.takedown.last_answer import take_down
 from graceful.web.exchange import PARKED, Exchange
 from tests.fast.doubles import GET, HOST, MIB, Answer, Client, get, parse_answers
@@ -47,9 +47,9 @@ class Case(DownloadCase):
         return client, ticket
 
     def hand_over(self, exchange: Exchange, ticket: Parked, *fields: tuple[str, str], stream: bool = False) -> None:
-        """Its view has returned."""
+        """Hand the request over, as when its view has returned."""
         exchange.start("200 OK", [*fields, STREAM] if stream else [*fields])
-        self.lot.park(exchange, ticket, stream)
+        ParkedRequest(exchange, ticket, self.parking_lot, stream).begin()
         self.engine.turn()
 
     def got(self, client: Client, method: str = "GET") -> Answer:
@@ -62,34 +62,34 @@ class Case(DownloadCase):
         """Let time go by."""
         for _ in range(round(seconds / step)):
             self.clock.advance(step)
-            self.lot.tick(self.clock.seconds())
+            self.parking_lot.tick(self.clock.seconds())
             self.engine.turn()
 
-    def work_aside(self) -> None:
-        """Call what was to be called in threads beside."""
-        while self.aside:
-            function, *arguments = self.aside.pop(0)
+    def run_threads(self) -> None:
+        """Call all functions that were to be called in a thread."""
+        while self.in_thread:
+            function, *arguments = self.in_thread.pop(0)
             function(*arguments)
         self.engine.turn()
 
 
 class AnswerTests(Case):
-    """One answer."""
+    """Answers to parked requests."""
 
-    def test_afterwards(self) -> None:
-        """It waits with nothing but its place in the lot, and is answered when there is news."""
+    def test_answers_when_there_is_news(self) -> None:
+        """A parked request has only its place in the parking lot, and is answered when there is news."""
         client, ticket = self.park()
         (exchange,) = self.engine.in_flight
-        self.assertEqual((exchange.phase, len(self.lot), client.take()), (PARKED, 1, b""))
+        self.assertEqual((exchange.phase, len(self.parking_lot), client.take()), (PARKED, 1, b""))
         self.assertTrue(ticket.answer(201, [("X-A", "b")], b"news"))
         answer = self.got(client)
         self.assertEqual((answer.status, answer.reason, answer.body), (201, "Created", b"news"))
         self.assertEqual((answer.fields["x-a"], answer.fields["content-length"], client.eof), ("b", "4", False))
-        self.assertEqual((len(self.lot), self.engine.in_flight, self.gone), (0, [], []))
+        self.assertEqual((len(self.parking_lot), self.engine.in_flight, self.gone), (0, [], []))
         self.leave(client)
 
-    def test_of_the_view(self) -> None:
-        """What the view and its middlewares have said is kept, unless the answer says it itself, or has no body."""
+    def test_keeps_the_views_fields(self) -> None:
+        """Fields of the view and its middlewares are kept, unless the answer sets them, or has no body."""
         said = (
             ("Content-Type", "text/html"),
             ("Set-Cookie", "a=b"),
@@ -106,17 +106,17 @@ class AnswerTests(Case):
             self.assertNotIn("content-encoding", fields)
             self.leave(client)
 
-    def test_before(self) -> None:
+    def test_answers_at_once_when_news_came_first(self) -> None:
         """The news may be there before the view has returned."""
         client, exchange = self.ask()
         ticket = self.ticket(exchange)
         self.assertTrue(ticket.answer("200 Fine", (), b"early"))
         self.hand_over(exchange, ticket)
         answer = self.got(client)
-        self.assertEqual((answer.reason, answer.body, len(self.lot)), ("Fine", b"early", 0))
+        self.assertEqual((answer.reason, answer.body, len(self.parking_lot)), ("Fine", b"early", 0))
         self.leave(client)
 
-    def test_once(self) -> None:
+    def test_second_answer_is_too_late(self) -> None:
         """A second answer is too late, and says so; the first one is the client's."""
         for early in (True, False):
             client, exchange = self.ask()
@@ -133,8 +133,8 @@ class AnswerTests(Case):
             self.assertFalse(ticket.answer(200, (), b"fourth"))
             self.leave(client)
 
-    def test_any_thread(self) -> None:
-        """It may come from any thread, and the reactor sends it; of many at once exactly one is taken."""
+    def test_takes_one_answer_from_any_thread(self) -> None:
+        """An answer may come from any thread, and the reactor sends it; of many at once exactly one is taken."""
         client, ticket = self.park()
         taken: list[int] = []
         begin = threading.Barrier(8)
@@ -153,7 +153,7 @@ class AnswerTests(Case):
         self.assertEqual(self.got(client).body, b"%d" % taken[0])
         self.leave(client)
 
-    def test_methods(self) -> None:
+    def test_bodiless_answers_have_no_body(self) -> None:
         """HEAD gets no body; a status without one has none."""
         client, ticket = self.park(data=self.request(method="HEAD"))
         ticket.answer(200, (), b"news")
@@ -162,8 +162,8 @@ class AnswerTests(Case):
         ticket.answer(204, (), b"news")
         self.assertEqual(self.got(client).status, 204)
 
-    def test_next(self) -> None:
-        """What is pipelined behind it is answered behind it."""
+    def test_answers_pipelined_request_behind_it(self) -> None:
+        """A pipelined request is answered behind the parked one."""
         client, ticket = self.park(data=get(0) + get(1))
         self.assertEqual(len(self.engine.asked), 1)
         ticket.answer(200, (), b"news")
@@ -172,8 +172,8 @@ class AnswerTests(Case):
         self.assertEqual(self.bodies(client), [b"news", b"next"])
         self.leave(client)
 
-    def test_bad_values(self) -> None:
-        """What can be known to be wrong at once is; the rest is a 500, a line in the log, and not a silent client."""
+    def test_bad_answers_raise_or_are_500(self) -> None:
+        """A body that is not bytes raises at once; other bad values are a 500 with a line in the log."""
         client, ticket = self.park()
         self.assertRaises(TypeError, ticket.answer, 200, (), "text")
         self.assertRaises(TypeError, ticket.answer, 200, None)
@@ -187,21 +187,21 @@ class AnswerTests(Case):
             self.assertTrue(ticket.answer(status, fields))  # type: ignore[arg-type]
             self.assertEqual((self.got(client).status, client.eof), (500, True))
             self.assertEqual(len(self.flushLoggedErrors(ValueError, TypeError)), 1)
-            self.assertEqual(len(self.lot), 0)
+            self.assertEqual(len(self.parking_lot), 0)
             self.leave(client)
 
-    def test_closed_on_its_way(self) -> None:
-        """A ticket that somebody has closed before it was parked is answered at once, and not kept for ever."""
+    def test_closed_ticket_is_answered_at_once(self) -> None:
+        """A ticket that was closed before it was parked is answered at once, and not kept for ever."""
         for stream in (False, True):
             client, exchange = self.ask()
             ticket = self.ticket(exchange)
             ticket.close()
             self.assertFalse(ticket.answer(200))
             self.hand_over(exchange, ticket, stream=stream)
-            self.assertEqual((self.got(client).status, len(self.lot)), (200 if stream else 204, 0))
+            self.assertEqual((self.got(client).status, len(self.parking_lot)), (200 if stream else 204, 0))
             self.leave(client)
 
-    def test_closed_when_handed_over(self) -> None:
+    def test_close_after_handover_does_not_end_it(self) -> None:
         """The close of an answer that was handed over does not end the waiting."""
         client, ticket = self.park()
         ticket.claimed = True
@@ -213,7 +213,7 @@ class AnswerTests(Case):
 class StreamTests(Case):
     """Server-sent events."""
 
-    def test_events(self) -> None:
+    def test_sends_each_event_at_once(self) -> None:
         """The head goes out at once, every event when it is there, and the end ends it."""
         client, ticket = self.park(stream=True)
         self.assertTrue(client.take().startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"))
@@ -221,15 +221,15 @@ class StreamTests(Case):
             self.assertTrue(ticket.send(event))
             self.engine.turn()
             self.assertIn(event, client.take())
-        self.assertEqual(len(self.lot), 1)
+        self.assertEqual(len(self.parking_lot), 1)
         self.assertTrue(ticket.finish())
         self.assertFalse(ticket.finish())
         self.assertFalse(ticket.send(b"late"))
         self.engine.turn()
-        self.assertEqual((client.take(), client.eof, len(self.lot)), (b"0\r\n\r\n", False, 0))
+        self.assertEqual((client.take(), client.eof, len(self.parking_lot)), (b"0\r\n\r\n", False, 0))
         self.leave(client)
 
-    def test_before(self) -> None:
+    def test_sends_earlier_events_first_in_order(self) -> None:
         """Events that are there before the view has returned come first, in order, also with the end."""
         for end in (False, True):
             client, exchange = self.ask()
@@ -245,14 +245,16 @@ class StreamTests(Case):
             self.assertEqual(self.got(client).body, b"onetwo" if end else b"onetwothree")
             self.leave(client)
 
-    def test_head(self) -> None:
+    def test_head_ends_at_once(self) -> None:
         """HEAD has all that it asks for, and does not wait."""
         client, ticket = self.park(data=b"HEAD / HTTP/1.1\r\n" + HOST + b"\r\n", stream=True)
         answer = self.got(client, "HEAD")
-        self.assertEqual((answer.fields["content-type"], len(self.lot), ticket.send(b"x")), (STREAM[1], 0, False))
+        self.assertEqual(
+            (answer.fields["content-type"], len(self.parking_lot), ticket.send(b"x")), (STREAM[1], 0, False)
+        )
         self.leave(client)
 
-    def test_answered(self) -> None:
+    def test_answer_is_the_last_piece(self) -> None:
         """An answer to a stream is its last piece: its status has been said."""
         client, ticket = self.park(stream=True)
         ticket.send(b"one")
@@ -261,8 +263,8 @@ class StreamTests(Case):
         self.assertEqual((answer.status, answer.body, "x-a" in answer.fields), (200, b"onetwo", False))
         self.leave(client)
 
-    def test_order(self) -> None:
-        """What several threads send, one after the other, arrives in that order, and the end last."""
+    def test_keeps_the_order_of_several_threads(self) -> None:
+        """Pieces of several threads, one after the other, arrive in that order, and the end last."""
         client, ticket = self.park(stream=True)
         lock, number = threading.Lock(), [0]
 
@@ -280,7 +282,7 @@ class StreamTests(Case):
         ticket.finish()
         self.assertEqual(self.got(client).body.split(), [b"%d" % count for count in range(800)])
 
-    def test_end_is_last(self) -> None:
+    def test_end_follows_every_taken_piece(self) -> None:
         """A piece that was taken is sent, also if the end comes in the same moment from another thread."""
         client, ticket = self.park(stream=True)
         real = ParkedRequest.give
@@ -301,13 +303,13 @@ class StreamTests(Case):
                 thread.join(LONG)
         self.assertEqual(self.got(client).body, b"taken")
 
-    def test_slow_client(self) -> None:
+    def test_slow_client_is_cut(self) -> None:
         """A client that does not take its events is cut when too many wait for it; one big event is no crime."""
         client, ticket = self.park(stream=True, buffer=5000)
         self.assertTrue(ticket.send(b"x" * MIB))
         self.engine.turn()
         self.assertEqual(self.engine.open, 1)
-        self.assertGreater(client.connection.write_token.held, HELD)
+        self.assertGreater(client.connection.write_token.held, MAX_UNSENT)
         data = client.take()
         self.assertGreater(len(data), MIB)
         most, sent = 0, 0
@@ -318,12 +320,12 @@ class StreamTests(Case):
             sent += 1
             self.assertLess(sent, 100)
         self.assertTrue(any("does not take its events" in line for line in lines))
-        self.assertLess(most, HELD + 10_100)
+        self.assertLess(most, MAX_UNSENT + 10_100)
         self.assertEqual(self.gone, [ticket])
         self.assertFalse(ticket.send(b"late"))
         self.nothing_left()
 
-    def test_old_client(self) -> None:
+    def test_http_1_0_stream_ends_with_the_connection(self) -> None:
         """To HTTP/1.0 a stream ends with the connection."""
         client, ticket = self.park(stream=True, data=b"GET / HTTP/1.0\r\n\r\n")
         ticket.send(b"one")
@@ -347,15 +349,15 @@ class GoneTests(Case):
         self.nothing_left()
         self.assertEqual(self.gone, [ticket])
 
-    def test_left(self) -> None:
+    def test_tells_the_application_that_the_client_left(self) -> None:
         """A client that closes, or only says that it will send nothing more, as a closed browser tab does."""
         for stream in (False, True):
             self.gone_by(lambda client: client.close(), stream)
             self.gone_by(lambda client: client.finish(), stream)
             self.gone_by(lambda client: client.connection.close(), stream)
 
-    def test_left_before(self) -> None:
-        """One that has said so before it was parked; but news that are there already it gets."""
+    def test_tells_of_a_client_that_left_before(self) -> None:
+        """A client that left before it was parked is told of; but it gets news that came earlier."""
         for early in (False, True):
             client, exchange = self.ask()
             client.finish()
@@ -368,8 +370,8 @@ class GoneTests(Case):
             client.close()
             self.nothing_left()
 
-    def test_left_while_the_head_goes_out(self) -> None:
-        """One that is found to have left when the head of its stream is sent."""
+    def test_client_leaves_while_the_head_is_sent(self) -> None:
+        """A client is found to have left when the head of its stream is sent."""
         client, exchange = self.ask()
         client.socket.script.append(BrokenPipeError())
         ticket = self.ticket(exchange)
@@ -377,8 +379,8 @@ class GoneTests(Case):
         self.assertEqual(self.gone, [ticket])
         self.nothing_left()
 
-    def test_left_while_it_is_answered(self) -> None:
-        """One that leaves between the answer and the reactor: the answer was taken, so nobody says gone."""
+    def test_client_leaves_after_the_answer_was_taken(self) -> None:
+        """A client leaves between the answer and the reactor: the answer was taken, so `gone` does not fire."""
         client, ticket = self.park()
         self.assertTrue(ticket.answer(200, (), b"news"))
         client.connection.close()
@@ -386,29 +388,29 @@ class GoneTests(Case):
         self.assertEqual(self.gone, [])
         self.nothing_left()
 
-    def test_left_while_it_is_sent(self) -> None:
-        """One that is found to have left when its answer is sent."""
+    def test_client_leaves_while_the_answer_is_sent(self) -> None:
+        """A client is found to have left when its answer is sent."""
         client, ticket = self.park()
         client.socket.script.append(BrokenPipeError())
         ticket.answer(200, (), b"news")
         self.engine.turn()
         self.nothing_left()
 
-    def test_taken_down(self) -> None:
-        """The deadline answers for it, and the application is told that nobody waits any more."""
+    def test_takedown_tells_the_application(self) -> None:
+        """The deadline answers the request, and `gone` tells the application."""
         client, ticket = self.park()
         self.assertEqual(len(take_down(client.connection)), 1)
         self.assertEqual((self.got(client).status, self.gone), (503, [ticket]))
         self.leave(client)
 
-    def test_many_leave(self) -> None:
+    def test_leaving_is_constant_time(self) -> None:
         """Ten thousand that leave cost ten thousand small steps."""
-        lot = ParkingLot(self.clock, self.engine.hub.call, lambda *what: None)
+        parking_lot = ParkingLot(self.clock, self.engine.hub.call, lambda *what: None)
         (exchange,) = {self.ask()[1]}
         waiting = []
         for number in range(10_000):
-            one = ParkedRequest(exchange, Parked(), lot, False)
-            lot._enter(one, 1000.0 + number % 7)
+            one = ParkedRequest(exchange, Parked(), parking_lot, False)
+            parking_lot._wait_until(one, 1000.0 + number % 7)
             waiting.append(one)
         steps = [0]
 
@@ -421,20 +423,20 @@ class GoneTests(Case):
                 steps[0] += len(counted)
                 return super().__iter__()
 
-        lot._due = {second: Tracker(others) for second, others in lot._due.items()}
+        parking_lot._due = {second: Tracker(others) for second, others in parking_lot._due.items()}
         for one in waiting:
-            lot.leave(one)
-            lot.leave(one)
-        self.assertEqual(len(lot), 0)
-        self.assertEqual(lot._due, {})
+            parking_lot.leave(one)
+            parking_lot.leave(one)
+        self.assertEqual(len(parking_lot), 0)
+        self.assertEqual(parking_lot._due, {})
         self.assertLess(steps[0], 20_001)
 
 
 class TimeTests(Case):
     """When its time is over."""
 
-    def test_time_out(self) -> None:
-        """It is answered by itself, with nothing new, within a second; the application is too late then."""
+    def test_answers_204_after_the_time_out(self) -> None:
+        """After the time-out the request is answered with 204, within a second; then the application is too late."""
         client, ticket = self.park(timeout=270)
         self.tick(269, 1)
         self.assertEqual(client.take(), b"")
@@ -444,7 +446,7 @@ class TimeTests(Case):
         self.assertEqual(self.gone, [])
         self.leave(client)
 
-    def test_stream_times_out(self) -> None:
+    def test_stream_ends_after_the_time_out(self) -> None:
         """A stream ends."""
         client, ticket = self.park(stream=True, timeout=10)
         ticket.send(b"one")
@@ -453,35 +455,35 @@ class TimeTests(Case):
         self.assertEqual((answer.body, answer.whole, ticket.send(b"x")), (b"one", True, False))
         self.leave(client)
 
-    def test_each_in_its_second(self) -> None:
-        """Each has its own time, none comes too early, and none is forgotten when nobody has looked for a while."""
+    def test_each_times_out_in_its_second(self) -> None:
+        """Each request has its own time; none is answered too early, none is forgotten when ticks were missed."""
         clients = [self.park(timeout=timeout)[0] for timeout in (0, -5, 0.4, 1.5, 2, 30, 31)]
         done: list[list[bool]] = []
         for seconds in (0, 0.5, 1, 0.5, 100):
             self.clock.advance(seconds)
-            self.lot.tick(self.clock.seconds())
+            self.parking_lot.tick(self.clock.seconds())
             self.engine.turn()
             done.append([client.connection.write_token.current is None for client in clients])
         self.assertEqual([sum(each) for each in done], [2, 3, 4, 5, 7])
 
-    def test_answered_in_that_moment(self) -> None:
+    def test_answer_just_before_the_time_out_wins(self) -> None:
         """An answer that was taken just before is what the client gets."""
         client, ticket = self.park(timeout=10)
         self.clock.advance(11)
         self.assertTrue(ticket.answer(200, (), b"news"))
-        self.lot.tick(self.clock.seconds())
-        self.lot.tick(self.clock.seconds())
+        self.parking_lot.tick(self.clock.seconds())
+        self.parking_lot.tick(self.clock.seconds())
         self.assertEqual(self.got(client).body, b"news")
         self.leave(client)
 
-    def test_not_timed_otherwise(self) -> None:
-        """Nobody else ends it: a client that waits is not one that takes nothing."""
+    def test_no_other_time_out_applies(self) -> None:
+        """No other time-out ends a parked request: its client is not one that takes nothing."""
         client, _ = self.park(timeout=10_000)
         stream, _ = self.park(timeout=10_000, stream=True)
         self.clock.advance(5_000)
         self.engine.site.sweep(self.clock.seconds())
         self.engine.turn()
-        self.assertEqual((self.engine.open, len(self.lot)), (2, 2))
+        self.assertEqual((self.engine.open, len(self.parking_lot)), (2, 2))
         client.close()
         self.leave(stream)
 
@@ -492,35 +494,35 @@ class DrainTests(Case):
     def drain(self) -> None:
         """The sockets are closed."""
         self.engine.site.draining = True
-        self.lot.drain()
+        self.parking_lot.drain()
 
-    def test_default(self) -> None:
-        """It is answered with nothing new, and the end of its connection."""
+    def test_answers_204_and_closes(self) -> None:
+        """A drain answers a parked request with 204, and closes its connection."""
         client, ticket = self.park()
         self.drain()
-        self.tick(SPREAD + 0.1)
+        self.tick(DRAIN_SPREAD + 0.1)
         answer = self.got(client)
         self.assertEqual((answer.status, answer.fields["connection"], client.eof), (204, "close", True))
         self.assertFalse(ticket.answer(200))
         self.leave(client)
 
-    def test_spread(self) -> None:
-        """Many are told over a second, not in one instant, and none later; whatever their own time was."""
+    def test_spreads_answers_over_a_second(self) -> None:
+        """Many requests are told over a second, not at once, and none later, for any time-out of theirs."""
         clients = [self.park(timeout=timeout)[0] for timeout in range(10, 210)]
         self.drain()
         answered = []
         for _ in range(11):
-            answered.append(len(self.lot))
+            answered.append(len(self.parking_lot))
             self.tick(0.1)
-        self.assertEqual((answered[0], len(self.lot)), (200, 0))
+        self.assertEqual((answered[0], len(self.parking_lot)), (200, 0))
         steps = [before - after for before, after in pairwise(answered)]
         self.assertLess(max(steps), 80)
         for client in clients:
             client.close()
         self.nothing_left()
 
-    def test_own_answer(self) -> None:
-        """The application's own is made in a thread beside, not by the reactor."""
+    def test_at_drain_answers_from_a_thread(self) -> None:
+        """The application makes its answer in a thread, not in the reactor's."""
         made: list[int] = []
 
         def at_drain() -> Any:
@@ -529,19 +531,19 @@ class DrainTests(Case):
 
         client, ticket = self.park(at_drain=at_drain)
         self.drain()
-        self.tick(SPREAD + 0.1)
-        self.assertEqual((made, len(self.aside), client.take()), ([], 1, b""))
+        self.tick(DRAIN_SPREAD + 0.1)
+        self.assertEqual((made, len(self.in_thread), client.take()), ([], 1, b""))
         self.assertFalse(ticket.answer(200))
         self.tick(1)
-        self.assertEqual(len(self.aside), 1)
-        self.work_aside()
+        self.assertEqual(len(self.in_thread), 1)
+        self.run_threads()
         answer = self.got(client)
         self.assertEqual((answer.status, answer.fields["x-a"], answer.body), (409, "b", b"come again"))
         self.assertEqual(answer.fields["connection"], "close")
         self.leave(client)
 
     def at_drain(self, made: Any, *, stream: bool = False) -> Answer:
-        """What a client gets if `at_drain` returns this, or raises it."""
+        """Return the answer that a client gets if `at_drain` returns this, or raises it."""
 
         def at_drain() -> Any:
             if isinstance(made, BaseException):
@@ -551,9 +553,9 @@ class DrainTests(Case):
         draining = self.engine.site.draining
         client, _ = self.park(at_drain=at_drain, stream=stream)
         self.drain()
-        self.tick(SPREAD + 0.1)
+        self.tick(DRAIN_SPREAD + 0.1)
         try:
-            self.work_aside()
+            self.run_threads()
         except SystemExit:
             self.engine.turn()
         answer = self.got(client)
@@ -561,18 +563,18 @@ class DrainTests(Case):
         self.leave(client)
         return answer
 
-    def test_none(self) -> None:
-        """None is nothing new."""
+    def test_at_drain_without_answer_is_204(self) -> None:
+        """`at_drain` that returns None is answered with 204."""
         self.assertEqual(self.at_drain(None).status, 204)
 
-    def test_raises(self) -> None:
-        """If it fails that is nothing new, and a line in the log."""
+    def test_at_drain_that_raises_is_204(self) -> None:
+        """`at_drain` that raises is answered with 204, with a line in the log."""
         self.assertEqual(self.at_drain(RuntimeError("oops")).status, 204)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(self.at_drain(SystemExit()).status, 204)
 
-    def test_bad_values(self) -> None:
-        """So is what is no answer; what turns out to be none later is a 500."""
+    def test_at_drain_with_a_bad_answer_is_204_or_500(self) -> None:
+        """`at_drain` that returns no answer is 204; one whose error shows only when it is sent is 500."""
         for made in (5, (200,), (200, []), (200, [], "text"), (200, None, b"")):
             self.assertEqual(self.at_drain(made).status, 204, made)
             self.assertEqual(len(self.flushLoggedErrors(TypeError, ValueError)), 1)
@@ -580,43 +582,43 @@ class DrainTests(Case):
             self.assertEqual(self.at_drain(made).status, 500, made)
             self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_streams(self) -> None:
-        """An event stream says when its browser shall come back, behind what the application has to say, and ends."""
+    def test_stream_ends_with_retry(self) -> None:
+        """An event stream sends the application's last piece, then `retry:` for the browser, and ends."""
         for made, begin in ((None, b""), ((200, [], b"data: bye\n\n"), b"data: bye\n\n")):
             answer = self.at_drain(made, stream=True)
             self.assertTrue(answer.whole)
             begun, retry, rest = answer.body.partition(b"retry: ")
             self.assertEqual((begun, retry), (begin, b"retry: "))
             self.assertTrue(rest.endswith(b"\n\n"))
-            self.assertTrue(LATE[0] * 1000 <= int(rest) <= LATE[1] * 1000, rest)
+            self.assertTrue(COME_BACK_AFTER[0] * 1000 <= int(rest) <= COME_BACK_AFTER[1] * 1000, rest)
 
-    def test_left_meanwhile(self) -> None:
+    def test_client_leaves_while_at_drain_runs(self) -> None:
         """A client that leaves while its answer is made leaves nothing behind."""
         client, _ = self.park(at_drain=lambda: (200, [], b"x"))
         self.drain()
-        self.tick(SPREAD + 0.1)
+        self.tick(DRAIN_SPREAD + 0.1)
         client.close()
         self.nothing_left()
-        self.work_aside()
+        self.run_threads()
         self.nothing_left()
 
-    def test_answered_meanwhile(self) -> None:
-        """News that come before it is told are what the client gets."""
+    def test_answer_before_the_drain_wins(self) -> None:
+        """News that comes before it is told are what the client gets."""
         client, ticket = self.park(at_drain=lambda: (200, [], b"no"))
         self.drain()
         self.assertTrue(ticket.answer(200, (), b"news"))
-        self.tick(SPREAD + 0.1)
-        self.assertEqual((self.got(client).body, self.aside), (b"news", []))
+        self.tick(DRAIN_SPREAD + 0.1)
+        self.assertEqual((self.got(client).body, self.in_thread), (b"news", []))
         self.leave(client)
 
-    def test_late_ones(self) -> None:
-        """Who parks when it is too late is kept for a second or two: it would come straight back."""
+    def test_keeps_late_requests_for_a_moment(self) -> None:
+        """A request that is parked in a drain is kept for a second or two: its client would come straight back."""
         self.drain()
         clients = [self.park(timeout=270)[0] for _ in range(20)]
         self.tick(0.9)
-        self.assertEqual(len(self.lot), 20)
+        self.assertEqual(len(self.parking_lot), 20)
         self.tick(1.2)
-        self.assertEqual(len(self.lot), 0)
+        self.assertEqual(len(self.parking_lot), 0)
         for client in clients:
             self.assertEqual(self.got(client).status, 204)
             client.close()
@@ -645,7 +647,7 @@ class BlockingTests(SynchronousTestCase):
         thread.start()
         self.addCleanup(thread.join, LONG)
 
-    def test_answer(self) -> None:
+    def test_blocks_until_the_answer(self) -> None:
         """The answer, whenever it comes, from another thread or before."""
         for early in (False, True):
             ticket = Parked(timeout=LONG)
@@ -660,17 +662,17 @@ class BlockingTests(SynchronousTestCase):
             self.assertEqual(body, b"news")
             self.assertFalse(ticket.answer(200))
 
-    def test_time_out(self) -> None:
+    def test_blocks_until_the_time_out(self) -> None:
         """When its time is over there is nothing new, and it is too late for an answer."""
         ticket = Parked(timeout=0)
-        self.assertEqual(ticket.wait(), NOTHING_NEW)
+        self.assertEqual(ticket.wait(), NO_NEWS)
         self.assertFalse(ticket.answer(200))
         self.assertEqual(list(Parked(timeout=0)), [])
         ticket = Parked(timeout=0)
         self.assertEqual(b"".join(ticket({}, self.start_response)), b"")  # type: ignore[arg-type]
         self.assertEqual(self.said[0], "204 No Content")
 
-    def test_stream(self) -> None:
+    def test_iterates_over_events(self) -> None:
         """Events, as they come, behind the head of a stream."""
         ticket = Parked(timeout=LONG)
         self.soon((ticket.send, b"one"), (ticket.send, b"two"), (ticket.finish,))
@@ -679,14 +681,14 @@ class BlockingTests(SynchronousTestCase):
         self.assertEqual(b"".join(body), b"onetwo")
         self.assertFalse(ticket.send(b"late"))
 
-    def test_as_a_body(self) -> None:
+    def test_answer_is_the_last_piece_of_a_begun_body(self) -> None:
         """As the body of an answer that the view has begun, an answer is its last piece."""
         ticket = Parked(timeout=LONG)
         self.soon((ticket.send, b"one"), (ticket.answer, 200, (), b"two"))
         self.assertEqual(b"".join(ticket), b"onetwo")
 
-    def test_stream_times_out(self) -> None:
-        """Its time is that of the whole stream, not of each piece."""
+    def test_time_out_is_for_the_whole_stream(self) -> None:
+        """The time-out is for the whole stream, not for each piece."""
         ticket = Parked(timeout=0.05)
 
         def send() -> None:
@@ -702,8 +704,8 @@ class BlockingTests(SynchronousTestCase):
                 self.fail("it has no end")
         self.assertFalse(ticket.finish())
 
-    def test_closed_by_the_server(self) -> None:
-        """The close of its answer ends it: nobody reads any more, and whoever waits wakes up."""
+    def test_close_wakes_the_waiting_thread(self) -> None:
+        """The close of its answer ends a ticket, and wakes the thread that waits."""
         ticket = Parked(timeout=LONG)
         ticket.send(b"one")
         pieces = iter(ticket)
@@ -713,10 +715,10 @@ class BlockingTests(SynchronousTestCase):
         self.assertEqual(list(pieces), [])
         ticket = Parked(timeout=60)
         self.soon((ticket.close,))
-        self.assertEqual(ticket.wait(), NOTHING_NEW)
+        self.assertEqual(ticket.wait(), NO_NEWS)
 
-    def test_news(self) -> None:
-        """What is waited for is the answer in its parts."""
+    def test_wait_returns_the_answer(self) -> None:
+        """`wait` returns the answer in its parts."""
         ticket = Parked()
         ticket.answer(404, iter([("X", "y")]), b"z")
-        self.assertEqual(ticket.wait(), News("404 Not Found", [("X", "y")], b"z"))
+        self.assertEqual(ticket.wait(), ParkedAnswer("404 Not Found", [("X", "y")], b"z"))

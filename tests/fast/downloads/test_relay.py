@@ -10,8 +10,8 @@ from twisted.python.failure import Failure
 from twisted.web._newclient import ResponseFailed, ResponseNeverReceived
 from zope.interface.verify import verifyObject
 
-from graceful.downloads.headers import Answer
-from graceful.downloads.relay import HIGH, PAUSES, PROGRESS, Relay
+from graceful.downloads.headers import ApplicationHead
+from graceful.downloads.relay import PAUSE_ABOVE, PROGRESS, RETRY_DELAYS, Relay
 from graceful.takedown.last_answer import take_down
 from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
@@ -29,16 +29,18 @@ PIECE = b"0123456789" * 1000
 class Case(DownloadCase):
     """Clients that get what an upstream has."""
 
-    def begin(self, data: bytes = GET, answer: Answer | None = None, **options: Any) -> tuple[Client, Exchange]:
+    def begin(
+        self, data: bytes = GET, answer: ApplicationHead | None = None, **options: Any
+    ) -> tuple[Client, Exchange]:
         """A client that asks for it; the upstream has been asked."""
         client, exchange = self.ask(data, **options)
-        self.sender.url_soon(exchange, URL, answer or Answer())()
+        self.start_relay(exchange, URL, answer)
         self.engine.turn()
         return client, exchange
 
     @property
     def question(self) -> Question:
-        """What the upstream was last asked."""
+        """The last request to the upstream."""
         return self.upstream.asked[-1]
 
     def got(self, client: Client, method: str = "GET") -> Any:
@@ -64,21 +66,21 @@ class Case(DownloadCase):
 
     def relay(self) -> Relay:
         """The one that there is."""
-        (relay,) = self.sender._relays
+        (relay,) = self.relays._running
         return relay
 
     def tick(self, seconds: float) -> None:
         """Let time go by, second by second."""
         for _ in range(round(seconds)):
             self.clock.advance(1)
-            self.sender.tick(self.clock.seconds())
+            self.relays.tick(self.clock.seconds())
             self.engine.turn()
 
 
 class AnswerTests(Case):
-    """What goes well."""
+    """Upstreams that answer well."""
 
-    def test_whole(self) -> None:
+    def test_passes_status_fields_and_body(self) -> None:
         """Status, fields, length and bytes are the upstream's; the connections go on."""
         client, exchange = self.begin()
         self.assertEqual((self.question.method, self.question.url), ("GET", URL))
@@ -94,14 +96,14 @@ class AnswerTests(Case):
         self.assertEqual((exchange.sent, response.closed), (6, False))
         self.leave(client)
 
-    def test_head_at_once(self) -> None:
+    def test_sends_head_before_the_body(self) -> None:
         """The head goes out when it is there, not with the first byte of the body."""
         client, _ = self.flowing()
         self.engine.turn()
         self.assertTrue(client.take().startswith(b"HTTP/1.1 200 OK\r\n"))
         self.leave(client)
 
-    def test_statuses(self) -> None:
+    def test_passes_every_status(self) -> None:
         """Every status passes through, with its body."""
         for code in (203, 301, 403, 404, 500, 503):
             client, _ = self.begin()
@@ -111,8 +113,8 @@ class AnswerTests(Case):
             self.assertEqual(self.got(client)[::3], (code, b"text"))
             self.leave(client)
 
-    def test_without_body(self) -> None:
-        """So do those that have no body, or an empty one, and the upstream's connection can be used again."""
+    def test_passes_answers_without_body(self) -> None:
+        """Answers without a body, or with an empty one, pass, and the upstream's connection can be used again."""
         for code, length in ((204, None), (304, None), (200, "0"), (404, "0")):
             client, _ = self.begin()
             response = self.question.answer(code, ("ETag", '"v1"'), length=0)
@@ -122,7 +124,7 @@ class AnswerTests(Case):
             self.assertFalse(client.eof)
             self.leave(client)
 
-    def test_to_head(self) -> None:
+    def test_asks_head_for_head(self) -> None:
         """HEAD asks for the head; its length is that of the body that it is about."""
         for length in ("1234", None):
             client, _ = self.begin(self.request(method="HEAD"))
@@ -134,13 +136,13 @@ class AnswerTests(Case):
             self.assertEqual((client.eof, response.closed), (False, False))
             self.leave(client)
 
-    def test_post(self) -> None:
-        """Whatever the application was asked by, the upstream is asked for a document."""
+    def test_asks_get_for_post(self) -> None:
+        """The upstream is asked by GET, also if the client's method was POST."""
         client, _ = self.begin(self.request(method="POST"))
         self.assertEqual(self.question.method, "GET")
         self.leave(client)
 
-    def test_unknown_length(self) -> None:
+    def test_body_of_unknown_length_is_chunked(self) -> None:
         """A body of unknown length is chunked; to HTTP/1.0 it ends with the connection."""
         for data, eof, whole in ((GET, False, True), (OLD, True, None)):
             client, response = self.flowing(("X-A", "b"), length=None, data=data)
@@ -151,7 +153,7 @@ class AnswerTests(Case):
             self.assertEqual("transfer-encoding" in answer.fields, not eof)
             self.leave(client)
 
-    def test_part(self) -> None:
+    def test_passes_a_range(self) -> None:
         """A range is asked for and answered."""
         client, _ = self.begin(self.request(range="bytes=5-9"))
         self.assertEqual(self.question.fields["range"], "bytes=5-9")
@@ -163,37 +165,37 @@ class AnswerTests(Case):
         self.assertEqual(answer.fields["content-range"], "bytes 5-9/100")
         self.leave(client)
 
-    def test_part_that_nobody_asked_for(self) -> None:
+    def test_unrequested_part_is_502(self) -> None:
         """A part in place of the whole is 502: a client would take it for the whole."""
         client, _ = self.begin()
         response = self.question.answer(206, ("Content-Range", "bytes 5-9/100"), length=5)
         self.assertEqual((self.got(client).status, response.closed), (502, True))
         self.leave(client)
 
-    def test_whole_in_place_of_a_part(self) -> None:
+    def test_passes_whole_file_for_a_range(self) -> None:
         """The whole in place of a part is the upstream's right."""
         client, _ = self.begin(self.request(range="bytes=5-9"))
         self.question.answer(200, length=3).data(b"abc")
         self.assertEqual(self.got(client).status, 200)
         self.leave(client)
 
-    def test_application_wins(self) -> None:
-        """What the application says wins over the upstream, also its status."""
-        client, _ = self.begin(answer=Answer(201, (("Content-Type", "own/own"), ("Set-Cookie", "a=1"))))
+    def test_application_fields_win(self) -> None:
+        """The application's fields and status win over the upstream's."""
+        client, _ = self.begin(answer=ApplicationHead(201, (("Content-Type", "own/own"), ("Set-Cookie", "a=1"))))
         self.question.answer(200, ("Content-Type", "a/b"), ("X-B", "c"), length=0)
         answer = self.got(client)
         self.assertEqual((answer.status, answer.fields["content-type"]), (201, "own/own"))
         self.assertEqual((answer.fields["set-cookie"], answer.fields["x-b"]), ("a=1", "c"))
         self.leave(client)
 
-    def test_next(self) -> None:
+    def test_answers_pipelined_requests_behind_it(self) -> None:
         """Pipelined requests are answered behind it, and the client's connection is theirs by then."""
         client, _ = self.begin(get(0) + get(1) + get(2))
         response = self.question.answer(200, length=3)
         response.data(b"abc")
 
         def producer() -> None:
-            """What the next one's answer waits with."""
+            """Return the rest that the next answer waits behind."""
 
         def answer(exchange: Exchange) -> None:
             exchange.connection.drained = producer
@@ -208,17 +210,17 @@ class AnswerTests(Case):
         self.answer(self.engine.asked[2])
         self.leave(client)
 
-    def test_in_order(self) -> None:
+    def test_relays_in_order(self) -> None:
         """Several, one behind the other."""
         client, _ = self.begin(get(0) + get(1))
         self.question.answer(200, length=3).data(b"one")
         data = b""
         self.upstream.asked.clear()
-        (relay,) = self.sender._relays
+        (relay,) = self.relays._running
         assert relay._body is not None
         relay._body.transport.end()  # type: ignore[union-attr]
         data += client.take()
-        self.sender.url_soon(self.engine.asked[1], URL, Answer())()
+        self.start_relay(self.engine.asked[1], URL)
         self.engine.turn()
         response = self.question.answer(200, length=3)
         response.data(b"two")
@@ -231,7 +233,7 @@ class AnswerTests(Case):
 class PressureTests(Case):
     """A slow client pauses the upstream."""
 
-    def test_paused(self) -> None:
+    def test_slow_client_pauses_the_upstream(self) -> None:
         """More than so much is never held, however fast the upstream is, and all of it arrives."""
         total = 3_000_000
         client, response = self.flowing(length=total, buffer=5000)
@@ -246,7 +248,7 @@ class PressureTests(Case):
             while response.paused:
                 data += client.take(50_000)
                 self.engine.turn()
-        self.assertLess(most, HIGH + 65536 + 100)
+        self.assertLess(most, PAUSE_ABOVE + 65536 + 100)
         self.assertGreater(pauses, 5)
         response.end()
         self.engine.turn()
@@ -254,7 +256,7 @@ class PressureTests(Case):
         self.assertEqual(parse_answers(data)[0].body, b"x" * total)
         self.leave(client)
 
-    def test_little_in_the_kernel(self) -> None:
+    def test_kernel_holds_little_during_the_relay(self) -> None:
         """While it lasts the kernel takes little ahead; afterwards as much as ever."""
         client, _ = self.begin()
         client.socket.family = socket.AF_INET
@@ -265,8 +267,8 @@ class PressureTests(Case):
         self.assertEqual(client.socket.low, [UNSENT, 0])
         self.leave(client)
 
-    def test_silence_of_the_paused(self) -> None:
-        """That an upstream says nothing while it is paused is not held against it."""
+    def test_paused_upstream_may_be_silent(self) -> None:
+        """An upstream that is paused does not time out."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
         self.tick(SILENCE * 2)
@@ -279,7 +281,7 @@ class PressureTests(Case):
         client.close()
         self.nothing_left()
 
-    def test_takes_nothing(self) -> None:
+    def test_client_that_takes_nothing_is_cut(self) -> None:
         """A client that takes nothing for too long is cut, and the upstream's request ended."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
@@ -288,12 +290,12 @@ class PressureTests(Case):
         self.assertTrue(client.socket.reset and response.closed)
         self.nothing_left()
 
-    def test_broken_while_paused(self) -> None:
+    def test_break_during_a_pause_is_resumed(self) -> None:
         """A resumed upstream is heard again, and timed again, though the client was behind when it broke."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
         response.end(whole=False)
-        self.clock.advance(PAUSES[0])
+        self.clock.advance(RETRY_DELAYS[0])
         client.take()
         self.engine.turn()
         self.assertEqual(len(self.upstream.asked), 2)
@@ -306,14 +308,14 @@ class PressureTests(Case):
 class LeaveTests(Case):
     """Clients that leave: the upstream's request ends at once."""
 
-    def test_asking(self) -> None:
+    def test_client_leaves_while_the_upstream_is_asked(self) -> None:
         """While the upstream is asked."""
         client, _ = self.begin()
         client.connection.close()
         self.assertTrue(self.question.cancelled)
         self.nothing_left()
 
-    def test_flowing(self) -> None:
+    def test_client_leaves_while_the_body_comes(self) -> None:
         """While the body comes; noticed by the connection, or by the next piece."""
         client, response = self.flowing()
         response.data(PIECE)
@@ -328,7 +330,7 @@ class LeaveTests(Case):
         response.end(whole=False)
         self.nothing_left()
 
-    def test_pausing(self) -> None:
+    def test_client_leaves_before_the_retry(self) -> None:
         """While the upstream has time to come back: it is not asked again."""
         client, response = self.flowing()
         response.data(PIECE)
@@ -338,17 +340,17 @@ class LeaveTests(Case):
         self.clock.advance(100)
         self.assertEqual(len(self.upstream.asked), 1)
 
-    def test_resuming(self) -> None:
+    def test_client_leaves_while_the_rest_is_asked_for(self) -> None:
         """While it is asked for the rest."""
         client, response = self.flowing()
         response.data(PIECE)
         response.end(whole=False)
-        self.clock.advance(PAUSES[0])
+        self.clock.advance(RETRY_DELAYS[0])
         client.connection.close()
         self.assertTrue(self.question.cancelled)
         self.nothing_left()
 
-    def test_before_the_head(self) -> None:
+    def test_client_leaves_while_the_head_is_sent(self) -> None:
         """In the moment in which the head goes out."""
         for length in (0, 100):
             client, _ = self.begin()
@@ -357,14 +359,14 @@ class LeaveTests(Case):
             self.assertEqual(response.closed, length > 0)
             self.nothing_left()
 
-    def test_at_the_end(self) -> None:
+    def test_client_leaves_while_the_body_ends(self) -> None:
         """In the moment in which the body ends."""
         client, response = self.flowing(("X-A", "b"), length=None)
         client.socket.script.append(BrokenPipeError())
         response.end()
         self.nothing_left()
 
-    def test_taken_down(self) -> None:
+    def test_takedown_ends_the_upstream_request(self) -> None:
         """The deadline: 503 before the head, a visible cut after it; and the upstream is let go in both."""
         client, exchange = self.begin()
         self.assertEqual(take_down(client.connection), [exchange])
@@ -382,7 +384,7 @@ class LeaveTests(Case):
 class HalfClosedTests(Case):
     """Clients that say that they will send nothing more; a closed browser tab says no more than that."""
 
-    def test_flowing(self) -> None:
+    def test_half_closed_client_gets_the_rest(self) -> None:
         """While bytes flow it is only half a close: the rest is sent, and then the connection ends."""
         client, response = self.flowing(length=20_000)
         response.data(PIECE)
@@ -393,7 +395,7 @@ class HalfClosedTests(Case):
         self.assertEqual((self.got(client).body, client.eof), (PIECE * 2, True))
         self.nothing_left()
 
-    def test_waiting(self) -> None:
+    def test_half_closed_client_is_closed_while_nothing_flows(self) -> None:
         """While nothing is there to be sent the client is gone: before the head, and between two upstreams."""
         client, _ = self.begin()
         client.finish()
@@ -405,17 +407,17 @@ class HalfClosedTests(Case):
         client.finish()
         self.nothing_left()
 
-    def test_before_it_began(self) -> None:
-        """So is one that has said it before."""
+    def test_half_closed_client_is_closed_at_the_beginning(self) -> None:
+        """A client that was half closed before its relay began is closed."""
         client, exchange = self.ask()
         client.finish()
-        self.sender.url_soon(exchange, URL, Answer())()
+        self.start_relay(exchange, URL)
         self.engine.turn()
         self.assertTrue(self.question.cancelled)
         self.nothing_left()
 
-    def test_silent_upstream(self) -> None:
-        """And one whose upstream falls silent: nothing would ever find out."""
+    def test_half_closed_client_is_closed_when_the_upstream_is_silent(self) -> None:
+        """A half-closed client is closed when its upstream falls silent: nothing else would notice that it left."""
         client, response = self.flowing()
         response.data(PIECE)
         client.finish()
@@ -425,8 +427,8 @@ class HalfClosedTests(Case):
         self.assertTrue(response.closed)
         self.nothing_left()
 
-    def test_slow_reader(self) -> None:
-        """One that still has something to take is not gone."""
+    def test_half_closed_slow_client_is_kept(self) -> None:
+        """A half-closed client that still has something to take is not closed."""
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
         client.finish()
@@ -456,8 +458,8 @@ class RefusedTests(Case):
         self.client, _ = self.begin()
         self.lines = self.logged(lambda: self.question.fail(error))
 
-    def test_no_connection(self) -> None:
-        """One that refuses, or ends without an answer, is 502, and the log says which and why."""
+    def test_refused_or_broken_connection_is_502(self) -> None:
+        """An upstream that refuses, or ends without an answer, is 502, and the log says which and why."""
         self.fails(ConnectionRefusedError("Connection refused"))
         self.refused(502, URL, "ConnectionRefusedError")
         self.fails(ResponseNeverReceived([Failure(ConnectionResetError("by peer"))]))
@@ -465,14 +467,14 @@ class RefusedTests(Case):
         self.fails(ResponseFailed([Failure(ResponseNeverReceived([Failure(ValueError("deep"))]))]))
         self.refused(502, "ValueError: deep")
 
-    def test_too_slow(self) -> None:
-        """One that does not connect in time is 504."""
+    def test_slow_connection_is_504(self) -> None:
+        """An upstream that does not connect in time is 504."""
         for error in (TimeoutError("it does not connect within 5 s"), TCPTimedOutError()):
             self.fails(error)
             self.refused(504)
 
-    def test_silent(self) -> None:
-        """So is one that takes the request, and says nothing for too long."""
+    def test_silent_upstream_is_504(self) -> None:
+        """An upstream that takes the request, and says nothing for too long, is 504."""
         self.client, _ = self.begin()
         self.tick(SILENCE)
         self.assertFalse(self.question.cancelled)
@@ -480,15 +482,15 @@ class RefusedTests(Case):
         self.assertTrue(self.question.cancelled)
         self.refused(504, "does not answer in time")
 
-    def test_bad_url(self) -> None:
-        """A URL that is none is 502."""
+    def test_bad_url_is_502(self) -> None:
+        """An invalid URL is 502."""
         self.upstream.trouble = ValueError("Invalid URI")
         clients: list[Client] = []
         self.lines = self.logged(lambda: clients.append(self.begin()[0]))
         (self.client,) = clients
         self.refused(502, "Invalid URI")
 
-    def test_evil_fields(self) -> None:
+    def test_evil_fields_are_502(self) -> None:
         """Fields that must not be passed on are 502, with no traceback, and the connection is closed."""
         for fields in (
             (("X-A", "a\0b"),),
@@ -505,14 +507,14 @@ class RefusedTests(Case):
             else:
                 self.refused(502, "must not be passed on")
 
-    def test_evil_statuses(self) -> None:
-        """So are statuses that are none."""
+    def test_evil_statuses_are_502(self) -> None:
+        """Invalid statuses are 502."""
         for code in (99, 199, 1000, 0, -200):
             self.client, _ = self.begin()
             self.lines = self.logged(lambda code=code: self.question.answer(code, length=5))
             self.refused(502, "must not be passed on")
 
-    def test_bug(self) -> None:
+    def test_own_error_is_500_with_traceback(self) -> None:
         """A mistake of ours is a 500 with a traceback, and not a client that waits for ever."""
         client, _ = self.begin()
 
@@ -534,15 +536,15 @@ class ResumeTests(Case):
     def broken(
         self, *fields: tuple[str, str], code: int = 200, length: Any = TOTAL, data: bytes = GET, size: int = 10_000
     ) -> Client:
-        """A client whose upstream has broken off after so many bytes."""
+        """A client whose upstream has broken off after this number of bytes."""
         client, _ = self.begin(data)
         response = self.question.answer(code, *(fields or STRONG), length=length)
         response.data(PIECE[:size])
         response.end(whole=False)
         return client
 
-    def resumed(self, pause: float = PAUSES[0]) -> Question:
-        """What the upstream is asked after the pause."""
+    def resumed(self, pause: float = RETRY_DELAYS[0]) -> Question:
+        """Return what the upstream is asked after the delay."""
         before = len(self.upstream.asked)
         self.clock.advance(pause - 0.01)
         self.assertEqual(len(self.upstream.asked), before)
@@ -560,8 +562,8 @@ class ResumeTests(Case):
         self.assertEqual((answer.status, answer.whole, client.eof), (200, False, True))
         self.leave(client)
 
-    def test_resumed(self) -> None:
-        """It is asked for the rest of the same file; the client notices nothing but a pause."""
+    def test_asks_for_the_rest_of_the_same_file(self) -> None:
+        """The upstream is asked for the rest of the same file; the client notices only a pause."""
         client = self.broken()
         question = self.resumed()
         self.assertEqual((question.method, question.url), ("GET", URL))
@@ -574,7 +576,7 @@ class ResumeTests(Case):
         self.assertEqual((answer.status, answer.body, answer.whole, client.eof), (200, PIECE * 10, True, False))
         self.leave(client)
 
-    def test_part(self) -> None:
+    def test_resumes_a_part_to_its_end(self) -> None:
         """A part is resumed to its own end."""
         fields = (("ETag", '"v1"'), ("Content-Range", "bytes 500-29999/100000"))
         client = self.broken(*fields, code=206, length=29_500, data=self.request(range="bytes=500-29999"))
@@ -587,7 +589,7 @@ class ResumeTests(Case):
         self.assertEqual((answer.status, answer.body, answer.whole), (206, PIECE + b"x" * 19_500, True))
         self.leave(client)
 
-    def test_conditions_are_over(self) -> None:
+    def test_does_not_repeat_the_clients_conditions(self) -> None:
         """The client's conditions were answered with the first byte: they are not asked again."""
         conditions = {"if-none-match": '"x"', "if-modified-since": "then", "accept": "a/b", "if-range": '"v1"'}
         self.broken(data=self.request(range="bytes=0-", **conditions))
@@ -597,28 +599,30 @@ class ResumeTests(Case):
             {"if-none-match": None, "if-modified-since": None, "accept": "a/b", "if-range": '"v1"'},
         )
 
-    def test_growing_pauses(self) -> None:
+    def test_retries_with_growing_delays_then_cuts(self) -> None:
         """A few tries, with growing pauses; then it is cut, and the log has said each step."""
         lines: list[str] = []
         clients: list[Client] = []
         lines += self.logged(lambda: clients.append(self.broken()))
-        for pause in PAUSES:
+        for pause in RETRY_DELAYS:
             question = self.resumed(pause)
             lines += self.logged(lambda q=question: q.fail(ConnectionRefusedError("Connection refused")))
-        self.assertEqual(len(self.upstream.asked), 1 + len(PAUSES))
+        self.assertEqual(len(self.upstream.asked), 1 + len(RETRY_DELAYS))
         self.cut(clients[0])
-        self.assertEqual(len([line for line in lines if "asked for the rest from byte 10000" in line]), len(PAUSES))
+        self.assertEqual(
+            len([line for line in lines if "asked for the rest from byte 10000" in line]), len(RETRY_DELAYS)
+        )
         self.assertIn("cut after 10000 bytes", lines[-1])
-        self.assertEqual(sorted(PAUSES), list(PAUSES))
+        self.assertEqual(sorted(RETRY_DELAYS), list(RETRY_DELAYS))
 
-    def test_errors_are_tried_again(self) -> None:
+    def test_retries_after_upstream_errors(self) -> None:
         """An upstream that is back, but not well, gets another try; so does one that breaks off once more."""
         client = self.broken()
         self.assertTrue(self.resumed().answer(503, length=5).closed)
-        response = self.resumed(PAUSES[1]).answer(206, *self.rest(), length=90_000)
+        response = self.resumed(RETRY_DELAYS[1]).answer(206, *self.rest(), length=90_000)
         response.data(PIECE)
         response.end(whole=False)
-        question = self.resumed(PAUSES[2])
+        question = self.resumed(RETRY_DELAYS[2])
         self.assertEqual(question.fields["range"], "bytes=20000-99999")
         response = question.answer(206, *self.rest(20_000), length=80_000)
         response.data(PIECE * 8)
@@ -626,13 +630,13 @@ class ResumeTests(Case):
         self.assertEqual(self.got(client).body, PIECE * 10)
         self.leave(client)
 
-    def test_progress(self) -> None:
-        """One that has sent a good deal in between has all its tries again."""
+    def test_progress_resets_the_retries(self) -> None:
+        """An upstream that has sent enough between two breaks has all its tries again."""
         total = 100 * PROGRESS
         client, _ = self.begin()
         response = self.question.answer(200, *STRONG, length=total)
         place = 0
-        for _ in range(len(PAUSES) + 3):
+        for _ in range(len(RETRY_DELAYS) + 3):
             for _ in range(17):
                 response.data(b"x" * 65536)
                 place += 65536
@@ -642,8 +646,8 @@ class ResumeTests(Case):
         client.close()
         self.nothing_left()
 
-    def test_another_file(self) -> None:
-        """What is not the rest of the same file, or not all of it, is never put behind the beginning."""
+    def test_cuts_when_the_file_has_changed(self) -> None:
+        """A response that is not all the rest of the same file is never appended to the beginning."""
         for code, fields, length in (
             (200, STRONG, 100_000),
             (200, (("ETag", '"v2"'),), 100_000),
@@ -671,8 +675,8 @@ class ResumeTests(Case):
             self.assertTrue(response.closed, (code, fields))
             self.cut(client)
 
-    def test_unknown_length_of_the_rest(self) -> None:
-        """The rest need not say how long it is, besides its Content-Range."""
+    def test_rest_may_have_unknown_length(self) -> None:
+        """The rest may have no length besides its Content-Range."""
         client = self.broken()
         response = self.resumed().answer(206, *self.rest())
         response.data(PIECE * 9)
@@ -680,15 +684,15 @@ class ResumeTests(Case):
         self.assertEqual(self.got(client).body, PIECE * 10)
         self.leave(client)
 
-    def test_rest_too_short(self) -> None:
-        """And if it ends too early, the client sees it."""
+    def test_rest_that_is_too_short_is_cut(self) -> None:
+        """A rest that ends too early is cut visibly."""
         client = self.broken()
         response = self.resumed().answer(206, *self.rest())
         response.data(PIECE * 8)
         response.end()
         self.cut(client)
 
-    def test_not_promised(self) -> None:
+    def test_cuts_without_strong_validator_ranges_or_length(self) -> None:
         """Without a strong validator, without ranges, without a length: it is cut, visibly, and asked for nothing."""
         ranges = ("Accept-Ranges", "bytes")
         for fields, length in (
@@ -705,7 +709,7 @@ class ResumeTests(Case):
             self.clock.advance(100)
             self.assertEqual(len(self.upstream.asked), before + 1)
 
-    def test_part_not_promised(self) -> None:
+    def test_cuts_a_part_of_unclear_place(self) -> None:
         """A part whose place is unclear cannot be resumed, either."""
         for value in ("bytes 0-29999/*", "bytes 0-29998/100000", "bytes x", ""):
             client = self.broken(
@@ -719,7 +723,7 @@ class ResumeTests(Case):
             self.assertEqual((answer.whole, client.eof), (False, True))
             self.leave(client)
 
-    def test_never_a_clean_end(self) -> None:
+    def test_cut_body_never_looks_whole(self) -> None:
         """A body that is cut never looks whole: not chunked, and not to HTTP/1.0, where the end would be its end."""
         client = self.broken(("X-A", "b"), length=None)
         self.assertEqual((self.got(client).whole, client.socket.reset), (False, False))
@@ -729,8 +733,8 @@ class ResumeTests(Case):
         self.assertTrue(client.socket.reset)
         self.nothing_left()
 
-    def test_what_was_held_goes_out(self) -> None:
-        """What was here when it was cut still reaches the client, before it sees the end."""
+    def test_sends_what_was_held_before_the_cut(self) -> None:
+        """Bytes that were held at the cut still reach the client before the end."""
         client, response = self.flowing(("X-A", "b"), length=1_000_000, buffer=5000)
         sent = self.fill(response)
         response.end(whole=False)
@@ -738,7 +742,7 @@ class ResumeTests(Case):
         self.assertEqual((len(answer.body), answer.whole, client.eof), (sent, False, True))
         self.leave(client)
 
-    def test_silent(self) -> None:
+    def test_silent_upstream_is_closed_and_asked_again(self) -> None:
         """An upstream that falls silent in the middle has broken off: its connection is closed, it is asked again."""
         client, response = self.flowing()
         response.data(PIECE)
@@ -756,20 +760,20 @@ class ResumeTests(Case):
         self.assertEqual(self.got(client).body, PIECE * 10)
         self.leave(client)
 
-    def test_bad_url_by_now(self) -> None:
+    def test_cuts_when_the_upstream_cannot_be_asked(self) -> None:
         """An upstream that cannot even be asked any more."""
         client = self.broken()
         self.upstream.trouble = ValueError("no")
-        for pause in PAUSES:
+        for pause in RETRY_DELAYS:
             self.clock.advance(pause)
         self.cut(client)
 
 
 class HandlerTests(Case):
-    """What it does not do."""
+    """Calls that a relay ignores."""
 
-    def test_other_handlers_calls(self) -> None:
-        """It is made for one exchange, and takes no other."""
+    def test_is_an_answerer_but_no_handler(self) -> None:
+        """A relay is made for one exchange, and takes no other."""
         client, _ = self.begin()
         relay = self.relay()
         verifyObject(IAnswerer, relay)
@@ -777,8 +781,8 @@ class HandlerTests(Case):
         self.assertEqual(len(self.upstream.asked), 1)
         self.leave(client)
 
-    def test_disconnected_is_harmless_twice(self) -> None:
-        """That its client is gone it may be told twice."""
+    def test_disconnected_twice_is_harmless(self) -> None:
+        """A relay may be told twice that its client has left."""
         client, exchange = self.begin()
         relay = self.relay()
         client.connection.close()

@@ -68,9 +68,9 @@ NAMES = (
 
 
 class MappingTests(SynchronousTestCase):
-    """What the command line says."""
+    """Mappings, as the command line has them."""
 
-    def test_url(self) -> None:
+    def test_parses_prefix_and_url(self) -> None:
         """A prefix and a URL, each without the slash at its end."""
         for text, expected in (
             ("/files=http://librarian:58000/", Mapping("/files", "http://librarian:58000", True)),
@@ -81,7 +81,7 @@ class MappingTests(SynchronousTestCase):
         ):
             self.assertEqual(parse_mapping(text), expected)
 
-    def test_directory(self) -> None:
+    def test_parses_prefix_and_directory(self) -> None:
         """A prefix and a directory that exists; it stays the same one when the process goes elsewhere."""
         directory = directory_for(self)
         self.assertEqual(parse_mapping(f"/a={directory}/"), Mapping("/a", directory, False))
@@ -89,8 +89,8 @@ class MappingTests(SynchronousTestCase):
         os.chdir(os.path.dirname(directory))
         self.assertEqual(parse_mapping(f"/a={os.path.basename(directory)}"), Mapping("/a", directory, False))
 
-    def test_bad(self) -> None:
-        """Everything else is refused, in words that say what is expected."""
+    def test_refuses_bad_mappings(self) -> None:
+        """Any other text is refused, and the error says what is expected."""
         for text in (
             "",
             "/a",
@@ -128,19 +128,19 @@ class MappingTests(SynchronousTestCase):
 
 
 class ResolveTests(SynchronousTestCase):
-    """What a path means."""
+    """Which target a path has."""
 
     def refused(self, path: str) -> str:
         """Check that nothing is sent for a path; why."""
         return str(self.assertRaises(RefusedPath, resolve, BOTH, path))
 
-    def test_file(self) -> None:
+    def test_resolves_file_below_directory(self) -> None:
         """A file below the directory, which it must really be in; a query is not part of its name."""
         expected = File(b"/srv/files/a/b.txt", b"/srv/files")
         for path in ("/files/a/b.txt", "/files/a/b.txt?x=/../y", "/files/%61/b%2etxt"):
             self.assertEqual(resolve(BOTH, path), expected, path)
 
-    def test_url(self) -> None:
+    def test_resolves_url_below_base(self) -> None:
         """A URL below the base, with the query."""
         for path, url in (
             ("/remote/a/b.txt", "/a/b.txt"),
@@ -160,7 +160,7 @@ class ResolveTests(SynchronousTestCase):
         ):
             self.assertEqual(resolve(BOTH, path), Url("http://librarian:58000/base" + url), path)
 
-    def test_elsewhere(self) -> None:
+    def test_prefix_ends_with_a_segment(self) -> None:
         """A prefix ends with a segment, and is not decoded."""
         for path in (
             "",
@@ -176,59 +176,59 @@ class ResolveTests(SynchronousTestCase):
             self.assertIsNone(resolve(BOTH, path), path)
         self.assertIsNone(resolve((), "/files/a"))
 
-    def test_absolute(self) -> None:
-        """A URL with its host is nobody's path."""
+    def test_absolute_url_is_not_mapped(self) -> None:
+        """A URL with its host is not mapped."""
         for path in ("http://evil/files/a", "//evil/files/a", "https://librarian:58000/base/x", "file:///files/a"):
             self.assertIsNone(resolve(BOTH, path), path)
         self.refused("/remote//evil/a")
 
-    def test_longest(self) -> None:
-        """Of several prefixes the longest counts, in whatever order they were said."""
+    def test_longest_prefix_wins(self) -> None:
+        """Of several prefixes the longest counts, in any order."""
         inner = Mapping("/files/inner", "/srv/inner", False)
         for mappings in ((FILES, inner), (inner, FILES)):
             self.assertEqual(resolve(mappings, "/files/inner/a"), File(b"/srv/inner/a", b"/srv/inner"))
             self.assertEqual(resolve(mappings, "/files/innermost/a"), File(b"/srv/files/innermost/a", b"/srv/files"))
 
-    def test_no_way_out(self) -> None:
-        """What could lead out is refused, wherever it stands."""
+    def test_refuses_ways_out(self) -> None:
+        """A segment that could lead out is refused, at any place."""
         for what in LEADING_OUT:
             for place in ("/{}", "/a/{}", "/{}/a", "/a/{}/b", "/{}/"):
                 for prefix in ("/files", "/remote"):
                     self.refused(prefix + place.format(what))
 
-    def test_names(self) -> None:
-        """What only looks like it is a name, decoded once."""
+    def test_decodes_names_once(self) -> None:
+        """A name that only looks dangerous is decoded once, and sent."""
         for quoted, name in NAMES:
             self.assertEqual(resolve(BOTH, "/files/" + quoted), File(b"/srv/files/" + name, b"/srv/files"), quoted)
             url = resolve(BOTH, "/remote/" + quoted)
             assert isinstance(url, Url)
             self.assertEqual(unquote_to_bytes(urlsplit(url.url).path), b"/base/" + name)
 
-    def test_empty_segments(self) -> None:
-        """An empty segment has no meaning that everybody agrees upon."""
+    def test_refuses_empty_segments(self) -> None:
+        """An empty segment is refused: servers disagree on its meaning."""
         for path in ("//a", "/a//b", "//", "/a//"):
             for prefix in ("/files", "/remote"):
                 self.refused(prefix + path)
 
-    def test_directory(self) -> None:
+    def test_refuses_directory(self) -> None:
         """A directory is no file."""
         for path in ("/files", "/files/", "/files/a/", "/files?a"):
             self.assertEqual(self.refused(path), "it is a directory")
 
-    def test_query(self) -> None:
-        """A query in which something could be smuggled is refused; a file has none."""
+    def test_refuses_unquoted_query(self) -> None:
+        """A query with characters that are not quoted is refused; for a file it is ignored."""
         for query in ("a b", "a\r\nHost: evil", "\xe4", "\x7f", "a\tb", "\0"):
             self.assertEqual(self.refused("/remote/a?" + query), "its query is not quoted")
 
     @given(st.lists(st.sampled_from([*LEADING_OUT, *(name for name, _ in NAMES), "a", "/", "?", "//"]), max_size=6))
-    def test_never_leaves_the_base(self, parts: list[str]) -> None:
+    def test_random_attacks_never_leave_the_base(self, parts: list[str]) -> None:
         """No path ever leaves the directory, or the base URL."""
         for joint in ("", "/"):
             self.stays_within(joint.join(parts))
 
     @given(st.text(max_size=30))
-    def test_anything_never_leaves_the_base(self, path: str) -> None:
-        """Likewise, whatever it is made of."""
+    def test_random_text_never_leaves_the_base(self, path: str) -> None:
+        """No text ever leads out of the directory, or the base URL."""
         self.stays_within(path)
 
     def stays_within(self, path: str) -> None:

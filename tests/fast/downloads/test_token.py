@@ -1,4 +1,4 @@
-"""The token by which an application hands its answer over, and what it does where there is nobody to take it."""
+"""The token by which an application hands its answer over, and its body on servers that do not take it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wsgiref.validate import validator
 
 from graceful.application.current import current
 from graceful.downloads import token as module
-from graceful.downloads.token import HEADER, Download, Token, claim
+from graceful.downloads.token import HEADER, Download, HandoverToken, claim
 from graceful.web.exchange import Exchange
 from tests.fast.downloads.downloading import DownloadCase
 
@@ -20,17 +20,17 @@ Environ = dict[str, Any]
 
 
 class Case(DownloadCase):
-    """Code that runs for an exchange, or for none."""
+    """Code that runs for an exchange, or outside of one."""
 
-    def made_for(self, exchange: Exchange | None, make: Callable[[], Any] = Token) -> Any:
-        """What an application makes in its exchange."""
+    def made_for(self, exchange: Exchange | None, make: Callable[[], Any] = HandoverToken) -> Any:
+        """Return what an application makes in its exchange."""
         before = current.set(exchange)
         try:
             return make()
         finally:
             current.reset(before)
 
-    def id_of(self, token: Token) -> str:
+    def id_of(self, token: HandoverToken) -> str:
         """The id that its header has."""
         ((name, value),) = token.headers
         self.assertEqual(name, HEADER)
@@ -40,7 +40,7 @@ class Case(DownloadCase):
 class ClaimTests(Case):
     """Which id is good for what."""
 
-    def test_claim(self) -> None:
+    def test_token_is_claimed_once(self) -> None:
         """In its exchange a token can be claimed, once."""
         exchange = self.ask()[1]
         token = self.made_for(exchange)
@@ -50,7 +50,7 @@ class ClaimTests(Case):
         self.assertTrue(token.claimed)
         self.assertIsNone(claim(id, exchange))
 
-    def test_another_exchange(self) -> None:
+    def test_other_exchange_cannot_claim(self) -> None:
         """In another exchange it is good for nothing, and still is for its own."""
         exchange, other = self.ask()[1], self.ask()[1]
         token = self.made_for(exchange)
@@ -58,8 +58,8 @@ class ClaimTests(Case):
         self.assertFalse(token.claimed)
         self.assertIs(claim(self.id_of(token), exchange), token)
 
-    def test_guessed(self) -> None:
-        """What is no id of ours is none; an id cannot be guessed, and no two are the same."""
+    def test_unknown_ids_claim_nothing(self) -> None:
+        """An unknown id claims nothing; ids are random, and no two are the same."""
         exchange = self.ask()[1]
         for id in ("", "0" * 32, "None", "\xe4"):
             self.assertIsNone(claim(id, exchange))
@@ -69,8 +69,8 @@ class ClaimTests(Case):
         for id in ids:
             self.assertRegex(id, r"\A[0-9a-f]{32}\Z")
 
-    def test_garbage(self) -> None:
-        """An id ends with its token; nobody keeps them."""
+    def test_id_ends_with_its_token(self) -> None:
+        """An id ends with its token: no reference keeps tokens."""
         exchange = self.ask()[1]
         token = self.made_for(exchange)
         id = self.id_of(token)
@@ -80,8 +80,8 @@ class ClaimTests(Case):
         self.assertNotIn(id, module._tokens)
         self.assertIsNone(claim(id, exchange))
 
-    def test_nobody_to_take_it(self) -> None:
-        """Outside of an exchange, and where nobody takes answers over, there is no header."""
+    def test_has_no_header_without_handover(self) -> None:
+        """Outside of an exchange, and on a site without handover, a token has no header."""
         self.assertEqual(self.made_for(None).headers, [])
         exchange = self.ask()[1]
         self.engine.site.hand_over = None
@@ -92,8 +92,8 @@ class ClaimTests(Case):
 class FileTests(Case):
     """A download of a file."""
 
-    def test_opened_at_once(self) -> None:
-        """The file is opened where the application can still say that there is none."""
+    def test_opens_file_at_once(self) -> None:
+        """The file is opened at once, so that the application can still answer that it is missing."""
         path = self.file(b"content")
         download = Download(path)
         self.assertEqual((download.size, download.target, download.remote), (7, path, False))
@@ -101,7 +101,7 @@ class FileTests(Case):
         download.close()
         self.assertEqual(self.descriptors(), [])
 
-    def test_path_like(self) -> None:
+    def test_takes_path_like_objects(self) -> None:
         """Anything that is like a path will do."""
 
         class Path:
@@ -112,22 +112,22 @@ class FileTests(Case):
         self.assertEqual(b"".join(download), b"content")
         download.close()
 
-    def test_none(self) -> None:
-        """What is no file, or is not there, is an error that names it."""
+    def test_missing_file_raises_with_its_name(self) -> None:
+        """A target that is missing or no file raises an error that names it."""
         for path in (self.directory, os.path.join(self.directory, "missing"), "/dev/zero", ""):
             self.assertIn(path, str(self.assertRaises(FileNotFoundError, Download, path)))
         self.assertEqual(self.descriptors(), [])
 
-    def test_content_type(self) -> None:
-        """Its kind is guessed from its name, or is that of bytes."""
+    def test_guesses_content_type_by_name(self) -> None:
+        """The type is guessed from the name, else it is application/octet-stream."""
         for name, kind in (("a.pdf", "application/pdf"), ("a", "application/octet-stream"), ("A.TXT", "text/plain")):
             download = Download(self.file(name=name))
             self.assertEqual(download.content_type, kind)
             download.close()
         self.assertEqual(Download("http://h/a.png?x=y.txt").content_type, "image/png")
 
-    def test_closed(self) -> None:
-        """Its file is closed once, however it ends: closed, forgotten, taken."""
+    def test_closes_file_once(self) -> None:
+        """The file is closed once, whether the token is closed, collected, or taken."""
         path = self.file()
         download = Download(path)
         download.close()
@@ -147,8 +147,8 @@ class FileTests(Case):
         self.assertEqual(self.descriptors(), [path])
         file.close()
 
-    def test_never_made(self) -> None:
-        """One that could not be made has nothing to close."""
+    def test_failed_construction_has_nothing_to_close(self) -> None:
+        """A token whose constructor has failed has nothing to close."""
         download = Download.__new__(Download)
         download.__del__()
 
@@ -157,7 +157,7 @@ class ElsewhereTests(Case):
     """On another server, the thread does the work."""
 
     def call(self, download: Download, method: str = "GET") -> tuple[str, dict[str, str], bytes]:
-        """What any server gets from it, watched by `wsgiref.validate`."""
+        """Return what any server gets from a token, checked by `wsgiref.validate`."""
         said: list[Any] = []
         environ = {
             "REQUEST_METHOD": method,
@@ -186,19 +186,19 @@ class ElsewhereTests(Case):
             result.close()
         return said[0], said[1], body
 
-    def test_file(self) -> None:
+    def test_thread_sends_file(self) -> None:
         """A file is sent whole, with its length and kind, and closed."""
         status, fields, body = self.call(Download(self.file(b"x" * 100_000), [("X-A", "b")]))
         self.assertEqual((status, body), ("200 OK", b"x" * 100_000))
         self.assertEqual(fields, {"X-A": "b", "Content-Type": "text/plain", "Content-Length": "100000"})
         self.assertEqual(self.descriptors(), [])
 
-    def test_own_type(self) -> None:
-        """What the application says of its kind is not said twice."""
+    def test_keeps_the_applications_type(self) -> None:
+        """The application's content type is not set twice."""
         _, fields, _ = self.call(Download(self.file(), [("content-type", "a/b")]))
         self.assertEqual(fields, {"content-type": "a/b", "Content-Length": "7"})
 
-    def test_head(self) -> None:
+    def test_head_gets_length_and_closes_file(self) -> None:
         """HEAD gets the length, no body, and the file is closed."""
         status, fields, body = self.call(Download(self.file()), "HEAD")
         self.assertEqual((status, fields["Content-Length"], body), ("200 OK", "7", b""))
@@ -206,8 +206,8 @@ class ElsewhereTests(Case):
         self.assertEqual((result, self.descriptors()), ([], []))
         self.assertEqual(self.descriptors(), [])
 
-    def test_closed_meanwhile(self) -> None:
-        """Who goes on reading after the close gets the end, never what has the descriptor's number by then."""
+    def test_reading_after_close_ends(self) -> None:
+        """Reading after the close gives the end, never another file with the descriptor's number."""
         download = Download(self.file(b"x" * 100_000))
         pieces = iter(download)
         next(pieces)
@@ -245,7 +245,7 @@ class ElsewhereTests(Case):
         self.patch(module, "urlopen", urlopen)
         return asked
 
-    def test_url(self) -> None:
+    def test_thread_reads_url(self) -> None:
         """A URL is read by the thread: not compressed, not for ever, and closed at the end."""
         asked = self.open_url(b"one", b"two", length=6)
         status, fields, body = self.call(Download("http://librarian/x", [("Content-Type", "a/b")]))
@@ -256,12 +256,12 @@ class ElsewhereTests(Case):
         )
         self.assertEqual((timeout, answer.closed), (60, True))
 
-    def test_url_of_unknown_length(self) -> None:
-        """Its length need not be known."""
+    def test_reads_url_of_unknown_length(self) -> None:
+        """The length of a URL's body need not be known."""
         self.open_url(b"one", b"two")
         self.assertEqual(b"".join(Download("https://librarian/x")), b"onetwo")
 
-    def test_url_breaks_off(self) -> None:
+    def test_broken_body_raises(self) -> None:
         """A body that breaks off is an error, not a short body: `read` does not tell."""
         asked = self.open_url(b"one", length=6)
         pieces = iter(Download("http://librarian/x"))
@@ -269,20 +269,20 @@ class ElsewhereTests(Case):
         self.assertRaises(IncompleteRead, next, pieces)
         self.assertTrue(asked[2].closed)
 
-    def test_url_refused(self) -> None:
-        """So is an answer that is none."""
+    def test_error_answer_raises(self) -> None:
+        """An error status of the upstream raises an error."""
         self.open_url(trouble=HTTPError("http://librarian/x", 404, "Not Found", None, None))  # type: ignore[arg-type]
         self.assertRaises(HTTPError, list, Download("http://librarian/x"))
 
-    def test_url_not_iterated(self) -> None:
-        """HEAD asks nobody."""
+    def test_head_asks_no_upstream(self) -> None:
+        """HEAD asks no upstream."""
         asked = self.open_url(b"one")
         self.call(Download("http://librarian/x", [("Content-Type", "a/b")]), "HEAD")
         self.assertEqual(asked, [])
 
 
 class _Input:
-    """A request's body: there is none."""
+    """The body of a request: there is none."""
 
     def read(self, size: int = -1) -> bytes:
         return b""
@@ -303,7 +303,7 @@ class _Errors:
         """Nothing is kept."""
 
     def write(self, text: str) -> None:
-        """Nobody listens."""
+        """Do nothing."""
 
     def writelines(self, lines: Any) -> None:
-        """Nobody listens."""
+        """Do nothing."""

@@ -16,7 +16,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IResponse
 
 from graceful.downloads import upstream as module
-from graceful.downloads.upstream import KEPT_FOR, MAX_HEAD, HeadTooLong, Upstream
+from graceful.downloads.upstream import KEPT_SECONDS, MAX_HEAD, HeadTooLong, Upstream
 
 LIMIT = 5.0
 
@@ -43,7 +43,7 @@ class Endpoint:
         return self.connecting
 
     def connected(self) -> Transport:
-        """It connects."""
+        """Connect."""
         protocol = self.factory.buildProtocol(None)
         transport = Transport(protocol)
         protocol.makeConnection(transport)
@@ -75,7 +75,7 @@ class Transport(StringTransport):
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
-class Body(Protocol):
+class BodyReceiver(Protocol):
     """Takes a body."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Case(SynchronousTestCase):
         return asking, Endpoint.made[-1].connected()
 
     def answered(self, data: bytes, method: str = "GET") -> tuple[Any, Transport]:
-        """What the answer is if the server sends this."""
+        """Return the response to these bytes of a server."""
         asking, transport = self.asked(method)
         transport.answer(data)
         return self.successResultOf(asking), transport
@@ -123,9 +123,9 @@ class Case(SynchronousTestCase):
 
 
 class AskTests(Case):
-    """What goes well."""
+    """Upstreams that answer well."""
 
-    def test_request(self) -> None:
+    def test_sends_the_request_as_given(self) -> None:
         """The request is sent as it is told, with the host, and nothing of ours but that."""
         self.ask(("range", "bytes=0-9"), ("accept-encoding", "identity"))
         self.assertEqual((Endpoint.made[0].host, Endpoint.made[0].port), (b"h", 81))
@@ -136,8 +136,8 @@ class AskTests(Case):
             {b"host: h:81", b"range: bytes=0-9", b"accept-encoding: identity"},
         )
 
-    def test_kept(self) -> None:
-        """A connection whose answer is whole is used again, also for HEAD, and closed when nobody needs it."""
+    def test_keeps_connection_of_a_whole_answer(self) -> None:
+        """A connection whose answer is whole is used again, also for HEAD, and closed when it is idle too long."""
         transport: Any = None
         for number in range(3):
             asking = self.ask(method="HEAD" if number == 1 else "GET")
@@ -145,24 +145,24 @@ class AskTests(Case):
                 transport = Endpoint.made[0].connected()
             transport.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + (b"" if number == 1 else b"abc"))
             response: Any = self.successResultOf(asking)
-            body = Body()
+            body = BodyReceiver()
             response.deliverBody(body)
             self.assertEqual(body.data, b"" if number == 1 else b"abc")
             self.assertTrue(body.reason.check(ResponseDone))
         self.assertEqual(len(Endpoint.made), 1)
         self.assertFalse(transport.disconnecting)
-        self.clock.advance(KEPT_FOR)
+        self.clock.advance(KEPT_SECONDS)
         self.assertTrue(transport.disconnecting)
 
-    def test_stop(self) -> None:
-        """At the end those that nobody uses are closed, and no timer is left."""
+    def test_stop_closes_idle_connections(self) -> None:
+        """`stop` closes idle connections and leaves no timer."""
         _, transport = self.answered(b"HTTP/1.1 204 No Content\r\n\r\n")
         self.upstream.stop()
         self.assertTrue(transport.disconnecting)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_bad_url(self) -> None:
-        """A URL that is none is an error, and nobody is asked."""
+    def test_bad_url_raises(self) -> None:
+        """An invalid URL raises an error, and no server is asked."""
         self.assertRaises(ValueError, self.ask, url="http://h/\xe4")
         self.assertRaises(ValueError, self.ask, url="http://h/a b")
         self.assertEqual(Endpoint.made, [])
@@ -171,8 +171,8 @@ class AskTests(Case):
 class ConnectTests(Case):
     """Connecting."""
 
-    def test_too_long(self) -> None:
-        """It may take so long, and no longer."""
+    def test_connecting_times_out(self) -> None:
+        """Connecting fails after the time-out."""
         asking = self.ask()
         self.clock.advance(LIMIT - 0.1)
         self.assertNoResult(asking)
@@ -181,22 +181,22 @@ class ConnectTests(Case):
         self.assertTrue(Endpoint.made[0].cancelled)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_in_time(self) -> None:
-        """Afterwards that limit matters no more."""
+    def test_no_timer_is_left_after_connecting(self) -> None:
+        """After connecting no timer is left."""
         asking, _ = self.asked()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(LIMIT * 10)
         self.assertNoResult(asking)
 
-    def test_refused(self) -> None:
+    def test_refusal_is_passed_on(self) -> None:
         """A server that refuses is told as it is."""
         asking = self.ask()
         Endpoint.made[0].connecting.errback(Failure(ConnectionRefusedError()))
         self.failureResultOf(asking, ConnectionRefusedError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_cancelled(self) -> None:
-        """Who does not want it any more ends the attempt, and its timer."""
+    def test_cancelling_ends_the_attempt(self) -> None:
+        """Cancelling ends the attempt, and its timer."""
         asking = self.ask()
         asking.cancel()
         self.failureResultOf(asking, CancelledError)
@@ -207,7 +207,7 @@ class ConnectTests(Case):
 class HeadTests(Case):
     """The head of an answer."""
 
-    def test_endless(self) -> None:
+    def test_endless_head_is_given_up(self) -> None:
         """A head without an end is given up after a while: many fields, one field, many interim answers."""
         for begin, more in (
             (b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"a" * 1000 + b"\r\n"),
@@ -229,7 +229,7 @@ class HeadTests(Case):
             transport.answer(more)  # what was on its way already
             transport.lost()
 
-    def test_endless_line(self) -> None:
+    def test_endless_line_is_given_up(self) -> None:
         """A line without an end is, too."""
         asking, transport = self.asked()
         for _ in range(200):
@@ -238,20 +238,20 @@ class HeadTests(Case):
         transport.aborted or transport.lost()
         self.failureResultOf(asking, ResponseFailed)
 
-    def test_counted_for_each(self) -> None:
-        """Bodies do not count, and each answer counts anew."""
+    def test_counts_each_head_alone(self) -> None:
+        """Bodies do not count, and each head is counted alone."""
         asking, transport = self.asked()
         for _ in range(20):
             transport.answer(b"HTTP/1.1 200 OK\r\nX-A: %b\r\nContent-Length: 300000\r\n\r\n" % (b"a" * 10_000))
             response: Any = self.successResultOf(asking)
-            response.deliverBody(Body())
+            response.deliverBody(BodyReceiver())
             for _ in range(10):
                 transport.answer(b"x" * 30_000)
             asking = self.ask()
         self.assertEqual(len(Endpoint.made), 1)
 
-    def test_nonsense(self) -> None:
-        """What is no HTTP is an error, not a traceback."""
+    def test_nonsense_is_an_error_without_traceback(self) -> None:
+        """A response that is no HTTP is an error, not a traceback."""
         for data in (
             b"SSH-2.0-OpenSSH\r\n\r\n",
             b"HTTP/1.1 abc OK\r\n\r\n",
@@ -267,7 +267,7 @@ class HeadTests(Case):
             self.assertTrue(transport.disconnecting or transport.aborted)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_connections_own(self) -> None:
+    def test_drops_the_connections_own_fields(self) -> None:
         """Fields that the upstream says are its connection's are not the answer's (RFC 9110 §7.6.1)."""
         for method in ("GET", "HEAD"):
             self.setUp()
@@ -281,37 +281,37 @@ class HeadTests(Case):
 
 
 class LeaveTests(Case):
-    """Answers that nobody wants any more."""
+    """Responses that are not wanted any more."""
 
-    def test_waiting(self) -> None:
-        """Who waits for the head, and leaves, closes the connection at once."""
+    def test_cancelling_closes_the_connection(self) -> None:
+        """Cancelling while the head is waited for closes the connection at once."""
         asking, transport = self.asked()
         asking.cancel()
         self.failureResultOf(asking)
         self.assertTrue(transport.aborted)
 
-    def test_body(self) -> None:
-        """So does who does not want the rest of a body: TLS would wait for all of it."""
+    def test_unwanted_body_closes_the_connection(self) -> None:
+        """Dropping the rest of a body closes the connection at once: TLS would wait for all of it."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        body = Body()
+        body = BodyReceiver()
         response.deliverBody(body)
         body.transport.loseConnection()  # type: ignore[union-attr]
         self.assertTrue(transport.aborted)
         self.assertEqual(body.data, b"abc")
 
-    def test_whole_body(self) -> None:
+    def test_ended_body_has_no_connection(self) -> None:
         """A body that has come to its end has no connection any more that it could close."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
-        body = Body()
+        body = BodyReceiver()
         response.deliverBody(body)
         body.transport.loseConnection()  # type: ignore[union-attr]
         self.assertFalse(transport.aborted or transport.disconnecting)
 
-    def test_paused(self) -> None:
+    def test_body_can_be_paused(self) -> None:
         """A body can be paused."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        self.assertEqual(transport.producerState, "paused")  # nothing comes before somebody takes it
-        body = Body()
+        self.assertEqual(transport.producerState, "paused")  # nothing comes before the body is delivered
+        body = BodyReceiver()
         response.deliverBody(body)
         transport_of_body: Any = body.transport
         self.assertEqual(transport.producerState, "producing")
@@ -320,10 +320,10 @@ class LeaveTests(Case):
         transport_of_body.resumeProducing()
         self.assertEqual(transport.producerState, "producing")
 
-    def test_broken(self) -> None:
+    def test_broken_body_fails(self) -> None:
         """A body that breaks off says so."""
         response, transport = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        body = Body()
+        body = BodyReceiver()
         response.deliverBody(body)
         transport.lost()
         self.assertTrue(body.reason.check(ResponseFailed))

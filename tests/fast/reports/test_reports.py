@@ -1,4 +1,4 @@
-"""Reports: what is in them, what must not be, and that none is lost whatever happens to those who publish them."""
+"""Reports: what is in them, what must not be, and that none is lost when publishing fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def report(number: int = 1, **more: Any) -> Report:
 
 
 class WriterTests(Case):
-    """What a report says."""
+    """The content of a report."""
 
     def setUp(self) -> None:
         """With two names that are hidden."""
@@ -60,9 +60,9 @@ class WriterTests(Case):
             setattr(what, name, value)
         return what
 
-    def test_facts(self) -> None:
+    def test_takedown_report_has_the_facts(self) -> None:
         """A takedown's report has everything by which the request can be found and understood."""
-        told = self.writer.interruption(self.interruption(down=True, descent=SimpleNamespace(story=["raised it"])))
+        told = self.writer.interruption(self.interruption(down=True, story=["raised it"]))
         self.assertEqual(
             {
                 key: told[key]
@@ -87,7 +87,7 @@ class WriterTests(Case):
         self.assertEqual(self.writer.interruption(self.interruption(down=False))["thread"], "abandoned")
         self.assertEqual(self.writer.interruption(self.interruption())["thread"], "none")
 
-    def test_hidden(self) -> None:
+    def test_hides_secrets(self) -> None:
         """Cookies, credentials, and what the operator has named do not stand in it."""
         told = self.writer.interruption(self.interruption(SECRET))
         self.assertNotIn("secret", as_json(told))
@@ -96,7 +96,7 @@ class WriterTests(Case):
         self.assertEqual(told["req_vars"]["HTTP_ACCEPT"], "a, b")
         self.assertNotIn("secret", as_json(self.writer.line(self.interruption(SECRET))))
 
-    def test_timeline(self) -> None:
+    def test_has_the_applications_timeline(self) -> None:
         """A timeline that the application keeps is in it; something else of that name is no harm."""
         action = SimpleNamespace(logTuple=lambda: (0, 5, "sql", "select", None))
         environ = {"timeline.timeline": SimpleNamespace(actions=[action])}
@@ -105,14 +105,14 @@ class WriterTests(Case):
         told = self.writer.interruption(self.interruption(environ={"timeline.timeline": 5}))
         self.assertEqual(told["timeline"], [])
 
-    def test_line(self) -> None:
+    def test_drain_line_has_the_outcome(self) -> None:
         """The line of a drain names it, and what became of it."""
         told = self.writer.line(self.interruption(down=False))
         self.assertEqual((told["report"], told["age"], told["outcome"]), ("OOPS-1", 12.5, "abandoned"))
         self.assertEqual(self.writer.line(self.interruption())["outcome"], "taken down")
 
-    def test_plain(self) -> None:
-        """It can be written as BSON."""
+    def test_can_be_written_as_bson(self) -> None:
+        """A report can be written as BSON."""
         from oops_datedir_repo import serializer_bson
 
         told = self.writer.interruption(self.interruption(SECRET))
@@ -125,8 +125,8 @@ class WriterTests(Case):
 class FailureTests(Case):
     """An application that fails."""
 
-    def test_reported(self) -> None:
-        """It is reported with its traceback, and the client is told the id."""
+    def test_reports_traceback_and_tells_the_id(self) -> None:
+        """A failure is reported with its traceback, and the client is told the id."""
         found: list[Report] = []
         self.patch(outlets, "added", [])
         reports = Reporter()
@@ -170,7 +170,7 @@ class PublisherTests(SynchronousTestCase):
         lines = [text.partition(": {")[2] for text in texts if "was not published" in text]
         return [json.loads("{" + line)["id"] for line in lines]
 
-    def test_all(self) -> None:
+    def test_publishes_all_in_a_thread(self) -> None:
         """All are published, in another thread, which ends when it is told to."""
         threads: set[int] = set()
         self.outlets.append(lambda report: threads.add(threading.get_ident()))
@@ -181,14 +181,14 @@ class PublisherTests(SynchronousTestCase):
         self.assertEqual(self.published, [f"OOPS-{number}" for number in range(200)])
         self.assertNotIn(threading.get_ident(), threads)
 
-    def test_nothing(self) -> None:
+    def test_starts_no_thread_without_reports(self) -> None:
         """With nothing to publish there is no thread."""
         self.assertFalse(self.publisher.busy)
         self.publisher.end()
         self.assertFalse(self.publisher.busy)
 
-    def test_failure(self) -> None:
-        """What cannot be published is in the log; other outlets, and other reports, are not concerned."""
+    def test_logs_what_cannot_be_published(self) -> None:
+        """A report that cannot be published is in the log; other outlets, and other reports, are not affected."""
         self.outlets.insert(0, lambda report: 1 / 0)
         with capturedLogs() as events:
             self.publisher.publish(report(1))
@@ -213,8 +213,8 @@ class PublisherTests(SynchronousTestCase):
         self.assertTrue(begun.wait(SOON))
         return end.set
 
-    def test_full(self) -> None:
-        """What finds no place in the queue is in the log, at once."""
+    def test_logs_what_does_not_fit_the_queue(self) -> None:
+        """A report that does not fit the queue is in the log at once."""
         self.patch(publisher_module, "QUEUE", 2)
         self.hang()
         with capturedLogs() as events:
@@ -222,8 +222,8 @@ class PublisherTests(SynchronousTestCase):
                 self.publisher.publish(report(number))
         self.assertEqual(self.unpublished(events), ["OOPS-3", "OOPS-4"])
 
-    def test_given_up(self) -> None:
-        """What is not published in time is in the log, and so is what comes later; nobody waits."""
+    def test_logs_what_is_not_published_in_time(self) -> None:
+        """Reports that are not published in time, or come later, are in the log; nothing blocks."""
         self.hang()
         self.publisher.publish(report(1))
         self.publisher.end()
@@ -232,7 +232,7 @@ class PublisherTests(SynchronousTestCase):
             self.publisher.publish(report(2))
         self.assertEqual(self.unpublished(events), ["OOPS-0", "OOPS-1", "OOPS-2"])
 
-    def test_added(self) -> None:
+    def test_application_adds_an_outlet(self) -> None:
         """The application can add an outlet of its own."""
         self.patch(outlets, "added", [])
 
@@ -251,7 +251,7 @@ class DirectoryTests(SynchronousTestCase):
         self.addCleanup(directory.cleanup)
         self.path = Path(directory.name)
 
-    def test_oops(self) -> None:
+    def test_writes_oops_with_the_extra(self) -> None:
         """With the extra they are OOPS reports, which its own tools read."""
         from oops_datedir_repo.serializer import read
 
@@ -261,7 +261,7 @@ class DirectoryTests(SynchronousTestCase):
             found = read(file)
         self.assertEqual((found["id"], found["tb_text"]), ("OOPS-1", "a stack"))
 
-    def test_json(self) -> None:
+    def test_writes_json_without_the_extra(self) -> None:
         """Without it each is a JSON file."""
         real = builtins.__import__
 
@@ -275,7 +275,7 @@ class DirectoryTests(SynchronousTestCase):
         text = (self.path / "2026-11-24" / "OOPS-1.json").read_text()
         self.assertEqual(json.loads(text), {**report(tb_text="a stack"), "time": "2026-11-24T00:00:00+00:00"})
 
-    def test_full(self) -> None:
+    def test_removes_incomplete_file(self) -> None:
         """A file that cannot be completed is not left behind."""
         self.patch(os, "rename", self.fails)
         self.assertRaises(OSError, JsonFiles(str(self.path)), report())
@@ -309,8 +309,8 @@ class SentryTests(SynchronousTestCase):
         }
         return report(url="http://a/", req_vars={"HTTP_ACCEPT": "a"}, duration=1.5, **more)
 
-    def test_event(self) -> None:
-        """It has the stack, the request, and the id."""
+    def test_event_has_stack_request_and_id(self) -> None:
+        """An event has the stack, the request, and the id."""
         to_sentry(self.full())
         (event,) = self.events
         frames = event["exception"]["values"][0]["stacktrace"]["frames"]
@@ -320,8 +320,8 @@ class SentryTests(SynchronousTestCase):
         self.assertEqual((event["tags"]["oops"], event["extra"]["duration"]), ("OOPS-1", 1.5))
         self.assertEqual(event["request"]["headers"], {"ACCEPT": "a"})
 
-    def test_not_initialised(self) -> None:
-        """An application that has only imported it gets none."""
+    def test_sends_nothing_if_not_initialised(self) -> None:
+        """An application that has only imported Sentry gets no events."""
         self.ready = False
         to_sentry(self.full())
         self.assertEqual(self.events, [])

@@ -1,4 +1,4 @@
-"""What a drain's deadline does: the honest end of each exchange, who is named, and who is abandoned."""
+"""The deadline of a drain: how each exchange ends, what the log names, and which threads are abandoned."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from twisted.logger import capturedLogs, formatEvent
 
 from graceful.reports.reporter import Reporter
 from graceful.takedown import drain_deadline as deadline_module
-from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
+from graceful.takedown.drain_deadline import LAST_MOMENT, DrainTakedown
+from graceful.takedown.kernel_waits import KernelWaits
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import ThreadInterrupts
-from graceful.takedown.waits import Waits
+from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.stacks import stack_of
 from graceful.web.body_spool import MEMORY
@@ -47,29 +47,29 @@ class TakeDownTests(Case):
         client.close()
         self.nothing_left()
 
-    def test_idle(self) -> None:
+    def test_closes_idle_connection(self) -> None:
         """An idle connection is closed, and nothing was interrupted."""
         client = self.engine.connect()
         self.assertEqual(self.take_down(client), [])
         self.nothing_left()
 
-    def test_not_begun(self) -> None:
+    def test_answers_503_before_the_answer_begins(self) -> None:
         """An exchange whose answer has not begun is answered with 503 and a time to come again."""
         self.honest(*self.ask())
 
-    def test_pipelined(self) -> None:
-        """So is one with others behind it, which end with the connection."""
+    def test_answers_503_and_ends_pipelined_requests(self) -> None:
+        """An exchange with others behind it is answered with 503; the others end with the connection."""
         client = self.ask(get(1) + get(2) + get(3)[:-1])[0]
         self.assertEqual(len(self.engine.in_flight), 3)
         self.honest(client, *self.engine.in_flight)
 
-    def test_head(self) -> None:
+    def test_head_gets_503_without_body(self) -> None:
         """HEAD gets no body with it."""
         client, exchange = self.ask(b"HEAD / HTTP/1.1\r\n" + HOST + b"\r\n")
         self.assertEqual(self.take_down(client), [exchange])
         self.assertEqual([answer.status for answer in parse_answers(client.take(), "HEAD")], [503])
 
-    def test_receiving(self) -> None:
+    def test_answers_503_while_receiving(self) -> None:
         """A request that is still being received is answered with 503."""
         for data in (b"GET /", post(100)[:-1], post(MEMORY + 10)[:-1], post(MEMORY + 10), EXPECT):
             self.engine = Engine(self)
@@ -83,7 +83,7 @@ class TakeDownTests(Case):
             client.close()
             self.nothing_left()
 
-    def test_begun(self) -> None:
+    def test_cuts_answer_that_has_begun(self) -> None:
         """An answer that has begun is cut, visibly."""
         for version, fields, reset in (
             (b"1.1", [], False),
@@ -102,14 +102,14 @@ class TakeDownTests(Case):
             self.engine.site.through(exchange)
             self.nothing_left()
 
-    def test_being_sent(self) -> None:
+    def test_cuts_answer_being_sent(self) -> None:
         """An answer that its client has yet to take is cut."""
         client, exchange = self.ask(buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
         self.assertEqual(self.take_down(client), [exchange])
         self.nothing_left()
 
-    def test_lingering(self) -> None:
+    def test_lingering_answer_counts_if_not_taken(self) -> None:
         """A last answer counts as interrupted if its client has not taken all of it, else as finished."""
         client, exchange = self.ask(CLOSE)
         self.answer(exchange, body=b"x" * 1000)
@@ -119,7 +119,7 @@ class TakeDownTests(Case):
         client.take()
         self.assertEqual(self.take_down(client), [])
 
-    def test_while_sending(self) -> None:
+    def test_sending_thread_gives_descriptor_back(self) -> None:
         """A thread that is inside `send` in that moment gives the descriptor back itself."""
         client, exchange = self.ask()
         client.socket.meanwhile = lambda: take_down(client.connection)
@@ -141,14 +141,14 @@ class DeadlineTests(Case):
         super().setUp()
         self.clock = Clock()
         self.working: dict[Exchange, int] = {}
-        descents = ThreadInterrupts(
+        scheduler = InterruptScheduler(
             self.clock,
             lambda: self.working,
             lambda thread: threading.get_native_id(),
-            Waits(set),
+            KernelWaits(set),
             CallbackThreads().call,
         )
-        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, descents, Reporter())
+        self.takedown = DrainTakedown(self.engine.site, self.clock, lambda: self.working, scheduler, Reporter())
 
     def start(self, everything: bool = True) -> tuple[list[None], list[str]]:
         """Start it; a list that gets an entry when it is through, and what it says about each exchange."""
@@ -177,12 +177,12 @@ class DeadlineTests(Case):
         exchange.flushed = True
         self.engine.site.through(exchange)
 
-    def test_nothing(self) -> None:
+    def test_ends_at_once_with_nothing_left(self) -> None:
         """With nothing left it is through at once."""
         through, lines = self.start()
         self.assertEqual((through, lines, self.takedown.taken, self.takedown.abandoned), ([None], [], 0, 0))
 
-    def test_named(self) -> None:
+    def test_names_each_exchange_with_age_and_stack(self) -> None:
         """Every exchange is named with its age, and with its thread's stack if it has one."""
         self.threaded(get(1))
         self.engine.connect().send(b"GET /2 HTTP")
@@ -191,13 +191,13 @@ class DeadlineTests(Case):
         self.assertEqual(len(lines), 2)
         self.assertRegex(lines[0], r"taking down exchange \d+ GET /1 from 192\.0\.2\.1: queued for 10\.\d s")
         self.assertIn("its thread is here:", lines[0])
-        self.assertIn("in test_named", lines[0])
+        self.assertIn("in test_names_each_exchange_with_age_and_stack", lines[0])
         self.assertRegex(
             lines[1], r"taking down exchange \d+ - /2 from 192\.0\.2\.1: receiving for 10\.\d s \(OOPS-\w+\)$"
         )
 
-    def test_counted(self) -> None:
-        """What was interrupted is counted, and leaves the register; an idle connection is not."""
+    def test_counts_what_was_interrupted(self) -> None:
+        """Interrupted exchanges are counted, and leave the register; an idle connection is not counted."""
         clients = [
             self.threaded()[0],
             self.engine.connect(),
@@ -209,8 +209,8 @@ class DeadlineTests(Case):
         statuses = [[answer.status for answer in parse_answers(client.take())] for client in clients]
         self.assertEqual(statuses, [[503], [], [503], [503]])
 
-    def test_threads_end(self) -> None:
-        """It is through as soon as all threads have noticed, and all clients have closed."""
+    def test_ends_when_threads_and_clients_have(self) -> None:
+        """The takedown ends as soon as all threads have ended, and all clients have closed."""
         (client, exchange), (other, second) = self.threaded(), self.threaded()
         through, _ = self.start()
         self.ends(exchange)
@@ -224,7 +224,7 @@ class DeadlineTests(Case):
         self.wait(0.1)
         self.assertEqual((through, self.takedown.taken, self.takedown.abandoned), ([None], 2, 0))
 
-    def test_threads_do_not_end(self) -> None:
+    def test_abandons_threads_that_do_not_end(self) -> None:
         """Threads that do not end are given a moment, then abandoned; what is still open is closed."""
         clients = [self.threaded()[0] for _ in range(3)]
         through, _ = self.start()
@@ -237,7 +237,7 @@ class DeadlineTests(Case):
             self.assertEqual([answer.status for answer in parse_answers(client.take())], [503])
             self.assertFalse(client.socket.reset, "a reset could destroy the answer that was just sent")
 
-    def test_without_a_client(self) -> None:
+    def test_counts_a_thread_without_client_once(self) -> None:
         """A thread that goes on for a client that has left counts as well, once."""
         client, exchange = self.threaded()
         client.close()
@@ -247,7 +247,7 @@ class DeadlineTests(Case):
         self.wait(0.1)
         self.assertEqual((through, self.takedown.abandoned), ([None], 0))
 
-    def test_nothing_to_interrupt(self) -> None:
+    def test_does_not_count_a_delivered_answer(self) -> None:
         """An answer that its client has, and only has not closed after, was not interrupted."""
         client, exchange = self.ask(CLOSE)
         self.answer(exchange)
@@ -261,7 +261,7 @@ class DeadlineTests(Case):
         exchange.download = True
         return client
 
-    def test_download_is_spared(self) -> None:
+    def test_spares_download_and_what_waits_behind(self) -> None:
         """A download, and what waits behind it, has more time: it is neither named, nor ended, nor waited for."""
         client = self.download()
         other, second = self.threaded(get(3))
@@ -276,7 +276,7 @@ class DeadlineTests(Case):
         self.answer(*self.engine.asked[2:])
         self.assertEqual(self.bodies(client), [b"/1", b"/2"])
 
-    def test_download_is_not_spared_twice(self) -> None:
+    def test_second_deadline_takes_downloads_down(self) -> None:
         """At its own deadline it is taken down with all others."""
         client = self.download()
         self.start(everything=False)
@@ -285,15 +285,15 @@ class DeadlineTests(Case):
         self.assertEqual((self.takedown.taken, self.engine.in_flight), (2, []))
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [503])
 
-    def test_others_beside_a_download(self) -> None:
-        """What does not end in its last moment is closed; the download's connection is not."""
+    def test_closes_others_and_keeps_the_download(self) -> None:
+        """Connections that do not end in time are closed; the download's is not."""
         client, other = self.download(), self.threaded(get(3))[0]
         through, _ = self.start(everything=False)
         self.wait(LAST_MOMENT + 0.1)
         self.assertEqual((through, self.takedown.taken, self.takedown.abandoned), ([None], 1, 1))
         self.assertEqual((client.socket.closed, other.socket.closed), (False, True))
 
-    def test_one_that_fails(self) -> None:
+    def test_failure_does_not_keep_others_from_takedown(self) -> None:
         """A connection that cannot be taken down in order is closed, and the others are taken down."""
         bad, good = self.ask()[0], self.ask()[0]
 
@@ -310,14 +310,14 @@ class DeadlineTests(Case):
 
 
 class StackTests(Case):
-    """What a thread is doing."""
+    """The stack of a thread."""
 
-    def test_own(self) -> None:
+    def test_stack_ends_with_the_current_call(self) -> None:
         """The stack of a thread ends with what it is doing right now."""
         lines = stack_of(threading.get_ident()).splitlines()
-        self.assertIn("in test_own", "".join(lines[-6:]))
+        self.assertIn("in test_stack_ends_with_the_current_call", "".join(lines[-6:]))
         self.assertIn("in stack_of", lines[-2])
 
-    def test_none(self) -> None:
-        """No thread, and one that is gone, have none."""
+    def test_no_thread_has_no_stack(self) -> None:
+        """A thread that does not exist, or has ended, has no stack."""
         self.assertEqual((stack_of(0), stack_of(1)), ("", ""))

@@ -22,7 +22,7 @@ class FakeReports:
 
     def __init__(self) -> None:
         self.down: list[Interruption] = []
-        self.slow: list[tuple[Exchange, str, str]] = []
+        self.seen_slow: list[tuple[Exchange, str, str]] = []
         self._number = 0
 
     def new_id(self) -> str:
@@ -32,12 +32,12 @@ class FakeReports:
     def taken_down(self, what: Interruption) -> None:
         self.down.append(what)
 
-    def overtime(self, exchange: Exchange, why: str, stack: str) -> None:
-        self.slow.append((exchange, why, stack))
+    def slow(self, exchange: Exchange, why: str, stack: str) -> None:
+        self.seen_slow.append((exchange, why, stack))
 
 
-class FakeDescents:
-    """Keeps whom it shall bring down, and lets the test say how that ends."""
+class FakeInterrupts:
+    """Keeps which threads it is asked to bring down; the test says how that ends."""
 
     def __init__(self) -> None:
         self.started: list[tuple[Exchange, int, Callable[..., Any]]] = []
@@ -62,18 +62,18 @@ class Overtimes(Case):
         self.clock: Clock = virtual_time(self)
         self.working: dict[Exchange, int] = {}
         self.queued: list[Exchange] = []
-        self.reports, self.descents = FakeReports(), FakeDescents()
+        self.reports, self.scheduler = FakeReports(), FakeInterrupts()
         self.replaced: list[int] = []
-        self.overtime = RequestTimeouts(
+        self.timeouts = RequestTimeouts(
             self.engine.site,
             self.clock,
             lambda: self.working,
             lambda: self.queued,
-            self.descents,  # type: ignore[arg-type]
+            self.scheduler,  # type: ignore[arg-type]
             self.reports,  # type: ignore[arg-type]
             lambda thread: not self.replaced.append(thread),
         )
-        self.overtime.start()
+        self.timeouts.start()
 
     def threaded(self, data: bytes = get(1)) -> tuple[Client, Exchange]:
         """A client, and its exchange, for which a thread works."""
@@ -91,29 +91,29 @@ class Overtimes(Case):
         return [formatEvent(event) for event in events]
 
     def statuses(self, client: Client) -> list[int]:
-        """What a client got."""
+        """Return the answer that a client got."""
         return [answer.status for answer in parse_answers(client.take())]
 
 
 class LimitTests(Overtimes):
     """Limits that are enforced."""
 
-    def test_nothing_to_do(self) -> None:
-        """Without limits nobody looks."""
+    def test_does_not_look_without_limits(self) -> None:
+        """Without limits there is no timer."""
         self.build()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_in_time(self) -> None:
+    def test_does_nothing_before_limit_and_margin(self) -> None:
         """Until its limit and the margin have passed, nothing happens."""
         client, exchange = self.threaded()
         self.assertEqual(self.pass_time(9.5), [])
         del self.working[exchange]
         self.answer(exchange)
         self.assertEqual(self.statuses(client), [200])
-        self.assertEqual(self.descents.started, [])
+        self.assertEqual(self.scheduler.started, [])
 
-    def test_passed(self) -> None:
-        """Then the client gets 503 at once, and the report's id; its thread is brought down."""
+    def test_answers_503_and_brings_thread_down(self) -> None:
+        """After limit and margin the client gets 503 at once, with the report's id; the thread is brought down."""
         client, exchange = self.threaded()
         lines = self.pass_time(10.25)
         (answer,) = parse_answers(client.take())
@@ -123,14 +123,14 @@ class LimitTests(Overtimes):
         self.assertRegex(
             lines[0], r"taking down exchange 1 GET /1 .* for 10.\d s at the limit 8 \(OOPS-1\), its thread"
         )
-        ((down, thread, ended),) = self.descents.started
+        ((down, thread, ended),) = self.scheduler.started
         self.assertEqual((down, thread, self.engine.in_flight), (exchange, threading.get_ident(), []))
-        ended(self.descents, True)
+        ended(self.scheduler, True)
         (what,) = self.reports.down
         self.assertEqual((what.exchange, what.down, what.outcome, self.replaced), (exchange, True, "taken down", []))
-        self.assertEqual(self.overtime.taken, 1)
+        self.assertEqual(self.timeouts.taken, 1)
 
-    def test_next_ones(self) -> None:
+    def test_answers_next_exchange_on_the_connection(self) -> None:
         """The next exchange on its connection is answered as if nothing had been."""
         client, exchange = self.threaded(get(1) + get(2))
         self.pass_time(10.25)
@@ -141,7 +141,7 @@ class LimitTests(Overtimes):
         self.answer(second, body=b"second")
         self.assertEqual([answer.body for answer in parse_answers(client.take())][1:], [b"second"])
 
-    def test_begun(self) -> None:
+    def test_cuts_answer_that_has_begun(self) -> None:
         """An answer that has begun is cut; those behind it are lost with the connection."""
         client, exchange = self.threaded(get(1) + get(2))
         self.stream(exchange, b"some")
@@ -150,17 +150,17 @@ class LimitTests(Overtimes):
         self.assertEqual((answer.status, answer.whole), (200, False))
         self.assertEqual((self.engine.in_flight, self.engine.open), ([], 0))
 
-    def test_complete(self) -> None:
+    def test_keeps_complete_answer(self) -> None:
         """An answer that is complete stays so: its thread is in close(), and comes down without it."""
         client, exchange = self.threaded()
         exchange.start("200 OK", [])
         exchange.finish(b"whole")
         self.pass_time(10.25)
         self.assertEqual(self.statuses(client), [200])
-        self.assertEqual(len(self.descents.started), 1)
-        self.assertEqual(self.overtime.taken, 0)
+        self.assertEqual(len(self.scheduler.started), 1)
+        self.assertEqual(self.timeouts.taken, 0)
 
-    def test_complete_just_then(self) -> None:
+    def test_keeps_answer_that_is_being_completed(self) -> None:
         """An answer that is just being given away is not cut any more."""
         client, exchange = self.threaded()
         results: list[bool] = []
@@ -171,16 +171,16 @@ class LimitTests(Overtimes):
         (answer,) = parse_answers(client.take())
         self.assertEqual((results, answer.body, answer.whole), ([False], b"whole", True))
 
-    def test_just_then(self) -> None:
-        """One that is just about to end is left alone."""
+    def test_leaves_exchange_that_is_about_to_end(self) -> None:
+        """An exchange that is about to end is left alone."""
         _, exchange = self.threaded()
         exchange.start("200 OK", [])
         exchange.finish(b"whole")
         exchange.inside = False
         self.assertEqual(self.pass_time(10.25), [])
 
-    def test_next_exchange_is_innocent(self) -> None:
-        """If its answer was ended meanwhile, and the next one is under way, that is not touched."""
+    def test_leaves_next_exchange(self) -> None:
+        """If the answer was ended meanwhile, the next exchange on the connection is not touched."""
         client, exchange = self.threaded(get(1) + get(2))
         self.answer(exchange)
         second = self.engine.asked[-1]
@@ -189,78 +189,78 @@ class LimitTests(Overtimes):
         self.answer(second)
         self.assertEqual(self.statuses(client), [200, 200])
 
-    def test_client_gone(self) -> None:
+    def test_brings_down_thread_without_client(self) -> None:
         """A thread whose client has left is brought down as well."""
         client, _exchange = self.threaded()
         client.close()
         self.pass_time(10.25)
-        self.assertEqual(len(self.descents.started), 1)
+        self.assertEqual(len(self.scheduler.started), 1)
 
-    def test_once(self) -> None:
-        """It is taken down once, however long it takes."""
+    def test_takes_down_once(self) -> None:
+        """An exchange is taken down once, however long its thread needs."""
         self.threaded()
         self.pass_time(30)
-        self.assertEqual(len(self.descents.started), 1)
+        self.assertEqual(len(self.scheduler.started), 1)
 
-    def test_lost(self) -> None:
+    def test_replaces_lost_thread(self) -> None:
         """A thread that does not come down is named, and replaced."""
         self.threaded()
         self.pass_time(10.25)
-        ((_, thread, ended),) = self.descents.started
+        ((_, thread, ended),) = self.scheduler.started
         with capturedLogs() as events:
-            ended(self.descents, False)
+            ended(self.scheduler, False)
         (line,) = [formatEvent(event) for event in events]
         self.assertRegex(
             line, r"\(OOPS-1\): its thread could not be brought down \(raised Takedown\).*takes its place"
         )
         self.assertEqual((self.replaced, self.reports.down[0].outcome), ([thread], "abandoned"))
 
-    def test_queued(self) -> None:
-        """One that has waited for a thread for so long gets 503 too, and never reaches the application."""
+    def test_answers_503_to_queued_exchange(self) -> None:
+        """An exchange that has exceeded its limit in the queue gets 503, and never reaches the application."""
         client, exchange = self.ask()
         self.queued.append(exchange)
         self.pass_time(10)
         self.queued.clear()
         self.assertEqual(self.statuses(client), [503])
-        self.assertEqual((self.descents.started, len(self.reports.down)), ([], 1))
+        self.assertEqual((self.scheduler.started, len(self.reports.down)), ([], 1))
 
-    def test_in_a_drain(self) -> None:
-        """What is taken down while a drain is under way is kept for its last line."""
-        self.overtime.in_drain = []
+    def test_keeps_interruptions_of_a_drain(self) -> None:
+        """Exchanges that are taken down during a drain are kept for its last line."""
+        self.timeouts.begin_drain()
         self.threaded()
         self.pass_time(10.25)
-        self.assertEqual(len(self.overtime.in_drain), 1)
+        self.assertEqual(len(self.timeouts.in_drain), 1)
 
 
 class ReportedTests(Overtimes):
-    """What is only reported."""
+    """Limits that only report."""
 
-    def test_tried_out(self) -> None:
+    def test_tried_out_limit_only_reports(self) -> None:
         """A limit that is tried out is only reported, when the exchange has ended, with where it was."""
         client, exchange = self.threaded(get(1).replace(b"GET /1", b"GET /tried"))
         lines = self.pass_time(5.25)
         self.assertRegex(lines[0], r"has passed the limit /tried=4:report, which is only tried out \(OOPS-1\)")
-        self.assertEqual(self.reports.slow, [])
+        self.assertEqual(self.reports.seen_slow, [])
         del self.working[exchange]
         self.answer(exchange)
         self.pass_time(LOOK)
-        ((reported, why, stack),) = self.reports.slow
+        ((reported, why, stack),) = self.reports.seen_slow
         self.assertEqual(reported, exchange)
         self.assertIn("tried out", why)
-        self.assertIn("in test_tried_out", stack)
+        self.assertIn("in test_tried_out_limit_only_reports", stack)
         self.assertEqual(self.statuses(client), [200])
 
-    def test_slow(self) -> None:
-        """So is one that takes longer than `--report-slower-than`, once."""
+    def test_reports_slow_exchange_once(self) -> None:
+        """An exchange that takes longer than `--report-slower-than` is reported once."""
         self.build(report_slower_than=3)
         _, exchange = self.threaded()
         self.pass_time(20)
         del self.working[exchange]
         self.pass_time(1)
-        self.assertEqual([why for _, why, _ in self.reports.slow], ["3 s"])
+        self.assertEqual([why for _, why, _ in self.reports.seen_slow], ["3 s"])
 
-    def test_reported_otherwise(self) -> None:
-        """One that failed, or was taken down, has its report already."""
+    def test_does_not_report_twice(self) -> None:
+        """An exchange that failed, or was taken down, is not reported again."""
         self.build(report_slower_than=3, request_timeout=(Limit(8),))
         _, failed = self.threaded()
         _, down = self.threaded(get(2))
@@ -270,43 +270,43 @@ class ReportedTests(Overtimes):
         self.pass_time(8)
         del self.working[down]
         self.pass_time(1)
-        self.assertEqual(self.reports.slow, [])
+        self.assertEqual(self.reports.seen_slow, [])
 
 
 class OrderTests(Overtimes):
     """An exchange that a person has chosen."""
 
-    def test_thread(self) -> None:
-        """Its client gets 503, its thread is brought down, and others go on."""
+    def test_takes_down_exchange_with_thread(self) -> None:
+        """The client gets 503, the thread is brought down, and other exchanges go on."""
         client, exchange = self.threaded(get(1) + get(2))
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
         self.engine.turn()
-        self.assertEqual(len(self.descents.started), 1)
+        self.assertEqual(len(self.scheduler.started), 1)
         self.answer(self.engine.asked[-1])
         self.assertEqual(self.statuses(client), [503, 200])
 
-    def test_complete(self) -> None:
-        """One whose answer is complete is cut all the same, if its client has yet to take it."""
+    def test_cuts_complete_answer(self) -> None:
+        """An exchange whose answer is complete is cut all the same, if its client has yet to take it."""
         client, exchange = self.ask(buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
         (answer,) = parse_answers(client.take())
         self.assertFalse(answer.whole)
 
-    def test_download(self) -> None:
-        """One without a thread is cut."""
+    def test_cuts_exchange_without_thread(self) -> None:
+        """An exchange without a thread is cut."""
         client, exchange = self.ask()
         exchange.download = True
         self.stream(exchange, b"some")
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, exchange.id), [exchange.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, exchange.id), [exchange.id])
         (answer,) = parse_answers(client.take())
         self.assertFalse(answer.whole)
         self.assertEqual(len(self.reports.down), 1)
 
-    def test_not_in_flight(self) -> None:
-        """One that is not in flight, or has others before it, is not taken down."""
+    def test_takes_down_nothing_if_not_current(self) -> None:
+        """An exchange that is not in flight, or has others before it, is not taken down."""
         self.ask(get(1) + get(2))
         first, second = self.engine.in_flight
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, 99), [])
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, second.id), [])
-        self.assertEqual(take_down_one(self.engine.site, self.overtime, first.id), [first.id])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, 99), [])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, second.id), [])
+        self.assertEqual(take_down_one(self.engine.site, self.timeouts, first.id), [first.id])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from graceful.downloads.headers import Answer
 from graceful.downloads.parked import Parked
+from graceful.downloads.parking_lot import ParkedRequest
 from graceful.reports.reporter import Reporter
 from graceful.server.shutdown import Shutdown
-from graceful.takedown.drain_deadline import LAST_MOMENT, Deadline
-from graceful.takedown.thread_interrupt import ThreadInterrupts
-from graceful.takedown.waits import Waits
+from graceful.takedown.drain_deadline import LAST_MOMENT, DrainTakedown
+from graceful.takedown.kernel_waits import KernelWaits
+from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.threads.callbacks import CallbackThreads
 from graceful.web.exchange import Exchange
 from tests.fast.doubles import GET, Client, get, parse_answers
@@ -25,16 +25,18 @@ class Case(DownloadCase):
         """Have a takedown, and threads that are only said to work."""
         super().setUp()
         self.working: dict[Exchange, int] = {}
-        self.descents = ThreadInterrupts(
-            self.clock, lambda: self.working, lambda thread: 0, Waits(set), CallbackThreads().call
+        self.scheduler = InterruptScheduler(
+            self.clock, lambda: self.working, lambda thread: 0, KernelWaits(set), CallbackThreads().call
         )
         self.reports = Reporter()
-        self.takedown = Deadline(self.engine.site, self.clock, lambda: self.working, self.descents, self.reports)
+        self.takedown = DrainTakedown(
+            self.engine.site, self.clock, lambda: self.working, self.scheduler, self.reports
+        )
 
     def download(self, data: bytes = GET, length: int = 10) -> tuple[Client, Response]:
-        """A client that has 3 of so many bytes, and the upstream they come from."""
+        """Return a client that has 3 bytes of this length, and the upstream they come from."""
         client, exchange = self.ask(data)
-        self.sender.url_soon(exchange, "http://librarian/x", Answer())()
+        self.start_relay(exchange, "http://librarian/x")
         self.engine.turn()
         response = self.upstream.asked[-1].answer(200, length=length)
         response.data(b"abc")
@@ -56,26 +58,26 @@ class Case(DownloadCase):
 
 
 class SparedTests(Case):
-    """What is spared."""
+    """Which exchanges are spared."""
 
-    def test_downloads(self) -> None:
+    def test_spares_downloads_and_what_waits_behind(self) -> None:
         """Downloads, with what waits behind them on their connections, be it whole or half received."""
         self.download(get(0) + get(1) + get(2) + b"GET /3")
         self.assertEqual(self.engine.site.spared(), set(self.engine.in_flight))
         self.assertEqual(len(self.engine.in_flight), 4)
 
-    def test_nothing_else(self) -> None:
+    def test_spares_nothing_else(self) -> None:
         """No exchange of a thread, no parked one, no idle connection; nor what may yet become a download."""
         self.ask()
         self.engine.connect()
         _, exchange = self.ask()
         exchange.start("200 OK", [])
-        self.lot.park(exchange, Parked(), False)
+        ParkedRequest(exchange, Parked(), self.parking_lot, False).begin()
         self.engine.connect().send(b"GET / HTTP")
         self.assertEqual(self.engine.site.spared(), set())
 
-    def test_being_taken(self) -> None:
-        """A download whose last bytes its client has yet to take is one still; one that is over is none."""
+    def test_spares_download_until_it_is_taken(self) -> None:
+        """A download is spared until its client has taken the last bytes."""
         client, response = self.download(self.request(connection="close"))
         response.data(b"defghij")
         response.end()
@@ -87,8 +89,8 @@ class SparedTests(Case):
         self.engine.turn()
         self.assertEqual(self.engine.site.spared(), set())
 
-    def test_the_next(self) -> None:
-        """The one behind a download that is over is none."""
+    def test_does_not_spare_what_follows_a_download(self) -> None:
+        """The exchange behind a download that is over is not spared."""
         _, response = self.download(get(0) + get(1))
         response.data(b"defghij")
         response.end()
@@ -100,13 +102,13 @@ class SparedTests(Case):
 class FirstTests(Case):
     """The first deadline."""
 
-    def test_spares_downloads(self) -> None:
-        """It takes everything else down, is through when that is gone, and the downloads go on to their ends."""
+    def test_first_deadline_spares_downloads(self) -> None:
+        """The first deadline takes everything else down, and ends then; the downloads go on to their ends."""
         client, response = self.download(get(0) + get(1))
         others = [self.ask()[0], self.engine.connect().send(b"GET /half")]
         parked, exchange = self.ask()
         exchange.start("200 OK", [])
-        self.lot.park(exchange, Parked(), False)
+        ParkedRequest(exchange, Parked(), self.parking_lot, False).begin()
         self.engine.connect()
         through, lines = self.start(False)
         self.assertEqual((len(lines), self.takedown.taken), (3, 3))
@@ -123,7 +125,7 @@ class FirstTests(Case):
         self.assertEqual(self.bodies(client), [b"abcdefghij", b"next"])
         self.leave(client)
 
-    def test_does_not_wait_for_them(self) -> None:
+    def test_first_deadline_does_not_wait_for_downloads(self) -> None:
         """With nothing but downloads there is nothing to do."""
         client, response = self.download()
         through, lines = self.start(False)
@@ -131,8 +133,8 @@ class FirstTests(Case):
         self.assertFalse(response.closed or client.connection.write_token.closed)
         self.leave(client)
 
-    def test_does_not_close_them_in_the_end(self) -> None:
-        """What does not end is closed after a moment; the downloads still are not."""
+    def test_first_deadline_never_closes_downloads(self) -> None:
+        """Connections that do not end are closed after a moment; those of downloads are not."""
         client, _ = self.download()
         self.ask()
         through, _ = self.start(False)
@@ -144,8 +146,8 @@ class FirstTests(Case):
 class SecondTests(Case):
     """The second deadline."""
 
-    def test_cuts_and_names(self) -> None:
-        """It cuts them, visibly, names each with how far it was, and counts those behind them."""
+    def test_second_deadline_cuts_and_names_downloads(self) -> None:
+        """The second deadline cuts downloads visibly, names each with its progress, and counts those behind them."""
         client, response = self.download(get(0) + get(1))
         self.start(False)
         through, lines = self.start(True)
@@ -160,7 +162,7 @@ class SecondTests(Case):
 
 
 class StoppingTests(Case):
-    """What a drain learns and does."""
+    """What Shutdown tells a drain, and does for it."""
 
     def setUp(self) -> None:
         """Have an engine that has only what is asked for."""
@@ -169,15 +171,15 @@ class StoppingTests(Case):
             site=self.engine.site,
             clock=self.clock,
             working=lambda: self.working,
-            lot=self.lot,
+            parking_lot=self.parking_lot,
             hasten=lambda: None,
-            descents=self.descents,
+            interrupt_scheduler=self.scheduler,
             reports=self.reports,
-            overtime=SimpleNamespace(taken=0),
+            request_timeouts=SimpleNamespace(taken=0),
         )
         self.stopping = Shutdown(engine, None, None)
 
-    def test_left(self) -> None:
+    def test_downloads_are_not_left_over(self) -> None:
         """Downloads are no others; everything else is, also an idle connection."""
         self.assertEqual((self.stopping.has_leftovers(), self.stopping.has_spared()), (False, False))
         client, _ = self.download(get(0) + get(1))
@@ -194,8 +196,8 @@ class StoppingTests(Case):
         self.assertFalse(self.stopping.has_leftovers())
         self.leave(client)
 
-    def test_take_down(self) -> None:
-        """One takedown after the other: what they took is counted together."""
+    def test_adds_up_both_takedowns(self) -> None:
+        """The exchanges of both takedowns are counted together."""
         self.download()
         other = self.ask()[0]
         self.stopping.take_down(False)
@@ -204,20 +206,20 @@ class StoppingTests(Case):
         self.stopping.take_down(True)
         self.assertEqual((self.stopping.taken_down, self.stopping.has_spared()), (2, False))
 
-    def test_parked_are_told(self) -> None:
+    def test_tells_parked_requests_of_the_drain(self) -> None:
         """When the sockets are closed, parked requests are told, and the wait is over when all are gone."""
         client, exchange = self.ask()
         exchange.start("200 OK", [])
-        self.lot.park(exchange, Parked(timeout=1000), False)
+        ParkedRequest(exchange, Parked(timeout=1000), self.parking_lot, False).begin()
         self.stopping.last_requests(False)
         self.clock.advance(5)
-        self.lot.tick(self.clock.seconds())
+        self.parking_lot.tick(self.clock.seconds())
         self.engine.turn()
         self.assertEqual(client.take(), b"")  # a client that came again would find us
         gone = self.stopping.all_gone()
         for _ in range(11):
             self.clock.advance(0.1)
-            self.lot.tick(self.clock.seconds())
+            self.parking_lot.tick(self.clock.seconds())
             self.engine.turn()
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [204])
         self.assertNoResult(gone)

@@ -1,4 +1,4 @@
-"""One thread is brought down: the order of hooks, exception and waits, in virtual time."""
+"""Bringing a thread down: the order of hooks, exception and waits, in virtual time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from twisted.internet.task import Clock
 
 from graceful.application.deadlines import Takedown
 from graceful.takedown import thread_interrupt as thread_module
+from graceful.takedown.kernel_waits import BlockedCall
 from graceful.takedown.thread_interrupt import (
     AGAIN,
     HOOKS,
     LATER,
     LOOK_AGAIN,
     WITHIN,
+    InterruptScheduler,
     ThreadInterrupt,
-    ThreadInterrupts,
 )
-from graceful.takedown.waits import Wait
 from graceful.threads.async_exc import AsyncExc
 from graceful.web.exchange import Exchange
 from tests.fast.doubles import Case
@@ -36,27 +36,27 @@ class FakeWaits:
     """
 
     def __init__(self) -> None:
-        self.now: Wait | None = None
-        self.ended: list[tuple[Wait, bool]] = []
+        self.now: BlockedCall | None = None
+        self.ended: list[tuple[BlockedCall, bool]] = []
 
-    def again(self) -> None:
+    def begin_round(self) -> None:
         """Nothing changes unless the test says so."""
 
-    def look(self, native: int) -> Wait | None:
+    def look(self, native: int) -> BlockedCall | None:
         assert native == NATIVE
         return self.now
 
-    def end(self, wait: Wait, hard: bool) -> list[str]:
+    def end(self, wait: BlockedCall, hard: bool) -> list[str]:
         self.ended.append((wait, hard))
         return ["ended something"]
 
 
-def wait(number: int) -> Wait:
+def wait(number: int) -> BlockedCall:
     """A wait that is unlike others."""
-    return Wait(NATIVE, (number,), ())
+    return BlockedCall(NATIVE, (number,), ())
 
 
-class DescentTests(Case):
+class InterruptTests(Case):
     """The steps."""
 
     def setUp(self) -> None:
@@ -79,7 +79,7 @@ class DescentTests(Case):
         self.patch(thread_module, "child_of", lambda thread: self.child)
         self.patch(thread_module, "delicate", lambda thread: self.delicate)
         self.patch(thread_module, "end_child", lambda pid, hard: f"{'SIGKILL' if hard else 'SIGTERM'} to {pid}")
-        self.descents = ThreadInterrupts(
+        self.scheduler = InterruptScheduler(
             self.clock, lambda: self.working, lambda thread: NATIVE, self.waits, self.call
         )  # type: ignore[arg-type]
         _, self.exchange = self.ask()
@@ -87,72 +87,74 @@ class DescentTests(Case):
         self.working[self.exchange] = THREAD
 
     def fire(self, exception: type[BaseException]) -> bool:
-        """What stands for the shot."""
+        """Stand in for raising the exception."""
         assert exception is Takedown
         if self.may:
             self.shots.append(self.clock.seconds())
         return self.may
 
     def call(self, function: Any) -> Future[Any]:
-        """What stands for the threads beside."""
+        """Stand in for the threads that call hooks."""
         future: Future[Any] = Future()
         self.calls.append((function, future))
         return future
 
     def start(self) -> ThreadInterrupt:
         """Begin."""
-        return self.descents.start(self.exchange, THREAD, lambda descent, down: self.ended.append((descent, down)))
+        return self.scheduler.start(
+            self.exchange, THREAD, lambda interrupt, down: self.ended.append((interrupt, down))
+        )
 
     def pass_time(self, seconds: float) -> None:
         """Let time go by."""
         for _ in range(round(seconds / LOOK_AGAIN)):
             self.clock.advance(LOOK_AGAIN)
 
-    def test_comes_down(self) -> None:
-        """It is hit at once, and nothing else is done when that is enough."""
-        descent = self.start()
+    def test_raises_once_when_that_is_enough(self) -> None:
+        """The exception is raised at once, and nothing else is done when that is enough."""
+        interrupt = self.start()
         self.assertEqual(self.shots, [0])
-        self.assertTrue(self.descents.busy)
+        self.assertTrue(self.scheduler.busy)
         del self.working[self.exchange]
         self.pass_time(0.1)
-        self.assertEqual((self.ended, descent.story), ([(descent, True)], ["raised Takedown"]))
-        self.assertEqual((self.descents.busy, self.clock.getDelayedCalls()), (False, []))
+        self.assertEqual((self.ended, interrupt.story), ([(interrupt, True)], ["raised Takedown"]))
+        self.assertEqual((self.scheduler.busy, self.clock.getDelayedCalls()), (False, []))
 
-    def test_works_for_another(self) -> None:
-        """So it is when the thread works for another exchange already."""
+    def test_ends_when_thread_works_for_another(self) -> None:
+        """A thread that works for another exchange has come down."""
         self.start()
         del self.working[self.exchange]
         self.working[self.ask()[1]] = THREAD
         self.pass_time(0.1)
         self.assertEqual([down for _, down in self.ended], [True])
 
-    def test_abandoned(self) -> None:
-        """One that does not come down is hit a few times, and then abandoned."""
+    def test_abandons_after_a_few_times(self) -> None:
+        """A thread that does not come down gets the exception a few times, and is then abandoned."""
         self.start()
         self.pass_time(WITHIN - LOOK_AGAIN)
         self.assertEqual(self.ended, [])
         self.pass_time(2 * LOOK_AGAIN)
-        ((descent, down),) = self.ended
+        ((interrupt, down),) = self.ended
         self.assertFalse(down)
         self.assertEqual(len(self.shots), WITHIN / AGAIN)
-        self.assertEqual(descent.story, [f"raised Takedown {len(self.shots)} times"])
+        self.assertEqual(interrupt.story, [f"raised Takedown {len(self.shots)} times"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_what_it_waits_for(self) -> None:
+    def test_ends_wait_at_the_second_look(self) -> None:
         """The wait that it was in ends at the second look, and not before."""
         self.waits.now = wait(1)
-        descent = self.start()
+        interrupt = self.start()
         self.assertEqual(self.waits.ended, [])
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(self.waits.ended, [(wait(1), False)])
-        self.assertEqual(descent.story, ["raised Takedown", "ended something"])
+        self.assertEqual(interrupt.story, ["raised Takedown", "ended something"])
         self.pass_time(AGAIN - LOOK_AGAIN)
         self.assertEqual(len(self.waits.ended), 1)
         self.pass_time(2 * LOOK_AGAIN)
         self.assertEqual(self.waits.ended[1:], [(wait(1), True)])
 
-    def test_cleans_up(self) -> None:
-        """What it waits for later may be needed to clean up: that gets more time, and a new wait begins anew."""
+    def test_later_wait_gets_more_time(self) -> None:
+        """A later wait may be for cleaning up: it gets more time, and the time of each new wait is its own."""
         self.start()
         self.pass_time(0.5)
         self.waits.now = wait(2)
@@ -163,12 +165,12 @@ class DescentTests(Case):
         self.pass_time(2 * LOOK_AGAIN)
         self.assertEqual(self.waits.ended, [(wait(3), False)])
 
-    def test_waits_over_and_over(self) -> None:
-        """One that waits for a moment again and again, and was hit twice, is freed from that: it runs no Python."""
+    def test_ends_wait_that_is_repeated(self) -> None:
+        """A thread that waits briefly over and over, and got the exception twice, is freed: it runs no Python."""
 
         def waits_again(descriptor: int, seconds: float) -> None:
             for _ in range(round(seconds / LOOK_AGAIN)):
-                self.waits.now = Wait(NATIVE, (1, descriptor, 3), (str(self.clock.seconds()),))
+                self.waits.now = BlockedCall(NATIVE, (1, descriptor, 3), (str(self.clock.seconds()),))
                 self.pass_time(LOOK_AGAIN)
 
         self.start()
@@ -180,7 +182,7 @@ class DescentTests(Case):
         waits_again(4, LOOK_AGAIN)
         self.assertEqual([(wait.call[1], hard) for wait, hard in self.waits.ended], [(4, False)])
 
-    def test_outside(self) -> None:
+    def test_does_nothing_outside_the_application(self) -> None:
         """As long as it is in our own code, nothing is raised and nothing is ended."""
         self.may = self.exchange.inside = False
         self.waits.now = wait(1)
@@ -191,16 +193,16 @@ class DescentTests(Case):
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
 
-    def test_came_outside(self) -> None:
-        """Nor is anything ended when it has come there after it was hit."""
+    def test_ends_no_wait_outside_the_application(self) -> None:
+        """No wait is ended if the thread has left the application after the exception was raised."""
         self.start()
         self.exchange.inside = False
         self.waits.now = wait(1)
         self.pass_time(3)
         self.assertEqual(self.waits.ended, [])
 
-    def test_delicate(self) -> None:
-        """Nor while it waits for a lock of the whole process."""
+    def test_does_not_raise_during_a_lock_of_the_process(self) -> None:
+        """No exception is raised while the thread waits for a lock of the whole process."""
         self.delicate = True
         self.start()
         self.pass_time(2)
@@ -209,33 +211,33 @@ class DescentTests(Case):
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
 
-    def test_condition(self) -> None:
+    def test_raises_and_frees_from_condition(self) -> None:
         """In a condition it is hit and freed in one step; if that cannot be, soon; and in the end anyway."""
         self.in_condition = ("condition", "waiter")
         self.leaves = False
-        descent = self.start()
+        interrupt = self.start()
         self.pass_time(0.5)
         self.assertEqual(self.shots, [])
         self.leaves = True
         self.pass_time(LOOK_AGAIN)
-        self.assertEqual(descent.story, ["raised Takedown", "ended its wait for a condition"])
+        self.assertEqual(interrupt.story, ["raised Takedown", "ended its wait for a condition"])
         self.leaves = False
         self.pass_time(2 * AGAIN + 2 * LOOK_AGAIN)
         self.assertEqual(len(self.shots), 2 + 1)
 
-    def test_child(self) -> None:
+    def test_sends_child_sigterm_then_sigkill(self) -> None:
         """A child gets SIGTERM, and SIGKILL when it does not help."""
         self.child = Mock(subprocess.Popen, pid=77)
-        descent = self.start()
+        interrupt = self.start()
         self.pass_time(LOOK_AGAIN)
-        self.assertEqual(descent.story, ["raised Takedown", "SIGTERM to 77"])
+        self.assertEqual(interrupt.story, ["raised Takedown", "SIGTERM to 77"])
         self.pass_time(AGAIN + 2 * LOOK_AGAIN)
-        self.assertIn("SIGKILL to 77", descent.story)
+        self.assertIn("SIGKILL to 77", interrupt.story)
 
-    def test_hooks(self) -> None:
+    def test_calls_hooks_before_the_exception(self) -> None:
         """Hooks come first, in another thread, and the exception when they have returned."""
         hook = self.exchange.on_takedown(print)
-        descent = self.start()
+        interrupt = self.start()
         ((function, future),) = self.calls
         self.assertEqual((function, self.shots), (hook.run, []))
         self.pass_time(HOOKS / 2)
@@ -243,11 +245,11 @@ class DescentTests(Case):
         future.set_result(None)
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
-        self.assertEqual(descent.story[0], "raised Takedown")
-        self.assertIn("called <built-in function print>", descent.story)
+        self.assertEqual(interrupt.story[0], "raised Takedown")
+        self.assertIn("called <built-in function print>", interrupt.story)
 
-    def test_hook_that_hangs(self) -> None:
-        """They are not waited for longer than a second; and each is called once."""
+    def test_waits_one_second_for_hooks(self) -> None:
+        """Hooks are waited for one second at most, and each is called once."""
         self.exchange.on_takedown(print)
         self.start()
         self.pass_time(HOOKS + LOOK_AGAIN)
@@ -255,22 +257,22 @@ class DescentTests(Case):
         self.pass_time(WITHIN)
         self.assertEqual(len(self.calls), 1)
 
-    def test_cancelled_hook(self) -> None:
-        """One that was cancelled is not called."""
+    def test_does_not_call_cancelled_hook(self) -> None:
+        """A cancelled hook is not called."""
         self.exchange.on_takedown(print).cancel()
         self.start()
         self.assertEqual((self.calls, len(self.shots)), ([], 1))
 
-    def test_started_twice(self) -> None:
-        """Who begins it again is told of the same end."""
+    def test_second_start_joins_the_first(self) -> None:
+        """A second start for the same exchange is told of the same end."""
         self.assertIs(self.start(), self.start())
         del self.working[self.exchange]
         self.pass_time(0.1)
         self.assertEqual(len(self.ended), 2)
         self.assertEqual(len(self.shots), 1)
 
-    def test_one_that_fails(self) -> None:
-        """One that cannot be looked at keeps nobody else from coming down."""
+    def test_failure_does_not_stop_the_others(self) -> None:
+        """A thread whose look fails does not keep others from being brought down."""
         self.start()
         _, other = self.ask()
         other.inside = True

@@ -1,63 +1,49 @@
-"""What a stuck thread waits for, and how to end just that.
+"""The system call in which a stuck thread waits, and how to end just that.
 
 An exception raised in a thread is met when the thread next runs Python.  One that is in a system call meets it when
 the call returns, which may be never: so what it waits for has to be ended as well.  That is
 
 * a socket that it reads from, writes to or polls: shut down, which ends every wait for it, and leaves its number;
-* a `threading.Condition`, which is what `Event`, `Queue`, `Semaphore` and `Future` are made of: the wait's own
-  private lock is released;
 * a child process: it gets SIGTERM, and SIGKILL when that does not help.
 
-A wait may be over in the moment in which one looks at it, and the descriptor be somebody else's then.  So everything
-is looked at twice: what is ended is what the thread was waiting for, *without having run in between*, as the kernel
-counts it.  And what belongs to the server itself is never touched.
+KernelWaits that Python's own code makes are in :mod:`graceful.takedown.python_waits`.
+
+A wait may be over when one looks at it, and the descriptor may belong to another file by then.  So everything is
+looked at twice: a wait is ended only if the thread has not run since it was found, as the kernel's counters show.
+What belongs to the server itself is never touched.
 
 Where the kernel does not tell what a thread waits for (`/proc` is not mounted, or hardened), sockets and other system
-calls are left alone; conditions and children of `subprocess` are found all the same, by the thread's Python frames.
+calls are left alone; conditions and children of `subprocess` are still found by the thread's Python frames.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
 import platform
 import signal
 import socket
 import stat
 import struct
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from types import FrameType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from attrs import frozen
 from twisted.logger import Logger
 
 log = Logger(namespace="graceful")
 
-
+#: Device and inode: what stays the same for all descriptors of one socket.
 Inode = tuple[int, int]
+#: Entries of a poll, or descriptors of a select, that are looked at: a thread of an application has a few, and more
+#: would hold the reactor thread up.
 LONGEST_POLL: Final = 4096
-_P_PID: Final = 1
-_WAITING: Final = threading.Condition.wait.__code__
-_FOR_CHILD: Final = frozenset(
-    getattr(subprocess.Popen, name).__code__
-    for name in ("communicate", "_communicate", "wait", "_wait", "_try_wait")
-    if hasattr(subprocess.Popen, name)
-)
-_DELICATE: Final = frozenset(
-    function.__code__.co_filename for function in (threading.Thread.start, logging.getLogger, importlib.import_module)
-) | {"<frozen importlib._bootstrap>"}
-_PLAIN_LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
+_P_PID: Final = 1  # of waitid(2): the second argument is a process number
 
 
 @frozen
-class Calls:
-    """Numbers of the system calls in which threads wait.
+class WaitingCalls:
+    """The numbers of the system calls in which threads wait, on one kind of machine.
 
     :ivar descriptor: the first argument is the descriptor.
     :ivar poll: an array of `struct pollfd`, and its length.
@@ -75,9 +61,9 @@ class Calls:
     waitid: int
 
 
-#: By what `uname -m` says.
-CALLS: Final = {
-    "x86_64": Calls(
+#: By the machine, as `uname -m` names it.
+WAITING_CALLS: Final = {
+    "x86_64": WaitingCalls(
         # read write readv writev connect accept sendto recvfrom sendmsg recvmsg accept4
         descriptor=frozenset({0, 1, 19, 20, 42, 43, 44, 45, 46, 47, 288}),
         poll=frozenset({7, 271}),
@@ -86,7 +72,7 @@ CALLS: Final = {
         wait4=61,
         waitid=247,
     ),
-    "aarch64": Calls(
+    "aarch64": WaitingCalls(
         descriptor=frozenset({63, 64, 65, 66, 203, 202, 206, 207, 211, 212, 242}),
         poll=frozenset({73}),
         select=frozenset({72}),
@@ -97,10 +83,11 @@ CALLS: Final = {
 }
 
 
-class Wait(NamedTuple):
-    """A thread in a system call, at one moment.  Two that are equal are one and the same wait.
+class BlockedCall(NamedTuple):
+    """A thread in a system call, at one moment.  Two that are equal are the same wait.
 
     :ivar call: number, six arguments, stack pointer and program counter, as `/proc/self/task/N/syscall` has them.
+    :ivar native: the thread, as the kernel numbers it.
     :ivar switches: how often the thread has been put to sleep and taken from the processor.
     """
 
@@ -110,14 +97,14 @@ class Wait(NamedTuple):
 
     @property
     def place(self) -> tuple[int, ...]:
-        """The call, what it is about, and from where it is made: the same each time in a loop that waits briefly."""
+        """The call, its first arguments and the place in the code: the same each time in a loop of brief waits."""
         return (*self.call[:3], *self.call[-2:])
 
 
-class Waits:
+class KernelWaits:
     """Finds and ends what threads wait for.  Any thread; nothing here waits itself.
 
-    :param own: the server's own sockets, by device and inode: they are never touched.
+    :param own: returns the server's own sockets, which are never touched.
     :param proc: where the kernel tells about this process.
     :param machine: whose system calls.
     """
@@ -128,13 +115,13 @@ class Waits:
         self._own = own
         self._known: set[Inode] | None = None
         self._proc = proc
-        self._calls = CALLS.get(machine)
+        self._calls = WAITING_CALLS.get(machine)
         self._blind = False
         if self._calls is None:
             self._cannot_see(f"the system calls of {machine} are not known here")
 
-    def again(self) -> None:
-        """A round begins: the server may have other sockets by now."""
+    def begin_round(self) -> None:
+        """Forget the server's own sockets, which may be others by now."""
         self._known = None
 
     def _cannot_see(self, why: object) -> None:
@@ -148,8 +135,8 @@ class Waits:
 
     # -- in the kernel ------------------------------------------------------------------------------------
 
-    def look(self, native: int) -> Wait | None:
-        """The system call in which a thread is right now; None if it runs, or if the kernel does not tell.
+    def look(self, native: int) -> BlockedCall | None:
+        """Return the system call in which a thread is right now; None if it runs, or if the kernel does not tell.
 
         :param native: the thread's number, as `threading.get_native_id()` has it.
         """
@@ -169,16 +156,17 @@ class Waits:
                 self._cannot_see(error)
             return None
         switches = tuple(line for line in status if "ctxt_switches" in line)
-        return Wait(native, (int(call[0]), *(int(value, 16) for value in call[1:])), switches)
+        return BlockedCall(native, (int(call[0]), *(int(value, 16) for value in call[1:])), switches)
 
     def _read(self, path: str) -> str:
         with open(f"{self._proc}/{path}") as file:
             return file.read()
 
-    def end(self, wait: Wait, hard: bool) -> list[str]:
-        """End a wait; returned is what was done, in words.
+    def end(self, wait: BlockedCall, hard: bool) -> list[str]:
+        """End a wait.
 
-        :param hard: it was tried before.
+        :param hard: the wait was ended before, to no avail.
+        :returns: what was done, in words.
         """
         assert self._calls is not None
         number, first, second = wait.call[:3]
@@ -206,8 +194,8 @@ class Waits:
                 os.close(duplicate)
         return done
 
-    def _descriptors(self, wait: Wait) -> list[int]:
-        """What a thread waits for in the kernel."""
+    def _descriptors(self, wait: BlockedCall) -> list[int]:
+        """Return the descriptors that a thread waits for."""
         calls = self._calls
         assert calls is not None
         number, first, second, third, fourth = wait.call[:5]
@@ -234,7 +222,7 @@ class Waits:
 
 
 class _Memory:
-    """Our own memory, read so that a wrong address is an error and not the end."""
+    """This process's memory, read so that a wrong address raises an error instead of ending the process."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -249,7 +237,7 @@ class _Memory:
 def _shut(descriptor: int) -> bool:
     """Shut a socket down in both directions; the descriptor stays open.
 
-    An unconnected one says that it is not, and wakes who waits for it all the same.
+    An unconnected socket raises an error, but its waits end all the same.
     """
     end = socket.socket(fileno=descriptor)
     try:
@@ -261,69 +249,11 @@ def _shut(descriptor: int) -> bool:
     return True
 
 
-# -- in Python --------------------------------------------------------------------------------------------
-
-
-def _frames(thread: int) -> Iterator[FrameType]:
-    """The frames of a thread, innermost first."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def delicate(thread: int) -> bool:
-    """Whether a thread is where no exception may be raised: in code that takes the locks of the whole process.
-
-    `Condition.__enter__`, a handler of `logging` and the import system take a lock by a plain call, before the block
-    that releases it has begun.  An exception that comes while they wait for it would leave it locked for ever.
-    """
-    frame = next(_frames(thread), None)
-    return frame is not None and frame.f_code.co_filename in _DELICATE and frame.f_code is not _WAITING
-
-
-def in_condition(thread: int) -> tuple[Any, Any] | None:
-    """The `Condition` that a thread waits for, and the private lock of its wait; None if it does not."""
-    frame = next(_frames(thread), None)
-    if frame is None or frame.f_code is not _WAITING:
-        return None
-    found = frame.f_locals
-    return (found.get("self"), found["waiter"]) if "waiter" in found else None
-
-
-def leave_condition(condition: Any, waiter: Any, fire: Callable[[], bool]) -> bool:
-    """End a thread's wait for a `Condition`, and have the exception raised that it meets then.
-
-    It is taken off the list of those who wait, under the condition's own lock: a `notify` that is meant for one of
-    them must reach one that still lives.  False: not now; it was notified already, or somebody holds the lock.
-    """
-    lock: Any = getattr(condition, "_lock", None)
-    if type(lock) not in _PLAIN_LOCKS or not lock.acquire(blocking=False):
-        return False
-    try:
-        if waiter not in condition._waiters or not fire():
-            return False
-        condition._waiters.remove(waiter)
-        waiter.release()
-        return True
-    finally:
-        lock.release()
-
-
-def child_of(thread: int) -> subprocess.Popen[Any] | None:
-    """The child process for which a thread waits in `subprocess`; None if it does not."""
-    for frame in _frames(thread):
-        if frame.f_code in _FOR_CHILD:
-            process = frame.f_locals.get("self")
-            if isinstance(process, subprocess.Popen) and process.returncode is None and process.pid:
-                return process
-    return None
-
-
 def end_child(pid: int, hard: bool) -> str:
-    """Have a child end; returned is what was done, in words.
+    """Send a child SIGTERM, or SIGKILL.
 
-    :param hard: it was asked before.
+    :param hard: it got SIGTERM before.
+    :returns: what was done, in words.
     """
     number = signal.SIGKILL if hard else signal.SIGTERM
     try:
