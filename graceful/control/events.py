@@ -86,8 +86,8 @@ class Events:
                 exchange.write(_event("status", self._picture()) + last)
                 exchange.finish()
             except Disconnected:
-                exchange.flushed = True
-            exchange.connection.site.through(exchange)
+                exchange.abandon()
+            exchange.release()
 
     def _picture(self) -> dict[str, Any]:
         picture = self._status(LISTED)

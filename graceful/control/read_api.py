@@ -25,7 +25,7 @@ from graceful.control.same_origin import SameOrigin
 from graceful.control.status import StatusSource
 from graceful.control.status_page import PAGE, PAGE_FIELDS
 from graceful.drain import CLOSED_SINCE
-from graceful.web.exchange import PARKED, Disconnected, Exchange
+from graceful.web.exchange import PARKED, Exchange
 from graceful.web.interfaces import IHandler
 from graceful.web.response_headers import reason
 
@@ -96,7 +96,7 @@ class ReadApi:
         self._waiting.pop(exchange, None)
         self._asking.discard(exchange)
         self._events.remove(exchange)
-        exchange.connection.site.through(exchange)
+        exchange.release()
 
     def parked(self, exchange: Exchange) -> bool:
         """Those who wait for a state have nothing on its way to them."""
@@ -209,12 +209,8 @@ class ReadApi:
         self._send(exchange, f"{code} {reason(code)}", fields, json.dumps(value).encode() + b"\n")
 
     def _send(self, exchange: Exchange, status: str, fields: list[tuple[str, str]], body: bytes) -> None:
-        try:
-            exchange.start(status, fields)
-            exchange.finish(body)
-        except Disconnected:
-            exchange.flushed = True
-        exchange.connection.site.through(exchange)
+        exchange.start(status, fields)
+        exchange.finish_and_release(body)
 
 
 def limit_of(query: Mapping[str, list[str]]) -> int | None:

@@ -138,14 +138,14 @@ class FileSender:
         self._over = True
         if not self._fetching:
             self._file.close()
-        self._connection.site.through(self._exchange)
+        self._exchange.release()
 
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
         """The client is gone, or it was cut."""
         if not self._over:
-            exchange.flushed = True
+            exchange.abandon()
             self._done()
 
     def parked(self, exchange: Exchange) -> bool:

@@ -126,7 +126,7 @@ class HandOver:
             file.close()
             raise
         file.close()
-        return lambda: exchange.connection.site.through(exchange)
+        return exchange.release
 
     def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Go | None:
         """`wsgi.file_wrapper` around a real file: from where it is now, as long as the application has said."""

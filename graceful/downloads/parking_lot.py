@@ -96,14 +96,14 @@ class ParkedRequest:
                 exchange.write(what)
                 return
         except Disconnected:
-            exchange.flushed = True
+            exchange.abandon()
         except (ValueError, TypeError):
             log.failure("{exchange}: an answer to a parked request cannot be sent", exchange=exchange)
             self._leave()
             exchange.connection.site.answer(exchange, 500)
             return
         self._leave()
-        exchange.connection.site.through(exchange)
+        exchange.release()
 
     def _of_the_view(self, answer: News) -> list[tuple[str, str]]:
         """What the view and its middlewares have said, such as a cookie, and the answer does not say itself."""
@@ -160,8 +160,8 @@ class ParkedRequest:
         self._leave()
         if self.ticket.end():
             self.ticket.gone.callback(None)
-        exchange.flushed = True
-        exchange.connection.site.through(exchange)
+        exchange.abandon()
+        exchange.release()
 
     def parked(self, exchange: Exchange) -> bool:
         """Nothing is on its way to the client that would find out whether it is still there."""

@@ -326,11 +326,7 @@ class Relay:
         """All of it is there.  Let go of the connection first: with the last byte its next exchange may begin."""
         self._over(through=False)
         self._connection.keep_unsent_low(False)
-        try:
-            self._exchange.finish()
-        except Disconnected:
-            self._exchange.flushed = True
-        self._connection.site.through(self._exchange)
+        self._exchange.finish_and_release()
 
     def _end_badly(self, status: int) -> None:
         """Answer with this status; or cut what has begun."""
@@ -353,7 +349,7 @@ class Relay:
             self._body = None
         self._when_over(self)
         if through:
-            self._connection.site.through(self._exchange)
+            self._exchange.release()
 
     def tick(self, now: float) -> None:
         """Look whether the upstream is silent, or the client is gone.  Once a second.
@@ -377,7 +373,7 @@ class Relay:
     def disconnected(self, exchange: Exchange) -> None:
         """The client is gone, or it was cut."""
         if self._state is not State.OVER:
-            exchange.flushed = True
+            exchange.abandon()
             self._over()
 
     def parked(self, exchange: Exchange) -> bool:

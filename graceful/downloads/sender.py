@@ -96,8 +96,8 @@ class Sender:
             return
         if drop is not None:
             drop()
-        exchange.flushed = True
-        connection.site.through(exchange)
+        exchange.abandon()
+        exchange.release()
 
     def _relay(self, exchange: Exchange, url: str, answer: Answer) -> None:
         # Not at import time: Twisted's endpoints take systemd's sockets out of the environment.

@@ -107,7 +107,7 @@ class ServerStatus(StateHistory):
         clock = time.monotonic
 
         def remember(exchange: Exchange) -> None:
-            interrupted = self._state == "takedown" and not exchange.through
+            interrupted = self._state == "takedown" and not exchange.released
             ended.appendleft(
                 {
                     "id": exchange.id,

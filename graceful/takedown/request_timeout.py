@@ -169,7 +169,7 @@ class RequestTimeouts:
             self._interrupted[exchange] = interruption
             interruption.descent = self._descents.start(exchange, thread, self._ended)
         else:
-            exchange.flushed = True
+            exchange.abandon()
             self._reports.taken_down(interruption)
         return interrupted
 

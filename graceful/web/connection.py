@@ -232,7 +232,7 @@ class Connection:
             self.answered = True
             if exchange.keep:
                 self.active = exchange.ended
-                exchange.flushed = True
+                exchange._flushed = True
             else:
                 self._shut()
         following = write_token.done(exchange, last)
@@ -301,8 +301,8 @@ class Connection:
         if ended is not None:
             self.answered = True
             if ended.keep:
-                ended.flushed = True
-                if ended.through:
+                ended._flushed = True
+                if ended._released:
                     self.site.finished(ended)
         if self.drained is not None:
             self.drained()
@@ -448,13 +448,13 @@ class Connection:
         self.drained = self.pull = None
         site.budget.remove(self)
         for exchange in (*write_token.waiting, *self.receiver.drop()):
-            exchange.through = exchange.flushed = True
-            site.finished(exchange)
+            exchange.abandon()
+            exchange.release()
         write_token.waiting.clear()
         current = write_token.current
         if current is not None:
-            current.flushed = True
-            if current.through:
+            current.abandon()
+            if current.released:
                 site.finished(current)
             else:
                 site.disconnected(current)

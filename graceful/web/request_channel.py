@@ -95,7 +95,7 @@ class RequestChannel:
         self._leave()
         reason = ConnectionDone() if self._connection.write_token.eof else ConnectionLost()
         self._tell(Failure(reason))
-        self._connection.site.through(self._exchange)
+        self._exchange.release()
 
     def fail(self, status: int) -> None:
         """The request will not answer, or not to the end: say so, or cut what has begun."""
@@ -155,11 +155,7 @@ class RequestChannel:
         if self._over:
             return
         self._leave()
-        try:
-            self._exchange.finish()
-        except Disconnected:
-            self._exchange.flushed = True
-        self._connection.site.through(self._exchange)
+        self._exchange.finish_and_release()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """The form in the body is none."""

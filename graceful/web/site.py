@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graceful.config.settings import Settings
 from graceful.web.connection import Connection
-from graceful.web.exchange import LINGERING, Disconnected, Exchange
+from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.limits import Limits
 from graceful.web.prefix_routes import PrefixRoutes
 from graceful.web.register import Register
@@ -221,16 +221,8 @@ class Site:
         try:
             exchange.fail(status, RETRY_AFTER if status == 503 else extra)
         except Disconnected:
-            exchange.flushed = True
-        self.through(exchange)
-
-    def through(self, exchange: Exchange) -> None:
-        """Whoever answered has done all it will do; the exchange ends now, or with its last byte."""
-        exchange.through = True
-        if exchange.flushed:
-            self.finished(exchange)
-        elif exchange.connection.write_token.lingering:
-            exchange.phase = LINGERING
+            exchange.abandon()
+        exchange.release()
 
     def finished(self, exchange: Exchange) -> None:
         """The exchange is over: off the register, into the access log.  Any thread; only the first call counts."""

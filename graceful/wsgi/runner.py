@@ -47,8 +47,8 @@ class Runner:
         """Answer the exchange.  In a thread of the pool."""
         connection = exchange.connection
         if connection.write_token.current is not exchange or connection.write_token.closed:
-            exchange.flushed = True  # the client left, or the deadline came, while it waited for a thread
-            connection.site.through(exchange)
+            exchange.abandon()  # the client left, or the deadline came, while it waited for a thread
+            exchange.release()
             return
         exchange.phase = APPLICATION
         set_current(exchange)
@@ -106,7 +106,7 @@ class Runner:
             if handed_over is not None:
                 handed_over()
             else:
-                connection.site.through(exchange)
+                exchange.release()
 
     @staticmethod
     def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
@@ -165,11 +165,11 @@ class Runner:
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
         """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
         if isinstance(error, Disconnected):
-            exchange.flushed = True
+            exchange.abandon()
             return
         if exchange.aim is not None:
             # Its client has its answer.  What was done to the thread comes up as whatever the code makes of it.
-            exchange.flushed = True
+            exchange.abandon()
             if not isinstance(error, Takedown):
                 log.info("{exchange}: the takedown ended in {error!r}", exchange=exchange, error=error)
             return
@@ -196,7 +196,7 @@ class Runner:
         try:
             exchange.fail(status, extra)
         except Disconnected:
-            exchange.flushed = True
+            exchange.abandon()
 
 
 def _hand_over(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:

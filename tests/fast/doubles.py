@@ -344,7 +344,7 @@ class Engine:
         """Answer an exchange whose turn it is, as a thread would, before the reactor does anything."""
         exchange.start(status, list(fields))
         exchange.finish(body)
-        self.site.through(exchange)
+        exchange.release()
 
 
 class Answer(NamedTuple):
@@ -441,7 +441,7 @@ class Case(SynchronousTestCase):
     def end(self, exchange: Exchange, last: bytes = b"") -> None:
         """End an answer."""
         exchange.finish(last)
-        self.engine.site.through(exchange)
+        exchange.release()
         self.engine.turn()
 
     def nothing_left(self) -> None:

@@ -133,7 +133,7 @@ class SendTests(Case):
             self.assertEqual(exchange.sent, number * BLOCK)
         self.engine.turn()
         self.assertEqual(asked[-1], (4 * BLOCK, len(BIG) - 4 * BLOCK))
-        self.assertTrue(exchange.through)
+        self.assertTrue(exchange.released)
 
     def test_little_in_the_kernel(self) -> None:
         """While it lasts the kernel takes little ahead, where that can be said; afterwards as much as ever."""
@@ -156,7 +156,7 @@ class SendTests(Case):
         self.answer(self.engine.asked[2], body=b"last")
         bodies = [answer.body for answer in parse_answers(data + client.take())]
         self.assertEqual(bodies, [BIG, BIG[:300_000], b"last"])
-        self.assertTrue(exchange.through)
+        self.assertTrue(exchange.released)
         self.leave(client)
 
     def test_last(self) -> None:
@@ -303,7 +303,7 @@ class FetchTests(Case):
             leave(client)
             self.engine.turn()
             self.assertEqual(len(self.descriptors()), 1)
-            self.assertTrue(exchange.flushed)
+            self.assertTrue(exchange._flushed)
             self.assertEqual(self.engine.in_flight, [])
             read: list[int] = []
             self.patch(os, "pread", lambda fd, count, offset, read=read: read.append(fd) or b"")
@@ -362,13 +362,13 @@ class LeaveTests(Case):
             self.nothing_left()
             self.assertEqual(len(self.engine.asked), 1)
             self.engine.asked.clear()
-            self.assertTrue(exchange.through)
+            self.assertTrue(exchange.released)
 
     def test_after_the_last_byte(self) -> None:
         """After the kernel has all of it."""
         client, exchange = self.begin(part=(0, 1000))
         self.engine.turn()
-        self.assertTrue(exchange.flushed)
+        self.assertTrue(exchange._flushed)
         self.leave(client)
 
     def test_takes_nothing(self) -> None:
@@ -488,7 +488,7 @@ class ForeignTests(Case):
         transport, protocol, exchange = self.begin_there(get(0), get(1))
         self.engine.turn()
         most = 0
-        while not exchange.through:
+        while not exchange.released:
             self.engine.turn()
             most = max(most, len(transport.written) - transport.taken)
             transport.take()

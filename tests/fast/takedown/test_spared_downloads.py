@@ -190,7 +190,7 @@ class StoppingTests(Case):
         self.assertTrue(self.stopping.left())
         other.close()
         self.assertTrue(self.stopping.left())  # its thread has not noticed yet
-        self.engine.site.through(exchange)
+        exchange.release()
         self.assertFalse(self.stopping.left())
         self.leave(client)
 

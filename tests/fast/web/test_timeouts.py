@@ -364,7 +364,7 @@ class SendingTests(Timed):
             self.assertFalse(client.socket.closed)
             self.wait(1.1)
             self.assertTrue(client.socket.closed and client.socket.reset)
-            self.engine.site.through(exchange)
+            exchange.release()
         self.nothing_left()
 
     def test_counts_from_the_last_progress(self) -> None:
