@@ -41,6 +41,16 @@ Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
+def accept_connection(site: Site, hub: Hub, sock: socket.socket, peer: Any, server: Address) -> None:
+    """Make an accepted socket a connection, and begin to read from it.  Reactor thread.
+
+    :param peer: what `accept` said of the client.
+    :param server: the listener's own address, host and port.
+    """
+    address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
+    hub.add(Connection(site, hub, sock, address, server))
+
+
 class Connection:
     """A connection on a plain TCP or Unix socket.
 
