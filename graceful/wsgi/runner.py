@@ -76,11 +76,14 @@ class Runner:
                     exchange.inside = was
                 return exchange.push
 
+            # 1. Into the application's code, where a takedown may be raised.
             exchange.inside = True
             result = exchange.handler.application(environ, start_response)
+            # 2. Out of it; then look for a takedown, and clear what has not been raised yet.
             exchange.inside = False
             if exchange.aim is not None:
                 settle(exchange.aim)
+            # 3. Send the answer; _send() goes into an iterator and out of it by the same steps.
             if type(result) is list and len(result) == 1 and exchange.offer is None:
                 exchange.finish(result[0])
             else:
@@ -93,6 +96,7 @@ class Runner:
                     set_exception(aim.thread, NOTHING)
             self._failed(exchange, error)
         finally:
+            # 4. Close what the application gave, and cancel what it wanted to have called.
             if exchange.phase == APPLICATION:
                 exchange.phase = SENDING
             if type(result) is not list:
@@ -103,6 +107,7 @@ class Runner:
                 for hook in exchange.hooks.copy():
                     hook.cancel()
             exchange.environ = None  # which refers to the exchange
+            # 5. Let go: the event loop goes on with the answer, or the exchange is released.
             if handed_over is not None:
                 handed_over()
             else:
