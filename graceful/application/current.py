@@ -25,4 +25,4 @@ set_current: Final = current.set
 def current_exchange() -> Exchange | None:
     """Return the exchange that this code runs for; None outside of one, or when it is over."""
     exchange = current.get()
-    return None if exchange is None or exchange.through else exchange
+    return None if exchange is None or exchange.released else exchange

@@ -1,4 +1,4 @@
-"""`graceful top`: shows what is in flight, live in a terminal, with `rich` from the extra `graceful[cli]`."""
+"""`graceful top`: shows what is in flight, live in a terminal, with `rich` from the extra `graceful-app[cli]`."""
 
 from __future__ import annotations
 

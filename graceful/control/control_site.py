@@ -18,9 +18,11 @@ from twisted.python.failure import Failure
 from graceful.config.settings import YEAR, Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.listener import Listener
+from graceful.web.connection import accept_connection
 from graceful.web.hub import Hub
 from graceful.web.interfaces import IHandler
 from graceful.web.site import Site
+from graceful.web.timeouts import Sweep
 
 #: How many connections control holds at once: room for :data:`graceful.control.events.MOST` readers and for orders.
 MOST_CONNECTIONS: Final = 250
@@ -57,6 +59,7 @@ class ControlSite:
         limits: Settings = LIMITS,
     ) -> None:
         self.site = Site(None, limits)
+        self._sweep = Sweep(self.site)
         self.site.serve(handler)
         self.site.on_room = self._room
         self._reactor = reactor
@@ -103,7 +106,7 @@ class ControlSite:
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         name = sock.getsockname()
         server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
-        self.site.accepted(self._hub, sock, peer, server)
+        accept_connection(self.site, self._hub, sock, peer, server)
         if len(self.site.register.connections) >= MOST_CONNECTIONS:
             for listener in self._listeners:
                 listener.pause("max-connections")
@@ -117,7 +120,7 @@ class ControlSite:
     def sweep(self, now: float) -> None:
         """End the connections whose time is over; called once a second."""
         self.site.tick()
-        self.site.sweep(now)
+        self._sweep(now)
 
     def close(self) -> None:
         """Stop accepting; open connections go on."""

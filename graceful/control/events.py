@@ -91,8 +91,8 @@ class Events:
                 exchange.write(_event("status", self._snapshot()) + last)
                 exchange.finish()
             except Disconnected:
-                exchange.flushed = True
-            exchange.connection.site.through(exchange)
+                exchange.abandon()
+            exchange.release()
 
     def _snapshot(self) -> dict[str, Any]:
         status = self._status.snapshot(LISTED)

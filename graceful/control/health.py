@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.exchange import Exchange
 from graceful.web.response_headers import reason
 
 #: The methods that health answers; OPTIONS is HAProxy's default.
@@ -75,10 +75,6 @@ class Health:
         if exchange.target.partition(b"?")[0] != self._path:
             return False
         status, headers, body = self._answer if exchange.method in METHODS else _NOT_ALLOWED
-        try:
-            exchange.start(status, headers)
-            exchange.finish(body)
-        except Disconnected:
-            exchange.flushed = True
-        exchange.connection.site.through(exchange)
+        exchange.start(status, headers)
+        exchange.finish_and_release(body)
         return True

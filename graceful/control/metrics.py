@@ -6,7 +6,7 @@ are served.
 
 No label has a value that a client chooses: a response status is given as its class, a path not at all.
 
-The text is made by `prometheus-client`, from the extra `graceful[metrics]`.
+The text is made by `prometheus-client`, from the extra `graceful-app[metrics]`.
 """
 
 from __future__ import annotations

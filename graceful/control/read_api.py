@@ -24,7 +24,7 @@ from graceful.control.metrics import Metrics
 from graceful.control.same_origin import SameOrigin
 from graceful.control.status import StatusSource
 from graceful.control.status_page import PAGE, PAGE_FIELDS
-from graceful.web.exchange import PARKED, Disconnected, Exchange
+from graceful.web.exchange import PARKED, Exchange
 from graceful.web.interfaces import IHandler
 from graceful.web.response_headers import reason
 
@@ -99,7 +99,7 @@ class ReadApi:
         self._waiting.pop(exchange, None)
         self._asking.discard(exchange)
         self._events.remove(exchange)
-        exchange.connection.site.through(exchange)
+        exchange.release()
 
     def parked(self, exchange: Exchange) -> bool:
         """Whether nothing is on its way to the client, as while it waits for a state."""
@@ -212,12 +212,8 @@ class ReadApi:
         self._send(exchange, f"{code} {reason(code)}", fields, json.dumps(value).encode() + b"\n")
 
     def _send(self, exchange: Exchange, status: str, fields: list[tuple[str, str]], body: bytes) -> None:
-        try:
-            exchange.start(status, fields)
-            exchange.finish(body)
-        except Disconnected:
-            exchange.flushed = True
-        exchange.connection.site.through(exchange)
+        exchange.start(status, fields)
+        exchange.finish_and_release(body)
 
 
 def limit_of(query: Mapping[str, list[str]]) -> int | None:

@@ -151,14 +151,14 @@ class FileSender:
         self._over = True
         if not self._fetching:
             self._file.close()
-        self._connection.site.through(self.exchange)
+        self.exchange.release()
 
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
         """End: the client has left, or its connection was cut."""
         if not self._over:
-            exchange.flushed = True
+            exchange.abandon()
             self._done()
 
     def parked(self, exchange: Exchange) -> bool:

@@ -157,7 +157,7 @@ class AnswerHandOver:
             file.close()
             raise
         file.close()
-        return lambda: exchange.connection.site.through(exchange)
+        return exchange.release
 
     def _wrapped_file(self, exchange: Exchange, wrapped: Any) -> Start | None:
         """Take `wsgi.file_wrapper` around a real file: from its current position, for the announced length."""

@@ -110,14 +110,14 @@ class ParkedRequest:
                 exchange.write(what)
                 return
         except Disconnected:
-            exchange.flushed = True
+            exchange.abandon()
         except (ValueError, TypeError):
             log.failure("{exchange}: an answer to a parked request cannot be sent", exchange=exchange)
             self._leave()
             exchange.connection.site.answer(exchange, 500)
             return
         self._leave()
-        exchange.connection.site.through(exchange)
+        exchange.release()
 
     def _view_fields(self, answer: ParkedAnswer) -> list[tuple[str, str]]:
         """Return the fields of the view and its middlewares, such as a cookie, that the answer does not set."""
@@ -173,8 +173,8 @@ class ParkedRequest:
             return
         self._leave()
         self.drop()
-        exchange.flushed = True
-        exchange.connection.site.through(exchange)
+        exchange.abandon()
+        exchange.release()
 
     def parked(self, exchange: Exchange) -> bool:
         """Whether it waits: then nothing is on its way to the client that would show whether it is still there."""

@@ -53,5 +53,5 @@ def begin_or_drop(answer: ReactorAnswer) -> None:
         answer.begin()
         return
     answer.drop()
-    exchange.flushed = True
-    connection.site.through(exchange)
+    exchange.abandon()
+    exchange.release()

@@ -333,11 +333,7 @@ class Relay:
         """End the answer.  Before that, let go of the connection: its next exchange may begin with the last byte."""
         self._over(through=False)
         self._connection.keep_unsent_low(False)
-        try:
-            self._exchange.finish()
-        except Disconnected:
-            self._exchange.flushed = True
-        self._connection.site.through(self._exchange)
+        self._exchange.finish_and_release()
 
     def _end_badly(self, status: int) -> None:
         """Answer with this status, or cut an answer that has begun."""
@@ -360,7 +356,7 @@ class Relay:
             self._body = None
         self._on_over(self)
         if through:
-            self._connection.site.through(self._exchange)
+            self._exchange.release()
 
     def tick(self, now: float) -> None:
         """Check whether the upstream is silent, or the client has left.  Once a second.
@@ -384,7 +380,7 @@ class Relay:
     def disconnected(self, exchange: Exchange) -> None:
         """End: the client has left, or its connection was cut."""
         if self._state is not RelayState.OVER:
-            exchange.flushed = True
+            exchange.abandon()
             self._over()
 
     def parked(self, exchange: Exchange) -> bool:

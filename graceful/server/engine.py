@@ -38,12 +38,14 @@ from graceful.threads.disk import DiskThreads
 from graceful.threads.pool import Pool
 from graceful.threads.stacks import stack_of
 from graceful.web.body_spool import Spooler
+from graceful.web.connection import accept_connection
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 from graceful.web.interfaces import IHandler
 from graceful.web.proxies import TrustedProxies
 from graceful.web.resource_tree import ResourceTree
 from graceful.web.site import Site
+from graceful.web.timeouts import Sweep
 from graceful.web.transport_connection import EndpointFactory
 from graceful.wsgi.runner import Runner
 
@@ -98,6 +100,7 @@ class Engine:
             spooler=Spooler(settings.spool, self._hub.call),
             pool_for=self._pool_for,
         )
+        self._end_overdue = Sweep(self.site)
         self._hand_over(reactor)
         self.request_timeouts = RequestTimeouts(
             self.site, self.clock, self.working, self._queued, self.interrupt_scheduler, self.reports, self._replace
@@ -283,7 +286,7 @@ class Engine:
         site, hub = self.site, self._hub
 
         def accepted(sock: socket.socket, peer: Any) -> None:
-            site.accepted(hub, sock, peer, server)
+            accept_connection(site, hub, sock, peer, server)
             self._taken()
 
         return accepted
@@ -324,7 +327,7 @@ class Engine:
         self._sweeping = self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
         self.site.tick()
         now = self.clock.seconds()
-        self.site.sweep(now)
+        self._end_overdue(now)
         self._relays.tick(now)
         self.parking_lot.tick(now)
         self.callbacks.look()

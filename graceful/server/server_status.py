@@ -112,7 +112,7 @@ class ServerStatus(StateHistory):
         clock = time.monotonic
 
         def remember(exchange: Exchange) -> None:
-            interrupted = self._state == State.TAKEDOWN and not exchange.through
+            interrupted = self._state == State.TAKEDOWN and not exchange.released
             ended.appendleft(
                 {
                     "id": exchange.id,

@@ -36,7 +36,7 @@ def take_down(connection: Connection) -> list[Exchange]:
     interrupted = [current, *write_token.waiting, *connection.receiver.under_way()]
     if not _replace(current, keep=False):
         connection.close(reset=not current.framed)
-    current.flushed = True
+    current.abandon()
     return interrupted
 
 

@@ -174,7 +174,7 @@ class RequestTimeouts:
             self._interrupted[exchange] = interruption
             self._scheduler.start(exchange, thread, self._ended)
         else:
-            exchange.flushed = True
+            exchange.abandon()
             self._reports.taken_down(interruption)
         return interrupted
 

@@ -22,10 +22,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from graceful.web.exchange import Exchange
+from typing import Any, Final, Protocol
 
 #: Set the exception to raise in a thread, or, with :data:`NOTHING`, clear it.  It keeps the interpreter's lock.
 set_exception: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -34,6 +31,15 @@ set_exception.restype = ctypes.c_int
 NOTHING: Final[Any] = ctypes.py_object()
 
 HOOK_LIMIT: Final = 5.0
+
+
+class RunsApplication(Protocol):
+    """What a takedown asks of an exchange.
+
+    :ivar inside: the exchange's thread is in the application's code.
+    """
+
+    inside: bool
 
 
 class AsyncExc:
@@ -49,7 +55,7 @@ class AsyncExc:
         self.thread = thread
         self.lock = threading.Lock()
 
-    def fire(self, exchange: Exchange, exception: type[BaseException]) -> bool:
+    def fire(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
         """Have an exception raised in the exchange's thread.  Any other thread; does not wait.
 
         False: the thread is not inside the application's code, or is just leaving it.

@@ -41,6 +41,16 @@ Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
+def accept_connection(site: Site, hub: Hub, sock: socket.socket, peer: Any, server: Address) -> None:
+    """Make an accepted socket a connection, and begin to read from it.  Reactor thread.
+
+    :param peer: what `accept` said of the client.
+    :param server: the listener's own address, host and port.
+    """
+    address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
+    hub.add(Connection(site, hub, sock, address, server))
+
+
 class Connection:
     """A connection on a plain TCP or Unix socket.
 
@@ -232,7 +242,7 @@ class Connection:
             self.answered = True
             if exchange.keep:
                 self.active = exchange.ended
-                exchange.flushed = True
+                exchange._flushed = True
             else:
                 self._shut()
         following = write_token.done(exchange, last)
@@ -301,8 +311,8 @@ class Connection:
         if ended is not None:
             self.answered = True
             if ended.keep:
-                ended.flushed = True
-                if ended.through:
+                ended._flushed = True
+                if ended._released:
                     self.site.finished(ended)
         if self.drained is not None:
             self.drained()
@@ -448,13 +458,13 @@ class Connection:
         self.drained = self.pull = None
         site.budget.remove(self)
         for exchange in (*write_token.waiting, *self.receiver.drop()):
-            exchange.through = exchange.flushed = True
-            site.finished(exchange)
+            exchange.abandon()
+            exchange.release()
         write_token.waiting.clear()
         current = write_token.current
         if current is not None:
-            current.flushed = True
-            if current.through:
+            current.abandon()
+            if current.released:
                 site.finished(current)
             else:
                 site.disconnected(current)

@@ -110,6 +110,8 @@ class Exchange:
     __slots__ = (
         "_bare",
         "_flags",
+        "_flushed",
+        "_released",
         "aim",
         "arrived",
         "begun",
@@ -120,7 +122,6 @@ class Exchange:
         "ended",
         "environ",
         "error",
-        "flushed",
         "handler",
         "head",
         "headers",
@@ -142,7 +143,6 @@ class Exchange:
         "started",
         "status",
         "target",
-        "through",
         "trailers",
         "version",
     )
@@ -167,7 +167,7 @@ class Exchange:
         self.keep = True
         self.status = self.sent = self.error = 0
         self.length = -1
-        self.begun = self.chunked = self.flushed = self.through = self.download = self.inside = False
+        self.begun = self.chunked = self._flushed = self._released = self.download = self.inside = False
         self.aim: AsyncExc | None = None
         self.hooks: list[Hook] | None = None
         self.environ: dict[str, Any] | None = None
@@ -418,6 +418,33 @@ class Exchange:
         self.head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\n{extra}"
         self.status, self.length, self._flags = code, -1, 0
         self.finish(f"{text}\n".encode())
+
+    # -- its end ------------------------------------------------------------------------------------------
+
+    @property
+    def released(self) -> bool:
+        """Whether the side that answered is done with it."""
+        return self._released
+
+    def abandon(self) -> None:
+        """Count the answer as sent, because the client will not read the rest of it; :meth:`release` ends it."""
+        self._flushed = True
+
+    def release(self) -> None:
+        """The side that answered is done with the exchange, which ends now or with its last byte.  Any thread."""
+        self._released = True
+        if self._flushed:
+            self.connection.site.finished(self)
+        elif self.connection.write_token.lingering:
+            self.phase = LINGERING
+
+    def finish_and_release(self, data: bytes = b"") -> None:
+        """Send the last piece, if the client still reads, and be done with the exchange."""
+        try:
+            self.finish(data)
+        except Disconnected:
+            self._flushed = True
+        self.release()
 
     @property
     def framed(self) -> bool:

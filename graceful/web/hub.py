@@ -14,14 +14,11 @@ import select
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
-
-if TYPE_CHECKING:
-    from graceful.web.connection import Connection
 
 log = Logger(namespace="graceful")
 
@@ -35,6 +32,28 @@ def _nothing() -> None:
     """What happens around a batch as long as nobody asked for anything."""
 
 
+class Pollable(Protocol):
+    """What the hub asks of a connection.
+
+    :ivar fd: its descriptor.
+    :ivar reading: whether the hub calls `readable` for what comes.
+    :ivar writing: whether the hub calls `writable` when the kernel takes more.
+    """
+
+    fd: int
+    reading: bool
+    writing: bool
+
+    def readable(self) -> None:
+        """There is something to read, or the client has closed."""
+
+    def writable(self) -> None:
+        """The kernel takes more."""
+
+    def close(self) -> object:
+        """Close the descriptor, and have the hub forget it first."""
+
+
 @implementer(IReadDescriptor)
 class Hub:
     """The epoll of one server.
@@ -46,7 +65,7 @@ class Hub:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._epoll = select.epoll()
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, Pollable] = {}
         self._thread = threading.get_ident()
         self.now = monotonic()
         self.before: Callable[[], None] = _nothing
@@ -74,7 +93,7 @@ class Hub:
 
     # -- connections --------------------------------------------------------------------------------------
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Pollable) -> None:
         """Begin to read from a connection.  Reactor thread."""
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, IN)
@@ -83,14 +102,14 @@ class Hub:
         """The descriptors of all its connections, and its own.  Reactor thread."""
         return [self._epoll.fileno(), *self._connections]
 
-    def interest(self, connection: Connection) -> None:
+    def interest(self, connection: Pollable) -> None:
         """Wait for what the connection now wants.  Any thread, under the connection's lock."""
         try:
             self._epoll.modify(connection.fd, (IN if connection.reading else 0) | (OUT if connection.writing else 0))
         except FileNotFoundError:
             pass  # it was forgotten: a close is under way, and waits for a sender
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Pollable) -> None:
         """Stop looking at a connection, before its descriptor is closed.  Reactor thread."""
         if self._connections.pop(connection.fd, None) is not None:
             self._epoll.unregister(connection.fd)

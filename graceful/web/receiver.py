@@ -53,9 +53,9 @@ class Receiver:
         begun, intake.exchange = intake.exchange, None
         if begun is not None:
             # Only this one can never be answered; those before it are.
-            begun.through = begun.flushed = True
+            begun.abandon()
             self._drop_spool()
-            self._site.finished(begun)
+            begun.release()
         return self._connection.write_token.end_of_input() and self._spooled is None
 
     def full(self) -> bool:

@@ -10,8 +10,9 @@ Everything here runs in the reactor thread.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final, Protocol
 
 from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -23,13 +24,22 @@ from twisted.web.http_headers import Headers
 
 from graceful.web.exchange import Disconnected, Exchange
 
-if TYPE_CHECKING:
-    from graceful.web.resource_tree import ResourceTree
-
 log = Logger(namespace="graceful")
 
 
 HIGH: Final = 65536
+
+
+class RequestTree(Protocol):
+    """What a channel asks of the tree that answers its request."""
+
+    site: Any
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function in the reactor thread, after what runs there now."""
+
+    def forget(self, exchange: Exchange) -> None:
+        """The exchange is answered, or another handler answers it."""
 
 
 class RequestChannel:
@@ -41,7 +51,7 @@ class RequestChannel:
 
     factory = None  # twisted.web would log through it; our access log does
 
-    def __init__(self, tree: ResourceTree, exchange: Exchange) -> None:
+    def __init__(self, tree: RequestTree, exchange: Exchange) -> None:
         self.site = tree.site
         self.bad_request = False
         self._tree = tree
@@ -95,7 +105,7 @@ class RequestChannel:
         self._leave()
         reason = ConnectionDone() if self._connection.write_token.eof else ConnectionLost()
         self._tell(Failure(reason))
-        self._connection.site.through(self._exchange)
+        self._exchange.release()
 
     def fail(self, status: int) -> None:
         """The request will not answer, or not to the end: say so, or cut what has begun."""
@@ -155,11 +165,7 @@ class RequestChannel:
         if self._over:
             return
         self._leave()
-        try:
-            self._exchange.finish()
-        except Disconnected:
-            self._exchange.flushed = True
-        self._connection.site.through(self._exchange)
+        self._exchange.finish_and_release()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """The form in the body is none."""

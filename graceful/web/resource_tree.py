@@ -156,8 +156,8 @@ class ResourceTree:
     def _render(self, exchange: Exchange) -> None:
         write_token = exchange.connection.write_token
         if write_token.closed or write_token.current is not exchange:
-            exchange.flushed = True  # the client left, or the deadline came, on the way to this thread
-            exchange.connection.site.through(exchange)
+            exchange.abandon()  # the client left, or the deadline came, on the way to this thread
+            exchange.release()
             return
         exchange.handler = self
         stream = self._streams[exchange] = RequestChannel(self, exchange)

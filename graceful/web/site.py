@@ -9,7 +9,6 @@ Request is made at all.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from time import monotonic, time
@@ -17,17 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graceful.config.settings import Settings
 from graceful.web.connection import Connection
-from graceful.web.exchange import LINGERING, Disconnected, Exchange
+from graceful.web.exchange import Disconnected, Exchange
 from graceful.web.limits import Limits
 from graceful.web.prefix_routes import PrefixRoutes
 from graceful.web.register import Register
-from graceful.web.timeouts import Sweep
 
 if TYPE_CHECKING:
     from twisted.web.resource import IResource
 
     from graceful.web.body_spool import Spooler
-    from graceful.web.hub import Hub
     from graceful.web.proxies import TrustedProxies
 
 
@@ -116,7 +113,6 @@ class Site:
         self.draining_since = 0.0
         self.run_id = f"{os.getpid():x}-{os.urandom(4).hex()}"
         self.on_room: Callable[[], None] | None = None
-        self.sweep = Sweep(self)
         self._second = 0
         self._date = self.tail_keep = self.tail_close = ""
         self.tick()
@@ -156,15 +152,6 @@ class Site:
         for connection in self.register.connections:
             assert isinstance(connection, Connection)
             yield connection
-
-    def accepted(self, hub: Hub, sock: socket.socket, peer: Any, server: Any) -> None:
-        """Take an accepted socket in.
-
-        :param peer: what `accept` said of the client.
-        :param server: the listener's own address, host and port.
-        """
-        address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
-        hub.add(Connection(self, hub, sock, address, server))
 
     def spared(self) -> set[Exchange]:
         """The downloads, and the requests that wait behind them on their connections."""
@@ -221,16 +208,8 @@ class Site:
         try:
             exchange.fail(status, RETRY_AFTER if status == 503 else extra)
         except Disconnected:
-            exchange.flushed = True
-        self.through(exchange)
-
-    def through(self, exchange: Exchange) -> None:
-        """Whoever answered has done all it will do; the exchange ends now, or with its last byte."""
-        exchange.through = True
-        if exchange.flushed:
-            self.finished(exchange)
-        elif exchange.connection.write_token.lingering:
-            exchange.phase = LINGERING
+            exchange.abandon()
+        exchange.release()
 
     def finished(self, exchange: Exchange) -> None:
         """The exchange is over: off the register, into the access log.  Any thread; only the first call counts."""

@@ -47,8 +47,8 @@ class Runner:
         """Answer the exchange.  In a thread of the pool."""
         connection = exchange.connection
         if connection.write_token.current is not exchange or connection.write_token.closed:
-            exchange.flushed = True  # the client left, or the deadline came, while it waited for a thread
-            connection.site.through(exchange)
+            exchange.abandon()  # the client left, or the deadline came, while it waited for a thread
+            exchange.release()
             return
         exchange.phase = APPLICATION
         set_current(exchange)
@@ -76,11 +76,14 @@ class Runner:
                     exchange.inside = was
                 return exchange.push
 
+            # 1. Into the application's code, where a takedown may be raised.
             exchange.inside = True
             result = exchange.handler.application(environ, start_response)
+            # 2. Out of it; then look for a takedown, and clear what has not been raised yet.
             exchange.inside = False
             if exchange.aim is not None:
                 settle(exchange.aim)
+            # 3. Send the answer; _send() goes into an iterator and out of it by the same steps.
             if type(result) is list and len(result) == 1 and exchange.offer is None:
                 exchange.finish(result[0])
             else:
@@ -93,6 +96,7 @@ class Runner:
                     set_exception(aim.thread, NOTHING)
             self._failed(exchange, error)
         finally:
+            # 4. Close what the application gave, and cancel what it wanted to have called.
             if exchange.phase == APPLICATION:
                 exchange.phase = SENDING
             if type(result) is not list:
@@ -103,10 +107,11 @@ class Runner:
                 for hook in exchange.hooks.copy():
                     hook.cancel()
             exchange.environ = None  # which refers to the exchange
+            # 5. Let go: the event loop goes on with the answer, or the exchange is released.
             if handed_over is not None:
                 handed_over()
             else:
-                connection.site.through(exchange)
+                exchange.release()
 
     @staticmethod
     def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
@@ -165,11 +170,11 @@ class Runner:
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
         """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
         if isinstance(error, Disconnected):
-            exchange.flushed = True
+            exchange.abandon()
             return
         if exchange.aim is not None:
             # Its client has its answer.  What was done to the thread comes up as whatever the code makes of it.
-            exchange.flushed = True
+            exchange.abandon()
             if not isinstance(error, Takedown):
                 log.info("{exchange}: the takedown ended in {error!r}", exchange=exchange, error=error)
             return
@@ -196,7 +201,7 @@ class Runner:
         try:
             exchange.fail(status, extra)
         except Disconnected:
-            exchange.flushed = True
+            exchange.abandon()
 
 
 def _hand_over(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:

@@ -31,6 +31,7 @@ from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 from graceful.web.site import Site
+from graceful.web.timeouts import Sweep
 
 HOST = b"Host: a\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -303,6 +304,7 @@ class Engine:
         self.disk = SlowDisk(self.hub.call)
         test.patch(body_module, "tempfile", SimpleNamespace(TemporaryFile=self.disk.open))
         self.site = Site(None, Settings(**settings), record=record, proxies=proxies, spooler=self.disk)
+        self.sweep = Sweep(self.site)
         self.site.serve(self.handler)
         test.addCleanup(self.hub.stop)
 
@@ -344,7 +346,7 @@ class Engine:
         """Answer an exchange whose turn it is, as a thread would, before the reactor does anything."""
         exchange.start(status, list(fields))
         exchange.finish(body)
-        self.site.through(exchange)
+        exchange.release()
 
 
 class Answer(NamedTuple):
@@ -441,7 +443,7 @@ class Case(SynchronousTestCase):
     def end(self, exchange: Exchange, last: bytes = b"") -> None:
         """End an answer."""
         exchange.finish(last)
-        self.engine.site.through(exchange)
+        exchange.release()
         self.engine.turn()
 
     def nothing_left(self) -> None:

@@ -133,7 +133,7 @@ class SendTests(Case):
             self.assertEqual(exchange.sent, number * BLOCK)
         self.engine.turn()
         self.assertEqual(asked[-1], (4 * BLOCK, len(BIG) - 4 * BLOCK))
-        self.assertTrue(exchange.through)
+        self.assertTrue(exchange.released)
 
     def test_kernel_holds_little_during_the_file(self) -> None:
         """While it lasts the kernel takes little ahead, where that can be said; afterwards as much as ever."""
@@ -156,7 +156,7 @@ class SendTests(Case):
         self.answer(self.engine.asked[2], body=b"last")
         bodies = [answer.body for answer in parse_answers(data + client.take())]
         self.assertEqual(bodies, [BIG, BIG[:300_000], b"last"])
-        self.assertTrue(exchange.through)
+        self.assertTrue(exchange.released)
         self.leave(client)
 
     def test_last_answer_closes_the_connection(self) -> None:
@@ -303,7 +303,7 @@ class FetchTests(Case):
             leave(client)
             self.engine.turn()
             self.assertEqual(len(self.descriptors()), 1)
-            self.assertTrue(exchange.flushed)
+            self.assertTrue(exchange._flushed)
             self.assertEqual(self.engine.in_flight, [])
             read: list[int] = []
             self.patch(os, "pread", lambda fd, count, offset, read=read: read.append(fd) or b"")
@@ -319,15 +319,15 @@ class FetchTests(Case):
         client.take()
         timeout = self.engine.site.settings.send_timeout
         self.clock.advance(timeout * 3)
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.assertEqual(self.engine.open, 1)
         self.disk.work()
         self.engine.reactor.run()  # it is there, and the epoll has not been asked yet
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.assertEqual(self.engine.open, 1)
         self.engine.turn()
         self.clock.advance(timeout + 1)
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.assertTrue(client.socket.reset)
         self.disk.work()
         self.nothing_left()
@@ -362,13 +362,13 @@ class LeaveTests(Case):
             self.nothing_left()
             self.assertEqual(len(self.engine.asked), 1)
             self.engine.asked.clear()
-            self.assertTrue(exchange.through)
+            self.assertTrue(exchange.released)
 
     def test_client_leaves_after_the_last_byte(self) -> None:
         """After the kernel has all of it."""
         client, exchange = self.begin(part=(0, 1000))
         self.engine.turn()
-        self.assertTrue(exchange.flushed)
+        self.assertTrue(exchange._flushed)
         self.leave(client)
 
     def test_client_that_takes_nothing_is_reset(self) -> None:
@@ -378,12 +378,12 @@ class LeaveTests(Case):
         timeout = self.engine.site.settings.send_timeout
         for _ in range(3):
             self.clock.advance(timeout - 1)
-            self.engine.site.sweep(self.clock.seconds())
+            self.engine.sweep(self.clock.seconds())
             client.take(300_000)
             self.engine.turn()
             self.assertEqual(self.engine.open, 1)
         self.clock.advance(timeout + 1)
-        lines = self.logged(lambda: self.engine.site.sweep(self.clock.seconds()))
+        lines = self.logged(lambda: self.engine.sweep(self.clock.seconds()))
         self.assertTrue(any("takes nothing" in line and str(exchange.id) in line for line in lines))
         self.assertTrue(client.socket.reset)
         self.nothing_left()
@@ -488,7 +488,7 @@ class ForeignTests(Case):
         transport, protocol, exchange = self.begin_there(get(0), get(1))
         self.engine.turn()
         most = 0
-        while not exchange.through:
+        while not exchange.released:
             self.engine.turn()
             most = max(most, len(transport.written) - transport.taken)
             transport.take()
@@ -563,7 +563,7 @@ class ForeignTests(Case):
         transport, protocol, _ = self.begin_there()
         self.engine.turn()
         self.clock.advance(self.engine.site.settings.send_timeout + 1)
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.assertTrue(transport.aborted)
         protocol.connectionLost(Failure(ConnectionDone()))
         self.nothing_left()

@@ -719,7 +719,7 @@ class PublicTests(Case):
                 answer = self.get(self.request(prefix, method))
                 self.assertEqual((answer.status, answer.fields["allow"]), (405, "GET, HEAD"))
                 self.assertEqual([exchange for exchange in self.engine.in_flight if exchange.status != 405], [])
-                self.assertTrue(all(exchange.through for exchange in self.engine.in_flight))
+                self.assertTrue(all(exchange.released for exchange in self.engine.in_flight))
         self.assertEqual(self.upstream.asked, [])
 
     def test_refuses_method_of_a_client_that_left(self) -> None:

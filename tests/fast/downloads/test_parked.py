@@ -481,7 +481,7 @@ class TimeTests(Case):
         client, _ = self.park(timeout=10_000)
         stream, _ = self.park(timeout=10_000, stream=True)
         self.clock.advance(5_000)
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.engine.turn()
         self.assertEqual((self.engine.open, len(self.parking_lot)), (2, 2))
         client.close()

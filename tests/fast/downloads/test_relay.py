@@ -286,7 +286,7 @@ class PressureTests(Case):
         client, response = self.flowing(length=1_000_000, buffer=5000)
         self.fill(response)
         self.clock.advance(self.engine.site.settings.send_timeout + 1)
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.assertTrue(client.socket.reset and response.closed)
         self.nothing_left()
 

@@ -41,8 +41,8 @@ class TakeDownTests(Case):
         self.assertEqual(exchange.status, 503)
         exchange.start("200 OK", [])
         self.assertRaises(Disconnected, exchange.finish, b"late")
-        exchange.flushed = True
-        self.engine.site.through(exchange)
+        exchange.abandon()
+        exchange.release()
         self.assertEqual(client.take(), b"")
         client.close()
         self.nothing_left()
@@ -99,7 +99,7 @@ class TakeDownTests(Case):
             (answer,) = parse_answers(client.take())
             self.assertFalse(answer.whole)
             self.assertRaises(Disconnected, exchange.write, b"more")
-            self.engine.site.through(exchange)
+            exchange.release()
             self.nothing_left()
 
     def test_cuts_answer_being_sent(self) -> None:
@@ -174,8 +174,8 @@ class DeadlineTests(Case):
     def ends(self, exchange: Exchange) -> None:
         """Let the thread that works for an exchange notice that it is gone."""
         del self.working[exchange]
-        exchange.flushed = True
-        self.engine.site.through(exchange)
+        exchange.abandon()
+        exchange.release()
 
     def test_ends_at_once_with_nothing_left(self) -> None:
         """With nothing left it is through at once."""

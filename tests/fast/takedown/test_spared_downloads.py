@@ -192,7 +192,7 @@ class StoppingTests(Case):
         self.assertTrue(self.stopping.has_leftovers())
         other.close()
         self.assertTrue(self.stopping.has_leftovers())  # its thread has not noticed yet
-        self.engine.site.through(exchange)
+        exchange.release()
         self.assertFalse(self.stopping.has_leftovers())
         self.leave(client)
 

@@ -100,6 +100,10 @@ class Watched(Exchange):
         self.world.ours("starts")
         super().start(status, headers)
 
+    def release(self) -> None:
+        """The thread is done with it."""
+        self.world.count_release()
+
     def __getattribute__(self, name: str) -> Any:
         if name in ("inside", "aim"):
             scheduler = object.__getattribute__(self, "scheduler")
@@ -120,10 +124,8 @@ class World:
         self.interpreter = Interpreter(scheduler)
         self._scheduler = scheduler
         self._shots = shots
-        self.through = 0
-        site = SimpleNamespace(
-            draining=False, hand_over=None, tail_keep="\r\n", tail_close="\r\n", through=self._through
-        )
+        self.releases = 0
+        site = SimpleNamespace(draining=False, hand_over=None, tail_keep="\r\n", tail_close="\r\n")
         connection: Any = SimpleNamespace(
             site=site,
             peer="",
@@ -152,9 +154,10 @@ class World:
     def _send(self, *ignored: object) -> None:
         self.ours("sends")
 
-    def _through(self, exchange: Exchange) -> None:
-        self.ours("is through")
-        self.through += 1
+    def count_release(self) -> None:
+        """The server releases the exchange."""
+        self.ours("releases")
+        self.releases += 1
 
     def serve(self) -> None:
         """What the thread does."""
@@ -174,8 +177,8 @@ class World:
         self.exchange.scheduler = None
         if self.interpreter.wrong:
             raise Violation(f"an exception was raised outside of the application: {self.interpreter.wrong}")
-        if self.through != 1:
-            raise Violation(f"through {self.through} times")
+        if self.releases != 1:
+            raise Violation(f"released {self.releases} times")
         if self.interpreter.pending is not None:
             raise Violation("an exception is left over for the next exchange")
         if self.exchange.inside:

@@ -172,7 +172,7 @@ class UploadTests(Case):
                     self.engine.disk.work()
                     self.engine.turn()
                     for exchange in self.engine.asked:
-                        self.engine.site.through(exchange)
+                        exchange.release()
                     self.nothing_left()
                     self.assertTrue(all(file.closed for file in self.engine.disk.files))
 

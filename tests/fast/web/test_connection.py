@@ -281,7 +281,7 @@ class HalfCloseTests(Case):
         client, exchange = self.ask()
         client.finish()
         self.assertEqual((self.engine.open, self.engine.handler.left), (0, [exchange]))
-        self.engine.site.through(exchange)
+        exchange.release()
         self.nothing_left()
 
     def test_slow_reader(self) -> None:
@@ -347,7 +347,7 @@ class SlowReaderTests(Case):
         client.close()
         self.assertEqual((self.engine.open, self.engine.handler.left), (0, [exchange]))
         self.assertRaises(Disconnected, exchange.write, b"x")
-        self.engine.site.through(exchange)
+        exchange.release()
         self.nothing_left()
 
     def test_leaves_before_the_answer(self) -> None:
@@ -357,8 +357,8 @@ class SlowReaderTests(Case):
             client.socket.script.append(error)
             exchange.start("200 OK", [])
             self.assertRaises(Disconnected, exchange.finish, b"x")
-            exchange.flushed = True
-            self.engine.site.through(exchange)
+            exchange.abandon()
+            exchange.release()
             self.nothing_left()
             self.assertTrue(client.socket.closed)
 
@@ -396,7 +396,7 @@ class SlowReaderTests(Case):
 
             self.patch(WriteToken, "sent", and_a_thread)
             got = client.take()
-            self.engine.site.through(exchange)
+            exchange.release()
             self.assertEqual((len(parse_answers(got)[0].body), client.eof), (100_000, data == CLOSE or cut))
             if client.eof:
                 client.close()
@@ -538,7 +538,7 @@ class SenderTests(Case):
             self.engine.turn()
             self.assertTrue(client.socket.closed)
             self.assertRaises(Disconnected, exchange.write, b"x")
-            self.engine.site.through(exchange)
+            exchange.release()
             self.nothing_left()
 
     def test_close_with_a_rest(self) -> None:
@@ -551,7 +551,7 @@ class SenderTests(Case):
         self.engine.turn()
         self.assertTrue(client.socket.closed)
         self.assertTrue(self.engine.site.budget.room())
-        self.engine.site.through(exchange)
+        exchange.release()
         self.nothing_left()
 
     def test_reset_is_remembered(self) -> None:

@@ -50,7 +50,7 @@ class Case(SynchronousTestCase):
         for piece in pieces:
             exchange.write(piece)
         exchange.finish(last)
-        self.engine.site.through(exchange)
+        exchange.release()
         return self.read(client, method), client
 
     def refused(self, error: type[Exception], status: Any = "200 OK", *fields: Any) -> None:

@@ -137,13 +137,13 @@ class LifeTests(Case):
         self.assertEqual(self.phases(), ["sending"])
         client.take()
         self.assertEqual(self.phases(), ["sending"])
-        self.engine.site.through(exchange)
+        exchange.release()
         self.assertEqual(self.phases(), [])
         _, exchange = self.ask()
         exchange.start("200 OK", [])
         exchange.finish(b"x")
         self.assertEqual(self.phases(), ["sending"])
-        self.engine.site.through(exchange)
+        exchange.release()
         self.assertEqual((self.phases(), self.engine.site.register.finished), ([], 2))
 
     def test_last_on_its_connection(self) -> None:
@@ -169,7 +169,7 @@ class LifeTests(Case):
         self.answer(exchange)
         for _ in range(3):
             self.engine.site.finished(exchange)
-            self.engine.site.through(exchange)
+            exchange.release()
         client.close()
         self.assertEqual(records, [exchange.id])
 

@@ -33,7 +33,7 @@ class Timed(Case):
     def sweep(self) -> None:
         """Look at all connections now."""
         self.engine.turn()
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.engine.turn()
 
     def wait(self, seconds: float) -> None:
@@ -86,7 +86,7 @@ class FreshTests(Timed):
         client = self.engine.connect()
         self.clock.advance(HEADER + 1)
         client.end.send(GET)
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.answer(self.engine.asked[0])
         self.assertEqual(self.bodies(client), [b"/"])
 
@@ -251,7 +251,7 @@ class ReceivingTests(Timed):
         self.assertEqual(client.take(), b"")
         self.engine.disk.work()
         self.engine.reactor.run()
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.engine.turn()
         client.send(data[:1000])
         self.assertEqual(client.take(), b"")
@@ -272,7 +272,7 @@ class ReceivingTests(Timed):
         client, exchange = self.ask(get(1) + EXPECT)
         self.wait(10 * SEND)
         self.answer(exchange)
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.engine.turn()
         client.send(b"hello")
         self.answer(self.engine.asked[1])
@@ -364,7 +364,7 @@ class SendingTests(Timed):
             self.assertFalse(client.socket.closed)
             self.wait(1.1)
             self.assertTrue(client.socket.closed and client.socket.reset)
-            self.engine.site.through(exchange)
+            exchange.release()
         self.nothing_left()
 
     def test_counts_from_the_last_progress(self) -> None:
@@ -473,5 +473,5 @@ class SweepTests(Timed):
         self.clock.advance(LONG)
         for client in clients:
             client.end.close()
-        self.engine.site.sweep(self.clock.seconds())
+        self.engine.sweep(self.clock.seconds())
         self.nothing_left()

@@ -159,9 +159,9 @@ class World:
                 self._answer(exchange)
                 self.answered.append(name)
             except Disconnected:
-                exchange.flushed = True
+                exchange.abandon()
             self.scheduler.checkpoint("is through")
-            self.site.through(exchange)
+            exchange.release()
 
         self.scheduler.spawn(f"thread {name}", run)
 
