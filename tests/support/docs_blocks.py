@@ -1,8 +1,8 @@
 """What README.md and docs/ show: blocks of code, and commands in the middle of a sentence.
 
-Documentation rots silently: an option is renamed, a log line gets a word more, and whoever follows the text is the
-first to find out.  So every block has a name, by which a test finds it and runs it; and a test sees to it that no
-block and no command is without one.
+Documentation rots silently: an option is renamed, a log line gets a word more, and a reader who follows the text is
+the first to find out.  So every block has a name, by which a test finds it and runs it; and a test makes sure that
+every block and every command has one.
 
 In Markdown the name stands in a comment before the fence, `<!-- example: NAME -->`; in reStructuredText it is the
 `:name:` of a code-block.
@@ -18,7 +18,8 @@ from attrs import frozen
 
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.rst")))
+DOCS = ROOT / "docs"
+PAGES = (README, *sorted(page for page in DOCS.rglob("*.rst") if DOCS / "_build" not in page.parents))
 
 _NAME = re.compile(r"<!-- example: (\S+) -->")
 _FENCE = re.compile(r"```(\w*)")
@@ -35,7 +36,7 @@ _PROGRAM = re.compile(
 class Block:
     """A block of code.
 
-    :ivar page: the file's name.
+    :ivar page: the path of the file in the checkout.
     :ivar name: empty if it has none.
     :ivar text: without indentation, with a line end.
     :ivar span: the numbers of its first line and of the one behind its last, counted from 0.
@@ -50,7 +51,8 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """Return the blocks of a page, in their order."""
     lines = page.read_text().splitlines()
-    return _fenced(page.name, lines) if page.suffix == ".md" else _directives(page.name, lines)
+    path = str(page.relative_to(ROOT))
+    return _fenced(path, lines) if page.suffix == ".md" else _directives(path, lines)
 
 
 def _fenced(page: str, lines: list[str]) -> list[Block]:
