@@ -1,6 +1,7 @@
 """Real threads, really stuck, in every way that the documentation's table names.
 
-What the table says is what happens here: this test makes its rows, and compares them with `docs/how-it-works/stuck.csv`.
+What the table says is what happens here: this test makes its rows, and compares them with
+`docs/how-it-works/stuck.csv`.
 """
 
 from __future__ import annotations

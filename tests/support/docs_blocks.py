@@ -30,6 +30,7 @@ _PROGRAM = re.compile(
     r"(?:\S*/)?(?:bash|curl|docker|git|graceful|gunicorn|haproxy|journalctl|kill|make|pip|pytest|python3?|sphinx-build"
     r"|systemctl|trial|twistd?|uwsgi) "
 )
+_TABLE = ("", ".. list-table::", "   :header-rows: 1", "   :widths: 28 16 56", "")
 
 
 @frozen
@@ -117,14 +118,19 @@ def by_name() -> dict[str, Block]:
 
 
 def option_tables(text: str) -> str:
-    """Return the README's tables of options.
+    """Return the reference's tables of options, one for each group of them.
 
     :param text: what `twistd graceful-app --help` says on a wide terminal.
     """
     tables = []
     for group in re.findall(r"^(\w[\w ]*):\n((?:  --.*\n(?: {28}.*\n)*)+)", text, re.MULTILINE):
-        rows = [f"**{group[0]}**", "", "| option | default | |", "|---|---|---|"]
+        rows = [group[0], "~" * len(group[0]), *_TABLE, *_row("option", "default", "meaning")]
         for option in re.findall(r"  (--\S+(?: [A-Z/=±\[\]]+)?)\s+(.*?)(?: \[([^\]]*)\])?\n", group[1]):
-            rows.append(f"| `{option[0]}` | {option[2]} | {option[1]} |")
+            rows += _row(f"``{option[0]}``", option[2], option[1])
         tables.append("\n".join(rows) + "\n")
     return "\n".join(tables)
+
+
+def _row(*cells: str) -> list[str]:
+    """Return the lines of a row of a list-table."""
+    return [f"   {'*' if number == 0 else ' '} - {cell}".rstrip() for number, cell in enumerate(cells)]
