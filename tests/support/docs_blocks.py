@@ -28,7 +28,7 @@ _OPTION = re.compile(r" +:name: (\S+)")
 _CODE = re.compile(r"(?<![`\w])(`{1,2})([^`\n]+)\1(?!`)")
 _PROGRAM = re.compile(
     r"(?:\S*/)?(?:bash|curl|docker|git|graceful|gunicorn|haproxy|journalctl|kill|make|pip|pytest|python3?|sphinx-build"
-    r"|systemctl|trial|twistd?|uwsgi) "
+    r"|systemctl|trial|twistd?|uvicorn|uwsgi) "
 )
 _TABLE = ("", ".. list-table::", "   :header-rows: 1", "   :widths: 28 16 56", "")
 
