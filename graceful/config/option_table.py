@@ -48,7 +48,7 @@ def limit_of(text: str) -> Limit | str:
 
 
 def _requests(text: str) -> tuple[int, int] | str:
-    """So many, give or take so many: `10000`, `10000±500`, or for keyboards without that sign, `10000+-500`."""
+    """A number with a jitter: `10000`, `10000±500`, or for keyboards without that sign, `10000+-500`."""
     most, _, jitter = text.replace("+-", "±").partition("±")
     if not (_WHOLE.fullmatch(most) and _WHOLE.fullmatch(jitter or "0")) or text.endswith(("±", "-")):
         return text
@@ -82,21 +82,22 @@ TRUSTED_PROXY: Final = Option(
     "trusted-proxy",
     "CIDR",
     "nobody",
-    "Believe what this network, address, or unix (every peer on a Unix socket) says in X-Forwarded-For and "
-    "-Proto, Forwarded and X-Request-Id. Can be repeated.",
+    "Believe X-Forwarded-For and -Proto, Forwarded and X-Request-Id from this network or address, or with unix "
+    "from every peer on a Unix socket. Can be repeated.",
 )
 REQUEST_TIMEOUT: Final = Option(
     "request-timeout",
     "SECONDS",
     "none",
-    "How long a request may run; the application is told, and a quarter of it (at most 5 s) later it is taken down. "
-    "/PREFIX=SECONDS for some requests; with :report behind it, it is only reported. Can be repeated.",
+    "How long a request may run. The application can ask for what is left; a request that exceeds its limit by a "
+    "quarter (at most 5 s) is taken down. /PREFIX=SECONDS limits some requests; :report after the number only "
+    "reports them. Can be repeated.",
 )
 REPORT_HIDE: Final = Option(
     "report-hide",
     "NAME",
     "",
-    "A query value or header that no report may show, as cookies and credentials are not. Can be repeated.",
+    "Query value or header that no report shows; cookies and credentials are never shown. Can be repeated.",
 )
 DOWNLOAD: Final = Option(
     "download",
@@ -108,38 +109,38 @@ INTERNAL_DOWNLOAD: Final = Option(
     "internal-download",
     "/PREFIX=TARGET",
     "none",
-    "Likewise, what the application's X-Accel-Redirect may name. Can be repeated.",
+    "Serve paths that the application's X-Accel-Redirect names; TARGET is as for --download. Can be repeated.",
 )
 STATUS_LISTEN: Final = Option(
     "status-listen",
     "ENDPOINT",
     "nowhere",
-    "Show health, metrics and the status page there, read-only; for loopback or a private address, such as "
+    "Serve health, metrics and the status page there, read-only; use loopback or a private address, such as "
     "tcp:9090:interface=127.0.0.1. Can be repeated.",
 )
 LOG_FORMAT: Final = Option(
     "log-format",
     "FORMAT",
     "text",
-    "How twistd's log is written: text, or json for one JSON object a line.",
+    "Format of twistd's log: text, or json for one JSON object a line.",
 )
 TAKEOVER: Final = Option(
     "takeover",
     "",
     "",
-    "Take the sockets of the server that answers at --control, which then finishes what it has; if none does, bind.",
+    "Take over the sockets of the server that answers at --control, which then drains; if none answers, bind them.",
 )
 CHDIR: Final = Option(
     "chdir",
     "DIR",
     "none",
-    "Run the application there. A successor looks it up anew: a symbolic link may lead to another release by then.",
+    "Run the application there. A successor resolves the path again: a symbolic link may lead elsewhere by then.",
 )
 CHECK: Final = Option(
     "check",
     "",
     "",
-    "Import the application, check the options and that the sockets can be bound; serve nothing.",
+    "Check the options, import the application and bind the sockets, as a start does; serve nothing.",
 )
 
 GROUPS: Final = {
@@ -156,21 +157,21 @@ GROUPS: Final = {
             "keep-alive",
             "SECONDS",
             "75",
-            "How long clients may reuse an idle connection; it is kept a second longer than they are told.",
+            "How long clients may reuse an idle connection; the server keeps it a second longer than announced.",
             _seconds,
         ),
         Option(
             "header-timeout",
             "SECONDS",
             "20",
-            "Within this time the head of a request must be complete.",
+            "Time in which the head of a request must be complete.",
             _seconds,
         ),
         Option(
             "send-timeout",
             "SECONDS",
             "60",
-            "How long a client may neither take nor send anything in the middle of a body.",
+            "How long a client may send or receive nothing in the middle of a body.",
             _seconds,
         ),
         TRUSTED_PROXY,
@@ -205,14 +206,14 @@ GROUPS: Final = {
             "workers",
             "N",
             "1",
-            "Processes that serve. With more than 1, this one only starts them, watches them and holds the sockets.",
+            "Processes that serve. With more than 1, a supervisor starts them, watches them and holds the sockets.",
             _whole,
         ),
         Option(
             "max-requests",
             "N[±JITTER]",
             "never",
-            "Replace a worker after about so many requests; with a jitter, also written +-, not all at once.",
+            "Replace a worker after N requests; with a JITTER, also written +-, not all of them at the same time.",
             _requests,
         ),
         Option(
@@ -230,14 +231,14 @@ GROUPS: Final = {
             "upstream-connect-timeout",
             "SECONDS",
             "5",
-            "Within this time a file store must take a connection.",
+            "Time in which a file store must accept a connection.",
             _seconds,
         ),
         Option(
             "upstream-timeout",
             "SECONDS",
             "60",
-            "How long a file store may say nothing.",
+            "How long a file store may send nothing.",
             _seconds,
         ),
     ),
@@ -253,7 +254,7 @@ GROUPS: Final = {
             "download-deadline",
             "SECONDS",
             "3600",
-            "Likewise for downloads, which hold no thread.",
+            "How long downloads, which hold no thread, may run once the sockets are closed.",
             _seconds,
         ),
         Option(
@@ -293,21 +294,21 @@ GROUPS: Final = {
             "health-path",
             "PATH",
             "/+haproxy",
-            "Where a balancer asks whether to send requests; '' for nowhere.",
+            "Path at which a balancer asks whether to send requests; '' for none.",
             str,
         ),
         Option(
             "going-down-status",
             "STATUS",
             "503",
-            "What it is answered once it should not; 404 for HAProxy's disable-on-404.",
+            "Status at that path once the balancer should send nothing more; 404 for HAProxy's disable-on-404.",
             _whole,
         ),
         Option(
             "control",
             "PATH",
             "graceful.sock beside the pid file",
-            "Unix socket for the graceful command; '' for none. NAME.sock beside a NAME.pid that is not twistd.pid.",
+            "Unix socket for the graceful command; '' for none. With a NAME.pid other than twistd.pid, NAME.sock.",
             str,
         ),
         Option("control-mode", "MODE", "600", "Permissions of that socket, octal.", _octal),
@@ -329,7 +330,7 @@ GROUPS: Final = {
             "max-draining",
             "N",
             "5",
-            "How many predecessors may still finish what they have; with one more, the oldest takes down its rest.",
+            "How many predecessors may drain at a time; with one more, the oldest takes down what it has left.",
             _whole,
         ),
     ),
@@ -354,7 +355,7 @@ PARAMETERS: Final = [option for group in GROUPS.values() for option in group if 
 DESCRIPTION: Final = (
     "Serves a WSGI application. On SIGTERM it closes its sockets, finishes every live request, and exits. "
     "MODULE is imported as Python imports it, also from the current directory; CALLABLE is by default "
-    "application, or else app. Without a MODULE a built-in demo is served. Defaults stand in brackets."
+    "application, or else app. Without a MODULE a built-in demo is served. Defaults are in brackets."
 )
 
 _EXAMPLES: Final = """\

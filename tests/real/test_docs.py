@@ -24,7 +24,7 @@ import setuptools
 from graceful.config.settings import Settings
 from graceful.process.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
 from tests.support.clients import Connection, request
-from tests.support.docs_blocks import PAGES, README, ROOT, blocks, by_name, commands, option_tables
+from tests.support.docs_blocks import DOCS, PAGES, README, ROOT, blocks, by_name, commands, option_tables
 from tests.support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, gone, lines_of, replaced, shown
 from tests.support.gate import Gate
 from tests.support.haproxy import ONE_THREAD
@@ -32,13 +32,12 @@ from tests.support.home import UNPRIVILEGED
 from tests.support.load import Load
 from tests.support.nginx import Nginx
 from tests.support.ports import free_port
-from tests.support.server import KEEPS_READING, LOOPBACK, PROGRAMS, Server
+from tests.support.server import APPLICATIONS, KEEPS_READING, LOOPBACK, PROGRAMS, Server
 from tests.support.waiting import wait_for
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
 NOT_RUN = {
-    "develop": "`make test` is what runs this; `make bench` takes minutes, and servers that the tests do not need",
     "systemctl": "there is no systemd as process 1 on a test machine; the unit's own command is run",
     "docker-run": "there is no Docker on a test machine; the image's command is run",
     "stop-states": "a drawing",
@@ -52,14 +51,17 @@ COMMANDS = {
     "twistd web": "stock Twisted",
     "twistd web --wsgi": "stock Twisted",
     "twistd -n web --wsgi mysite.wsgi.application": "stock Twisted",
+    "uvicorn --interface wsgi mysite.wsgi:app": "another server; the tests do not need it",
     "twistd -n graceful-app mysite.wsgi": "test_names",
-    "twistd -n graceful-app mysite.wsgi:application": "test_applications",
+    "twistd -n graceful-app mysite.wsgi:application": "test_names",
+    "twistd -n graceful-app mysite.wsgi:app": "a name; test_names has its like",
     "twistd graceful-app": "a name",
     "twistd graceful-app --help": "test_options",
     "twist graceful-app": "a name",
-    "make test": "see `develop`",
-    "make bench": "see `develop`",
-    "make redeploy": "a benchmark; see `develop`",
+    "make demo": "test_demo",
+    "make test": "it is what runs this",
+    "make bench": "a benchmark: it takes minutes, and servers that the tests do not need",
+    "make redeploy": "a benchmark",
     "python bench/deploys.py": "a benchmark",
     "python bench/downloads.py --rounds 3": "a benchmark",
     "python bench/redeploy.py --ways takeover --redeploys 100 --requests 1000000": "a benchmark",
@@ -68,9 +70,9 @@ COMMANDS = {
     "systemctl stop": "see `systemctl`",
     "systemctl restart": "see `systemctl`",
     "systemctl kill": "see `systemctl`",
-    "kill -HUP": "test_hang_up",
     "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
     "twistd --python": "a name; see `tac-run`",
+    "pip install .": "test_install",
     "pip install --editable": "what not to do",
     "graceful status": "test_watching",
     "graceful status --json": "test_watching",
@@ -80,7 +82,6 @@ COMMANDS = {
     "graceful stop --wait gone": "test_watching",
     "graceful stop --deadline SECONDS": "tests/real/test_control.py",
     "graceful stop --quiet": "tests/real/test_control.py",
-    "graceful wait": "tests/real/test_control.py",
     "graceful wait closed": "tests/real/test_control.py",
     "graceful wait gone": "tests/real/test_control.py",
     "graceful extend SECONDS": "tests/real/test_control.py",
@@ -135,6 +136,11 @@ def test_every_command_is_known() -> None:
     assert {command for page in PAGES for command in commands(page)} == COMMANDS.keys()
 
 
+def test_readme_is_short() -> None:
+    """The README is a door: what takes more than a screen or two stands in docs/."""
+    assert len(README.read_text().splitlines()) <= 150
+
+
 def test_links() -> None:
     """Every file that the README links to exists."""
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
@@ -142,9 +148,21 @@ def test_links() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_figures() -> None:
+    """The README's figures are those of the benchmarks, server by server."""
+    table = README.read_text().partition("<!-- figures: make bench -->\n")[2].partition("<!-- /figures -->")[0]
+    rows = [[cell.strip("* ") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert len(rows) == 5
+    measured = (DOCS / "reference" / "benchmarks.rst").read_text().replace("*", "")
+    for server, small, large in rows:
+        short = server.partition(" ")[0]
+        assert re.search(rf"^{re.escape(server)} +{small} ", measured, re.MULTILINE), server
+        assert re.search(rf"^{short} +{large} ", measured, re.MULTILINE), server
+
+
 def test_every_module_is_told_of() -> None:
     """The table of files names what exists, and leaves no module out."""
-    told = re.findall(r"`(\S+(?:\.py|/))` ", (ROOT / "docs" / "inside.rst").read_text())
+    told = re.findall(r"`(\S+(?:\.py|/))` ", (DOCS / "how-it-works" / "inside.rst").read_text())
     assert [path for path in told if not (ROOT / path).exists()] == []
     modules = [path.relative_to(ROOT) for path in ROOT.glob("graceful/**/*.py")]
     left_out = [
@@ -155,20 +173,29 @@ def test_every_module_is_told_of() -> None:
     assert left_out == []
 
 
-@runs("help")
+def options_shown() -> str:
+    """Return the tables of options in the reference."""
+    start, end = ".. options: twistd graceful-app --help\n", ".. /options\n"
+    return (DOCS / "reference" / "options.rst").read_text().partition(start)[2].partition(end)[0]
+
+
+def known_options() -> set[str]:
+    """Return the options that the reference has."""
+    return set(re.findall(r"\* - ``(--[a-z-]+)", options_shown()))
+
+
+@runs("usage")
 def test_options(site: Site) -> None:
-    """The options in README and reference are those of `--help`, with their defaults and words."""
+    """The options in the reference are those of `--help`, with their defaults and words."""
     wide = site.shell("COLUMNS=2000 twistd graceful-app --help")
-    start, end = "<!-- options: twistd graceful-app --help -->\n", "<!-- /options -->"
-    table = README.read_text().partition(start)[2].partition(end)[0]
-    assert table.strip() == option_tables(wide).strip()
-    assert set(re.findall(r"  (--[a-z-]+)", wide)) == set(re.findall(r"\| `(--[a-z-]+)", table))
-    assert shown("help") == site.shell("COLUMNS=80 twistd graceful-app --help").rstrip("\n") + "\n"
+    assert options_shown().strip() == option_tables(wide).strip()
+    assert set(re.findall(r"  (--[a-z-]+)", wide)) == known_options()
+    assert f"Usage: {shown('usage')}" in wide
 
 
 def test_names_of_options() -> None:
     """An option that the text gives to graceful-app exists."""
-    known = set(re.findall(r"--[a-z-]+", shown("help")))
+    known = known_options()
     for block in by_name().values():
         for line in block.text.replace("\\\n", " ").splitlines():
             given = line.partition("graceful-app ")[2].partition("#")[0]
@@ -192,12 +219,13 @@ def test_last_limit() -> None:
 
 
 @runs("install", "start-install")
-@pytest.mark.parametrize("name", ["install", "start-install"])
-def test_install(site: Site, name: str) -> None:
-    """`pip install .` in a checkout makes an environment in which Twisted knows `graceful-app`.
+def test_install(site: Site) -> None:
+    """`pip install` of the package makes an environment in which the README's command serves.
 
-    Without a network: what graceful needs is found beside the tests, and so its commands are not made anew.
+    Without a network: the package is a wheel of this checkout, and what it needs is found beside the tests.
     """
+    name = re.search(r'^name = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert name is not None
     for source in ("graceful", "twisted"):
         shutil.copytree(ROOT / source, site.path / source, ignore=shutil.ignore_patterns("__pycache__"))
     for source in ("_graceful_app.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -208,14 +236,24 @@ def test_install(site: Site, name: str) -> None:
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this name as its opposite
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_FIND_LINKS": str(site.path / "wheels"),
     }
-    site.shell(shown(name), timeout=120)
-    del site.environment["PYTHONPATH"]
+    create, install = shown("start-install").splitlines()
+    readme, serve = shown("install").splitlines()
+    assert readme == f"pip install {name[1]}"
+    assert install.endswith(f" -m {readme}")
+    site.shell(create)
+    site.shell(".venv/bin/python -m pip wheel --no-deps --wheel-dir wheels .", timeout=120)
+    site.shell(install, timeout=120)
+    for source in ("graceful", "twisted"):
+        shutil.rmtree(site.path / source)
     (installed,) = site.path.glob(".venv/lib/python*/site-packages")
     (installed / "beside.pth").write_text(f"{beside}\n")
-    python = f"cd /; {site.path}/.venv/bin/python"
-    assert site.shell(f"{python} -c 'import graceful; print(graceful.__file__)'").startswith(str(installed))
-    assert "--deadline" in site.shell(f"{python} -m twisted graceful-app --help")
+    site.environment["PYTHONPATH"] = str(APPLICATIONS)
+    assert site.shell(".venv/bin/python -c 'import graceful; print(graceful.__file__)'").startswith(str(installed))
+    twistd = "exec .venv/bin/python -c 'from twisted.scripts.twistd import run; run()'"
+    with site.server(replaced(serve, {"twistd": twistd, **LISTEN})) as server:
+        assert fetch(server.port) == b"Hello, world!"
 
 
 def projects(site: Site) -> None:
@@ -235,16 +273,9 @@ def check_served(site: Site, name: str) -> None:
             assert expected[module[1]] in fetch(server.port)
 
 
-@runs("serve")
-def test_applications(site: Site) -> None:
-    """Django, Flask and the demo are served as the README says."""
-    projects(site)
-    check_served(site, "serve")
-
-
 @runs("start-names")
 def test_names(site: Site) -> None:
-    """An application is found by its module alone, by both usual names."""
+    """Django, Flask and the demo are served, by both usual names, and by the module alone."""
     projects(site)
     check_served(site, "start-names")
 
@@ -376,20 +407,21 @@ def test_in_flight(site: Site) -> None:
 
 @runs("haproxy", "first-start", "deploy")
 def test_deploy(site: Site) -> None:
-    """The README's three blocks replace two servers under five kinds of clients, and no request is lost.
+    """The script in the guide replaces two servers under five kinds of clients, and no request is lost.
 
     HAProxy tries nothing twice, and a start takes so long that it takes the server for dead: each step of the script
     counts.  With a version that does not import, nothing is stopped.
     """
     clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
     servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
-    options = {**servers, "mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
+    quick = {"mysite.wsgi:application": "--idle-grace 1 mysite.wsgi:application"}
     strict = {**ONE_THREAD, "mode http": "mode http\n    retries 0", "inter 1s": "inter 250ms"}
     site.write(
         "haproxy.cfg", shown("haproxy", {**servers, **strict, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
     )
-    site.write("deploy.sh", shown("deploy", {**options, "9999": runtime}))
-    site.shell(shown("first-start", options))
+    site.write("deploy.sh", shown("deploy", {**servers, "9999": runtime}))
+    site.write("start", shown("deploy-start", quick)).chmod(0o755)
+    site.shell(shown("first-start", servers))
     first = pids(site)
     slow = site.write("bin/twistd", f'#!/bin/bash\nsleep 1\nexec {PROGRAMS}/twistd "$@"\n')
     slow.chmod(0o755)
@@ -420,29 +452,27 @@ def test_deploy(site: Site) -> None:
         assert len(re.findall(r"drained in .* finished, 0 taken down, 0 abandoned", log)) == 2
 
 
-@runs("ten-lines", "ten-lines-run", "deploy-file", "deploy-start", "deploy-run", "deploy-said", "deploy-verdict")
+@runs("readme-deploy", "deploy-file", "deploy-start", "deploy-run", "deploy-said", "deploy-verdict")
 def test_deploy_command(site: Site) -> None:
-    """The README's ten lines and the guide's file replace the README's two servers, and no request is lost."""
+    """The commands of README and guide replace the guide's two servers, and no request is lost."""
     clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
     servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
     strict = {**ONE_THREAD, "mode http": "mode http\n    retries 0"}
     site.write(
         "haproxy.cfg", shown("haproxy", {**servers, **strict, ":80\n": f"127.0.0.1:{clients}\n", "9999": runtime})
     )
-    site.shell(shown("first-start", servers))
     site.write("start", shown("deploy-start")).chmod(0o755)
+    site.shell(shown("first-start", servers))
     first = pids(site)
     with subprocess.Popen(["haproxy", "-db", "-q", "-f", site.path / "haproxy.cfg"]) as haproxy:
         try:
             wait_for(lambda: listens(int(clients)))
             with Load(int(clients)) as load:
                 load.mark()
-                places = {place: port for place, port in servers.items() if place in shown("ten-lines")}
-                site.write("deploy.toml", shown("ten-lines", {**places, "9999": runtime}))
-                site.shell(shown("ten-lines-run"))
+                site.write("deploy.toml", shown("deploy-file", {**servers, "9999": runtime}))
+                site.shell(shown("readme-deploy"))
                 second = pids(site)
                 load.mark()
-                site.write("deploy.toml", shown("deploy-file", {**servers, "9999": runtime}))
                 said = site.shell(shown("deploy-run")).splitlines()
                 load.mark()
                 load.stop().check()
@@ -521,8 +551,10 @@ def test_second_instance(site: Site) -> None:
 
 @runs("haproxy-lines")
 def test_haproxy_lines(site: Site) -> None:
-    """HAProxy takes the lines."""
-    site.write("haproxy.cfg", shown("haproxy-lines"))
+    """HAProxy takes the lines, in the frontend of the example."""
+    example = (ROOT / "examples" / "haproxy.cfg").read_text()
+    bind = "    bind :80\n"
+    site.write("haproxy.cfg", replaced(example, {bind: bind + shown("haproxy-lines")}))
     assert "ALERT" not in site.shell("haproxy -c -f haproxy.cfg")
 
 
@@ -722,7 +754,7 @@ def known(get_response):
 class User:
     id = 7
 
-urlpatterns = [path("book/<int:number>", book)]
+urlpatterns = [path("book/<int:number>", book), path("news/<int:number>", news)]
 application = get_wsgi_application()
 """
 SHOP = """
@@ -760,16 +792,14 @@ def librarian(site: Site) -> Iterator[Nginx]:
         yield nginx
 
 
-@runs("download-flask", "download-django", "download-wsgi", "readme-downloads")
-@pytest.mark.parametrize("name", ["download-flask", "download-django", "download-wsgi", "readme-downloads"])
+@runs("download-flask", "download-django", "download-wsgi", "parked-django")
+@pytest.mark.parametrize("name", ["download-flask", "download-django", "download-wsgi"])
 def test_views_of_downloads(site: Site, librarian: Nginx, name: str) -> None:
-    """What replaces one's own streaming code sends the file store's file, and the README's view waits for news."""
+    """What replaces one's own streaming code sends the file store's file, and Django's other view waits for news."""
     text = shown(name, {LIBRARIAN: librarian.url})
-    if name in ("download-django", "readme-downloads"):
-        text = DJANGO + text + URLS
-        if name == "readme-downloads":
-            site.write("shop/models.py", SHOP)
-            text += 'urlpatterns.append(path("news/<int:number>", news))\n'
+    if name == "download-django":
+        site.write("shop/models.py", SHOP)
+        text = DJANGO + text + shown("parked-django") + URLS
     site.write("view.py", text)
     with site.server(f"twistd -n graceful-app --listen {ANYWHERE} view") as server:
         url = f"http://127.0.0.1:{server.port}/book/1"
@@ -778,7 +808,7 @@ def test_views_of_downloads(site: Site, librarian: Nginx, name: str) -> None:
             named = answer.headers["Content-Disposition"]
         assert named in (None, 'attachment; filename="book.pdf"', "attachment; filename=book.pdf")
         assert (named is None) == (name == "download-wsgi")
-        if name == "readme-downloads":
+        if name == "download-django":
             assert fetch(server.port, "/news/1") == b"it is there"
 
 
@@ -875,10 +905,9 @@ def test_watching(site: Site) -> None:
 # -- the reactor ------------------------------------------------------------------------------------------------
 
 
-@runs("reactor-run", "readme-reactor", "reactor-log")
+@runs("reactor-run", "reactor-log")
 def test_reactor(site: Site) -> None:
     """`twistd web` under the graceful reactor finishes what is in flight, says what it should say, and exits 0."""
-    assert shown("reactor-run") == shown("readme-reactor")
     site.environment["PYTHONPATH"] += f":{site.path}"  # as if the project were installed
     server = site.server(shown("reactor-run", {"tcp:8080": ANYWHERE}), wait_open=False)
     with server, Gate(site.home.path / "gate") as gate:
@@ -949,17 +978,18 @@ def test_hang_up(site: Site) -> None:
     check_deploy_in_place(site, "hang-up", "took over from process", "hang-up-lines")
 
 
-def check_deploy_in_place(site: Site, command: str, done: str, lines: str) -> None:
+def check_deploy_in_place(site: Site, command: str, done: str, lines: str, before: str = "") -> None:
     """Run what deploys in place, and compare what is logged.
 
     :param command: the block that is run.
     :param done: what the log says when it is done.
     :param lines: the block with the log.
+    :param before: a command that the block takes for granted.
     """
     for release in ("41", "42"):
         site.write(f"releases/{release}/mysite/wsgi.py", "from basic import application\n")
     shutil.rmtree(site.path / "mysite")
-    site.shell(shown(command, {"tcp:8080": LOOPBACK.format(port=free_port())}))
+    site.shell(before + shown(command, {"tcp:8080": LOOPBACK.format(port=free_port())}))
     log = site.path / "site.log"
     wait_for(lambda: done in log.read_text())
     (pid,) = pids(site)
@@ -993,6 +1023,13 @@ def test_workers(site: Site) -> None:
 def test_workers_hang_up(site: Site) -> None:
     """A hang-up has the workers run the release that the link leads to now, and the log says so."""
     check_deploy_in_place(site, "workers-hang-up", "deployed: all workers run", "workers-hang-up-lines")
+
+
+@runs("readme-workers")
+def test_workers_of_the_readme(site: Site) -> None:
+    """The README's two lines start workers and replace them."""
+    link = "ln -sfn releases/41 current\n"
+    check_deploy_in_place(site, "readme-workers", "deployed: all workers run", "workers-hang-up-lines", before=link)
 
 
 # -- embedding ----------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_dashboard_and_alerts(home: Home) -> None:
     assert {name for expression in asked for name in NAME.findall(expression)} <= known
     grouped = {label for expression in asked for label in re.findall(r"by \((\w+)\)", expression)}
     assert grouped <= labels | {"instance"}
-    documented = set(NAME.findall((ROOT / "docs" / "watch.rst").read_text())) - {"graceful_app"}
+    documented = set(NAME.findall((ROOT / "docs" / "how-to" / "watch.rst").read_text())) - {"graceful_app"}
     sampled = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in known}
     assert documented == sampled
 

@@ -1,6 +1,7 @@
 """Real threads, really stuck, in every way that the documentation's table names.
 
-What the table says is what happens here: this test makes its rows, and compares them with `docs/stuck.csv`.
+What the table says is what happens here: this test makes its rows, and compares them with
+`docs/how-it-works/stuck.csv`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.support.waiting import wait_for
 sys.path.append(str(APPLICATIONS))
 import stalls
 
-STUCK = Path(__file__).parents[2] / "docs" / "stuck.csv"
+STUCK = Path(__file__).parents[2] / "docs" / "how-it-works" / "stuck.csv"
 STAY = {"lock", "sleep", "pipe", "join", "swallow"}
 """Those that do not come down."""
 
@@ -130,7 +131,7 @@ def test_all_side_by_side(home: Home, postgres: Postgres) -> None:
     ]
     with STUCK.open() as file:
         shown = [tuple(line) for line in csv.reader(file)]
-    assert shown == rows, "docs/stuck.csv should be:\n" + "\n".join(
+    assert shown == rows, "docs/how-it-works/stuck.csv should be:\n" + "\n".join(
         ",".join(f'"{cell}"' for cell in one) for one in rows
     )
 

@@ -1,8 +1,8 @@
 """What README.md and docs/ show: blocks of code, and commands in the middle of a sentence.
 
-Documentation rots silently: an option is renamed, a log line gets a word more, and whoever follows the text is the
-first to find out.  So every block has a name, by which a test finds it and runs it; and a test sees to it that no
-block and no command is without one.
+Documentation rots silently: an option is renamed, a log line gets a word more, and a reader who follows the text is
+the first to find out.  So every block has a name, by which a test finds it and runs it; and a test makes sure that
+every block and every command has one.
 
 In Markdown the name stands in a comment before the fence, `<!-- example: NAME -->`; in reStructuredText it is the
 `:name:` of a code-block.
@@ -18,7 +18,8 @@ from attrs import frozen
 
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.rst")))
+DOCS = ROOT / "docs"
+PAGES = (README, *sorted(page for page in DOCS.rglob("*.rst") if DOCS / "_build" not in page.parents))
 
 _NAME = re.compile(r"<!-- example: (\S+) -->")
 _FENCE = re.compile(r"```(\w*)")
@@ -27,15 +28,16 @@ _OPTION = re.compile(r" +:name: (\S+)")
 _CODE = re.compile(r"(?<![`\w])(`{1,2})([^`\n]+)\1(?!`)")
 _PROGRAM = re.compile(
     r"(?:\S*/)?(?:bash|curl|docker|git|graceful|gunicorn|haproxy|journalctl|kill|make|pip|pytest|python3?|sphinx-build"
-    r"|systemctl|trial|twistd?|uwsgi) "
+    r"|systemctl|trial|twistd?|uvicorn|uwsgi) "
 )
+_TABLE = ("", ".. list-table::", "   :header-rows: 1", "   :widths: 28 16 56", "")
 
 
 @frozen
 class Block:
     """A block of code.
 
-    :ivar page: the file's name.
+    :ivar page: the path of the file in the checkout.
     :ivar name: empty if it has none.
     :ivar text: without indentation, with a line end.
     :ivar span: the numbers of its first line and of the one behind its last, counted from 0.
@@ -50,7 +52,8 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """Return the blocks of a page, in their order."""
     lines = page.read_text().splitlines()
-    return _fenced(page.name, lines) if page.suffix == ".md" else _directives(page.name, lines)
+    path = str(page.relative_to(ROOT))
+    return _fenced(path, lines) if page.suffix == ".md" else _directives(path, lines)
 
 
 def _fenced(page: str, lines: list[str]) -> list[Block]:
@@ -115,14 +118,19 @@ def by_name() -> dict[str, Block]:
 
 
 def option_tables(text: str) -> str:
-    """Return the README's tables of options.
+    """Return the reference's tables of options, one for each group of them.
 
     :param text: what `twistd graceful-app --help` says on a wide terminal.
     """
     tables = []
     for group in re.findall(r"^(\w[\w ]*):\n((?:  --.*\n(?: {28}.*\n)*)+)", text, re.MULTILINE):
-        rows = [f"**{group[0]}**", "", "| option | default | |", "|---|---|---|"]
+        rows = [group[0], "~" * len(group[0]), *_TABLE, *_row("option", "default", "meaning")]
         for option in re.findall(r"  (--\S+(?: [A-Z/=±\[\]]+)?)\s+(.*?)(?: \[([^\]]*)\])?\n", group[1]):
-            rows.append(f"| `{option[0]}` | {option[2]} | {option[1]} |")
+            rows += _row(f"``{option[0]}``", option[2], option[1])
         tables.append("\n".join(rows) + "\n")
     return "\n".join(tables)
+
+
+def _row(*cells: str) -> list[str]:
+    """Return the lines of a row of a list-table."""
+    return [f"   {'*' if number == 0 else ' '} - {cell}".rstrip() for number, cell in enumerate(cells)]
