@@ -46,8 +46,8 @@ def summary(path: Path) -> str:
 def introduction(package: Path) -> str:
     """Return what the page says about a package: the first paragraph of its docstring, and the second if it is prose.
 
-    A second paragraph that leads to a drawing or an example ends with a colon, and makes no sense without it.  A table,
-    a list or an indented block is no prose either.
+    A second paragraph that leads to a drawing or an example ends with a colon, and makes no sense without it.  A
+    table, a list or an indented block is no prose either.
     """
     first, *others = docstring(package / "__init__.py")
     prose = [text for text in others[:1] if text[0].isalpha() and not text.rstrip().endswith(":")]

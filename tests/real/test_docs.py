@@ -42,7 +42,6 @@ NOT_RUN = {
     "systemctl": "there is no systemd as process 1 on a test machine; the unit's own command is run",
     "docker-run": "there is no Docker on a test machine; the image's command is run",
     "stop-states": "a drawing",
-    "inside-data": "a drawing",
 }
 """The blocks that no test runs, and why."""
 
@@ -140,19 +139,6 @@ def test_links() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_every_module_is_told_of() -> None:
-    """The table of files names what exists, and leaves no module out."""
-    told = re.findall(r"`(\S+(?:\.py|/))` ", (ROOT / "docs" / "inside.rst").read_text())
-    assert [path for path in told if not (ROOT / path).exists()] == []
-    modules = [path.relative_to(ROOT) for path in ROOT.glob("graceful/**/*.py")]
-    left_out = [
-        str(path)
-        for path in modules
-        if path.name != "__init__.py" and str(path) not in told and f"{path.parent}/" not in told
-    ]
-    assert left_out == []
 
 
 @runs("help")
