@@ -67,6 +67,7 @@ system:
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --quiet --check
+	$(BIN)/lint-imports --no-logo --no-cache
 
 types: $(VENV)/.test
 	$(BIN)/mypy

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 from graceful import __version__
 
@@ -14,8 +15,8 @@ author = "the graceful authors"
 copyright = "2026, the graceful authors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+extensions = ["sphinx.ext.autodoc", "modules"]
+exclude_patterns = ["_build", "_ext"]
 default_role = "literal"  # in docstrings, `this` is code
 highlight_language = "none"
 smartquotes = False

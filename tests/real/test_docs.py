@@ -41,7 +41,6 @@ NOT_RUN = {
     "systemctl": "there is no systemd as process 1 on a test machine; the unit's own command is run",
     "docker-run": "there is no Docker on a test machine; the image's command is run",
     "stop-states": "a drawing",
-    "inside-data": "a drawing",
 }
 """The blocks that no test runs, and why."""
 
@@ -158,19 +157,6 @@ def test_figures() -> None:
         short = server.partition(" ")[0]
         assert re.search(rf"^{re.escape(server)} +{small} ", measured, re.MULTILINE), server
         assert re.search(rf"^{short} +{large} ", measured, re.MULTILINE), server
-
-
-def test_every_module_is_told_of() -> None:
-    """The table of files names what exists, and leaves no module out."""
-    told = re.findall(r"`(\S+(?:\.py|/))` ", (DOCS / "how-it-works" / "inside.rst").read_text())
-    assert [path for path in told if not (ROOT / path).exists()] == []
-    modules = [path.relative_to(ROOT) for path in ROOT.glob("graceful/**/*.py")]
-    left_out = [
-        str(path)
-        for path in modules
-        if path.name != "__init__.py" and str(path) not in told and f"{path.parent}/" not in told
-    ]
-    assert left_out == []
 
 
 def options_shown() -> str:
