@@ -30,22 +30,23 @@ def makeService(options: Options) -> Instance:
         return found if IResource.providedBy(found) else WSGIResource(None, None, found)
 
     process = OwnProcess(
-        options.startup,
-        options.pid_file,
-        options.sockets,
-        options.pid,
-        LastLimit(),
-        options.control,
-        options.owner,
-        options.takeover,
-        options.asked_at,
-        options.origin,
+        startup=options.startup,
+        pid_file=options.pid_file,
+        sockets=options.sockets,
+        pid=options.pid,
+        limit=LastLimit(),
+        control=options.control,
+        owner=options.owner,
+        takeover=options.takeover,
+        asked_at=options.asked_at,
+        origin=options.origin,
     )
     server: Instance
     if options.post is not None:
-        from graceful.workers.worker_server import WorkerServer
+        from graceful.workers.supervised_sockets import SupervisedSockets
 
-        server = WorkerServer(root, options.settings, process, options.post)
+        source = SupervisedSockets(process, options.post)
+        server = AppServer(root, options.settings, process=process, source=source)
     elif options.settings.workers > 1:
         from graceful.workers.supervisor import Supervisor
 

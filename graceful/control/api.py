@@ -33,7 +33,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -42,6 +42,7 @@ from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, ReadApi, limit_of
 from graceful.control.status import StatusSource
+from graceful.process.orders import ControlOrders
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
 
@@ -50,37 +51,6 @@ log = Logger(namespace="graceful")
 
 #: struct ucred of unix(7): pid, uid, gid.
 _CREDENTIALS: Final = struct.Struct("3i")
-
-
-class Orders(Protocol):
-    """The orders that an instance obeys.  Reactor thread.
-
-    An order is answered when it is obeyed: one that takes time returns a Deferred.
-    """
-
-    def leave(self) -> Deferred[None] | None:
-        """Leave the rotation of a balancer."""
-
-    def enter(self) -> Deferred[None] | None:
-        """Enter it again."""
-
-    def stop(self, quiet: bool, deadline: float | None) -> Deferred[None] | None:
-        """Begin to drain, with another deadline if one is given."""
-
-    def hurry(self) -> Deferred[None] | None:
-        """Take down at once what is in flight."""
-
-    def extend(self, seconds: float) -> Deferred[None] | None:
-        """Move the deadline by `seconds`, which may be negative."""
-
-    def take_down(self, which: str) -> Sequence[int | str] | Deferred[Sequence[str]]:
-        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted.
-
-        :param which: the id as a status shows it; nothing is taken down by any other text.
-        """
-
-    def renew_limit(self) -> None:
-        """Move the last limit if there is more time than when it was set; called once a tick."""
 
 
 class ControlApi(ReadApi):
@@ -101,10 +71,10 @@ class ControlApi(ReadApi):
     ) -> None:
         super().__init__(status, events, metrics, None)
         self._yield_addresses = yield_addresses
-        self.orders: Orders | None = None
+        self.orders: ControlOrders | None = None
         self.obeying = False
         self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
-        self._obeyed: dict[str, Callable[[Orders, dict[str, Any]], Any]] = {
+        self._obeyed: dict[str, Callable[[ControlOrders, dict[str, Any]], Any]] = {
             "/leave": self._leave,
             "/enter": self._enter,
             "/stop": self._stop,
@@ -146,7 +116,7 @@ class ControlApi(ReadApi):
         finally:
             self.obeying = False
 
-    def _obey(self, orders: Orders, path: str, values: dict[str, Any]) -> Any:
+    def _obey(self, orders: ControlOrders, path: str, values: dict[str, Any]) -> Any:
         parts = path.strip("/").split("/")
         if path in self._obeyed:
             return self._obeyed[path](orders, values)
@@ -162,37 +132,37 @@ class ControlApi(ReadApi):
             else self._status.snapshot(0)
         )
 
-    def _leave(self, orders: Orders, values: dict[str, Any]) -> Any:
+    def _leave(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
         return self._after(orders.leave())
 
-    def _enter(self, orders: Orders, values: dict[str, Any]) -> Any:
+    def _enter(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
         if self._status.draining:
             raise Problem(409, "the server is stopping: it cannot enter the rotation again")
         return self._after(orders.enter())
 
-    def _stop(self, orders: Orders, values: dict[str, Any]) -> Any:
+    def _stop(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
         quiet, deadline = values.get("quiet", False), values.get("deadline")
         if not isinstance(quiet, bool):
             raise Problem(400, "quiet is true or false")
         return self._after(orders.stop(quiet, None if deadline is None else _seconds(deadline, 0.0)))
 
-    def _extend(self, orders: Orders, values: dict[str, Any]) -> Any:
+    def _extend(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
         if self._status.state.past_deadline:
             raise Problem(409, "the deadline has passed")
         return self._after(orders.extend(_seconds(values.get("seconds"), -LONGEST)))
 
-    def _hurry(self, orders: Orders, values: dict[str, Any]) -> Any:
+    def _hurry(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
         if not self._status.draining:
             raise Problem(409, "the server is not leaving: tell it to stop first")
         return self._after(orders.hurry())
 
-    def _yield(self, orders: Orders, values: dict[str, Any]) -> Any:
+    def _yield(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
         if not self._status.state.leaving:
             raise Problem(409, "the server is not leaving: give the other one another --status-listen")
         self._yield_addresses()
         return {}
 
-    def _take_down(self, orders: Orders, which: str) -> Any:
+    def _take_down(self, orders: ControlOrders, which: str) -> Any:
         def told(taken: Sequence[int | str]) -> dict[str, Any]:
             if not taken:
                 raise Problem(

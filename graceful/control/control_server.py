@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.control.api import ControlApi, Orders
+from graceful.control.api import ControlApi
 from graceful.control.client import ClientError, ControlClient
 from graceful.control.control_site import FOR_EVER, STAY, ControlSite
 from graceful.control.control_socket import ControlSocket
@@ -28,6 +28,7 @@ from graceful.control.same_origin import SameOrigin
 from graceful.control.status import StatusSource
 from graceful.drain import DrainResult, State
 from graceful.process.clock import on
+from graceful.process.orders import ControlOrders
 from graceful.process.systemd import SystemdNotifier
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import CONTROL, STATUS, BindError, BoundSocket, bind
@@ -76,7 +77,7 @@ class ControlServer:
         self._status = status
         self._control = control
         self._notify = notify
-        self._orders: Orders | None = None
+        self._orders: ControlOrders | None = None
         self._events = Events(status)
         self._metrics = Metrics(status)
         self._control_api = ControlApi(status, self._events, self._metrics, self._yield_addresses)
@@ -140,7 +141,7 @@ class ControlServer:
         """
         self._connected.append(sock)
 
-    def open(self, reactor: Any, orders: Orders) -> None:
+    def open(self, reactor: Any, orders: ControlOrders) -> None:
         """Begin to answer as soon as the reactor runs.
 
         :param orders: what the instance can be told.

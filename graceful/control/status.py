@@ -33,17 +33,25 @@ if TYPE_CHECKING:
 KEPT: Final = 100
 
 
+class HasSuccessor(Protocol):
+    """The part of an instance that is succeeded."""
+
+    @property
+    def successor(self) -> int:
+        """The process that takes over, or has; 0 for none."""
+
+
 @define(eq=False)
 class StateHistory:
     """The states that an instance goes through, from its start to its end.
 
     :param settings: of the instance.
-    :ivar successor: returns the pid of the process that takes over, or has; 0 for none.
+    :ivar takeover: knows the successor; None if there can be none, or the instance starts.
     :ivar ending: how the drain ended; None before.
     """
 
     settings: Settings
-    successor: Callable[[], int] = lambda: 0
+    takeover: HasSuccessor | None = None
     ending: DrainResult | None = None
     _state: State | None = None
     _states: list[dict[str, Any]] = field(factory=list)
@@ -77,7 +85,8 @@ class StateHistory:
         return self._began is not None
 
     def _successor(self) -> dict[str, Any] | None:
-        return {"pid": self.successor()} if self.successor() else None
+        pid = self.takeover.successor if self.takeover is not None else 0
+        return {"pid": pid} if pid else None
 
     def last_word(self) -> dict[str, Any]:
         """Returns how the drain ended, for the clients that wait for that."""

@@ -2,8 +2,8 @@
 
 Twisted's own handlers stop the reactor at once and log a traceback at the second SIGTERM; twistd rotates its log at
 SIGUSR1 when it has one, and dies of it when it has none; SIGHUP kills.  Ours are installed when the reactor runs,
-after Twisted's.  A handler does as little as it can: it sees to the last limit, which must not depend on the
-reactor, and leaves the rest to the reactor thread.
+after Twisted's.  A handler does as little as it can: it arms the last limit, which must not depend on the reactor,
+and leaves the rest to the reactor thread.
 """
 
 from __future__ import annotations
@@ -12,109 +12,93 @@ import os
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
-Handler = Callable[[int, FrameType | None], None]
+from graceful.process.orders import SignalOrders, StopOrders
 
-
-class Stoppable(Protocol):
-    """What can be stopped by a signal.  Reactor thread, except `limit`."""
-
-    def limit(self) -> None:
-        """See to it that the process ends in time, whatever happens; in the signal handler itself."""
-
-    def stop(self, quiet: bool) -> None:
-        """Begin to drain, or say what it waits for."""
-
-    def hurry(self) -> None:
-        """Take down at once what is in flight."""
-
-
-class Server(Stoppable, Protocol):
-    """What else can be asked of a server.  Reactor thread."""
-
-    def reopen_logs(self) -> None:
-        """Open the log files anew: somebody has moved them."""
-
-    def deploy(self) -> None:
-        """Start a successor that takes over."""
-
-    def say_in_flight(self) -> None:
-        """Log every exchange in flight, with its thread's stack."""
+Handler = Callable[[int, FrameType | None], object]
 
 
 class Stoppers:
-    """Takes the signals that mean "stop".
+    """Handlers of the signals that mean "stop".
 
-    :param stoppable: who acts on them.
+    :param orders: obeys them.
     :param call: calls a function in the reactor thread; safe in a signal handler.
     :ivar interrupted: SIGINT has come.
     """
 
-    def __init__(self, stoppable: Stoppable, call: Callable[..., object]) -> None:
-        self._stoppable = stoppable
+    def __init__(self, orders: StopOrders, call: Callable[..., object]) -> None:
+        self._orders = orders
         self._call = call
         self.interrupted = False
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM: drain."""
-        self._stoppable.limit()
-        self._call(self._stoppable.stop, False)
+        """SIGTERM: drain; again: log what the drain waits for."""
+        self._arm_and(self._stop, False)
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """SIGINT: a person pressed Ctrl-C: do not wait for a browser's idle connections; twice: for nothing."""
-        self._stoppable.limit()
-        self._call(self._stoppable.hurry if self.interrupted else self._stop_quietly)
+        """SIGINT: drain without waiting for a browser's idle connections; again: without waiting for anything."""
+        if self.interrupted:
+            self._arm_and(self._orders.hurry)
+        else:
+            self._arm_and(self._stop, True)
         self.interrupted = True
 
-    def _stop_quietly(self) -> None:
-        self._stoppable.stop(True)
+    def quit(self, number: int, frame: FrameType | None) -> None:
+        """SIGQUIT: take down at once what is in flight."""
+        self._arm_and(self._orders.hurry)
+
+    def _arm_and(self, order: Callable[..., object], *args: object) -> None:
+        """Arm the last limit and give an order, which must not be lost by anything that goes wrong with the limit."""
+        try:
+            self._orders.arm_last_limit()
+        finally:
+            self._call(order, *args)
+
+    def _stop(self, quiet: bool) -> None:
+        if self._orders.draining:
+            self._orders.log_in_flight()
+        self._orders.stop(quiet)
 
 
 class Signals:
-    """Takes signals to a server.
+    """Handlers of all signals that a server has a meaning for.
 
-    :param server: who acts on them.
+    :param orders: obeys them.
     :param call: calls a function in the reactor thread; safe in a signal handler.
-    :param on_terminal: whether a person sits at standard input.
+    :param on_terminal: whether standard input is a terminal.
+    :param set_handler: installs a handler, signal.signal.
     """
 
     def __init__(
         self,
-        server: Server,
+        orders: SignalOrders,
         call: Callable[..., object],
         on_terminal: Callable[[], bool] = lambda: os.isatty(0),
         set_handler: Callable[[int, Handler], Any] = signal.signal,
     ) -> None:
-        self._server = server
+        self._orders = orders
         self._call = call
         self._on_terminal = on_terminal
         self._set_handler = set_handler
-        self._stoppers = Stoppers(server, call)
+        self._stoppers = Stoppers(orders, call)
 
     def stoppers(self) -> dict[int, Handler]:
-        """The handlers of the two signals that mean "stop"."""
+        """Returns the handlers of the two signals that mean "stop"."""
         return {signal.SIGTERM: self._stoppers.terminate, signal.SIGINT: self._stoppers.interrupt}
 
     def install(self) -> None:
         """Install all handlers.  Main thread, when the reactor runs."""
         for number, handler in self.stoppers().items():
             self._set_handler(number, handler)
-        self._set_handler(signal.SIGQUIT, self._quit)
+        self._set_handler(signal.SIGQUIT, self._stoppers.quit)
         self._set_handler(signal.SIGHUP, self._hang_up)
-        self._set_handler(signal.SIGUSR1, lambda number, frame: self._later(self._server.reopen_logs))
-        self._set_handler(signal.SIGUSR2, lambda number, frame: self._later(self._server.say_in_flight))
-
-    def _later(self, function: Callable[..., object], *args: object) -> None:
-        self._call(function, *args)
-
-    def _quit(self, number: int, frame: FrameType | None) -> None:
-        self._server.limit()
-        self._later(self._server.hurry)
+        self._set_handler(signal.SIGUSR1, lambda number, frame: self._call(self._orders.reopen_logs))
+        self._set_handler(signal.SIGUSR2, lambda number, frame: self._call(self._orders.log_in_flight))
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        """A closed terminal ends what was started in it; a daemon goes on."""
+        """SIGHUP: deploy in place; from a terminal that was closed, drain."""
         if self._on_terminal():
             self._stoppers.terminate(number, frame)
         else:
-            self._later(self._server.deploy)
+            self._call(self._orders.deploy)

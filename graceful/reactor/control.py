@@ -21,7 +21,7 @@ from graceful.process.clock import MonotonicClock
 from graceful.process.systemd import SystemdNotifier
 from graceful.reactor.tracking import Tracker
 from graceful.reactor.transports import name_of_port
-from graceful.server.server_orders import number_of
+from graceful.server.server_orders import parse_id
 from graceful.server.server_status import ServerStatus
 from graceful.sockets.binding import BindError
 from graceful.web.exchange import Exchange
@@ -40,7 +40,7 @@ class ControlledShutdown(Protocol):
     def latest_exit(self) -> float:
         """Returns the seconds until the process is gone in any case."""
 
-    def limit(self) -> None:
+    def arm_last_limit(self) -> None:
         """Arm the last limit, after which the process ends in any case."""
 
     def stop(self, quiet: bool) -> None:
@@ -120,7 +120,7 @@ class ReactorControl:
             raise
         self._server.open(reactor, self)
         # Not earlier: the metrics would count requests.
-        self._status.read_from(self._inputs, self._shutdown.drain, self._shutdown)
+        self._status.read_from(self._inputs, self._shutdown.drain, self._shutdown, self._shutdown)
         self.entered(State.SERVING)
         self._server.say_open()
 
@@ -143,7 +143,7 @@ class ReactorControl:
         if deadline is not None:
             self._shutdown.drain.set_deadline(deadline)
             self._shutdown.move_limit()
-        self._shutdown.limit()
+        self._shutdown.arm_last_limit()
         self._shutdown.stop(quiet)
 
     def extend(self, seconds: float) -> None:
@@ -153,7 +153,7 @@ class ReactorControl:
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
-        self._shutdown.limit()
+        self._shutdown.arm_last_limit()
         self._shutdown.hurry()
 
     def latest_exit(self) -> float:
@@ -165,7 +165,7 @@ class ReactorControl:
 
     def take_down(self, which: str) -> list[int]:
         """Take down what has a number; returns the numbers of all that are interrupted by that."""
-        return self._shutdown.take_down_one(number_of(which))
+        return self._shutdown.take_down_one(parse_id(which))
 
     # -- the way out --------------------------------------------------------------------------------------
 

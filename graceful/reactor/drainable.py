@@ -72,7 +72,7 @@ class ReactorProcess:
 class ReactorShutdown:
     """A reactor on its way out.  Reactor thread.
 
-    It is a `graceful.drain.Drainable` and a `graceful.process.signals.Server`, and what control looks at.
+    It is a `graceful.drain.Drainable` and a `graceful.process.orders.StopOrders`, and what control looks at.
 
     :param reactor: whose ports and connections.
     :param counted: what it counts.
@@ -99,8 +99,13 @@ class ReactorShutdown:
 
     # -- signals ------------------------------------------------------------------------------------------
 
-    def limit(self) -> None:
-        """See to it that the process ends in time, whatever happens.  In a signal handler."""
+    @property
+    def draining(self) -> bool:
+        """Whether the reactor is being stopped."""
+        return bool(self._reactor._stopped)
+
+    def arm_last_limit(self) -> None:
+        """Set the time at which the process ends whatever happens.  In a signal handler."""
         self.told = True
         if self._process is not None and self.drain.state == State.SERVING:
             self._process.arm(self._at_most())
@@ -114,17 +119,15 @@ class ReactorShutdown:
         return self._at_most() if left is None else left
 
     def stop(self, quiet: bool) -> None:
-        """Begin to drain; asked again, say what it waits for.
+        """Begin to drain.
 
         :param quiet: close idle connections at once: nobody sends requests any more.
         """
         self._quiet = self._quiet or quiet
         if not self._reactor._stopped:
             self._reactor.stop()
-        else:
-            self.say_in_flight()
-            if quiet and self.drain.state not in (State.SERVING, State.GONE):
-                self.drain.begin(quiet)
+        elif quiet and self.drain.state not in (State.SERVING, State.GONE):
+            self.drain.begin(quiet)
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
@@ -140,7 +143,7 @@ class ReactorShutdown:
         if self._process is not None and self._process.pools.until is not None:
             self._process.pools.until = self.clock.seconds()
 
-    def say_in_flight(self) -> None:
+    def log_in_flight(self) -> None:
         """Log what is in flight."""
         now = self.clock.seconds()
         lines = [f"{len(self._counted.connections)} connections, in flight:"]

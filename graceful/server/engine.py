@@ -65,6 +65,7 @@ class Engine:
     :param reactor: Twisted's.
     :param settings: limits and time-outs.
     :param root: an `IResource`, or something that :class:`~graceful.web.interfaces.IHandler` can be made of.
+    :param takedown_at: returns when a drain takes down what is left, monotonic seconds; None before a drain.
     :ivar site: what is served, with the register of all that is in flight.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
@@ -76,7 +77,13 @@ class Engine:
     :ivar parking_lot: where parked requests wait.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, root: Root) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        root: Root,
+        takedown_at: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._reactor = reactor
         self._settings = settings
         self.clock = on(reactor)
@@ -99,6 +106,7 @@ class Engine:
             proxies=TrustedProxies(settings.trusted_proxy) if settings.trusted_proxy else None,
             spooler=Spooler(settings.spool, self._hub.call),
             pool_for=self._pool_for,
+            takedown_at=takedown_at,
         )
         self._end_overdue = Sweep(self.site)
         self._hand_over(reactor)

@@ -8,6 +8,7 @@ differs is behind the methods that are left open here.
 from __future__ import annotations
 
 import os
+import socket
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -23,8 +24,9 @@ from graceful.control.status import StatusSource
 from graceful.drain import State
 from graceful.logs import twistd_log as logs
 from graceful.process.exit import EXIT_SECONDS
+from graceful.process.orders import SignalOrders
 from graceful.process.own_process import OwnProcess
-from graceful.process.signals import Server, Signals
+from graceful.process.signals import Signals
 from graceful.process.systemd import SystemdNotifier
 from graceful.takeover.coordinator import Takeover
 from graceful.takeover.predecessor import Predecessor, TakeoverError
@@ -32,24 +34,32 @@ from graceful.takeover.predecessor import Predecessor, TakeoverError
 log = Logger(namespace="graceful")
 
 
-class Instance(Service, Server):
-    """An instance as a Twisted service; what signals ask of it is open as well.
+class Instance(Service):
+    """An instance as a Twisted service.
 
     :param settings: limits, listeners, time-outs.
     :param process: given if the process is the instance's own; a service among others leaves signals and exit to its
         parent.
     :param reactor: Twisted's; None for the usual one.
+    :param connected: a connected socket on which orders come, instead of a control socket with a path.
     """
 
     name = "graceful"
 
-    def __init__(self, settings: Settings, process: OwnProcess | None, reactor: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        process: OwnProcess | None,
+        reactor: Any,
+        connected: socket.socket | None = None,
+    ) -> None:
         self.settings = settings
         self._process = process
         self._reactor = reactor
         self._status: StatusSource
+        self._connected = connected
         self._is_bound = False
-        self._desk: ControlServer | None = None
+        self._control: ControlServer | None = None
         self._predecessor: Predecessor | None = None
         self._takeover: Takeover | None = None
 
@@ -64,26 +74,22 @@ class Instance(Service, Server):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Where it will listen."""
+        """Returns where the instance will listen."""
 
     @abstractmethod
     def _build(self) -> None:
-        """Make everything that serves, and see to it that it accepts when the reactor runs."""
+        """Make everything that serves, so that it accepts when the reactor runs."""
 
     @abstractmethod
-    def _fail(self, error: BaseException | None) -> None:
-        """What ends us is no order, but this."""
+    def _make_status(self) -> StatusSource:
+        """Returns what the instance shows, from its start on; the reactor is known."""
 
     @abstractmethod
-    def _leave(self) -> None:
-        """End by ourselves: there is no use in going on."""
+    def leave_after(self, error: BaseException) -> None:
+        """Stop, with exit status 1, since something failed."""
 
-    def _let_go(self) -> None:
+    def _inherited(self) -> None:
         """The predecessor has let go of everything."""
-
-    def reopen_logs(self) -> None:
-        """Open the log files anew; somebody has moved them."""
-        logs.reopen()
 
     # -- start --------------------------------------------------------------------------------------------
 
@@ -109,9 +115,15 @@ class Instance(Service, Server):
             process.startup.undo.callback(self._predecessor.close)
             log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
 
-    def _bind_desk(self) -> None:
-        """Listen for orders, and for those who look: before anything else, and until everything else is gone."""
+    def _bind_control(self) -> None:
+        """Listen for orders and for the status page: before anything else, and until everything else is gone."""
         settings, process = self.settings, self._process
+        if self._connected is not None:
+            self._control = ControlServer(settings, self._status, None, SystemdNotifier({}))
+            if process is not None:
+                process.startup.undo.callback(self._control.close)
+            self._control.serve(self._connected)
+            return
         path = self._control_path()
         if process is None and not path and not settings.status_listen:
             return
@@ -125,16 +137,17 @@ class Instance(Service, Server):
                 demanded=settings.control is not None,
             )
         notify = SystemdNotifier() if process is not None else SystemdNotifier({})
-        self._desk = desk = ControlServer(settings, self._status, control, notify)
+        self._control = server = ControlServer(settings, self._status, control, notify)
         if process is not None:
-            process.startup.undo.callback(desk.close)
-        desk.bind(*self._handed_over(), self._predecessor)
+            process.startup.undo.callback(server.close)
+        server.bind(*self._handed_over(), self._predecessor)
 
     def _bind_all(self) -> None:
         """Have every socket, from a predecessor or from the kernel."""
         self._use_usual_reactor()
+        self._status = self._make_status()
         self._find_predecessor()
-        self._bind_desk()
+        self._bind_control()
         self.bind()
         self._is_bound = True
         if self._predecessor is not None:
@@ -173,26 +186,26 @@ class Instance(Service, Server):
             self._build()
         super().startService()  # type: ignore[no-untyped-call]
 
-    def _running(self) -> None:
-        """The reactor runs, and has installed its own signal handlers: install ours."""
+    def _take_signals(self, orders: SignalOrders) -> None:
+        """Install our signal handlers: the reactor runs, and has installed its own."""
         if self._process is None:
             return
-        signals = Signals(self, self._reactor.callFromThread)
+        signals = Signals(orders, self._reactor.callFromThread)
         early = self._process.startup.succeeded(signals.stoppers())
         signals.install()
         if early is not None:
             signals.stoppers()[early](early, None)
         elif self._process.startup.hung_up:
-            self.deploy()
+            orders.deploy()
 
     # -- from one instance to the next --------------------------------------------------------------------
 
     def _accepts(self) -> None:
         """All sockets accept: tell whom it may concern, and the predecessor that it may let go."""
-        if self._desk is None:
+        if self._control is None:
             return
         if self._predecessor is None:
-            self._desk.say_open()
+            self._control.say_open()
         elif self._takeover is not None:
             self._takeover.begin(
                 self._predecessor, self.settings.max_draining, self._reactor.callFromThread, self._took_over
@@ -200,17 +213,16 @@ class Instance(Service, Server):
 
     def _took_over(self, why_not: str | None) -> None:
         """The predecessor has let go; or it has not, and one of the two has to."""
-        assert self._desk is not None
+        assert self._control is not None
         if why_not is None:
-            self._desk.say_open(main=False)
-            self._let_go()
+            self._control.say_open(main=False)
+            self._inherited()
             return
-        self._fail(TakeoverError(why_not))
         log.critical("no takeover: {reason}: stopping", reason=why_not)
-        self._leave()
+        self.leave_after(TakeoverError(why_not))
 
     def _entered(self, state: State) -> None:
         """The drain has entered another state, or all sockets accept."""
         self._status.enter(state)
-        if self._desk is not None:
-            self._desk.entered(state)
+        if self._control is not None:
+            self._control.entered(state)

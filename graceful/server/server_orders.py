@@ -1,80 +1,124 @@
-"""What can be done to a running instance by order, and by when it is gone at the latest.
+"""What a server does when a signal or the control API tells it to.
 
-Every order that gives or takes time also moves the last limit, which is not the reactor's: a process that was given
-an hour more must not be ended by a watchdog that has not heard of it.
+Each order that gives or takes time also moves the last limit, which is not the reactor's.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorCore
+from twisted.logger import Logger
 
 from graceful.drain import Drain, State
-from graceful.process.exit import EXIT_SECONDS, latest_exit
+from graceful.logs import twistd_log
+from graceful.server.drain_limit import DrainLimit
+from graceful.server.engine import Engine
+from graceful.server.shutdown import Shutdown
 
-if TYPE_CHECKING:
-    from graceful.process.own_process import OwnProcess
-    from graceful.server.engine import Engine
-    from graceful.server.shutdown import Shutdown
+log = Logger(namespace="graceful")
+
+
+class Deploys(Protocol):
+    """Starts a successor of this process."""
+
+    def deploy(self) -> None:
+        """Start it, unless one is on its way; a failure is logged."""
 
 
 class ServerOrders:
-    """Acts on an instance, as :class:`graceful.control.api.ServerOrders` has it.
+    """Obeys the orders to one server; :class:`graceful.process.orders.Orders`.
 
     Reactor thread, except where something else is said.
 
     :param engine: what serves.
-    :param drain: its way out.
-    :param stopping: what the steps of that do.
-    :param process: None if it is not the instance's own: then a stop takes the whole process with it.
-    :param reactor: Twisted's.
+    :param drain: its drain.
+    :param shutdown: what the steps of the drain do.
+    :param limit: the last limit.
+    :param reactor: stopped when a drain ends, if the process is not the server's own: then a stop through control
+        takes the whole process with it; None if the drain itself ends the process.
+    :param deploys: starts a successor; None if this server cannot have one.
+    :param label: begins the lines of :meth:`log_in_flight`.
     """
 
     def __init__(
-        self, engine: Engine, drain: Drain, stopping: Shutdown, process: OwnProcess | None, reactor: Any
+        self,
+        engine: Engine,
+        drain: Drain,
+        shutdown: Shutdown,
+        limit: DrainLimit,
+        reactor: IReactorCore | None,
+        deploys: Deploys | None,
+        label: str = "",
     ) -> None:
         self._engine = engine
         self._drain = drain
-        self._stopping = stopping
-        self._process = process
+        self._shutdown = shutdown
+        self._limit = limit
         self._reactor = reactor
+        self._deploys = deploys
+        self._label = label
 
     @property
-    def taken_down(self) -> int:
-        """How many exchanges were taken down so far."""
-        return self._stopping.taken_down
+    def draining(self) -> bool:
+        """Whether a drain has begun."""
+        return self._drain.state != State.SERVING
 
     # -- the last limit -----------------------------------------------------------------------------------
 
-    def _at_most(self) -> float:
-        """In how many seconds the process may still be there, by the deadlines that hold now."""
-        downloads = any(exchange.download for exchange in self._engine.site.register.in_flight())
-        return latest_exit(*self._drain.seconds_ahead(downloads))
-
-    def latest_exit(self) -> float:
-        """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        left = self._process.limit.left if self._process is not None and self._drain.state != State.SERVING else None
-        return self._at_most() if left is None else left
-
-    def limit(self) -> None:
-        """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
-        if self._process is not None and self._drain.state == State.SERVING:
-            self._process.limit.arm(self._at_most())
+    def arm_last_limit(self) -> None:
+        """Set the last limit if a drain is about to begin.  In a signal handler, too."""
+        self._limit.arm()
 
     def renew_limit(self) -> None:
-        """Move the last limit, if what is in flight has got more time since it was set: a download has begun."""
-        if self._process is None or not self._drain.state.draining or self._drain.state.past_deadline:
-            return
-        left = self._process.limit.left
-        if left is not None and self._at_most() > left + EXIT_SECONDS:
-            self._process.limit.arm(self._at_most())
+        """Move the last limit if there is more time than when it was set."""
+        self._limit.renew()
 
-    def _move_limit(self) -> None:
-        if self._process is not None and self._process.limit.left is not None:
-            self._process.limit.arm(self._at_most())
+    # -- the drain ----------------------------------------------------------------------------------------
 
-    # -- orders -------------------------------------------------------------------------------------------
+    def stop(self, quiet: bool, deadline: float | None = None) -> None:
+        """Begin to drain, with another deadline if one is given; again, it changes nothing but what it says.
+
+        :param quiet: close idle connections at once: no client sends further requests.
+        :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
+        """
+        if deadline is not None:
+            self._drain.set_deadline(deadline)
+            self._limit.move()
+        self._limit.arm()
+        self._limit.log_missing()
+        stopped = self._drain.begin(quiet)
+        if self._reactor is not None:
+            stopped.addCallback(self._stop_reactor, self._reactor)
+
+    def _stop_reactor(self, ignored: object, reactor: IReactorCore) -> None:
+        try:
+            reactor.stop()
+        except ReactorNotRunning:
+            pass  # the process was ended by something else meanwhile
+
+    def succeed(self) -> Deferred[None]:
+        """Begin to drain with the sockets in another process's hands: no balancer needs time to look elsewhere."""
+        self._limit.arm()
+        return self._drain.succeeded()
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+        self._limit.arm()
+        self._drain.hurry()
+
+    def extend(self, seconds: float) -> None:
+        """Move the deadline by `seconds`, which may be negative."""
+        self._drain.extend(seconds)
+        self._limit.move()
+
+    def take_down(self, which: str) -> list[int]:
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted."""
+        return self._shutdown.take_down_one(parse_id(which))
+
+    # -- everything else ----------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """Leave the rotation of a balancer; everything is served as always."""
@@ -84,41 +128,24 @@ class ServerOrders:
         """Enter it again."""
         self._engine.health.enter()
 
-    def stop(self, quiet: bool, deadline: float | None) -> None:
-        """Begin to drain; given again, it changes nothing but what it says.
+    def deploy(self) -> None:
+        """Start a successor that takes over."""
+        if self._deploys is not None:
+            self._deploys.deploy()
+        else:
+            log.error("no deploy: it is not known how this server was started, or it has no control socket")
 
-        :param quiet: close idle connections at once: nobody sends requests any more.
-        :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
-        """
-        if deadline is not None:
-            self._drain.set_deadline(deadline)
-            self._move_limit()
-        self.limit()
-        stopped = self._drain.begin(quiet)
-        if self._process is None:
-            stopped.addCallback(self._stop_reactor)
+    def reopen_logs(self) -> None:
+        """Open the access log and twistd's log again by their paths: logrotate has moved them."""
+        if self._engine.access_log is not None:
+            self._engine.access_log.reopen()
+        twistd_log.reopen()
 
-    def _stop_reactor(self, ignored: object) -> None:
-        try:
-            self._reactor.stop()
-        except ReactorNotRunning:
-            pass  # somebody else has ended the process meanwhile
-
-    def hurry(self) -> None:
-        """Take down at once what is in flight."""
-        self.limit()
-        self._drain.hurry()
-
-    def extend(self, seconds: float) -> None:
-        """Give what is in flight so many seconds more, or fewer."""
-        self._drain.extend(seconds)
-        self._move_limit()
-
-    def take_down(self, which: str) -> list[int]:
-        """Take down one exchange, and those behind it on its connection; which were."""
-        return self._stopping.take_down_one(number_of(which))
+    def log_in_flight(self) -> None:
+        """Log every exchange in flight, with its thread's stack."""
+        log.info("{lines}", lines=self._label + self._engine.in_flight())
 
 
-def number_of(which: str) -> int:
-    """The number of an exchange, from what somebody has typed; 0, which none has, if it is no number."""
+def parse_id(which: str) -> int:
+    """Returns the number of an exchange, from what a person has typed; 0, which none has, if it is no number."""
     return int(which) if which.isascii() and which.isdigit() and len(which) < 20 else 0

@@ -13,7 +13,15 @@ from attrs import define
 
 from graceful._version import __version__
 from graceful.control.counters import Counters
-from graceful.control.status import KEPT, StateHistory, StatusExchange, StatusInputs, StatusSite, rotation_of
+from graceful.control.status import (
+    KEPT,
+    HasSuccessor,
+    StateHistory,
+    StatusExchange,
+    StatusInputs,
+    StatusSite,
+    rotation_of,
+)
 from graceful.drain import State
 from graceful.process.exit import latest_exit
 from graceful.threads.stacks import stack_of
@@ -35,29 +43,42 @@ class ShutdownProgress(Protocol):
     def taken_down(self) -> int:
         """How many exchanges were taken down so far."""
 
+
+class ExitTime(Protocol):
+    """When an instance is gone at the latest."""
+
     def latest_exit(self) -> float:
-        """In how many seconds the process is gone in any case; before a drain, from its beginning."""
+        """Returns in how many seconds the process is gone in any case; before a drain, from its beginning."""
 
 
 @define(eq=False)
 class ServerStatus(StateHistory):
     """Reads an instance's status; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
 
-    :ivar inputs, drain, progress: None while the instance starts.
+    :ivar inputs, drain, progress, exit_time: None while the instance starts.
     :ivar ended: the last exchanges that ended since the drain began, newest first.
     """
 
     inputs: StatusInputs | None = None
     drain: Drain | None = None
     progress: ShutdownProgress | None = None
+    exit_time: ExitTime | None = None
     ended: deque[dict[str, Any]] | None = None
     _finished_before: int = 0
     _tally: Counters | None = None
     _downloaded: int = 0
 
-    def read_from(self, inputs: StatusInputs, drain: Drain, progress: ShutdownProgress) -> None:
+    def read_from(
+        self,
+        inputs: StatusInputs,
+        drain: Drain,
+        progress: ShutdownProgress,
+        exit_time: ExitTime,
+        takeover: HasSuccessor | None = None,
+    ) -> None:
         """Read these from now on: the instance is put together."""
-        self.inputs, self.drain, self.progress = inputs, drain, progress
+        self.inputs, self.drain, self.progress, self.exit_time = inputs, drain, progress, exit_time
+        self.takeover = takeover
 
     def count(self) -> None:
         """Count from now on what ends."""
@@ -84,9 +105,9 @@ class ServerStatus(StateHistory):
     @property
     def latest_exit(self) -> float:
         """In how many seconds the process is gone in any case; before a drain, from its beginning."""
-        if self.progress is None:
+        if self.exit_time is None:
             return latest_exit(self.settings.lame_duck, self.settings.deadline)
-        return self.progress.latest_exit()
+        return self.exit_time.latest_exit()
 
     @property
     def taken_down(self) -> int:

@@ -5,10 +5,9 @@ The order of the steps is :mod:`graceful.drain`'s; what they mean for sockets, c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from graceful.application import hooks
@@ -26,22 +25,40 @@ log = Logger(namespace="graceful")
 LOOK_AGAIN: Final = 0.02
 
 
+class DrainListener(Protocol):
+    """What else an instance does at the steps of its drain, in the order of the calls.  Reactor thread."""
+
+    def going_down(self) -> None:
+        """The drain has begun: tell the balancer and the service manager."""
+
+    def before_closing(self) -> Deferred[None]:
+        """The sockets are about to be closed, which waits until this fires."""
+
+    def sockets_closed(self) -> None:
+        """Every listening socket is closed."""
+
+    def drained(self, result: DrainResult) -> None:
+        """The drain is over; the process leaves after this call."""
+
+
 class Shutdown:
     """An engine on its way out; a `graceful.drain.Drainable`.  Reactor thread.
 
     :param engine: what is drained.
     :param reactor: stopped at the end, if the process is ours.
     :param process: None if it is not.
-    :ivar on_going_down: called when the drain begins.
-    :ivar on_gone: called with how it ended, before the process leaves.
-    :ivar failed: why the server stops by itself; None if it was told to.
-    :ivar succeeded: a successor has taken over: the pid file is its own.
-    :ivar before_closing: called before the sockets are closed, which waits for it.
-    :ivar after_closing: called when they are closed.
-    :ivar words: begin the line that says that it stops, and the one that says how that has ended.
+    :param listener: is called at the steps of the drain.
+    :param words: begin the line that says that it stops, and the one that says how that has ended.
     """
 
-    def __init__(self, engine: Engine, reactor: Any, process: OwnProcess | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        reactor: Any,
+        process: OwnProcess | None,
+        listener: DrainListener,
+        words: tuple[str, str] = ("stopping", "drained"),
+    ) -> None:
         self._engine = engine
         self._site = engine.site
         self._reactor = reactor
@@ -49,13 +66,18 @@ class Shutdown:
         self._finished_before = 0
         self._takedown: DrainTakedown | None = None
         self._taken_before = 0
-        self.on_going_down: Callable[[], object] = lambda: None
-        self.on_gone: Callable[[DrainResult], object] = lambda ending: None
-        self.failed: BaseException | None = None
-        self.succeeded = False
-        self.before_closing: Callable[[], Deferred[None]] = lambda: succeed(None)
-        self.after_closing: Callable[[], object] = lambda: None
-        self.words = "stopping", "drained"
+        self._listener = listener
+        self._words = words
+        self._failed = False
+        self._keeps_pid_file = True
+
+    def fail(self) -> None:
+        """End with status 1 whatever is finished: the server stops because something failed, not by an order."""
+        self._failed = True
+
+    def give_up_pid_file(self) -> None:
+        """Leave the pid file alone from now on: it is a successor's."""
+        self._keeps_pid_file = False
 
     @property
     def taken_down(self) -> int:
@@ -77,7 +99,7 @@ class Shutdown:
         self._engine.health.begin_going_down()
         self._taken_before = self.taken_down
         self._engine.request_timeouts.begin_drain()
-        self.on_going_down()
+        self._listener.going_down()
 
     def last_requests(self, quiet: bool) -> None:
         """From now on every answer is its connection's last."""
@@ -85,19 +107,16 @@ class Shutdown:
         if not site.draining:
             site.draining = True
             site.draining_since = clock.seconds()
-            log.info("{words}: {count} in flight", words=self.words[0], count=len(site.register.exchanges))
+            log.info("{words}: {count} in flight", words=self._words[0], count=len(site.register.exchanges))
         site.quiet = site.quiet or quiet
         self._engine.hasten()
 
     def close_listeners(self) -> Deferred[None]:
         """Close all listening sockets; each says so in the log."""
-        if self._process is not None and self._process.pid_file is not None and not self.succeeded:
+        if self._process is not None and self._process.pid_file is not None and self._keeps_pid_file:
             self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
-        closed = self.before_closing().addCallback(lambda ignored: self._engine.close_listeners())
-        return closed.addCallback(self._closed)
-
-    def _closed(self, ignored: None) -> None:
-        self.after_closing()
+        closed = self._listener.before_closing().addCallback(lambda ignored: self._engine.close_listeners())
+        return closed.addCallback(lambda ignored: self._listener.sockets_closed())
 
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
@@ -173,7 +192,7 @@ class Shutdown:
         hooks.gone(self)
         log.info(
             "{words} in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
-            words=self.words[1],
+            words=self._words[1],
             seconds=seconds,
             finished=finished,
             taken=taken,
@@ -184,8 +203,8 @@ class Shutdown:
             log.info("interrupted: {json}", json=as_json(lines))
         status = ABANDONED if abandoned else TAKEN_DOWN if taken else FINISHED
         reports = tuple(line["report"] for line in lines if line["report"])
-        ending = DrainResult(1 if self.failed is not None else status, seconds, finished, taken, abandoned, reports)
+        ending = DrainResult(1 if self._failed else status, seconds, finished, taken, abandoned, reports)
         if self._process is None:
-            self.on_gone(ending)
+            self._listener.drained(ending)
         else:
-            self._process.leave(self._reactor, ending, REPORTS + EXIT_SECONDS, self.on_gone)
+            self._process.leave(self._reactor, ending, REPORTS + EXIT_SECONDS, self._listener.drained)

@@ -63,13 +63,11 @@ class Draining(Protocol):
         """Begin it, with the sockets in a successor's hands."""
 
 
-class Succeeded(Protocol):
-    """Whoever has to know that there is a successor.
+class PidFileKeeper(Protocol):
+    """The part of an instance that gives up its pid file when it closes its sockets."""
 
-    :ivar succeeded: the pid file is the successor's business.
-    """
-
-    succeeded: bool
+    def give_up_pid_file(self) -> None:
+        """Leave the pid file alone from now on: it is a successor's."""
 
 
 class Takeover:
@@ -78,10 +76,11 @@ class Takeover:
     :param engine: has the application's sockets.
     :param desk: has the others.
     :param drain: begins when they are handed over.
-    :param stopping: is told that the pid file is the successor's business.
+    :param shutdown: is told that the pid file is the successor's.
     :param process: None if it is not ours: then it could not end, and there is no takeover.
     :param timeout: seconds that a successor has until it accepts.
-    :param limit: sees to it that the process ends in time.
+    :param arm_last_limit: sets the time at which the process ends whatever happens.
+    :param ended: called when a takeover by a successor has ended, well or not.
     :ivar succession: the takeover by a successor.
     """
 
@@ -90,21 +89,27 @@ class Takeover:
         engine: Sockets,
         desk: ControlServer,
         drain: Draining,
-        stopping: Succeeded,
+        shutdown: PidFileKeeper,
         process: OwnProcess | None,
         timeout: float,
-        limit: Callable[[], object],
+        arm_last_limit: Callable[[], object],
+        ended: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
         self._desk = desk
         self._drain = drain
-        self._stopping = stopping
+        self._shutdown = shutdown
         self._process = process
-        self._limit = limit
+        self._arm_last_limit = arm_last_limit
         self._lent: list[tuple[str, BoundSocket]] = []
         self._waits = False
-        self.succession = SocketHandover(engine.clock, self, timeout)
+        self.succession = SocketHandover(engine.clock, self, timeout, ended)
         desk.answer_successors(SuccessorApi(self.succession, self._sockets, engine.foreign).answer)
+
+    @property
+    def successor(self) -> int:
+        """The process that takes over, or has; 0 for none."""
+        return self.succession.successor
 
     # -- as the old one -----------------------------------------------------------------------------------
 
@@ -137,11 +142,11 @@ class Takeover:
         lent, self._lent = [bound for _, bound in self._lent], []
         handed = [bound for number, bound in enumerate(lent) if number in kept]
         self._rebind([bound for bound in lent if bound not in handed])  # these it has closed: they are ours alone
-        self._stopping.succeeded = True
+        self._shutdown.give_up_pid_file()
         self._engine.hand_sockets(handed, pid)
         self._desk.hand_over(handed, pid)
         log.info("process {pid} has taken over; this one finishes what it has", pid=pid)
-        self._limit()
+        self._arm_last_limit()
         self._drain.succeeded()
 
     def _rebind(self, known: Sequence[BoundSocket]) -> None:

@@ -65,9 +65,8 @@ class Reload:
         self._child: Child | None = None
         self._timer: IDelayedCall | None = None
         self._gone: Deferred[None] | None = None  # fires when nothing is left of a deploy that was given up
-        succession.on_end = self._takeover_ended
 
-    def __call__(self) -> None:
+    def deploy(self) -> None:
         """Start a successor, unless one is on its way."""
         why = self._why_not()
         if why is not None:
@@ -146,7 +145,7 @@ class Reload:
             self._child.kill()
         self._say(f"the successor has not accepted within {self._timeout:g} s")
 
-    def _takeover_ended(self) -> None:
+    def takeover_ended(self) -> None:
         """The takeover that we have started, or somebody else's, has ended; it has been said how."""
         self._stop_timer()
         self._look_whether_gone()

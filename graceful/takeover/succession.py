@@ -56,13 +56,19 @@ class SocketHandover:
     :param clock: times the successor; monotonic.
     :param holder: whose sockets they are.
     :param timeout: seconds that a successor has until it accepts.
+    :param ended: called when a takeover has ended, well or not.
     :ivar successor: the process that the sockets are offered or handed to; 0 for nobody.
     :ivar handed: whether it has them.
     :ivar leaving: this instance stops, and has given its successor up.
-    :ivar on_end: called when a takeover has ended, well or not.
     """
 
-    def __init__(self, clock: IReactorTime, holder: SocketHolder, timeout: float) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        holder: SocketHolder,
+        timeout: float,
+        ended: Callable[[], object] = lambda: None,
+    ) -> None:
         self._clock = clock
         self._holder = holder
         self._timeout = timeout
@@ -70,7 +76,7 @@ class SocketHandover:
         self._token: object = None
         self.successor = 0
         self.handed = self.leaving = False
-        self.on_end: Callable[[], object] = lambda: None
+        self._ended = ended
 
     def offer(self, token: object, pid: int, protocol: object) -> None:
         """A process asks for the sockets.
@@ -115,7 +121,7 @@ class SocketHandover:
             )
         self._stop_timer()
         self.handed, self._token = True, None
-        self.on_end()
+        self._ended()
         self._holder.hand_over(kept, self.successor)
 
     def lost(self, token: object) -> None:
@@ -142,7 +148,7 @@ class SocketHandover:
     def _say(self, pid: int, why: str) -> None:
         on = "stops" if self.leaving else "serves on"
         log.error("no takeover: process {pid} {why}; this one {on}", pid=pid, why=why, on=on)
-        self.on_end()
+        self._ended()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -49,23 +49,28 @@ class Limits:
 
     :param limits: those that were asked for; of one prefix, the last counts.
     :param deadline: of a drain, seconds.
+    :param takedown_at: returns when a drain takes down what is left, monotonic seconds; None before a drain.
     :ivar any: whether there are any, but for the deadline.
-    :ivar takes_down: when a drain that is under way will take down what is left, monotonic seconds; None before.
     """
 
-    def __init__(self, limits: Iterable[Limit] = (), deadline: float = 0.0) -> None:
+    def __init__(
+        self,
+        limits: Iterable[Limit] = (),
+        deadline: float = 0.0,
+        takedown_at: Callable[[], float | None] = _no_drain,
+    ) -> None:
         kept = {(limit.prefix, limit.report): limit for limit in limits}.values()
         self._enforced = _LimitTable(limit for limit in kept if not limit.report)
         self._tried = _LimitTable(limit for limit in kept if limit.report)
         self.any = bool(kept)
         self._margin = margin(deadline)
-        self.takes_down: Callable[[], float | None] = _no_drain
+        self._takedown_at = takedown_at
 
     def until(self, exchange: Exchange) -> float | None:
         """When an exchange has no more time, monotonic seconds; None if it has no limit."""
         limit = self._enforced.of(exchange)
         until = None if limit is None else (exchange.arrived or exchange.started) + limit.seconds
-        drain = self.takes_down()
+        drain = self._takedown_at()
         if drain is None or (until is not None and until < drain - self._margin):
             return until
         return drain - self._margin

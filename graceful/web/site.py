@@ -74,6 +74,7 @@ class Site:
     :param root: an `IResource`, or an `IHandler`.
     :param settings: limits and time-outs.
     :param register: where connections and exchanges are listed.
+    :param takedown_at: returns when a drain that is under way takes down what is left (:class:`Limits`).
     :ivar going_down: the way out has begun, if only by telling so.  Set by the reactor thread.
     :ivar limits: how long exchanges may run.
     :ivar draining: answers say `Connection: close`, and idle connections end.  Set by the reactor thread.
@@ -95,6 +96,7 @@ class Site:
         proxies: TrustedProxies | None = None,
         spooler: Spooler | None = None,
         pool_for: Callable[[Any], Any] | None = None,
+        takedown_at: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.root = root
         self.settings = settings if settings is not None else Settings()
@@ -108,7 +110,7 @@ class Site:
         self._front = PrefixRoutes()
         self.handle: Callable[[Exchange], None]
         self.budget = Budget()
-        self.limits = Limits(self.settings.request_timeout, self.settings.deadline)
+        self.limits = Limits(self.settings.request_timeout, self.settings.deadline, takedown_at)
         self.going_down = self.draining = self.quiet = False
         self.draining_since = 0.0
         self.run_id = f"{os.getpid():x}-{os.urandom(4).hex()}"

@@ -25,7 +25,7 @@ BEYOND: Final = 7.0
 
 
 class FleetOrders:
-    """Acts on all workers, as :class:`graceful.control.api.Orders` has it.  Reactor thread, but for `limit`.
+    """Acts on all workers, as :class:`graceful.control.api.Orders` has it.  Reactor thread, except `arm_last_limit`.
 
     :param crew: the workers.
     :param exodus: their way out.
@@ -53,7 +53,7 @@ class FleetOrders:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
         return self._at_most() + BEYOND if self._last.left is None else self._last.left
 
-    def limit(self) -> None:
+    def arm_last_limit(self) -> None:
         """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
         if self._exodus.began is None:
             self._last.arm(self._at_most() + BEYOND)
@@ -91,12 +91,12 @@ class FleetOrders:
 
     def stop(self, quiet: bool, deadline: float | None) -> None:
         """Begin to drain."""
-        self.limit()
+        self.arm_last_limit()
         self._exodus.begin(quiet, deadline)
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
-        self.limit()
+        self.arm_last_limit()
         self._exodus.hurry()
 
     def extend(self, seconds: float) -> Deferred[None]:

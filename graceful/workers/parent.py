@@ -15,8 +15,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -46,6 +46,30 @@ class Held:
         self.bound = bound
 
 
+class ParentListener(Protocol):
+    """What a worker does when its supervisor says so.  Reactor thread."""
+
+    def begin_to_accept(self) -> None:
+        """Accept from the worker's own sockets."""
+
+    def accept_more(self, bound: Sequence[BoundSocket]) -> None:
+        """Accept from these sockets, too."""
+
+    def release(self, bound: Sequence[BoundSocket]) -> None:
+        """Let go of these sockets: another process accepts from them."""
+
+    def succeeded(self, pid: int, handed: Sequence[BoundSocket], alone: Sequence[BoundSocket]) -> None:
+        """Drain, since another process accepts.
+
+        :param pid: that process.
+        :param handed: the sockets that it has.
+        :param alone: the sockets that no other process has.
+        """
+
+    def supervisor_lost(self) -> None:
+        """Stop: the supervisor is gone."""
+
+
 class Parent:
     """A worker's place.  Main thread; from `watch` on, the reactor thread.
 
@@ -54,12 +78,6 @@ class Parent:
     :ivar directory: of the release that it is to run; None if the command line names none.
     :ivar control: a connected socket, on which the supervisor looks and gives orders.
     :ivar supervisor: its process.
-    :ivar on_accept: called when this worker is to accept.
-    :ivar on_more: called with sockets to accept from, beside its own.
-    :ivar on_release: called with sockets to let go of: somebody else accepts from them.
-    :ivar on_succeeded: called with the process that accepts instead, with the sockets that it accepts from, and with
-        those of the others that nobody else holds.
-    :ivar on_lost: called when the supervisor is gone.
     """
 
     def __init__(self, said: str) -> None:
@@ -71,12 +89,7 @@ class Parent:
         except (KeyError, TypeError, ValueError, OSError):
             raise ParentError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
         self.supervisor = 0
-        self.on_accept: Callable[[], object] = lambda: None
-        self.on_more: Callable[[list[BoundSocket]], object] = lambda bound: None
-        self.on_release: Callable[[list[BoundSocket]], object] = lambda bound: None
-        self.on_succeeded: Callable[[int, list[BoundSocket], list[BoundSocket]], object]
-        self.on_succeeded = lambda pid, handed, alone: None
-        self.on_lost: Callable[[], object] = lambda: None
+        self._listener: ParentListener
         self._line = Channel(line)
         self._held: list[Held] = []
         self._asking: Deferred[tuple[int, list[BoundSocket]]] | None = None
@@ -133,8 +146,12 @@ class Parent:
         if not self._line.say("failed", why=why):
             print(f"graceful: worker {self.number}: {why}", file=sys.stderr)
 
-    def watch(self, reactor: Any) -> None:
-        """Say that everything is imported and built, and listen from now on."""
+    def watch(self, reactor: Any, listener: ParentListener) -> None:
+        """Say that everything is imported and built, and listen from now on.
+
+        :param listener: does what the supervisor says.
+        """
+        self._listener = listener
         self._line.heard, self._line.lost = self._heard, self._lost
         self._line.watch(reactor)
         self._line.say("ready")
@@ -170,14 +187,14 @@ class Parent:
     def _heard(self, message: dict[str, Any]) -> None:
         word = message["word"]
         if word == "accept":
-            self.on_accept()
+            self._listener.begin_to_accept()
         elif word == "sockets":
-            self.on_more(self._take_more(message))
+            self._listener.accept_more(self._take_more(message))
         elif word == "release":
-            self.on_release(self._of(message.get("keys", [])))
+            self._listener.release(self._of(message.get("keys", [])))
         elif word == "succeeded":
             handed, alone = (self._of(message.get(which, [])) for which in ("handed", "alone"))
-            self.on_succeeded(int(message["pid"]), handed, alone)
+            self._listener.succeeded(int(message["pid"]), handed, alone)
         elif word == "close" and self._asking is not None:
             asking, self._asking = self._asking, None
             asking.callback((int(message.get("pid", 0)), self._of(message.get("alone", []))))
@@ -193,7 +210,7 @@ class Parent:
         log.error(
             "the supervisor, process {pid}, is gone: worker {number} stops", pid=self.supervisor, number=self.number
         )
-        self.on_lost()
+        self._listener.supervisor_lost()
 
     def close(self) -> None:
         """Hang up."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
 from graceful.drain import DrainResult, State
+from graceful.logs import twistd_log
 from graceful.process.clock import on
 from graceful.process.exit import EXIT_SECONDS, latest_exit
 from graceful.process.own_process import OwnProcess
@@ -64,7 +65,7 @@ class Supervisor(Instance):
         self._losses: CrashReports
         self._failed: BaseException | None = None
         self._over: Deferred[None] = Deferred()
-        self.succeeded = False  # a successor has taken over: the pid file is its own
+        self._keeps_pid_file = True
 
     # -- start --------------------------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ class Supervisor(Instance):
         """Where it will listen."""
         return self._places.names()
 
-    def _bind_desk(self) -> None:
+    def _make_status(self) -> FleetStatus:
         settings = self.settings
         clock = self._clock = on(self._reactor)
         clock.start()
@@ -101,8 +102,8 @@ class Supervisor(Instance):
             settings.max_draining,
         )
         self._looking = StatusPoller(self._crew, clock)
-        self._telling = self._status = FleetStatus(settings, looking=self._looking)
-        super()._bind_desk()
+        self._telling = FleetStatus(settings, looking=self._looking)
+        return self._telling
 
     def _build(self) -> None:
         """Start all workers, and wait until they would accept."""
@@ -120,15 +121,14 @@ class Supervisor(Instance):
         self._losses = CrashReports(Reporter(settings.reports), clock)
         crew.on_open, crew.on_lost, crew.on_ended = self._open, self._losses.of, self._ended
         crew.on_hopeless = self._give_up
-        assert self._desk is not None
-        self._desk.open(self._reactor, self._orders)
+        assert self._control is not None
+        self._control.open(self._reactor, self._orders)
         hands = Hands(clock, self._places, self._exodus)
         self._takeover = Takeover(
-            hands, self._desk, hands, self, process, settings.takeover_timeout, self._orders.limit
+            hands, self._control, hands, self, process, settings.takeover_timeout, self._orders.arm_last_limit
         )
-        succession = self._takeover.succession
-        self._telling.successor = lambda: succession.successor
-        self._reactor.callWhenRunning(self._running)
+        self._telling.takeover = self._takeover
+        self._reactor.callWhenRunning(self._take_signals, self)
         self._reactor.callWhenRunning(crew.accept)
         self._looking.start()
         clock.callLater(EVERY, self._look)
@@ -171,9 +171,8 @@ class Supervisor(Instance):
         worker.picture = self._looking.last(worker) or {}
 
     def _give_up(self, why: str) -> None:
-        self._fail(BindError(why))
         log.critical("{why}: stopping", why=why)
-        self._leave()
+        self.leave_after(BindError(why))
 
     def _may_not_deploy(self) -> str | None:
         if self._exodus.began is not None:
@@ -182,15 +181,18 @@ class Supervisor(Instance):
 
     # -- what can be asked of it, by signals --------------------------------------------------------------
 
-    def limit(self) -> None:
-        """See to it that the process ends in time, whatever happens.  In a signal handler."""
+    @property
+    def draining(self) -> bool:
+        """Whether a drain has begun."""
+        return self._exodus.began is not None
+
+    def arm_last_limit(self) -> None:
+        """Set the time at which the process ends whatever happens.  In a signal handler."""
         if self._orders is not None:
-            self._orders.limit()
+            self._orders.arm_last_limit()
 
     def stop(self, quiet: bool) -> None:
         """Have all workers drain, side by side."""
-        if self._exodus.began is not None:
-            self.say_in_flight()
         self._exodus.begin(quiet)
 
     def hurry(self) -> None:
@@ -203,10 +205,10 @@ class Supervisor(Instance):
 
     def reopen_logs(self) -> None:
         """Open the log files anew, here and in each worker."""
-        super().reopen_logs()
+        twistd_log.reopen()
         self._signal(signal.SIGUSR1)
 
-    def say_in_flight(self) -> None:
+    def log_in_flight(self) -> None:
         """Have each worker log what it has in flight."""
         self._signal(signal.SIGUSR2)
 
@@ -220,20 +222,26 @@ class Supervisor(Instance):
 
     # -- the way out --------------------------------------------------------------------------------------
 
-    def _fail(self, error: BaseException | None) -> None:
+    def give_up_pid_file(self) -> None:
+        """Leave the pid file alone from now on: it is a successor's."""
+        self._keeps_pid_file = False
+
+    def leave_after(self, error: BaseException) -> None:
+        """Stop, with exit status 1, since something failed."""
         self._failed = error
+        self._leave()
 
     def _leave(self) -> None:
-        self.limit()
+        self.arm_last_limit()
         self._exodus.begin(True)
 
     def _entered(self, state: State) -> None:
         health = self._telling.health
         if state in (State.LAME_DUCK, State.CLOSING) and health is not None and not health.going_down:
             health.begin_going_down()
-            if self._desk is not None:
-                self._desk.going_down()
-        if state == State.CLOSING and self._own.pid_file is not None and not self.succeeded:
+            if self._control is not None:
+                self._control.going_down()
+        if state == State.CLOSING and self._own.pid_file is not None and self._keeps_pid_file:
             self._own.pid_file.release()  # before "closed" is said: a successor may start at that word
         super()._entered(state)
 
@@ -243,8 +251,8 @@ class Supervisor(Instance):
     def _end(self, ending: DrainResult) -> None:
         if self._failed is not None:
             ending = evolve(ending, exit_status=1)
-        assert self._desk is not None
-        self._own.leave(self._reactor, ending, EXIT_SECONDS, self._desk.end)
+        assert self._control is not None
+        self._own.leave(self._reactor, ending, EXIT_SECONDS, self._control.end)
         self._looking.stop()
         self._clock.stop()
         self._over.callback(None)

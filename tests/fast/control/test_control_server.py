@@ -82,9 +82,8 @@ class ConnectedTests(Case):
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
         )
-        self.status.read_from(
-            instance, cast(Any, None), cast(Any, SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0))
-        )
+        progress: Any = SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0)
+        self.status.read_from(instance, cast(Any, None), progress, progress)
         self.supervisor, ours = socket.socketpair()
         self.addCleanup(self.supervisor.close)
         self.server = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))

@@ -14,14 +14,19 @@ from graceful.process.signals import Signals
 class Server:
     """What is asked of a server.
 
-    :ivar done: what, in order; the limit is seen to in the handler itself.
+    :ivar done: what, in order; the limit is armed in the handler itself.
+    :ivar trouble: what is raised when the limit is armed.
     """
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.draining = False
+        self.trouble: Exception | None = None
 
-    def limit(self) -> None:
+    def arm_last_limit(self) -> None:
         self.done.append("limit")
+        if self.trouble is not None:
+            raise self.trouble
 
     def stop(self, quiet: bool) -> None:
         self.done.append("stop quietly" if quiet else "stop")
@@ -35,7 +40,7 @@ class Server:
     def deploy(self) -> None:
         self.done.append("deploy")
 
-    def say_in_flight(self) -> None:
+    def log_in_flight(self) -> None:
         self.done.append("say")
 
 
@@ -79,6 +84,20 @@ class SignalTests(SynchronousTestCase):
         """SIGTERM stops, each time: the server knows what a second one means."""
         for _ in range(3):
             self.assertEqual(self.send(signal.SIGTERM), (["limit"], ["stop"]))
+
+    def test_terminate_again_logs_what_is_waited_for(self) -> None:
+        """In a drain, SIGTERM and a first SIGINT log what is in flight, too; whatever began the drain."""
+        self.server.draining = True
+        self.assertEqual(self.send(signal.SIGTERM), (["limit"], ["say", "stop"]))
+        self.assertEqual(self.send(signal.SIGINT), (["limit"], ["say", "stop quietly"]))
+
+    def test_stop_is_not_lost_when_the_limit_fails(self) -> None:
+        """Whatever goes wrong with the last limit, the order is given."""
+        self.server.trouble = RuntimeError("can't start new thread")
+        for number, order in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop quietly"), (signal.SIGQUIT, "hurry")):
+            with self.assertRaises(RuntimeError):
+                self.handlers[number](number, None)
+            self.assertEqual(self.send(), ([], [order]))
 
     def test_interrupt(self) -> None:
         """SIGINT stops without waiting for idle connections; again, without waiting for anything."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.drain import Drain
 from graceful.process.exit import EXIT_SECONDS, LastLimit, latest_exit
+from graceful.server.drain_limit import DrainLimit
 from graceful.server.server_orders import ServerOrders
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
 
@@ -36,20 +37,20 @@ class LastLimitTests(SynchronousTestCase):
             signal=lambda number, action: None,
             start_thread=lambda function, arguments: None,
         )
-        process: Any = SimpleNamespace(limit=LastLimit(system=system))
         self.in_flight: list[Any] = []
-        register = SimpleNamespace(in_flight=lambda: self.in_flight)
-        engine: Any = SimpleNamespace(site=SimpleNamespace(register=register))
+        register: Any = SimpleNamespace(in_flight=lambda: self.in_flight)
         self.drain = Drain(self.clock, cast(Any, Work()), 200, 3600, 10)
-        self.orders = ServerOrders(engine, self.drain, cast(Any, None), process, None)
+        self.limit = DrainLimit(register, self.drain, LastLimit(system=system))
+        nothing = cast(Any, None)
+        self.orders = ServerOrders(nothing, self.drain, nothing, self.limit, None, None)
 
     def test_stop(self) -> None:
         """An order to stop arms it, with the deadline that came with the order."""
-        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 200))
+        self.assertEqual(self.limit.latest_exit(), latest_exit(10, 200))
         self.orders.stop(False, 50)
-        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 50))
+        self.assertEqual(self.limit.latest_exit(), latest_exit(10, 50))
         self.clock.advance(5)
-        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 50) - 5)
+        self.assertEqual(self.limit.latest_exit(), latest_exit(10, 50) - 5)
         self.assertEqual(len(self.armed), 1)
 
     def test_extend(self) -> None:
@@ -59,9 +60,9 @@ class LastLimitTests(SynchronousTestCase):
         self.orders.stop(False, None)
         self.clock.advance(4)
         self.orders.extend(100)
-        self.assertEqual(self.orders.latest_exit(), latest_exit(6, 305))
+        self.assertEqual(self.limit.latest_exit(), latest_exit(6, 305))
         self.orders.extend(-200)
-        self.assertEqual(self.orders.latest_exit(), latest_exit(6, 105))
+        self.assertEqual(self.limit.latest_exit(), latest_exit(6, 105))
         self.assertEqual(len(self.armed), 3)
 
     def test_a_late_download(self) -> None:
@@ -71,7 +72,7 @@ class LastLimitTests(SynchronousTestCase):
         self.assertEqual(len(self.armed), 1)
         self.in_flight.append(SimpleNamespace(download=True))
         self.orders.renew_limit()
-        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 3600))
+        self.assertEqual(self.limit.latest_exit(), latest_exit(10, 3600))
         self.in_flight.clear()
         self.clock.advance(EXIT_SECONDS)
         self.orders.renew_limit()
@@ -81,7 +82,7 @@ class LastLimitTests(SynchronousTestCase):
         """A second order with another deadline moves it."""
         self.orders.stop(False, None)
         self.orders.stop(False, 20)
-        self.assertEqual(self.orders.latest_exit(), latest_exit(10, 20))
+        self.assertEqual(self.limit.latest_exit(), latest_exit(10, 20))
 
 
 class FleetTests(SynchronousTestCase):
@@ -95,7 +96,7 @@ class FleetTests(SynchronousTestCase):
         exodus: Any = SimpleNamespace(state="serving", began=None, kill=self.kill)
         test, nothing = cast(Any, self), cast(Any, None)  # the test is their status, and the limit
         self.orders = FleetOrders(nothing, exodus, test, nothing, test)
-        self.orders.limit()
+        self.orders.arm_last_limit()
         exodus.state, exodus.began = "finishing", 0.0
 
     def arm(self, seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from graceful.downloads.parked import Parked
 from graceful.downloads.parking_lot import ParkedRequest
@@ -177,7 +177,7 @@ class StoppingTests(Case):
             reports=self.reports,
             request_timeouts=SimpleNamespace(taken=0),
         )
-        self.stopping = Shutdown(engine, None, None)
+        self.stopping = Shutdown(engine, None, None, cast(Any, None))
 
     def test_downloads_are_not_left_over(self) -> None:
         """Downloads are no others; everything else is, also an idle connection."""

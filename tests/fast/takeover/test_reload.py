@@ -121,7 +121,7 @@ class ReloadTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make an instance that could deploy."""
         self.clock, self.reactor, self.holder = Clock(), Reactor(), SocketHolder()
-        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT)
+        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT, lambda: self.reload.takeover_ended())
         self.started: list[tuple[list[str], dict[str, Any]]] = []
         self.processes: list[Process] = []
         self.trouble: OSError | None = None
@@ -164,7 +164,7 @@ class ReloadTests(SynchronousTestCase):
 
     def test_started(self) -> None:
         """The same command in the same place, and where to ask for the sockets."""
-        self.reload()
+        self.reload.deploy()
         command, how = self.started[0]
         self.assertEqual((command, how["cwd"]), (["/srv/bin/twistd", "-n"], "/srv"))
         self.assertEqual(how["env"], {"A": "b", VARIABLE: "/run/site.sock"})
@@ -172,17 +172,17 @@ class ReloadTests(SynchronousTestCase):
 
     def test_one_at_a_time(self) -> None:
         """Another one is refused until the first has come to its end."""
-        self.reload()
-        self.reload()
+        self.reload.deploy()
+        self.reload.deploy()
         self.assertEqual(self.said(), "no deploy: one is under way; this one serves on")
         self.succession.offer(self, 1, PROTOCOL)
         self.succession.lost(self)
-        self.reload()
+        self.reload.deploy()
         self.assertEqual(len(self.started), 2)
 
     def test_ended(self) -> None:
         """One that ends before it asks for the sockets has failed."""
-        self.reload()
+        self.reload.deploy()
         self.reactor.readers[0].doRead()
         self.assertEqual(
             self.said(),
@@ -190,19 +190,19 @@ class ReloadTests(SynchronousTestCase):
             "its own log says why; this one serves on",
         )
         self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([], []))
-        self.reload()
+        self.reload.deploy()
         self.assertEqual(len(self.started), 2)
 
     def test_late(self) -> None:
         """One that takes too long is ended."""
-        self.reload()
+        self.reload.deploy()
         self.clock.advance(TIMEOUT)
         self.assertTrue(self.processes[0].killed)
         self.assertEqual(self.said(), "no deploy: the successor has not accepted within 60 s; this one serves on")
 
     def test_well(self) -> None:
         """One that takes over is not ended any more."""
-        self.reload()
+        self.reload.deploy()
         self.succession.offer(self, self.processes[0].pid, PROTOCOL)
         self.succession.accepts(self, [])
         self.clock.advance(TIMEOUT * 2)
@@ -210,7 +210,7 @@ class ReloadTests(SynchronousTestCase):
 
     def test_given_up(self) -> None:
         """A deploy ends with the server that is stopped; the sockets wait until nobody else holds them."""
-        self.reload()
+        self.reload.deploy()
         self.succession.offer(self, 1, PROTOCOL)
         given_up = self.reload.give_up()
         self.assertEqual(self.said(), "no deploy: it is stopping")
@@ -227,7 +227,7 @@ class ReloadTests(SynchronousTestCase):
 
     def test_given_up_early(self) -> None:
         """One that has not asked for the sockets yet is waited for as well."""
-        self.reload()
+        self.reload.deploy()
         given_up = self.reload.give_up()
         self.assertNoResult(given_up)
         self.reactor.readers[0].doRead()
@@ -236,7 +236,7 @@ class ReloadTests(SynchronousTestCase):
 
     def test_given_up_without_end(self) -> None:
         """A stop waits for one that cannot be killed, but not for ever."""
-        self.reload()
+        self.reload.deploy()
         given_up = self.reload.give_up()
         self.clock.advance(GONE_IN)
         self.successResultOf(given_up)
@@ -244,7 +244,7 @@ class ReloadTests(SynchronousTestCase):
     def test_nothing_to_give_up(self) -> None:
         """Without a deploy under way a stop waits for nothing; what has taken over goes on."""
         self.successResultOf(self.reload.give_up())
-        self.reload()
+        self.reload.deploy()
         self.succession.offer(self, self.processes[0].pid, PROTOCOL)
         self.succession.accepts(self, [])
         self.successResultOf(self.reload.give_up())
@@ -252,10 +252,10 @@ class ReloadTests(SynchronousTestCase):
 
     def test_an_earlier_one(self) -> None:
         """That an earlier one has ended says nothing of this one."""
-        self.reload()
+        self.reload.deploy()
         self.succession.offer(self, 1, PROTOCOL)
         self.succession.lost(self)
-        self.reload()
+        self.reload.deploy()
         self.reactor.readers[0].doRead()
         self.clock.advance(TIMEOUT)
         self.assertTrue(self.processes[1].killed)
@@ -263,19 +263,19 @@ class ReloadTests(SynchronousTestCase):
     def test_cannot(self) -> None:
         """What makes it impossible is said in one line."""
         self.trouble = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        self.reload()
+        self.reload.deploy()
         self.assertEqual(
             self.said(),
             "no deploy: /srv/bin/twistd cannot be started in /srv: No such file or directory; this one serves on",
         )
         self.trouble = None
         self.pid = 1
-        self.reload()
+        self.reload.deploy()
         self.assertIn("process 1", self.said())
         self.pid, self.control = 4711, None
-        self.reload()
+        self.reload.deploy()
         self.assertIn("control socket", self.said())
         self.control, self.holder.why = "/run/site.sock", "it is stopping"
-        self.reload()
+        self.reload.deploy()
         self.assertIn("it is stopping", self.said())
         self.assertEqual(self.started, [])

@@ -44,9 +44,8 @@ class SuccessionTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make an instance that could be taken over."""
         self.clock, self.holder = Clock(), SocketHolder()
-        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT)
+        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT, self._ended)
         self.ends = 0
-        self.succession.on_end = self._ended
         self.token, self.other = object(), object()
         logs = capturedLogs()
         self.events = logs.__enter__()

@@ -74,9 +74,8 @@ class LimitsTests(Case):
 
     def test_drain(self) -> None:
         """A drain leaves as much as its deadline, less a margin, and never more than there was."""
-        limits = Limits([Limit(50, "/short")], deadline=200)
         end = self.clock.seconds() + 200
-        limits.takes_down = lambda: end
+        limits = Limits([Limit(50, "/short")], deadline=200, takedown_at=lambda: end)
         self.assertEqual(self.until(limits, b"/"), 195)
         self.assertEqual(self.until(limits, b"/short"), 50)
         self.clock.advance(180)

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.logger import capturedLogs, formatEvent
@@ -73,9 +74,15 @@ class PostTests(SynchronousTestCase):
 
             return called
 
-        post.on_accept, post.on_more, post.on_release = note("accept"), note("more"), note("release")
-        post.on_succeeded, post.on_lost = note("succeeded"), note("lost")
-        post.watch(self.reactor)
+        words = {
+            "begin_to_accept": "accept",
+            "accept_more": "more",
+            "release": "release",
+            "succeeded": "succeeded",
+            "supervisor_lost": "lost",
+        }
+        listener: Any = SimpleNamespace(**{method: note(word) for method, word in words.items()})
+        post.watch(self.reactor, listener)
         self.assertEqual(self.supervisor.hear(1.0), {"word": "ready"})
 
     def names(self, bound: list[Any]) -> list[str]:

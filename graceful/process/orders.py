@@ -1,0 +1,89 @@
+"""What a running instance can be told to do, by a signal or through its control socket.
+
+Both ways end at one object, so that a stop means the same whichever way it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+
+class StopOrders(Protocol):
+    """The orders that end a process.  Reactor thread, except `arm_last_limit`."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether a drain has begun."""
+
+    def arm_last_limit(self) -> None:
+        """Set the time at which the process ends whatever happens.  Called in the signal handler itself."""
+
+    def stop(self, quiet: bool) -> object:
+        """Begin to drain.
+
+        :param quiet: close idle connections at once: no client sends further requests.
+        """
+
+    def hurry(self) -> object:
+        """Take down at once what is in flight."""
+
+    def log_in_flight(self) -> None:
+        """Log every exchange in flight, with its thread's stack."""
+
+
+class SignalOrders(StopOrders, Protocol):
+    """Everything that a signal can order.  Reactor thread, except `arm_last_limit`."""
+
+    def deploy(self) -> None:
+        """Start a successor that takes over."""
+
+    def reopen_logs(self) -> None:
+        """Open the log files again by their paths: logrotate has moved them."""
+
+
+class ControlOrders(Protocol):
+    """Everything that the control API can order.  Reactor thread.
+
+    An order is answered when it is obeyed: one that takes time returns a Deferred.
+    """
+
+    def leave(self) -> Deferred[None] | None:
+        """Leave the rotation of a balancer."""
+
+    def enter(self) -> Deferred[None] | None:
+        """Enter it again."""
+
+    def stop(self, quiet: bool, deadline: float | None) -> Deferred[None] | None:
+        """Begin to drain, with another deadline if one is given."""
+
+    def hurry(self) -> Deferred[None] | None:
+        """Take down at once what is in flight."""
+
+    def extend(self, seconds: float) -> Deferred[None] | None:
+        """Move the deadline by `seconds`, which may be negative."""
+
+    def take_down(self, which: str) -> Sequence[int | str] | Deferred[Sequence[str]]:
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted.
+
+        :param which: the id as a status shows it; nothing is taken down by any other text.
+        """
+
+    def renew_limit(self) -> None:
+        """Move the last limit if there is more time than when it was set; called once a tick."""
+
+
+class Orders(SignalOrders, ControlOrders, Protocol):
+    """Everything that an instance can be told to do."""
+
+    def stop(self, quiet: bool, deadline: float | None = None) -> Deferred[None] | None:
+        """Begin to drain, with another deadline if one is given; again, it changes nothing but what it says.
+
+        :param quiet: close idle connections at once: no client sends further requests.
+        :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
+        """
+
+    def hurry(self) -> Deferred[None] | None:
+        """Take down at once what is in flight."""

@@ -1,0 +1,62 @@
+"""When the process is gone at the latest, by the deadlines that hold now.
+
+The last limit is not the reactor's (:mod:`graceful.process.exit`), so it has to hear of every change: a process that
+was given an hour more must not be ended by a watchdog that knows only the first deadline.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from graceful.drain import Drain, State
+from graceful.process.exit import EXIT_SECONDS, LastLimit, latest_exit
+from graceful.web.register import Register
+
+log = Logger(namespace="graceful")
+
+
+class DrainLimit:
+    """The last limit of a process, kept in step with its drain.  Reactor thread, except `arm`.
+
+    :param register: has what is in flight.
+    :param drain: knows the deadlines.
+    :param last: the last limit of the process; None if the process is not the instance's own.
+    """
+
+    def __init__(self, register: Register, drain: Drain, last: LastLimit | None) -> None:
+        self._register = register
+        self._drain = drain
+        self._last = last
+
+    def _at_most(self) -> float:
+        """Returns in how many seconds the process may still be there."""
+        downloads = any(exchange.download for exchange in self._register.in_flight())
+        return latest_exit(*self._drain.seconds_ahead(downloads))
+
+    def latest_exit(self) -> float:
+        """Returns in how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        left = self._last.left if self._last is not None and self._drain.state != State.SERVING else None
+        return self._at_most() if left is None else left
+
+    def arm(self) -> None:
+        """Set the last limit if a drain is about to begin.  Main thread; a signal handler may call it."""
+        if self._last is not None and self._drain.state == State.SERVING:
+            self._last.arm(self._at_most())
+
+    def log_missing(self) -> None:
+        """Log what guards the last limit no more: the system has refused it."""
+        if self._last is not None and self._last.missing:
+            log.error("the last limit is not guarded as it should be: {missing}", missing=self._last.missing)
+
+    def renew(self) -> None:
+        """Move the last limit if what is in flight has got more time since it was set: a download has begun."""
+        if self._last is None or not self._drain.state.draining or self._drain.state.past_deadline:
+            return
+        left = self._last.left
+        if left is not None and self._at_most() > left + EXIT_SECONDS:
+            self._last.arm(self._at_most())
+
+    def move(self) -> None:
+        """Move the last limit with a deadline that was moved, if it was set before."""
+        if self._last is not None and self._last.left is not None:
+            self._last.arm(self._at_most())

@@ -1,0 +1,87 @@
+"""Where a server's listening sockets come from, when it may accept, and what becomes of them in its drain.
+
+A server that stands alone binds its sockets, or gets them from a predecessor; one that is a worker gets them from its
+supervisor, which also says when to accept.  Everything else about the two is the same, and stands in
+:class:`graceful.server.app_server.AppServer`, which is given one of these.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from graceful.drain import Drain, DrainResult
+from graceful.server.engine import Engine
+from graceful.server.server_orders import ServerOrders
+from graceful.takeover.predecessor import Predecessor
+from graceful.web.transport_connection import EndpointFactory
+
+
+class Acceptor(Protocol):
+    """The server, as its socket source sees it once the application is imported.  Reactor thread.
+
+    :ivar engine: serves.
+    :ivar drain: its drain, which may have begun before the server accepts.
+    :ivar orders: what the server can be told.
+    :ivar factory: makes the protocols of connections that an endpoint's plugin accepts.
+    """
+
+    engine: Engine
+    drain: Drain
+    orders: ServerOrders
+    factory: EndpointFactory
+
+    def accepting(self) -> None:
+        """All sockets accept: enter the state `serving`, unless a drain has begun, and tell the predecessor."""
+
+    def leave_after(self, error: BaseException) -> None:
+        """Stop, with exit status 1, since something failed."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Returns the status with its counters, as the last word of a worker tells it to the supervisor."""
+
+
+class SocketSource(Protocol):
+    """The sockets of one server, from start-up to the end of its drain.  Reactor thread.
+
+    :ivar control: a connected socket on which orders come; None if the server has a control socket of its own.
+    :ivar label: begins the lines that list what is in flight.
+    :ivar words: begin the line that says that the server stops, and the one that says how that has ended.
+    """
+
+    control: socket.socket | None
+    label: str
+    words: tuple[str, str]
+
+    def bind(self, reactor: Any, factory: EndpointFactory, predecessor: Predecessor | None) -> None:
+        """Have every socket; nothing is accepted yet.
+
+        :param factory: makes the protocols of connections that an endpoint's plugin accepts.
+        :param predecessor: has handed its sockets over; None if there is none.
+        :raises BindError: one line for the operator.
+        """
+
+    def names(self) -> list[str]:
+        """Returns where the server will listen."""
+
+    def accept(self, server: Acceptor, reactor: Any) -> None:
+        """Accept as soon as the reactor runs, and it is time."""
+
+    def inherited(self) -> None:
+        """The predecessor has let go of everything."""
+
+    def close(self) -> Deferred[None]:
+        """Close everything: the server stops before it was put together."""
+
+    # -- in a drain ---------------------------------------------------------------------------------------
+
+    def before_closing(self) -> Deferred[None]:
+        """The sockets are about to be closed, which waits until this fires."""
+
+    def sockets_closed(self) -> None:
+        """Every listening socket is closed."""
+
+    def drained(self, result: DrainResult) -> None:
+        """The drain is over; the process leaves after this call."""
