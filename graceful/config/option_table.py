@@ -242,7 +242,7 @@ GROUPS: Final = {
             _seconds,
         ),
     ),
-    "Shutdown": (
+    "Stopping": (
         Option(
             "deadline",
             "SECONDS",
@@ -272,7 +272,7 @@ GROUPS: Final = {
             _seconds,
         ),
     ),
-    "Reporter": (
+    "Reports": (
         Option(
             "reports",
             "DIR",

@@ -202,7 +202,7 @@ class LastLimit:
         else:
             what = "is held by threads that do not end"
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        line = f"{now} [graceful.process.exit#critical] process {os.getpid()} {what}: exit status {status} now\n"
+        line = f"{now} [graceful#critical] process {os.getpid()} {what}: exit status {status} now\n"
         for fd in {2, self.log_fd}:
             if fd >= 0:
                 with suppress(OSError):

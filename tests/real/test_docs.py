@@ -216,9 +216,14 @@ def test_install(site: Site) -> None:
         shutil.copytree(ROOT / source, site.path / source, ignore=shutil.ignore_patterns("__pycache__"))
     for source in ("_graceful_app.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / source, site.path)
-    beside = str(Path(setuptools.__file__).parent.parent)
+    # All packages beside the tests but this one, which pip would take for installed.
+    beside = site.path / "beside"
+    beside.mkdir()
+    for package in Path(setuptools.__file__).parent.parent.iterdir():
+        if "graceful" not in package.name:
+            (beside / package.name).symlink_to(package)
     site.environment |= {
-        "PYTHONPATH": beside,
+        "PYTHONPATH": str(beside),
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this name as its opposite
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
