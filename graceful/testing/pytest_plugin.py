@@ -1,6 +1,7 @@
 """The fixtures for every project that has graceful installed: `app_server`, and `deferred_app_server`.
 
-The second is for tests with pytest-twisted.  pytest finds both by the entry point `pytest11`.  Nothing of the server is imported before a test asks for it.
+The second is for tests with pytest-twisted.  pytest finds both by the entry point `pytest11`.  Nothing
+of the server is imported before a test asks for it.
 """
 
 from __future__ import annotations

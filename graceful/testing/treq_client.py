@@ -1,8 +1,8 @@
 """treq for the server of one test: it takes paths, tries nothing again, and leaves no connection behind.
 
 Its pool is persistent, since what happens to a connection that is kept is what a deploy may get wrong; a client that
-opens a connection for each request never sees it.  Twisted's pool sends a GET a second time when a kept connection breaks;
-here it does not, so that a lost request fails in the test.
+opens a connection for each request never sees it.  Twisted's pool sends a GET a second time when a kept connection
+breaks; here it does not, so that a lost request fails in the test.
 """
 
 from __future__ import annotations
