@@ -1,18 +1,23 @@
-"""The fixture `app_server`, for every project that has graceful installed.
+"""The fixtures for every project that has graceful installed: `app_server`, and `deferred_app_server`.
 
-pytest finds it by the entry point `pytest11`.  Nothing of the server is imported before a test asks for it.
+The second is for tests with pytest-twisted.  pytest finds both by the entry point `pytest11`.  Nothing
+of the server is imported before a test asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from graceful.testing.server import LiveServer
+    from graceful.testing.trial import DeferredServer
 
 
 @pytest.fixture
@@ -25,3 +30,21 @@ def app_server() -> Iterator[Callable[..., LiveServer]]:
 
     with ExitStack() as stack:
         yield lambda application, *options, **more: stack.enter_context(LiveServer(application, *options, **more))
+
+
+@pytest.fixture
+def deferred_app_server() -> Iterator[Callable[..., Deferred[DeferredServer]]]:
+    """Start a real server, as `app_server` does, in a test of pytest-twisted: all that waits is a Deferred.
+
+    Its servers are ended with the test, and the connections of their clients.
+    """
+    try:
+        from pytest_twisted import blockon
+    except ModuleNotFoundError as error:
+        if error.name != "pytest_twisted":
+            raise
+        raise ImportError("deferred_app_server needs the package pytest-twisted") from None
+    from graceful.testing.trial import start
+
+    with ExitStack() as stack:
+        yield partial(start, lambda stop: stack.callback(lambda: blockon(stop())))

@@ -10,18 +10,23 @@ class ReportTests(AppServerMixin, TestCase):
         yield server.redeploy()
         self.assertEqual((yield report).status, 200)
         self.assertEqual(server.lost, [])
+
+pytest-twisted has the same by the fixture `deferred_app_server`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from graceful.testing.client import Answer, Lost
 from graceful.testing.server import LiveServer
+
+if TYPE_CHECKING:
+    from graceful.testing.treq_client import TreqClient
 
 T = TypeVar("T")
 
@@ -31,6 +36,7 @@ class DeferredServer:
 
     def __init__(self, server: LiveServer) -> None:
         self._server = server
+        self._treq: TreqClient | None = None
 
     @property
     def port(self) -> int:
@@ -46,6 +52,24 @@ class DeferredServer:
     def lost(self) -> list[Lost]:
         """The requests that were lost."""
         return self._server.lost
+
+    @property
+    def treq(self) -> TreqClient:
+        """A treq client for it: ``await server.treq.get("/report")``.  Its connections end with the server.
+
+        :raises ImportError: treq is not installed.
+        """
+        if self._treq is None:
+            try:
+                from graceful.testing.treq_client import TreqClient
+            except ModuleNotFoundError as error:
+                if error.name != "treq":
+                    raise
+                raise ImportError("server.treq needs the package treq: pip install 'graceful-app[testing]'") from None
+            from twisted.internet import reactor
+
+            self._treq = TreqClient(reactor, lambda: self.url)
+        return self._treq
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Deferred[Answer]:
         """Send a request; fires with its answer."""
@@ -87,6 +111,37 @@ class DeferredServer:
         """Fires with the exchanges in flight."""
         return deferToThread(self._server.in_flight)
 
+    def stop(self) -> Deferred[list[int]]:
+        """End it, and the connections of its client; fires with the exit statuses of its processes, oldest first."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> list[int]:
+        try:
+            if self._treq is not None:
+                await self._treq.close()
+        finally:
+            statuses = await deferToThread(self._server.stop)
+        return statuses
+
+
+def start(
+    add_cleanup: Callable[[Callable[[], Deferred[Any]]], object],
+    application: str,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+) -> Deferred[DeferredServer]:
+    """Start a server; see :meth:`AppServerMixin.serve`.
+
+    :param add_cleanup: called with what ends the server.
+    """
+
+    def started(live: LiveServer) -> DeferredServer:
+        server = DeferredServer(live)
+        add_cleanup(server.stop)
+        return server
+
+    return deferToThread(LiveServer, application, *options, environment=environment).addCallback(started)
+
 
 class AppServerMixin:
     """For a `twisted.trial.unittest.TestCase`: its servers are ended with the test."""
@@ -102,9 +157,4 @@ class AppServerMixin:
         :param options: of `graceful-app`.
         :param environment: variables that it gets beside those of the test.
         """
-
-        def started(server: LiveServer) -> DeferredServer:
-            self.addCleanup(deferToThread, server.stop)
-            return DeferredServer(server)
-
-        return deferToThread(LiveServer, application, *options, environment=environment).addCallback(started)
+        return start(self.addCleanup, application, *options, environment=environment)
