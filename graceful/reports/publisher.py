@@ -48,11 +48,20 @@ class Publisher:
             if room:
                 self._queue.append(report)
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name="graceful-reports", daemon=True)
-                    self._thread.start()
+                    self._start()
                 self._changed.notify()
         if not room:
             self._keep(report, "too many wait already, or it came too late")
+
+    def _start(self) -> None:
+        """Start the thread; if the system refuses it, the next report tries again.  Under the condition's lock."""
+        thread = threading.Thread(target=self._work, name="graceful-reports", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            log.error("reports wait for a thread: {error}", error=error)
+        else:
+            self._thread = thread
 
     def end(self) -> None:
         """End the thread when it has published what is queued; no more reports come."""

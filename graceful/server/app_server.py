@@ -173,10 +173,6 @@ class AppServer(Instance):
             self.orders.log_in_flight()
         self.drain.begin(True)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Returns the status with its counters, as the last word of a worker tells it to the supervisor."""
-        return self._server_status.snapshot_with_counters(0)
-
     # -- in a drain; a :class:`graceful.server.shutdown.DrainListener` ---------------------------------------
 
     def going_down(self) -> None:
@@ -194,10 +190,11 @@ class AppServer(Instance):
         self._source.sockets_closed()
 
     def drained(self, result: DrainResult) -> None:
-        """Say the last word, to the supervisor and through control."""
-        self._source.drained(result)
+        """Say the last word, through control and to the supervisor."""
+        snapshot = self._server_status.snapshot_with_counters(0)  # as it was before control tells of the end
         if self._control is not None:
             self._control.end(result)
+        self._source.drained(result, snapshot)
 
     def stopService(self) -> Deferred[None]:
         """Drain; fires when nothing is left."""

@@ -35,7 +35,7 @@ from graceful.takedown.request_timeout import RequestTimeouts
 from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
-from graceful.threads.pool import Pool
+from graceful.threads.pool import NoThread, Pool
 from graceful.threads.stacks import stack_of
 from graceful.web.body_spool import Spooler
 from graceful.web.connection import accept_connection
@@ -47,6 +47,7 @@ from graceful.web.resource_tree import ResourceTree
 from graceful.web.site import Site
 from graceful.web.timeouts import Sweep
 from graceful.web.transport_connection import EndpointFactory
+from graceful.wsgi.resource import WSGIResource
 from graceful.wsgi.runner import Runner
 
 log = Logger(namespace="graceful")
@@ -93,6 +94,7 @@ class Engine:
         self._sweeping: IDelayedCall | None = None
         self._silent = False
         self._pools: dict[Any, Pool[Exchange]] = {}
+        self._lacks_threads = False
         self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self.callbacks = CallbackThreads()
         self.reports = Reporter(settings.reports, settings.report_hide)
@@ -116,7 +118,10 @@ class Engine:
         self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
         if settings.health_path:
             self.site.route(settings.health_path, self.health.answer)
-        self.site.serve(IHandler(root, None) or ResourceTree(root, self._hub))
+        handler = IHandler(root, None) or ResourceTree(root, self._hub)
+        self.site.serve(handler)
+        if isinstance(handler, WSGIResource):
+            self._pool_for(handler.threadpool)  # a server that cannot have its threads does not accept
         self.site.on_room = self._room
         if self.access_log is not None:
             self.access_log.start()
@@ -147,13 +152,26 @@ class Engine:
         """The pool of all applications that share a `ThreadPool` of Twisted's, or have none.  Any thread.
 
         Its threads are woken once for each batch of the hub's.
+
+        :raises NoThread: the system refuses a thread; it is tried again with the next request.
         """
         size = self._settings.threads if threadpool is None else threadpool.max
+        known = self._pools.get(threadpool)
+        if known is not None:
+            return known
         made = Pool(size, self._settings.queue, Runner(self.reports))
+        try:
+            made.start()
+        except NoThread as error:
+            if not self._lacks_threads:
+                log.error("requests for the application are answered with 503: {error}", error=error)
+            self._lacks_threads = True
+            raise
+        self._lacks_threads = False
         pool = self._pools.setdefault(threadpool, made)
         if pool is not made:
+            made.stop(0)
             return pool
-        pool.start()
         if len(self._pools) == 1:
             self._hub.before, self._hub.after = pool.hold, pool.kick
         else:

@@ -158,5 +158,5 @@ class OwnSockets:
     def sockets_closed(self) -> None:
         """Nothing else has to hear of it."""
 
-    def drained(self, result: DrainResult) -> None:
+    def drained(self, result: DrainResult, snapshot: dict[str, Any]) -> None:
         """Nothing else has to hear of it."""

@@ -39,9 +39,6 @@ class Acceptor(Protocol):
     def leave_after(self, error: BaseException) -> None:
         """Stop, with exit status 1, since something failed."""
 
-    def snapshot(self) -> dict[str, Any]:
-        """Returns the status with its counters, as the last word of a worker tells it to the supervisor."""
-
 
 class SocketSource(Protocol):
     """The sockets of one server, from start-up to the end of its drain.  Reactor thread.
@@ -83,5 +80,8 @@ class SocketSource(Protocol):
     def sockets_closed(self) -> None:
         """Every listening socket is closed."""
 
-    def drained(self, result: DrainResult) -> None:
-        """The drain is over; the process leaves after this call."""
+    def drained(self, result: DrainResult, snapshot: dict[str, Any]) -> None:
+        """The drain is over; the process leaves after this call.
+
+        :param snapshot: the last status, with its counters.
+        """

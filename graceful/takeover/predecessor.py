@@ -169,7 +169,11 @@ class Predecessor:
             if why_not is None:
                 afterwards()
 
-        threading.Thread(target=say, name="graceful takeover", daemon=True).start()
+        try:
+            threading.Thread(target=say, name="graceful takeover", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            # The predecessor serves on as soon as this process is gone.
+            call(done, f"the thread that tells the predecessor cannot be started: {error}")
 
     def _say(self) -> str | None:
         """Give the word; returned is why it was not heard.  In a thread of its own."""

@@ -61,6 +61,7 @@ class CallbackThreads:
         self._idle = 0
         self._number = 0
         self._closed = False
+        self._refused = False  # the last thread could not be started; said once, and tried again at each look
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Have a function called soon in another thread.  Any thread; does not wait.
@@ -117,8 +118,15 @@ class CallbackThreads:
             return
         self._number += 1
         thread = threading.Thread(target=self._work, name=f"graceful-aside-{self._number}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            if not self._refused:
+                log.error("a callable of the application waits for a thread: {error}", error=error)
+            self._refused = True
+            return
+        self._refused = False
         self._threads.add(thread)
-        thread.start()
 
     def _next(self) -> _Call | None:
         """What to call next; None if there has been nothing for a while.  In a thread of ours."""

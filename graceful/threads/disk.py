@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from graceful.threads.pool import Pool
+from graceful.threads.pool import NoThread, Pool
 
 SIZE: Final = 4
 WAITING: Final = 100_000
@@ -34,8 +34,13 @@ class DiskThreads:
         :param done: called in the reactor thread afterwards, with what was raised or None.
         """
         if self._pool is None:
-            self._pool = Pool(SIZE, WAITING, self._run)
-            self._pool.start()
+            pool = Pool(SIZE, WAITING, self._run)
+            try:
+                pool.start()
+            except NoThread as error:
+                self._call(done, OSError(str(error)))
+                return
+            self._pool = pool
         if not self._pool.offer((what, done)):
             self._call(done, OSError("too many files wait for the disk"))
 

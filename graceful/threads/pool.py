@@ -27,6 +27,10 @@ log = Logger(namespace="graceful")
 Job = TypeVar("Job")
 
 
+class NoThread(Exception):
+    """The system refuses another thread.  Its text is one line for the operator."""
+
+
 class Pool(Generic[Job]):
     """Threads that run one function on each job.
 
@@ -53,15 +57,28 @@ class Pool(Generic[Job]):
         self._waking = self._holding = self._stopping = False
 
     def start(self) -> None:
-        """Start the threads.  After the fork: threads do not survive one."""
-        for _ in range(self.size):
-            self._start()
+        """Start the threads.  After the fork: threads do not survive one.
+
+        :raises NoThread: the system refuses one of them; then the others end, and this pool is of no use.
+        """
+        try:
+            for _ in range(self.size):
+                self._start()
+        except NoThread:
+            self.stop(0)
+            raise
 
     def _start(self) -> None:
         self._number += 1
         thread = threading.Thread(target=self._work, name=f"graceful-{self._number}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            raise NoThread(
+                f"a thread cannot be started: {error}; raise the limit on processes and threads"
+                " (ulimit -u, a container's pids limit) or on memory"
+            ) from error
         self.threads.append(thread)
-        thread.start()
 
     def offer(self, job: Job) -> bool:
         """Have a job run, unless as many wait as may.  Any thread."""
@@ -94,12 +111,18 @@ class Pool(Generic[Job]):
     def replace(self, thread: int) -> bool:
         """Start a thread in the place of one that does not come back.  Reactor thread.
 
-        If it comes back all the same, it ends.  False: as many are lost already as the pool has threads.
+        If it comes back all the same, it ends.  False: as many are lost already as the pool has threads, or the
+        system refuses another one.
         """
         if len(self._lost) >= self.size:
             return False
         self._lost.add(thread)
-        self._start()
+        try:
+            self._start()
+        except NoThread as error:
+            self._lost.discard(thread)
+            log.error("{error}", error=error)
+            return False
         return True
 
     def stop(self, timeout: float) -> list[threading.Thread]:

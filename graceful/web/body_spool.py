@@ -72,15 +72,30 @@ class Spooler:
 
     def write(self, spool: Spool, data: bytes) -> None:
         """Accept a piece."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="graceful-spool", daemon=True)
-            self._thread.start()
+        if self._thread is None and not self._start():
+            spool.error = OSError("the thread that writes request bodies cannot be started")
+            self._call(spool.told, spool)
+            return
         spool.accepted += len(data)
         self._work.put((self._write, (spool, data)))
 
+    def _start(self) -> bool:
+        """Start the thread; False if the system refuses it, which may be otherwise at the next body."""
+        thread = threading.Thread(target=self._run, name="graceful-spool", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            log.error("no request body can be written to a file: {error}", error=error)
+            return False
+        self._thread = thread
+        return True
+
     def finish(self, spool: Spool, told: Callable[[], None]) -> None:
         """Nothing more will come: rewind the file, then call `told` in the reactor thread, also after an error."""
-        self._work.put((self._finish, (spool, told)))
+        if self._thread is None:
+            self._call(told)
+        else:
+            self._work.put((self._finish, (spool, told)))
 
     def drop(self, spool: Spool) -> None:
         """Nobody wants it any more: close the file."""

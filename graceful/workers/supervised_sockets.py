@@ -110,6 +110,8 @@ class SupervisedSockets:
     def supervisor_lost(self) -> None:
         """Stop: without a supervisor this worker would never be replaced."""
         self._handed = True  # there is nothing left to ask
+        if self._server.orders.draining:
+            self._server.orders.log_in_flight()
         self._server.orders.stop(False)
 
     # -- in a drain ---------------------------------------------------------------------------------------
@@ -134,6 +136,6 @@ class SupervisedSockets:
         """Tell the supervisor."""
         self._parent.closed()
 
-    def drained(self, result: DrainResult) -> None:
+    def drained(self, result: DrainResult, snapshot: dict[str, Any]) -> None:
         """Tell the supervisor how the drain ended, with the last counters."""
-        self._parent.gone({**asdict(result), "picture": self._server.snapshot()})
+        self._parent.gone({**asdict(result), "picture": snapshot})

@@ -10,7 +10,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface import implementer
 
-from graceful.threads.pool import Pool
+from graceful.threads.pool import NoThread, Pool
 from graceful.web.exchange import Exchange
 from graceful.web.interfaces import IHandler
 from graceful.wsgi.runner import Application
@@ -33,7 +33,7 @@ class WSGIResource:
 
     def __init__(self, reactor: Any, threadpool: Any, application: Application) -> None:
         self.application = application
-        self._threadpool = threadpool
+        self.threadpool = threadpool
         # The site that has asked last, and its pool: one field, since any thread may ask.
         self._known: tuple[Any, Pool[Exchange] | None] = (None, None)
 
@@ -44,7 +44,12 @@ class WSGIResource:
         site = exchange.connection.site
         known, pool = self._known
         if known is not site or pool is None:
-            pool = site.pool_for(self._threadpool)
+            try:
+                pool = site.pool_for(self.threadpool)
+            except NoThread:
+                exchange.handler = self
+                site.answer(exchange, 503)
+                return
             self._known = site, pool
         exchange.handler = self
         if not pool.offer(exchange):
