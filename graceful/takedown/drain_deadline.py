@@ -98,7 +98,8 @@ class DrainTakedown:
 
     def _ending(self, spared: set[Exchange]) -> list[Connection]:
         """Return the connections that carry nothing that is spared."""
-        return [
+        connections = open_connections(self._site)
+        return [connection for connection in connections if connection.write_token.current not in spared]
             connection for connection in open_connections(self._site) if connection.write_token.current not in spared
         ]
 
