@@ -168,7 +168,7 @@ class Shutdown:
         ]
         taken = self.taken_down - self._taken_before
         # Those that did not come down at the deadline, and those that were lost before it.
-        abandoned = sum(exchange.aim is not None for exchange in self._engine.working())
+        abandoned = sum(exchange.takedown is not None for exchange in self._engine.working())
         finished = self._site.register.finished - self._finished_before - taken
         self._engine.close()
         hooks.gone(self)

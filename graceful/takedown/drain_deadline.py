@@ -100,8 +100,6 @@ class DrainTakedown:
         """Return the connections that carry nothing that is spared."""
         connections = open_connections(self._site)
         return [connection for connection in connections if connection.write_token.current not in spared]
-            connection for connection in open_connections(self._site) if connection.write_token.current not in spared
-        ]
 
     def _log_takedown(self, exchange: Exchange, stack: str) -> None:
         """Write an exchange to the log before it is interrupted."""

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
-from graceful.threads.async_exc import AsyncExc, Hook, settle
+from graceful.threads.async_exc import AsyncExc, Hook, clear_pending
 from graceful.web.response_headers import (
     CONNECTION,
     DATE,
@@ -220,9 +220,9 @@ class Exchange:
     :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
     :ivar offer: the field, name and value, by which the application has handed its answer over; None if it has not.
     :ivar download: its body is streamed by the event loop, with no thread: a drain has another deadline for it.
-    :ivar inside: its thread is in the application's code, where :class:`graceful.Takedown` may be raised.  Written by
-        the thread alone.
-    :ivar aim: its takedown, once that has begun.  Written by the reactor thread.
+    :ivar in_application: its thread is in the application's code, where :class:`graceful.Takedown` may be raised.
+        Written by the thread alone.
+    :ivar takedown: its takedown, once that has begun.  Written by the reactor thread.
     :ivar report: the id of the report about it, once there is one; the client is told.
     :ivar environ: the application's, while that runs.
     :ivar hooks: what the application wants to have called at its takedown; None if nothing.
@@ -233,7 +233,6 @@ class Exchange:
         "_flags",
         "_flushed",
         "_released",
-        "aim",
         "arrived",
         "begun",
         "body",
@@ -248,7 +247,7 @@ class Exchange:
         "headers",
         "hooks",
         "id",
-        "inside",
+        "in_application",
         "keep",
         "length",
         "method",
@@ -263,6 +262,7 @@ class Exchange:
         "sent",
         "started",
         "status",
+        "takedown",
         "target",
         "trailers",
         "version",
@@ -288,8 +288,8 @@ class Exchange:
         self.keep = True
         self.status = self.sent = self.error = 0
         self.length = -1
-        self.begun = self.chunked = self._flushed = self._released = self.download = self.inside = False
-        self.aim: AsyncExc | None = None
+        self.begun = self.chunked = self._flushed = self._released = self.download = self.in_application = False
+        self.takedown: AsyncExc | None = None
         self.hooks: list[Hook] | None = None
         self.environ: dict[str, Any] | None = None
         self.own_id: str | None = None
@@ -337,13 +337,13 @@ class Exchange:
 
     def push(self, data: bytes) -> None:
         """PEP 3333's `write`: what the application itself calls, and where it can therefore not be interrupted."""
-        was, self.inside = self.inside, False
+        was, self.in_application = self.in_application, False
         try:
-            if self.aim is not None:
-                settle(self.aim)
+            if self.takedown is not None:
+                clear_pending(self.takedown)
             self.write(data)
         finally:
-            self.inside = was
+            self.in_application = was
 
     # -- the answer, by whoever makes it ------------------------------------------------------------------
 
