@@ -43,8 +43,7 @@ from graceful.control.metrics import Metrics
 from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, ReadApi, limit_of
 from graceful.control.status import StatusSource
 from graceful.process.orders import ControlOrders
-from graceful.web.connection import Connection
-from graceful.web.exchange import Exchange
+from graceful.web.exchange import Carrier, Exchange
 
 log = Logger(namespace="graceful")
 
@@ -200,7 +199,7 @@ def _values(exchange: Exchange) -> dict[str, Any]:
     return values
 
 
-def said_by(connection: Connection) -> str:
+def said_by(connection: Carrier) -> str:
     """Returns the process and the user at the other end of a control connection, for the log."""
     pid, uid, _ = credentials(connection.sock)
     return f"process {pid} of user {uid}"

@@ -38,7 +38,7 @@ Start = Callable[[], object]
 
 
 class AnswerHandOver:
-    """Takes answers from threads; a `graceful.web.site.HandOver`.
+    """Takes answers from threads; a `graceful.web.exchange.HandOver`.
 
     :param call: calls a function in the reactor thread, from any thread.
     :param disk: reads what is not in memory.

@@ -18,6 +18,7 @@ from graceful.reports.outlets import as_json
 from graceful.server.engine import Engine
 from graceful.takedown.drain_deadline import DrainTakedown
 from graceful.takedown.request_timeout import take_down_one
+from graceful.web.connection import open_connections, spared_exchanges
 
 log = Logger(namespace="graceful")
 
@@ -135,14 +136,14 @@ class Shutdown:
 
     def has_leftovers(self) -> bool:
         """Whether anything is left but downloads."""
-        spared = self._site.spared()
+        spared = spared_exchanges(self._site)
         return any(exchange not in spared for exchange in self._site.register.in_flight()) or any(
-            connection.write_token.current not in spared for connection in self._site.connections()
+            connection.write_token.current not in spared for connection in open_connections(self._site)
         )
 
     def has_spared(self) -> bool:
         """Whether downloads are left."""
-        return bool(self._site.spared())
+        return bool(spared_exchanges(self._site))
 
     def take_down(self, everything: bool) -> Deferred[None]:
         """End what is left; downloads only if it is to be everything."""
@@ -186,7 +187,7 @@ class Shutdown:
         ]
         taken = self.taken_down - self._taken_before
         # Those that did not come down at the deadline, and those that were lost before it.
-        abandoned = sum(exchange.aim is not None for exchange in self._engine.working())
+        abandoned = sum(exchange.takedown is not None for exchange in self._engine.working())
         finished = self._site.register.finished - self._finished_before - taken
         self._engine.close()
         hooks.gone(self)

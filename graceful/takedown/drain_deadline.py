@@ -21,7 +21,7 @@ from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import take_down
 from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, InterruptScheduler, ThreadInterrupt
 from graceful.threads.stacks import stack_of
-from graceful.web.connection import Connection
+from graceful.web.connection import Connection, open_connections, spared_exchanges
 from graceful.web.exchange import Exchange
 from graceful.web.site import Site
 
@@ -94,11 +94,12 @@ class DrainTakedown:
         return done
 
     def _spared(self) -> set[Exchange]:
-        return set() if self._everything else self._site.spared()
+        return set() if self._everything else spared_exchanges(self._site)
 
     def _ending(self, spared: set[Exchange]) -> list[Connection]:
         """Return the connections that carry nothing that is spared."""
-        return [connection for connection in self._site.connections() if connection.write_token.current not in spared]
+        connections = open_connections(self._site)
+        return [connection for connection in connections if connection.write_token.current not in spared]
 
     def _log_takedown(self, exchange: Exchange, stack: str) -> None:
         """Write an exchange to the log before it is interrupted."""

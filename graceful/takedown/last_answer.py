@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from graceful.web.exchange import Exchange
 
 if TYPE_CHECKING:
-    from graceful.web.connection import Connection
+    from graceful.web.exchange import Carrier
 
 
-def take_down(connection: Connection) -> list[Exchange]:
+def take_down(connection: Carrier) -> list[Exchange]:
     """End a connection, with the exchanges on it: their deadline has come.
 
     :returns: the exchanges that were interrupted: the one that is being answered, and those queued behind it.

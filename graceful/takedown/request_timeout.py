@@ -119,7 +119,7 @@ class RequestTimeouts:
         self._clock.callLater(LOOK, self._look)
         now, working = self._clock.seconds(), self._working()
         for exchange, thread in working.items():
-            if exchange.aim is None:
+            if exchange.takedown is None:
                 self._look_at(exchange, thread, now)
         for exchange in self._queued():
             limit = self._site.limits.passed(exchange, now)
@@ -127,13 +127,13 @@ class RequestTimeouts:
                 self.interrupt(exchange, f"at the limit {limit}")
         for exchange in [exchange for exchange in self._noted if exchange not in working]:
             noted = self._noted.pop(exchange)
-            if exchange.aim is None and not exchange.error:  # else there is a report already
+            if exchange.takedown is None and not exchange.error:  # else there is a report already
                 self._reports.slow(exchange, noted.why, noted.stack)
 
     def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
         limit = self._site.limits.passed(exchange, now)
         if limit is not None and not limit.report:
-            if exchange.inside or not exchange.ended:  # else it is about to end
+            if exchange.in_application or not exchange.ended:  # else it is about to end
                 self.interrupt(exchange, f"at the limit {limit}")
         elif exchange not in self._noted:
             if limit is not None:

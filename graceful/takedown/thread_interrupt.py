@@ -69,7 +69,7 @@ class ThreadInterrupt:
         self._native = native
         self._waits = waits
         self._call = call
-        self._aim = exchange.aim = AsyncExc(thread)
+        self._async_exc = exchange.takedown = AsyncExc(thread)
         self._fired = 0
         self._next_shot = now
         self._called: set[Hook] = set()
@@ -114,7 +114,7 @@ class ThreadInterrupt:
         self._calls = [call for call in self._calls if not call.done()]
 
     def _shoot(self) -> bool:
-        return self._aim.fire(self.exchange, Takedown)
+        return self._async_exc.inject(self.exchange, Takedown)
 
     def _fire(self, now: float) -> bool:
         """Raise `Takedown`, if the thread is where it may be raised."""
@@ -130,7 +130,7 @@ class ThreadInterrupt:
 
     def _end_wait(self, now: float) -> None:
         """End what the thread waits for, if that has been the same at the last looks."""
-        wait = (child_of(self.thread) or self._waits.look(self._native)) if self.exchange.inside else None
+        wait = (child_of(self.thread) or self._waits.look(self._native)) if self.exchange.in_application else None
         # A loop in C that waits for a tenth of a second over and over, as psycopg's does, never meets the exception.
         over_and_over = self._fired > 1 and wait != self._wait and _in_one_place(wait, self._wait)
         if wait is None or (wait != self._wait and not over_and_over):

@@ -1,20 +1,22 @@
 """Where an exception may be raised in a thread, and where not.
 
 `PyThreadState_SetAsyncExc` raises an exception in another thread "at the next bytecode", whatever that thread then
-does: it may hold a connection's write token, or be in the middle of somebody else's request.  So it may only happen
-while the thread is inside the application's code, and one that comes too late must not come at all.
+does: it may hold a connection's write token, or have begun another request.  So it may only be raised while the
+thread is in the application's code, and one that comes too late must not be raised at all.
 
-The thread says where it is by one attribute of the exchange, `inside`, and pays no lock for it.  Who takes the
-exchange down has an :class:`AsyncExc`, and both keep an order in which one of them always sees the other:
+The thread says where it is by one attribute of the exchange, `in_application`, and pays no lock for it.  A takedown
+sets the exchange's `takedown`, an :class:`AsyncExc`.  Each side writes first and then looks at what the other has
+written, so that one of them always sees the other:
 
-    thread, leaving the application           whoever takes it down, holding the aim's lock
-    1. inside = False                         1. exchange.aim = the aim  (when the takedown begins)
-    2. aim?  then take its lock, and          2. inside?  then
+    thread, leaving the application           the takedown, holding the AsyncExc's lock
+    1. in_application = False                 1. exchange.takedown = the AsyncExc  (when the takedown begins)
+    2. takedown?  then take its lock, and     2. in_application?  then
        clear what has not been raised yet     3. have the exception raised
 
-If the thread is seen inside, its own look at `aim` is still to come, and waits for the lock until the exception was
-set; then it is cleared.  In CPython an exception set by another thread is looked for only at calls, backward jumps
-and the beginning of functions: the two steps of the thread are none of these, so that none can come in between.
+If the takedown sees the thread in the application, the thread's own look at `takedown` is still to come.  It waits
+for the lock until the exception has been set, and then clears it.  CPython looks for an exception that another
+thread has set only at calls, backward jumps and the beginning of functions: the two steps of the thread are none of
+these, so none can be raised between them.
 """
 
 from __future__ import annotations
@@ -30,16 +32,17 @@ set_exception.argtypes = (ctypes.c_ulong, ctypes.py_object)
 set_exception.restype = ctypes.c_int
 NOTHING: Final[Any] = ctypes.py_object()
 
+#: Seconds that `Hook.cancel` waits for a call under way: an application's hook may hang, its thread must not.
 HOOK_LIMIT: Final = 5.0
 
 
 class RunsApplication(Protocol):
     """What a takedown asks of an exchange.
 
-    :ivar inside: the exchange's thread is in the application's code.
+    :ivar in_application: the exchange's thread is in the application's code.
     """
 
-    inside: bool
+    in_application: bool
 
 
 class AsyncExc:
@@ -55,27 +58,27 @@ class AsyncExc:
         self.thread = thread
         self.lock = threading.Lock()
 
-    def fire(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
+    def inject(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
         """Have an exception raised in the exchange's thread.  Any other thread; does not wait.
 
-        False: the thread is not inside the application's code, or is just leaving it.
+        :returns: False if the thread is not in the application's code, or is just leaving it.
         """
         if not self.lock.acquire(blocking=False):
             return False
         try:
-            return exchange.inside and set_exception(self.thread, exception) == 1
+            return exchange.in_application and set_exception(self.thread, exception) == 1
         finally:
             self.lock.release()
 
 
-def settle(aim: AsyncExc) -> None:
-    """Clear what has not been raised yet.  In the thread that is aimed at, when it is no longer inside.
+def clear_pending(async_exc: AsyncExc) -> None:
+    """Clear an exception that has not been raised yet.  In its target thread, after that has left the application.
 
-    It may be raised just here, on the way in: so this is called where that does no harm.  Where it would, the two
-    lines stand without the call.
+    The call itself may raise the exception, so it is made only where that does no harm.  Where it would do harm, the
+    caller repeats these two lines in place.
     """
-    with aim.lock:
-        set_exception(aim.thread, NOTHING)
+    with async_exc.lock:
+        set_exception(async_exc.thread, NOTHING)
 
 
 class Hook:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from termios import TIOCOUTQ
 from time import monotonic
@@ -109,7 +109,7 @@ class Connection:
         self.server = server
         self.scheme = scheme
         self.trusted = site.trusts(peer)
-        self.write_token = WriteToken()
+        self.write_token: WriteToken[Exchange] = WriteToken()
         self.receiver = Receiver(self, site)
         self.intake = self.receiver.intake
         self.active = self.opened = monotonic()
@@ -307,7 +307,7 @@ class Connection:
             if write_token.holder is not REACTOR:  # else a thread has left another rest already
                 self.writing = False
                 self._arm()
-                self.site.budget.remove(self)
+                self.site.budget.remove(self.write_token)
         if ended is not None:
             self.answered = True
             if ended.keep:
@@ -387,7 +387,7 @@ class Connection:
         self.active = monotonic()
         with self.write_token.lock:
             if self.write_token.holder is REACTOR:
-                self.site.budget.add(self)
+                self.site.budget.add(self.write_token)
                 self.writing = True
                 self._arm()
 
@@ -456,7 +456,7 @@ class Connection:
         """The descriptor is closed: nobody gets an answer any more."""
         site, write_token = self.site, self.write_token
         self.drained = self.pull = None
-        site.budget.remove(self)
+        site.budget.remove(self.write_token)
         for exchange in (*write_token.waiting, *self.receiver.drop()):
             exchange.abandon()
             exchange.release()
@@ -488,3 +488,20 @@ class Connection:
             return int(struct.unpack("i", ioctl(self.fd, TIOCOUTQ, b"\0\0\0\0"))[0])
         except OSError:
             return 0
+
+
+def open_connections(site: Site) -> Iterator[Connection]:
+    """The open client connections of a site.  Reactor thread."""
+    for connection in site.register.connections:
+        assert isinstance(connection, Connection)
+        yield connection
+
+
+def spared_exchanges(site: Site) -> set[Exchange]:
+    """The downloads, and the requests that wait behind them on their connections.  Reactor thread."""
+    spared: set[Exchange] = set()
+    for connection in open_connections(site):
+        current = connection.write_token.current
+        if current is not None and current.download:
+            spared.update((current, *connection.write_token.waiting, *connection.receiver.under_way()))
+    return spared

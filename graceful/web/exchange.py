@@ -16,11 +16,11 @@ import codecs
 import re
 from collections.abc import Callable
 from time import monotonic
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
-from graceful.threads.async_exc import AsyncExc, Hook, settle
+from graceful.threads.async_exc import AsyncExc, Hook, clear_pending
 from graceful.web.response_headers import (
     CONNECTION,
     DATE,
@@ -42,7 +42,12 @@ from graceful.web.response_headers import (
 )
 
 if TYPE_CHECKING:
-    from graceful.web.connection import Connection
+    import socket
+
+    from twisted.internet.defer import Deferred
+
+    from graceful.web.limits import Limits
+    from graceful.web.write_token import WriteToken
 
 log = Logger(namespace="graceful")
 
@@ -64,6 +69,122 @@ _LENGTH: Final = re.compile(r"[0-9]+\Z")
 
 class Disconnected(ConnectionError):
     """Nobody will read the rest of this answer.  Ends its making; not an error of the application's."""
+
+
+class HandOver(Protocol):
+    """Takes an answer from a thread, for the event loop to send."""
+
+    def takes(self, name: str) -> bool:
+        """Whether an answer's field of this name is an offer."""
+
+    def __call__(self, exchange: Exchange, result: Any) -> Callable[[], object] | None:
+        """Look at an exchange's `offer`, or at its result, and prepare what it takes.  In a thread of the pool.
+
+        :returns: what the thread calls after it has closed the result; None if the thread sends the answer itself.
+        """
+
+
+class ServedSite(Protocol):
+    """The site, as exchanges and the code that answers them use it (see :class:`graceful.web.site.Site`)."""
+
+    hand_over: HandOver | None
+    pool_for: Any
+    limits: Limits
+    run_id: str
+    going_down: bool
+    draining: bool
+    tail_keep: str
+    tail_close: str
+
+    def tail(self, keep: bool, date: bool, server: bool) -> str:
+        """The end of a head that lacks a field or two."""
+
+    def takes(self, name: str) -> bool:
+        """Whether a field of an answer is an offer to hand it over."""
+
+    def answer(self, exchange: Exchange, status: int, extra: str = "") -> None:
+        """Answer with a short text of the server's own."""
+
+    def disconnected(self, exchange: Exchange) -> None:
+        """Tell the handler that the client is gone.  Reactor thread."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """The exchange is over.  Any thread."""
+
+
+class RequestSource(Protocol):
+    """The receiving half of a connection, as exchanges and takedowns use it."""
+
+    def more_requests(self) -> bool:
+        """Whether requests that have been read wait behind the current exchange.  Any thread."""
+
+    def under_way(self) -> list[Exchange]:
+        """The exchanges whose requests have not been received to their end.  Reactor thread."""
+
+    def refuse(self, status: int) -> Exchange | None:
+        """Answer the request under way with this status; None if there is none.  Reactor thread."""
+
+
+class Carrier(Protocol):
+    """The connection, as exchanges and the code that answers them use it (see `graceful.web.connection.Connection`).
+
+    It is named here so that an exchange need not know how it is transported.
+    """
+
+    peer: str
+    port: int
+    server: tuple[str, int]
+    scheme: str
+    trusted: bool
+    sock: socket.socket
+    write_token: WriteToken[Exchange]
+    active: float
+    memo: Any
+    drained: Callable[[], None] | None
+
+    @property
+    def site(self) -> ServedSite:
+        """The site that is served on it."""
+
+    @property
+    def receiver(self) -> RequestSource:
+        """The half that reads."""
+
+    def send(self, exchange: Exchange, head: bytes, data: bytes, last: bool) -> None:
+        """Send a piece of an answer; `last` ends it.  Raises `Disconnected`."""
+
+    def cut(self, exchange: Exchange) -> None:
+        """End an answer short."""
+
+    def abort(self) -> None:
+        """Reset the connection.  Any thread."""
+
+    def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
+        """Close the connection, or only if it is this exchange's turn.  Reactor thread."""
+
+    def half_close(self) -> None:
+        """Close an idle connection, unless a request has come meanwhile.  Reactor thread."""
+
+    def idle(self) -> bool:
+        """Whether nothing is owed to the client.  Reactor thread."""
+
+    def unsent(self) -> int:
+        """Bytes that the client's kernel has not confirmed."""
+
+    def when_gone(self) -> Deferred[None]:
+        """Return a Deferred that fires when the connection is closed.  Reactor thread."""
+
+    def begin_pull(self, exchange: Exchange, head: bytes, pull: Callable[[], bool]) -> None:
+        """Have the reactor send a head, and then what `pull` sends.  Reactor thread."""
+
+    def pause_pull(self, paused: bool) -> None:
+        """Stop calling `pull`, or go on.  Reactor thread."""
+
+    def push_file(self, fd: int, offset: int, count: int) -> int:
+        """Give a part of a file to the kernel; returns how many bytes it took."""
+
+    def keep_unsent_low(self, low: bool) -> None:
+        """Bound what the kernel holds of a long body."""
 
 
 class Exchange:
@@ -99,9 +220,9 @@ class Exchange:
     :ivar error: a status that the server answers itself, without looking for an application; 0 otherwise.
     :ivar offer: the field, name and value, by which the application has handed its answer over; None if it has not.
     :ivar download: its body is streamed by the event loop, with no thread: a drain has another deadline for it.
-    :ivar inside: its thread is in the application's code, where :class:`graceful.Takedown` may be raised.  Written by
-        the thread alone.
-    :ivar aim: its takedown, once that has begun.  Written by the reactor thread.
+    :ivar in_application: its thread is in the application's code, where :class:`graceful.Takedown` may be raised.
+        Written by the thread alone.
+    :ivar takedown: its takedown, once that has begun.  Written by the reactor thread.
     :ivar report: the id of the report about it, once there is one; the client is told.
     :ivar environ: the application's, while that runs.
     :ivar hooks: what the application wants to have called at its takedown; None if nothing.
@@ -112,7 +233,6 @@ class Exchange:
         "_flags",
         "_flushed",
         "_released",
-        "aim",
         "arrived",
         "begun",
         "body",
@@ -127,7 +247,7 @@ class Exchange:
         "headers",
         "hooks",
         "id",
-        "inside",
+        "in_application",
         "keep",
         "length",
         "method",
@@ -142,6 +262,7 @@ class Exchange:
         "sent",
         "started",
         "status",
+        "takedown",
         "target",
         "trailers",
         "version",
@@ -150,7 +271,7 @@ class Exchange:
     id: int
     _flags: int
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Carrier) -> None:
         self.connection = connection
         self.started = monotonic()
         self.ended = self.arrived = 0.0
@@ -167,8 +288,8 @@ class Exchange:
         self.keep = True
         self.status = self.sent = self.error = 0
         self.length = -1
-        self.begun = self.chunked = self._flushed = self._released = self.download = self.inside = False
-        self.aim: AsyncExc | None = None
+        self.begun = self.chunked = self._flushed = self._released = self.download = self.in_application = False
+        self.takedown: AsyncExc | None = None
         self.hooks: list[Hook] | None = None
         self.environ: dict[str, Any] | None = None
         self.own_id: str | None = None
@@ -216,13 +337,13 @@ class Exchange:
 
     def push(self, data: bytes) -> None:
         """PEP 3333's `write`: what the application itself calls, and where it can therefore not be interrupted."""
-        was, self.inside = self.inside, False
+        was, self.in_application = self.in_application, False
         try:
-            if self.aim is not None:
-                settle(self.aim)
+            if self.takedown is not None:
+                clear_pending(self.takedown)
             self.write(data)
         finally:
-            self.inside = was
+            self.in_application = was
 
     # -- the answer, by whoever makes it ------------------------------------------------------------------
 

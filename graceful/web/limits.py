@@ -7,15 +7,20 @@ later is it taken down: code that looks at the clock just before the end needs a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from graceful.config.values import Limit
 
-if TYPE_CHECKING:
-    from graceful.web.exchange import Exchange
-
 MARGIN: Final = 5.0
 _SHARE: Final = 4
+
+
+class Timed(Protocol):
+    """What the limits ask of an exchange: its path, and when its time began, monotonic seconds."""
+
+    target: bytes
+    started: float
+    arrived: float
 
 
 def margin(seconds: float) -> float:
@@ -30,7 +35,7 @@ class _LimitTable:
         longest_first = sorted(limits, key=lambda limit: len(limit.prefix), reverse=True)
         self._rows = [(limit.prefix.encode("latin-1"), limit) for limit in longest_first]
 
-    def of(self, exchange: Exchange) -> Limit | None:
+    def of(self, exchange: Timed) -> Limit | None:
         """The limit of an exchange, if it has one."""
         target = exchange.target
         for prefix, limit in self._rows:
@@ -66,7 +71,7 @@ class Limits:
         self._margin = margin(deadline)
         self._takedown_at = takedown_at
 
-    def until(self, exchange: Exchange) -> float | None:
+    def until(self, exchange: Timed) -> float | None:
         """When an exchange has no more time, monotonic seconds; None if it has no limit."""
         limit = self._enforced.of(exchange)
         until = None if limit is None else (exchange.arrived or exchange.started) + limit.seconds
@@ -75,7 +80,7 @@ class Limits:
             return until
         return drain - self._margin
 
-    def passed(self, exchange: Exchange, now: float) -> Limit | None:
+    def passed(self, exchange: Timed, now: float) -> Limit | None:
         """The limit that an exchange has passed by its margin.  One that is only tried out comes second."""
         ran = now - (exchange.arrived or exchange.started)
         for table in (self._enforced, self._tried):

@@ -8,16 +8,15 @@ behind, nothing more is read.  Everything here is done by the reactor thread.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.logger import Logger
 
 from graceful.web.body_spool import FULL, HIGH, LOW, MEMORY, Spool
-from graceful.web.exchange import QUEUED, Exchange
+from graceful.web.exchange import QUEUED, Carrier, Exchange
 from graceful.web.request_parser import RequestParser
 
 if TYPE_CHECKING:
-    from graceful.web.connection import Connection
     from graceful.web.site import Site
 
 log = Logger(namespace="graceful")
@@ -25,6 +24,18 @@ log = Logger(namespace="graceful")
 
 PIPELINE: Final = 8
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ReceivingCarrier(Carrier, Protocol):
+    """The connection, as its receiver uses it."""
+
+    reading: bool
+
+    def read(self, more: bool) -> None:
+        """Read on, or leave what comes in the kernel."""
+
+    def interject(self, data: bytes) -> bool:
+        """Send an interim answer, if nothing is being answered."""
 
 
 class Receiver:
@@ -35,7 +46,7 @@ class Receiver:
 
     __slots__ = ("_connection", "_expects", "_site", "_spool", "_spooled", "intake")
 
-    def __init__(self, connection: Connection, site: Site) -> None:
+    def __init__(self, connection: ReceivingCarrier, site: Site) -> None:
         self._connection = connection
         self._site = site
         self.intake = RequestParser(self, site.settings.max_body)

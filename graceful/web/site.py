@@ -9,14 +9,13 @@ Request is made at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from graceful.config.settings import Settings
-from graceful.web.connection import Connection
-from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.exchange import Disconnected, Exchange, HandOver
 from graceful.web.limits import Limits
 from graceful.web.prefix_routes import PrefixRoutes
 from graceful.web.register import Register
@@ -26,19 +25,7 @@ if TYPE_CHECKING:
 
     from graceful.web.body_spool import Spooler
     from graceful.web.proxies import TrustedProxies
-
-
-class HandOver(Protocol):
-    """Takes an answer from a thread, for the event loop to send."""
-
-    def takes(self, name: str) -> bool:
-        """Whether an answer's field of this name is an offer."""
-
-    def __call__(self, exchange: Exchange, result: Any) -> Callable[[], object] | None:
-        """Look at an exchange's `offer`, or at its result, and prepare what it takes.  In a thread of the pool.
-
-        Returned is what to call when the result has been closed; None if the thread shall go on by itself.
-        """
+    from graceful.web.write_token import WriteToken
 
 
 HELD_BY_ALL: Final = 1 << 28
@@ -53,19 +40,19 @@ class Budget:
 
     def __init__(self, limit: int = HELD_BY_ALL) -> None:
         self._limit = limit
-        self._slow: set[Connection] = set()  # any thread; single set operations are atomic
+        self._slow: set[WriteToken[Exchange]] = set()  # any thread; single set operations are atomic
 
-    def add(self, connection: Connection) -> None:
-        """The connection has a rest to send."""
-        self._slow.add(connection)
+    def add(self, write_token: WriteToken[Exchange]) -> None:
+        """A connection has a rest to send."""
+        self._slow.add(write_token)
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, write_token: WriteToken[Exchange]) -> None:
         """It has none any more."""
-        self._slow.discard(connection)
+        self._slow.discard(write_token)
 
     def room(self) -> bool:
         """Whether one more answer may be held without its thread."""
-        return sum(connection.write_token.held for connection in self._slow.copy()) < self._limit
+        return sum(write_token.held for write_token in self._slow.copy()) < self._limit
 
 
 class Site:
@@ -147,22 +134,7 @@ class Site:
             lines.append("Connection: close")
         return "\r\n".join([*lines, "", ""])
 
-    # -- connections: reactor thread ----------------------------------------------------------------------
-
-    def connections(self) -> Iterator[Connection]:
-        """The open client connections."""
-        for connection in self.register.connections:
-            assert isinstance(connection, Connection)
-            yield connection
-
-    def spared(self) -> set[Exchange]:
-        """The downloads, and the requests that wait behind them on their connections."""
-        spared: set[Exchange] = set()
-        for connection in self.connections():
-            current = connection.write_token.current
-            if current is not None and current.download:
-                spared.update((current, *connection.write_token.waiting, *connection.receiver.under_way()))
-        return spared
+    # -- connections ---------------------------------------------------------------------------------------
 
     def trusts(self, peer: tuple[str, int] | None) -> bool:
         """Whether what this client says about others is believed."""

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 
+from graceful.web.connection import Connection, open_connections
+
 if TYPE_CHECKING:
-    from graceful.web.connection import Connection
     from graceful.web.site import Site
 
 log = Logger(namespace="graceful")
@@ -47,7 +48,7 @@ class Sweep:
     def __call__(self, now: float) -> None:
         """Look at all connections; `now` is in monotonic seconds."""
         self._unsent_before, self._unsent = self._unsent, {}
-        for connection in list(self._site.connections()):
+        for connection in list(open_connections(self._site)):
             if not connection.write_token.closed:
                 self.look(connection, now)
 

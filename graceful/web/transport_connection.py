@@ -130,7 +130,7 @@ class TransportConnection(Connection):
         with self.write_token.lock:
             if self.write_token.holder is not REACTOR:
                 return
-            self.site.budget.add(self)
+            self.site.budget.add(self.write_token)
         if self._hub.in_reactor_thread():
             self.writable()
         else:

@@ -27,12 +27,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from graceful.web.exchange import Exchange
+from typing import Final, Generic, Protocol, TypeVar
 
 Piece = bytes | memoryview
+
+
+class Answered(Protocol):
+    """What the token asks of an exchange.
+
+    :ivar keep: whether the connection may carry another exchange after this one.
+    """
+
+    keep: bool
+
+
+E = TypeVar("E", bound=Answered)
 
 
 class TokenHolder(IntEnum):
@@ -59,7 +68,7 @@ SEND: Final = Claim.SEND
 QUEUE: Final = Claim.QUEUE
 
 
-class WriteToken:
+class WriteToken(Generic[E]):
     """The order of writing on one connection.
 
     All fields belong to the lock, except where a method says that it may be called by the reactor thread only,
@@ -100,8 +109,8 @@ class WriteToken:
         self.lock = threading.Lock()
         self.room: threading.Condition | None = None
         self.holder = NOBODY
-        self.current: Exchange | None = None
-        self.waiting: deque[Exchange] = deque()
+        self.current: E | None = None
+        self.waiting: deque[E] = deque()
         self.rest: deque[Piece] = deque()
         self.held = 0
         self.begun = self.last = self.lingering = self.eof = False
@@ -109,7 +118,7 @@ class WriteToken:
 
     # -- order ------------------------------------------------------------------------------------------
 
-    def arrive(self, exchange: Exchange) -> bool:
+    def arrive(self, exchange: E) -> bool:
         """A request is complete.  True: it is its turn, start it.  Reactor thread."""
         lock = self.lock
         lock.acquire()
@@ -122,7 +131,7 @@ class WriteToken:
         finally:
             lock.release()
 
-    def _next(self, exchange: Exchange) -> Exchange | bool:
+    def _next(self, exchange: E) -> E | bool:
         """The answer of the current exchange is in the kernel to its end.  Lock held."""
         if not exchange.keep:
             self.lingering = True
@@ -136,7 +145,7 @@ class WriteToken:
 
     # -- a sender: any thread ---------------------------------------------------------------------------
 
-    def claim(self, exchange: Exchange) -> Claim:
+    def claim(self, exchange: E) -> Claim:
         """Ask for the token to send a piece of an answer.
 
         `SEND`: it is yours, until you call :meth:`done` or :meth:`left`.  `QUEUE`: the reactor is still sending
@@ -155,7 +164,7 @@ class WriteToken:
         finally:
             lock.release()
 
-    def done(self, exchange: Exchange, last: bool) -> Exchange | bool:
+    def done(self, exchange: E, last: bool) -> E | bool:
         """The sender's piece is in the kernel; it lets go.
 
         Returned is the exchange to start now, or True when the reactor wants to be called, or False.
@@ -190,7 +199,7 @@ class WriteToken:
             self._append(rest, last)
             return False
 
-    def append(self, exchange: Exchange, pieces: list[Piece], last: bool) -> bool:
+    def append(self, exchange: E, pieces: list[Piece], last: bool) -> bool:
         """Put pieces behind what the reactor is sending.  False: it is through meanwhile, claim again."""
         with self.lock:
             if self.holder is not REACTOR or exchange is not self.current:
@@ -246,7 +255,7 @@ class WriteToken:
             if self.room is not None:
                 self.room.notify_all()
 
-    def flushed(self) -> tuple[bool, Exchange | None, Exchange | bool]:
+    def flushed(self) -> tuple[bool, E | None, E | bool]:
         """The reactor sent the whole rest, and lets go if really nothing was added meanwhile.
 
         Returned is whether it let go; the exchange whose answer has ended with this, if one has; and, if so, what
@@ -281,7 +290,7 @@ class WriteToken:
             self.lingering = True
             return True
 
-    def oust(self, exchange: Exchange, by: Exchange) -> bool:
+    def oust(self, exchange: E, by: E) -> bool:
         """Put another exchange in the place of one that does not come to an end, to answer instead of it.
 
         Whoever still works for the old one finds itself gone.  False: a piece of its answer is in the kernel or
@@ -293,7 +302,7 @@ class WriteToken:
             self.current = by
             return True
 
-    def close(self, only: Exchange | None = None) -> bool | None:
+    def close(self, only: E | None = None) -> bool | None:
         """Ask to close.  True, once: nobody sends, close the descriptor.
 
         False: a sender holds the token.  Its letting go returns True; then ask again.  What is `current` and

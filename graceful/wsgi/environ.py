@@ -14,8 +14,7 @@ from urllib.parse import unquote_to_bytes
 from graceful.wsgi.filewrapper import FileWrapper
 
 if TYPE_CHECKING:
-    from graceful.web.connection import Connection
-    from graceful.web.exchange import Exchange
+    from graceful.web.exchange import Carrier, Exchange
 
 _keys: dict[bytes, str] = {}
 _REMEMBERED: Final = 1024
@@ -47,7 +46,7 @@ def of_server() -> dict[str, Any]:
     }
 
 
-def of_connection(server: dict[str, Any], connection: Connection) -> dict[str, Any]:
+def of_connection(server: dict[str, Any], connection: Carrier) -> dict[str, Any]:
     """What is the same for every request of a connection."""
     base = dict(server)
     host, port = connection.server

@@ -5,7 +5,7 @@ an error), fail in each of them, and promises it that `close` is called exactly 
 the client has left.  And the wish of every other part of this server is that the thread is soon back.
 
 A takedown raises an exception in the thread, and only where the application runs: every way into its code sets
-`inside`, and every way out of it unsets it and looks for a takedown (see :mod:`graceful.threads.async_exc`).
+`in_application`, and every way out of it unsets it and looks for a takedown (see :mod:`graceful.threads.async_exc`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from graceful.application.current import set_current
 from graceful.application.deadlines import DeadlineExceeded, Takedown
 from graceful.reports.reporter import DEADLINE, ERROR, Reporter
-from graceful.threads.async_exc import NOTHING, set_exception, settle
+from graceful.threads.async_exc import NOTHING, clear_pending, set_exception
 from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
 from graceful.web.site import RETRY_AFTER
 from graceful.wsgi.environ import of_connection, of_request, of_server
@@ -65,35 +65,35 @@ class Runner:
             def start_response(
                 status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
             ) -> Callable[[bytes], None]:
-                was, exchange.inside = exchange.inside, False
+                was, exchange.in_application = exchange.in_application, False
                 try:
-                    if exchange.aim is not None:
-                        settle(exchange.aim)
+                    if exchange.takedown is not None:
+                        clear_pending(exchange.takedown)
                     if exchange.head is not None:
                         _again(exchange, exc_info)
                     exchange.start(status, headers)
                 finally:
-                    exchange.inside = was
+                    exchange.in_application = was
                 return exchange.push
 
             # 1. Into the application's code, where a takedown may be raised.
-            exchange.inside = True
+            exchange.in_application = True
             result = exchange.handler.application(environ, start_response)
             # 2. Out of it; then look for a takedown, and clear what has not been raised yet.
-            exchange.inside = False
-            if exchange.aim is not None:
-                settle(exchange.aim)
+            exchange.in_application = False
+            if exchange.takedown is not None:
+                clear_pending(exchange.takedown)
             # 3. Send the answer; _send() goes into an iterator and out of it by the same steps.
             if type(result) is list and len(result) == 1 and exchange.offer is None:
                 exchange.finish(result[0])
             else:
                 handed_over = self._send(exchange, result)
         except BaseException as error:
-            exchange.inside = False
-            aim = exchange.aim
-            if aim is not None:
-                with aim.lock:  # as settle() does it, which must not be called here
-                    set_exception(aim.thread, NOTHING)
+            exchange.in_application = False
+            takedown = exchange.takedown
+            if takedown is not None:
+                with takedown.lock:  # as clear_pending() does it, which must not be called here
+                    set_exception(takedown.thread, NOTHING)
             self._failed(exchange, error)
         finally:
             # 4. Close what the application gave, and cancel what it wanted to have called.
@@ -121,11 +121,11 @@ class Runner:
             handed_over = _hand_over(exchange, result)
             if handed_over is not None:
                 return handed_over
-        exchange.inside = True
+        exchange.in_application = True
         for piece in result:
-            exchange.inside = False
-            if exchange.aim is not None:
-                settle(exchange.aim)
+            exchange.in_application = False
+            if exchange.takedown is not None:
+                clear_pending(exchange.takedown)
             if exchange.offer is not None:  # `start_response` was called with the first piece
                 handed_over = _hand_over(exchange, result)
                 if handed_over is not None:
@@ -134,10 +134,10 @@ class Runner:
                 exchange.write(piece)
             elif write_token.closed:
                 raise Disconnected
-            exchange.inside = True
-        exchange.inside = False
-        if exchange.aim is not None:
-            settle(exchange.aim)
+            exchange.in_application = True
+        exchange.in_application = False
+        if exchange.takedown is not None:
+            clear_pending(exchange.takedown)
         handed_over = _hand_over(exchange, result) if exchange.offer is not None else None
         if handed_over is None:
             exchange.finish()
@@ -146,17 +146,17 @@ class Runner:
     def _close(self, exchange: Exchange, close: Callable[[], object]) -> None:
         """Close what the application gave."""
         try:
-            exchange.inside = True
+            exchange.in_application = True
             close()
-            exchange.inside = False
-            if exchange.aim is not None:
-                settle(exchange.aim)
+            exchange.in_application = False
+            if exchange.takedown is not None:
+                clear_pending(exchange.takedown)
         except BaseException as error:
-            exchange.inside = False
-            aim = exchange.aim
-            if aim is not None:
-                with aim.lock:
-                    set_exception(aim.thread, NOTHING)
+            exchange.in_application = False
+            takedown = exchange.takedown
+            if takedown is not None:
+                with takedown.lock:
+                    set_exception(takedown.thread, NOTHING)
                 if isinstance(error, Takedown):
                     return  # it has been said
             exchange.report = exchange.report or self._reports.new_id()
@@ -172,7 +172,7 @@ class Runner:
         if isinstance(error, Disconnected):
             exchange.abandon()
             return
-        if exchange.aim is not None:
+        if exchange.takedown is not None:
             # Its client has its answer.  What was done to the thread comes up as whatever the code makes of it.
             exchange.abandon()
             if not isinstance(error, Takedown):

@@ -17,7 +17,7 @@ from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import BLOCK, open_file
 from graceful.downloads.targets import File
 from graceful.takedown.last_answer import take_down
-from graceful.web.connection import UNSENT, Connection
+from graceful.web.connection import UNSENT, Connection, open_connections
 from graceful.web.exchange import DOWNLOADING, SENDING, Exchange
 from graceful.web.transport_connection import SLICE, EndpointFactory, EndpointProtocol, TransportConnection
 from tests.fast.doubles import GET, MIB, Client, get, parse_answers
@@ -472,7 +472,7 @@ class ForeignTests(Case):
 
     def connection(self) -> Connection:
         """The one that there is."""
-        (connection,) = self.engine.site.connections()
+        (connection,) = open_connections(self.engine.site)
         self.assertIsInstance(connection, TransportConnection)
         return connection
 

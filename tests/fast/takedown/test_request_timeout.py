@@ -44,7 +44,7 @@ class FakeInterrupts:
 
     def start(self, exchange: Exchange, thread: int, ended: Callable[..., Any]) -> Any:
         self.started.append((exchange, thread, ended))
-        exchange.aim = self  # type: ignore[assignment]
+        exchange.takedown = self  # type: ignore[assignment]
         self.exchange, self.thread, self.story = exchange, thread, ["raised Takedown"]
         return self
 
@@ -78,7 +78,7 @@ class Overtimes(Case):
     def threaded(self, data: bytes = get(1)) -> tuple[Client, Exchange]:
         """A client, and its exchange, for which a thread works."""
         client, exchange = self.ask(data)
-        exchange.phase, exchange.inside = APPLICATION, True
+        exchange.phase, exchange.in_application = APPLICATION, True
         self.working[exchange] = threading.get_ident()
         return client, exchange
 
@@ -176,7 +176,7 @@ class LimitTests(Overtimes):
         _, exchange = self.threaded()
         exchange.start("200 OK", [])
         exchange.finish(b"whole")
-        exchange.inside = False
+        exchange.in_application = False
         self.assertEqual(self.pass_time(10.25), [])
 
     def test_leaves_next_exchange(self) -> None:

@@ -73,7 +73,7 @@ class InterruptTests(Case):
         self.leaves = True
         self.child: Any = None
         self.delicate = False
-        self.patch(AsyncExc, "fire", lambda aim, exchange, exception: self.fire(exception))
+        self.patch(AsyncExc, "inject", lambda async_exc, exchange, exception: self.fire(exception))
         self.patch(thread_module, "in_condition", lambda thread: self.in_condition)
         self.patch(thread_module, "leave_condition", lambda condition, waiter, fire: self.leaves and fire())
         self.patch(thread_module, "child_of", lambda thread: self.child)
@@ -83,7 +83,7 @@ class InterruptTests(Case):
             self.clock, lambda: self.working, lambda thread: NATIVE, self.waits, self.call
         )  # type: ignore[arg-type]
         _, self.exchange = self.ask()
-        self.exchange.inside = True
+        self.exchange.in_application = True
         self.working[self.exchange] = THREAD
 
     def fire(self, exception: type[BaseException]) -> bool:
@@ -184,19 +184,19 @@ class InterruptTests(Case):
 
     def test_does_nothing_outside_the_application(self) -> None:
         """As long as it is in our own code, nothing is raised and nothing is ended."""
-        self.may = self.exchange.inside = False
+        self.may = self.exchange.in_application = False
         self.waits.now = wait(1)
         self.start()
         self.pass_time(1)
         self.assertEqual((self.shots, self.waits.ended), ([], []))
-        self.may = self.exchange.inside = True
+        self.may = self.exchange.in_application = True
         self.pass_time(LOOK_AGAIN)
         self.assertEqual(len(self.shots), 1)
 
     def test_ends_no_wait_outside_the_application(self) -> None:
         """No wait is ended if the thread has left the application after the exception was raised."""
         self.start()
-        self.exchange.inside = False
+        self.exchange.in_application = False
         self.waits.now = wait(1)
         self.pass_time(3)
         self.assertEqual(self.waits.ended, [])
@@ -275,7 +275,7 @@ class InterruptTests(Case):
         """A thread whose look fails does not keep others from being brought down."""
         self.start()
         _, other = self.ask()
-        other.inside = True
+        other.in_application = True
         self.working[other] = THREAD + 1
         self.waits.look = lambda native: 1 / 0  # type: ignore[assignment, method-assign]
         self.pass_time(WITHIN + LOOK_AGAIN)

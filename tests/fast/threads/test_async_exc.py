@@ -105,14 +105,14 @@ class Watched(Exchange):
         self.world.count_release()
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("inside", "aim"):
+        if name in ("in_application", "takedown"):
             scheduler = object.__getattribute__(self, "scheduler")
             if scheduler is not None:
                 scheduler.checkpoint(f"look at {name}")
         return object.__getattribute__(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("inside", "aim") and self.scheduler is not None:
+        if name in ("in_application", "takedown") and self.scheduler is not None:
             self.scheduler.checkpoint(f"{name} = {value!r}"[:30])
         object.__setattr__(self, name, value)
 
@@ -166,11 +166,11 @@ class World:
 
     def take_down(self) -> None:
         """What the reactor thread does."""
-        aim = AsyncExc(THREAD)
-        aim.lock = CheckedLock(self._scheduler)  # type: ignore[assignment]
-        self.exchange.aim = aim
+        async_exc = AsyncExc(THREAD)
+        async_exc.lock = CheckedLock(self._scheduler)  # type: ignore[assignment]
+        self.exchange.takedown = async_exc
         for _ in range(self._shots):
-            aim.fire(self.exchange, Takedown)
+            async_exc.inject(self.exchange, Takedown)
 
     def judge(self) -> None:
         """What must be so at the end."""
@@ -181,7 +181,7 @@ class World:
             raise Violation(f"released {self.releases} times")
         if self.interpreter.pending is not None:
             raise Violation("an exception is left over for the next exchange")
-        if self.exchange.inside:
+        if self.exchange.in_application:
             raise Violation("the thread is still inside")
 
 
@@ -243,7 +243,7 @@ class GuardTests(SynchronousTestCase):
     def explore(self, application: Callable[..., Any], shots: int = 1) -> tuple[int, int]:
         """Try every order; how many there were, and in how many of them the exception was raised."""
         raised = 0
-        settled = guard.settle
+        settled = guard.clear_pending
 
         def build(scheduler: Scheduler) -> Callable[[], None]:
             nonlocal raised
@@ -251,12 +251,12 @@ class GuardTests(SynchronousTestCase):
             for module in (guard, run):
                 self.patch(module, "set_exception", world.interpreter.set)
 
-            def settle(aim: AsyncExc) -> None:
-                world.interpreter.checkpoint("settle", True)  # a call is such a place
-                settled(aim)
+            def clear_pending(async_exc: AsyncExc) -> None:
+                world.interpreter.checkpoint("clear_pending", True)  # a call is such a place
+                settled(async_exc)
 
             for module in (exchange_module, run):
-                self.patch(module, "settle", settle)
+                self.patch(module, "clear_pending", clear_pending)
             scheduler.spawn("thread", world.serve)
             scheduler.spawn("reactor", world.take_down)
 
@@ -284,16 +284,16 @@ class GuardTests(SynchronousTestCase):
 
     def test_can_fail(self) -> None:
         """The test sees it when a late one is not cleared."""
-        with patch.object(guard, "settle", lambda aim: None):
+        with patch.object(guard, "clear_pending", lambda async_exc: None):
             self.assertRaises(Violation, self.explore, one_list)
 
     def test_place_is_not_said(self) -> None:
         """And when the thread does not say where it is."""
 
-        def fire(aim: AsyncExc, exchange: Exchange, exception: type[BaseException]) -> bool:
-            return guard.set_exception(aim.thread, exception) == 1
+        def fire(async_exc: AsyncExc, exchange: Exchange, exception: type[BaseException]) -> bool:
+            return guard.set_exception(async_exc.thread, exception) == 1
 
-        with patch.object(AsyncExc, "fire", fire):
+        with patch.object(AsyncExc, "inject", fire):
             self.assertRaises(Violation, self.explore, one_list)
 
 
@@ -302,7 +302,7 @@ class RealTests(SynchronousTestCase):
 
     def test_many_times(self) -> None:
         """A thread that goes in and out as fast as it can is never hit outside, whenever it is aimed at."""
-        exchange: Any = SimpleNamespace(inside=False, aim=None)
+        exchange: Any = SimpleNamespace(in_application=False, takedown=None)
         hits = outside = 0
         over = threading.Event()
 
@@ -311,17 +311,17 @@ class RealTests(SynchronousTestCase):
             while not over.is_set():
                 try:
                     try:
-                        exchange.inside = True
+                        exchange.in_application = True
                         for _ in range(10):
                             len("application")
-                        exchange.inside = False
-                        if exchange.aim is not None:
-                            guard.settle(exchange.aim)
+                        exchange.in_application = False
+                        if exchange.takedown is not None:
+                            guard.clear_pending(exchange.takedown)
                     except Takedown:
-                        exchange.inside = False
-                        aim = exchange.aim
-                        with aim.lock:
-                            guard.set_exception(aim.thread, NOTHING)
+                        exchange.in_application = False
+                        async_exc = exchange.takedown
+                        with async_exc.lock:
+                            guard.set_exception(async_exc.thread, NOTHING)
                         hits += 1
                     for _ in range(10):
                         len("server")
@@ -331,10 +331,10 @@ class RealTests(SynchronousTestCase):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         assert thread.ident is not None
-        aim = exchange.aim = AsyncExc(thread.ident)
+        async_exc = exchange.takedown = AsyncExc(thread.ident)
         fired = 0
         while fired < 2000:
-            fired += aim.fire(exchange, Takedown)
+            fired += async_exc.inject(exchange, Takedown)
         over.set()
         thread.join(SOON)
         self.assertFalse(thread.is_alive())
@@ -343,17 +343,17 @@ class RealTests(SynchronousTestCase):
 
     def test_nobody_there(self) -> None:
         """A thread that is gone is not hit."""
-        exchange: Any = SimpleNamespace(inside=True)
-        self.assertFalse(AsyncExc(1).fire(exchange, Takedown))
+        exchange: Any = SimpleNamespace(in_application=True)
+        self.assertFalse(AsyncExc(1).inject(exchange, Takedown))
 
     def test_outside(self) -> None:
         """Nor is one that is not inside, or that is just leaving."""
-        exchange: Any = SimpleNamespace(inside=False)
-        aim = AsyncExc(threading.get_ident())
-        self.assertFalse(aim.fire(exchange, Takedown))
-        exchange.inside = True
-        with aim.lock:
-            self.assertFalse(aim.fire(exchange, Takedown))
+        exchange: Any = SimpleNamespace(in_application=False)
+        async_exc = AsyncExc(threading.get_ident())
+        self.assertFalse(async_exc.inject(exchange, Takedown))
+        exchange.in_application = True
+        with async_exc.lock:
+            self.assertFalse(async_exc.inject(exchange, Takedown))
 
 
 class HookTests(SynchronousTestCase):

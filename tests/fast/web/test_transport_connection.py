@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from graceful.web.connection import open_connections
 from graceful.web.site import Site
 from graceful.web.transport_connection import EndpointFactory
 
@@ -80,7 +81,7 @@ class ForeignConnectionTests(SynchronousTestCase):
 
     def test_in_the_register_until_gone(self) -> None:
         """A connection that is closed stays in the register until its transport really is."""
-        (connection,) = self.site.connections()
+        (connection,) = open_connections(self.site)
         gone = connection.when_gone()
         connection.close()
         self.assertNoResult(gone)
@@ -91,7 +92,7 @@ class ForeignConnectionTests(SynchronousTestCase):
 
     def test_asked_a_second_time(self) -> None:
         """A connection that takes its time to close is reset when it is asked again; one that is gone is not."""
-        (connection,) = self.site.connections()
+        (connection,) = open_connections(self.site)
         connection.close()
         self.assertEqual(self.transport.aborted, 0)
         connection.close()
