@@ -53,7 +53,10 @@ class OwnedPool(HTTPConnectionPool):
         for connecting in list(self._connecting):
             connecting.cancel()
         kept = self.closeCachedConnections()  # type: ignore[no-untyped-call]
-        used = [connection.abort() for connection in list(self._connected)]
+        used = []
+        for connection in list(self._connected):
+            used.append(connection.abort())
+            connection.transport.abortConnection()  # else an upload that the server does not read would be waited for
         return gatherResults([kept, *used]).addCallback(lambda ignored: None)
 
 
