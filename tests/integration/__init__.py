@@ -1,1 +1,1 @@
-"""What a Twisted user's own tests look like: trial and pytest-twisted, with treq against a server that is redeployed."""
+"""What a Twisted user's own tests look like: trial, pytest-twisted and treq, and a server that is redeployed."""
