@@ -86,6 +86,7 @@ class LibraryTests(AppServerMixin, TestCase):
         self.shelf.release("2")
         await server.redeploy()
         self.assertEqual(await (await server.treq.get("/")).text(), "2")
+        self.assertNoResult(report)
         self.shelf.gate.wait_reached()
         self.shelf.gate.open()
         response = await report
