@@ -97,7 +97,7 @@ docs: $(VENV)/.test
 # Most real tests wait for something most of the time, so more processes share them than there are processors;
 # tests/conftest.py says how.
 tests: $(VENV)/.test install
-	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder tests/real
+	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from hyperlink import DecodedURL, EncodedURL
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool
 
@@ -30,11 +30,17 @@ class OwnedPool(HTTPConnectionPool):
 
     def __init__(self, reactor: Any) -> None:
         super().__init__(reactor)  # type: ignore[no-untyped-call]
+        self._closed = False
         self._connecting: set[Deferred[HTTP11ClientProtocol]] = set()
         self._connected: WeakSet[HTTP11ClientProtocol] = WeakSet()
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[HTTP11ClientProtocol]:
-        """Return a Deferred that fires with a connection: a kept one, or a new one."""
+        """Return a Deferred that fires with a connection: a kept one, or a new one.
+
+        It fails with :class:`RuntimeError` once the pool is closed: what a test has left running cannot go on asking.
+        """
+        if self._closed:
+            return fail(RuntimeError("the client is closed: its server has been stopped"))
         connecting = super().getConnection(key, endpoint)
 
         def connected(connection: HTTP11ClientProtocol) -> HTTP11ClientProtocol:
@@ -50,10 +56,14 @@ class OwnedPool(HTTPConnectionPool):
 
     def close(self) -> Deferred[None]:
         """End every connection, also those whose answer was not read; fires when all of them are closed."""
+        self._closed = True
         for connecting in list(self._connecting):
             connecting.cancel()
         kept = self.closeCachedConnections()  # type: ignore[no-untyped-call]
-        used = [connection.abort() for connection in list(self._connected)]
+        used = []
+        for connection in list(self._connected):
+            used.append(connection.abort())
+            connection.transport.abortConnection()  # else an upload that the server does not read would be waited for
         return gatherResults([kept, *used]).addCallback(lambda ignored: None)
 
 

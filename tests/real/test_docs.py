@@ -498,20 +498,25 @@ def test_deploy_by_takeover(site: Site) -> None:
     assert gone(second, 20)
 
 
-@runs("testing-pytest", "testing-trial", "testing-memory")
+@runs("testing-pytest", "testing-trial", "testing-memory", "testing-treq-trial", "testing-treq-pytest")
 def test_testing(site: Site) -> None:
     """The tests of a site that the guide shows pass."""
     site.write(
         "mysite/wsgi.py",
-        "import time\n\n\ndef application(environ, start_response):\n"
+        "import hashlib, time\n\n\ndef application(environ, start_response):\n"
         "    time.sleep(2 if environ['PATH_INFO'] == '/report' else 0)\n"
-        "    start_response('200 OK', [])\n    return [b'done']\n",
+        "    body = b'done' if environ['PATH_INFO'] != '/book' else bytes(1 << 24)\n"
+        "    start_response('200 OK', [('X-Digest', hashlib.sha256(body).hexdigest())])\n    return [body]\n",
     )
     site.write("test_pytest.py", shown("testing-pytest"))
     site.write("test_memory.py", shown("testing-memory"))
     site.write("test_trial.py", shown("testing-trial"))
     assert "2 passed" in site.shell("python -m pytest -q -p no:cacheprovider test_pytest.py test_memory.py")
     assert "successes=1" in site.shell("python -m twisted.trial test_trial")
+    site.write("test_treq_trial.py", shown("testing-treq-trial"))
+    site.write("test_treq_pytest.py", shown("testing-treq-pytest"))
+    assert "1 passed" in site.shell("python -m pytest -q -p no:cacheprovider test_treq_pytest.py")
+    assert "successes=1" in site.shell("python -m twisted.trial test_treq_trial")
 
 
 def pids(site: Site) -> set[int]:
