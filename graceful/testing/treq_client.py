@@ -14,7 +14,7 @@ from weakref import WeakSet
 from hyperlink import DecodedURL, EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, fail, gatherResults
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
 from twisted.web.client import Agent, HTTPConnectionPool
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class OwnedPool(HTTPConnectionPool):
         used = []
         for connection in list(self._connected):
             used.append(connection.abort())
-            connection.transport.abortConnection()  # else an upload that the server does not read would be waited for
+            transport = ITCPTransport(connection.transport, None)
+            if transport is not None:
+                transport.abortConnection()  # else an upload that the server does not read would be waited for
         return gatherResults([kept, *used]).addCallback(lambda ignored: None)
 
 
