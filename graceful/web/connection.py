@@ -165,10 +165,10 @@ class Connection:
         """Whether nothing is owed to the client, and nothing has come that is not answered."""
         return self.write_token.idle() and not self.receiver.more_requests()
 
-    def interject(self, data: bytes) -> bool:
+    def send_interim(self, data: bytes) -> bool:
         """Send an interim answer (RFC 9110 §15.2), if nothing is being answered.  False: not now."""
         write_token = self.write_token
-        if not write_token.interject():
+        if not write_token.acquire_for_interim():
             return False
         try:
             rest = self.transmit(data, b"")
@@ -177,7 +177,7 @@ class Connection:
             self._hub.call(self.close)
             return True
         if rest:
-            write_token.left(rest, False)
+            write_token.leave_to_reactor(rest, False)
             self._want_write()
         else:
             write_token.release()
@@ -217,10 +217,10 @@ class Connection:
         """
         write_token = self.write_token
         while True:
-            claim = write_token.claim(exchange)
-            if claim is SEND:
+            acquired = write_token.acquire(exchange)
+            if acquired is SEND:
                 break
-            if claim is GONE:
+            if acquired is GONE:
                 raise Disconnected
             if write_token.append(exchange, [head, data], last):
                 self._wait(last)
@@ -232,7 +232,7 @@ class Connection:
             self._hub.call(self.close)
             raise Disconnected from None
         if rest:
-            closing = write_token.left(rest, last)
+            closing = write_token.leave_to_reactor(rest, last)
             self._want_write()
             if closing:
                 self._hub.call(self.attend)
@@ -282,10 +282,10 @@ class Connection:
         """The kernel takes more of the rest.  Reactor thread."""
         write_token = self.write_token
         try:
-            while (piece := write_token.first()) is not None:
+            while (piece := write_token.first_piece()) is not None:
                 count = self.push(piece)
                 self.active = monotonic()
-                write_token.sent(count)
+                write_token.piece_taken(count)
                 if count < len(piece):
                     return
             if self.pull is not None:
@@ -298,7 +298,7 @@ class Connection:
         except OSError:
             self.close()
             return
-        through, ended, following = write_token.flushed()
+        through, ended, following = write_token.rest_flushed()
         if not through:
             return
         if ended is not None and not ended.keep:
@@ -336,12 +336,12 @@ class Connection:
         :raises Disconnected: nobody will read it.
         """
         write_token = self.write_token
-        claim = write_token.claim(exchange)
-        if claim is GONE:
+        acquired = write_token.acquire(exchange)
+        if acquired is GONE:
             raise Disconnected
         self.pull = pull
-        if claim is SEND:
-            write_token.left([head], False)
+        if acquired is SEND:
+            write_token.leave_to_reactor([head], False)
             self._want_write()
         else:
             write_token.append(exchange, [head], False)

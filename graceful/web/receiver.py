@@ -34,7 +34,7 @@ class ReceivingCarrier(Carrier, Protocol):
     def read(self, more: bool) -> None:
         """Read on, or leave what comes in the kernel."""
 
-    def interject(self, data: bytes) -> bool:
+    def send_interim(self, data: bytes) -> bool:
         """Send an interim answer, if nothing is being answered."""
 
 
@@ -138,7 +138,7 @@ class Receiver:
 
     def _say_continue(self) -> None:
         self._connection.write_token.attention = True  # before looking: an answer that ends just now will call
-        if self._connection.interject(CONTINUE):
+        if self._connection.send_interim(CONTINUE):
             self._expects = False
             self._connection.active = monotonic()  # the client has waited for this
 
@@ -179,7 +179,7 @@ class Receiver:
         if exchange.received:
             exchange.arrived = monotonic()
         exchange.phase = QUEUED
-        if connection.write_token.arrive(exchange):
+        if connection.write_token.request_ready(exchange):
             if exchange.error:
                 self._site.answer(exchange, exchange.error)
             else:

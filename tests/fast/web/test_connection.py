@@ -366,7 +366,7 @@ class SlowReaderTests(Case):
         """A rest that a thread leaves just when the reactor has sent the one before is sent as well."""
         client, exchange = self.ask(buffer=5000)
         self.stream(exchange, b"x" * 100_000)
-        flushed = WriteToken.flushed
+        flushed = WriteToken.rest_flushed
         late = [b"y" * 100_000]
 
         def and_a_thread(write_token: WriteToken) -> Any:
@@ -375,7 +375,7 @@ class SlowReaderTests(Case):
                 exchange.write(late.pop())
             return result
 
-        self.patch(WriteToken, "flushed", and_a_thread)
+        self.patch(WriteToken, "rest_flushed", and_a_thread)
         client.take()
         self.assertEqual((late, client.connection.write_token.held), ([], 0))
         self.end(exchange)

@@ -26,12 +26,13 @@ from tests.fast.doubles import CONTINUE, parse_answers
 from tests.fast.interleave import Scheduler, Violation, explore
 
 STEPS = (
-    "arrive claim done release left append interject first sent flushed end_of_input idle linger oust close"
+    "request_ready acquire done release leave_to_reactor append acquire_for_interim first_piece piece_taken rest_flushed"
+    " end_of_input idle linger replace close"
 ).split()
 
 
-def checked_turn(scheduler: Scheduler) -> Callable[[], WriteToken]:
-    """A Turn before each of whose steps another thread may come."""
+def checked_token(scheduler: Scheduler) -> Callable[[], WriteToken]:
+    """A write token before each of whose steps another thread may come."""
 
     def wrapped(name: str) -> Callable[..., Any]:
         step = getattr(WriteToken, name)
@@ -305,7 +306,7 @@ class TurnTests(SynchronousTestCase):
         preemptions: int = 2,
     ) -> None:
         def build(scheduler: Scheduler) -> Callable[[], None]:
-            with patch.object(connection_module, "WriteToken", checked_turn(scheduler)):
+            with patch.object(connection_module, "WriteToken", checked_token(scheduler)):
                 world = World(scheduler, list(script), answer, list(takes or []))
 
             def end() -> None:
