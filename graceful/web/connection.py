@@ -57,7 +57,7 @@ class Connection:
     :ivar site: what is served here, with its limits and its register.
     :ivar peer: the client's address as text; empty on a Unix socket.
     :ivar turn: whose turn it is to write.
-    :ivar receiver: the half that reads, with its `intake`.  Reactor thread.
+    :ivar receiver: the half that reads, with its `parser`.  Reactor thread.
     :ivar reading: whether what comes is read.  Changed by the reactor thread.
     :ivar writing: whether the reactor waits to send a rest.  Under the turn's lock.
     :ivar active: when something last came from or went to the client, monotonic seconds.
@@ -79,9 +79,9 @@ class Connection:
         "answered",
         "drained",
         "fd",
-        "intake",
         "memo",
         "opened",
+        "parser",
         "peer",
         "port",
         "pull",
@@ -111,7 +111,7 @@ class Connection:
         self.trusted = site.trusts(peer)
         self.write_token: WriteToken[Exchange] = WriteToken()
         self.receiver = Receiver(self, site)
-        self.intake = self.receiver.intake
+        self.parser = self.receiver.parser
         self.active = self.opened = monotonic()
         self.answered = False
         self.reading, self.writing = True, False
@@ -144,10 +144,10 @@ class Connection:
             return
         if data:
             self.active = self._hub.now
-            intake = self.intake
-            if not intake.deaf:
-                intake.feed(data)
-                if intake.stash:
+            parser = self.parser
+            if not parser.ignoring:
+                parser.feed(data)
+                if parser.unparsed:
                     self.receiver.pause()
         else:
             self.read(False)
@@ -479,7 +479,7 @@ class Connection:
         if self.write_token.closed or self.receiver.more_requests() or not self.write_token.linger():
             return
         self._shut()
-        self.intake.deaf = True
+        self.parser.ignoring = True
         self.active = monotonic()
 
     def unsent(self) -> int:

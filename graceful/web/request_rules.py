@@ -47,7 +47,7 @@ class Refuse(Exception):
 
 
 class Sink(Protocol):
-    """Who gets what the intake makes of the bytes; a connection, or a test."""
+    """The receiver of what the parser finds; a connection, or a test."""
 
     def began(self) -> Exchange:
         """The first byte of a request has come."""
@@ -77,7 +77,7 @@ class RequestRules:
     """What the parser of one connection calls.  Reactor thread only.
 
     :ivar exchange: the exchange whose request is under way, or None between requests.
-    :ivar deaf: nothing that comes from now on is a request.
+    :ivar ignoring: nothing that comes from now on is a request.
     :ivar head_done: the head of the request under way is complete, its body is coming.
     """
 
@@ -98,9 +98,9 @@ class RequestRules:
         "_special",
         "_unread",
         "_upgrade",
-        "deaf",
         "exchange",
         "head_done",
+        "ignoring",
     )
 
     _parser: httptools.HttpRequestParser
@@ -109,7 +109,7 @@ class RequestRules:
         self._sink = sink
         self._max_body = max_body
         self.exchange: Exchange | None = None
-        self.deaf = self.head_done = False
+        self.ignoring = self.head_done = False
         # The method as it was sent, if the parser was given another one in its place.
         self._method: bytes | None = None
         # Bytes of the head under way, or that brought a body no further; of the body that are to come.
@@ -294,5 +294,5 @@ class RequestRules:
             self._unread = self._body_left = 0
             self._length = -1
             if not exchange.keep:
-                self.deaf = True
+                self.ignoring = True
         self._sink.complete(exchange)

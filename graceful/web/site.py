@@ -92,7 +92,7 @@ class Site:
         self.pool_for: Any = pool_for
         self.hand_over: HandOver | None = None
         self._proxies = proxies
-        self._front = PrefixRoutes()
+        self._routes = PrefixRoutes()
         self.handle: Callable[[Exchange], None]
         self.budget = Budget()
         self.limits = Limits(self.settings.request_timeout, self.settings.deadline)
@@ -155,11 +155,11 @@ class Site:
 
     def serve(self, handler: Any) -> None:
         """Have everything answered by this `IHandler`, but for what has a route of its own."""
-        self.handle = self._front.before(handler.handle)
+        self.handle = self._routes.before(handler.handle)
 
     def route(self, prefix: str, answer: Callable[[Exchange], bool]) -> None:
         """Have requests answered before anybody else is asked (see :meth:`PrefixRoutes.add`).  Before `serve`."""
-        self._front.add(prefix, answer)
+        self._routes.add(prefix, answer)
 
     def takes(self, name: str) -> bool:
         """Whether a field of an answer is an offer to hand it over, and not for the client."""

@@ -57,7 +57,7 @@ class Sweep:
         settings = self._site.settings
         write_token = connection.write_token
         silent = now - connection.active
-        receiving = connection.intake.exchange
+        receiving = connection.parser.exchange
         if write_token.lingering:
             self._linger(connection, now)
         elif write_token.held or (connection.pull is not None and not connection.pull_paused):
@@ -67,12 +67,12 @@ class Sweep:
         elif receiving is not None:
             if connection.receiver.stalled():
                 return
-            if connection.intake.head_done:
+            if connection.parser.head_done:
                 late = silent > settings.send_timeout
             else:
                 late = now - receiving.started > settings.header_timeout
             if late:
-                connection.intake.refuse(408)
+                connection.parser.refuse(408)
         elif connection.idle():
             if now > self._until(connection):
                 connection.half_close()

@@ -60,9 +60,9 @@ class TransportConnection(Connection):
         if not self._heard:
             self._heard = True
             self._learn_addresses()
-        if not self.intake.deaf:
-            self.intake.feed(data)
-            if self.intake.stash:
+        if not self.parser.ignoring:
+            self.parser.feed(data)
+            if self.parser.unparsed:
                 self.receiver.pause()
 
     def _learn_addresses(self) -> None:

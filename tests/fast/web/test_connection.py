@@ -203,9 +203,9 @@ class PipelineTests(Case):
         exchange.start("200 OK", [("Connection", "close")])
         self.end(exchange)
         known = self.engine.in_flight
-        self.assertEqual(client.connection.intake.stash, b"")
+        self.assertEqual(client.connection.parser.unparsed, b"")
         client.send(get(1) * 5000)
-        self.assertEqual((client.connection.intake.stash, self.engine.in_flight), (b"", known))
+        self.assertEqual((client.connection.parser.unparsed, self.engine.in_flight), (b"", known))
         client.close()
         client, exchange = self.ask(get(0) + post(0)[:-4].replace(b": 0", b": %d" % (10 * HIGH)) + b"\r\n\r\n")
         exchange.start("200 OK", [("Connection", "close")])
@@ -386,7 +386,7 @@ class SlowReaderTests(Case):
             self.engine = Engine(self)
             client, exchange = self.ask(data, buffer=5000)
             self.stream(exchange, b"x" * 100_000, length=100_000 if not cut else 200_000)
-            sent = WriteToken.sent
+            sent = WriteToken.piece_taken
             ends: list[Callable[[], object]] = [exchange.cut if cut else exchange.finish]
 
             def and_a_thread(write_token: WriteToken, count: int, ends: Any = ends, sent: Any = sent) -> None:
@@ -394,7 +394,7 @@ class SlowReaderTests(Case):
                 if not write_token.rest and ends:
                     ends.pop()()
 
-            self.patch(WriteToken, "sent", and_a_thread)
+            self.patch(WriteToken, "piece_taken", and_a_thread)
             got = client.take()
             exchange.release()
             self.assertEqual((len(parse_answers(got)[0].body), client.eof), (100_000, data == CLOSE or cut))
