@@ -22,9 +22,13 @@ from twisted.logger import Logger
 log = Logger(namespace="graceful")
 
 
+#: Threads that calls may keep busy, as long as none of them takes too long.
 SIZE: Final = 4
+#: Threads at most, with those whose calls take too long.
 MOST: Final = 16
+#: Seconds after which a call counts as taking too long: it is logged, and another thread may be started.
 LIMIT: Final = 10.0
+#: Seconds without a call after which a thread ends.
 IDLE: Final = 10.0
 
 

@@ -1,7 +1,7 @@
-"""One client connection: the thin shell around the receiver and the turn, with a socket.
+"""One client connection: its socket, its receiver and its write token.
 
-Reading, timing and closing are the reactor thread's.  Sending is whoever's turn it is.  What happens to a
-connection that nobody needs any more is where servers lose requests, so closing has its rules here:
+The reactor thread reads, times and closes.  The holder of the write token sends.  Servers lose requests when they
+close a connection that seems unused, so closing has its rules here:
 
 * after the last byte of the last answer only the sending side is shut down, and what the client still sends is
   read and thrown away until it closes too.  A `close` with unread bytes would be a reset, and a reset may
@@ -32,10 +32,16 @@ if TYPE_CHECKING:
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
+#: Bytes of an answer that may wait in memory without its thread: 1 MiB and its framing, so that most answers free
+#: their thread at once.
 HELD: Final = (1 << 20) + 65536
+#: Bytes that may wait while all slow readers together hold too much, and until which a waiting thread waits.
 ROOM: Final = 1 << 18
+#: Bytes of a body up to which copying it behind its head is cheaper than a `sendmsg` of both.
 JOIN: Final = 16384
+#: Bytes read at once.
 READ: Final = 65536
+#: Bytes of a long body that the kernel may hold unsent for one client (TCP_NOTSENT_LOWAT).
 UNSENT: Final = 1 << 18
 Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -56,17 +62,17 @@ class Connection:
 
     :ivar site: what is served here, with its limits and its register.
     :ivar peer: the client's address as text; empty on a Unix socket.
-    :ivar turn: whose turn it is to write.
+    :ivar write_token: decides which thread may send.
     :ivar receiver: the half that reads, with its `parser`.  Reactor thread.
     :ivar reading: whether what comes is read.  Changed by the reactor thread.
-    :ivar writing: whether the reactor waits to send a rest.  Under the turn's lock.
+    :ivar writing: whether the reactor waits to send a rest.  Under the write token's lock.
     :ivar active: when something last came from or went to the client, monotonic seconds.
     :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
     :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
         there is more.  Reactor thread.
     :ivar pull_paused: what it would send is not there yet, which is not the client's fault.  Reactor thread.
-    :ivar memo: a place for whoever answers to keep what is the same for all exchanges of the connection.
+    :ivar memo: where the code that answers keeps what is the same for all exchanges of the connection.
     """
 
     __slots__ = (
@@ -119,7 +125,7 @@ class Connection:
         self.drained: Callable[[], None] | None = None
         self.pull: Callable[[], bool] | None = None
         self.pull_paused = False
-        self._bounded = False  # whether its send buffer has been seen to, by whoever holds the token
+        self._bounded = False  # whether its send buffer has been bounded; belongs to the holder of the token
         self._reset = False
         self._gone: list[Deferred[None]] = []
         self._register = site.register
@@ -134,7 +140,7 @@ class Connection:
     # -- reading: reactor thread --------------------------------------------------------------------------
 
     def readable(self) -> None:
-        """There is something to read, or to learn."""
+        """Read what has come, or learn that the client has closed or the connection is broken."""
         try:
             data = self.sock.recv(READ)
         except BlockingIOError:
@@ -158,7 +164,7 @@ class Connection:
         """Read on, or leave what comes in the kernel."""
         if self.reading is not more and not (more and self.write_token.eof):
             self.reading = more
-            self.active = monotonic()  # it was we who kept the client waiting
+            self.active = monotonic()  # the server kept the client waiting
             self.interest()
 
     def idle(self) -> bool:
@@ -183,10 +189,10 @@ class Connection:
             write_token.release()
         return True
 
-    # -- sending: whoever's turn it is --------------------------------------------------------------------
+    # -- sending: the holder of the token -----------------------------------------------------------------
 
     def transmit(self, head: bytes, data: bytes) -> list[Piece]:
-        """Give bytes to the kernel, holding the token.  Returned is what it did not take.
+        """Give bytes to the kernel, holding the token.  Returns what it did not take.
 
         :raises OSError: the connection is broken.
         """
@@ -213,7 +219,7 @@ class Connection:
         """Send a piece of an answer; the thread waits when the client is far behind.
 
         :param last: this ends the answer.
-        :raises Disconnected: nobody will read it.
+        :raises Disconnected: the client will not read it.
         """
         write_token = self.write_token
         while True:
@@ -319,10 +325,10 @@ class Connection:
         self._follow(following)
 
     def _pull_again(self) -> None:
-        """There is more: the epoll calls, after everybody else has had a turn."""
+        """There is more: the epoll calls, after the other connections have had a turn."""
 
     def push_file(self, fd: int, offset: int, count: int) -> int:
-        """Give a part of a file to the kernel (sendfile(2)); returned is how many bytes were taken, 0 at its end.
+        """Give a part of a file to the kernel (sendfile(2)); returns how many bytes it took, 0 at the end.
 
         :raises OSError: nothing was, or the connection is broken.
         """
@@ -331,9 +337,9 @@ class Connection:
     def begin_pull(self, exchange: Exchange, head: bytes, pull: Callable[[], bool]) -> None:
         """Have the reactor hold the token, send a head, and then what `pull` sends.  Reactor thread.
 
-        `pull` returns False when it is through, and has then said to the turn that the answer ends.
+        `pull` returns False when it is done, and has then told the write token that the answer ends.
 
-        :raises Disconnected: nobody will read it.
+        :raises Disconnected: the client will not read it.
         """
         write_token = self.write_token
         acquired = write_token.acquire(exchange)
@@ -360,14 +366,14 @@ class Connection:
     def pause_pull(self, paused: bool) -> None:
         """What is to be sent is not there yet; or it is now.  Reactor thread."""
         self.pull_paused = paused
-        self.active = monotonic()  # it was we who kept the client waiting
+        self.active = monotonic()  # the server kept the client waiting
         with self.write_token.lock:
             if self.write_token.holder is REACTOR:
                 self.writing = not paused
                 self._arm()
 
     def push(self, piece: Piece) -> int:
-        """Give a piece of the rest to the kernel; returned is how much of it was taken.
+        """Give a piece of the rest to the kernel; returns how much it took.
 
         :raises OSError: nothing was, or the connection is broken.
         """
@@ -398,13 +404,13 @@ class Connection:
                 self._arm()
 
     def _arm(self) -> None:
-        """Tell the epoll what is waited for.  Any thread, under the turn's lock."""
+        """Tell the epoll what is waited for.  Any thread, under the write token's lock."""
         self._hub.interest(self)
 
     # -- ending: reactor thread ---------------------------------------------------------------------------
 
     def attend(self) -> None:
-        """Somebody let go of the token while the reactor wanted something of this connection."""
+        """A sender let go of the token while the reactor wanted to close, or to read on."""
         write_token = self.write_token
         if write_token.closed:
             return
@@ -417,7 +423,7 @@ class Connection:
             self.receiver.attend()
 
     def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
-        """Close the descriptor, or have it closed by whoever is sending right now.
+        """Close the descriptor, or have the thread that is sending do so when it lets go.
 
         :param reset: so that the client sees that it was cut.
         :param only: do so only if it is this exchange's turn, and not all of its answer is in the kernel.  False: no.
@@ -443,7 +449,7 @@ class Connection:
             pass
 
     def _release(self, reset: bool) -> None:
-        """Give the descriptor back; nobody uses it any more."""
+        """Give the descriptor back; no thread uses it any more."""
         if reset:
             try:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -453,7 +459,7 @@ class Connection:
         self.sock.close()
 
     def lost(self) -> None:
-        """The descriptor is closed: nobody gets an answer any more."""
+        """The descriptor is closed: end the exchanges on it."""
         site, write_token = self.site, self.write_token
         self.drained = self.pull = None
         site.budget.remove(self.write_token)

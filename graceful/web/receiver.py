@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
+#: Requests that may wait behind the current one on a connection; reading stops there.
 PIPELINE: Final = 8
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -39,9 +40,9 @@ class ReceivingCarrier(Carrier, Protocol):
 
 
 class Receiver:
-    """Takes requests in, and gives each to its connection's turn when it is whole.
+    """Takes requests in, and gives each to its connection's write token when it is complete.
 
-    :ivar parser: the parser.
+    :ivar parser: finds the requests in what the client sends.
     """
 
     __slots__ = ("_connection", "_expects", "_site", "_spool", "_spooled", "parser")
@@ -86,7 +87,7 @@ class Receiver:
         )
 
     def stalled(self) -> bool:
-        """Whether it is we who are behind, not the client."""
+        """Whether the server is behind, not the client."""
         return self._expects or not self._connection.reading or (self._spool is not None and self._spool.behind > LOW)
 
     # -- room ---------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class Receiver:
         self.parser.unparsed = b""
         self._connection.read(True)
 
-    # -- what the parser makes of it ----------------------------------------------------------------------
+    # -- what the parser finds ----------------------------------------------------------------------------
 
     def began(self) -> Exchange:
         """The first byte of a request has come."""
@@ -206,7 +207,7 @@ class Receiver:
         return [exchange for exchange in (self._spooled, self.parser.exchange) if exchange is not None]
 
     def drop(self) -> list[Exchange]:
-        """The connection is closed: let go of everything; returned are the exchanges that were under way."""
+        """The connection is closed: let go of everything.  Returns the exchanges that were under way."""
         lost = self.under_way()
         self._spooled = None
         self._drop_spool()

@@ -14,8 +14,11 @@ import httptools
 
 from graceful.web.exchange import Exchange
 
+#: Bytes of a request target; RFC 9112 §3 asks for at least 8,000.
 MAX_TARGET: Final = 8190
+#: Bytes of a head, of a chunk's extensions or of trailers: these are held in memory.
 MAX_HEAD: Final = 65536
+#: Fields in one head.
 MAX_FIELDS: Final = 200
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
@@ -62,7 +65,7 @@ class Sink(Protocol):
         """The request is whole, or refused (`exchange.error`)."""
 
     def full(self) -> bool:
-        """Whether parsing shall stop until `resume` is called."""
+        """Whether parsing has to stop until `resume` is called."""
 
 
 def _learn(name: bytes) -> int:
@@ -118,7 +121,7 @@ class RequestRules:
         self._hosts = 0
         self._length = -1
         self._chunked = self._expect = self._persist = self._upgrade = False
-        self._priming = False  # the parser is being fed a head that nobody sent
+        self._priming = False  # the parser is being fed a head that the client did not send
         self._progress = False  # something of the body has come
         self._special = False  # the request is more than a plain one in one piece: more is to be reset
         self._refused: Refuse | None = None

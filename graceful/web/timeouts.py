@@ -10,7 +10,7 @@ few milliseconds.  Each connection is in exactly one of these situations, and ea
 * *fresh*: accepted, and not a byte has come;
 * *idle*: between two exchanges.
 
-An exchange that is queued or in the application is nobody's delay but our own, and not timed here.
+An exchange that is queued or in the application waits for the server, not for the client, and is not timed here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
+#: Seconds of silence after which a client that has all of its last answer is taken to be gone.
 LINGER: Final = 2.0
+#: Seconds after the last answer at which its connection is closed although the client still sends.
 LINGER_LONGEST: Final = 30.0
+#: Seconds that a new connection has for its first byte, also in a drain: a request may be on its way.
 FRESH_LEAST: Final = 1.0
+#: Seconds past the announced `Keep-Alive: timeout`, for a request that was sent in time.
 GRACE_PAST_ANNOUNCED: Final = 1.0
 
 

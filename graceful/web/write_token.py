@@ -74,7 +74,7 @@ class WriteToken(Generic[E]):
     All fields belong to the lock, except where a method says that it may be called by the reactor thread only,
     which may also read them without it.
 
-    :ivar holder: who holds the write token.
+    :ivar holder: which party holds the write token.
     :ivar current: the exchange whose answer is being made or sent; None when the connection is idle.
     :ivar waiting: exchanges whose requests are complete, in order, behind the current one.
     :ivar rest: what a sender could not send; the reactor's while it holds the token.
@@ -303,7 +303,7 @@ class WriteToken(Generic[E]):
             return True
 
     def close(self, only: E | None = None) -> bool | None:
-        """Ask to close.  True, once: nobody sends, close the descriptor.
+        """Ask to close.  True, once: no thread sends, close the descriptor.
 
         False: a sender holds the token.  Its letting go returns True; then ask again.  What is `current` and
         `waiting` afterwards will get no answer, or no more of it.
