@@ -296,7 +296,7 @@ class HalfCloseTests(Case):
 class SlowReaderTests(Case):
     """What the kernel does not take at once."""
 
-    def test_rest(self) -> None:
+    def test_rest_is_sent_before_the_next_answer(self) -> None:
         """The reactor sends the rest; the exchange lasts until its last byte is taken, and the next one follows."""
         client, exchange = self.ask(GET + get(1), buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
@@ -309,7 +309,7 @@ class SlowReaderTests(Case):
         self.assertEqual(self.bodies(client), [b"/1"])
         self.assertEqual(self.engine.in_flight, [])
 
-    def test_last(self) -> None:
+    def test_last_answer_is_shut_after_its_rest(self) -> None:
         """A last answer is shut after its rest, not before."""
         client, exchange = self.ask(CLOSE, buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
@@ -670,7 +670,7 @@ class ContinueTests(Case):
         client.finish()
         self.nothing_left()
 
-    def test_to_nobody(self) -> None:
+    def test_client_that_left_gets_no_continue(self) -> None:
         """A client that has left without waiting for it leaves nothing behind."""
         for error in (BrokenPipeError(), ConnectionResetError()):
             client = self.engine.connect()
@@ -712,7 +712,7 @@ class LingerTests(Case):
         client.close()
         self.nothing_left()
 
-    def test_idle(self) -> None:
+    def test_idle_connection_is_shut_then_closed(self) -> None:
         """An idle connection is shut, and closed with the client."""
         client, exchange = self.ask()
         self.answer(exchange)
@@ -742,7 +742,7 @@ class LingerTests(Case):
         client.connection.half_close()
         self.nothing_left()
 
-    def test_not_idle(self) -> None:
+    def test_connection_that_owes_an_answer_is_kept(self) -> None:
         """A connection that owes an answer is not closed as idle."""
         client, exchange = self.ask()
         self.assertFalse(client.connection.idle())

@@ -372,7 +372,7 @@ BAD: dict[str, tuple[int, bytes]] = {
 class GoodTests(SynchronousTestCase):
     """What a good request becomes."""
 
-    def test_whole(self) -> None:
+    def test_request_is_parsed_as_sent(self) -> None:
         """Each request becomes what it says, also behind another one."""
         for name, (data, request) in {**GOOD, **LAST}.items():
             self.assertEqual(outcome(data), [request], name)
@@ -443,7 +443,7 @@ class LastTests(SynchronousTestCase):
 class RefusedTests(SynchronousTestCase):
     """What is refused, and how."""
 
-    def test_whole(self) -> None:
+    def test_bad_request_gets_its_status(self) -> None:
         """Each bad request gets its status, behind a good one that is answered first."""
         for name, (status, data) in BAD.items():
             self.assertEqual(outcome(data), [status], name)
@@ -460,7 +460,7 @@ class RefusedTests(SynchronousTestCase):
             for at in range(1, min(len(data), 200)):
                 self.assertEqual(outcome(GET + END + data[:at], data[at:]), [Request(), status], f"{name}, at {at}")
 
-    def test_deaf(self) -> None:
+    def test_ignores_everything_after_a_refusal(self) -> None:
         """After a refusal nothing is a request any more, and nothing is kept."""
         for name, (status, data) in BAD.items():
             sink, parser = feed(data + GET + END)
@@ -476,7 +476,7 @@ class RefusedTests(SynchronousTestCase):
             parser.refuse(408)
             self.assertEqual((sink.done, sink.begun, parser.ignoring), ([408], 1, True), data)
 
-    def test_named(self) -> None:
+    def test_refused_request_keeps_what_is_known(self) -> None:
         """A refused request still says what it was, as far as that is known."""
         seen: list[Exchange] = []
         sink = Sink()
@@ -706,7 +706,7 @@ class CutTests(SynchronousTestCase):
 
     @given(mixes(), st.integers(1, 4))
     @settings(max_examples=300, deadline=None)
-    def test_cut(self, mix: tuple[list[bytes], list[Request | int]], room: int) -> None:
+    def test_requests_survive_any_cut(self, mix: tuple[list[bytes], list[Request | int]], room: int) -> None:
         """Cut anywhere and taken in at any pace, requests are what they are, in order, and none is made up."""
         pieces, expected = mix
         sink = Sink(room)

@@ -137,7 +137,7 @@ class SenderTests(Case):
             else:
                 self.assertIs(write_token.done(last, True), True)
 
-    def test_begun(self) -> None:
+    def test_begun_with_the_first_piece(self) -> None:
         """A new answer has not begun, and has as soon as something of it is sent or waits to be."""
         self.assertFalse(self.write_token.begun)
         self.leave(b"x")
@@ -153,7 +153,7 @@ class SenderTests(Case):
 class RestTests(Case):
     """What the kernel does not take is the reactor's."""
 
-    def test_order(self) -> None:
+    def test_rest_is_sent_in_order(self) -> None:
         """It is sent from its beginning, byte by byte, with what came later behind it."""
         self.leave(b"abc", b"", b"d")
         self.assertIs(self.write_token.acquire(self.one), QUEUE)
@@ -187,7 +187,7 @@ class RestTests(Case):
         self.assertEqual(self.write_token.rest_flushed(), (True, None, True))
         self.assertIs(self.write_token.current, self.one)
 
-    def test_following(self) -> None:
+    def test_end_of_rest_starts_the_next_exchange(self) -> None:
         """The end of a rest starts the next exchange."""
         self.write_token.request_ready(self.two)
         self.leave(b"x", last=True)
@@ -241,7 +241,7 @@ class WaitTests(Case):
         self.assertEqual(self.wait(self.closed, self.closed), (False, 1))
         self.assertEqual(self.wait(), (False, 0))
 
-    def test_told(self) -> None:
+    def test_waiting_threads_are_notified(self) -> None:
         """Whatever may end the wait tells those who wait."""
         room = Room(self.write_token.lock, [])
         self.write_token.room = cast(Any, room)
@@ -284,7 +284,7 @@ class ReactorTests(Case):
         self.write_token.release()
         self.assertIs(self.write_token.holder, NOBODY)
 
-    def test_idle(self) -> None:
+    def test_idle_when_nothing_is_answered_or_left(self) -> None:
         """Idle is a connection on which nothing is answered, and nothing left to send."""
         self.assertFalse(self.write_token.idle())
         self.idle()
