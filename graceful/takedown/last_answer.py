@@ -65,7 +65,7 @@ def _replace(exchange: Exchange, keep: bool) -> bool:
     substitute.id, substitute.method, substitute.target = exchange.id, exchange.method, exchange.target
     substitute.version, substitute.report = exchange.version, exchange.report
     substitute.keep = keep and exchange.keep
-    if not connection.write_token.oust(exchange, substitute):
+    if not connection.write_token.replace(exchange, substitute):
         return False
     connection.site.disconnected(exchange)
     exchange.status = 503

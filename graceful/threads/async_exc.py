@@ -107,7 +107,7 @@ class Hook:
     def cancel(self) -> None:
         """Never call it; if it is being called right now, wait until it returns, for a few seconds at most.
 
-        After this, what it would have ended can be somebody else's.
+        After this, what it would have ended may be used for another request.
         """
         self.function = None
         if self in self._all:

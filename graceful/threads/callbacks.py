@@ -22,9 +22,13 @@ from twisted.logger import Logger
 log = Logger(namespace="graceful")
 
 
+#: Threads that calls may keep busy, as long as none of them takes too long.
 SIZE: Final = 4
+#: Threads at most, with those whose calls take too long.
 MOST: Final = 16
+#: Seconds after which a call counts as taking too long: it is logged, and another thread may be started.
 LIMIT: Final = 10.0
+#: Seconds without a call after which a thread ends.
 IDLE: Final = 10.0
 
 
@@ -66,7 +70,7 @@ class CallbackThreads:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Have a function called soon in another thread.  Any thread; does not wait.
 
-        What it raises is logged; who wants to know all the same asks the future.  After :meth:`close` nothing is
+        What it raises is logged, and the future has it as well.  After :meth:`close` nothing is
         called any more, and the future is cancelled.
         """
         call = _Call(function, arguments)
@@ -94,7 +98,7 @@ class CallbackThreads:
     def close(self, timeout: float = 0.0) -> None:
         """Call nothing more, and end the threads; blocks for at most `timeout` seconds.
 
-        They are daemons: one that does not return holds nobody.
+        They are daemons: one that does not return does not keep the process from ending.
         """
         with self._changed:
             self._closed = True

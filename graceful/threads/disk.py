@@ -1,4 +1,4 @@
-"""A few threads for what can block and is nobody's application: opening files, fetching their blocks from a disk.
+"""A few threads for what can block and is no application's code: opening files, fetching their blocks from a disk.
 
 They are kept apart from the application's, all of which may be stuck, and there are only as many as a disk is good
 for.
@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from graceful.threads.pool import NoThread, Pool
 
+#: Threads: a disk that hangs blocks as many files at a time.
 SIZE: Final = 4
+#: Calls that may wait for a thread; more than there are connections.
 WAITING: Final = 100_000
 
 Done = Callable[[BaseException | None], None]

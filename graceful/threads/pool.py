@@ -5,7 +5,7 @@ limit, and takes two locks and a condition for each job; at tens of thousands of
 is the larger half of the cost.  So this pool
 
 * keeps its jobs in one deque and wakes at most one thread at a time: a woken thread wakes the next while there is
-  work; and while the hub works through a batch of reads nobody is woken before its end;
+  work; and while the hub works through a batch of reads no thread is woken before its end;
 * says no when as many jobs wait as may, instead of letting them grow old;
 * has daemon threads, so that a thread that does not come to an end cannot hold the process, and one deadline for
   all of them when it stops.
@@ -95,7 +95,7 @@ class Pool(Generic[Job]):
         return len(self.backlog)
 
     def hold(self) -> None:
-        """A batch begins: wake nobody before :meth:`kick`.  Reactor thread."""
+        """A batch begins: wake no thread before :meth:`kick`.  Reactor thread."""
         self._holding = True
 
     def kick(self) -> None:
@@ -128,7 +128,7 @@ class Pool(Generic[Job]):
     def stop(self, timeout: float) -> list[threading.Thread]:
         """End the threads that are idle, and wait for the others at most `timeout` seconds together.
 
-        Blocks.  Returned are the threads that did not end.
+        Blocks.  Returns the threads that did not end.
         """
         self._stopping = True
         while self._idle:
@@ -164,7 +164,7 @@ class Pool(Generic[Job]):
                         idle.remove(mine)
                         continue
                     except ValueError:
-                        pass  # somebody chose us meanwhile and is about to release the lock
+                        pass  # another thread chose this one meanwhile and is about to release the lock
                 mine.acquire()
                 self._waking = False
                 try:

@@ -7,7 +7,7 @@ import traceback
 
 
 def stack_of(thread: int) -> str:
-    """The stack of a thread, innermost call last, or an empty string when it works for nobody or is gone.
+    """Return the stack of a thread, innermost call last; an empty string if there is no such thread.
 
     :param thread: as `threading.get_ident()` has it; 0 for none.
     """

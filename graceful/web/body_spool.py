@@ -4,7 +4,7 @@ A thread that reads a slow upload is a thread lost, so a body is complete before
 ones stay in memory.  Larger ones go to a temporary file that has no name any more by the time anything is
 written to it, so that nothing is left behind whatever happens.  A disk can be slow or full: one thread of its
 own does all the writing, the connection stops reading while more than a bounded amount waits for it, and a
-write that fails costs that one upload an answer of 507 and nobody else anything.
+write that fails costs that one upload an answer of 507, and no other request anything.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from twisted.logger import Logger
 log = Logger(namespace="graceful")
 
 
+#: Bytes of a request body that are kept in memory; a larger one goes to a file.
 MEMORY: Final = 65536
+#: Bytes not yet written to the file at which reading from the client stops.
 HIGH: Final = 262144
+#: Bytes not yet written at which reading goes on.
 LOW: Final = 65536
 
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -37,7 +40,7 @@ class Spool:
     :ivar error: why it could not be written, or None.  Set by the writer thread.
     :ivar accepted: bytes that have come.  The reactor thread's.
     :ivar written: bytes that are in the file.  The writer thread's.
-    :ivar dropped: nobody wants it any more.  Set by the reactor thread.
+    :ivar dropped: it is not needed any more.  Set by the reactor thread.
     """
 
     __slots__ = ("accepted", "dropped", "error", "file", "told", "written")
@@ -98,7 +101,7 @@ class Spooler:
             self._work.put((self._finish, (spool, told)))
 
     def drop(self, spool: Spool) -> None:
-        """Nobody wants it any more: close the file."""
+        """The body is not needed any more: close the file."""
         spool.dropped = True
         self._work.put((self._close, (spool,)))
 
@@ -150,4 +153,4 @@ class Spooler:
             try:
                 file.close()
             except OSError:
-                pass  # nobody will miss what was in it
+                pass  # what was in it is not needed

@@ -1,7 +1,7 @@
-"""One client connection: the thin shell around the receiver and the turn, with a socket.
+"""One client connection: its socket, its receiver and its write token.
 
-Reading, timing and closing are the reactor thread's.  Sending is whoever's turn it is.  What happens to a
-connection that nobody needs any more is where servers lose requests, so closing has its rules here:
+The reactor thread reads, times and closes.  The holder of the write token sends.  Servers lose requests when they
+close a connection that seems unused, so closing has its rules here:
 
 * after the last byte of the last answer only the sending side is shut down, and what the client still sends is
   read and thrown away until it closes too.  A `close` with unread bytes would be a reset, and a reset may
@@ -32,10 +32,16 @@ if TYPE_CHECKING:
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
+#: Bytes of an answer that may wait in memory without its thread: 1 MiB and its framing, so that most answers free
+#: their thread at once.
 HELD: Final = (1 << 20) + 65536
+#: Bytes that may wait while all slow readers together hold too much, and until which a waiting thread waits.
 ROOM: Final = 1 << 18
+#: Bytes of a body up to which copying it behind its head is cheaper than a `sendmsg` of both.
 JOIN: Final = 16384
+#: Bytes read at once.
 READ: Final = 65536
+#: Bytes of a long body that the kernel may hold unsent for one client (TCP_NOTSENT_LOWAT).
 UNSENT: Final = 1 << 18
 Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -56,17 +62,17 @@ class Connection:
 
     :ivar site: what is served here, with its limits and its register.
     :ivar peer: the client's address as text; empty on a Unix socket.
-    :ivar turn: whose turn it is to write.
-    :ivar receiver: the half that reads, with its `intake`.  Reactor thread.
+    :ivar write_token: decides which thread may send.
+    :ivar receiver: the half that reads, with its `parser`.  Reactor thread.
     :ivar reading: whether what comes is read.  Changed by the reactor thread.
-    :ivar writing: whether the reactor waits to send a rest.  Under the turn's lock.
+    :ivar writing: whether the reactor waits to send a rest.  Under the write token's lock.
     :ivar active: when something last came from or went to the client, monotonic seconds.
     :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
     :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
     :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
         there is more.  Reactor thread.
     :ivar pull_paused: what it would send is not there yet, which is not the client's fault.  Reactor thread.
-    :ivar memo: a place for whoever answers to keep what is the same for all exchanges of the connection.
+    :ivar memo: where the code that answers keeps what is the same for all exchanges of the connection.
     """
 
     __slots__ = (
@@ -79,9 +85,9 @@ class Connection:
         "answered",
         "drained",
         "fd",
-        "intake",
         "memo",
         "opened",
+        "parser",
         "peer",
         "port",
         "pull",
@@ -111,7 +117,7 @@ class Connection:
         self.trusted = site.trusts(peer)
         self.write_token: WriteToken[Exchange] = WriteToken()
         self.receiver = Receiver(self, site)
-        self.intake = self.receiver.intake
+        self.parser = self.receiver.parser
         self.active = self.opened = monotonic()
         self.answered = False
         self.reading, self.writing = True, False
@@ -119,7 +125,7 @@ class Connection:
         self.drained: Callable[[], None] | None = None
         self.pull: Callable[[], bool] | None = None
         self.pull_paused = False
-        self._bounded = False  # whether its send buffer has been seen to, by whoever holds the token
+        self._bounded = False  # whether its send buffer has been bounded; belongs to the holder of the token
         self._reset = False
         self._gone: list[Deferred[None]] = []
         self._register = site.register
@@ -134,7 +140,7 @@ class Connection:
     # -- reading: reactor thread --------------------------------------------------------------------------
 
     def readable(self) -> None:
-        """There is something to read, or to learn."""
+        """Read what has come, or learn that the client has closed or the connection is broken."""
         try:
             data = self.sock.recv(READ)
         except BlockingIOError:
@@ -144,10 +150,10 @@ class Connection:
             return
         if data:
             self.active = self._hub.now
-            intake = self.intake
-            if not intake.deaf:
-                intake.feed(data)
-                if intake.stash:
+            parser = self.parser
+            if not parser.ignoring:
+                parser.feed(data)
+                if parser.unparsed:
                     self.receiver.pause()
         else:
             self.read(False)
@@ -158,17 +164,17 @@ class Connection:
         """Read on, or leave what comes in the kernel."""
         if self.reading is not more and not (more and self.write_token.eof):
             self.reading = more
-            self.active = monotonic()  # it was we who kept the client waiting
+            self.active = monotonic()  # the server kept the client waiting
             self.interest()
 
     def idle(self) -> bool:
         """Whether nothing is owed to the client, and nothing has come that is not answered."""
         return self.write_token.idle() and not self.receiver.more_requests()
 
-    def interject(self, data: bytes) -> bool:
+    def send_interim(self, data: bytes) -> bool:
         """Send an interim answer (RFC 9110 §15.2), if nothing is being answered.  False: not now."""
         write_token = self.write_token
-        if not write_token.interject():
+        if not write_token.acquire_for_interim():
             return False
         try:
             rest = self.transmit(data, b"")
@@ -177,16 +183,16 @@ class Connection:
             self._hub.call(self.close)
             return True
         if rest:
-            write_token.left(rest, False)
+            write_token.leave_to_reactor(rest, False)
             self._want_write()
         else:
             write_token.release()
         return True
 
-    # -- sending: whoever's turn it is --------------------------------------------------------------------
+    # -- sending: the holder of the token -----------------------------------------------------------------
 
     def transmit(self, head: bytes, data: bytes) -> list[Piece]:
-        """Give bytes to the kernel, holding the token.  Returned is what it did not take.
+        """Give bytes to the kernel, holding the token.  Returns what it did not take.
 
         :raises OSError: the connection is broken.
         """
@@ -213,14 +219,14 @@ class Connection:
         """Send a piece of an answer; the thread waits when the client is far behind.
 
         :param last: this ends the answer.
-        :raises Disconnected: nobody will read it.
+        :raises Disconnected: the client will not read it.
         """
         write_token = self.write_token
         while True:
-            claim = write_token.claim(exchange)
-            if claim is SEND:
+            acquired = write_token.acquire(exchange)
+            if acquired is SEND:
                 break
-            if claim is GONE:
+            if acquired is GONE:
                 raise Disconnected
             if write_token.append(exchange, [head, data], last):
                 self._wait(last)
@@ -232,7 +238,7 @@ class Connection:
             self._hub.call(self.close)
             raise Disconnected from None
         if rest:
-            closing = write_token.left(rest, last)
+            closing = write_token.leave_to_reactor(rest, last)
             self._want_write()
             if closing:
                 self._hub.call(self.attend)
@@ -282,10 +288,10 @@ class Connection:
         """The kernel takes more of the rest.  Reactor thread."""
         write_token = self.write_token
         try:
-            while (piece := write_token.first()) is not None:
+            while (piece := write_token.first_piece()) is not None:
                 count = self.push(piece)
                 self.active = monotonic()
-                write_token.sent(count)
+                write_token.piece_taken(count)
                 if count < len(piece):
                     return
             if self.pull is not None:
@@ -298,7 +304,7 @@ class Connection:
         except OSError:
             self.close()
             return
-        through, ended, following = write_token.flushed()
+        through, ended, following = write_token.rest_flushed()
         if not through:
             return
         if ended is not None and not ended.keep:
@@ -319,10 +325,10 @@ class Connection:
         self._follow(following)
 
     def _pull_again(self) -> None:
-        """There is more: the epoll calls, after everybody else has had a turn."""
+        """There is more: the epoll calls, after the other connections have had a turn."""
 
     def push_file(self, fd: int, offset: int, count: int) -> int:
-        """Give a part of a file to the kernel (sendfile(2)); returned is how many bytes were taken, 0 at its end.
+        """Give a part of a file to the kernel (sendfile(2)); returns how many bytes it took, 0 at the end.
 
         :raises OSError: nothing was, or the connection is broken.
         """
@@ -331,17 +337,17 @@ class Connection:
     def begin_pull(self, exchange: Exchange, head: bytes, pull: Callable[[], bool]) -> None:
         """Have the reactor hold the token, send a head, and then what `pull` sends.  Reactor thread.
 
-        `pull` returns False when it is through, and has then said to the turn that the answer ends.
+        `pull` returns False when it is done, and has then told the write token that the answer ends.
 
-        :raises Disconnected: nobody will read it.
+        :raises Disconnected: the client will not read it.
         """
         write_token = self.write_token
-        claim = write_token.claim(exchange)
-        if claim is GONE:
+        acquired = write_token.acquire(exchange)
+        if acquired is GONE:
             raise Disconnected
         self.pull = pull
-        if claim is SEND:
-            write_token.left([head], False)
+        if acquired is SEND:
+            write_token.leave_to_reactor([head], False)
             self._want_write()
         else:
             write_token.append(exchange, [head], False)
@@ -360,14 +366,14 @@ class Connection:
     def pause_pull(self, paused: bool) -> None:
         """What is to be sent is not there yet; or it is now.  Reactor thread."""
         self.pull_paused = paused
-        self.active = monotonic()  # it was we who kept the client waiting
+        self.active = monotonic()  # the server kept the client waiting
         with self.write_token.lock:
             if self.write_token.holder is REACTOR:
                 self.writing = not paused
                 self._arm()
 
     def push(self, piece: Piece) -> int:
-        """Give a piece of the rest to the kernel; returned is how much of it was taken.
+        """Give a piece of the rest to the kernel; returns how much it took.
 
         :raises OSError: nothing was, or the connection is broken.
         """
@@ -398,13 +404,13 @@ class Connection:
                 self._arm()
 
     def _arm(self) -> None:
-        """Tell the epoll what is waited for.  Any thread, under the turn's lock."""
+        """Tell the epoll what is waited for.  Any thread, under the write token's lock."""
         self._hub.interest(self)
 
     # -- ending: reactor thread ---------------------------------------------------------------------------
 
     def attend(self) -> None:
-        """Somebody let go of the token while the reactor wanted something of this connection."""
+        """A sender let go of the token while the reactor wanted to close, or to read on."""
         write_token = self.write_token
         if write_token.closed:
             return
@@ -417,7 +423,7 @@ class Connection:
             self.receiver.attend()
 
     def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
-        """Close the descriptor, or have it closed by whoever is sending right now.
+        """Close the descriptor, or have the thread that is sending do so when it lets go.
 
         :param reset: so that the client sees that it was cut.
         :param only: do so only if it is this exchange's turn, and not all of its answer is in the kernel.  False: no.
@@ -443,7 +449,7 @@ class Connection:
             pass
 
     def _release(self, reset: bool) -> None:
-        """Give the descriptor back; nobody uses it any more."""
+        """Give the descriptor back; no thread uses it any more."""
         if reset:
             try:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -453,7 +459,7 @@ class Connection:
         self.sock.close()
 
     def lost(self) -> None:
-        """The descriptor is closed: nobody gets an answer any more."""
+        """The descriptor is closed: end the exchanges on it."""
         site, write_token = self.site, self.write_token
         self.drained = self.pull = None
         site.budget.remove(self.write_token)
@@ -479,7 +485,7 @@ class Connection:
         if self.write_token.closed or self.receiver.more_requests() or not self.write_token.linger():
             return
         self._shut()
-        self.intake.deaf = True
+        self.parser.ignoring = True
         self.active = monotonic()
 
     def unsent(self) -> int:

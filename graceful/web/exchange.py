@@ -3,7 +3,7 @@
 An exchange begins with the first byte of its request and ends when the last byte of its answer has reached the
 client's kernel, or cannot any more.  In between it passes through the hands of the reactor, of a thread or of
 the event loop, and every one of them has to be able to say what became of it.  So the exchange holds the facts
-(who asks for what, since when, how far it is) and the framing of its answer, and nothing of how either is
+(which client asks for what, since when, how far it is) and the framing of its answer, and nothing of how either is
 transported or made.
 
 The framing is where a server can lie.  It never does: no more bytes than announced, a body that cannot be
@@ -68,7 +68,7 @@ _LENGTH: Final = re.compile(r"[0-9]+\Z")
 
 
 class Disconnected(ConnectionError):
-    """Nobody will read the rest of this answer.  Ends its making; not an error of the application's."""
+    """The client will not read the rest of this answer.  Ends its making; not an error of the application's."""
 
 
 class HandOver(Protocol):
@@ -190,8 +190,8 @@ class Carrier(Protocol):
 class Exchange:
     """A request, its answer, and how far both are.
 
-    Until the request is complete and it is the exchange's turn, it belongs to the reactor thread; then to
-    whoever answers it.  Others only look (`id` to `sent` are what the register shows).
+    The exchange belongs to the reactor thread until its request is complete and it is current on its connection;
+    then to the thread that answers it.  Others only look (`id` to `sent` are what the register shows).
 
     The application finds it as `environ["graceful.exchange"]`, and may use its `id`, `request_id`, :meth:`remaining`
     and :meth:`on_takedown`.
@@ -207,10 +207,10 @@ class Exchange:
     :ivar headers: name and value of each field in order, names as sent, values without surrounding whitespace.
     :ivar trailers: fields that came behind a chunked body; never mixed with the headers.
     :ivar peer: the client's address, which a trusted proxy may have told; empty on a Unix socket.
-    :ivar scheme: `http` or `https`, likewise.
+    :ivar scheme: `http` or `https`, which a trusted proxy may have told.
     :ivar received: body bytes that have come.
     :ivar body: the request's body in memory, as pieces, or the file it was spooled to, or None.
-    :ivar handler: who answers it, for whoever is called to do so in another thread.
+    :ivar handler: the handler that answers it, for the thread that is to call it.
     :ivar mount: where its handler was found in a tree, and the path behind that, both decoded; None at the root.
     :ivar keep: whether the connection may carry another exchange after this one.
     :ivar status: the answer's status code, 0 until there is one.
@@ -345,7 +345,7 @@ class Exchange:
         finally:
             self.in_application = was
 
-    # -- the answer, by whoever makes it ------------------------------------------------------------------
+    # -- the answer: the thread that makes it -------------------------------------------------------------
 
     def start(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Say status and headers; nothing is sent before the first piece of the body, or its end.
@@ -411,7 +411,7 @@ class Exchange:
     def _render(self, total: int) -> bytes:
         """The head as bytes, and the decision how the body is framed (RFC 9112 §6).
 
-        :param total: the whole body's length, or -1 if nobody knows yet.
+        :param total: the whole body's length, or -1 if it is not known yet.
         """
         head = self.head
         if head is None:
@@ -469,14 +469,14 @@ class Exchange:
         return self.method == "HEAD" or bodiless(self.status)
 
     def begin(self) -> bytes:
-        """The head, for somebody who sends it and the body by himself; the length has been announced."""
+        """Return the head, for a caller that sends it and the body itself; the length has been announced."""
         assert self.length >= 0
         return self._render(-1)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, of which more may follow; may wait for a slow client in a thread.
 
-        :raises Disconnected: nobody will read it.
+        :raises Disconnected: the client will not read it.
         """
         if type(data) is not bytes:
             raise TypeError(f"pieces of a body must be bytes, not {type(data).__name__}")
@@ -498,7 +498,7 @@ class Exchange:
     def finish(self, data: bytes = b"") -> None:
         """Send the last piece, which is the whole body of most answers, and end the framing.
 
-        :raises Disconnected: nobody will read it.
+        :raises Disconnected: the client will not read it.
         """
         if type(data) is not bytes:
             raise TypeError(f"pieces of a body must be bytes, not {type(data).__name__}")

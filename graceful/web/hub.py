@@ -25,11 +25,12 @@ log = Logger(namespace="graceful")
 
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
+#: Connections worked through in one go, before the reactor's timers and other descriptors have their turn.
 BATCH: Final = 128
 
 
 def _nothing() -> None:
-    """What happens around a batch as long as nobody asked for anything."""
+    """The default of `before` and `after`: do nothing."""
 
 
 class Pollable(Protocol):

@@ -14,7 +14,7 @@ class IAnswerer(Interface):
     """Works for exchanges, one or many, and is told what becomes of their clients."""
 
     def disconnected(exchange: Exchange) -> None:
-        """Nobody will read the answer any more.  Reactor thread; only asked of the exchange's `handler`."""
+        """The client will not read the answer any more.  Reactor thread; only asked of the exchange's `handler`."""
 
     def parked(exchange: Exchange) -> bool:
         """Whether the exchange waits with no thread and nothing to send.  Reactor thread; as above.

@@ -11,7 +11,9 @@ from typing import Final, Protocol
 
 from graceful.config.values import Limit
 
+#: Seconds between a limit and the takedown: code that looks at the clock just before its end needs some to return.
 MARGIN: Final = 5.0
+#: The margin is at most this part of the limit: a quarter.
 _SHARE: Final = 4
 
 

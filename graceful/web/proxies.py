@@ -1,4 +1,4 @@
-"""Who the client is, when a proxy stands in between.
+"""The client's address, when a proxy stands in between.
 
 Behind a load balancer every connection comes from the balancer, and the client's address, and whether it
 spoke TLS, are only known from header fields.  Anybody can write such fields: who believes them from everybody
@@ -80,7 +80,7 @@ class TrustedProxies:
         self._unix = UNIX in networks
         self._networks = [parse_network(text) for text in networks if text != UNIX]
         # Addresses come back; parsing one and comparing it with every network takes microseconds.
-        self._judge = lru_cache(_REMEMBERED)(self._judge_anew)
+        self._judge = lru_cache(_REMEMBERED)(self._judge_uncached)
 
     def __bool__(self) -> bool:
         return self._unix or bool(self._networks)
@@ -168,7 +168,7 @@ class TrustedProxies:
     def _contains(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
-    def _judge_anew(self, text: str) -> _Node | None:
+    def _judge_uncached(self, text: str) -> _Node | None:
         """What an entry names, with its port taken off; None if that is no address."""
         match = _NODE.fullmatch(text) if len(text) <= _LONGEST_NODE else None
         if match is None:

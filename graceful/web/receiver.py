@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
+#: Requests that may wait behind the current one on a connection; reading stops there.
 PIPELINE: Final = 8
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -34,22 +35,22 @@ class ReceivingCarrier(Carrier, Protocol):
     def read(self, more: bool) -> None:
         """Read on, or leave what comes in the kernel."""
 
-    def interject(self, data: bytes) -> bool:
+    def send_interim(self, data: bytes) -> bool:
         """Send an interim answer, if nothing is being answered."""
 
 
 class Receiver:
-    """Takes requests in, and gives each to its connection's turn when it is whole.
+    """Takes requests in, and gives each to its connection's write token when it is complete.
 
-    :ivar intake: the parser.
+    :ivar parser: finds the requests in what the client sends.
     """
 
-    __slots__ = ("_connection", "_expects", "_site", "_spool", "_spooled", "intake")
+    __slots__ = ("_connection", "_expects", "_site", "_spool", "_spooled", "parser")
 
     def __init__(self, connection: ReceivingCarrier, site: Site) -> None:
         self._connection = connection
         self._site = site
-        self.intake = RequestParser(self, site.settings.max_body)
+        self.parser = RequestParser(self, site.settings.max_body)
         self._expects = False
         self._spool: Spool | None = None
         # Whole, but for the end of its body, which is still on its way to the disk.
@@ -59,9 +60,9 @@ class Receiver:
 
     def end_of_input(self) -> bool:
         """The client will send nothing more (RFC 9112 §9.6).  True: nothing is owed to it."""
-        intake = self.intake
-        intake.deaf = True
-        begun, intake.exchange = intake.exchange, None
+        parser = self.parser
+        parser.ignoring = True
+        begun, parser.exchange = parser.exchange, None
         if begun is not None:
             # Only this one can never be answered; those before it are.
             begun.abandon()
@@ -75,18 +76,18 @@ class Receiver:
 
     def more_requests(self) -> bool:
         """Whether something that has been read is still to be answered behind the current exchange.  Any thread."""
-        intake = self.intake
+        parser = self.parser
         # In the order in which bytes go through: what moves on meanwhile is met further on.
         return bool(
-            intake.stash
-            or intake.parsing
-            or intake.exchange is not None
+            parser.unparsed
+            or parser.parsing
+            or parser.exchange is not None
             or self._spooled is not None
             or self._connection.write_token.waiting
         )
 
     def stalled(self) -> bool:
-        """Whether it is we who are behind, not the client."""
+        """Whether the server is behind, not the client."""
         return self._expects or not self._connection.reading or (self._spool is not None and self._spool.behind > LOW)
 
     # -- room ---------------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ class Receiver:
         """An answer is done, for which we have asked to be called."""
         if self._expects:
             self._say_continue()
-        if self.intake.stash or not self._connection.reading:
+        if self.parser.unparsed or not self._connection.reading:
             self.pause()
 
     def _no_room(self) -> bool:
@@ -109,21 +110,21 @@ class Receiver:
             self.ignore()
             return
         while not self._no_room():
-            self.intake.held = False
+            self.parser.held = False
             self._connection.read(True)
-            if not self.intake.stash:
+            if not self.parser.unparsed:
                 return
-            self.intake.resume()
-        self.intake.held = True
+            self.parser.resume()
+        self.parser.held = True
         self._connection.read(False)
 
     def ignore(self) -> None:
         """The last answer is out: throw away what still comes, to hear that the client has closed as well."""
-        self.intake.deaf = True
-        self.intake.stash = b""
+        self.parser.ignoring = True
+        self.parser.unparsed = b""
         self._connection.read(True)
 
-    # -- what the intake makes of it ----------------------------------------------------------------------
+    # -- what the parser finds ----------------------------------------------------------------------------
 
     def began(self) -> Exchange:
         """The first byte of a request has come."""
@@ -138,7 +139,7 @@ class Receiver:
 
     def _say_continue(self) -> None:
         self._connection.write_token.attention = True  # before looking: an answer that ends just now will call
-        if self._connection.interject(CONTINUE):
+        if self._connection.send_interim(CONTINUE):
             self._expects = False
             self._connection.active = monotonic()  # the client has waited for this
 
@@ -170,7 +171,7 @@ class Receiver:
                 self._drop_spool()
             else:
                 self._spooled = exchange
-                self.intake.held = True
+                self.parser.held = True
                 self._site.spooler.finish(spool, lambda: self._written(spool, exchange))
                 return
         connection = self._connection
@@ -179,38 +180,38 @@ class Receiver:
         if exchange.received:
             exchange.arrived = monotonic()
         exchange.phase = QUEUED
-        if connection.write_token.arrive(exchange):
+        if connection.write_token.request_ready(exchange):
             if exchange.error:
                 self._site.answer(exchange, exchange.error)
             else:
                 self._site.handle(exchange)
         elif self.full():
-            self.intake.held = True
+            self.parser.held = True
             self.pause()
 
     def refuse(self, status: int) -> Exchange | None:
         """Answer with this status what has not been received to its end; None if there is no such request."""
         spooled, self._spooled = self._spooled, None
         if spooled is not None:
-            self.intake.deaf = True
+            self.parser.ignoring = True
             spooled.error, spooled.keep = status, False
             self.complete(spooled)
             return spooled
-        begun = self.intake.exchange
+        begun = self.parser.exchange
         if begun is not None:
-            self.intake.refuse(status)
+            self.parser.refuse(status)
         return begun
 
     def under_way(self) -> list[Exchange]:
         """The exchanges whose requests have not been received to their end."""
-        return [exchange for exchange in (self._spooled, self.intake.exchange) if exchange is not None]
+        return [exchange for exchange in (self._spooled, self.parser.exchange) if exchange is not None]
 
     def drop(self) -> list[Exchange]:
-        """The connection is closed: let go of everything; returned are the exchanges that were under way."""
+        """The connection is closed: let go of everything.  Returns the exchanges that were under way."""
         lost = self.under_way()
         self._spooled = None
         self._drop_spool()
-        self.intake.close()
+        self.parser.close()
         return lost
 
     # -- the spooler --------------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ class Receiver:
         if self._spool is spool and self._spooled is None:
             if spool.error is not None:
                 self._drop_spool()
-                self.intake.refuse(self._why_not_written(spool.error))
+                self.parser.refuse(self._why_not_written(spool.error))
             self.pause()
 
     def _written(self, spool: Spool, exchange: Exchange) -> None:
@@ -236,7 +237,7 @@ class Receiver:
         if spool.error is None:
             exchange.body = spool.file
         else:
-            self.intake.deaf = True
+            self.parser.ignoring = True
             exchange.error, exchange.keep = self._why_not_written(spool.error), False
         self.complete(exchange)
         self.pause()

@@ -4,8 +4,8 @@ A server that wants to stop has one question: which requests are still running? 
 several parties disagree, and a thread that went back to its pool says nothing about the bytes that the event
 loop still sends.  So there is one register: every connection from its accept to its close, and every exchange
 from its first request byte until its last response byte has reached the client's kernel, or cannot any more.
-The drain waits for it, the log and the status are read from it, and the takedown works through it.  Nobody
-keeps another list.
+The drain waits for it, the log and the status are read from it, and the takedown works through it.  There is
+no other list.
 
 It has to cost next to nothing: two dictionary operations for an exchange, no lock.  That is sound because
 `dict` operations are atomic in CPython, exchanges are only added by the reactor thread, and their numbers are

@@ -27,6 +27,7 @@ from graceful.web.exchange import Disconnected, Exchange
 log = Logger(namespace="graceful")
 
 
+#: Bytes waiting for the client at which a producer is paused.
 HIGH: Final = 65536
 
 
@@ -95,7 +96,7 @@ class RequestChannel:
         handler.take(self._exchange, prefix, rest)
 
     def parked(self) -> bool:
-        """Whether nothing is on its way to the client, and nobody has promised to make it."""
+        """Whether nothing is on its way to the client, and no producer will make more."""
         return self._producer is None and not self._connection.write_token.held
 
     def lost(self) -> None:
@@ -205,7 +206,7 @@ class RequestChannel:
         connection, exchange = self._connection, self._exchange
         if not self._over:
             exchange.cut()
-            # Not now: a resource may go on to write, or to finish, what nobody will read.
+            # Not now: a resource may go on to write, or to finish, what the client will not read.
             self._tree.call(self.lost)
         elif connection.write_token.current is exchange:
             exchange.keep = False  # its last bytes are on their way

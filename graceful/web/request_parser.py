@@ -6,7 +6,7 @@ it calls.
 
 Pausing is done by feeding it slices.  Every message head, and every chunked body, ends with an empty line, so a
 slice that ends with the first empty line never goes past the end of the message under way; a body with a
-Content-Length is a slice of its own.  What may not be parsed yet stays in `stash`.  A slice costs less than a
+Content-Length is a slice of its own.  What may not be parsed yet stays in `unparsed`.  A slice costs less than a
 microsecond: a chunked body of nothing but empty lines is cheaper than serving as many bytes of small requests.
 
 An error ends the parser for good, and so do two things that are none: an `Upgrade` that we do not follow, and a
@@ -22,6 +22,7 @@ import httptools
 from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, TOKEN, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
+#: Bytes of the longest method that is passed on; registered ones have at most 17.
 MAX_METHOD: Final = 64
 
 # Methods that llhttp takes for another protocol's.  `GET / RTSP/1.0` it takes for HTTP/1.0, and says nothing of it.
@@ -34,25 +35,25 @@ _STOPPED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 class RequestParser(RequestRules):
     """Parses what one connection receives.  Reactor thread only.
 
-    :ivar stash: bytes that have been received and may not be parsed yet.
+    :ivar unparsed: bytes that have been received and may not be parsed yet.
     :ivar held: the sink is full; only set and reset by it.
-    :ivar parsing: bytes that were in the stash are on their way.  Other threads may look.
+    :ivar parsing: bytes that were in `unparsed` are on their way.  Other threads may look.
     """
 
-    __slots__ = ("_start", "held", "parsing", "stash")
+    __slots__ = ("_start", "held", "parsing", "unparsed")
 
     def __init__(self, sink: Sink, max_body: int) -> None:
         super().__init__(sink, max_body)
         self._parser = httptools.HttpRequestParser(self)
-        self._start = self.stash = b""
+        self._start = self.unparsed = b""
         self.held = self.parsing = False
 
     # -- bytes --------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
         """Parse what has been received, as far as the sink has room."""
-        if self.exchange is not None or self.stash or self.held or data.find(END) != len(data) - 4:
-            self.stash += data
+        if self.exchange is not None or self.unparsed or self.held or data.find(END) != len(data) - 4:
+            self.unparsed += data
             self.resume()
             return
         # By far the most of what comes: one head without a body, in one piece.
@@ -72,11 +73,11 @@ class RequestParser(RequestRules):
         self.parsing = False
 
     def _parse_stash(self) -> None:
-        data, self.stash = self.stash, b""
+        data, self.unparsed = self.unparsed, b""
         position, size = 0, len(data)
-        while position < size and not self.deaf:
-            if self.stash or self._sink.full():
-                self.stash += data[position:]
+        while position < size and not self.ignoring:
+            if self.unparsed or self._sink.full():
+                self.unparsed += data[position:]
                 return
             if self._body_left:
                 end = min(position + self._body_left, size)
@@ -135,7 +136,7 @@ class RequestParser(RequestRules):
             self.refuse(refused.status)
         elif isinstance(error, httptools.HttpParserCallbackError):
             raise error.__context__ or error
-        elif not self.deaf:  # what comes behind a last request is no request
+        elif not self.ignoring:  # what comes behind a last request is no request
             text = str(error)
             self.refuse(505 if "HTTP version" in text or "PRI" in text else 400)
 
@@ -156,7 +157,7 @@ class RequestParser(RequestRules):
             framing = b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self._length
             self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + END)
             self._priming = False
-        self.stash = rest + self.stash
+        self.unparsed = rest + self.unparsed
         self._parse_stash()
 
     def _unusual_method(self, data: bytes) -> None:
@@ -178,8 +179,8 @@ class RequestParser(RequestRules):
 
     def refuse(self, status: int) -> None:
         """Answer the request under way with this status, when its turn comes; the framing is lost."""
-        self.deaf = True
-        self.stash = b""
+        self.ignoring = True
+        self.unparsed = b""
         exchange = self.exchange
         if exchange is None:
             exchange = self._sink.began()
@@ -190,7 +191,7 @@ class RequestParser(RequestRules):
 
     def close(self) -> None:
         """Let go of the parser, which holds on to this object."""
-        self.deaf = True
+        self.ignoring = True
         self.exchange = None
-        self.stash = self._start = b""
+        self.unparsed = self._start = b""
         del self._parser

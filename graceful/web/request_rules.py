@@ -14,8 +14,11 @@ import httptools
 
 from graceful.web.exchange import Exchange
 
+#: Bytes of a request target; RFC 9112 §3 asks for at least 8,000.
 MAX_TARGET: Final = 8190
+#: Bytes of a head, of a chunk's extensions or of trailers: these are held in memory.
 MAX_HEAD: Final = 65536
+#: Fields in one head.
 MAX_FIELDS: Final = 200
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
@@ -47,7 +50,7 @@ class Refuse(Exception):
 
 
 class Sink(Protocol):
-    """Who gets what the intake makes of the bytes; a connection, or a test."""
+    """The receiver of what the parser finds; a connection, or a test."""
 
     def began(self) -> Exchange:
         """The first byte of a request has come."""
@@ -62,7 +65,7 @@ class Sink(Protocol):
         """The request is whole, or refused (`exchange.error`)."""
 
     def full(self) -> bool:
-        """Whether parsing shall stop until `resume` is called."""
+        """Whether parsing has to stop until `resume` is called."""
 
 
 def _learn(name: bytes) -> int:
@@ -77,7 +80,7 @@ class RequestRules:
     """What the parser of one connection calls.  Reactor thread only.
 
     :ivar exchange: the exchange whose request is under way, or None between requests.
-    :ivar deaf: nothing that comes from now on is a request.
+    :ivar ignoring: nothing that comes from now on is a request.
     :ivar head_done: the head of the request under way is complete, its body is coming.
     """
 
@@ -98,9 +101,9 @@ class RequestRules:
         "_special",
         "_unread",
         "_upgrade",
-        "deaf",
         "exchange",
         "head_done",
+        "ignoring",
     )
 
     _parser: httptools.HttpRequestParser
@@ -109,7 +112,7 @@ class RequestRules:
         self._sink = sink
         self._max_body = max_body
         self.exchange: Exchange | None = None
-        self.deaf = self.head_done = False
+        self.ignoring = self.head_done = False
         # The method as it was sent, if the parser was given another one in its place.
         self._method: bytes | None = None
         # Bytes of the head under way, or that brought a body no further; of the body that are to come.
@@ -118,7 +121,7 @@ class RequestRules:
         self._hosts = 0
         self._length = -1
         self._chunked = self._expect = self._persist = self._upgrade = False
-        self._priming = False  # the parser is being fed a head that nobody sent
+        self._priming = False  # the parser is being fed a head that the client did not send
         self._progress = False  # something of the body has come
         self._special = False  # the request is more than a plain one in one piece: more is to be reset
         self._refused: Refuse | None = None
@@ -294,5 +297,5 @@ class RequestRules:
             self._unread = self._body_left = 0
             self._length = -1
             if not exchange.keep:
-                self.deaf = True
+                self.ignoring = True
         self._sink.complete(exchange)

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from graceful.web.write_token import WriteToken
 
 
+#: Bytes that may wait in memory for all slow readers together, 256 MiB.
 HELD_BY_ALL: Final = 1 << 28
+#: A line of each 503: in 5 seconds an overload or a deploy is likely to be over.
 RETRY_AFTER: Final = "Retry-After: 5\r\n"
 
 
 class Budget:
-    """What all slow readers together have waiting in memory.
+    """The bytes that wait in memory for all slow readers together.
 
     A thread need not wait for one slow reader of a small answer; a thousand of them would take all memory.
     """
@@ -69,7 +71,7 @@ class Site:
     :ivar quiet: no more requests are expected on idle connections: they end at once.
     :ivar handle: the handler's, which answers an exchange.
     :ivar pool_for: finds the pool of our threads that stands for a `ThreadPool` of Twisted's, or for None.
-    :ivar hand_over: takes answers from threads that the event loop shall send; None if nobody does.
+    :ivar hand_over: takes answers from threads for the event loop to send; None if that is not offered.
     :ivar tail_keep, tail_close: the end of a head, renewed each second by the reactor thread.
     """
 
@@ -94,7 +96,7 @@ class Site:
         self.pool_for: Any = pool_for
         self.hand_over: HandOver | None = None
         self._proxies = proxies
-        self._front = PrefixRoutes()
+        self._routes = PrefixRoutes()
         self.handle: Callable[[Exchange], None]
         self.budget = Budget()
         self.limits = Limits(self.settings.request_timeout, self.settings.deadline, takedown_at)
@@ -109,7 +111,7 @@ class Site:
     # -- time ---------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Renew what an answer says about time.  Reactor thread, once a second or oftener."""
+        """Renew the Date that answers carry.  Reactor thread, at least once a second."""
         second = int(time())
         if second != self._second:
             self._second = second
@@ -157,11 +159,11 @@ class Site:
 
     def serve(self, handler: Any) -> None:
         """Have everything answered by this `IHandler`, but for what has a route of its own."""
-        self.handle = self._front.before(handler.handle)
+        self.handle = self._routes.before(handler.handle)
 
     def route(self, prefix: str, answer: Callable[[Exchange], bool]) -> None:
-        """Have requests answered before anybody else is asked (see :meth:`PrefixRoutes.add`).  Before `serve`."""
-        self._front.add(prefix, answer)
+        """Have requests answered before the handler is asked (see :meth:`PrefixRoutes.add`).  Before `serve`."""
+        self._routes.add(prefix, answer)
 
     def takes(self, name: str) -> bool:
         """Whether a field of an answer is an offer to hand it over, and not for the client."""
@@ -199,7 +201,7 @@ class Site:
                 self.record(exchange)
 
     def disconnected(self, exchange: Exchange) -> None:
-        """The client is gone while somebody answers.  Reactor thread."""
+        """Tell the handler of an exchange that its client is gone.  Reactor thread."""
         if exchange.handler is not None:
             exchange.handler.disconnected(exchange)
 

@@ -10,7 +10,7 @@ few milliseconds.  Each connection is in exactly one of these situations, and ea
 * *fresh*: accepted, and not a byte has come;
 * *idle*: between two exchanges.
 
-An exchange that is queued or in the application is nobody's delay but our own, and not timed here.
+An exchange that is queued or in the application waits for the server, not for the client, and is not timed here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
+#: Seconds of silence after which a client that has all of its last answer is taken to be gone.
 LINGER: Final = 2.0
+#: Seconds after the last answer at which its connection is closed although the client still sends.
 LINGER_LONGEST: Final = 30.0
+#: Seconds that a new connection has for its first byte, also in a drain: a request may be on its way.
 FRESH_LEAST: Final = 1.0
+#: Seconds past the announced `Keep-Alive: timeout`, for a request that was sent in time.
 GRACE_PAST_ANNOUNCED: Final = 1.0
 
 
@@ -57,7 +61,7 @@ class Sweep:
         settings = self._site.settings
         write_token = connection.write_token
         silent = now - connection.active
-        receiving = connection.intake.exchange
+        receiving = connection.parser.exchange
         if write_token.lingering:
             self._linger(connection, now)
         elif write_token.held or (connection.pull is not None and not connection.pull_paused):
@@ -67,12 +71,12 @@ class Sweep:
         elif receiving is not None:
             if connection.receiver.stalled():
                 return
-            if connection.intake.head_done:
+            if connection.parser.head_done:
                 late = silent > settings.send_timeout
             else:
                 late = now - receiving.started > settings.header_timeout
             if late:
-                connection.intake.refuse(408)
+                connection.parser.refuse(408)
         elif connection.idle():
             if now > self._until(connection):
                 connection.half_close()

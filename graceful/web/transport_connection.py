@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from graceful.web.hub import Hub
     from graceful.web.site import Site
 
+#: Bytes given to the transport at once: it may ask for a pause after each.
 SLICE: Final = 65536
+#: The server's address, host and port, on a socket that has none.
 UNIX: Final = ("localhost", 80)
 
 
@@ -60,13 +62,13 @@ class TransportConnection(Connection):
         if not self._heard:
             self._heard = True
             self._learn_addresses()
-        if not self.intake.deaf:
-            self.intake.feed(data)
-            if self.intake.stash:
+        if not self.parser.ignoring:
+            self.parser.feed(data)
+            if self.parser.unparsed:
                 self.receiver.pause()
 
     def _learn_addresses(self) -> None:
-        """Look again who is there: a proxy's protocol says so in front of the first byte."""
+        """Ask for the addresses again: a proxy's protocol tells them in front of the first byte."""
         peer = _address(self._transport.getPeer())
         self.peer, self.port = peer if peer is not None else ("", 0)
         self.server = _address(self._transport.getHost()) or UNIX
@@ -165,7 +167,7 @@ class TransportConnection(Connection):
             return False
         self._reset = self._reset or reset
         if closing:
-            self.pull = None  # the transport would take the whole file, and keep what nobody reads
+            self.pull = None  # the transport would take the whole file, and keep what the client does not read
             self._end(self._reset or (self.write_token.lingering and self.unsent() > 0))
         elif self.write_token.closed and not self._gone_already:
             self._transport.abortConnection()
@@ -195,7 +197,7 @@ class TransportConnection(Connection):
             held = len(lowest.dataBuffer) - lowest.offset + lowest._tempDataLen
             return int(held + struct.unpack("i", ioctl(lowest.fileno(), TIOCOUTQ, b"\0\0\0\0"))[0])
         except (AttributeError, OSError, ValueError):
-            return 0  # it is closed, or of a kind that tells nobody
+            return 0  # it is closed, or of a kind that does not tell
 
 
 def _address(address: IAddress) -> Address | None:

@@ -1,22 +1,22 @@
-"""Whose turn is it to write: the one write token of a connection, as a model without I/O.
+"""The write token of a connection, which decides which thread may send: a model without I/O.
 
 Worker threads send their answers themselves; that is where the speed is.  It is also where the danger is:
 
 * While a thread is in `send(2)`, the reactor may see the connection break.  If it closed the descriptor then,
   the number would be given to the next connection, and one client's bytes would reach another.
 * The client may have read the whole answer, and its next request may be parsed, before the thread that
-  answered has written down that it is done.  Treated carelessly, that request sleeps for ever.
+  answered has recorded that it is done.  Treated carelessly, that request is never answered.
 * What the socket does not take at once is left to the reactor.  From then on the thread must not send past it.
 
-So every connection has one write token and one small lock.  The token is held by nobody, by a *sender* that is
+So every connection has one write token and one small lock.  The token is free, or held by a *sender* that is
 inside `send(2)`, or by the reactor for as long as it has a rest to send.  Four rules:
 
 1. Only the holder sends.  Only the reactor thread closes the descriptor, and only when no sender holds.
-2. Who wants to close while a sender holds says so (`closing`); the sender, when it lets go, is told to call for
-   *attention*, and the reactor comes back.
+2. A reactor that wants to close while a sender holds sets `closing`; the sender, when it lets go, is told to call
+   for *attention*, and the reactor comes back.
 3. "My answer is done", "the next request is here", "nothing more will come" and "is this connection idle?" are
    answered under the same lock.
-4. The lock is never held across a system call that can wait.
+4. The lock is never held across a system call that can block.
 
 Every method is one atomic step, made to be interleaved with all the others by a test.  The three that every
 request needs take the lock by hand: `with` costs three times as much.
@@ -45,15 +45,15 @@ E = TypeVar("E", bound=Answered)
 
 
 class TokenHolder(IntEnum):
-    """Who may write on the connection now."""
+    """The party that may write on the connection now."""
 
     NOBODY = 0
     SENDER = 1
     REACTOR = 2
 
 
-class Claim(IntEnum):
-    """The answer to somebody who wants to write."""
+class Acquired(IntEnum):
+    """The result of :meth:`WriteToken.acquire`."""
 
     GONE = 0
     SEND = 1
@@ -63,9 +63,9 @@ class Claim(IntEnum):
 NOBODY: Final = TokenHolder.NOBODY
 SENDER: Final = TokenHolder.SENDER
 REACTOR: Final = TokenHolder.REACTOR
-GONE: Final = Claim.GONE
-SEND: Final = Claim.SEND
-QUEUE: Final = Claim.QUEUE
+GONE: Final = Acquired.GONE
+SEND: Final = Acquired.SEND
+QUEUE: Final = Acquired.QUEUE
 
 
 class WriteToken(Generic[E]):
@@ -74,7 +74,7 @@ class WriteToken(Generic[E]):
     All fields belong to the lock, except where a method says that it may be called by the reactor thread only,
     which may also read them without it.
 
-    :ivar holder: who holds the write token.
+    :ivar holder: which party holds the write token.
     :ivar current: the exchange whose answer is being made or sent; None when the connection is idle.
     :ivar waiting: exchanges whose requests are complete, in order, behind the current one.
     :ivar rest: what a sender could not send; the reactor's while it holds the token.
@@ -118,7 +118,7 @@ class WriteToken(Generic[E]):
 
     # -- order ------------------------------------------------------------------------------------------
 
-    def arrive(self, exchange: E) -> bool:
+    def request_ready(self, exchange: E) -> bool:
         """A request is complete.  True: it is its turn, start it.  Reactor thread."""
         lock = self.lock
         lock.acquire()
@@ -145,11 +145,11 @@ class WriteToken(Generic[E]):
 
     # -- a sender: any thread ---------------------------------------------------------------------------
 
-    def claim(self, exchange: E) -> Claim:
+    def acquire(self, exchange: E) -> Acquired:
         """Ask for the token to send a piece of an answer.
 
-        `SEND`: it is yours, until you call :meth:`done` or :meth:`left`.  `QUEUE`: the reactor is still sending
-        what was left, so :meth:`append` to it.  `GONE`: nobody will read this answer.
+        :returns: `SEND`: the caller holds it until it calls :meth:`done` or :meth:`leave_to_reactor`.  `QUEUE`: the
+            reactor is still sending a rest, so :meth:`append` to that.  `GONE`: the client will not read this answer.
         """
         lock = self.lock
         lock.acquire()
@@ -167,7 +167,7 @@ class WriteToken(Generic[E]):
     def done(self, exchange: E, last: bool) -> E | bool:
         """The sender's piece is in the kernel; it lets go.
 
-        Returned is the exchange to start now, or True when the reactor wants to be called, or False.
+        :returns: the exchange to start now, or True when the reactor wants to be called, or False.
         """
         lock = self.lock
         lock.acquire()
@@ -182,11 +182,11 @@ class WriteToken(Generic[E]):
             lock.release()
 
     def release(self) -> None:
-        """Let go of the token with nothing to tell."""
+        """Let go of the token; no answer has ended."""
         with self.lock:
             self.holder = NOBODY
 
-    def left(self, rest: list[Piece], last: bool) -> bool:
+    def leave_to_reactor(self, rest: list[Piece], last: bool) -> bool:
         """The kernel did not take it all; the token goes to the reactor, with the rest.
 
         True when the reactor wants to be called: it meant to close meanwhile, and the rest is dropped.
@@ -200,7 +200,7 @@ class WriteToken(Generic[E]):
             return False
 
     def append(self, exchange: E, pieces: list[Piece], last: bool) -> bool:
-        """Put pieces behind what the reactor is sending.  False: it is through meanwhile, claim again."""
+        """Put pieces behind what the reactor is sending.  False: it is through meanwhile, acquire again."""
         with self.lock:
             if self.holder is not REACTOR or exchange is not self.current:
                 return False
@@ -218,7 +218,7 @@ class WriteToken(Generic[E]):
     def wait(self, above: int, until: int) -> bool:
         """Let a thread wait while more than `above` bytes are held, until no more than `until` are.
 
-        The wait ends when the connection is closed, as it is in a takedown.  False: nobody will read it.
+        The wait ends when the connection is closed, as it is in a takedown.  False: the client will not read it.
         """
         with self.lock:
             if self.held > above:
@@ -230,7 +230,7 @@ class WriteToken(Generic[E]):
 
     # -- the reactor ------------------------------------------------------------------------------------
 
-    def interject(self) -> bool:
+    def acquire_for_interim(self) -> bool:
         """Take the token for an interim answer (100 Continue), which only an idle connection can get."""
         with self.lock:
             if self.current is not None or self.holder or self.closing or self.lingering:
@@ -238,12 +238,12 @@ class WriteToken(Generic[E]):
             self.holder = SENDER
             return True
 
-    def first(self) -> Piece | None:
+    def first_piece(self) -> Piece | None:
         """What the reactor has to send next."""
         with self.lock:
             return self.rest[0] if self.rest else None
 
-    def sent(self, count: int) -> None:
+    def piece_taken(self, count: int) -> None:
         """The kernel took `count` bytes of the first piece."""
         with self.lock:
             piece = self.rest[0]
@@ -255,11 +255,11 @@ class WriteToken(Generic[E]):
             if self.room is not None:
                 self.room.notify_all()
 
-    def flushed(self) -> tuple[bool, E | None, E | bool]:
+    def rest_flushed(self) -> tuple[bool, E | None, E | bool]:
         """The reactor sent the whole rest, and lets go if really nothing was added meanwhile.
 
-        Returned is whether it let go; the exchange whose answer has ended with this, if one has; and, if so, what
-        :meth:`done` returns.
+        :returns: whether it let go; the exchange whose answer has ended with this, if one has; and, if so, what
+            :meth:`done` returns.
         """
         with self.lock:
             if self.rest or self.holder is not REACTOR:
@@ -290,11 +290,11 @@ class WriteToken(Generic[E]):
             self.lingering = True
             return True
 
-    def oust(self, exchange: E, by: E) -> bool:
+    def replace(self, exchange: E, by: E) -> bool:
         """Put another exchange in the place of one that does not come to an end, to answer instead of it.
 
-        Whoever still works for the old one finds itself gone.  False: a piece of its answer is in the kernel or
-        on its way, so that the connection can only be closed.
+        A thread that still works for the old one gets `GONE`.  False: a piece of its answer is in the kernel or on
+        its way, so that the connection can only be closed.
         """
         with self.lock:
             if exchange is not self.current or self.begun or self.closing:
@@ -303,7 +303,7 @@ class WriteToken(Generic[E]):
             return True
 
     def close(self, only: E | None = None) -> bool | None:
-        """Ask to close.  True, once: nobody sends, close the descriptor.
+        """Ask to close.  True, once: no thread sends, close the descriptor.
 
         False: a sender holds the token.  Its letting go returns True; then ask again.  What is `current` and
         `waiting` afterwards will get no answer, or no more of it.

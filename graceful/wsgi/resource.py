@@ -24,7 +24,7 @@ class WSGIResource:
 
     :param reactor: not needed any more; a thread answers by itself.
     :param threadpool: tells how many threads, by its `max`, and is otherwise left alone: all applications that
-        have it share so many.  None: as many as the settings say.
+        have it share that number.  None: the number in the settings.
     :param application: the application, as PEP 3333 has it.
     """
 

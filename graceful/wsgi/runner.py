@@ -115,7 +115,7 @@ class Runner:
 
     @staticmethod
     def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
-        """Send an answer piece by piece; returned is what gives it to the event loop, if somebody wants that."""
+        """Send an answer piece by piece.  Returns what hands it over to the event loop, if that takes it."""
         write_token = exchange.connection.write_token
         if exchange.offer is not None or type(result) is FileWrapper:
             handed_over = _hand_over(exchange, result)
@@ -173,7 +173,7 @@ class Runner:
             exchange.abandon()
             return
         if exchange.takedown is not None:
-            # Its client has its answer.  What was done to the thread comes up as whatever the code makes of it.
+            # Its client has its answer.  What the takedown raised may come up as another exception of the code's.
             exchange.abandon()
             if not isinstance(error, Takedown):
                 log.info("{exchange}: the takedown ended in {error!r}", exchange=exchange, error=error)

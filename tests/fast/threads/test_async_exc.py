@@ -346,7 +346,7 @@ class RealTests(SynchronousTestCase):
         exchange: Any = SimpleNamespace(in_application=True)
         self.assertFalse(AsyncExc(1).inject(exchange, Takedown))
 
-    def test_outside(self) -> None:
+    def test_nothing_is_raised_outside_the_application(self) -> None:
         """Nor is one that is not inside, or that is just leaving."""
         exchange: Any = SimpleNamespace(in_application=False)
         async_exc = AsyncExc(threading.get_ident())
@@ -364,7 +364,7 @@ class HookTests(SynchronousTestCase):
         self.all: list[Hook] = []
         self.called: list[str] = []
 
-    def test_once(self) -> None:
+    def test_hook_is_called_once(self) -> None:
         """It is called once, whoever asks how often."""
         hook = Hook(lambda: self.called.append("x"), self.all)
         hook.run()

@@ -49,7 +49,7 @@ class AsideTests(SynchronousTestCase):
         self.make()
         self.assertEqual(threading.active_count(), before)
 
-    def test_failure(self) -> None:
+    def test_failure_is_logged_and_the_thread_goes_on(self) -> None:
         """A failure is logged, the future has it, and the thread goes on."""
         aside = self.make(size=1)
         self.assertIsInstance(aside.call(lambda: 1 / 0).exception(SOON), ZeroDivisionError)

@@ -34,7 +34,7 @@ class CrewTests(SynchronousTestCase):
         function, arguments = self.calls.get(timeout=LONG)
         function(*arguments)
 
-    def test_done(self) -> None:
+    def test_result_is_told_in_the_reactor_thread(self) -> None:
         """It does it in another thread, and says in the reactor's that it is done, or why not."""
         results: list[Any] = []
         self.disk.do(lambda: results.append(threading.get_ident()), results.append)
@@ -86,11 +86,11 @@ class CrewTests(SynchronousTestCase):
 class CurrentTests(Case):
     """The exchange that code runs for."""
 
-    def test_outside(self) -> None:
+    def test_no_current_exchange_outside(self) -> None:
         """Outside of any there is none."""
         self.assertIsNone(contextvars.Context().run(current_exchange))
 
-    def test_inside(self) -> None:
+    def test_current_exchange_in_copied_context(self) -> None:
         """Inside it is this one, also for code that has copied its context; afterwards it is over."""
         seen: list[Any] = []
         copied: list[contextvars.Context] = []

@@ -58,7 +58,7 @@ class Case(SynchronousTestCase):
 class JobTests(Case):
     """Jobs get done."""
 
-    def test_all(self) -> None:
+    def test_jobs_are_done_in_order(self) -> None:
         """Every job is done, in the order in which they came if there is one thread."""
         pool = self.pool(1)
         done: list[int] = []
@@ -82,7 +82,7 @@ class JobTests(Case):
         self.assertTrue(more.begun.wait(LONG))
         self.assertEqual(pool.queued, 0)
 
-    def test_working(self) -> None:
+    def test_knows_which_thread_works_on_what(self) -> None:
         """It is known which thread works on what, for as long as it does."""
         pool = self.pool(2)
         seen: list[tuple[int, bool]] = []
@@ -100,7 +100,7 @@ class JobTests(Case):
         self.at_rest(pool)
         self.assertEqual(pool.working, {})
 
-    def test_failure(self) -> None:
+    def test_failed_job_does_not_end_the_thread(self) -> None:
         """A job that fails, however badly, is logged, and its thread goes on."""
         pool = self.pool(1)
 
@@ -138,7 +138,7 @@ class JobTests(Case):
 class FullTests(Case):
     """How many may wait."""
 
-    def test_full(self) -> None:
+    def test_refuses_when_the_queue_is_full(self) -> None:
         """With all threads busy so many jobs may wait, and one more is refused until one is done."""
         for queue in (0, 1, 3):
             pool = self.pool(2, queue)
@@ -172,7 +172,7 @@ class FullTests(Case):
 class LostTests(Case):
     """Threads that do not come back."""
 
-    def test_replaced(self) -> None:
+    def test_lost_thread_is_replaced(self) -> None:
         """Another one works in the place of one that is lost; if that comes back, it ends."""
         pool = self.pool(1, 0)
         (stuck,) = self.gates(pool, 1)
@@ -205,7 +205,7 @@ class LostTests(Case):
 class WakeTests(Case):
     """Threads that lie down, and jobs that come in that moment."""
 
-    def test_batch(self) -> None:
+    def test_threads_are_woken_at_the_end_of_a_batch(self) -> None:
         """In a batch nobody is woken before its end, and then as many as there is work for."""
         pool = self.pool(3)
         self.at_rest(pool)
@@ -360,7 +360,7 @@ class WakeTests(Case):
 class StopTests(Case):
     """The end of the threads."""
 
-    def test_idle(self) -> None:
+    def test_idle_threads_end_at_once(self) -> None:
         """Idle threads end at once, however many."""
         pool = self.pool(20)
         self.at_rest(pool)
@@ -372,7 +372,7 @@ class StopTests(Case):
         for _ in range(20):
             self.assertEqual(self.pool(5).stop(LONG), [])
 
-    def test_busy(self) -> None:
+    def test_busy_thread_finishes_the_jobs(self) -> None:
         """A busy thread ends with its job, and those behind it are done before."""
         pool = self.pool(1)
         (gate,) = self.gates(pool, 1)
@@ -382,7 +382,7 @@ class StopTests(Case):
         self.assertEqual(pool.stop(LONG), [])
         self.assertTrue(done.is_set())
 
-    def test_stuck(self) -> None:
+    def test_stuck_threads_are_named(self) -> None:
         """Threads that do not end are named after one time-out for all of them, and they are daemons."""
         pool = self.pool(12)
         self.gates(pool, 10)
@@ -408,7 +408,7 @@ class StopTests(Case):
         pool.threads[0].join(LONG)
         self.assertFalse(pool.threads[0].is_alive())
 
-    def test_twice(self) -> None:
+    def test_second_stop_does_no_harm(self) -> None:
         """Stopping again does no harm."""
         pool = self.pool(3)
         for _ in range(2):

@@ -30,14 +30,14 @@ class UploadTests(Case):
             return b"".join(body or [])
         return body.read()
 
-    def test_small(self) -> None:
+    def test_small_body_stays_in_memory(self) -> None:
         """A body of up to 64 KiB stays in memory."""
         for size in (0, 1, 5, MEMORY):
             exchange = self.ask(post(size))[1]
             self.assertEqual((self.body_of(exchange), exchange.received), (b"u" * size, size))
         self.assertEqual(self.engine.disk.files, [])
 
-    def test_large(self) -> None:
+    def test_large_body_is_in_a_file(self) -> None:
         """A larger one is in a file, complete and rewound, before anybody is asked to answer."""
         for size in (MEMORY + 1, 3 * MEMORY):
             self.engine = Engine(self)
@@ -176,7 +176,7 @@ class UploadTests(Case):
                     self.nothing_left()
                     self.assertTrue(all(file.closed for file in self.engine.disk.files))
 
-    def test_not_idle(self) -> None:
+    def test_spooling_connection_is_not_idle(self) -> None:
         """While its body is on its way to the disk a connection is not idle, and is not closed as such."""
         client = self.engine.connect()
         client.send(post(MEMORY + 10))
@@ -240,7 +240,7 @@ class SpoolerTests(SynchronousTestCase):
 
         self.patch(body, "tempfile", SimpleNamespace(TemporaryFile=open_next))
 
-    def test_written(self) -> None:
+    def test_pieces_are_written_in_order(self) -> None:
         """Pieces come out in order, in a file without a name that is read from its beginning."""
         for number in range(100):
             self.spooler.write(self.spool, b"%d\n" % number)
@@ -264,7 +264,7 @@ class SpoolerTests(SynchronousTestCase):
             self.assertEqual(spool.file.read(), b"".join(b"%d-%d " % (at, number) for number in range(20)))
             spool.file.close()
 
-    def test_slow(self) -> None:
+    def test_slow_disk_does_not_hold_the_caller(self) -> None:
         """While the disk is slow the caller goes on, knows how much waits, and is told when little does."""
         gate = Gate()
         self.files(gate)
@@ -307,7 +307,7 @@ class SpoolerTests(SynchronousTestCase):
         self.finish(other)
         self.assertEqual((other.error, real.getvalue()), (None, b"good"))
 
-    def test_full(self) -> None:
+    def test_failed_write_ends_the_body(self) -> None:
         """A write that fails ends this body, and closes its file."""
 
         class Full(io.BytesIO):
@@ -334,7 +334,7 @@ class SpoolerTests(SynchronousTestCase):
 
         self.failing(Broken())
 
-    def test_surprise(self) -> None:
+    def test_unexpected_error_does_not_end_the_thread(self) -> None:
         """The thread lives on whatever happens to one body."""
         self.files(ZeroDivisionError(), io.BytesIO())
         self.spooler.write(self.spool, b"x")
@@ -345,7 +345,7 @@ class SpoolerTests(SynchronousTestCase):
         assert other.file is not None
         self.assertEqual(other.file.read(), b"good")
 
-    def test_dropped(self) -> None:
+    def test_dropped_body_is_closed(self) -> None:
         """A body that nobody wants is closed, in the middle of a write, before its end is written and after."""
         for moment in ("in a write", "before its end", "after its end"):
             gate = Gate()
@@ -367,7 +367,7 @@ class SpoolerTests(SynchronousTestCase):
             self.assertTrue(gate.closed, moment)
             self.assertIs(spool.file, None)
 
-    def test_stopped(self) -> None:
+    def test_stop_finishes_what_was_given_before(self) -> None:
         """When it is stopped it does what it was given before, and its thread ends."""
         self.spooler.write(self.spool, b"x")
         thread = self.spooler._thread
@@ -384,7 +384,7 @@ class SpoolerTests(SynchronousTestCase):
         self.assertIs(self.spooler._thread, None)
         self.spooler.stop()
 
-    def test_bounds(self) -> None:
+    def test_pause_comes_above_resume(self) -> None:
         """A client is held back before it is let go."""
         self.assertLess(LOW, HIGH)
         self.assertLessEqual(MEMORY, HIGH)

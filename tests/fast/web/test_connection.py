@@ -203,9 +203,9 @@ class PipelineTests(Case):
         exchange.start("200 OK", [("Connection", "close")])
         self.end(exchange)
         known = self.engine.in_flight
-        self.assertEqual(client.connection.intake.stash, b"")
+        self.assertEqual(client.connection.parser.unparsed, b"")
         client.send(get(1) * 5000)
-        self.assertEqual((client.connection.intake.stash, self.engine.in_flight), (b"", known))
+        self.assertEqual((client.connection.parser.unparsed, self.engine.in_flight), (b"", known))
         client.close()
         client, exchange = self.ask(get(0) + post(0)[:-4].replace(b": 0", b": %d" % (10 * HIGH)) + b"\r\n\r\n")
         exchange.start("200 OK", [("Connection", "close")])
@@ -296,7 +296,7 @@ class HalfCloseTests(Case):
 class SlowReaderTests(Case):
     """What the kernel does not take at once."""
 
-    def test_rest(self) -> None:
+    def test_rest_is_sent_before_the_next_answer(self) -> None:
         """The reactor sends the rest; the exchange lasts until its last byte is taken, and the next one follows."""
         client, exchange = self.ask(GET + get(1), buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
@@ -309,7 +309,7 @@ class SlowReaderTests(Case):
         self.assertEqual(self.bodies(client), [b"/1"])
         self.assertEqual(self.engine.in_flight, [])
 
-    def test_last(self) -> None:
+    def test_last_answer_is_shut_after_its_rest(self) -> None:
         """A last answer is shut after its rest, not before."""
         client, exchange = self.ask(CLOSE, buffer=5000)
         self.answer(exchange, body=b"x" * MIB)
@@ -366,7 +366,7 @@ class SlowReaderTests(Case):
         """A rest that a thread leaves just when the reactor has sent the one before is sent as well."""
         client, exchange = self.ask(buffer=5000)
         self.stream(exchange, b"x" * 100_000)
-        flushed = WriteToken.flushed
+        flushed = WriteToken.rest_flushed
         late = [b"y" * 100_000]
 
         def and_a_thread(write_token: WriteToken) -> Any:
@@ -375,7 +375,7 @@ class SlowReaderTests(Case):
                 exchange.write(late.pop())
             return result
 
-        self.patch(WriteToken, "flushed", and_a_thread)
+        self.patch(WriteToken, "rest_flushed", and_a_thread)
         client.take()
         self.assertEqual((late, client.connection.write_token.held), ([], 0))
         self.end(exchange)
@@ -386,7 +386,7 @@ class SlowReaderTests(Case):
             self.engine = Engine(self)
             client, exchange = self.ask(data, buffer=5000)
             self.stream(exchange, b"x" * 100_000, length=100_000 if not cut else 200_000)
-            sent = WriteToken.sent
+            sent = WriteToken.piece_taken
             ends: list[Callable[[], object]] = [exchange.cut if cut else exchange.finish]
 
             def and_a_thread(write_token: WriteToken, count: int, ends: Any = ends, sent: Any = sent) -> None:
@@ -394,7 +394,7 @@ class SlowReaderTests(Case):
                 if not write_token.rest and ends:
                     ends.pop()()
 
-            self.patch(WriteToken, "sent", and_a_thread)
+            self.patch(WriteToken, "piece_taken", and_a_thread)
             got = client.take()
             exchange.release()
             self.assertEqual((len(parse_answers(got)[0].body), client.eof), (100_000, data == CLOSE or cut))
@@ -670,7 +670,7 @@ class ContinueTests(Case):
         client.finish()
         self.nothing_left()
 
-    def test_to_nobody(self) -> None:
+    def test_client_that_left_gets_no_continue(self) -> None:
         """A client that has left without waiting for it leaves nothing behind."""
         for error in (BrokenPipeError(), ConnectionResetError()):
             client = self.engine.connect()
@@ -712,7 +712,7 @@ class LingerTests(Case):
         client.close()
         self.nothing_left()
 
-    def test_idle(self) -> None:
+    def test_idle_connection_is_shut_then_closed(self) -> None:
         """An idle connection is shut, and closed with the client."""
         client, exchange = self.ask()
         self.answer(exchange)
@@ -742,7 +742,7 @@ class LingerTests(Case):
         client.connection.half_close()
         self.nothing_left()
 
-    def test_not_idle(self) -> None:
+    def test_connection_that_owes_an_answer_is_kept(self) -> None:
         """A connection that owes an answer is not closed as idle."""
         client, exchange = self.ask()
         self.assertFalse(client.connection.idle())

@@ -404,7 +404,7 @@ class FailTests(Case):
         exchange.cut()
         self.assertEqual((self.read(client, "HEAD").status, client.eof, client.socket.reset), (200, True, False))
 
-    def test_gone(self) -> None:
+    def test_sending_to_a_gone_client_raises_disconnected(self) -> None:
         """To a client that has left nothing can be sent, and whoever tries is told."""
         client, exchange = self.ask()
         client.close()

@@ -33,7 +33,7 @@ class LimitsTests(Case):
         until = limits.until(exchange)
         return None if until is None else until - self.clock.seconds()
 
-    def test_none(self) -> None:
+    def test_no_limits_by_default(self) -> None:
         """Without limits there is none."""
         limits = Limits()
         self.assertIsNone(self.until(limits, b"/"))
@@ -122,7 +122,7 @@ class ApplicationTests(AppCase):
 
         self.assertEqual(self.told(late), 0)
 
-    def test_none(self) -> None:
+    def test_remaining_is_none_without_a_limit(self) -> None:
         """Without a limit, and outside of an exchange, it is None."""
         self.engine.site.limits = Limits()
         self.assertIsNone(self.told(lambda environ: graceful.remaining()))

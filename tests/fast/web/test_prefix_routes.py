@@ -37,7 +37,7 @@ class FrontTests(Case):
         self.front.before(self.otherwise)(exchange)
         return self.order.copy()
 
-    def test_none(self) -> None:
+    def test_without_routes_the_handler_is_called(self) -> None:
         """Without routes nothing stands in between."""
         self.assertEqual(self.front.before(self.otherwise), self.otherwise)
 
@@ -58,7 +58,7 @@ class FrontTests(Case):
         ):
             self.assertEqual(self.asked(target), order, target)
 
-    def test_not_meant(self) -> None:
+    def test_declined_request_goes_to_the_next_route(self) -> None:
         """One that was not meant has the next one asked, in the order of their coming; at last the application."""
         self.route("/a", "first", answers=False)
         self.route("/b", "other")

@@ -49,7 +49,7 @@ class TrustTests(SynchronousTestCase):
         self.assertTrue(PROXIES.trusts(None))
         self.assertFalse(TrustedProxies(["10.0.0.0/8"]).trusts(None))
 
-    def test_nobody(self) -> None:
+    def test_trusts_no_peer_without_networks(self) -> None:
         """Without networks nobody is trusted, and the whole thing is false."""
         nobody = TrustedProxies([])
         self.assertFalse(nobody)
@@ -77,12 +77,12 @@ class TrustTests(SynchronousTestCase):
 class XForwardedForTests(SynchronousTestCase):
     """The walk through X-Forwarded-For."""
 
-    def test_nothing(self) -> None:
+    def test_peer_is_the_client_without_fields(self) -> None:
         """Without any field, the client is the peer."""
         self.assertEqual(client(), Forwarded(PEER, None, None))
         self.assertEqual(client(peer=""), Forwarded("", None, None))
 
-    def test_one(self) -> None:
+    def test_single_entry_is_the_client(self) -> None:
         """What the peer says is the client."""
         self.assertEqual(address_of("192.0.2.1"), "192.0.2.1")
         self.assertEqual(client(("x-forwarded-FOR", "192.0.2.1"), peer="").address, "192.0.2.1")
@@ -101,7 +101,7 @@ class XForwardedForTests(SynchronousTestCase):
         """If all are trusted, the farthest one asked."""
         self.assertEqual(address_of("10.0.0.4, 10.0.0.3"), "10.0.0.4")
 
-    def test_rubbish(self) -> None:
+    def test_invalid_entry_ends_the_walk(self) -> None:
         """An entry that is no address ends the walk at the last good one."""
         for rubbish in (
             *("unknown", "_hidden", "x", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "1.2.3.4:", "1.2.3.4:x"),
@@ -265,12 +265,12 @@ class BothTests(SynchronousTestCase):
 class RequestIdTests(SynchronousTestCase):
     """X-Request-Id."""
 
-    def test_good(self) -> None:
+    def test_printable_id_is_taken(self) -> None:
         """Up to 128 printable characters are taken as they are."""
         for value in ("f058ebd6-02f7-4d3f-942e-904344e8cde5", "a", "!#[]~/=+", "x" * 128):
             self.assertEqual(client(("X-Request-Id", value)).request_id, value)
 
-    def test_bad(self) -> None:
+    def test_unsafe_or_long_id_is_ignored(self) -> None:
         """What could break or forge a line of a log is ignored, and so is what is too long."""
         for value in ("", "x" * 129, "a b", 'a"b', "a\\b", "a\tb", "a\n", "\xe9", "a\x7f", "\x00"):
             self.assertIsNone(client(("X-Request-Id", value)).request_id, value)

@@ -65,7 +65,7 @@ class AllGoneTests(SynchronousTestCase):
         """Make a register."""
         self.register = Register()
 
-    def test_nobody(self) -> None:
+    def test_all_gone_fires_without_connections(self) -> None:
         """Without a connection there is nothing to wait for."""
         self.successResultOf(self.register.all_gone())
 
@@ -161,7 +161,7 @@ class LifeTests(Case):
         exchange.write(b"x" * 300)
         self.assertEqual((exchange.received, exchange.sent), (1000, 300))
 
-    def test_once(self) -> None:
+    def test_exchange_is_recorded_once(self) -> None:
         """However many see its end, it is finished and recorded once."""
         records: list[int] = []
         self.engine.site.record = lambda exchange: records.append(exchange.id)

@@ -38,17 +38,17 @@ class Request(NamedTuple):
 
 
 class Sink:
-    """Collects what an intake makes of the bytes.
+    """Collects what a parser makes of the bytes.
 
     :param room: how many requests to take before it is full.
-    :ivar intake: the intake.
+    :ivar parser: the parser.
     :ivar done: the requests, or the status with which one was refused.
     :ivar begun: how many requests have begun.
     :ivar expected: how often the client waited for 100 Continue.
     """
 
     def __init__(self, room: int = 1 << 30) -> None:
-        self.intake = RequestParser(self, MAX_BODY)
+        self.parser = RequestParser(self, MAX_BODY)
         self.done: list[Request | int] = []
         self.begun = self.expected = 0
         self._bodies: dict[int, bytes] = {}
@@ -57,7 +57,7 @@ class Sink:
     def make_room(self, room: int) -> None:
         """Take so many requests, from the first one on."""
         self.room = room
-        self.intake.held = self.full()
+        self.parser.held = self.full()
 
     def began(self) -> Exchange:
         self.begun += 1
@@ -84,19 +84,19 @@ class Sink:
                 exchange.keep,
             )
         )
-        self.intake.held = self.full()
+        self.parser.held = self.full()
 
     def full(self) -> bool:
         return len(self.done) >= self.room
 
 
 def feed(*pieces: bytes, room: int = 1 << 30) -> tuple[Sink, RequestParser]:
-    """Feed an intake as a connection does: nothing more once it is deaf."""
+    """Feed a parser as a connection does: nothing more once it is ignoring."""
     sink = Sink(room)
     for piece in pieces:
-        if piece and not sink.intake.deaf:
-            sink.intake.feed(piece)
-    return sink, sink.intake
+        if piece and not sink.parser.ignoring:
+            sink.parser.feed(piece)
+    return sink, sink.parser
 
 
 def outcome(*pieces: bytes) -> list[Request | int]:
@@ -372,7 +372,7 @@ BAD: dict[str, tuple[int, bytes]] = {
 class GoodTests(SynchronousTestCase):
     """What a good request becomes."""
 
-    def test_whole(self) -> None:
+    def test_request_is_parsed_as_sent(self) -> None:
         """Each request becomes what it says, also behind another one."""
         for name, (data, request) in {**GOOD, **LAST}.items():
             self.assertEqual(outcome(data), [request], name)
@@ -390,13 +390,13 @@ class GoodTests(SynchronousTestCase):
                 self.assertEqual(outcome(data[:at], data[at:] + GET + END), [request, Request()], f"{name}, at {at}")
 
     def test_nothing_left(self) -> None:
-        """After each request the intake is as it was before, but for what the parser keeps for itself."""
-        fresh = Sink().intake
+        """After each request the parser is as it was before, but for what the parser keeps for itself."""
+        fresh = Sink().parser
         names = [name for name in RequestParser.__slots__ if name not in ("_parser", "_sink")]
         for name, (data, _) in GOOD.items():
-            _, intake = feed(data)
+            _, parser = feed(data)
             self.assertEqual(
-                {slot: getattr(intake, slot) for slot in names}, {slot: getattr(fresh, slot) for slot in names}, name
+                {slot: getattr(parser, slot) for slot in names}, {slot: getattr(fresh, slot) for slot in names}, name
             )
 
     def test_all_behind_each_other(self) -> None:
@@ -429,10 +429,10 @@ class LastTests(SynchronousTestCase):
             for more in (GET + END, b"\0\0", b"GET / HTTP/9.9\r\n\r\n"):
                 both = data + more
                 for at in range(1, len(both)):
-                    sink, intake = feed(both[:at], both[at:])
+                    sink, parser = feed(both[:at], both[at:])
                     self.assertEqual(sink.done, [request], f"{name}, at {at}")
                     self.assertEqual(sink.begun, 1, f"{name}, at {at}")
-                    self.assertTrue(intake.deaf)
+                    self.assertTrue(parser.ignoring)
 
     def test_good_ones_before(self) -> None:
         """Requests before the last one are unharmed."""
@@ -443,7 +443,7 @@ class LastTests(SynchronousTestCase):
 class RefusedTests(SynchronousTestCase):
     """What is refused, and how."""
 
-    def test_whole(self) -> None:
+    def test_bad_request_gets_its_status(self) -> None:
         """Each bad request gets its status, behind a good one that is answered first."""
         for name, (status, data) in BAD.items():
             self.assertEqual(outcome(data), [status], name)
@@ -460,28 +460,28 @@ class RefusedTests(SynchronousTestCase):
             for at in range(1, min(len(data), 200)):
                 self.assertEqual(outcome(GET + END + data[:at], data[at:]), [Request(), status], f"{name}, at {at}")
 
-    def test_deaf(self) -> None:
+    def test_ignores_everything_after_a_refusal(self) -> None:
         """After a refusal nothing is a request any more, and nothing is kept."""
         for name, (status, data) in BAD.items():
-            sink, intake = feed(data + GET + END)
-            self.assertTrue(intake.deaf, name)
-            self.assertEqual((intake.stash, intake.exchange), (b"", None), name)
-            intake.resume()
+            sink, parser = feed(data + GET + END)
+            self.assertTrue(parser.ignoring, name)
+            self.assertEqual((parser.unparsed, parser.exchange), (b"", None), name)
+            parser.resume()
             self.assertEqual((sink.done, sink.begun), ([status], 1), name)
 
     def test_refused_from_outside(self) -> None:
         """A request that takes too long is refused in the middle of its head and of its body."""
         for data in (b"GE", b"GET /", GET, POST + b"Content-Length: 5\r\n\r\nab", CHUNKED + b"5\r\nab"):
-            sink, intake = feed(data)
-            intake.refuse(408)
-            self.assertEqual((sink.done, sink.begun, intake.deaf), ([408], 1, True), data)
+            sink, parser = feed(data)
+            parser.refuse(408)
+            self.assertEqual((sink.done, sink.begun, parser.ignoring), ([408], 1, True), data)
 
-    def test_named(self) -> None:
+    def test_refused_request_keeps_what_is_known(self) -> None:
         """A refused request still says what it was, as far as that is known."""
         seen: list[Exchange] = []
         sink = Sink()
         self.patch(sink, "complete", seen.append)
-        sink.intake.feed(b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: 1001\r\n\r\n")
+        sink.parser.feed(b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: 1001\r\n\r\n")
         self.assertEqual([(e.error, e.method, e.target, e.keep) for e in seen], [(413, "POST", b"/upload", False)])
 
 
@@ -513,67 +513,67 @@ class ExpectTests(SynchronousTestCase):
 class RoomTests(SynchronousTestCase):
     """How much is parsed ahead."""
 
-    def all_of(self, sink: Sink, intake: RequestParser, step: int) -> list[int]:
+    def all_of(self, sink: Sink, parser: RequestParser, step: int) -> list[int]:
         """Make room step by step until all is taken; how many there were after each step."""
         counts = []
-        while intake.stash:
+        while parser.unparsed:
             sink.make_room(sink.room + step)
-            intake.resume()
+            parser.resume()
             counts.append(len(sink.done))
         return counts
 
     def test_one_packet(self) -> None:
         """Of 2,000 requests in one packet no more than there is room for are parsed; then all come, in order."""
         data = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(2000))
-        sink, intake = feed(data, room=8)
+        sink, parser = feed(data, room=8)
         self.assertEqual((len(sink.done), sink.begun), (8, 8))
-        counts = self.all_of(sink, intake, 3)
+        counts = self.all_of(sink, parser, 3)
         self.assertEqual(counts, [min(count, 2000) for count in range(11, 2003, 3)])
         self.assertEqual([r.target for r in sink.done], [b"/%d" % number for number in range(2000)])  # type: ignore[union-attr]
 
     def test_a_packet_each(self) -> None:
         """The same holds when each request has a packet of its own."""
-        sink, intake = feed(*[GET + END] * 20, room=8)
+        sink, parser = feed(*[GET + END] * 20, room=8)
         self.assertEqual((len(sink.done), sink.begun), (8, 8))
-        self.all_of(sink, intake, 1)
+        self.all_of(sink, parser, 1)
         self.assertEqual(sink.done, [Request()] * 20)
 
     def test_every_kind(self) -> None:
         """Whatever the requests are, and wherever the first packet ends, none is parsed before there is room."""
         data = b"".join(data for data, _ in GOOD.values())
         for at in range(0, len(data), 7):
-            sink, intake = feed(data[:at], data[at:], room=1)
+            sink, parser = feed(data[:at], data[at:], room=1)
             self.assertEqual((len(sink.done), sink.begun), (1, 1), at)
-            counts = self.all_of(sink, intake, 1)
+            counts = self.all_of(sink, parser, 1)
             self.assertEqual(counts, list(range(2, len(GOOD) + 1)), at)
             self.assertEqual(sink.done, [request for _, request in GOOD.values()], at)
 
     def test_no_room_at_all(self) -> None:
         """Without room for even one, all is kept and nothing begun."""
-        sink, intake = feed(GET + END, GET + END, room=0)
-        self.assertEqual((sink.done, sink.begun, intake.stash), ([], 0, (GET + END) * 2))
+        sink, parser = feed(GET + END, GET + END, room=0)
+        self.assertEqual((sink.done, sink.begun, parser.unparsed), ([], 0, (GET + END) * 2))
 
     def test_error_behind(self) -> None:
         """An error behind good requests is met when its turn comes, not before."""
-        sink, intake = feed((GET + END) * 3 + b"\0" + GET, room=3)
-        self.assertEqual((sink.done, intake.deaf), ([Request()] * 3, False))
-        self.all_of(sink, intake, 1)
-        self.assertEqual((sink.done, intake.deaf), ([*[Request()] * 3, 400], True))
+        sink, parser = feed((GET + END) * 3 + b"\0" + GET, room=3)
+        self.assertEqual((sink.done, parser.ignoring), ([Request()] * 3, False))
+        self.all_of(sink, parser, 1)
+        self.assertEqual((sink.done, parser.ignoring), ([*[Request()] * 3, 400], True))
 
 
 class BoundTests(SynchronousTestCase):
-    """What a hostile client can make the intake hold."""
+    """What a hostile client can make the parser hold."""
 
     def endless(self, start: bytes, more: bytes) -> tuple[int, int]:
         """Send without an end; the status it ends with, and after how many bytes."""
         sink = Sink()
-        intake = sink.intake
-        intake.feed(start)
+        parser = sink.parser
+        parser.feed(start)
         data = more * (READ // len(more))
         for number in range(1, 20):
-            intake.feed(data)
-            self.assertLess(len(intake.stash), 2 * READ)
-            if intake.deaf:
+            parser.feed(data)
+            self.assertLess(len(parser.unparsed), 2 * READ)
+            if parser.ignoring:
                 (status,) = sink.done
                 assert isinstance(status, int)
                 return status, number * len(data)
@@ -607,8 +607,8 @@ class BoundTests(SynchronousTestCase):
 
     def test_empty_lines(self) -> None:
         """Empty lines before a request are no request, and nothing of them is kept."""
-        sink, intake = feed(*[END * (READ // 2)] * 20)
-        self.assertEqual(intake.stash, b"")
+        sink, parser = feed(*[END * (READ // 2)] * 20)
+        self.assertEqual(parser.unparsed, b"")
         self.assertLessEqual(sink.begun, 1)
 
     def test_head_size(self) -> None:
@@ -706,17 +706,17 @@ class CutTests(SynchronousTestCase):
 
     @given(mixes(), st.integers(1, 4))
     @settings(max_examples=300, deadline=None)
-    def test_cut(self, mix: tuple[list[bytes], list[Request | int]], room: int) -> None:
+    def test_requests_survive_any_cut(self, mix: tuple[list[bytes], list[Request | int]], room: int) -> None:
         """Cut anywhere and taken in at any pace, requests are what they are, in order, and none is made up."""
         pieces, expected = mix
         sink = Sink(room)
-        intake = sink.intake
+        parser = sink.parser
         for piece in pieces:
-            if not intake.deaf:
-                intake.feed(piece)
-            while intake.stash:
+            if not parser.ignoring:
+                parser.feed(piece)
+            while parser.unparsed:
                 self.assertLessEqual(sink.begun, sink.room)
                 sink.make_room(sink.room + room)
-                intake.resume()
+                parser.resume()
         self.assertEqual(sink.done, expected)
         self.assertEqual(sink.begun, len(expected))

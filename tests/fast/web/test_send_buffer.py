@@ -45,19 +45,19 @@ class NearbyTests(Case):
                 self.engine.settle()
         return client.socket.buffers
 
-    def test_near(self) -> None:
+    def test_near_client_gets_the_smaller_buffer(self) -> None:
         """The first large answer gives it the smaller buffer, further ones need not."""
         self.assertEqual(self.buffers(NEAR, MIB, MIB), [BUFFER])
 
-    def test_far(self) -> None:
+    def test_far_client_keeps_the_default(self) -> None:
         """The kernel is left to find out what a client far away needs."""
         self.assertEqual(self.buffers(NEAR + 1, MIB), [])
 
-    def test_unknown(self) -> None:
+    def test_unknown_round_trip_keeps_the_default(self) -> None:
         """So it is where the round trip is not known: on a Unix socket, or before there was one."""
         self.assertEqual(self.buffers(None, MIB), [])
 
-    def test_not_yet(self) -> None:
+    def test_all_ones_mean_no_round_trip(self) -> None:
         """All ones mean that there was no round trip yet."""
         self.assertEqual(self.buffers(0xFFFFFFFF, MIB), [])
 

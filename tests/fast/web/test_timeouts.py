@@ -129,7 +129,7 @@ class FreshTests(Timed):
 class IdleTests(Timed):
     """Between two exchanges."""
 
-    def test_idle(self) -> None:
+    def test_idle_is_kept_a_second_longer_than_announced(self) -> None:
         """An idle connection is kept a second longer than announced."""
         self.ends_after(self.idle(), KEEP_ALIVE + GRACE_PAST_ANNOUNCED)
 
@@ -415,7 +415,7 @@ class LingeringTests(Timed):
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [408])
         self.closed_after(client, LINGER)
 
-    def test_idle(self) -> None:
+    def test_idle_too_long_lingers(self) -> None:
         """So has one that was idle for too long."""
         client = self.idle()
         self.ends_after(client, KEEP_ALIVE + GRACE_PAST_ANNOUNCED)

@@ -1,6 +1,6 @@
 """The write token, in every order of steps of the threads that want it.
 
-The connection, its turn, its intake and its exchanges are the real ones.  The socket is a double that knows what
+The connection, its turn, its parser and its exchanges are the real ones.  The socket is a double that knows what
 must never happen: bytes of two senders at once, anything on a closed descriptor, a descriptor closed while
 somebody sends on it.
 """
@@ -26,12 +26,13 @@ from tests.fast.doubles import CONTINUE, parse_answers
 from tests.fast.interleave import Scheduler, Violation, explore
 
 STEPS = (
-    "arrive claim done release left append interject first sent flushed end_of_input idle linger oust close"
+    "request_ready acquire done release leave_to_reactor append acquire_for_interim first_piece"
+    " piece_taken rest_flushed end_of_input idle linger replace close"
 ).split()
 
 
-def checked_turn(scheduler: Scheduler) -> Callable[[], WriteToken]:
-    """A Turn before each of whose steps another thread may come."""
+def checked_token(scheduler: Scheduler) -> Callable[[], WriteToken]:
+    """A write token before each of whose steps another thread may come."""
 
     def wrapped(name: str) -> Callable[..., Any]:
         step = getattr(WriteToken, name)
@@ -219,7 +220,7 @@ class World:
         if not kernel.closed:
             if (write_token.waiting or write_token.current is not None) and not write_token.lingering:
                 raise Violation(f"a request sleeps: {write_token.current} {list(write_token.waiting)}")
-            if self.connection.intake.stash and not write_token.lingering:
+            if self.connection.parser.unparsed and not write_token.lingering:
                 raise Violation("received bytes are never parsed")
             if write_token.eof:
                 raise Violation("the client has closed, everything is answered, and it is not closed")
@@ -305,7 +306,7 @@ class TurnTests(SynchronousTestCase):
         preemptions: int = 2,
     ) -> None:
         def build(scheduler: Scheduler) -> Callable[[], None]:
-            with patch.object(connection_module, "WriteToken", checked_turn(scheduler)):
+            with patch.object(connection_module, "WriteToken", checked_token(scheduler)):
                 world = World(scheduler, list(script), answer, list(takes or []))
 
             def end() -> None:

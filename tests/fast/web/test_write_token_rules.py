@@ -66,16 +66,16 @@ class Case(SynchronousTestCase):
         """Let its request arrive."""
         self.write_token = WriteToken()
         self.one, self.two = request(), request()
-        self.assertTrue(self.write_token.arrive(self.one))
+        self.assertTrue(self.write_token.request_ready(self.one))
 
     def leave(self, *pieces: bytes, last: bool = False) -> None:
         """Send, and leave a rest."""
-        self.assertIs(self.write_token.claim(self.one), SEND)
-        self.assertFalse(self.write_token.left(list(pieces), last))
+        self.assertIs(self.write_token.acquire(self.one), SEND)
+        self.assertFalse(self.write_token.leave_to_reactor(list(pieces), last))
 
     def closing(self) -> None:
         """Have the reactor ask to close while somebody sends."""
-        self.assertIs(self.write_token.claim(self.one), SEND)
+        self.assertIs(self.write_token.acquire(self.one), SEND)
         self.assertFalse(self.write_token.close())
 
     def closed(self) -> None:
@@ -88,29 +88,29 @@ class SenderTests(Case):
 
     def test_one_sender(self) -> None:
         """While one sends, another has to queue behind it."""
-        self.assertIs(self.write_token.claim(self.one), SEND)
+        self.assertIs(self.write_token.acquire(self.one), SEND)
         self.assertIs(self.write_token.holder, SENDER)
-        self.assertIs(self.write_token.claim(self.one), QUEUE)
+        self.assertIs(self.write_token.acquire(self.one), QUEUE)
 
     def test_nobody_reads_it(self) -> None:
         """Who is not current, or comes after the last byte, or after the end, does not get the token."""
-        self.assertIs(self.write_token.claim(self.two), GONE)
+        self.assertIs(self.write_token.acquire(self.two), GONE)
         last = request(keep=False)
         ended = WriteToken()
-        ended.arrive(last)
-        ended.claim(last)
+        ended.request_ready(last)
+        ended.acquire(last)
         self.assertFalse(ended.done(last, True))
         self.assertTrue(ended.lingering)
-        self.assertIs(ended.claim(last), GONE)
+        self.assertIs(ended.acquire(last), GONE)
         self.closing()
         self.assertTrue(self.write_token.done(self.one, False))
-        self.assertIs(self.write_token.claim(self.one), GONE)
+        self.assertIs(self.write_token.acquire(self.one), GONE)
         self.closed()
-        self.assertIs(self.write_token.claim(self.one), GONE)
+        self.assertIs(self.write_token.acquire(self.one), GONE)
 
     def test_nothing_begins_while_closing(self) -> None:
         """A sender that is through when the reactor wants to close calls it, and starts nothing."""
-        self.write_token.arrive(self.two)
+        self.write_token.request_ready(self.two)
         self.closing()
         self.assertIs(self.write_token.done(self.one, True), True)
         self.assertEqual((self.write_token.current, list(self.write_token.waiting)), (self.one, [self.two]))
@@ -119,7 +119,7 @@ class SenderTests(Case):
         """A reactor that wants to hear of the next change of turn is called: at each, not only at an answer's end."""
         for last in (False, True):
             self.write_token.attention = True
-            self.assertIs(self.write_token.claim(self.one), SEND)
+            self.assertIs(self.write_token.acquire(self.one), SEND)
             self.assertIs(self.write_token.done(self.one, last), True)
         self.assertIs(self.write_token.current, None)
 
@@ -127,74 +127,74 @@ class SenderTests(Case):
         """Also at the end of the last answer, be it in the kernel or in the rest."""
         for rest in (False, True):
             write_token, last = WriteToken(), request(keep=False)
-            write_token.arrive(last)
+            write_token.request_ready(last)
             write_token.attention = True
-            write_token.claim(last)
+            write_token.acquire(last)
             if rest:
-                write_token.left([b"x"], True)
-                write_token.sent(1)
-                self.assertEqual(write_token.flushed(), (True, last, True))
+                write_token.leave_to_reactor([b"x"], True)
+                write_token.piece_taken(1)
+                self.assertEqual(write_token.rest_flushed(), (True, last, True))
             else:
                 self.assertIs(write_token.done(last, True), True)
 
-    def test_begun(self) -> None:
+    def test_begun_with_the_first_piece(self) -> None:
         """A new answer has not begun, and has as soon as something of it is sent or waits to be."""
         self.assertFalse(self.write_token.begun)
         self.leave(b"x")
         self.assertTrue(self.write_token.begun)
-        self.write_token.sent(1)
-        self.write_token.flushed()
-        self.assertIs(self.write_token.claim(self.one), SEND)
+        self.write_token.piece_taken(1)
+        self.write_token.rest_flushed()
+        self.assertIs(self.write_token.acquire(self.one), SEND)
         self.write_token.done(self.one, True)
-        self.assertTrue(self.write_token.arrive(self.two))
+        self.assertTrue(self.write_token.request_ready(self.two))
         self.assertFalse(self.write_token.begun)
 
 
 class RestTests(Case):
     """What the kernel does not take is the reactor's."""
 
-    def test_order(self) -> None:
+    def test_rest_is_sent_in_order(self) -> None:
         """It is sent from its beginning, byte by byte, with what came later behind it."""
         self.leave(b"abc", b"", b"d")
-        self.assertIs(self.write_token.claim(self.one), QUEUE)
+        self.assertIs(self.write_token.acquire(self.one), QUEUE)
         self.assertTrue(self.write_token.append(self.one, [b"", b"ef"], False))
         self.assertEqual((list(self.write_token.rest), self.write_token.held), ([b"abc", b"d", b"ef"], 6))
         got = b""
-        while (piece := self.write_token.first()) is not None:
+        while (piece := self.write_token.first_piece()) is not None:
             count = min(2, len(piece))
             got += bytes(piece[:count])
-            self.write_token.sent(count)
+            self.write_token.piece_taken(count)
             self.assertLessEqual(len(got), 6)
         self.assertEqual((got, self.write_token.held), (b"abcdef", 0))
 
     def test_let_go(self) -> None:
         """The reactor lets go when nothing is left, and not while something was added meanwhile."""
         self.leave(b"x")
-        self.write_token.sent(1)
+        self.write_token.piece_taken(1)
         self.write_token.append(self.one, [b"y"], True)
-        self.assertEqual(self.write_token.flushed(), (False, None, False))
+        self.assertEqual(self.write_token.rest_flushed(), (False, None, False))
         self.assertIs(self.write_token.holder, REACTOR)
-        self.write_token.sent(1)
-        self.assertEqual(self.write_token.flushed(), (True, self.one, False))
+        self.write_token.piece_taken(1)
+        self.assertEqual(self.write_token.rest_flushed(), (True, self.one, False))
         self.assertIs(self.write_token.holder, NOBODY)
-        self.assertEqual(self.write_token.flushed(), (False, None, False))
+        self.assertEqual(self.write_token.rest_flushed(), (False, None, False))
 
     def test_an_answer_that_goes_on(self) -> None:
         """A rest without the end of an answer ends nothing, but is a change of turn."""
         self.leave(b"x", last=False)
         self.write_token.attention = True
-        self.write_token.sent(1)
-        self.assertEqual(self.write_token.flushed(), (True, None, True))
+        self.write_token.piece_taken(1)
+        self.assertEqual(self.write_token.rest_flushed(), (True, None, True))
         self.assertIs(self.write_token.current, self.one)
 
-    def test_following(self) -> None:
+    def test_end_of_rest_starts_the_next_exchange(self) -> None:
         """The end of a rest starts the next exchange."""
-        self.write_token.arrive(self.two)
+        self.write_token.request_ready(self.two)
         self.leave(b"x", last=True)
-        self.write_token.sent(1)
-        self.assertEqual(self.write_token.flushed(), (True, self.one, self.two))
+        self.write_token.piece_taken(1)
+        self.assertEqual(self.write_token.rest_flushed(), (True, self.one, self.two))
         self.assertIs(self.write_token.current, self.two)
-        self.assertIs(self.write_token.claim(self.two), SEND)
+        self.assertIs(self.write_token.acquire(self.two), SEND)
 
     def test_append_too_late(self) -> None:
         """Nothing is put behind a rest that is not there any more, or by one that is not current."""
@@ -206,9 +206,9 @@ class RestTests(Case):
     def test_dropped_while_closing(self) -> None:
         """A sender that leaves a rest while the reactor wants to close drops it, lets go, and calls the reactor."""
         self.closing()
-        self.assertTrue(self.write_token.left([b"x"], True))
+        self.assertTrue(self.write_token.leave_to_reactor([b"x"], True))
         self.assertEqual(
-            (self.write_token.holder, self.write_token.first(), self.write_token.held), (NOBODY, None, 0)
+            (self.write_token.holder, self.write_token.first_piece(), self.write_token.held), (NOBODY, None, 0)
         )
 
 
@@ -223,7 +223,7 @@ class WaitTests(Case):
 
     def take(self, count: int) -> Callable[[], object]:
         """The kernel takes so much."""
-        return lambda: self.write_token.sent(count)
+        return lambda: self.write_token.piece_taken(count)
 
     def test_not_far_ahead(self) -> None:
         """Up to a measure it does not wait."""
@@ -241,12 +241,12 @@ class WaitTests(Case):
         self.assertEqual(self.wait(self.closed, self.closed), (False, 1))
         self.assertEqual(self.wait(), (False, 0))
 
-    def test_told(self) -> None:
+    def test_waiting_threads_are_notified(self) -> None:
         """Whatever may end the wait tells those who wait."""
         room = Room(self.write_token.lock, [])
         self.write_token.room = cast(Any, room)
         self.leave(b"x" * 11)
-        self.write_token.sent(5)
+        self.write_token.piece_taken(5)
         self.assertEqual(room.told, 1)
         self.closed()
         self.assertEqual(room.told, 2)
@@ -257,51 +257,51 @@ class ReactorTests(Case):
 
     def idle(self) -> None:
         """Have the answer of the one exchange ended."""
-        self.write_token.claim(self.one)
+        self.write_token.acquire(self.one)
         self.write_token.done(self.one, True)
 
-    def test_interject(self) -> None:
+    def test_interim_answer_only_on_an_idle_connection(self) -> None:
         """Something is said in between only on a connection on which nothing is answered, sent, or ended."""
-        self.assertFalse(self.write_token.interject())
+        self.assertFalse(self.write_token.acquire_for_interim())
         self.idle()
-        self.assertTrue(self.write_token.interject())
+        self.assertTrue(self.write_token.acquire_for_interim())
         self.assertIs(self.write_token.holder, SENDER)
-        self.assertFalse(self.write_token.interject())
-        self.assertFalse(self.write_token.left([b"x"], False))
-        self.assertFalse(self.write_token.interject())
-        self.write_token.sent(1)
-        self.assertEqual(self.write_token.flushed(), (True, None, False))
+        self.assertFalse(self.write_token.acquire_for_interim())
+        self.assertFalse(self.write_token.leave_to_reactor([b"x"], False))
+        self.assertFalse(self.write_token.acquire_for_interim())
+        self.write_token.piece_taken(1)
+        self.assertEqual(self.write_token.rest_flushed(), (True, None, False))
         self.assertTrue(self.write_token.linger())
-        self.assertFalse(self.write_token.interject())
+        self.assertFalse(self.write_token.acquire_for_interim())
         self.write_token.lingering = False
         self.closed()
-        self.assertFalse(self.write_token.interject())
+        self.assertFalse(self.write_token.acquire_for_interim())
 
-    def test_interjected(self) -> None:
-        """Who has said it lets go."""
+    def test_interim_answer_releases_the_token(self) -> None:
+        """After an interim answer the token is free."""
         self.idle()
-        self.write_token.interject()
+        self.write_token.acquire_for_interim()
         self.write_token.release()
         self.assertIs(self.write_token.holder, NOBODY)
 
-    def test_idle(self) -> None:
+    def test_idle_when_nothing_is_answered_or_left(self) -> None:
         """Idle is a connection on which nothing is answered, and nothing left to send."""
         self.assertFalse(self.write_token.idle())
         self.idle()
         self.assertTrue(self.write_token.idle())
-        self.write_token.interject()
-        self.write_token.left([b"x"], False)
+        self.write_token.acquire_for_interim()
+        self.write_token.leave_to_reactor([b"x"], False)
         self.assertFalse(self.write_token.idle())
 
     def test_linger(self) -> None:
         """Only such a connection is ended without an answer, and then answers nothing any more."""
         self.assertFalse(self.write_token.linger())
         self.idle()
-        self.write_token.interject()
-        self.write_token.left([b"x"], False)
+        self.write_token.acquire_for_interim()
+        self.write_token.leave_to_reactor([b"x"], False)
         self.assertFalse(self.write_token.linger())
-        self.write_token.sent(1)
-        self.write_token.flushed()
+        self.write_token.piece_taken(1)
+        self.write_token.rest_flushed()
         self.assertTrue(self.write_token.linger())
         self.assertTrue(self.write_token.lingering)
         self.closed()
@@ -310,47 +310,47 @@ class ReactorTests(Case):
     def test_end_of_input(self) -> None:
         """The client's end is the end if no answer is owed; else it is remembered until none is."""
         self.assertFalse(self.write_token.end_of_input())
-        self.write_token.claim(self.one)
+        self.write_token.acquire(self.one)
         self.assertIs(self.write_token.done(self.one, True), True)
         self.assertTrue(self.write_token.end_of_input())
 
-    def test_oust(self) -> None:
+    def test_replace(self) -> None:
         """Another exchange takes the place of one whose answer has not begun."""
-        self.assertTrue(self.write_token.oust(self.one, self.two))
-        self.assertIs(self.write_token.claim(self.one), GONE)
-        self.assertIs(self.write_token.claim(self.two), SEND)
+        self.assertTrue(self.write_token.replace(self.one, self.two))
+        self.assertIs(self.write_token.acquire(self.one), GONE)
+        self.assertIs(self.write_token.acquire(self.two), SEND)
 
-    def test_not_to_oust(self) -> None:
+    def test_begun_answer_is_not_replaced(self) -> None:
         """Not of one that has, nor of one that is not current, nor on a connection that is closed."""
-        self.assertFalse(self.write_token.oust(self.two, self.one))
-        self.write_token.claim(self.one)
+        self.assertFalse(self.write_token.replace(self.two, self.one))
+        self.write_token.acquire(self.one)
         self.write_token.done(self.one, False)
-        self.assertFalse(self.write_token.oust(self.one, self.two))
+        self.assertFalse(self.write_token.replace(self.one, self.two))
         self.write_token = WriteToken()
-        self.write_token.arrive(self.one)
+        self.write_token.request_ready(self.one)
         self.closed()
-        self.assertFalse(self.write_token.oust(self.one, self.two))
+        self.assertFalse(self.write_token.replace(self.one, self.two))
 
-    def test_not_to_oust_what_waits(self) -> None:
+    def test_answer_behind_the_rest_is_not_replaced(self) -> None:
         """Nor of one whose beginning waits behind 100 Continue, which the client has yet to take."""
         self.idle()
-        self.write_token.interject()
-        self.write_token.left([b"continue"], False)
-        self.write_token.arrive(self.one)
-        self.assertIs(self.write_token.claim(self.one), QUEUE)
+        self.write_token.acquire_for_interim()
+        self.write_token.leave_to_reactor([b"continue"], False)
+        self.write_token.request_ready(self.one)
+        self.assertIs(self.write_token.acquire(self.one), QUEUE)
         self.assertTrue(self.write_token.append(self.one, [b"answer"], True))
-        self.assertFalse(self.write_token.oust(self.one, self.two))
+        self.assertFalse(self.write_token.replace(self.one, self.two))
 
-    def test_ousted_while_it_queues(self) -> None:
-        """One that was ousted before it could queue finds out."""
+    def test_replaced_while_it_queues(self) -> None:
+        """One that was replaced before it could queue finds out."""
         self.idle()
-        self.write_token.interject()
-        self.write_token.left([b"continue"], False)
-        self.write_token.arrive(self.one)
-        self.assertIs(self.write_token.claim(self.one), QUEUE)
-        self.assertTrue(self.write_token.oust(self.one, self.two))
+        self.write_token.acquire_for_interim()
+        self.write_token.leave_to_reactor([b"continue"], False)
+        self.write_token.request_ready(self.one)
+        self.assertIs(self.write_token.acquire(self.one), QUEUE)
+        self.assertTrue(self.write_token.replace(self.one, self.two))
         self.assertFalse(self.write_token.append(self.one, [b"answer"], True))
-        self.assertIs(self.write_token.claim(self.one), GONE)
+        self.assertIs(self.write_token.acquire(self.one), GONE)
 
     def test_close(self) -> None:
         """A connection is closed once; nothing is left of it, and nothing begins on it."""
@@ -358,11 +358,11 @@ class ReactorTests(Case):
         self.closed()
         self.assertFalse(self.write_token.close())
         self.assertEqual(
-            (self.write_token.holder, self.write_token.first(), self.write_token.held), (NOBODY, None, 0)
+            (self.write_token.holder, self.write_token.first_piece(), self.write_token.held), (NOBODY, None, 0)
         )
         self.assertTrue(self.write_token.closing)
         self.write_token.current = None
-        self.assertFalse(self.write_token.arrive(self.two))
+        self.assertFalse(self.write_token.request_ready(self.two))
 
     def test_close_while_somebody_sends(self) -> None:
         """One on which somebody sends is closed when that one has let go."""

@@ -135,7 +135,7 @@ class AnswerTests(AppCase):
             got = self.answered(answer)
             self.assertEqual((got.body, got.whole), (b"onetwothree", True))
 
-    def test_nothing(self) -> None:
+    def test_no_pieces_make_an_empty_body(self) -> None:
         """An answer of no pieces, or of empty ones, has an empty body."""
         for make in (list, tuple, lambda: [b""], lambda: iter([b"", b""]), Body):
 
@@ -487,7 +487,7 @@ class CloseTests(AppCase):
             client.close()
             self.nothing_left()
 
-    def test_error(self) -> None:
+    def test_closes_when_the_iteration_fails(self) -> None:
         """When the iteration fails, at the first piece or later."""
         for pieces in ((fail,), (b"one", fail)):
             self.closed(Body(*pieces))
@@ -507,7 +507,7 @@ class CloseTests(AppCase):
         self.closed(Body(b"one", "two"))
         self.assertEqual(len(self.errors(TypeError)), 1)
 
-    def test_gone(self) -> None:
+    def test_closes_when_the_client_leaves(self) -> None:
         """When the client leaves, before the first piece, later, or with the last; that is no application's error."""
         for script in ([BrokenPipeError()], [100, BrokenPipeError()], [1000, 1000, ConnectionResetError()]):
             self.closed(Body(b"one" * 100, b"two" * 100), script=script)
@@ -584,7 +584,7 @@ class CloseTests(AppCase):
         client.send(GET)
         self.assertEqual([answer.body for answer in parse_answers(got[0])], [b"one"])
 
-    def test_caught(self) -> None:
+    def test_swallowed_disconnect_ends_the_exchange(self) -> None:
         """An application that swallows the news that its client has left ends like any other."""
 
         def application(environ: Environ, start_response: Any) -> Any:
@@ -607,7 +607,7 @@ class CloseTests(AppCase):
 class EnvironTests(AppCase):
     """What an application is told."""
 
-    def test_everything(self) -> None:
+    def test_environ_has_all_pep_3333_keys(self) -> None:
         """All keys that PEP 3333 knows are there, with what a server without a proxy knows."""
         environ = self.environ(b"GET /a%20b/c?d=e%20f HTTP/1.1\r\nHost: example.org:81\r\n\r\n")
         self.assertIs(type(environ), dict)
