@@ -49,7 +49,7 @@ class MonotonicClock:
         make_alarm: Callable[[Callable[[], None]], Alarm],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make a clock that calls nothing until `start`; `on` makes the usual one.
+        """Make a clock that calls nothing until `start`; `monotonic_clock` makes the usual one.
 
         :param make_alarm: called at `start` with what to do when it goes off.
         :param monotonic: tells the time.
@@ -142,7 +142,7 @@ class MonotonicClock:
             self._alarm.set(max(0.0, earliest - self.seconds()))
 
 
-def on(reactor: Any) -> MonotonicClock:
+def monotonic_clock(reactor: Any) -> MonotonicClock:
     """Make the clock that a server uses.
 
     :param reactor: provides `IReactorFDSet`; and `IReactorTime`, for systems without timerfd.

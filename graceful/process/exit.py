@@ -136,7 +136,7 @@ class LastLimit:
         self.missing = "; ".join(missing)
 
     @property
-    def left(self) -> float | None:
+    def remaining_seconds(self) -> float | None:
         """Seconds until the process ends in any case; None if nobody has said when.  Main thread."""
         return None if self._limit is None else max(0.0, self._limit - self._system.monotonic())
 

@@ -54,7 +54,11 @@ class ServerOrders:
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        left = self._process.limit.left if self._process is not None and self._drain.state != State.SERVING else None
+        left = (
+            self._process.limit.remaining_seconds
+            if self._process is not None and self._drain.state != State.SERVING
+            else None
+        )
         return self._at_most() if left is None else left
 
     def limit(self) -> None:
@@ -66,12 +70,12 @@ class ServerOrders:
         """Move the last limit, if what is in flight has got more time since it was set: a download has begun."""
         if self._process is None or not self._drain.state.draining or self._drain.state.past_deadline:
             return
-        left = self._process.limit.left
+        left = self._process.limit.remaining_seconds
         if left is not None and self._at_most() > left + EXIT_SECONDS:
             self._process.limit.arm(self._at_most())
 
     def _move_limit(self) -> None:
-        if self._process is not None and self._process.limit.left is not None:
+        if self._process is not None and self._process.limit.remaining_seconds is not None:
             self._process.limit.arm(self._at_most())
 
     # -- orders -------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Listener:
         self._silent = silent
         self._started = False
         self._closing = False
-        self._door_shut = False  # no new handshakes begin
+        self._refuses_handshakes = False  # no new handshakes begin
         self._no_room = False  # the last accept found no room; said in the log once, until one succeeds
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
@@ -214,7 +214,7 @@ class Listener:
                 self._no_room = False
                 log.info("socket {name} accepts again", name=self.name)
             connection.setblocking(False)
-            if self._door_shut:
+            if self._refuses_handshakes:
                 release(connection)
             try:
                 self._accepted(connection, address)
@@ -241,10 +241,10 @@ class Listener:
         """
         listening = self.bound.socket
         own_tcp = listening.family != socket.AF_UNIX and not self.bound.shared
-        self._door_shut = own_tcp and drop_new(listening)
-        port = listening.getsockname()[1] if self._door_shut else 0
+        self._refuses_handshakes = own_tcp and drop_new(listening)
+        port = listening.getsockname()[1] if self._refuses_handshakes else 0
         await self._accept_all(give_up)
-        if self._door_shut:
+        if self._refuses_handshakes:
             await self._handshakes_done(port)
             await self._accept_all(give_up)
         self._finish()

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
 from graceful.drain import DrainResult, State
-from graceful.process.clock import on
+from graceful.process.clock import monotonic_clock
 from graceful.process.exit import EXIT_SECONDS, latest_exit
 from graceful.process.own_process import OwnProcess
 from graceful.reports.reporter import Reporter
@@ -91,7 +91,7 @@ class Supervisor(Instance):
 
     def _bind_desk(self) -> None:
         settings = self.settings
-        clock = self._clock = on(self._reactor)
+        clock = self._clock = monotonic_clock(self._reactor)
         clock.start()
         self._crew = WorkerPool(
             self._places,

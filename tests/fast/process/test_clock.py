@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from graceful.process import clock as module
-from graceful.process.clock import MonotonicClock, ReactorAlarm, TimerfdAlarm, on
+from graceful.process.clock import MonotonicClock, ReactorAlarm, TimerfdAlarm, monotonic_clock
 
 
 class Hand:
@@ -197,7 +197,7 @@ class TimerfdTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make the clock that a server has."""
         self.reactor = Reactor()
-        self.clock = on(self.reactor)
+        self.clock = monotonic_clock(self.reactor)
         self.clock.start()
         self.addCleanup(self.clock.stop)
 
@@ -246,7 +246,7 @@ class ReactorAlarmTests(SynchronousTestCase):
         self.patch(module, "_timerfd_calls", lambda: None)
         reactor = Clock()
         made: list[str] = []
-        clock = on(reactor)
+        clock = monotonic_clock(reactor)
         with capturedLogs() as events:
             clock.start()
         self.assertIn("no timerfd", formatEvent(events[0]))
