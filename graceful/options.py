@@ -1,9 +1,8 @@
 """The command line of `twistd graceful-app`.
 
-A value that is only found bad when it is first used stops a server in the middle of a night, or never stops
-it and does something else.  So everything that can be checked is checked while the command line is parsed, in
-the terminal of whoever typed it, and each refusal is one line that names the option, the value and what is
-expected.
+A bad value that is found only when it is first used stops a server in the middle of a night, or makes it do
+something else than was meant.  So everything that can be checked is checked while the command line is parsed, in
+the operator's terminal, and each refusal is one line that names the option, the value and what is expected.
 
 twistd parses before it forks and before it has chosen a reactor: nothing here may import the reactor.
 """
@@ -45,7 +44,10 @@ from graceful.sockets.binding import activation
 from graceful.workers.parent import VARIABLE as WORKER
 from graceful.workers.parent import Parent, ParentError
 
+#: twistd's own default; it says nothing about which server this is, so the control socket is not named after it.
 DEFAULT_PID_FILE: Final = "twistd.pid"
+
+#: The name of the control socket if neither it nor a pid file was named.
 DEFAULT_CONTROL: Final = "graceful.sock"
 
 
@@ -167,7 +169,7 @@ class Options(usage.Options):
         self.startup.begin()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse; what is wrong is told in one line, which twistd would bury under its whole help."""
+        """Parse, and refuse in one line, which twistd would bury under its whole help."""
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
@@ -196,7 +198,7 @@ class Options(usage.Options):
             parent["pidfile"] = ""
 
     def _change_directory(self) -> None:
-        """Be where the application is; what was typed is relative to where it was typed."""
+        """Change to `--chdir`; typed paths stay relative to the directory before."""
         directory, parent = self["chdir"], self.parent
         if directory is None:
             return
@@ -214,7 +216,7 @@ class Options(usage.Options):
             ) from None
 
     def _choose_log_format(self) -> None:
-        """Have twistd write its log as JSON, if that is wanted; and in any case share it if it is a file."""
+        """Have twistd log as `--log-format` says, and append to a file that instances share."""
         chosen, parent = self["log-format"], self.parent
         if chosen not in (None, "text", "json"):
             raise usage.UsageError(f"--log-format {chosen}: expected text or json")
@@ -228,7 +230,7 @@ class Options(usage.Options):
             logs.write(parent, as_json)
 
     def _usual_control(self) -> str:
-        """Where the control socket is if nobody says: beside the pid file, or else in the directory."""
+        """Return the default path of the control socket: beside the pid file, or else in the run directory."""
         parent = self.parent
         pid_file = parent.get("pidfile") if parent is not None else None
         if not pid_file:
@@ -245,7 +247,7 @@ class Options(usage.Options):
         return -1 if uid is None else uid, -1 if gid is None else gid
 
     def _take_pid_file(self) -> PidFile | None:
-        """Take the pid file out of twistd's hands: it would not let a successor start, and remove its file."""
+        """Manage the pid file instead of twistd, which would refuse to start a successor, and remove its file."""
         parent = self.parent
         if parent is None or not parent.get("pidfile"):
             return None
@@ -267,7 +269,7 @@ class Options(usage.Options):
 
     @property
     def takeover(self) -> bool:
-        """Whether to take over from whoever answers at the control socket."""
+        """Whether to take over from the server that answers at the control socket."""
         return self.post is None and (bool(self["takeover"]) or self.asked_at is not None)
 
     def _read_settings(self) -> Settings:

@@ -1,4 +1,4 @@
-"""What can be set about an instance, whoever sets it.
+"""The settings of an instance, independent of how they are given.
 
 The command line is one way to start the server, an `Application` in a .tac file another, a test a third.  All
 of them need the same limits with the same defaults, and the same refusal of values that would only show much
@@ -22,11 +22,20 @@ from graceful.config.values import UNIX, BadTarget, Limit, parse_mapping, parse_
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.address import parse as parse_address
 
+#: The value of `access_log` that means standard output.
 STANDARD_OUTPUT: Final = "-"
+
+#: Seconds that a time-out may be at most; more is a mistake in the unit.
 YEAR: Final = 365 * 86_400
+
+#: Connections that `max_connections` is by default at most, however many files the process may open.
 MOST_CONNECTIONS: Final = 10_000
+
+#: The default of `health_path`.
 HEALTH_PATH: Final = "/+haproxy"
-LONGEST_CONTROL_PATH: Final = LONGEST_UNIX_PATH - len(".4194304")  # an instance that leaves is at PATH.<pid>
+
+#: Bytes of a control socket's path: an instance that leaves moves its socket to PATH.<pid>.
+LONGEST_CONTROL_PATH: Final = LONGEST_UNIX_PATH - len(".4194304")
 
 _PATH: Final = re.compile(r"/[!-\"$->@-~]*")
 _TEXT: Final = re.compile(r"[ -~]{0,100}")
@@ -181,7 +190,7 @@ def _several(value: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
 def half_of_open_files(
     getrlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
 ) -> int:
-    """How many connections to hold, by what the process may open (`ulimit -n`).
+    """Return the default of `max_connections`, from the limit on open files (`ulimit -n`).
 
     A connection needs a descriptor, and a second one while a large body of it is in a temporary file or while
     the application answers from a file or a database.  So it is half of the limit, and 10,000 at most.
@@ -205,7 +214,7 @@ class Settings:
     :ivar threads: how many threads run the application.
     :ivar queue: how many exchanges may wait for a thread; one more is answered with 503.
     :ivar deadline: seconds from the closing of the sockets until what is still running is taken down.
-    :ivar download_deadline: likewise for downloads, which hold no thread; if it is less than `deadline`, that counts.
+    :ivar download_deadline: the same for downloads, which hold no thread; `deadline` if that is longer.
     :ivar lame_duck: seconds for which a stopping instance still accepts while its health says "going down".
     :ivar idle_grace: seconds that an idle connection is kept open in a drain, for one last request.
     :ivar keep_alive: seconds that clients are told they may reuse an idle connection.  It is really kept a
@@ -216,7 +225,7 @@ class Settings:
         is told, and a while later it is taken down.
     :ivar max_body: bytes of the largest request body that is taken; a larger one is answered with 413.
     :ivar download: paths that are served without the application: `/files=http://librarian:58000/`, or a directory.
-    :ivar internal_download: likewise, what the application's `X-Accel-Redirect` may name.
+    :ivar internal_download: the same, for paths that the application's `X-Accel-Redirect` may name.
     :ivar upstream_connect_timeout: seconds within which an upstream server must take a connection.
     :ivar upstream_timeout: seconds for which an upstream server may say nothing.
     :ivar spool: directory for request bodies too large for memory.  Default: the system's temporary one.
@@ -226,8 +235,8 @@ class Settings:
     :ivar reports: directory for reports of what was taken down and what failed; None for none.
     :ivar report_slower_than: seconds from which on an exchange is reported as slow; None for never.
     :ivar report_hide: names of query values and header fields that no report may show; cookies and credentials never.
-    :ivar health_path: where a balancer asks whether it shall send requests; empty for nowhere.
-    :ivar going_down_status: what it is answered once it shall not.
+    :ivar health_path: where a balancer asks whether to send requests; empty for nowhere.
+    :ivar going_down_status: the status of that answer once it should send none.
     :ivar control: path of the Unix socket for orders; empty for none.  None: none in a service among others, and in
         `graceful-app` the usual one.
     :ivar control_mode: the permissions of that socket.

@@ -22,10 +22,10 @@ class BadTarget(ValueError):
 
 @frozen
 class Mapping:
-    """A prefix of paths, and what is there.
+    """A prefix of paths, and the URL or directory that serves them.
 
     :ivar prefix: such as `/files`, without a slash at its end.
-    :ivar base: a URL or a directory, likewise.
+    :ivar base: a URL or a directory, without a slash at its end.
     :ivar remote: whether it is a URL.
     """
 
@@ -37,7 +37,7 @@ class Mapping:
 def parse_mapping(text: str) -> Mapping:
     """Read `/PREFIX=URL-or-DIRECTORY`.
 
-    :raises BadTarget: it is none.
+    :raises BadTarget: the text is no such mapping.
     """
     prefix, equals, base = text.partition("=")
     prefix = prefix.rstrip("/")
@@ -62,7 +62,7 @@ class Limit(NamedTuple):
 
     :ivar seconds: how long an exchange may run.
     :ivar prefix: for which request targets; empty for all.
-    :ivar report: it is only tried out: who passes it is reported, and goes on.
+    :ivar report: only report an exchange that passes it, and let it go on.
     """
 
     seconds: float
@@ -70,13 +70,13 @@ class Limit(NamedTuple):
     report: bool = False
 
     def __str__(self) -> str:
-        """As it is typed."""
+        """Return it as it is typed."""
         start = f"{self.prefix}=" if self.prefix else ""
         return f"{start}{self.seconds:g}{':report' if self.report else ''}"
 
 
+#: The entry of a list of trusted networks that means every peer on a Unix socket.
 UNIX: Final = "unix"
-"""In a list of trusted networks: every peer on a Unix socket."""
 
 
 Address = IPv4Address | IPv6Address
@@ -86,7 +86,7 @@ Network = IPv4Network | IPv6Network
 
 
 def parse_network(text: str) -> Network:
-    """A network in CIDR form, or a single address.
+    """Parse a network in CIDR form, or a single address.
 
     :raises ValueError: it is neither, or has bits set behind the prefix, which is more likely a mistake than
         the wish to trust a whole network.

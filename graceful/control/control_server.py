@@ -27,7 +27,7 @@ from graceful.control.read_api import ReadApi
 from graceful.control.same_origin import SameOrigin
 from graceful.control.status import StatusSource
 from graceful.drain import DrainResult, State
-from graceful.process.clock import on
+from graceful.process.clock import monotonic_clock
 from graceful.process.orders import ControlOrders
 from graceful.process.systemd import SystemdNotifier
 from graceful.sockets.address import Address, parse
@@ -148,7 +148,7 @@ class ControlServer:
         """
         self._reactor = reactor
         self._orders = self._control_api.orders = orders
-        clock = self._clock = on(reactor)
+        clock = self._clock = monotonic_clock(reactor)
         clock.start()
         hub = self._hub = Hub(reactor)
         hub.start()

@@ -1,1 +1,1 @@
-"""What is written line by line: the access log, and twistd's own log."""
+"""Log files: the access log, and twistd's own log."""

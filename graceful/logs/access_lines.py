@@ -1,11 +1,11 @@
-"""The lines of the access log: what was asked, by whom, what became of it, and how long it took.
+"""Formatting the lines of the access log, so that no client can forge one.
 
 The format is the combined one of the Apache HTTP server, with the time when the request began, plus the
 seconds from its first byte to its answer's last, and the request id.
 
 What a client sends ends up in these lines, and a client that could end a line could forge one.  Everything
-outside printable ASCII, quotes and backslashes are escaped.  Looking for them in each field would be dear, so
-a whole batch is looked through at once: with the harmless characters deleted, exactly six quotes and a line
+outside printable ASCII, quotes and backslashes are escaped.  Searching each field would be slow, so a
+whole batch is checked at once: with the harmless characters deleted, exactly six quotes and a line
 end must remain of each line.
 """
 
@@ -23,7 +23,7 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 
 class Finished(Protocol):
-    """What the log reads of an exchange that has ended."""
+    """The attributes of a finished exchange that the log reads."""
 
     peer: str
     method: str
@@ -66,7 +66,7 @@ class _Escaped:
 
 
 def stamp(second: int) -> str:
-    """A time stamp of the combined format, in UTC.
+    """Return a time stamp of the combined format, in UTC.
 
     :param second: whole seconds since the epoch.
     """
@@ -111,7 +111,7 @@ def _clean(data: bytes, count: int) -> bool:
 
 
 def format_lines(batch: Sequence[Finished], offset: float, stamps: dict[int, str] | None = None) -> bytes:
-    """The lines of some finished exchanges.
+    """Return the log lines of finished exchanges.
 
     :param batch: the exchanges, in the order of their lines.
     :param offset: seconds to add to the exchanges' monotonic times to get the time since the epoch.

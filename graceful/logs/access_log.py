@@ -2,7 +2,7 @@
 
 Writing a line costs more than answering a small request: formatting takes microseconds, and a disk may take
 seconds or refuse.  None of that may happen in a thread that holds a request, nor in the reactor.  Yet the
-lines of the last exchanges before an exit are the ones that prove that nobody was interrupted.
+lines of the last exchanges before an exit are the ones that prove that no request was interrupted.
 
 So a finished exchange is only appended to a deque (:attr:`AccessLog.record` is its own `append`: one C call,
 atomic, from any thread), and a thread of the log's own formats and writes what has gathered, a batch with one
@@ -29,21 +29,23 @@ from graceful.logs.access_lines import Finished, format_lines
 log = Logger(namespace="graceful")
 
 
+#: The path that means standard output.
 STANDARD_OUTPUT: Final = "-"
 
+#: Seconds between two batches while there is little to write.
 IDLE_INTERVAL: Final = 0.25
-"""Seconds between two looks while there is little to write."""
 
+#: Seconds to the next batch after one of at least `BUSY_LINES`: waiting exchanges cost the garbage collector time.
 BUSY_INTERVAL: Final = 0.02
-"""Seconds to the next look after a batch of at least `BUSY_LINES`."""
 
+#: Lines in a batch from which on the log is busy.
 BUSY_LINES: Final = 100
 
+#: Lines kept while they cannot be written; about 20 MB.
 KEPT_LINES: Final = 100_000
-"""How many lines are kept while they cannot be written; about 20 MB."""
 
+#: Exchanges that may wait while a single write does not return, as into a pipe without a reader.
 _GATHERED: Final = 100_000
-"""How many exchanges may gather while a single write does not return, as into a pipe that nobody reads."""
 
 
 class AccessLog:
@@ -121,9 +123,9 @@ class AccessLog:
         return not self._kept_lines
 
     def reopen(self) -> None:
-        """Open the path anew, after somebody moved the file; returns at once.
+        """Ask for the path to be opened again, after logrotate moved the file; returns at once.
 
-        What is not written yet goes to the new file.  If it cannot be opened, the old one is written on.
+        Lines not yet written go to the new file.  If it cannot be opened, the old one stays in use.
         """
         self._reopen = True
         self._wake.set()
@@ -161,9 +163,9 @@ class AccessLog:
         self._finish()
 
     def write_pending(self) -> int:
-        """Do one round: open anew if asked to, format what is recorded, write it.
+        """Write what is recorded, after opening the path again if `reopen` asked for it.
 
-        The writer thread calls this; anybody else only while there is none.
+        Called by the writer thread; by other threads only while there is no writer thread.
 
         :return: the number of lines formatted.
         """

@@ -1,8 +1,8 @@
 """twistd's log file, shared by an instance and its successor, and moved away by logrotate.
 
-twistd opens its log without O_APPEND, at what was the end then: an instance that still drains and its successor would
-write over each other's lines.  And it closes the log before it opens it anew, so that a directory which privileges
-were shed for leaves the process without any.  Both are mended on the descriptor, beneath Twisted's file object.
+twistd opens its log without O_APPEND: an instance that still drains and its successor would overwrite each other's
+lines.  And to rotate, twistd closes the log before it opens it again; if the process has shed the privileges to write
+in that directory, it has no log then.  This module corrects both on the descriptor, beneath Twisted's file object.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def text_observer() -> FileLogObserver:
 
 
 def json_observer() -> FileLogObserver:
-    """Make one that writes to the same place as JSON."""
+    """Return an observer that writes JSON to the same file."""
 
     def line(event: Any) -> str:
         return eventAsJSON({**event, "log_text": formatEvent(event)}) + "\n"
@@ -59,7 +59,7 @@ def json_observer() -> FileLogObserver:
 
 
 def append_only() -> None:
-    """Have every write go to the end of the log, wherever that is by then, also if twistd itself has opened it."""
+    """Set O_APPEND on the log files, also those that twistd itself has opened."""
     for file in _files():
         _append_only(file)
 
@@ -70,7 +70,7 @@ def _append_only(file: BaseLogFile) -> None:
 
 
 def reopen() -> None:
-    """Open the log anew by its path; somebody has moved it.  If that cannot be, the old file is kept."""
+    """Open the log again by its path, after logrotate moved the file.  If that fails, the old file is kept."""
     for file in _files():
         try:
             fresh = os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)

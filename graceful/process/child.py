@@ -1,26 +1,30 @@
-"""A process that this one has started, watched by the reactor until it ends."""
+"""A child process whose end the reactor must learn of.
+
+`subprocess` can only poll or block for it.  A pidfd is a descriptor that becomes readable when the child ends.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 
 @implementer(IReadDescriptor)
 class Child:
-    """A process that we have started, watched by the reactor until it ends.
+    """A child process whose end the reactor reports.
 
-    :param process: the process.
-    :param ended: called with this and the exit status.
+    :param process: the child, just started.
+    :param ended: called with this object and the exit status when the child has ended.
     """
 
-    def __init__(self, reactor: Any, process: subprocess.Popen[bytes], ended: Callable[[Child, int], object]) -> None:
+    def __init__(
+        self, reactor: IReactorFDSet, process: subprocess.Popen[bytes], ended: Callable[[Child, int], object]
+    ) -> None:
         self.pid = process.pid
         self._reactor = reactor
         self._process = process
@@ -29,25 +33,25 @@ class Child:
         reactor.addReader(self)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when the process has ended.  For the reactor."""
+        """Return a descriptor that is readable once the child has ended.  For the reactor."""
         return self._fd
 
     def logPrefix(self) -> str:
-        """For the reactor."""
+        """Return the name that the reactor logs.  For the reactor."""
         return "successor"
 
     def doRead(self) -> None:
-        """It has ended.  For the reactor."""
+        """Report that the child has ended.  For the reactor."""
         status = self._process.wait()
         self._forget()
         self._ended(self, status)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends.  For the reactor."""
+        """Stop watching: the reactor is shutting down.  For the reactor."""
         self._forget()
 
     def kill(self) -> None:
-        """End it."""
+        """Kill the child (SIGKILL)."""
         self._process.kill()
 
     def _forget(self) -> None:

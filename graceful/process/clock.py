@@ -1,12 +1,12 @@
-"""Time that nobody can set.
+"""Timers that a step of the wall clock does not move.
 
 The reactor's `seconds()` is the wall clock.  When NTP, an administrator or a resumed virtual machine sets
-that clock, every time-out in the process moves with it: a step of some minutes makes each deadline pass at
+that clock, every time-out in the process moves with it: a step of some minutes makes every deadline expire at
 once, and takes down every request in flight.
 
-Here is `IReactorTime` on CLOCK_MONOTONIC instead.  Asking the reactor to wake us would bring its wall clock
-back in, so the kernel wakes us: a timerfd, one more descriptor in the reactor.  It is meant for the handful
-of timers that make up a server's sweeps and its drain.
+`MonotonicClock` provides `IReactorTime` on CLOCK_MONOTONIC instead.  A timer of the reactor would bring the wall
+clock back in, so the kernel wakes the clock through a timerfd, one more descriptor in the reactor.  It is meant for
+the few timers of a server's sweeps and its drain.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Alarm(Protocol):
     """Something that wakes the clock once, after a while."""
 
     def set(self, seconds: float) -> None:
-        """Wake in so many seconds, at least 0, instead of when was said before."""
+        """Wake the clock in `seconds`, at least 0, instead of at the time set before."""
 
     def close(self) -> None:
         """Never wake again."""
@@ -42,17 +42,17 @@ class Alarm(Protocol):
 
 @implementer(IReactorTime)
 class MonotonicClock:
-    """`IReactorTime` by CLOCK_MONOTONIC.  For the reactor thread only, as every reactor's timers are."""
+    """`IReactorTime` on CLOCK_MONOTONIC.  Reactor thread only, as all timers of a reactor are."""
 
     def __init__(
         self,
         make_alarm: Callable[[Callable[[], None]], Alarm],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make a clock that calls nothing until `start`; `on` makes the usual one.
+        """Make a clock that calls nothing until `start`; `monotonic_clock` makes the usual one.
 
-        :param make_alarm: called at `start` with what to do when it goes off.
-        :param monotonic: tells the time.
+        :param make_alarm: called at `start` with the function that the alarm calls when it goes off.
+        :param monotonic: returns the monotonic time in seconds.
         """
         self._make_alarm = make_alarm
         self._monotonic = monotonic
@@ -63,7 +63,7 @@ class MonotonicClock:
         self._running = False
 
     def start(self) -> None:
-        """Begin to make calls.  After a daemonizing fork, since it opens a descriptor."""
+        """Begin to make calls.  Call it after a daemonizing fork: it opens a descriptor."""
         if self._alarm is None:
             self._alarm = self._make_alarm(self._run)
             self._set_alarm()
@@ -76,11 +76,11 @@ class MonotonicClock:
             self._set_for = None
 
     def seconds(self) -> float:
-        """Seconds since some moment in the past, the same one for all the life of the process."""
+        """Return the seconds since a fixed moment in the past, the same one while the process lives."""
         return self._monotonic()
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kw: object) -> DelayedCall:
-        """Call something after `delay` seconds, in the reactor thread.
+        """Schedule a call in `delay` seconds, in the reactor thread.
 
         :returns: an `IDelayedCall`.
         """
@@ -96,7 +96,7 @@ class MonotonicClock:
         return call
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
-        """All calls that are still to be made."""
+        """Return the calls that are still to be made."""
         return [*self._calls, *self._fresh]
 
     def _cancelled(self, call: DelayedCall) -> None:
@@ -107,12 +107,12 @@ class MonotonicClock:
             heapq.heapify(self._calls)
 
     def _moved(self, call: DelayedCall) -> None:
-        """A call is to be made earlier.  (For a later time, `DelayedCall` only notes by how much.)"""
+        """Reorder the calls: one was moved to an earlier time.  (A later time only changes `delayed_time`.)"""
         heapq.heapify(self._calls)
         self._set_alarm()
 
     def _run(self) -> None:
-        """Make the calls whose time has come."""
+        """Make the calls that are due."""
         self._set_for = None
         self._running = True
         now = self.seconds()
@@ -142,10 +142,10 @@ class MonotonicClock:
             self._alarm.set(max(0.0, earliest - self.seconds()))
 
 
-def on(reactor: Any) -> MonotonicClock:
-    """Make the clock that a server uses.
+def monotonic_clock(reactor: Any) -> MonotonicClock:
+    """Return the clock that a server uses.
 
-    :param reactor: provides `IReactorFDSet`; and `IReactorTime`, for systems without timerfd.
+    :param reactor: provides `IReactorFDSet`, and `IReactorTime` for systems without timerfd.
     """
 
     def make_alarm(wake: Callable[[], None]) -> Alarm:
@@ -160,7 +160,7 @@ def on(reactor: Any) -> MonotonicClock:
 
 @implementer(IReadDescriptor)
 class TimerfdAlarm:
-    """An alarm by the kernel, timerfd_create(2): a descriptor that becomes readable when it goes off."""
+    """An alarm of the kernel, timerfd_create(2): a descriptor that becomes readable when the time comes."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class TimerfdAlarm:
         return self._fd
 
     def doRead(self) -> None:
-        # Set anew since it went off: then there is nothing to read, and the next time will come.
+        # If it was set again after it went off, there is nothing to read; it goes off later.
         with suppress(BlockingIOError):
             os.read(self._fd, 8)
             self._wake()
@@ -201,9 +201,9 @@ class TimerfdAlarm:
 
 
 class ReactorAlarm:
-    """An alarm by the reactor's own timer, for systems without timerfd.
+    """An alarm on the reactor's own timer, for systems without timerfd.
 
-    The time it tells is still monotonic; only the waking can come late or early when the wall clock is set.
+    The clock's time stays monotonic; only its wake-ups come late or early when the wall clock is set.
     """
 
     def __init__(self, reactor: IReactorTime, wake: Callable[[], None]) -> None:

@@ -1,18 +1,16 @@
-"""The end that comes in any case: somebody else owns the last limit.
+"""A limit after which the process ends, even if the reactor or the interpreter is stuck.
 
-A drain runs in the reactor, and so do its deadlines.  If the reactor is stuck (a blocking call in somebody's
-callback, a lock that is never released), no deadline passes, and nothing ends.  And after a drain has gone
-well, the interpreter waits for every thread that is not a daemon: the reactor's own pool in a long
-`getaddrinfo`, or a thread that the application has forgotten, can hold the process for ever, with its sockets
-long closed.
+A drain and its deadlines run in the reactor.  If the reactor is stuck (in a blocking call of a callback, at a lock
+that is never released), no deadline fires and the process never ends.  And after a successful drain the interpreter
+waits for every thread that is not a daemon: a long `getaddrinfo` in the reactor's pool, or a thread that the
+application has forgotten, can keep the process for ever, with its sockets long closed.
 
-So the last limit is not the reactor's.  A watchdog thread owns it, which needs nothing but the interpreter:
-when the limit passes, it writes one line and ends the process.  Behind it stands a timer of the kernel, for
-an interpreter that is itself stuck, in an extension that never releases the GIL: SIGALRM at its default
-action needs no Python at all.
+So a watchdog thread enforces the last limit.  It needs only the interpreter: when the limit passes, it writes one
+line and ends the process.  A timer of the kernel backs it up, for an interpreter stuck in an extension that never
+releases the GIL: SIGALRM with its default action needs no Python at all.
 
-A stop is asked for just when a system is short of everything.  So the thread is started with the server, before the
-first connection is accepted; and what cannot be had when the limit is set costs that one means, never the stop.
+Operators often stop a server when its machine runs out of threads or memory.  So the thread starts with the server,
+before the first connection is accepted; if one of the two means fails when the limit is set, the other one stays.
 """
 
 from __future__ import annotations
@@ -32,26 +30,32 @@ from typing import Any, Final
 
 from attrs import frozen
 
-#: The exit statuses of a drain: everything in flight was finished; some exchanges were taken down, and all
-#: their threads have ended; some threads could not be brought down and were abandoned.
+#: Exit status of a drain that finished everything in flight.
 FINISHED: Final = 0
+
+#: Exit status of a drain that took some exchanges down, all of whose threads ended.
 TAKEN_DOWN: Final = 70
+
+#: Exit status of a drain that abandoned threads, because they did not end.
 ABANDONED: Final = 71
 
-#: Seconds that follow the deadline of a drain: for taking down what still runs, for writing reports of it,
-#: and for the exit itself.
+#: Seconds after a drain's deadline for taking down the exchanges that still run.
 TAKEDOWN: Final = 5.0
+
+#: Seconds after that for writing reports of them.
 REPORTS: Final = 5.0
+
+#: Seconds after that for the exit itself.
 EXIT_SECONDS: Final = 2.0
 
-#: Seconds after the watchdog's limit at which the kernel ends the process.
+#: Seconds that the kernel's timer grants the watchdog to end the process itself, and to write its line.
 KERNEL_AFTER: Final = 3.0
 
 
 def latest_exit(lame_duck: float, deadline: float) -> float:
-    """Return after how many seconds from its start a drain has ended the process, whatever happens.
+    """Return the seconds from the start of a drain after which the process has ended in any case.
 
-    This is the one formula for it; who supervises the process may kill it later than that, and not before.
+    There is no other formula for it: a supervisor may kill the process after that time, and not before.
 
     :param lame_duck: seconds between "going down" and the closing of the sockets.
     :param deadline: seconds that exchanges have from then on.
@@ -61,7 +65,7 @@ def latest_exit(lame_duck: float, deadline: float) -> float:
 
 @frozen
 class System:
-    """What we ask of the operating system."""
+    """The calls of the operating system that a limit needs; tests replace them."""
 
     monotonic: Callable[[], float] = time.monotonic
     leave: Callable[[int], Any] = os._exit
@@ -85,7 +89,7 @@ class LastLimit:
 
     :ivar log_fd: where the watchdog writes its line, beside standard error; -1 if nowhere.  May be set at any
         time, by any thread, as when a log is reopened.
-    :ivar missing: what guards the limit no more, and why, for the log; empty if nothing is missing.  Main thread.
+    :ivar missing: which guard of the limit could not be set, and why, for the log; empty if none.  Main thread.
     """
 
     def __init__(self, log_fd: int = -1, system: System | None = None) -> None:
@@ -136,14 +140,14 @@ class LastLimit:
         self.missing = "; ".join(missing)
 
     @property
-    def left(self) -> float | None:
-        """Seconds until the process ends in any case; None if nobody has said when.  Main thread."""
+    def remaining_seconds(self) -> float | None:
+        """The seconds until the process ends in any case; None before `arm`.  Main thread."""
         return None if self._limit is None else max(0.0, self._limit - self._system.monotonic())
 
     def verdict(self, status: int, within: float) -> None:
-        """Say how it went, and that the process has to be gone soon.
+        """Set the exit status of a finished drain, and end the process soon.
 
-        Threads that nobody waits for, and nobody can end, then hold the exit no longer than this.
+        Threads that cannot be ended then delay the exit by no more than `within`.
 
         :param status: the process's exit status: `FINISHED`, `TAKEN_DOWN` or `ABANDONED`.
         :param within: seconds from now until the watchdog ends the process with that status.
@@ -152,7 +156,7 @@ class LastLimit:
         self.arm(within)
 
     def install(self, register: Callable[[Callable[[], None]], Any] = atexit.register) -> None:
-        """See to it that the verdict becomes the exit status, however the interpreter comes to its end.
+        """Make the verdict the exit status, however the interpreter ends.
 
         Functions registered earlier than this are not called once there is a verdict, so call it early.
         """
@@ -175,13 +179,13 @@ class LastLimit:
                 traceback.print_exc()
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             if stream is not None:
-                # Closed, or nobody reads it any more: it has no use for what is left.
+                # Closed, or without a reader: what is left in its buffer is lost anyway.
                 with suppress(Exception):
                     stream.flush()
         self._system.leave(self._verdict)
 
     def _watch(self) -> None:
-        """What the watchdog thread does."""
+        """Wait for the limit, in the watchdog thread, and end the process when it passes."""
         while True:
             limit = self._limit
             if limit is None:

@@ -1,13 +1,13 @@
-"""The garbage collector, set once for a process that serves.
+"""Garbage collection that suits a server: fewer runs, and none over what was imported.
 
-CPython looks for reference cycles after every 700 containers that were made and not yet freed (2,000 in 3.13).  A
-program that works at one thing is right with that.  A server has hundreds of requests in the air: it gets there all
-the time, looks through what is just being used, and finds nothing.  Nothing of ours makes cycles for a request; an
-exchange is freed when its last user lets go.  And what was imported stays as long as the process: looking through a
-framework's thousands of functions again and again finds nothing either.
+CPython looks for reference cycles after every 700 containers that were allocated and not yet freed (2,000 in 3.13).
+That suits a program that does one thing at a time.  A server with hundreds of requests in flight reaches the
+threshold all the time, and each run examines objects in use and finds nothing: this server makes no cycles for a
+request, and an exchange is freed with its last reference.  The imported modules live as long as the process, so
+examining a framework's thousands of functions finds nothing either.
 
-So what was imported is left out, and the collector looks less often.  What that may cost is memory: an application's
-own cycles wait until there are `YOUNG` containers, a few megabytes, before they are looked for first.
+So the imported objects are frozen, and the collector runs less often.  The cost is memory: an application's own
+cycles are not looked for before there are `YOUNG` new containers, a few megabytes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from __future__ import annotations
 import gc
 from typing import Final
 
+#: New containers after which the collector looks for cycles among them: a few megabytes.
 YOUNG: Final = 10_000
-"""After how many new containers cycles are looked for among them."""
 
-_OWN: Final = ((700, 10, 10), (2000, 10, 10))  # what CPython 3.10 to 3.12, and 3.13, begin with
+#: The thresholds that CPython 3.10 to 3.12, and 3.13, begin with; any others are the application's choice.
+_DEFAULTS: Final = ((700, 10, 10), (2000, 10, 10))
 
 
-def settle() -> None:
-    """Leave out what there is by now, and look less often.
+def freeze_startup_objects() -> None:
+    """Exempt every object that exists now from collection, and collect less often.
 
-    To be called when the application is imported, in the process that serves.  Thresholds that the application has
-    set are its own to choose, and stay.
+    Call it in the process that serves, once the application is imported.  Thresholds that the application has set
+    are kept.
     """
     gc.collect()
     gc.freeze()
     thresholds = gc.get_threshold()
-    if thresholds in _OWN:
+    if thresholds in _DEFAULTS:
         gc.set_threshold(YOUNG, *thresholds[1:])

@@ -1,4 +1,8 @@
-"""How this process was started, by the paths as they were given, so that it can be started again."""
+"""How to start this program again, from another release.
+
+A deploy often moves a symbolic link to the new release.  A process that knows only what its paths led to would start
+the old release again, so the paths are kept as they were given.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from typing import Final
 
 from attrs import field, frozen
 
-#: Tells a successor at which control socket to ask; nobody else's business, so it is taken out of the environment.
+#: The environment variable that names the control socket to take over from.  Removed as soon as it is read, so that
+#: the application and its children do not see it.
 VARIABLE: Final = "GRACEFUL_TAKEOVER"
 
-
-# What systemd has said to a process of another number.
+#: Variables that systemd addressed to this process by its pid, and that a successor must not inherit.
 _NOT_ITS_OWN: Final = ("WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -24,10 +28,10 @@ class Origin:
     """How this process was started, by the paths as they were given.
 
     :ivar command: the command line, beginning with the interpreter or the script.
-    :ivar directory: where it was started.
-    :ivar environment: as it was.
-    :ivar application: where the application is.
-    :ivar led_to: where that led then.
+    :ivar directory: the working directory at the start.
+    :ivar environment: the environment at the start.
+    :ivar application: the directory of the application.
+    :ivar led_to: that directory with its symbolic links resolved at the start.
     """
 
     command: tuple[str, ...]
@@ -41,18 +45,18 @@ class Origin:
         return os.path.realpath(self.application)
 
     def program(self) -> list[str]:
-        """The command line; a program without a directory is looked up as the shell does."""
+        """Return the command line; a program without a directory is looked up in PATH."""
         program, *arguments = self.command
         if "/" not in program:
             program = shutil.which(program, path=self.environment.get("PATH")) or program
         return [program, *arguments]
 
     def fixed(self) -> Origin:
-        """What the paths lead to now, so that it can be started again when a symbolic link leads elsewhere."""
+        """Return this origin with its symbolic links resolved, to start this very release again later."""
         program, *arguments = self.program()
         where, name = os.path.split(os.path.join(self.directory, program))
         directory, application = os.path.realpath(self.directory), os.path.realpath(self.application)
-        # Not the program itself: an interpreter of a virtual environment is a link, and knows that by its name.
+        # Not the program itself: the interpreter of a virtual environment is a link, and finds it by that path.
         command = (os.path.join(os.path.realpath(where), name), *arguments)
         return Origin(command, directory, {**self.environment, "PWD": directory}, application)
 
@@ -64,7 +68,7 @@ class Origin:
         argv: Sequence[str] = sys.orig_argv,
         here: str | None = None,
     ) -> Origin:
-        """Find it out, while options are parsed.
+        """Return the origin of this process.  Call it while options are parsed, before anything changes.
 
         :param changes_to: the directory that the process will change to.
         :param here: the working directory.
@@ -80,7 +84,7 @@ class Origin:
 
 
 def _without_interpreter(argv: Sequence[str], here: str) -> Sequence[str]:
-    """Leave the interpreter out if the script names it: another release's script names another one."""
+    """Drop the interpreter if the script's `#!` line names one: another release's script may name another."""
     if len(argv) > 1 and not argv[1].startswith("-"):
         script = os.path.join(here, argv[1])
         with suppress(OSError), open(script, "rb") as file:

@@ -1,15 +1,15 @@
 """A pid file that two instances can pass from one to the next.
 
 twistd refuses to start while its pid file names a living process, and removes the file when it ends,
-whoever's it is by then.  That forbids what a deploy without a gap needs: a new instance starts, in the same
-directory and with the same pid file, as soon as the old one has closed its sockets and while that one still
+even if it belongs to a successor by then.  That forbids what a deploy without a gap needs: a new instance
+starts, in the same directory and with the same pid file, as soon as the old one has closed its sockets and still
 finishes its requests.  So the file has several lives, and each instance touches only what is its own:
 
 * an instance that starts takes the path, unless the process named there is alive (`check`, `write`);
 * one that takes over opens the file of its predecessor (`prepare`), and writes itself into it when that one has let
   go (`take_over`): in place, since it may have no right to make a new one by then;
 * one that has closed its sockets gives the path up (`release`): it lives on at `PATH.<pid>`, or, where it may
-  no longer rename, leaves an empty file behind, which everybody takes for free;
+  no longer rename, leaves an empty file behind, which means that the path is free;
 * one that ends removes its own (`remove`).
 
 Give twistd an empty `--pidfile` while options are parsed, so that it keeps its hands off.
@@ -36,7 +36,7 @@ class PidFileError(Exception):
 
 
 def alive(pid: int, kill: Callable[[int, int], None] = os.kill) -> bool:
-    """Say whether a process of this number exists, whoever's it is."""
+    """Return whether a process of this number exists, of any user."""
     try:
         kill(pid, 0)
     except ProcessLookupError:
@@ -85,8 +85,8 @@ class PidFile:
         Of two instances that start at the same moment one gets it: the file is locked while it is judged and
         written, flock(2).
 
-        :param uid: who shall own the file; -1 leaves that as it is, chown(2).
-        :param gid: likewise, its group.
+        :param uid: the owner of the file; -1 leaves it as it is, chown(2).
+        :param gid: its group; -1 leaves it as it is.
         :raises PidFileBusy: if another process has it.
         :raises PidFileError: if it cannot be written.
         """
@@ -204,7 +204,7 @@ class PidFile:
         return _same(self._fd, self._where) and _pid_in(os.pread(self._fd, 64, 0)) == self._pid
 
     def _empty(self) -> None:
-        """Say by an empty file that the path is free: the directory is not ours to change any more."""
+        """Mark the path as free by emptying the file: we may no longer change the directory."""
         with suppress(OSError):
             os.ftruncate(self._fd, 0)
         self._where = None

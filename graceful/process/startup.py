@@ -47,7 +47,7 @@ _STOPPERS: Final = (signal.SIGTERM, signal.SIGINT)
 class StartupError(Exception):
     """The server cannot start.  Its text is one line: what happened, to which thing, and what to do.
 
-    :ivar said: the operator has been told; nobody needs to print it again.
+    :ivar said: whether the operator has been told, so that it is not printed again.
     """
 
     said = False
@@ -56,7 +56,7 @@ class StartupError(Exception):
 class Stopped(BaseException):
     """A signal asks for the end while the server still starts.
 
-    Not an `Exception`: the application that is being imported shall not take it for one of its own troubles.
+    Not an `Exception`: the application being imported must not catch it as one of its own errors.
     """
 
     def __init__(self, signum: int) -> None:
@@ -78,7 +78,7 @@ class Terminal:
             self._fd = -1
 
     def say(self, text: str) -> None:
-        """Write one line, whatever has become of our standard error; to nobody, if the terminal is gone."""
+        """Write one line to the terminal, even after the fork; do nothing if it is gone."""
         line = f"graceful: {' '.join(text.split())}\n"
         if self._fd >= 0:
             with suppress(OSError):
@@ -96,7 +96,7 @@ class EarlyStop:
 
     :ivar requested: the number of the signal that has come, None if none has.  Main thread only, as is all
         here.
-    :ivar hung_up: SIGHUP has come: whoever has started us wants another release already.
+    :ivar hung_up: SIGHUP has come: the supervisor or operator wants another release already.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class EarlyStop:
     def raising(self) -> Iterator[None]:
         """While this lasts, a signal raises `Stopped`; one that has come before does so at once.
 
-        At the end as well, for the case that somebody has swallowed it.  One that comes in the microseconds between
+        At the end as well, in case the application has swallowed it.  One that comes in the microseconds between
         Python's last look for signals and a system call waits for the end of that call; a second one breaks it off.
         """
         try:
@@ -130,7 +130,7 @@ class EarlyStop:
             self._raising = False
 
     def hand_over(self, handlers: Mapping[int, Callable[[int, FrameType | None], Any]]) -> int | None:
-        """Give the signals to those who handle them from now on.
+        """Install the handlers of the running server.
 
         :param handlers: for SIGTERM and SIGINT.
         :returns: the signal that has come meanwhile; none of the new handlers was called for it.
@@ -217,7 +217,7 @@ _QUALIFIED_NAME: Final = f"{StartupError.__module__}.{StartupError.__qualname__}
 
 
 def _pipe_of_daemonize(caller: FrameType) -> tuple[int, int] | None:
-    """The two ends of the pipe between twistd's processes, if it is twistd that becomes a daemon here."""
+    """Return the two ends of the pipe between twistd's processes, if it is twistd that becomes a daemon here."""
     twistd = sys.modules.get("twisted.scripts._twistd_unix")
     daemonize = getattr(getattr(twistd, "UnixApplicationRunner", None), "daemonize", None)
     if daemonize is None or caller.f_code is not daemonize.__code__:
@@ -239,7 +239,7 @@ class Startup:
 
         :param log_elsewhere: the log goes to a file or to syslog, so that what is said in the terminal has to
             be written there as well.
-        :param tell: says it to whoever has started us, instead of the terminal.
+        :param tell: reports a failure to the process that started this one, instead of the terminal.
         """
         self.undo = ExitStack()
         self._log_elsewhere = log_elsewhere
@@ -285,7 +285,7 @@ class Startup:
 
     @property
     def hung_up(self) -> bool:
-        """Whether SIGHUP has come before there was anybody to obey it."""
+        """Whether SIGHUP has come before the server could handle it."""
         return self._early_stop.hung_up
 
     def _fail(self, failure: StartupError) -> None:
@@ -312,7 +312,7 @@ class Startup:
 
 
 def _explain(error: BaseException) -> StartupError:
-    """Put what has ended a step into one line."""
+    """Return the error that ended a step as one line for the operator."""
     if isinstance(error, StartupError):
         return error
     if isinstance(error, Stopped):

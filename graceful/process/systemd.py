@@ -1,8 +1,8 @@
-"""Word to systemd, by its own protocol (sd_notify(3)): one datagram with assignments.
+"""Notifications to systemd, so that it neither kills a drain nor keeps a stuck server.
 
-systemd starts what depends on us at READY, waits for a stop that has announced itself, and kills what outlasts
-TimeoutStopSec: unless it is told, as long as the drain goes on, that there is more time to give.  And it restarts a
-service whose watchdog is silent; ours comes from the reactor, so it is silent when that is stuck.
+systemd starts dependent units at READY, and kills a service that outlasts TimeoutStopSec, unless the service asks for
+more time as long as its drain goes on.  It restarts a service whose watchdog notifications stop; the reactor sends
+them, so they stop when the reactor is stuck.  The protocol is sd_notify(3): one datagram of assignments.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from twisted.logger import Logger
 log = Logger(namespace="graceful")
 
 
-#: Seconds that systemd shall wait past our own last limit.
+#: Seconds that systemd waits beyond the process's own last limit, so that it never kills first.
 AFTER_US: Final = 5.0
 
-#: The longest a status line may be; longer ones are cut.
+#: Characters that a status line may have; longer ones are cut.
 LONGEST: Final = 200
 
 
 class SystemdNotifier:
-    """Tells the service manager, if there is one; never waits, never raises.
+    """Notifies the service manager, if there is one; never waits, never raises.
 
-    :param environ: where `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are.
-    :param pid: the process that the watchdog must be meant for.
-    :ivar watchdog: seconds between two signs of life; None if nobody waits for them.
+    :param environ: has `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, if systemd set them.
+    :param pid: the process that `WATCHDOG_PID` must name; by default this one.
+    :ivar watchdog: seconds between two watchdog notifications; None if systemd expects none.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ, pid: int | None = None) -> None:
@@ -47,28 +47,28 @@ class SystemdNotifier:
         return bool(self._address)
 
     def ready(self, main: bool = True) -> None:
-        """The sockets accept.
+        """Notify that the sockets accept.
 
-        :param main: say that this is the main process; one that has taken over leaves that to its predecessor.
+        :param main: also name this process as the main one; a successor leaves that to its predecessor.
         """
         self._send("READY=1", *([f"MAINPID={os.getpid()}"] if main else []), "STATUS=serving")
 
     def hand_over(self, pid: int) -> None:
-        """Another process is the main one from now on, and tells what there is to tell."""
+        """Name another process as the main one, which sends all notifications from now on."""
         self._send(f"MAINPID={pid}")
         self._address, self.watchdog = "", None
 
     def stopping(self, latest_exit: float) -> None:
-        """A drain begins; it may take so many seconds."""
+        """Notify that a drain begins, which ends the process within `latest_exit` seconds."""
         self._send("STOPPING=1", self._time(latest_exit))
 
     def status(self, text: str, latest_exit: float | None = None) -> None:
-        """Say how it is; while a drain runs, also how many seconds it may still take."""
+        """Send a status line; during a drain also the seconds that it may still take."""
         more = [] if latest_exit is None else [self._time(latest_exit)]
         self._send(f"STATUS={text[:LONGEST]}", *more)
 
     def alive(self) -> None:
-        """The reactor runs."""
+        """Send the watchdog notification: the reactor runs."""
         self._send("WATCHDOG=1")
 
     @staticmethod

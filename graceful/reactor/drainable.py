@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from graceful.config.settings import Settings
 from graceful.drain import Drain, State
-from graceful.process.clock import on
+from graceful.process.clock import monotonic_clock
 from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN, LastLimit, latest_exit
 from graceful.reactor.lingering import Lingering
 from graceful.reactor.thread_pools import Pools
@@ -86,7 +86,7 @@ class ReactorShutdown:
         self._settings = settings
         self._counted = counted
         self._process = process
-        self.clock = on(reactor)
+        self.clock = monotonic_clock(reactor)
         self.drain = Drain(self.clock, self, settings.deadline, 0.0, settings.lame_duck, self._entered)
         self.told = False
         self.taken_down = self._taken_before = 0
@@ -115,7 +115,9 @@ class ReactorShutdown:
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        left = self._process.limit.left if self._process is not None and self.told else None
+        if self._process is None or not self.told:
+            return self._at_most()
+        left = self._process.limit.remaining_seconds
         return self._at_most() if left is None else left
 
     def stop(self, quiet: bool) -> None:

@@ -35,7 +35,7 @@ class DrainLimit:
 
     def latest_exit(self) -> float:
         """Returns in how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        left = self._last.left if self._last is not None and self._drain.state != State.SERVING else None
+        left = self._last.remaining_seconds if self._last is not None and self._drain.state != State.SERVING else None
         return self._at_most() if left is None else left
 
     def arm(self) -> None:
@@ -52,11 +52,11 @@ class DrainLimit:
         """Move the last limit if what is in flight has got more time since it was set: a download has begun."""
         if self._last is None or not self._drain.state.draining or self._drain.state.past_deadline:
             return
-        left = self._last.left
+        left = self._last.remaining_seconds
         if left is not None and self._at_most() > left + EXIT_SECONDS:
             self._last.arm(self._at_most())
 
     def move(self) -> None:
         """Move the last limit with a deadline that was moved, if it was set before."""
-        if self._last is not None and self._last.left is not None:
+        if self._last is not None and self._last.remaining_seconds is not None:
             self._last.arm(self._at_most())

@@ -24,8 +24,8 @@ from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.relay_pool import RelayPool
 from graceful.logs.access_log import AccessLog
-from graceful.process import gc_tuning as collector
-from graceful.process.clock import on
+from graceful.process import gc_tuning
+from graceful.process.clock import monotonic_clock
 from graceful.reports.reporter import Reporter
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.endpoint_listener import EndpointListener
@@ -87,7 +87,7 @@ class Engine:
     ) -> None:
         self._reactor = reactor
         self._settings = settings
-        self.clock = on(reactor)
+        self.clock = monotonic_clock(reactor)
         self.clock.start()
         self._hub = Hub(reactor)
         self._listeners: list[Listener | EndpointListener] = []
@@ -125,7 +125,7 @@ class Engine:
         self.site.on_room = self._room
         if self.access_log is not None:
             self.access_log.start()
-        collector.settle()
+        gc_tuning.freeze_startup_objects()
 
     def _hand_over(self, reactor: Any) -> None:
         """What the event loop answers with no thread: downloads and parked requests."""

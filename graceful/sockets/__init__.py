@@ -1,5 +1,4 @@
-"""Listening sockets: what to listen on, how to get it, how to accept, and how to close without losing
-anybody.
+"""Listening sockets: parsing `--listen`, binding, accepting, and closing without losing a connection.
 
-Nothing here knows what is spoken on the connections.
+Nothing here knows which protocol the connections speak.
 """

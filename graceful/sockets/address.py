@@ -1,4 +1,4 @@
-r"""What `--listen` means, before any socket exists.
+r"""Parsing `--listen`, before any socket exists.
 
 Operators write Twisted's endpoint strings, `tcp:8080:interface=127.0.0.1`.  Twisted parses one into an
 endpoint that binds, accepts and closes in its own way; a server that must hand its sockets on, and close them
@@ -6,10 +6,10 @@ without losing a connection, has to do these things itself.  So the strings are 
 and say which sockets are ours (`tcp`, `tcp6`, `unix`, `fd`, `systemd`) and which belong to an endpoint plugin
 (`ssl:`, `haproxy:` …).
 
-This runs while options are parsed: a mistake is told to the operator's face, and nothing is opened yet.
+This runs while options are parsed: the operator sees a mistake in the terminal, and nothing is opened yet.
 
-Twisted's rules of quoting: fields are parted by colons; a field with an equals sign is `name=value`, any
-other one is positional; a backslash takes the next character as it is (`unix:/run/a\:b.sock`).
+Twisted's quoting rules: colons separate fields; a field with an equals sign is `name=value`, any
+other one is positional; a backslash quotes the next character (`unix:/run/a\:b.sock`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attrs import frozen
 
 Kind = Literal["tcp", "tcp6", "unix", "fd", "systemd", "plugin"]
 
-#: Connections that may wait in the kernel until they are accepted; the kernel's `somaxconn` may allow fewer.
+#: Connections that may wait in the kernel until they are accepted; its `somaxconn` may allow fewer.
 BACKLOG: Final = 1024
 
 #: What systemd's `domain=` may be, as Twisted names address families.
@@ -34,10 +34,9 @@ LONGEST_UNIX_PATH: Final = 107
 
 @frozen
 class Address:
-    """One `--listen` string, understood.
+    """One `--listen` string, parsed.
 
-    :ivar kind: who binds it, and how; `plugin` for everything that a Twisted endpoint plugin has to listen
-        on.
+    :ivar kind: how the socket is made; `plugin` if a Twisted endpoint plugin listens.
     :ivar text: the string as it was written.
     :ivar port: for `tcp` and `tcp6`; 0 lets the kernel choose.
     :ivar interface: for `tcp` and `tcp6`: the address or host name to bind, empty for all.
@@ -74,11 +73,11 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def parse(text: str) -> Address:
-    """Understand one endpoint string.
+    """Parse one endpoint string.
 
     :param text: as in `--listen`: `tcp:8080`, `tcp6:8080:interface=\\:\\:1`, `unix:/run/app.sock:mode=660`,
         `fd:3`, `systemd:domain=INET:index=0`, or any string for Twisted's `serverFromString`.
-    :raises ValueError: with one line for the operator, if it cannot be meant so.
+    :raises ValueError: with one line for the operator, if the string is no valid endpoint.
     """
     positional, named = _split(text)
     kind, *rest = positional or [""]
@@ -91,7 +90,7 @@ def parse(text: str) -> Address:
 
 
 def _split(text: str) -> tuple[list[str], dict[str, str]]:
-    """Part a string into its positional and its named fields, by the quoting rules of Twisted's endpoints."""
+    """Split a string into its positional and its named fields, by Twisted's quoting rules."""
     positional: list[str] = []
     named: dict[str, str] = {}
     name: str | None = None
@@ -124,7 +123,7 @@ def _add(text: str, positional: list[str], named: dict[str, str], name: str | No
 
 
 def _name_fields(text: str, kind: str, positional: list[str], named: Mapping[str, str]) -> dict[str, str]:
-    """Give every field its name, and refuse what this kind of endpoint does not know."""
+    """Return the fields by name; refuse those that this kind of endpoint does not have."""
     names = _FIELDS[kind]
     if len(positional) > len(names):
         raise ValueError(f"{text!r} has a field too many: {kind}: takes {', '.join(names)}; quote a colon as \\:")

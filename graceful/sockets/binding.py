@@ -1,9 +1,9 @@
 """Getting a listening socket: bound by us, or handed to us by systemd or another process.
 
 Twisted's `listenTCP` binds and begins to accept in one step, inside the reactor, and adopting a socket into
-it brings surprises: it unlinks a Unix socket's path that it never made.  A server needs the socket as such:
-bound while the process is still root and long before anything is accepted, and with the knowledge of who else
-holds it, since what may be done to a socket that is only ours would silence a process that shares it.
+it brings surprises: it unlinks a Unix socket's path that it never made.  A server needs the socket itself:
+bound while the process is still root and long before anything is accepted.  It also has to know whether another
+process holds the socket, because shutdown(2) and socket filters would silence that process, too.
 
 Everything here blocks, briefly, and is called during start-up only.
 """
@@ -36,14 +36,14 @@ class BindError(OSError):
 
 @frozen
 class BoundSocket:
-    """A listening socket that nobody accepts from yet: non-blocking, and closed on exec.
+    """A listening socket before the first accept: non-blocking, and closed on exec.
 
     :ivar name: what log lines call it: `tcp:0.0.0.0:8080`, `tcp6:[::]:8080`, `unix:/run/app.sock`.
     :ivar socket: the socket itself.
-    :ivar shared: another process holds it, too.  Then nothing may be done to it that outlives our descriptor.
+    :ivar shared: whether another process holds it, too; then nothing may be done to it that outlives our descriptor.
     :ivar path: of a Unix socket that we have bound; None for all others.
     :ivar inode: the device and inode number of that path, by which we know later whether it is still ours.
-    :ivar address: what it was asked for as.
+    :ivar address: the `--listen` string that asked for it, parsed.
     """
 
     name: str
@@ -56,8 +56,8 @@ class BoundSocket:
     def close(self) -> None:
         """Close the descriptor, and unlink a Unix socket's path if it still leads to this socket.
 
-        If nobody is meant to share it, `shutdown(2)` ends the listening of everybody who holds it all the same: a
-        child that the application has forked would keep the port from a successor.
+        Unless it is shared, `shutdown(2)` ends the listening in every process that holds it: a child that the
+        application has forked would keep the port from a successor.
         """
         if self.path is not None and inode_of(self.path) == self.inode:
             # The directory may have become unwritable with the privileges that were shed.
@@ -90,11 +90,11 @@ def bind(address: Address, environ: Mapping[str, str], pid: int | None = None) -
 
 
 def activation(environ: Mapping[str, str], pid: int) -> dict[str, str]:
-    """Keep what systemd says of the sockets it hands over, while it can still be known.
+    """Return systemd's variables about the sockets it hands over, before they become unusable.
 
-    Call it while options are parsed.  Later is too late: after a daemonizing fork `LISTEN_PID` is nobody's
-    any more, and importing `twisted.internet.endpoints` removes the variables.  If that has happened already
-    (looking for plugins may import anything), they are taken from where Twisted keeps them.
+    Call it while options are parsed.  After a daemonizing fork `LISTEN_PID` names another process, and importing
+    `twisted.internet.endpoints` removes the variables.  If that has happened already (looking for plugins may
+    import anything), they are taken from where Twisted keeps them.
 
     :param environ: the process's environment.
     :param pid: this process's id.
@@ -115,7 +115,7 @@ def activation(environ: Mapping[str, str], pid: int) -> dict[str, str]:
 
 
 def inode_of(path: str) -> tuple[int, int] | None:
-    """Device and inode number of what is at a path, not following links; None if nothing is there."""
+    """Return the device and inode number at a path, not following links; None if nothing is there."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -173,7 +173,7 @@ def _bind_unix(address: Address) -> BoundSocket:
     try:
         bound.setblocking(False)
         _clear_stale(address)
-        # Nobody may connect before the file has the mode it shall have: bind(2) makes it by the umask.
+        # No client may connect before the file has its mode: bind(2) creates it by the umask.
         umask = os.umask(0o177)
         try:
             bound.bind(path)
@@ -206,7 +206,7 @@ def _why_not_unix(address: Address, error: OSError) -> str:
 
 
 def _clear_stale(address: Address) -> None:
-    """Remove a socket file that a crashed server left behind; refuse one that somebody answers on."""
+    """Remove a socket file that a crashed server left behind; refuse one that a server answers on."""
     path = address.path
     if inode_of(path) is None:
         return
@@ -215,7 +215,7 @@ def _clear_stale(address: Address) -> None:
     if _answers(path):
         _fail(address, "it is in use: stop the server that answers there, or choose another path")
     # Another instance, starting in the same moment, may have replaced the file since.  So it is moved aside
-    # first, asked again, and put back if somebody answers now.
+    # first, asked again, and put back if a server answers now.
     aside = os.path.join(os.path.dirname(path), f".{os.getpid()}")
     os.rename(path, aside)
     if _answers(aside):
@@ -232,7 +232,7 @@ def _answers(path: str) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            return True  # its queue is full, or we may not connect: somebody has it
+            return True  # its queue is full, or we may not connect: a server has it
     return True
 
 
@@ -256,7 +256,7 @@ def _inherited(address: Address, environ: Mapping[str, str], pid: int) -> int:
 
 
 def _adopt(address: Address, fd: int) -> BoundSocket:
-    """Take over a listening socket that another process has made, and may go on holding."""
+    """Take over a listening socket that another process has made, and may still hold."""
     try:
         adopted = socket.socket(fileno=fd)
     except OSError as error:
@@ -269,13 +269,13 @@ def _adopt(address: Address, fd: int) -> BoundSocket:
             _fail(address, f"descriptor {fd} is of family {adopted.family.name}: give the domain= it has")
         adopted.setblocking(False)
         adopted.set_inheritable(False)
-        # A predecessor that died while it closed may have left the door shut: no client would get in.
+        # A predecessor that died while it closed may have left its filter on the socket: no client would connect.
         admit_new(adopted)
         if adopted.family in (socket.AF_INET, socket.AF_INET6):
             adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return BoundSocket(name=_name(adopted), socket=adopted, shared=True, address=address)
     except BaseException as error:
-        # The descriptor is not ours after all; whoever opened it may still want it.
+        # The descriptor stays open: the process that opened it may still need it.
         adopted.detach()
         if isinstance(error, OSError) and not isinstance(error, BindError):
             _fail(address, _in_words(error))
@@ -283,7 +283,7 @@ def _adopt(address: Address, fd: int) -> BoundSocket:
 
 
 def _name(bound: socket.socket) -> str:
-    """What log lines call a listening socket."""
+    """Return the name of a listening socket for log lines."""
     where = bound.getsockname()
     if bound.family == socket.AF_INET:
         return f"tcp:{where[0]}:{where[1]}"
@@ -294,11 +294,11 @@ def _name(bound: socket.socket) -> str:
     return f"unix:{where}"
 
 
-#: What a socket is for: the application's clients, those who look, or orders.
+#: The purpose of a socket for the application's clients.
 LISTEN: Final = "listen"
 
-
+#: The purpose of a socket for health, metrics and the status page.
 STATUS: Final = "status"
 
-
+#: The purpose of the control socket.
 CONTROL: Final = "control"

@@ -1,8 +1,8 @@
-"""Listening through a Twisted endpoint plugin: `ssl:`, `haproxy:`, and whatever else is installed.
+"""Listening through a Twisted endpoint plugin: `ssl:`, `haproxy:`, or any other that is installed.
 
 Such an endpoint binds, accepts and closes by itself, inside the reactor.  Its sockets cannot be handed to a
-successor.  What is left to do is to give it the same interface as our own listeners, so that the drain need not know
-the difference; and to have it accept whoever is connected already before it closes, which would reset them.
+successor.  This module gives it the interface of our own listeners, so that the drain need not know the difference,
+and has it accept all completed connections before it closes, which would reset them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from graceful.sockets.listener import HANDSHAKES_LOOK, HANDSHAKES_WAIT
 log = Logger(namespace="graceful")
 
 
-#: Looks for one more connection that waits to be accepted, at the end.
+#: Accepts at most before a port closes, so that a flood of clients cannot keep it open.
 MOST: Final = 4096
 
 
@@ -35,7 +35,7 @@ class EndpointListener:
     :ivar description: as it was given.
     :ivar name: what log lines call it: the plugin's prefix and where it listens, `ssl:0.0.0.0:8443`.
     :ivar paused: why nothing is accepted for now, None if it is.
-    :ivar closed: whether it listens no more.
+    :ivar closed: whether it has stopped listening.
     """
 
     def __init__(self, reactor: Any, description: str, factory: IProtocolFactory) -> None:
@@ -101,9 +101,9 @@ class EndpointListener:
 
 
 async def close_port(reactor: Any, name: str, port: Any) -> None:
-    """Close a port of Twisted's, or of a plugin's, and say so in the log; never fails.
+    """Close a port of Twisted or of a plugin, and log it; never fails.
 
-    Whoever is connected already is accepted before, and nobody else let in.
+    All completed connections are accepted before; no new handshake begins.
 
     :param name: what the log line calls it.
     """
@@ -128,9 +128,9 @@ async def _close(reactor: Any, port: Any) -> None:
 
 
 def name_of(kind: str, port: IListeningPort) -> str | None:
-    """What log lines call a port: `ssl:0.0.0.0:8443`; None if it does not say where it listens.
+    """Return the name of a port for log lines: `ssl:0.0.0.0:8443`; None if it does not say where it listens.
 
-    :param kind: the prefix of endpoints that listen so.
+    :param kind: the prefix of the endpoint string, such as `ssl`.
     """
     where = port.getHost()
     if isinstance(where, IPv4Address):
@@ -143,7 +143,7 @@ def name_of(kind: str, port: IListeningPort) -> str | None:
 
 
 def _last_look(port: Any, listening: socket.socket) -> None:
-    """Accept whoever is connected; and if another process holds the socket, it shall get those that come now."""
+    """Accept all completed connections; another process that holds the socket gets the later ones."""
     _accept_all(port)
     admit_new(listening)
 

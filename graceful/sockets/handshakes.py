@@ -1,4 +1,4 @@
-"""Handshakes that the kernel has begun with clients, and how to let no more of them begin.
+"""Stopping new TCP handshakes while those under way complete.
 
 A client may believe itself connected while its last acknowledgement is still on the way: closing the
 listening socket then resets it.  accept(2) knows nothing of such half-open handshakes, and the kernel has no
@@ -7,13 +7,12 @@ tries again a second later, and then is refused, or served by a successor:
 
 * a socket filter that drops the segments that ask for a new connection (SYN) and lets all others pass.  It
   needs CAP_NET_ADMIN;
-* the least TTL that a segment must have left (RFC 5082 §3), which anybody may set, to 255: nearly everybody
-  sends with less.  The kernel compares it for segments that reach the listening socket, and those are the
+* the least TTL that a segment must have left (RFC 5082 §3), which needs no privilege, set to 255: nearly all
+  hosts send with less.  The kernel compares it for segments that reach the listening socket, and those are the
   SYNs: what completes a handshake under way goes to that handshake.  But a connection inherits it from the
   socket it was accepted from.
 
-Both belong to the socket, not to the descriptor.  On a socket that another process holds, they would go on
-dropping that process's clients, too.
+Both are set on the socket, not on the descriptor: if another process holds the socket, they drop its clients, too.
 """
 
 from __future__ import annotations
@@ -53,22 +52,22 @@ _TCP_SYN_RECV: Final = 3
 
 
 def drop_new(listening: socket.socket) -> bool:
-    """Let no new handshake begin on a TCP socket that we have bound and nobody else holds.
+    """Let no new handshake begin on a TCP socket that only this process holds.
 
-    Every connection accepted from it afterwards is to be given to `release`.
+    Give every connection accepted from it afterwards to `release`.
 
-    :returns: whether it is so now.
+    :returns: whether new handshakes are dropped now.
     """
     return filter_new(listening) or _set_least_left(listening, 255)
 
 
 def release(accepted: socket.socket) -> None:
-    """Let a connection receive that has inherited what keeps new ones out; what was dropped is sent again."""
+    """Undo `drop_new` on an accepted connection, which inherits it.  The client sends dropped segments again."""
     _set_least_left(accepted, 0)
 
 
 def admit_new(listening: socket.socket) -> None:
-    """Let new handshakes begin again, whatever has kept them out.  This needs no privilege."""
+    """Let new handshakes begin again, after either way of dropping them.  Needs no privilege."""
     # ENOENT: there is no filter, as nearly always.
     with suppress(OSError):
         listening.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
@@ -87,9 +86,9 @@ def _set_least_left(sock: socket.socket, hops: int) -> bool:
 
 
 def filter_new(listening: socket.socket) -> bool:
-    """Do as `drop_new` does, by a filter only, which connections need not be released from.
+    """Drop new handshakes as `drop_new` does, but only by a filter: then connections need no `release`.
 
-    :returns: whether it is so now.  It needs CAP_NET_ADMIN, and a kernel with socket filters.
+    :returns: whether new handshakes are dropped now.  It needs CAP_NET_ADMIN, and a kernel with socket filters.
     """
     instructions = b"".join(struct.pack("=HBBI", *instruction) for instruction in _DROP_SYN)
     memory = ctypes.create_string_buffer(instructions, len(instructions))

@@ -3,8 +3,8 @@
 Twisted's own `Port` does three things that a server with careful clients cannot use.  Out of file
 descriptors, it accepts and closes, though the kernel's queue would have kept the connections until there is
 room.  When it stops, it calls `shutdown(2)`, which ends the listening of every process that holds the socket,
-a successor included.  And it closes at once: every connection that the kernel had already completed, and that
-nobody had accepted yet, is reset, however politely its client had waited.
+a successor included.  And it closes at once: every connection that the kernel had completed and the
+server had not accepted yet is reset.
 
 A `Listener` therefore accepts itself.  To close, it lets no new handshake begin where it may, accepts until
 the queue is empty, waits a moment for handshakes under way, accepts once more, and only then closes its
@@ -36,15 +36,16 @@ log = Logger(namespace="graceful")
 
 Accepted = Callable[[socket.socket, Any], None]
 
-#: Connections accepted in one turn of the reactor, before everybody else gets theirs.
+#: Connections accepted in one turn of the reactor, so that a long queue does not delay its other descriptors.
 A_TURN: Final = 256
 
-#: Seconds until accepting is tried again after the system had no room for one more connection.
+#: Seconds until the next attempt to accept after the system had no room for one more connection.
 NO_ROOM_PAUSE: Final = 0.1
 
-#: Seconds that a closing listener waits, at most, for clients whose handshake is under way; and between
-#: looks. A quarter of a second is the round trip to nearly anywhere.
+#: Seconds that a closing listener waits at most for handshakes under way: the round trip to nearly anywhere.
 HANDSHAKES_WAIT: Final = 0.25
+
+#: Seconds between two counts of these handshakes.
 HANDSHAKES_LOOK: Final = 0.005
 
 #: Errors that belong to one connection, which is gone from the queue with them; accept(2) says to go on.
@@ -72,7 +73,7 @@ class _Queue(Enum):
 
     EMPTY = auto()
     MAY_HAVE_MORE = auto()
-    NO_ROOM = auto()  # EMFILE, ENFILE, ENOBUFS, ENOMEM, or what nobody has thought of: at once again would spin
+    NO_ROOM = auto()  # EMFILE, ENFILE, ENOBUFS, ENOMEM, or an unknown error: trying again at once would spin
 
 
 @implementer(IReadDescriptor)
@@ -82,7 +83,7 @@ class Listener:
     :ivar name: what log lines call the socket.
     :ivar paused: why nothing is accepted for now, None if it is; a full server says `max-connections`.
     :ivar closed: whether the descriptor is closed.
-    :ivar bound: the socket, with what is known of others who hold it.  That may change: a successor gets it, too.
+    :ivar bound: the socket; `shared` changes when a successor gets it, too.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Listener:
         self._silent = silent
         self._started = False
         self._closing = False
-        self._door_shut = False  # no new handshakes begin
+        self._refuses_handshakes = False  # no new handshakes begin
         self._no_room = False  # the last accept found no room; said in the log once, until one succeeds
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
@@ -174,17 +175,17 @@ class Listener:
         return self.name
 
     def doRead(self) -> None:
-        """Accept what has come.  For the reactor."""
+        """Accept the connections in the queue.  For the reactor."""
         if self._accept_some() is _Queue.NO_ROOM:
             self._retry = self._clock.callLater(NO_ROOM_PAUSE, self._watch_again)
             self._watch()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Close at once: the reactor is leaving and nobody has closed us before.  For the reactor."""
+        """Close at once: the reactor shuts down.  For the reactor."""
         self._finish()
 
     def _watch(self) -> None:
-        """Be in the reactor, or not, as our state wants it."""
+        """Add the socket to the reactor, or remove it, as our state requires."""
         if self.closed:
             return
         if self._started and self.paused is None and self._retry is None and not self._closing:
@@ -214,7 +215,7 @@ class Listener:
                 self._no_room = False
                 log.info("socket {name} accepts again", name=self.name)
             connection.setblocking(False)
-            if self._door_shut:
+            if self._refuses_handshakes:
                 release(connection)
             try:
                 self._accepted(connection, address)
@@ -235,16 +236,16 @@ class Listener:
         )
 
     async def _close(self, give_up: float) -> None:
-        """Accept whoever is connected already, let nobody else in, close.
+        """Accept all completed connections, let no new handshake begin, and close.
 
         :param give_up: the clock's time at which to stop trying to accept without room for it.
         """
         listening = self.bound.socket
         own_tcp = listening.family != socket.AF_UNIX and not self.bound.shared
-        self._door_shut = own_tcp and drop_new(listening)
-        port = listening.getsockname()[1] if self._door_shut else 0
+        self._refuses_handshakes = own_tcp and drop_new(listening)
+        port = listening.getsockname()[1] if self._refuses_handshakes else 0
         await self._accept_all(give_up)
-        if self._door_shut:
+        if self._refuses_handshakes:
             await self._handshakes_done(port)
             await self._accept_all(give_up)
         self._finish()
@@ -277,7 +278,7 @@ class Listener:
         self._finish()
 
     def _finish(self) -> None:
-        """Close the descriptor, say so, and tell who waits."""
+        """Close the descriptor, log it, and fire the deferreds of `close`."""
         if self.closed:
             return
         self._reactor.removeReader(self)

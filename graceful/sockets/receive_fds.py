@@ -1,7 +1,7 @@
 """Receiving descriptors from another process, over a Unix socket (SCM_RIGHTS, unix(7)).
 
-The standard library's `socket.recv_fds` loses the flags that it is given.  Then what comes is not closed on exec, and
-every process that an application starts in that moment keeps a listening socket which nobody accepts from.
+The standard library's `socket.recv_fds` ignores its `flags`.  The descriptors it receives are then not closed on
+exec, and a process that the application starts at that moment keeps a listening socket without accepting from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _AN_INT = calcsize("i")
 
 
 def receive(sock: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
-    """Receive bytes, and the descriptors that come beside them, which are closed on exec.
+    """Receive bytes and the descriptors sent with them, which are closed on exec.
 
     :param size: how many bytes at most.
     :param most: how many descriptors at most.

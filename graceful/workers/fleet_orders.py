@@ -51,7 +51,7 @@ class FleetOrders:
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        return self._at_most() + BEYOND if self._last.left is None else self._last.left
+        return self._at_most() + BEYOND if self._last.remaining_seconds is None else self._last.remaining_seconds
 
     def arm_last_limit(self) -> None:
         """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
@@ -60,7 +60,7 @@ class FleetOrders:
 
     def renew_limit(self) -> None:
         """Move the last limit, if there is more time; and kill who is still there just before it."""
-        left = self._last.left
+        left = self._last.remaining_seconds
         if left is None or self._exodus.state in (State.SERVING, State.GONE):
             return
         at_most = self._at_most()

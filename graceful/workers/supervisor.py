@@ -18,7 +18,7 @@ from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
 from graceful.drain import DrainResult, State
 from graceful.logs import twistd_log
-from graceful.process.clock import on
+from graceful.process.clock import monotonic_clock
 from graceful.process.exit import EXIT_SECONDS, latest_exit
 from graceful.process.own_process import OwnProcess
 from graceful.reports.reporter import Reporter
@@ -92,7 +92,7 @@ class Supervisor(Instance):
 
     def _make_status(self) -> FleetStatus:
         settings = self.settings
-        clock = self._clock = on(self._reactor)
+        clock = self._clock = monotonic_clock(self._reactor)
         clock.start()
         self._crew = WorkerPool(
             self._places,

@@ -68,7 +68,7 @@ class ConnectedTests(Case):
     def setUp(self) -> None:
         """Have an instance, and a supervisor that is connected to it."""
         super().setUp()
-        self.patch(module, "on", lambda reactor: self.clock)
+        self.patch(module, "monotonic_clock", lambda reactor: self.clock)
         self.clock: Any = SimpleNamespace(
             seconds=lambda: 0.0, start=lambda: None, stop=lambda: None, callLater=lambda *ignored: None
         )

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from graceful.process import clock as module
-from graceful.process.clock import MonotonicClock, ReactorAlarm, TimerfdAlarm, on
+from graceful.process.clock import MonotonicClock, ReactorAlarm, TimerfdAlarm, monotonic_clock
 
 
 class Hand:
@@ -67,12 +67,12 @@ class ClockTests(SynchronousTestCase):
         self.clock.start()
         self.calls: list[Any] = []
 
-    def test_interface(self) -> None:
+    def test_provides_IReactorTime(self) -> None:
         """It tells the time that it is given, as a reactor would."""
         self.assertTrue(verifyObject(IReactorTime, self.clock))
         self.assertEqual(self.clock.seconds(), 1000.0)
 
-    def test_order(self) -> None:
+    def test_makes_calls_in_the_order_of_their_times(self) -> None:
         """Calls are made in the order of their times, with their arguments, and not before."""
         self.clock.callLater(3, self.calls.append, "c")
         self.clock.callLater(1, self.calls.append, "a")
@@ -94,7 +94,7 @@ class ClockTests(SynchronousTestCase):
         self.clock.callLater(0.5, self.calls.append, 0)
         self.assertEqual((self.hand.times_set, self.hand.set_for), (2, 0.5))
 
-    def test_cancelled(self) -> None:
+    def test_does_not_make_a_cancelled_call(self) -> None:
         """A call that is cancelled is not made, and nobody holds on to it."""
         call = self.clock.callLater(1, self.calls.append, "no")
         self.clock.callLater(1, self.calls.append, "yes")
@@ -104,7 +104,7 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual(self.calls, ["yes"])
         self.assertRaises(AlreadyCancelled, call.cancel)
 
-    def test_cancelled_by_another(self) -> None:
+    def test_a_call_can_cancel_another_that_is_due(self) -> None:
         """One call may cancel another that is due at the same time, or one that it has just asked for."""
 
         def cancels() -> None:
@@ -117,7 +117,7 @@ class ClockTests(SynchronousTestCase):
         self.hand.advance(1)
         self.assertEqual((self.calls, self.clock.getDelayedCalls()), ([], []))
 
-    def test_moved(self) -> None:
+    def test_moves_calls_later_and_earlier(self) -> None:
         """A call can be put off, and drawn nearer."""
         off = self.clock.callLater(1, self.calls.append, "off")
         near = self.clock.callLater(9, self.calls.append, "near")
@@ -131,7 +131,7 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual(self.calls, ["near", "off"])
         self.assertRaises(AlreadyCalled, off.reset, 1)
 
-    def test_next_turn(self) -> None:
+    def test_makes_new_calls_in_the_next_turn(self) -> None:
         """What a call asks for at once comes in the reactor's next turn: others are not kept waiting."""
 
         def again() -> None:
@@ -144,7 +144,7 @@ class ClockTests(SynchronousTestCase):
             self.hand.advance(0)
             self.assertEqual(len(self.calls), turn)
 
-    def test_trouble(self) -> None:
+    def test_makes_the_other_calls_if_one_fails(self) -> None:
         """A call that fails is logged, and the others are made."""
         self.clock.callLater(1, lambda: 1 // 0)
         self.clock.callLater(1, self.calls.append, "other")
@@ -152,7 +152,7 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual(self.calls, ["other"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_stop(self) -> None:
+    def test_makes_no_calls_while_stopped(self) -> None:
         """A clock that is stopped calls nothing; one that is not started yet makes up for it then."""
         self.clock.stop()
         self.clock.stop()
@@ -164,7 +164,7 @@ class ClockTests(SynchronousTestCase):
         self.hand.advance(0)
         self.assertEqual(self.calls, [1])
 
-    def test_past(self) -> None:
+    def test_refuses_a_time_in_the_past(self) -> None:
         """Nothing can be done in the past."""
         self.assertRaises(ValueError, self.clock.callLater, -1, self.calls.append)
 
@@ -197,11 +197,11 @@ class TimerfdTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make the clock that a server has."""
         self.reactor = Reactor()
-        self.clock = on(self.reactor)
+        self.clock = monotonic_clock(self.reactor)
         self.clock.start()
         self.addCleanup(self.clock.stop)
 
-    def test_interface(self) -> None:
+    def test_provides_IReadDescriptor(self) -> None:
         """The reactor finds what it asks of a reader; other programs do not inherit it, and nobody waits in it."""
         (alarm,) = self.reactor.reading
         self.assertIsInstance(alarm, TimerfdAlarm)
@@ -210,7 +210,7 @@ class TimerfdTests(SynchronousTestCase):
         alarm.doRead()
         self.assertEqual(alarm.logPrefix(), "clock")
 
-    def test_wakes(self) -> None:
+    def test_wakes_by_monotonic_time(self) -> None:
         """Calls are made when their monotonic time has come, not sooner, and without the reactor's timers."""
         made: list[float] = []
         begun = time.monotonic()
@@ -221,7 +221,7 @@ class TimerfdTests(SynchronousTestCase):
         self.assertGreaterEqual(time.monotonic() - begun, 0.03)
         self.assertEqual(made, [0, 1e-9, 0.01, 0.03])
 
-    def test_stop(self) -> None:
+    def test_stopping_closes_the_descriptor(self) -> None:
         """Stopping, by us or by a reactor that leaves, closes the descriptor."""
         (alarm,) = self.reactor.reading
         fd = alarm.fileno()
@@ -230,7 +230,7 @@ class TimerfdTests(SynchronousTestCase):
         self.assertEqual(self.reactor.reading, [])
         self.clock.stop()
 
-    def test_failing_call(self) -> None:
+    def test_raises_an_error_of_the_kernel(self) -> None:
         """An error of the kernel's is not taken for success."""
         calls = module._timerfd_calls()
         assert calls is not None
@@ -241,12 +241,12 @@ class TimerfdTests(SynchronousTestCase):
 class ReactorAlarmTests(SynchronousTestCase):
     """The alarm for systems without timerfd."""
 
-    def test_fallback(self) -> None:
+    def test_warns_and_uses_the_timers_of_the_reactor(self) -> None:
         """The reactor's timers are used, and the log says what that costs."""
         self.patch(module, "_timerfd_calls", lambda: None)
         reactor = Clock()
         made: list[str] = []
-        clock = on(reactor)
+        clock = monotonic_clock(reactor)
         with capturedLogs() as events:
             clock.start()
         self.assertIn("no timerfd", formatEvent(events[0]))

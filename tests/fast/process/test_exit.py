@@ -103,12 +103,12 @@ class Wakes:
 class FormulaTests(SynchronousTestCase):
     """The one formula."""
 
-    def test_latest_exit(self) -> None:
+    def test_latest_exit_adds_up_all_parts(self) -> None:
         """Lame duck, deadline, 5 s to take down, 5 s for reports, 2 s to leave."""
         self.assertEqual(latest_exit(0, 200), 212)
         self.assertEqual(latest_exit(10, 30), 52)
 
-    def test_statuses(self) -> None:
+    def test_exit_statuses_are_0_70_and_71(self) -> None:
         """Scripts rely on these numbers."""
         self.assertEqual((FINISHED, TAKEN_DOWN, ABANDONED), (0, 70, 71))
 
@@ -131,7 +131,7 @@ class LastLimitTests(SynchronousTestCase):
 
         return pass_by
 
-    def test_arm(self) -> None:
+    def test_arm_sets_the_timer_behind_the_watchdog(self) -> None:
         """The kernel's timer is set behind the watchdog's limit, at the signal's default action."""
         self.limit.arm(212)
         self.assertEqual(
@@ -181,7 +181,7 @@ class LastLimitTests(SynchronousTestCase):
         self.fake.now += 10
         self.assertRaises(Left, self.fake.watch)
 
-    def test_strike(self) -> None:
+    def test_writes_a_line_and_ends_the_process_at_the_limit(self) -> None:
         """When the limit has passed, one line goes to standard error and the log, and the process ends."""
         self.limit.arm(10)
         self.fake.now += 10
@@ -194,7 +194,7 @@ class LastLimitTests(SynchronousTestCase):
         for word in (f"process {os.getpid()}", "last limit", "71"):
             self.assertIn(word, written[2])
 
-    def test_not_before(self) -> None:
+    def test_waits_on_if_woken_before_the_limit(self) -> None:
         """Woken before the limit, the watchdog goes on waiting."""
         self.limit.arm(10)
         self.fake.looks = [
@@ -206,7 +206,7 @@ class LastLimitTests(SynchronousTestCase):
         self.assertRaises(Left, self.fake.watch)
         self.assertEqual(self.fake.now, 110)
 
-    def test_later_and_earlier(self) -> None:
+    def test_arming_again_moves_the_limit_either_way(self) -> None:
         """Armed again, the limit moves either way, with one and the same thread."""
         for seconds in (20, 5):
             self.limit.arm(10)
@@ -218,7 +218,7 @@ class LastLimitTests(SynchronousTestCase):
             self.assertEqual(self.fake.now, begun + seconds)
         self.assertEqual(self.fake.log.count("thread"), 1)
 
-    def test_moved_while_it_waits(self) -> None:
+    def test_a_nearer_limit_wakes_the_watchdog(self) -> None:
         """A watchdog that waits for a far limit is woken by a nearer one."""
         self.limit.arm(3600)
         self.wakes.count = 0
@@ -230,19 +230,19 @@ class LastLimitTests(SynchronousTestCase):
         self.fake.looks = [signal_handler]
         self.assertRaises(Left, self.fake.watch)
 
-    def test_in_a_signal_handler(self) -> None:
+    def test_a_signal_handler_may_arm_within_arm(self) -> None:
         """A signal handler may arm in the middle of another arm."""
         self.fake.looks = [lambda: self.limit.arm(50)]
         self.limit.arm(10)
         self.assertEqual(self.fake.log.count("thread"), 1)
 
-    def test_limit_in_the_past(self) -> None:
+    def test_a_limit_in_the_past_is_now(self) -> None:
         """A limit that has passed already is now; a timer set to zero would never go off."""
         self.limit.arm(-5)
         self.assertIn(("setitimer", signal.ITIMER_REAL, KERNEL_AFTER), self.fake.log)
         self.assertRaises(Left, self.fake.watch)
 
-    def test_verdict(self) -> None:
+    def test_verdict_sets_status_and_a_short_limit(self) -> None:
         """After a verdict, threads that hold the exit do so for a short time, and its status stands."""
         self.limit.arm(212)
         self.limit.verdict(FINISHED, within=2)
@@ -252,7 +252,7 @@ class LastLimitTests(SynchronousTestCase):
         self.assertEqual(self.fake.log[-1], ("leave", FINISHED))
         self.assertIn("threads that do not end", self.fake.lines()[2])
 
-    def test_descriptors_that_are_gone(self) -> None:
+    def test_ends_without_descriptors_to_write_to(self) -> None:
         """A terminal that is gone, or a log that was never there, does not keep the process."""
 
         def broken(fd: int, line: bytes) -> None:
@@ -263,7 +263,7 @@ class LastLimitTests(SynchronousTestCase):
         limit.arm(0)
         self.assertRaises(Left, fake.watch)
 
-    def test_leave(self) -> None:
+    def test_leave_exits_with_the_verdict(self) -> None:
         """At the interpreter's exit the verdict becomes the status; without one nothing is done."""
         registered: list[Callable[[], None]] = []
         self.limit.install(registered.append)
@@ -295,18 +295,18 @@ class ProcessTests(SynchronousTestCase):
             check=False,
         )
 
-    def test_stuck_main_thread(self) -> None:
+    def test_ends_a_stuck_main_thread(self) -> None:
         """A main thread, and so a reactor, that is stuck for ever does not hold the process."""
         done = self.run_code("limit.arm(0.1)\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()")
         self.assertEqual(done.returncode, ABANDONED)
         self.assertEqual(done.stderr.count("\n"), 1)
 
-    def test_stuck_interpreter(self) -> None:
+    def test_ends_a_stuck_interpreter(self) -> None:
         """Nor does an extension that never gives the interpreter back: the kernel ends that one."""
         done = self.run_code("exit.KERNEL_AFTER = 0.1\nlimit.arm(0.1)\nctypes.PyDLL(None).sleep(60)")
         self.assertEqual(done.returncode, -signal.SIGALRM)
 
-    def test_forgotten_thread(self) -> None:
+    def test_ends_in_spite_of_a_forgotten_thread(self) -> None:
         """A thread that is no daemon holds a finished process for no longer than the verdict allows."""
         done = self.run_code(
             "threading.Thread(target=time.sleep, args=(60,)).start()\n"
@@ -315,7 +315,7 @@ class ProcessTests(SynchronousTestCase):
         self.assertEqual(done.returncode, FINISHED)
         self.assertIn("threads that do not end", done.stderr)
 
-    def test_status_and_buffers(self) -> None:
+    def test_flushes_buffers_and_keeps_the_status(self) -> None:
         """The status is the verdict's, what is buffered is written, and exit functions of the app are called."""
         done = self.run_code(
             "import atexit\n"
@@ -328,7 +328,7 @@ class ProcessTests(SynchronousTestCase):
         self.assertEqual((done.returncode, done.stderr), (TAKEN_DOWN, ""))
         self.assertEqual(done.stdout, "buffered of the application\n")
 
-    def test_application_that_cannot_be_flushed(self) -> None:
+    def test_keeps_the_status_if_flushing_fails(self) -> None:
         """A log handler and a stream of the application's that fail at the end are told of; the status stays."""
         code = (
             "import logging\n"

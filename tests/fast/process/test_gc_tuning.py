@@ -17,22 +17,22 @@ class SettleTests(SynchronousTestCase):
         self.addCleanup(gc.unfreeze)
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
 
-    def test_less_often(self) -> None:
+    def test_collects_the_youngest_less_often(self) -> None:
         """With the interpreter's own thresholds the youngest are looked at less often, the others as before."""
         for own in ((700, 10, 10), (2000, 10, 10)):
             gc.set_threshold(*own)
-            collector.settle()
+            collector.freeze_startup_objects()
             self.assertEqual(gc.get_threshold(), (collector.YOUNG, 10, 10))
 
-    def test_application(self) -> None:
+    def test_keeps_thresholds_of_the_application(self) -> None:
         """An application that has set thresholds keeps them, also if it has none looked for."""
         for chosen in ((0, 10, 10), (700, 5, 5), (50_000, 20, 100)):
             gc.set_threshold(*chosen)
-            collector.settle()
+            collector.freeze_startup_objects()
             self.assertEqual(gc.get_threshold(), chosen)
 
-    def test_left_out(self) -> None:
+    def test_freezes_what_exists(self) -> None:
         """What there is by then is not looked at any more."""
         imported: list[object] = [object()]
-        collector.settle()
+        collector.freeze_startup_objects()
         self.assertFalse(any(one is imported for one in gc.get_objects()))

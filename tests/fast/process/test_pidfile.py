@@ -59,7 +59,7 @@ class Case(SynchronousTestCase):
 class StartTests(Case):
     """Taking the path."""
 
-    def test_write(self) -> None:
+    def test_writes_our_pid(self) -> None:
         """The file holds our pid, and other programs inherit nothing."""
         made = self.pid_file()
         made.check()
@@ -68,14 +68,14 @@ class StartTests(Case):
         self.assertFalse(os.get_inheritable(made._fd))
         self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode) & 0o022, 0)
 
-    def test_living(self) -> None:
+    def test_refuses_the_file_of_a_living_process(self) -> None:
         """A living process's file is refused, before the fork and after, and left as it is."""
         self.put(f"{SOMEBODY}")
         self.assertIn(f"process {SOMEBODY}", self.assert_busy(self.pid_file().check))
         self.assert_busy(self.pid_file().write)
         self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
 
-    def test_stale(self) -> None:
+    def test_replaces_a_stale_file(self) -> None:
         """What a dead process left is replaced, with a line in the log; so is what is no pid at all."""
         for text in ("4712", "4712\n", "garbage", "0", "-1", "4711x", "9" * 40, "\N{SUPERSCRIPT TWO}"):
             self.put(text)
@@ -87,7 +87,7 @@ class StartTests(Case):
             self.assertEqual(self.files(), {"app.pid": ME})
             made.remove()
 
-    def test_released(self) -> None:
+    def test_takes_an_empty_file_silently(self) -> None:
         """An empty file is free, and nothing to talk about."""
         self.put("")
         made = self.pid_file()
@@ -97,7 +97,7 @@ class StartTests(Case):
         self.assertEqual(events, [])
         self.assertEqual(self.files(), {"app.pid": ME})
 
-    def test_own_number(self) -> None:
+    def test_takes_a_file_with_our_own_number(self) -> None:
         """Our own number in the file is a dead predecessor's: in a container they are all alike."""
         self.living.add(os.getpid())
         self.put(ME)
@@ -106,13 +106,13 @@ class StartTests(Case):
         made.write()
         self.assertEqual(self.files(), {"app.pid": ME})
 
-    def test_shorter_than_before(self) -> None:
+    def test_leaves_nothing_of_a_longer_text(self) -> None:
         """Nothing of a longer text is left behind ours."""
         self.put("x" * 100)
         self.pid_file().write()
         self.assertEqual(self.files(), {"app.pid": ME})
 
-    def test_owner(self) -> None:
+    def test_gives_the_file_to_another_user(self) -> None:
         """The file can be given to the user who will run the server."""
         made = self.pid_file()
         made.write(os.getuid(), os.getgid())
@@ -122,7 +122,7 @@ class StartTests(Case):
         made.write(33, 34)
         self.assertEqual(calls, [(33, 34)])
 
-    def test_relative_path(self) -> None:
+    def test_keeps_the_path_when_the_directory_changes(self) -> None:
         """The path is meant from where the operator was."""
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)
@@ -132,7 +132,7 @@ class StartTests(Case):
         made.write()
         self.assertEqual(self.files(), {"app.pid": ME})
 
-    def test_cannot_be_written(self) -> None:
+    def test_refuses_a_path_that_cannot_be_written(self) -> None:
         """A directory that is not there, and a link that leads elsewhere, are one line."""
         line = str(self.assertRaises(PidFileError, PidFile("/nonexistent/app.pid").write))
         self.assertIn("/nonexistent/app.pid: No such file or directory", line)
@@ -140,14 +140,14 @@ class StartTests(Case):
         self.assertRaises(PidFileError, self.pid_file().write)
         PidFile("/nonexistent/app.pid").check()
 
-    def test_being_written(self) -> None:
+    def test_refuses_a_path_that_another_instance_is_writing(self) -> None:
         """While another instance is just writing it, the path is refused."""
         self.put("")
         with open(self.path) as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             self.assertIn("just starting", self.assert_busy(self.pid_file().write))
 
-    def test_released_while_we_looked(self) -> None:
+    def test_looks_again_if_the_file_was_moved(self) -> None:
         """If the file moves away between open and lock, the path is what counts, not the file."""
         self.put(f"{SOMEBODY}")
         flock = fcntl.flock
@@ -161,7 +161,7 @@ class StartTests(Case):
         self.pid_file().write()
         self.assertEqual(self.files(), {"app.pid": ME, f"app.pid.{SOMEBODY}": str(SOMEBODY)})
 
-    def test_several_at_once(self) -> None:
+    def test_gives_the_path_to_one_of_several_instances(self) -> None:
         """Of many instances that start in the same moment, one gets the path: its own pid is in the file."""
         for _ in range(20):
             go, begin = os.pipe()
@@ -198,7 +198,7 @@ class StartTests(Case):
 class StopTests(Case):
     """Giving the path up, and leaving."""
 
-    def test_release(self) -> None:
+    def test_release_frees_the_path(self) -> None:
         """Once released, the path is free for a successor, and the one that leaves lives on at its own."""
         first = self.pid_file()
         first.write()
@@ -209,7 +209,7 @@ class StopTests(Case):
         first.remove()
         self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
 
-    def test_no_right_to_the_directory(self) -> None:
+    def test_empties_a_file_that_it_cannot_rename(self) -> None:
         """Where files cannot be renamed or removed any more, an empty one says that the path is free."""
         first, second = self.pid_file(), self.pid_file()
         first.write()
@@ -231,7 +231,7 @@ class StopTests(Case):
         self.patch(os, "rename", rename)
         self.patch(os, "unlink", unlink)
 
-    def test_never_released(self) -> None:
+    def test_removes_a_path_that_was_not_released(self) -> None:
         """One that ends without having released removes the path."""
         made = self.pid_file()
         made.write()
@@ -242,7 +242,7 @@ class StopTests(Case):
         self.assertEqual(self.files(), {})
         self.assertRaises(OSError, os.fstat, fd)
 
-    def test_never_written(self) -> None:
+    def test_touches_nothing_before_it_has_written(self) -> None:
         """One that has not come to write touches nothing."""
         self.put(f"{SOMEBODY}")
         made = self.pid_file()
@@ -250,7 +250,7 @@ class StopTests(Case):
         made.remove()
         self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
 
-    def test_replaced(self) -> None:
+    def test_leaves_a_replaced_file_alone(self) -> None:
         """A file that somebody has put in the place of ours is left alone."""
         for stop in (PidFile.release, PidFile.remove):
             made = self.pid_file()
@@ -263,7 +263,7 @@ class StopTests(Case):
             self.assertEqual(self.files(), {"app.pid": ME})
             os.unlink(self.path)
 
-    def test_overwritten(self) -> None:
+    def test_leaves_an_overwritten_file_alone(self) -> None:
         """So is ours if somebody has written something else into it, as stock twistd does."""
         for stop in (PidFile.release, PidFile.remove):
             made = self.pid_file()
@@ -274,7 +274,7 @@ class StopTests(Case):
             made.remove()
             os.unlink(self.path)
 
-    def test_forked(self) -> None:
+    def test_a_forked_process_leaves_the_file_alone(self) -> None:
         """A process that was forked from the instance does not take the instance's file with it."""
         made = self.pid_file()
         made.write()
@@ -290,7 +290,7 @@ class StopTests(Case):
 class AliveTests(SynchronousTestCase):
     """Which processes live."""
 
-    def test_alive(self) -> None:
+    def test_tells_living_processes_from_dead_ones(self) -> None:
         """We do; one that has ended does not; another user's does; a number too large for one does not."""
         pid = os.fork()
         if not pid:
@@ -307,7 +307,7 @@ class AliveTests(SynchronousTestCase):
 class TakeoverTests(Case):
     """From one instance to the next, while both live."""
 
-    def test_taken_over(self) -> None:
+    def test_takes_the_file_over_from_a_predecessor(self) -> None:
         """The predecessor's file is opened early, written when it has let go; then it leaves it alone."""
         old = self.pid_file()
         old.write()
@@ -324,7 +324,7 @@ class TakeoverTests(Case):
         new.remove()
         self.assertEqual(self.files(), {})
 
-    def test_given_up(self) -> None:
+    def test_a_failed_successor_leaves_the_file(self) -> None:
         """A successor that fails leaves the file as it is."""
         self.put(f"{SOMEBODY}\n")
         new = self.pid_file()
@@ -332,7 +332,7 @@ class TakeoverTests(Case):
         new.remove()
         self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
 
-    def test_none(self) -> None:
+    def test_takes_a_free_path_if_the_predecessor_has_no_file(self) -> None:
         """A predecessor without this file leaves the path free."""
         new = self.pid_file()
         new.prepare(SOMEBODY)
@@ -340,7 +340,7 @@ class TakeoverTests(Case):
         new.take_over()
         self.assertEqual(self.files(), {"app.pid": ME})
 
-    def test_stale(self) -> None:
+    def test_takes_over_a_stale_file(self) -> None:
         """A dead process's file is taken over as well."""
         self.put("4710\n")
         new = self.pid_file()
@@ -348,14 +348,14 @@ class TakeoverTests(Case):
         new.take_over()
         self.assertEqual(self.files(), {"app.pid": ME})
 
-    def test_busy(self) -> None:
+    def test_refuses_the_file_of_another_living_process(self) -> None:
         """A file of another living process is refused, and left alone."""
         self.put(f"{SOMEBODY}\n")
         new = self.pid_file()
         self.assert_busy(lambda: new.prepare(SOMEBODY + 1))
         self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
 
-    def test_released_meanwhile(self) -> None:
+    def test_takes_a_path_that_was_released_meanwhile(self) -> None:
         """A predecessor that was told to stop has moved its file: the path is taken anew."""
         self.put(f"{SOMEBODY}\n")
         new = self.pid_file()
@@ -364,7 +364,7 @@ class TakeoverTests(Case):
         new.take_over()
         self.assertEqual(self.files(), {"app.pid": ME, f"app.pid.{SOMEBODY}": str(SOMEBODY)})
 
-    def test_cannot_be_opened(self) -> None:
+    def test_refuses_a_link(self) -> None:
         """A link at the path is none of ours."""
         os.symlink("elsewhere", self.path)
         self.assertIn(self.path, str(self.assertRaises(PidFileError, self.pid_file().prepare, SOMEBODY)))

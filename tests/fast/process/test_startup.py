@@ -48,23 +48,23 @@ class Case(SynchronousTestCase):
 class TerminalTests(Case):
     """The copy of standard error."""
 
-    def test_line(self) -> None:
+    def test_writes_one_line(self) -> None:
         """Whatever the text holds, it is one line, and tells whose it is."""
         self.terminal.say("cannot listen on tcp:80:\n  port 80 is in use \N{BLACK HEART SUIT}\n")
         self.assertEqual(self.said(), "graceful: cannot listen on tcp:80: port 80 is in use \u2665\n")
 
-    def test_inheritance(self) -> None:
+    def test_is_closed_on_exec(self) -> None:
         """Programs that the application starts do not hold the operator's terminal."""
         self.assertFalse(os.get_inheritable(self.terminal._fd))
 
-    def test_close(self) -> None:
+    def test_can_be_closed(self) -> None:
         """Nor does a daemon that has started; saying something is then harmless."""
         self.terminal.close()
         self.terminal.close()
         self.assertEqual(os.read(self.read_end, 1), b"")
         self.terminal.say("to nobody")
 
-    def test_no_terminal(self) -> None:
+    def test_writes_nothing_without_a_terminal(self) -> None:
         """Without standard error, and with one that is gone, nothing is said and nothing fails."""
         Terminal(stderr=10_000).say("to nobody")
         read_end, write_end = os.pipe()
@@ -86,7 +86,7 @@ class EarlyStopTests(Case):
         self.early = EarlyStop()
         self.early.install()
 
-    def test_raises(self) -> None:
+    def test_a_signal_raises_within_a_step(self) -> None:
         """Inside a step a signal raises what no `except Exception` catches, at once."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             early = EarlyStop()
@@ -100,7 +100,7 @@ class EarlyStopTests(Case):
                     reached.append("the handler of an application")
             self.assertEqual((caught.exception.signum, reached), (signum, []))
 
-    def test_swallowed(self) -> None:
+    def test_a_swallowed_signal_still_ends_the_step(self) -> None:
         """If an application catches everything, the step ends it all the same."""
 
         def application() -> None:
@@ -112,7 +112,7 @@ class EarlyStopTests(Case):
 
         self.assertRaises(Stopped, application)
 
-    def test_between_steps(self) -> None:
+    def test_a_signal_between_steps_ends_the_next(self) -> None:
         """Between steps a signal breaks into nothing, and ends the next step before it begins."""
         os.kill(os.getpid(), signal.SIGTERM)
         self.assertEqual(self.early.requested, signal.SIGTERM)
@@ -126,7 +126,7 @@ class EarlyStopTests(Case):
         os.kill(os.getpid(), signal.SIGINT)
         self.assertEqual(reached, [])
 
-    def test_twice(self) -> None:
+    def test_a_second_signal_does_not_interrupt(self) -> None:
         """A second signal does not break into what the first one has set going."""
         cleaned = []
 
@@ -141,7 +141,7 @@ class EarlyStopTests(Case):
         self.assertRaises(Stopped, step)
         self.assertEqual(cleaned, ["up"])
 
-    def test_hand_over(self) -> None:
+    def test_hands_over_an_earlier_signal(self) -> None:
         """Those who come after get the signals; one that came before is told to them."""
         got: list[int] = []
         handlers = {
@@ -157,7 +157,7 @@ class EarlyStopTests(Case):
         other.install()
         self.assertEqual(other.hand_over(handlers), None)
 
-    def test_ignored(self) -> None:
+    def test_leaves_ignored_signals_ignored(self) -> None:
         """A signal that is ignored, as under nohup(1), stays so for good."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         early = EarlyStop()
@@ -167,7 +167,7 @@ class EarlyStopTests(Case):
         early.hand_over(nothing)
         self.assertEqual(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
 
-    def test_default(self) -> None:
+    def test_default_lets_signals_kill(self) -> None:
         """Where they shall kill again, they do; also one that has come already."""
         for early_signal in (None, signal.SIGTERM):
             pid = os.fork()
@@ -212,38 +212,38 @@ class StartupTests(Case):
         self.assertTrue(raised.said)
         return raised
 
-    def test_success(self) -> None:
+    def test_success_is_silent(self) -> None:
         """A step that succeeds says nothing."""
         with self.startup.step():
             pass
         self.assertEqual(self.said(), "")
 
-    def test_startup_error(self) -> None:
+    def test_tells_a_startup_error_in_full(self) -> None:
         """The line is said in full, however long, and the error goes on to twistd."""
         error = StartupError("cannot listen on tcp:80: " + "x" * 300)
         self.assertIs(self.failing(error), error)
         self.assertEqual(self.said(), f"graceful: {error}\n")
 
-    def test_errors_of_our_own(self) -> None:
+    def test_tells_our_own_errors_as_they_are(self) -> None:
         """Errors that are written for the operator are said as they are."""
         from graceful.sockets.binding import BindError
 
         self.failing(BindError("cannot listen on tcp:80: port 80 is in use"))
         self.assertEqual(self.said(), "graceful: cannot listen on tcp:80: port 80 is in use\n")
 
-    def test_other_errors(self) -> None:
+    def test_tells_what_and_where_of_other_errors(self) -> None:
         """Of any other error the line tells what and where."""
         cause = KeyError("DATABASE_URL")
         raised = self.failing(cause)
         self.assertIs(raised.__cause__, cause)
         self.assertRegex(self.said(), r"^graceful: cannot start: KeyError: 'DATABASE_URL' \(.*test_.*, line \d+\)\n$")
 
-    def test_system_exit(self) -> None:
+    def test_reports_sys_exit(self) -> None:
         """An application that ends the process, which twistd would never hear of, is an error like others."""
         self.failing(SystemExit("no settings"))
         self.assertIn("sys.exit('no settings')", self.said())
 
-    def test_signal(self) -> None:
+    def test_reports_a_signal(self) -> None:
         """A signal during a step is one, too."""
 
         def step() -> None:
@@ -253,7 +253,7 @@ class StartupTests(Case):
         self.assertRaises(StartupError, step)
         self.assertEqual(self.said(), "graceful: stopped by SIGTERM while starting\n")
 
-    def test_undo(self) -> None:
+    def test_undoes_in_reverse_order_once(self) -> None:
         """What earlier steps have left is undone, the last first, before the operator is told; once only."""
         undone: list[Any] = []
         self.startup.undo.callback(lambda: undone.append(("first", self.said())))
@@ -264,14 +264,14 @@ class StartupTests(Case):
         self.failing(StartupError("again"))
         self.assertEqual(len(undone), 2)
 
-    def test_trouble_while_undoing(self) -> None:
+    def test_logs_errors_while_undoing(self) -> None:
         """Trouble while undoing is logged, and the operator is told the reason for it all."""
         self.startup.undo.callback(lambda: 1 // 0)
         self.failing(StartupError("no"))
         self.assertEqual(self.said(), "graceful: no\n")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_steps_within_steps(self) -> None:
+    def test_does_not_repeat_an_inner_step(self) -> None:
         """What an inner step has said, the outer one does not say again."""
 
         def step() -> None:
@@ -281,7 +281,7 @@ class StartupTests(Case):
         self.assertRaises(StartupError, step)
         self.assertEqual(self.said(), "graceful: once\n")
 
-    def test_log(self) -> None:
+    def test_logs_elsewhere_with_the_cause(self) -> None:
         """If the log goes elsewhere, it gets the line, with the traceback of what is behind it."""
         with capturedLogs() as events:
             self.failing(StartupError("not logged"))
@@ -295,7 +295,7 @@ class StartupTests(Case):
         self.assertIsInstance(events[1]["log_failure"].value, ValueError)
         self.flushLoggedErrors(ValueError)
 
-    def test_excepthook(self) -> None:
+    def test_prints_only_errors_not_yet_told(self) -> None:
         """An error that was said is not printed again; any other is."""
         said, unsaid, other = StartupError("said"), StartupError("unsaid"), ValueError()
         self.failing(said)
@@ -303,7 +303,7 @@ class StartupTests(Case):
             sys.excepthook(type(error), error, None)
         self.assertEqual(self.printed, [unsaid, other])
 
-    def test_succeeded(self) -> None:
+    def test_succeeded_lets_everything_go(self) -> None:
         """When the reactor runs, all is let go: terminal, excepthook, signals, and what was to be undone."""
         got: list[int] = []
         undone: list[str] = []
@@ -431,14 +431,14 @@ class TwistdTests(SynchronousTestCase):
             select.select([], [], [], 0.02)
         return int(text)
 
-    def test_line(self) -> None:
+    def test_tells_one_line_and_exits_with_1(self) -> None:
         """What the service says is the one line in the terminal, in full; the status is 1, no pid file is left."""
         line = "cannot listen on tcp:80: " + "x" * 200
         for daemon, files in ((False, []), (True, ["twistd.log"])):
             ended = self.end(self.start(f"raise StartupError({line!r})", daemon))
             self.assertEqual(ended, (1, f"graceful: {line}\n", files))
 
-    def test_exit(self) -> None:
+    def test_reports_sys_exit(self) -> None:
         """An application that calls sys.exit() ends the start, too, and in a daemon is not waited for."""
         for daemon in (False, True):
             status, errors, files = self.end(self.start("sys.exit('no settings')", daemon))
@@ -446,13 +446,13 @@ class TwistdTests(SynchronousTestCase):
             self.assertIn("no settings", errors)
             self.assertNotIn("twistd.pid", files)
 
-    def test_killed_daemon(self) -> None:
+    def test_does_not_wait_for_a_killed_daemon(self) -> None:
         """A daemon that dies without a word is not waited for, and the terminal tells."""
         status, errors, _ = self.end(self.start("os.kill(os.getpid(), signal.SIGKILL)", daemon=True))
         self.assertEqual((status, errors.count("\n")), (1, 1))
         self.assertIn("without a word", errors)
 
-    def test_other_errors(self) -> None:
+    def test_tells_errors_outside_steps(self) -> None:
         """An error outside our steps is told by the waiting process, in one line as well."""
         without_step = SERVICE.replace(
             "with self.options.startup.step():\n            exec", "if True:\n            exec"
@@ -463,7 +463,7 @@ class TwistdTests(SynchronousTestCase):
         self.assertEqual((status, errors.count("\n")), (1, 1))
         self.assertIn("ValueError: odd", errors)
 
-    def test_signal(self) -> None:
+    def test_sigterm_ends_a_start(self) -> None:
         """SIGTERM in the middle of a start ends it, though the application catches what it can."""
         for daemon in (False, True):
             started = self.start(WAIT, daemon)
@@ -473,7 +473,7 @@ class TwistdTests(SynchronousTestCase):
             self.assertNotIn("twistd.pid", files)
             os.unlink(os.path.join(self.rundir, "started"))
 
-    def test_signal_to_the_waiting_process(self) -> None:
+    def test_a_signal_kills_the_waiting_process(self) -> None:
         """The process that only waits for the daemon dies of a signal as any program."""
         started = self.start(WAIT, daemon=True)
         daemon = self.wait_until_started()
@@ -482,7 +482,7 @@ class TwistdTests(SynchronousTestCase):
         os.kill(daemon, signal.SIGTERM)
         self.end(started)
 
-    def test_success(self) -> None:
+    def test_reports_a_started_daemon_at_once(self) -> None:
         """A daemon that starts is reported at once, with nothing in the terminal."""
         started = self.start("open('started', 'w').write(str(os.getpid()))", daemon=True)
         status = started.wait(30)

@@ -29,7 +29,7 @@ class NotifyTests(SynchronousTestCase):
         """The assignments of the next datagram."""
         return self.manager.recv(4096).decode().split("\n")
 
-    def test_words(self) -> None:
+    def test_sends_each_notification_as_one_datagram(self) -> None:
         """Each word is one datagram, and a time is in microseconds with something to spare."""
         notify = SystemdNotifier({"NOTIFY_SOCKET": self.path})
         notify.ready()
@@ -43,21 +43,21 @@ class NotifyTests(SynchronousTestCase):
         notify.alive()
         self.assertEqual(self.heard(), ["WATCHDOG=1"])
 
-    def test_abstract(self) -> None:
+    def test_sends_to_an_abstract_address(self) -> None:
         """An @ stands for the zero byte of an abstract address."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(f"\0graceful-test-{os.getpid()}")
             SystemdNotifier({"NOTIFY_SOCKET": f"@graceful-test-{os.getpid()}"}).alive()
             self.assertEqual(manager.recv(100), b"WATCHDOG=1")
 
-    def test_nobody(self) -> None:
+    def test_sends_nothing_without_a_manager(self) -> None:
         """Without a manager nothing is sent; one that is gone is told of once."""
         SystemdNotifier({}).ready()
         gone = SystemdNotifier({"NOTIFY_SOCKET": os.path.join(self.directory, "gone")})
         gone.ready()
         gone.alive()
 
-    def test_watchdog(self) -> None:
+    def test_halves_the_watchdog_period(self) -> None:
         """Signs of life are due at half the period, if it is we who are watched."""
         given = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": "3000000"}
         self.assertEqual(SystemdNotifier(given).watchdog, 1.5)

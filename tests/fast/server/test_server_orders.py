@@ -91,7 +91,7 @@ class FleetTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Begin to drain with workers that have 20 seconds."""
         self.at_most = 20.0
-        self.left: float | None = None
+        self.remaining_seconds: float | None = None
         self.killed = 0
         exodus: Any = SimpleNamespace(state="serving", began=None, kill=self.kill)
         test, nothing = cast(Any, self), cast(Any, None)  # the test is their status, and the limit
@@ -101,7 +101,7 @@ class FleetTests(SynchronousTestCase):
 
     def arm(self, seconds: float) -> None:
         """The limit is set."""
-        self.left = seconds
+        self.remaining_seconds = seconds
 
     def kill(self) -> None:
         """The workers are killed."""
@@ -109,8 +109,8 @@ class FleetTests(SynchronousTestCase):
 
     def pass_by(self, seconds: float) -> None:
         """Time passes, in which nobody says anything."""
-        assert self.left is not None
-        self.left -= seconds
+        assert self.remaining_seconds is not None
+        self.remaining_seconds -= seconds
         self.at_most = max(0.0, self.at_most - seconds)
         self.orders.renew_limit()
 
@@ -118,12 +118,12 @@ class FleetTests(SynchronousTestCase):
         """Who has more time than was thought puts it off."""
         self.at_most = 100.0
         self.orders.renew_limit()
-        self.assertEqual((self.left, self.killed), (100.0 + BEYOND, 0))
+        self.assertEqual((self.remaining_seconds, self.killed), (100.0 + BEYOND, 0))
 
     def test_no_time(self) -> None:
         """Who has none left does not, or it would never come; and is killed just before it."""
         for _ in range(20 + int(BEYOND - EXIT_SECONDS)):
             self.pass_by(1.0)
-        self.assertEqual((self.left, self.killed), (EXIT_SECONDS, 0))
+        self.assertEqual((self.remaining_seconds, self.killed), (EXIT_SECONDS, 0))
         self.pass_by(0.5)
-        self.assertEqual((self.left, self.killed), (EXIT_SECONDS - 0.5, 1))
+        self.assertEqual((self.remaining_seconds, self.killed), (EXIT_SECONDS - 0.5, 1))

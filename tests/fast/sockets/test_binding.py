@@ -67,7 +67,7 @@ class Case(SynchronousTestCase):
 class TcpTests(Case):
     """`tcp:` and `tcp6:`."""
 
-    def test_tcp(self) -> None:
+    def test_listens_at_a_port_of_the_kernels_choice(self) -> None:
         """The socket listens at a port of the kernel's choice, which its name tells; accepted ones have no delay."""
         bound = self.bound("tcp:0:interface=127.0.0.1")
         host, port = bound.socket.getsockname()
@@ -80,7 +80,7 @@ class TcpTests(Case):
             self.addCleanup(accepted.close)
             self.assertTrue(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-    def test_everywhere(self) -> None:
+    def test_listens_on_all_addresses_by_default(self) -> None:
         """Without an interface all addresses are meant; IPv6 includes IPv4 where the system has it so."""
         self.assertRegex(self.bound("tcp:0").name, r"^tcp:0\.0\.0\.0:\d+$")
         six = self.bound("tcp6:0")
@@ -89,11 +89,11 @@ class TcpTests(Case):
             system = int(file.read())
         self.assertEqual(six.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), system)
 
-    def test_host_name(self) -> None:
+    def test_takes_a_host_name(self) -> None:
         """An interface may be given by name."""
         self.assertRegex(self.bound("tcp:0:interface=localhost").name, r"^tcp:127\.0\.0\.1:\d+$")
 
-    def test_port_of_a_predecessor(self) -> None:
+    def test_binds_a_port_with_old_connections(self) -> None:
         """A port can be bound while connections of the one who had it before are still open."""
         first = self.bound("tcp:0:interface=127.0.0.1")
         where = first.socket.getsockname()
@@ -103,7 +103,7 @@ class TcpTests(Case):
         first.close()
         self.assertEqual(self.bound(f"tcp:{where[1]}:interface=127.0.0.1").socket.getsockname(), where)
 
-    def test_port_in_use(self) -> None:
+    def test_refuses_a_port_in_use(self) -> None:
         """A port that somebody listens on is refused, though they would share it."""
         other = socket.socket()
         self.addCleanup(other.close)
@@ -113,12 +113,12 @@ class TcpTests(Case):
         port = other.getsockname()[1]
         self.assert_refused(f"tcp:{port}:interface=127.0.0.1", f"port {port} is in use", "choose another port")
 
-    def test_addresses(self) -> None:
+    def test_tells_foreign_addresses_from_invalid_ones(self) -> None:
         """An address of another machine, and one that is none, are told apart."""
         self.assert_refused("tcp:0:interface=192.0.2.1", "has no address 192.0.2.1")
         self.assert_refused("tcp6:0:interface=127.0.0.1", "'127.0.0.1' is not an address of this kind")
 
-    def test_privileged_port(self) -> None:
+    def test_says_how_to_get_a_privileged_port(self) -> None:
         """Without the right to a low port, the line says how to get it."""
 
         class Refusing(socket.socket):
@@ -128,7 +128,7 @@ class TcpTests(Case):
         self.patch(binding.socket, "socket", Refusing)
         self.assert_refused("tcp:80", "port 80 needs root", "--uid")
 
-    def test_plugins(self) -> None:
+    def test_refuses_plugins(self) -> None:
         """What a plugin has to listen on is no business of ours."""
         self.assertRaises(ValueError, bind, parse("ssl:443"), {})
 
@@ -141,7 +141,7 @@ class UnixTests(Case):
         super().setUp()
         self.path = os.path.join(self.directory, "s")
 
-    def test_unix(self) -> None:
+    def test_sets_the_mode_and_unlinks_on_close(self) -> None:
         """The socket file has the mode that is asked for, whatever the umask, and is unlinked on close."""
         self.addCleanup(os.umask, os.umask(0o077))
         for mode, text in ((0o666, f"unix:{self.path}"), (0o620, f"unix:{self.path}:mode=620")):
@@ -167,7 +167,7 @@ class UnixTests(Case):
         self.bound(f"unix:{self.path}:mode=660")
         self.assertEqual(modes, [0o600])
 
-    def test_stale(self) -> None:
+    def test_replaces_a_stale_file(self) -> None:
         """A socket file on which nobody answers is replaced."""
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(self.path)
@@ -178,7 +178,7 @@ class UnixTests(Case):
             bound.socket.accept()[0].close()
         self.assertEqual(os.listdir(self.directory), ["s"])
 
-    def test_in_use(self) -> None:
+    def test_leaves_a_file_in_use_alone(self) -> None:
         """A socket file on which somebody answers is left alone, also if their queue is full."""
         other = self.bound(f"unix:{self.path}:backlog=1")
         other.socket.listen(0)
@@ -186,7 +186,7 @@ class UnixTests(Case):
             self.assert_refused(f"unix:{self.path}", "in use", "stop the server")
         other.socket.accept()[0].close()
 
-    def test_taken_since_it_was_judged(self) -> None:
+    def test_puts_back_a_file_that_answers_by_now(self) -> None:
         """A socket that another starting instance puts in the stale one's place is put back, and still answers."""
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(self.path)
@@ -208,7 +208,7 @@ class UnixTests(Case):
             client.connect(self.path)
         self.assertEqual(os.listdir(self.directory), ["s"])
 
-    def test_taken_before_it_listened(self) -> None:
+    def test_fails_if_the_path_was_taken_before_listening(self) -> None:
         """An instance whose path was taken between bind and listen does not start without a path."""
         chmod = os.chmod
 
@@ -219,18 +219,18 @@ class UnixTests(Case):
         self.patch(os, "chmod", thought_stale)
         self.assert_refused(f"unix:{self.path}", "another process has just taken it")
 
-    def test_not_a_socket(self) -> None:
+    def test_keeps_a_file_that_is_not_a_socket(self) -> None:
         """A file of any other kind is never removed."""
         with open(self.path, "w"):
             pass
         self.assert_refused(f"unix:{self.path}", "not a socket", "remove it")
         self.assertTrue(os.path.exists(self.path))
 
-    def test_no_directory(self) -> None:
+    def test_names_a_missing_directory(self) -> None:
         """A missing directory is named."""
         self.assert_refused("unix:/nonexistent/x.sock", "no directory /nonexistent")
 
-    def test_path_of_a_successor(self) -> None:
+    def test_leaves_the_path_of_a_successor(self) -> None:
         """On close, a path that leads to somebody else's socket by now is left alone."""
         bound = self.bound(f"unix:{self.path}")
         os.unlink(self.path)
@@ -240,7 +240,7 @@ class UnixTests(Case):
         successor.close()
         self.assertFalse(os.path.exists(self.path))
 
-    def test_change_of_directory(self) -> None:
+    def test_unlinks_after_a_change_of_directory(self) -> None:
         """The path is unlinked also when the process has gone elsewhere since."""
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)
@@ -257,7 +257,7 @@ class AdoptionTests(Case):
         """A descriptor that was handed over."""
         return os.dup(self.listening(family).fileno())
 
-    def test_descriptor(self) -> None:
+    def test_adopts_a_descriptor_as_shared(self) -> None:
         """An adopted socket is made ready, is shared, and is called by where it listens."""
         fd = self.given()
         os.set_inheritable(fd, True)
@@ -267,7 +267,7 @@ class AdoptionTests(Case):
         self.assertTrue(bound.shared)
         self.assert_ready(bound.socket)
 
-    def test_other_families(self) -> None:
+    def test_adopts_ipv6_and_unix_sockets(self) -> None:
         """IPv6 and Unix sockets are called by their names, too, and a Unix path is not ours to unlink."""
         self.assertRegex(self.bound(f"fd:{self.given(socket.AF_INET6)}").name, r"^tcp6:\[::1\]:\d+$")
         self.assertRegex(self.bound(f"fd:{self.given(socket.AF_UNIX)}").name, r"^unix:@graceful-\d+$")
@@ -280,7 +280,7 @@ class AdoptionTests(Case):
         bound.close()
         self.assertTrue(os.path.exists(path))
 
-    def test_filter_of_a_dead_predecessor(self) -> None:
+    def test_detaches_the_filter_of_a_dead_predecessor(self) -> None:
         """A filter that is found on the socket is detached: it would keep clients out."""
         made = self.listening(socket.AF_UNIX)  # on which anybody may attach one
         keep_all = struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF)
@@ -291,7 +291,7 @@ class AdoptionTests(Case):
         none_left = self.assertRaises(OSError, made.setsockopt, socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         self.assertEqual(none_left.errno, errno.ENOENT)
 
-    def test_refused(self) -> None:
+    def test_refuses_what_does_not_listen(self) -> None:
         """What is closed, no socket, or not listening is refused, and stays open."""
         fd = self.given()
         os.close(fd)
@@ -303,7 +303,7 @@ class AdoptionTests(Case):
                 self.assert_refused(f"fd:{other.fileno()}", "not a listening stream socket")
                 other.getsockname()
 
-    def test_systemd(self) -> None:
+    def test_finds_systemd_sockets_by_index_and_name(self) -> None:
         """Index and name lead to the descriptors that systemd has numbered."""
         fd = self.given()
         self.patch(binding, "FIRST_INHERITED", fd - 1)
@@ -316,7 +316,7 @@ class AdoptionTests(Case):
         self.assert_refused("systemd:domain=INET:name=x", "only: admin, web", **environ)
         os.close(fd)
 
-    def test_meant_for_somebody_else(self) -> None:
+    def test_refuses_sockets_meant_for_another_process(self) -> None:
         """Descriptors that systemd has handed to another process are not taken; those of before the fork are."""
         fd = self.given()
         self.patch(binding, "FIRST_INHERITED", fd)
@@ -324,19 +324,19 @@ class AdoptionTests(Case):
         self.assert_refused("systemd:domain=INET:index=0", "handed over no socket", **environ)
         bind(parse("systemd:domain=INET:index=0"), environ, 1).close()
 
-    def test_no_systemd(self) -> None:
+    def test_says_what_is_missing_without_systemd(self) -> None:
         """Without systemd, or with nonsense for a count, the line says what is missing."""
         self.assert_refused("systemd:domain=INET:index=0", ".socket unit")
         nonsense = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"}
         self.assert_refused("systemd:domain=INET:index=0", ".socket unit", **nonsense)
 
-    def test_activation(self) -> None:
+    def test_activation_keeps_only_our_variables(self) -> None:
         """What systemd says is kept if it says it to us, and nothing else of the environment."""
         said = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:a"}
         self.assertEqual(activation({**said, "HOME": "/"}, 7), said)
         self.assertEqual(activation(said, 8), {})
 
-    def test_activation_that_twisted_has_taken(self) -> None:
+    def test_activation_finds_what_twisted_has_taken(self) -> None:
         """If Twisted has taken the variables out of the environment, they are found where it keeps them."""
         from twisted.python.systemd import ListenFDs
 

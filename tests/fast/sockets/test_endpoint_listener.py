@@ -56,13 +56,13 @@ class ForeignListenerTests(SynchronousTestCase):
         self.factory = Factory()
         self.listener = EndpointListener(cast(Any, None), "ssl:8443", cast(Any, self.factory))
 
-    def test_start(self) -> None:
+    def test_listens_with_our_factory(self) -> None:
         """The endpoint listens with our factory, and the name tells where it does."""
         self.successResultOf(self.listener.start())
         self.assertIs(self.endpoint.factory, self.factory)
         self.assertEqual(self.listener.name, "ssl:0.0.0.0:8443")
 
-    def test_names(self) -> None:
+    def test_names_addresses_of_all_kinds(self) -> None:
         """Addresses of all kinds have names; of unknown ones it is the operator's string."""
         for host, name in (
             (IPv6Address("TCP", "::1", 443), "ssl:[::1]:443"),
@@ -74,14 +74,14 @@ class ForeignListenerTests(SynchronousTestCase):
             self.successResultOf(listener.start())
             self.assertEqual(listener.name, name)
 
-    def test_cannot_listen(self) -> None:
+    def test_fails_in_one_line_if_it_cannot_listen(self) -> None:
         """If it cannot listen, the failure has one line with the operator's string and the reason."""
         self.endpoint.listening = fail(CannotListenError("", 8443, OSError(98, "Address in use")))
         line = str(self.failureResultOf(self.listener.start(), BindError).value)
         self.assertIn("cannot listen on ssl:8443: ", line)
         self.assertIn("Address in use", line)
 
-    def test_unknown_prefix(self) -> None:
+    def test_fails_for_an_unknown_prefix(self) -> None:
         """A prefix that no plugin has is a failure of the same kind."""
 
         def unknown(reactor: object, text: str) -> object:
@@ -90,7 +90,7 @@ class ForeignListenerTests(SynchronousTestCase):
         self.patch(endpoints, "serverFromString", unknown)
         self.assertIn("sls", str(self.failureResultOf(self.listener.start(), BindError).value))
 
-    def test_close(self) -> None:
+    def test_close_waits_for_the_port(self) -> None:
         """Closing waits for the plugin's port, and then says so in one record; it happens once."""
         self.successResultOf(self.listener.start())
         self.endpoint.stopping = Deferred()
@@ -106,18 +106,18 @@ class ForeignListenerTests(SynchronousTestCase):
         )
         self.assertEqual(self.endpoint.stopped, 1)
 
-    def test_close_at_once(self) -> None:
+    def test_closes_a_port_that_returns_no_deferred(self) -> None:
         """A port that has nothing to wait for returns no Deferred."""
         self.successResultOf(self.listener.start())
         self.successResultOf(self.listener.close())
 
-    def test_never_started(self) -> None:
+    def test_closes_silently_if_never_started(self) -> None:
         """What never listened has nothing to close, nor to say."""
         with capturedLogs() as events:
             self.successResultOf(self.listener.close())
         self.assertEqual(events, [])
 
-    def test_trouble(self) -> None:
+    def test_closes_even_if_the_port_fails_to_stop(self) -> None:
         """A port that fails to stop does not keep the drain."""
         self.successResultOf(self.listener.start())
         self.endpoint.stopping = fail(RuntimeError("no"))

@@ -72,7 +72,7 @@ class HandshakeTests(SynchronousTestCase):
             made = self.listening((bind, 0), deferred=True)
             test(made, (connect, made.getsockname()[1]))
 
-    def test_count(self) -> None:
+    def test_counts_half_open_handshakes_of_each_family(self) -> None:
         """Handshakes count from the client's SYN until they are complete, over each family."""
 
         def count(made: socket.socket, where: Address) -> None:
@@ -88,7 +88,7 @@ class HandshakeTests(SynchronousTestCase):
 
         self.each_family(count)
 
-    def test_many(self) -> None:
+    def test_counts_more_than_one_answer_holds(self) -> None:
         """More of them than fit into one answer of the kernel's are counted, and those of other ports are not."""
         made = self.listening(deferred=True)
         other = self.listening(deferred=True)
@@ -97,7 +97,7 @@ class HandshakeTests(SynchronousTestCase):
         self.connected(other.getsockname())
         self.assertEqual(half_open(made.getsockname()[1]), 400)
 
-    def test_kernel_that_does_not_tell(self) -> None:
+    def test_counts_none_without_sock_diag(self) -> None:
         """Without sock_diag nobody waits for anything."""
 
         class Refusing(socket.socket):
@@ -107,7 +107,7 @@ class HandshakeTests(SynchronousTestCase):
         self.patch(socket, "socket", Refusing)
         self.assertEqual(half_open(80), 0)
 
-    def test_filter(self) -> None:
+    def test_filter_drops_new_handshakes_only(self) -> None:
         """With the filter on, no new handshake begins, and one that had begun is completed."""
 
         def filtered(made: socket.socket, where: Address) -> None:
@@ -128,7 +128,7 @@ class HandshakeTests(SynchronousTestCase):
 
         self.each_family(filtered)
 
-    def test_without_a_filter(self) -> None:
+    def test_ttl_drops_new_handshakes_only(self) -> None:
         """Where no filter may be put on, no new handshake begins either, and one that had begun is completed."""
         self.patch(handshakes, "filter_new", lambda listening: False)
 
@@ -153,7 +153,7 @@ class HandshakeTests(SynchronousTestCase):
 
         self.each_family(kept_away)
 
-    def test_without_the_right(self) -> None:
+    def test_changes_nothing_without_the_right(self) -> None:
         """Where the process may not, it is told so, and nothing has changed."""
 
         class Refusing(socket.socket):
@@ -163,7 +163,7 @@ class HandshakeTests(SynchronousTestCase):
         with Refusing() as made:
             self.assertFalse(drop_new(made))
 
-    def test_admit(self) -> None:
+    def test_admit_new_undoes_both_ways(self) -> None:
         """Whatever kept clients out, they get in again; where nothing did, nothing happens."""
         made = self.listening()
         admit_new(made)

@@ -152,7 +152,7 @@ class Case(SynchronousTestCase):
 class AcceptTests(Case):
     """While it serves."""
 
-    def test_accept(self) -> None:
+    def test_accepts_all_that_wait_in_one_turn(self) -> None:
         """All that wait are accepted in one turn, non-blocking, and handed on with their address."""
         seen = []
         queue = Queue(Connection(), Connection())
@@ -166,13 +166,13 @@ class AcceptTests(Case):
         self.assertEqual(seen, [("192.0.2.7", 1234)] * 2)
         self.assertEqual([cast(Connection, one).blocking for one in connections], [False, False])
 
-    def test_interface(self) -> None:
+    def test_provides_IReadDescriptor(self) -> None:
         """The reactor finds what it asks of a reader."""
         made = self.listener(Queue())
         self.assertTrue(verifyObject(IReadDescriptor, made))
         self.assertEqual((made.fileno(), made.logPrefix()), (99, "tcp:0.0.0.0:8080"))
 
-    def test_fairness(self) -> None:
+    def test_lets_others_run_after_a_turn(self) -> None:
         """However many wait, others get their turn after so many."""
         queue = Queue(*[Connection() for _ in range(A_TURN + 10)])
         made = self.listener(queue)
@@ -182,14 +182,14 @@ class AcceptTests(Case):
         made.doRead()
         self.assertEqual(len(self.taken), A_TURN + 10)
 
-    def test_connections_that_are_gone(self) -> None:
+    def test_skips_connections_that_are_gone(self) -> None:
         """An error that belongs to one connection does not keep the others waiting, nor fill the log."""
         for number in (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH):
             self.listener(Queue(number, Connection())).doRead()
         self.assertEqual(len(self.taken), 5)
         self.assertEqual(self.lines(), [])
 
-    def test_no_room(self) -> None:
+    def test_leaves_the_queue_alone_without_room(self) -> None:
         """Out of descriptors or memory, nothing is accepted and closed: the queue keeps them, for 100 ms."""
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             self.taken.clear()
@@ -208,7 +208,7 @@ class AcceptTests(Case):
             self.assertEqual(self.taken, [first, second])
             self.assertEqual((first.closed, second.closed), (False, False))
 
-    def test_no_room_is_said_once(self) -> None:
+    def test_logs_no_room_once(self) -> None:
         """The log has one line when it begins, with what to do, and one when it works again."""
         queue = Queue(errno.EMFILE, Connection())
         made = self.listener(queue)
@@ -222,14 +222,14 @@ class AcceptTests(Case):
         made.doRead()
         self.assertEqual(self.lines()[1:], ["socket tcp:0.0.0.0:8080 accepts again"])
 
-    def test_unknown_errors(self) -> None:
+    def test_retries_unknown_errors_after_a_pause(self) -> None:
         """An error that nobody has thought of is retried after a pause, not at once for ever."""
         made = self.listener(Queue(errno.EINVAL))
         made.doRead()
         self.assertEqual(self.reactor.reading, set())
         self.assertIn("Invalid argument", self.lines()[0])
 
-    def test_pause(self) -> None:
+    def test_accepts_nothing_while_paused(self) -> None:
         """While paused, connections stay in the kernel's queue; `accepted` itself may ask for it."""
         queue = Queue(*[Connection() for _ in range(3)])
         made = self.listener(queue)
@@ -245,7 +245,7 @@ class AcceptTests(Case):
         made.resume()
         self.assertEqual((self.reactor.reading, made.paused), ({made}, None))
 
-    def test_pauses_of_both_kinds(self) -> None:
+    def test_one_pause_does_not_end_the_other(self) -> None:
         """The end of the one kind of pause does not end the other."""
         made = self.listener(Queue(errno.EMFILE))
         made.doRead()
@@ -260,7 +260,7 @@ class AcceptTests(Case):
         self.clock.advance(NO_ROOM_PAUSE)
         self.assertEqual(self.reactor.reading, {made})
 
-    def test_trouble_with_one(self) -> None:
+    def test_closes_a_connection_that_cannot_be_taken(self) -> None:
         """A connection that cannot be taken is closed, with a traceback in the log, and the next one is taken."""
         first, second = Connection(), Connection()
         made = self.listener(Queue(first, second))
@@ -287,7 +287,7 @@ class CloseTests(Case):
         self.assertEqual(self.lines(LogLevel.info)[-1], CLOSED)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_queue_is_served(self) -> None:
+    def test_accepts_the_queue_before_closing(self) -> None:
         """Every connection that the kernel has completed is accepted before the socket is shut down and closed."""
         queue = Queue(*[Connection() for _ in range(3)])
         done = self.listener(queue).close(within=0)
@@ -295,7 +295,7 @@ class CloseTests(Case):
         self.assert_closed(queue, done)
         self.assertEqual(self.lines(), [CLOSED])
 
-    def test_long_queue(self) -> None:
+    def test_serves_a_long_queue_in_several_turns(self) -> None:
         """A queue longer than a turn is served in several; the reactor gets its own in between."""
         queue = Queue(*[Connection() for _ in range(A_TURN + 1)])
         done = self.listener(queue).close(within=0)
@@ -305,7 +305,7 @@ class CloseTests(Case):
         self.assertEqual(len(self.taken), A_TURN + 1)
         self.assert_closed(queue, done)
 
-    def test_paused(self) -> None:
+    def test_accepts_the_queue_though_paused(self) -> None:
         """A limit on connections does not hold for those that are in the queue already."""
         queue = Queue(Connection(), Connection())
         made = self.listener(queue)
@@ -315,7 +315,7 @@ class CloseTests(Case):
         made.resume()
         self.assert_closed(queue, done)
 
-    def test_twice(self) -> None:
+    def test_a_second_close_waits_for_the_first(self) -> None:
         """Who closes it again is told when it is closed, and it is said once."""
         queue = Queue(errno.EMFILE)
         made = self.listener(queue)
@@ -328,7 +328,7 @@ class CloseTests(Case):
         self.assert_closed(queue, made.close(within=0))
         self.assertEqual(self.lines().count(CLOSED), 1)
 
-    def test_half_open_handshakes(self) -> None:
+    def test_waits_for_half_open_handshakes(self) -> None:
         """With the door shut, clients whose handshake is under way are waited for, accepted and released."""
         self.may_filter = True
         self.half_open = [2, 1, 0]
@@ -343,7 +343,7 @@ class CloseTests(Case):
         self.assertEqual(self.released, self.taken)
         self.assert_closed(queue, done)
 
-    def test_handshakes_that_never_complete(self) -> None:
+    def test_waits_only_briefly_for_handshakes(self) -> None:
         """They are not waited for longer than a round trip to nearly anywhere."""
         self.may_filter = True
         self.half_open = [1] * 1000
@@ -355,21 +355,21 @@ class CloseTests(Case):
         self.clock.pump([HANDSHAKES_LOOK] * 2)
         self.assert_closed(queue, done)
 
-    def test_open_door(self) -> None:
+    def test_waits_for_none_if_it_cannot_refuse_new_ones(self) -> None:
         """Where the door cannot be shut, new handshakes would come for ever: none is waited for."""
         self.half_open = [1]
         queue = Queue()
         self.assert_closed(queue, self.listener(queue).close(within=0))
         self.assertEqual(self.filtered, [queue])
 
-    def test_shared_socket(self) -> None:
+    def test_leaves_a_shared_socket_listening(self) -> None:
         """Nothing is done to a socket that a successor holds as well, except closing our descriptor."""
         queue = Queue(Connection())
         self.assert_closed(queue, self.listener(queue, shared=True).close(within=0))
         self.assertEqual(self.filtered, [])
         self.assertEqual(len(self.taken), 1)
 
-    def test_no_room(self) -> None:
+    def test_retries_without_room(self) -> None:
         """Without room to accept those in the queue, it is tried again, every 100 ms."""
         queue = Queue(errno.EMFILE, Connection())
         made = self.listener(queue)
@@ -383,7 +383,7 @@ class CloseTests(Case):
         self.assertEqual(len(self.taken), 1)
         self.assert_closed(queue, done)
 
-    def test_no_room_for_too_long(self) -> None:
+    def test_closes_without_room_at_the_limit(self) -> None:
         """At the caller's limit it closes all the same, and says what that costs."""
         queue = Queue(errno.ENFILE, Connection())
         done = self.listener(queue).close(within=1)
@@ -393,7 +393,7 @@ class CloseTests(Case):
         self.assert_closed(queue, done)
         self.assertIn("closes with connections in its queue, which are reset", self.lines(LogLevel.error)[-1])
 
-    def test_reactor_that_leaves(self) -> None:
+    def test_closes_when_the_reactor_ends(self) -> None:
         """If the reactor ends without us, the socket is closed, also in the middle of closing."""
         queue = Queue(errno.EMFILE)
         made = self.listener(queue)
@@ -404,7 +404,7 @@ class CloseTests(Case):
         self.clock.advance(NO_ROOM_PAUSE)
         self.assert_closed(queue, made.close(within=0))
 
-    def test_trouble(self) -> None:
+    def test_closes_in_spite_of_errors(self) -> None:
         """Whatever goes wrong while closing, it ends closed."""
         self.may_filter = True
         queue = Queue()
@@ -453,7 +453,7 @@ class RealSocketTests(Case):
             connection.send(b"hello")
         self.assertEqual({client.recv(10) for client in clients}, {b"hello"})
 
-    def test_tcp(self) -> None:
+    def test_serves_the_queue_and_refuses_later_clients(self) -> None:
         """Clients that wait in the queue are served although the socket closes, and later ones are refused."""
         bound = bind(parse("tcp:0:interface=127.0.0.1"), {})
         made = self.real(bound)
@@ -465,7 +465,7 @@ class RealSocketTests(Case):
         self.assertIn(f"socket {bound.name} closed (pid {os.getpid()})", self.lines())
         self.assertEqual(made.fileno(), -1)
 
-    def test_shared(self) -> None:
+    def test_another_holder_goes_on_accepting(self) -> None:
         """Another holder of the socket goes on accepting, new connections too."""
         theirs = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(theirs.close)
@@ -476,7 +476,7 @@ class RealSocketTests(Case):
         self.assertTrue(select.select([theirs], [], [], 10)[0])
         theirs.accept()[0].close()
 
-    def test_unix(self) -> None:
+    def test_serves_unix_clients_and_unlinks_the_path(self) -> None:
         """A Unix socket's clients are served, and its path is unlinked."""
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
@@ -487,7 +487,7 @@ class RealSocketTests(Case):
         self.assert_nobody_lost(clients)
         self.assertEqual(os.listdir(directory), [])
 
-    def test_half_open(self) -> None:
+    def test_completes_a_half_open_handshake(self) -> None:
         """Where the filter may be put on, a client in the middle of its handshake is not lost."""
         bound = bind(parse("tcp:0:interface=127.0.0.1"), {})
         bound.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 10)
@@ -507,7 +507,7 @@ class RealSocketTests(Case):
 class HandOverTests(Case):
     """Leaving the socket to a successor."""
 
-    def test_queue_is_left(self) -> None:
+    def test_leaves_the_queue_to_the_successor(self) -> None:
         """Nothing is accepted any more, nothing shut down, and it is said whose it is."""
         queue = Queue(Connection())
         made = self.listener(queue)
@@ -519,7 +519,7 @@ class HandOverTests(Case):
         made.hand_over(4712)
         self.assertEqual(len(self.lines()), 2)
 
-    def test_path_is_left(self) -> None:
+    def test_leaves_the_path_to_the_successor(self) -> None:
         """A Unix socket's file is the successor's."""
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
@@ -532,7 +532,7 @@ class HandOverTests(Case):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(path)
 
-    def test_while_it_has_no_room(self) -> None:
+    def test_ends_a_pause(self) -> None:
         """A pause ends with it."""
         queue = Queue(errno.EMFILE)
         made = self.listener(queue)

@@ -19,7 +19,7 @@ class ReceiveTests(SynchronousTestCase):
         self.addCleanup(self.ours.close)
         self.addCleanup(self.theirs.close)
 
-    def test_descriptors(self) -> None:
+    def test_receives_descriptors_closed_on_exec(self) -> None:
         """They come with the bytes that they were sent with, and no child of ours inherits them."""
         with socket.socket() as one, socket.socket() as other:
             socket.send_fds(self.theirs, [b"two"], [one.fileno(), other.fileno()])
@@ -30,13 +30,13 @@ class ReceiveTests(SynchronousTestCase):
                 self.assertTrue(os.path.sameopenfile(descriptor, sent.fileno()))
                 os.close(descriptor)
 
-    def test_none(self) -> None:
+    def test_receives_bytes_without_descriptors(self) -> None:
         """Bytes may come without."""
         self.theirs.sendall(b"none")
         self.assertEqual(receive(self.ours, 100, 10), (b"none", []))
         self.theirs.close()
         self.assertEqual(receive(self.ours, 100, 10), (b"", []))
 
-    def test_flags(self) -> None:
+    def test_obeys_flags(self) -> None:
         """Flags are obeyed."""
         self.assertRaises(BlockingIOError, receive, self.ours, 100, 10, socket.MSG_DONTWAIT)
