@@ -1,8 +1,8 @@
-"""An application server for Python WSGI apps whose deploys nobody notices.
+"""An application server for Python WSGI apps whose deploys no live request notices.
 
 This package's front door is what an application imports, and a .tac file that embeds the server.  Nothing here, nor
 anything imported from here, may import the reactor: twistd chooses it after the options are parsed, and daemonizes
-after that.  And an application that wants one name shall not load all of the server for it: a name is looked up when
+after that.  And an application that wants one name must not load all of the server for it: a name is looked up when
 it is first asked for.
 """
 

@@ -244,7 +244,7 @@ class Settings:
     :ivar takeover_timeout: seconds that a successor has, from getting the sockets until it accepts.
     :ivar max_draining: how many predecessors may still finish what they have; one more, and the oldest takes it down.
     :ivar workers: how many processes serve; 1 for this one.  With more, it is a supervisor.
-    :ivar max_requests: after so many requests, give or take the second number, a worker is replaced.
+    :ivar max_requests: a worker is replaced after the first number of requests, give or take the second.
     :ivar max_rss: bytes of memory from which on a worker is replaced.
     :ivar status_listen: endpoints for health, metrics and the status page, read-only.
     :ivar app_version: the application's, shown in status and health.

@@ -53,6 +53,6 @@ def fields_of(download: Download, content_type: str | None, filename: str | None
 
 
 def name_of(download: Download) -> str:
-    """What a download is called, if nobody says it: the last part of its path or URL."""
+    """Returns what a download is called if the view does not say: the last part of its path or URL."""
     path = unquote(urlsplit(download.target).path) if download.remote else download.target
     return os.path.basename(path)

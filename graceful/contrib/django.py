@@ -27,7 +27,7 @@ def download(
 
     :param target: a path, which is opened now, or an `http://` or `https://` URL.
     :param content_type: None to have it guessed by the name; for a URL it is the upstream's own.
-    :param filename: what a browser shall call it; None for the target's own name.
+    :param filename: the name under which a browser saves it; None for the target's own name.
     :param as_attachment: have a browser save it rather than show it.
     :raises FileNotFoundError: there is no such file.
     """
@@ -39,7 +39,7 @@ def download(
 
 
 def park(ticket: Parked) -> HttpResponseBase:
-    """Have a request wait until somebody calls :meth:`~graceful.Parked.answer`.
+    """Have a request wait until the application calls :meth:`~graceful.Parked.answer`.
 
     What that says is the whole answer: fields that a middleware adds to this response are not sent.
     """

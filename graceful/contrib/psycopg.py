@@ -1,6 +1,6 @@
 """psycopg 3: no statement runs longer than its request has time.
 
-The limit is the database's own, `statement_timeout`, so that nothing goes on there when nobody waits any more; and at
+The limit is the database's own, `statement_timeout`, so that nothing goes on there when no client waits any more; and at
 the takedown of a request its running query is cancelled.  Use :class:`Connection` instead of psycopg's::
 
     pool = ConnectionPool(dsn, connection_class=graceful.contrib.psycopg.Connection)

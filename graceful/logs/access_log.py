@@ -241,7 +241,7 @@ class AccessLog:
             descriptor = self._open()
         except OSError as error:
             log.error(
-                "access log {path} cannot be opened anew ({reason}): the old file is written on",
+                "access log {path} cannot be reopened ({reason}): it goes on in the old file",
                 path=self.path,
                 reason=error.strerror or str(error),
             )

@@ -76,7 +76,7 @@ def reopen() -> None:
             fresh = os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             log.error(
-                "the log {path} cannot be opened anew, it goes on in the old file: {error}",
+                "the log {path} cannot be reopened, it goes on in the old file: {error}",
                 path=file.path,
                 error=error,
             )

@@ -26,7 +26,7 @@ class OwnProcess:
     :ivar limit: the moment at which the process ends in any case.
     :ivar control: where the control socket is unless the settings say; None for nowhere.
     :ivar owner: the user and group that the process will change to; -1 where it will not.
-    :ivar takeover: it is to take the sockets of whoever answers at the control socket.
+    :ivar takeover: it is to take the sockets of the server that answers at the control socket.
     :ivar asked_at: another control socket, at which to ask; None for our own.
     :ivar origin: how the process was started; None if that is not known, and cannot be done again.
     """

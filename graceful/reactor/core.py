@@ -62,7 +62,7 @@ class GracefulReactor(Stock):
         return _listening(UNIXPort(address, factory, backlog, mode, self, wantPID))
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
-        """Listen on a socket that somebody else has made; see `IReactorSocket`."""
+        """Listen on a socket that was made elsewhere; see `IReactorSocket`."""
         if addressFamily not in self._supportedAddressFamilies:
             raise UnsupportedAddressFamily(addressFamily)
         if addressFamily == socket.AF_UNIX:
@@ -70,7 +70,7 @@ class GracefulReactor(Stock):
         return _listening(TCPPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory))  # type: ignore[no-untyped-call]
 
     def adoptStreamConnection(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
-        """Serve a connection that somebody else has accepted; see `IReactorSocket`."""
+        """Serve a connection that was accepted elsewhere; see `IReactorSocket`."""
         if addressFamily not in self._supportedAddressFamilies:
             raise UnsupportedAddressFamily(addressFamily)
         if addressFamily == socket.AF_UNIX:

@@ -43,9 +43,9 @@ LOOK_AGAIN: Final = 0.05
 class ReactorProcess:
     """What a reactor has that is installed in a process: the exit status is its verdict.
 
-    One that runs in another thread than the main one has no say in that: the process is somebody else's.
+    One that runs in another thread than the main one has no say in that: the process belongs to another program.
 
-    :ivar limit: the moment at which the process ends in any case, once somebody has told it to.
+    :ivar limit: the moment at which the process ends in any case, once it was told to stop.
     :ivar pools: sees to it that thread pools end.
     """
 
@@ -59,7 +59,7 @@ class ReactorProcess:
         self.pools.install()
 
     def arm(self, seconds: float) -> None:
-        """End the process in so many seconds, whatever happens."""
+        """End the process `seconds` from now, whatever happens."""
         if current_thread() is main_thread():
             self.limit.arm(seconds)
 
@@ -78,7 +78,7 @@ class ReactorShutdown:
     :param counted: what it counts.
     :param process: None if the process is not the reactor's: then there is no verdict, and pools are stopped as ever.
     :ivar drain: the machine.
-    :ivar told: somebody outside wants the process to end: by a signal, or by control.
+    :ivar told: a signal or an order through control has asked for the end of the process.
     """
 
     def __init__(self, reactor: Any, settings: Settings, counted: Tracker, process: ReactorProcess | None) -> None:
@@ -123,7 +123,7 @@ class ReactorShutdown:
     def stop(self, quiet: bool) -> None:
         """Begin to drain.
 
-        :param quiet: close idle connections at once: nobody sends requests any more.
+        :param quiet: close idle connections at once: no client sends further requests.
         """
         self._quiet = self._quiet or quiet
         if not self._reactor._stopped:
@@ -201,7 +201,7 @@ class ReactorShutdown:
             self._control.entered(state)
 
     def going_down(self) -> None:
-        """The balancer shall look elsewhere."""
+        """Tell the balancer to look elsewhere."""
         self._taken_before = self.taken_down
         if self._control is not None:
             self._control.health.begin_going_down()
@@ -344,7 +344,7 @@ class ReactorShutdown:
     def ended(self) -> None:
         """The reactor has stopped, and so have the thread pools: say how it went, and see to the exit status."""
         if self.drain.state != State.GONE:
-            return  # somebody has crashed the reactor, as its interface calls it
+            return  # the reactor was crashed, as its interface calls it
         abandoned = 0
         if self._process is not None:
             self._process.pools.reactor_gone()

@@ -9,7 +9,7 @@ from zope.interface import Interface
 class IIdling(Interface):
     """A protocol that knows when its connection is in the middle of nothing.
 
-    A connection counts as in flight until it ends, since nobody but its protocol knows what it is about.  One that
+    A connection counts as in flight until it ends, since only its protocol knows what it is about.  One that
     provides this, or is adapted to it (`twisted.python.components.registerAdapter`), is closed earlier.
     """
 

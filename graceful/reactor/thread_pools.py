@@ -4,7 +4,7 @@
 reactor thread.  One job that does not end holds the process for ever; and so does one that ends, if it has something
 to ask the reactor first: `blockingCallFromThread` waits for a reactor that waits for it (Twisted's issue 10124).
 
-Here, once a drain is over, all pools together have until one moment.  Whoever waits for the reactor is let go with an
+Here, once a drain is over, all pools together have until one moment.  A thread that waits for the reactor is let go with an
 error, since it will not answer any more.  Threads that are still there then are named, with their stacks, and
 abandoned: they are daemons, so that the interpreter does not wait for them either.
 
@@ -50,7 +50,7 @@ class ReplyQueue(SimpleQueue[Any]):
     waiters: Waiters
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Wait for it, or until nobody will give one."""
+        """Wait for the answer, or until there will be none."""
         self.waiters.wait(self)
         try:
             return super().get(block, timeout)
@@ -126,7 +126,7 @@ class Pools:
 
         ThreadPool.stop = stop  # type: ignore[method-assign,assignment]
         ThreadPool.threadFactory = DaemonThread
-        # `blockingCallFromThread` finds its queue's class by this name, whoever has imported it, and when.
+        # `blockingCallFromThread` finds its queue's class by this name, wherever and whenever it was imported.
         threads.Queue = SimpleNamespace(Queue=self._waiters.answer)  # type: ignore[assignment,attr-defined]
 
     def stop(self, pool: ThreadPool) -> None:
@@ -149,6 +149,6 @@ class Pools:
                 )
 
     def reactor_gone(self) -> None:
-        """The reactor has stopped: nobody gets an answer from it any more."""
+        """The reactor has stopped: it gives no more answers."""
         main = threading.main_thread().ident
         self._waiters.let_go(lambda thread: thread != main)

@@ -44,7 +44,7 @@ class TrackedItem:
     :ivar started: when it was first seen; of a connection, when it was accepted.  Monotonic seconds.
     :ivar phase: index into `PHASES`.
     :ivar sent: bytes of an answer's body handed over for sending.
-    :ivar length: how many there will be; -1 if nobody has said.
+    :ivar length: how many there will be; -1 if it is not known.
     """
 
     id: int
@@ -75,7 +75,7 @@ class TrackedItem:
 
 
 class ConnectionWatch:
-    """A connection that somebody wants to know something about; here, one of a protocol that nobody knows.
+    """A connection that a status or a drain asks about; this class serves protocols that are not known here.
 
     :ivar transport: the connection.
     :ivar protocol: what is spoken on it, without what is around that.
@@ -122,7 +122,7 @@ class ConnectionWatch:
         """Some time has passed in a drain.
 
         :param now: monotonic seconds.
-        :param quiet: nobody sends requests on idle connections any more.
+        :param quiet: no client sends further requests on idle connections.
         """
         if not self.closing or self.unsent:
             self._closing_since = None
@@ -134,7 +134,7 @@ class ConnectionWatch:
 
     @property
     def closing(self) -> bool:
-        """Whether somebody has said that it shall end."""
+        """Whether the connection was told to end."""
         return bool(self.transport.disconnecting or getattr(self.transport.protocol, "disconnecting", False))
 
     @property
@@ -154,7 +154,7 @@ class ConnectionWatch:
         :param only: if it can carry several things at a time, only this one.
         """
         if self.closing and not self.unsent:
-            return []  # nobody waits for anything any more
+            return []  # no client waits for it any more
         self.look()
         self.lose()
         return list(self.items.values())
@@ -168,7 +168,7 @@ class Tracker:
     :ivar connections: what was accepted and is open.
     :ivar issued: the last number given out.
     :ivar on_add: called with each new connection.
-    :ivar lingering: holds connections that are closed; None as long as nobody does.
+    :ivar lingering: holds connections that are closed; None while no drain needs that.
     """
 
     def __init__(self, kind_of: Callable[[Any], tuple[type[ConnectionWatch], Any]]) -> None:
@@ -212,7 +212,7 @@ class Tracker:
         self.issued += 1
         return TrackedItem(self.issued, connection, method, target, peer, started)
 
-    # -- when somebody looks ------------------------------------------------------------------------------
+    # -- for a status or a drain ---------------------------------------------------------------------------
 
     def watches(self) -> list[ConnectionWatch]:
         """Every connection, with what is spoken on it at this moment, and what is in flight on it."""
@@ -225,7 +225,7 @@ class Tracker:
         if transport not in self.connections:
             return None
         if not transport.connected or transport.fileno() < 0:
-            self.lost(transport)  # somebody has taken the socket away from the reactor, to hand it to another
+            self.lost(transport)  # its socket was taken away from the reactor, to hand it to another program
             return None
         try:
             known, (kind, protocol) = self._watches.get(transport), self._kind_of(transport)
@@ -250,7 +250,7 @@ class Tracker:
 
     @property
     def finished(self) -> int:
-        """How many of those that somebody has looked at have ended, in whatever way."""
+        """How many of those that were looked at have ended, in any way."""
         in_flight = len(self.in_flight())
         return self.issued - in_flight
 

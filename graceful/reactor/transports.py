@@ -95,7 +95,7 @@ def name_of_port(port: Any) -> str:
 
 
 def _at_work() -> str:
-    """The log prefix of whom the reactor has called just now: a connection's, for one; `-` for nobody.
+    """The log prefix of whom the reactor has called just now: a connection's, for one; `-` for none.
 
     A port that a protocol opens while it reads is there for its connection, as in FTP's passive mode: it is no door
     of the service's, and outlives the doors.

@@ -24,7 +24,7 @@ from graceful.reactor.tracking import ConnectionWatch, TrackedItem, Tracker
 from graceful.web.exchange import APPLICATION, RECEIVING, SENDING
 
 #: Seconds that an idle connection is kept in a drain, for one last request; and one that has been silent since it was
-#: accepted, when nobody else has any time.
+#: accepted, when no other connection has time left.
 IDLE_GRACE: Final = 5.0
 FRESH: Final = 1.0
 
@@ -148,7 +148,7 @@ class HTTP1(ConnectionWatch):
             return False
 
     def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
-        """End it: with a 503 if the answer had not begun, else in a way that nobody takes for its end."""
+        """End it: with a 503 if the answer had not begun, else in a way that no client takes for its end."""
         self.look()
         taken = [] if self.closing and not self.items else list(self.items.values())
         channel = self.protocol
@@ -222,7 +222,7 @@ class HTTP2(ConnectionWatch):
 
     def _go_away(self, last: int) -> None:
         """Send GOAWAY; by hand, since h2 would call the connection closed after its own."""
-        from hyperframe.frame import GoAwayFrame  # of h2; without it nobody speaks HTTP/2
+        from hyperframe.frame import GoAwayFrame  # of h2; without it no client speaks HTTP/2
 
         self.protocol.transport.write(GoAwayFrame(last_stream_id=last).serialize())
 

@@ -1,7 +1,7 @@
 """A real server inside your test: does *your* application survive a deploy?
 
 A test of an application calls it, and proves nothing about the moment in which its process is replaced: the request
-that runs too long, the long-poll that nobody tells to come back, the answer that is cut.  So here a real
+that runs too long, the long-poll that is not told to come back, the answer that is cut.  So here a real
 `twistd graceful-app` serves the application on a free port; a test sends requests through a client that forgives
 nothing, and in the middle of them has the server leave, stop, or be replaced.  With pytest:
 

@@ -43,7 +43,7 @@ class LostRequest(Exception):
 
 
 class Refused(Exception):
-    """Nobody listens; that is right after a stop, and no request was lost."""
+    """No server listens; that is right after a stop, and no request was lost."""
 
 
 class Pending:
@@ -74,7 +74,7 @@ class Pending:
 
         :param timeout: seconds.
         :raises LostRequest: there will be none.
-        :raises Refused: nobody listens, and nobody should.
+        :raises Refused: no server listens, and none should.
         :raises TimeoutError: there is none yet.
         """
         self._thread.join(timeout)
@@ -89,7 +89,7 @@ class Pending:
 class StrictClient:
     """Sends requests to one server.
 
-    :param listens: whether somebody should be listening just now.
+    :param listens: whether a server should be listening just now.
     :param timeout: seconds in which the next byte must come.
     :ivar port: on 127.0.0.1.
     :ivar lost: what was lost, in the order in which it was.
@@ -107,7 +107,7 @@ class StrictClient:
         """Send a request, and return its answer.
 
         :raises LostRequest: there is none.
-        :raises Refused: nobody listens, and nobody should.
+        :raises Refused: no server listens, and none should.
         """
         try:
             answer = self._send(method, path, body, headers or {})

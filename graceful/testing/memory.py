@@ -1,7 +1,7 @@
 """A server that exists in memory: the same things can be done to it, without a process and without a network.
 
 It answers the question "does my application cope?" in milliseconds: a request that runs while the server is replaced,
-a request that comes when nobody listens any more, one that outlives the deadline.  It does not answer the question
+a request that comes when no server listens any more, one that outlives the deadline.  It does not answer the question
 whether bytes get lost; that takes :class:`graceful.testing.LiveServer`.  The application is called in the test's own
 process, each request in a thread of its own.
 """
@@ -37,7 +37,7 @@ class MemoryServer:
         self._next_version = next_version or (lambda: self._application)
         self._lock = threading.Lock()
         self._flying: dict[int, dict[str, Any]] = {}  # under the lock
-        self._number = 0  # likewise
+        self._number = 0  # of the last request
         self._listening = True
 
     # -- requests -----------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class MemoryServer:
         return Pending(lambda: self.request(method, path, body, **headers))
 
     def arrived(self, path: str, count: int = 1, within: float = 5.0) -> None:
-        """Wait until so many requests for a path are in flight."""
+        """Wait until `count` requests for a path are in flight."""
         end = time.monotonic() + within
         while sum(exchange["path"] == path for exchange in self.in_flight()) < count:
             assert time.monotonic() < end, f"no {count} requests for {path} are in flight"
@@ -90,7 +90,7 @@ class MemoryServer:
         self.rotation = "in"
 
     def sigterm(self) -> None:
-        """Stop: from now on nobody listens, and what is in flight goes on."""
+        """Stop listening; what is in flight goes on."""
         with self._lock:
             self._listening = False
         self.rotation = "leaving"

@@ -122,7 +122,7 @@ class LiveServer:
         return Pending(lambda: self.request(method, path, body, **headers))
 
     def arrived(self, path: str, count: int = 1, within: float = WITHIN) -> None:
-        """Wait until so many requests for a path are in flight.
+        """Wait until `count` requests for a path are in flight.
 
         :param within: seconds.
         :raises AssertionError: they are not.
@@ -248,7 +248,7 @@ class LiveServer:
             client.post(order)
 
     def _listens(self) -> bool:
-        """Whether somebody should be listening."""
+        """Whether a server should be listening."""
         return not self._processes[-1].told
 
     def _is_closed(self) -> bool:

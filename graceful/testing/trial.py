@@ -80,7 +80,7 @@ class DeferredServer:
         return self.request("GET", path, None, **headers)
 
     def arrived(self, path: str, count: int = 1) -> Deferred[None]:
-        """Fires when so many requests for a path are in flight."""
+        """Fires when `count` requests for a path are in flight."""
         return deferToThread(self._server.arrived, path, count)
 
     def leave(self) -> Deferred[None]:

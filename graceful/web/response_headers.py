@@ -1,6 +1,6 @@
 """What may stand in a response's head, checked once for each spelling.
 
-An application can put anything into its status and headers, and a line break there would let whoever supplied
+An application can put anything into its status and headers, and a line break there would let the client that supplied
 the value write headers, or a whole second response, of his own.  Checking each character of each header of each
 answer is dear, but most of them repeat: the verdict on each name, field and status is remembered, boundedly.
 """
@@ -55,7 +55,7 @@ STATUSES: Final[dict[str, tuple[int, str]]] = {}
 #: Lengths, by how they were written.
 LENGTHS: Final[dict[str, int]] = {}
 
-# A method that is looked up of an imported name is made anew for each call; these are made once.
+# A method that is looked up of an imported name is made for each call; these are made once.
 known_name: Final = NAMES.get
 known_line: Final = LINES.get
 known_status: Final = STATUSES.get
