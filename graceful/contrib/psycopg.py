@@ -1,7 +1,7 @@
 """psycopg 3: no statement runs longer than its request has time.
 
-The limit is the database's own, `statement_timeout`, so that nothing goes on there when no client waits any more; and at
-the takedown of a request its running query is cancelled.  Use :class:`Connection` instead of psycopg's::
+The limit is the database's own, `statement_timeout`, so that nothing goes on there when no client waits any more; and
+at the takedown of a request its running query is cancelled.  Use :class:`Connection` instead of psycopg's::
 
     pool = ConnectionPool(dsn, connection_class=graceful.contrib.psycopg.Connection)
 """

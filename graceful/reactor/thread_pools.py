@@ -4,8 +4,8 @@
 reactor thread.  One job that does not end holds the process for ever; and so does one that ends, if it has something
 to ask the reactor first: `blockingCallFromThread` waits for a reactor that waits for it (Twisted's issue 10124).
 
-Here, once a drain is over, all pools together have until one moment.  A thread that waits for the reactor is let go with an
-error, since it will not answer any more.  Threads that are still there then are named, with their stacks, and
+Here, once a drain is over, all pools together have until one moment.  A thread that waits for the reactor is let go
+with an error, since it will not answer any more.  Threads that are still there then are named, with their stacks, and
 abandoned: they are daemons, so that the interpreter does not wait for them either.
 
 Pools are everywhere, and no reactor is asked when one is stopped.  So this changes Twisted's class, in the process

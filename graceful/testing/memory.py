@@ -37,7 +37,7 @@ class MemoryServer:
         self._next_version = next_version or (lambda: self._application)
         self._lock = threading.Lock()
         self._flying: dict[int, dict[str, Any]] = {}  # under the lock
-        self._number = 0  # of the last request
+        self._number = 0  # under the lock
         self._listening = True
 
     # -- requests -----------------------------------------------------------------------------------------
