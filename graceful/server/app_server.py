@@ -141,7 +141,7 @@ class AppServer(Instance):
             self._reload = Reload(
                 process.origin,
                 control.path,
-                self._takeover.succession,
+                self._takeover.handover,
                 self._reactor,
                 self.engine.clock,
                 settings.takeover_timeout,

@@ -177,7 +177,7 @@ class Supervisor(Instance):
     def _may_not_deploy(self) -> str | None:
         if self._exodus.began is not None:
             return "it is stopping"
-        return self._takeover.succession.cannot() if self._takeover is not None else None
+        return self._takeover.handover.obstacle() if self._takeover is not None else None
 
     # -- what can be asked of it, by signals --------------------------------------------------------------
 

@@ -121,7 +121,7 @@ class ReloadTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make an instance that could deploy."""
         self.clock, self.reactor, self.holder = Clock(), Reactor(), SocketHolder()
-        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT, lambda: self.reload.takeover_ended())
+        self.handover = SocketHandover(self.clock, self.holder, TIMEOUT, lambda: self.reload.takeover_ended())
         self.started: list[tuple[list[str], dict[str, Any]]] = []
         self.processes: list[Process] = []
         self.trouble: OSError | None = None
@@ -132,7 +132,7 @@ class ReloadTests(SynchronousTestCase):
         self.reload = Reload(
             origin,
             lambda: self.control,
-            self.succession,
+            self.handover,
             self.reactor,
             self.clock,
             TIMEOUT,
@@ -175,8 +175,8 @@ class ReloadTests(SynchronousTestCase):
         self.reload.deploy()
         self.reload.deploy()
         self.assertEqual(self.said(), "no deploy: one is under way; this one serves on")
-        self.succession.offer(self, 1, PROTOCOL)
-        self.succession.lost(self)
+        self.handover.offer(self, 1, PROTOCOL)
+        self.handover.lost(self)
         self.reload.deploy()
         self.assertEqual(len(self.started), 2)
 
@@ -203,25 +203,25 @@ class ReloadTests(SynchronousTestCase):
     def test_well(self) -> None:
         """One that takes over is not ended any more."""
         self.reload.deploy()
-        self.succession.offer(self, self.processes[0].pid, PROTOCOL)
-        self.succession.accepts(self, [])
+        self.handover.offer(self, self.processes[0].pid, PROTOCOL)
+        self.handover.accepts(self, [])
         self.clock.advance(TIMEOUT * 2)
         self.assertFalse(self.processes[0].killed)
 
     def test_given_up(self) -> None:
         """A deploy ends with the server that is stopped; the sockets wait until nobody else holds them."""
         self.reload.deploy()
-        self.succession.offer(self, 1, PROTOCOL)
+        self.handover.offer(self, 1, PROTOCOL)
         given_up = self.reload.give_up()
         self.assertEqual(self.said(), "no deploy: it is stopping")
         self.assertTrue(self.processes[0].killed)
         self.assertEqual(self.killed, [(1, signal.SIGKILL)])  # a daemon is no child
-        self.assertRaises(TakeoverRefused, self.succession.accepts, self, [])
+        self.assertRaises(TakeoverRefused, self.handover.accepts, self, [])
         self.reactor.readers[0].doRead()
         self.assertNoResult(given_up)
-        self.succession.lost(self)
+        self.handover.lost(self)
         self.successResultOf(given_up)
-        self.assertEqual(self.holder.done, ["lend", "take back"])
+        self.assertEqual(self.holder.done, ["share", "reclaim"])
         self.assertIn("has ended before it accepted; its own log says why; this one stops", self.said())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -245,16 +245,16 @@ class ReloadTests(SynchronousTestCase):
         """Without a deploy under way a stop waits for nothing; what has taken over goes on."""
         self.successResultOf(self.reload.give_up())
         self.reload.deploy()
-        self.succession.offer(self, self.processes[0].pid, PROTOCOL)
-        self.succession.accepts(self, [])
+        self.handover.offer(self, self.processes[0].pid, PROTOCOL)
+        self.handover.accepts(self, [])
         self.successResultOf(self.reload.give_up())
         self.assertEqual((self.processes[0].killed, self.killed), (False, []))
 
     def test_an_earlier_one(self) -> None:
         """That an earlier one has ended says nothing of this one."""
         self.reload.deploy()
-        self.succession.offer(self, 1, PROTOCOL)
-        self.succession.lost(self)
+        self.handover.offer(self, 1, PROTOCOL)
+        self.handover.lost(self)
         self.reload.deploy()
         self.reactor.readers[0].doRead()
         self.clock.advance(TIMEOUT)
