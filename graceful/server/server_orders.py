@@ -79,7 +79,7 @@ class ServerOrders:
     # -- the drain ----------------------------------------------------------------------------------------
 
     def stop(self, quiet: bool, deadline: float | None = None) -> None:
-        """Begin to drain, with another deadline if one is given; a second order only changes `quiet` and this.
+        """Begin to drain; a second order only changes `quiet` and the deadline.
 
         :param quiet: close idle connections at once: no client sends further requests.
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.

@@ -1,4 +1,4 @@
-"""The old instance's side of a takeover: what may happen, in whatever order."""
+"""The predecessor's side of a takeover: its events in every order."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NEW, OTHER = 4711, 4712
 
 
 class SocketHolder:
-    """Writes down what it is asked.
+    """Records the calls.
 
-    :ivar why: why it cannot hand over.
-    :ivar done: what it was asked, in order.
+    :ivar why: the reason why it cannot hand over.
+    :ivar done: the calls, in order.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class SocketHolder:
 
 
 class SuccessionTests(SynchronousTestCase):
-    """One takeover after the other, and at once."""
+    """Takeovers one after the other, and at the same time."""
 
     def setUp(self) -> None:
         """Make an instance that could be taken over."""
@@ -55,15 +55,15 @@ class SuccessionTests(SynchronousTestCase):
         self.ends += 1
 
     def lines(self) -> list[str]:
-        """What was logged."""
+        """Returns the lines of the log."""
         return [formatEvent(event) for event in self.events]
 
     def refused(self, token: object, pid: int = OTHER, protocol: object = PROTOCOL) -> str:
-        """Assert that nothing is offered; why."""
+        """Assert that a process gets no sockets, and return the reason."""
         return str(self.assertRaises(TakeoverRefused, self.handover.offer, token, pid, protocol))
 
-    def test_well(self) -> None:
-        """Sockets are lent until the successor accepts; then it has what it has kept."""
+    def test_hands_over_what_successor_has_kept(self) -> None:
+        """Sockets are shared until the successor accepts; then it has those that it has kept."""
         self.handover.offer(self.token, NEW, PROTOCOL)
         self.assertEqual((self.handover.successor, self.holder.done), (NEW, ["share"]))
         self.clock.advance(TIMEOUT - 1)
@@ -72,16 +72,16 @@ class SuccessionTests(SynchronousTestCase):
         self.assertEqual((self.ends, self.handover.handed, self.clock.getDelayedCalls()), (1, True, []))
         self.assertIn(f"process {NEW} gets the sockets; this one serves until that one accepts", self.lines())
 
-    def test_lost_afterwards(self) -> None:
-        """That the successor closes its connection when it has the sockets means nothing."""
+    def test_connection_may_end_after_handover(self) -> None:
+        """The end of the successor's connection means nothing once it has the sockets."""
         self.handover.offer(self.token, NEW, PROTOCOL)
         self.handover.accepts(self.token, [0])
         self.handover.lost(self.token)
         self.clock.advance(TIMEOUT * 2)
         self.assertEqual((self.holder.done, self.ends), (["share", ([0], NEW)], 1))
 
-    def test_lost(self) -> None:
-        """One that is gone before it accepts has closed the sockets; another may try."""
+    def test_reclaims_sockets_of_lost_successor(self) -> None:
+        """A successor that is gone before it accepts has closed the sockets; another may try."""
         self.handover.offer(self.token, NEW, PROTOCOL)
         self.handover.lost(self.token)
         self.assertEqual((self.holder.done, self.ends), (["share", "reclaim"], 1))
@@ -95,8 +95,8 @@ class SuccessionTests(SynchronousTestCase):
         self.handover.accepts(self.other, [])
         self.assertEqual(self.holder.done[2:], ["share", ([], OTHER)])
 
-    def test_late(self) -> None:
-        """One that takes too long may still hold the sockets; what it says then is not heard."""
+    def test_late_successor_is_refused_and_sockets_stay_shared(self) -> None:
+        """A successor that takes too long may still hold the sockets; it is refused when it accepts then."""
         self.handover.offer(self.token, NEW, PROTOCOL)
         self.clock.advance(TIMEOUT)
         self.assertEqual((self.holder.done, self.ends), (["share", "reclaim, still shared"], 1))
@@ -106,8 +106,8 @@ class SuccessionTests(SynchronousTestCase):
         self.handover.lost(self.token)
         self.assertEqual(self.holder.done, ["share", "reclaim, still shared"])
 
-    def test_late_and_another(self) -> None:
-        """One that was too late cannot speak for the next."""
+    def test_late_successor_does_not_affect_the_next(self) -> None:
+        """A successor that was too late cannot accept in place of the next one."""
         self.handover.offer(self.token, NEW, PROTOCOL)
         self.clock.advance(TIMEOUT)
         self.handover.offer(self.other, OTHER, PROTOCOL)
@@ -117,8 +117,8 @@ class SuccessionTests(SynchronousTestCase):
         self.handover.accepts(self.other, [0])
         self.assertEqual(self.holder.done[-1], ([0], OTHER))
 
-    def test_one_at_a_time(self) -> None:
-        """A second one is refused in one line, which the log has as well."""
+    def test_refuses_second_successor(self) -> None:
+        """A second successor is refused in one line, which is logged, too."""
         self.handover.offer(self.token, NEW, PROTOCOL)
         why = self.refused(self.other)
         self.assertEqual(why, f"process {NEW} is taking over just now: wait for it")
@@ -127,22 +127,22 @@ class SuccessionTests(SynchronousTestCase):
         self.handover.accepts(self.token, [])
         self.assertEqual(self.refused(self.other), f"process {NEW} has taken over already")
 
-    def test_nobody_has_asked(self) -> None:
-        """Who says that it accepts, without having asked, gets nothing."""
+    def test_refuses_process_that_has_not_asked(self) -> None:
+        """A process that says that it accepts, without having asked, gets nothing."""
         for token in (self.token, None):
             self.assertRaises(TakeoverRefused, self.handover.accepts, token, [])
             self.handover.lost(token)
         self.assertEqual((self.holder.done, self.ends), ([], 0))
 
-    def test_version(self) -> None:
-        """Another version of the protocol is refused, whatever it may be."""
+    def test_refuses_other_protocol_versions(self) -> None:
+        """Any other version of the protocol is refused in a short line."""
         for protocol in (PROTOCOL + 1, None, "x" * 1000, [1]):
             why = self.refused(self.token, protocol=protocol)
             self.assertIn("version", why)
             self.assertLess(len(why), 120)
 
-    def test_cannot(self) -> None:
-        """The holder has a say."""
+    def test_refuses_when_holder_cannot_hand_over(self) -> None:
+        """The holder's reason is the refusal, and nothing is shared."""
         self.holder.why = "it is stopping"
         self.assertEqual(self.refused(self.token), "it is stopping")
         self.assertEqual(self.handover.obstacle(), "it is stopping")
