@@ -1,6 +1,6 @@
-"""What a running instance can be told to do, by a signal or through its control socket.
+"""The orders that a running instance obeys, by a signal or through its control socket.
 
-Both ways end at one object, so that a stop means the same whichever way it comes.
+One object obeys both, so that a stop means the same either way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class StopOrders(Protocol):
         """Whether a drain has begun."""
 
     def arm_last_limit(self) -> None:
-        """Set the time at which the process ends whatever happens.  Called in the signal handler itself."""
+        """Set the time at which the process ends in any case.  Called in the signal handler itself."""
 
     def stop(self, quiet: bool) -> object:
         """Begin to drain.
@@ -47,14 +47,14 @@ class SignalOrders(StopOrders, Protocol):
 class ControlOrders(Protocol):
     """Everything that the control API can order.  Reactor thread.
 
-    An order is answered when it is obeyed: one that takes time returns a Deferred.
+    An order is answered when it has been obeyed: one that takes time returns a Deferred.
     """
 
     def leave(self) -> Deferred[None] | None:
         """Leave the rotation of a balancer."""
 
     def enter(self) -> Deferred[None] | None:
-        """Enter it again."""
+        """Enter the rotation again."""
 
     def stop(self, quiet: bool, deadline: float | None) -> Deferred[None] | None:
         """Begin to drain, with another deadline if one is given."""
@@ -76,10 +76,10 @@ class ControlOrders(Protocol):
 
 
 class Orders(SignalOrders, ControlOrders, Protocol):
-    """Everything that an instance can be told to do."""
+    """All orders that an instance obeys."""
 
     def stop(self, quiet: bool, deadline: float | None = None) -> Deferred[None] | None:
-        """Begin to drain, with another deadline if one is given; again, it changes nothing but what it says.
+        """Begin to drain; a second order only changes `quiet` and the deadline.
 
         :param quiet: close idle connections at once: no client sends further requests.
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.

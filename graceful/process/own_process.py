@@ -1,8 +1,9 @@
-"""What a server gets when the process is its own: signals, pid file, exit status, the last limit."""
+"""The process of a server that owns it: start-up, pid file, exit status, the last limit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -17,18 +18,18 @@ from graceful.process.startup import Startup
 
 @frozen
 class OwnProcess:
-    """What a server gets when the process is its own: it takes the signals, and the exit status is its verdict.
+    """A process that belongs to one server, which takes its signals and decides its exit status.
 
-    :ivar startup: surrounds everything that may fail until the reactor runs.
-    :ivar pid_file: given up when the sockets are closed; None for none.
-    :ivar sockets: what systemd has said of the sockets that it hands over.
-    :ivar pid: the process it has said it to.
-    :ivar limit: the moment at which the process ends in any case.
-    :ivar control: where the control socket is unless the settings say; None for nowhere.
-    :ivar owner: the user and group that the process will change to; -1 where it will not.
-    :ivar takeover: it is to take the sockets of the server that answers at the control socket.
-    :ivar asked_at: another control socket, at which to ask; None for our own.
-    :ivar origin: how the process was started; None if that is not known, and cannot be done again.
+    :ivar startup: handles failures and early signals until the reactor runs.
+    :ivar pid_file: released when the sockets are closed; None for none.
+    :ivar sockets: the environment variables in which systemd describes the sockets that it passes.
+    :ivar pid: the process to which systemd has passed them.
+    :ivar limit: ends the process at a certain time in any case.
+    :ivar control: the path of the control socket if the settings do not name one; None for no control socket.
+    :ivar owner: the user and group ids that the process will change to; -1 for no change.
+    :ivar takeover: whether to take over from the instance at the control socket.
+    :ivar asked_at: another control socket at which to ask for the sockets; None for the server's own path.
+    :ivar origin: how the process was started; None if it cannot be started again in the same way.
     """
 
     startup: Startup
@@ -45,17 +46,25 @@ class OwnProcess:
     def leave(self, reactor: Any, ending: DrainResult, within: float, tell: Callable[[DrainResult], object]) -> None:
         """End the process with the drain's exit status.  Reactor thread.
 
-        :param ending: how the drain has gone.
-        :param within: seconds after which the process is ended in any case.
-        :param tell: says the last word.
+        :param ending: the result of the drain.
+        :param within: seconds after which the process ends in any case.
+        :param tell: is called with the result, before the reactor stops.
         """
         self.limit.verdict(ending.exit_status, within)
         if self.pid_file is not None:
             self.pid_file.remove()
         tell(ending)
-        # A SIGTERM that came before our handlers was obeyed all the same; twistd would die of it once more.
+        # A SIGTERM that came before our handlers was obeyed already; twistd would end with it again.
         reactor._exitSignal = None
         try:
             reactor.stop()
         except ReactorNotRunning:
-            pass  # it was the reactor's stopping that made us drain
+            pass  # the drain began because the reactor stops
+
+
+def systemd_sockets(process: OwnProcess | None) -> tuple[Mapping[str, str], int | None]:
+    """Returns the environment variables in which systemd describes the sockets that it passes, and for which process.
+
+    :param process: None if the server does not own its process: then they are this process's, and the pid is None.
+    """
+    return (process.sockets, process.pid) if process is not None else (os.environ, None)

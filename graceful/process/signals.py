@@ -1,4 +1,4 @@
-"""What the signals mean.
+"""The handlers of the signals that a server obeys.
 
 Twisted's own handlers stop the reactor at once and log a traceback at the second SIGTERM; twistd rotates its log at
 SIGUSR1 when it has one, and dies of it when it has none; SIGHUP kills.  Ours are installed when the reactor runs,

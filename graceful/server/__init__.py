@@ -1,4 +1,4 @@
-"""One instance, put together: the engine that serves, what a stop does to it, and the Twisted service around both.
+"""A server as a Twisted service: the engine that serves, its shutdown, its orders and its status.
 
-This is the one folder that knows all the others below it.
+This folder alone uses all the folders below it.
 """

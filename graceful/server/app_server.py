@@ -1,7 +1,7 @@
-"""The service that serves a tree of resources; reads like a table of contents.
+"""The Twisted service of a server: connects the engine, its drain, control and takeover.
 
-Bind (as root, if started so), shed privileges, import the application, build the engine, accept; and on the way
-out the drain of :mod:`graceful.drain`.  Everything that does something is in a module of its own.
+It binds (as root, if started so), sheds privileges, imports the application, builds the engine, and accepts; at its
+end it drains (:mod:`graceful.drain`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AppServer(Instance):
     :param root: an `IResource`, a `WSGIResource`, or a function without arguments that returns one: it is called
         after daemonizing and after privileges are shed.
     :param settings: limits, listeners, time-outs.
-    :param process: given if the process is the server's own, as `graceful-app` has it.  A service among others
+    :param process: given if the server owns its process, as under `graceful-app`.  A service among others
         leaves signals and exit to its parent, drains in `stopService`, and has no workers.
     :param reactor: Twisted's, if it is not the usual one.
     :param source: where the sockets come from; by default they are bound as the settings say.
@@ -108,7 +108,7 @@ class AppServer(Instance):
         self._is_built = True
         limit = DrainLimit(self.engine.site.register, self.drain, process.limit if process is not None else None)
         if self._control is not None and self._source.control is None:
-            self._prepare_succession(self._control, limit)
+            self._prepare_takeover(self._control, limit)
         self.orders = ServerOrders(
             self.engine,
             self.drain,
@@ -124,7 +124,7 @@ class AppServer(Instance):
         reactor.callWhenRunning(self._take_signals, self.orders)
         self._source.accept(self, reactor)
 
-    def _prepare_succession(self, control: ControlServer, limit: DrainLimit) -> None:
+    def _prepare_takeover(self, control: ControlServer, limit: DrainLimit) -> None:
         """Answer successors, and be able to start them."""
         settings, process = self.settings, self._process
         self._takeover = Takeover(
@@ -141,14 +141,14 @@ class AppServer(Instance):
             self._reload = Reload(
                 process.origin,
                 control.path,
-                self._takeover.succession,
+                self._takeover.handover,
                 self._reactor,
                 self.engine.clock,
                 settings.takeover_timeout,
             )
 
     def _takeover_ended(self) -> None:
-        """A takeover by a successor has ended, well or not."""
+        """A takeover by a successor has ended, successfully or not."""
         if self._reload is not None:
             self._reload.takeover_ended()
 
@@ -181,7 +181,7 @@ class AppServer(Instance):
             self._control.going_down()
 
     def before_closing(self) -> Deferred[None]:
-        """Give up a deploy that is under way; ask the supervisor, if there is one."""
+        """Abandon a deploy that is under way; ask the supervisor, if there is one."""
         given_up = self._reload.give_up() if self._reload is not None else succeed(None)
         return given_up.addCallback(lambda ignored: self._source.before_closing())
 
@@ -190,14 +190,14 @@ class AppServer(Instance):
         self._source.sockets_closed()
 
     def drained(self, result: DrainResult) -> None:
-        """Say the last word, through control and to the supervisor."""
-        snapshot = self._server_status.snapshot_with_counters(0)  # as it was before control tells of the end
+        """Send the result to the clients of control and to the supervisor."""
+        snapshot = self._server_status.snapshot_with_counters(0)  # as it is before control sends the result
         if self._control is not None:
             self._control.end(result)
         self._source.drained(result, snapshot)
 
     def stopService(self) -> Deferred[None]:
-        """Drain; fires when nothing is left."""
+        """Drain; fires when the drain is over."""
         super().stopService()  # type: ignore[no-untyped-call]
         if self._is_built:
             return self.drain.begin()

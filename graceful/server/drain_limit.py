@@ -1,7 +1,7 @@
-"""When the process is gone at the latest, by the deadlines that hold now.
+"""Keeps the last limit of a process in step with its drain's deadlines.
 
-The last limit is not the reactor's (:mod:`graceful.process.exit`), so it has to hear of every change: a process that
-was given an hour more must not be ended by a watchdog that knows only the first deadline.
+The last limit does not depend on the reactor (:mod:`graceful.process.exit`), so each change has to be passed on: a
+process that was given an hour more must not be ended by a watchdog that knows only the first deadline.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ log = Logger(namespace="graceful")
 
 
 class DrainLimit:
-    """The last limit of a process, kept in step with its drain.  Reactor thread, except `arm`.
+    """Sets and moves the last limit of a process.  Reactor thread, except `arm`.
 
     :param register: has what is in flight.
     :param drain: knows the deadlines.
@@ -34,7 +34,7 @@ class DrainLimit:
         return latest_exit(*self._drain.seconds_ahead(downloads))
 
     def latest_exit(self) -> float:
-        """Returns in how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
+        """Returns in how many seconds the process has ended in any case; before a drain, from its beginning."""
         left = self._last.remaining_seconds if self._last is not None and self._drain.state != State.SERVING else None
         return self._at_most() if left is None else left
 
@@ -44,7 +44,7 @@ class DrainLimit:
             self._last.arm(self._at_most())
 
     def log_missing(self) -> None:
-        """Log what guards the last limit no more: the system has refused it."""
+        """Log each guard of the last limit that the system has refused."""
         if self._last is not None and self._last.missing:
             log.error("the last limit is not guarded as it should be: {missing}", missing=self._last.missing)
 

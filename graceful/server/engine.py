@@ -1,8 +1,8 @@
-"""The running half of an instance: everything that exists from "the application is imported" to "all is gone".
+"""The part of a server that runs from the import of the application until its last connection is closed.
 
-It is made in one go, after every fork and with the final privileges, because threads, epolls and timers survive
-neither.  Who owns what is decided here: the hub its connections, the listeners their sockets, the pools their
-threads, and the engine all of them, until :meth:`Engine.close`.
+It is made in one step, after every fork and with the final privileges, because threads, epolls and timers that were
+made earlier would survive neither.  Ownership is decided here: the hub owns its connections, the listeners own their
+sockets, the pools own their threads, and the engine owns all of them until :meth:`Engine.close`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,13 @@ from graceful.wsgi.runner import Runner
 log = Logger(namespace="graceful")
 
 
+#: Seconds between two searches for connections and parked requests whose time is over; time-outs are that coarse.
 SWEEP: Final = 1.0
+
+#: The same in a drain, which ends at once when the last connection is closed.
 SWEEP_IN_DRAIN: Final = 0.1
+
+#: Seconds for which the end waits for threads of the pools that are idle: they exit as soon as they are woken.
 IDLE_THREADS_END: Final = 1.0
 
 Root = Any  # an IResource, or something that IHandler can be made of
@@ -70,7 +75,7 @@ class Engine:
     :ivar site: what is served, with the register of all that is in flight.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
-    :ivar reports: of what was taken down, has failed or was slow.
+    :ivar reports: writes reports of requests that were taken down, have failed or were slow.
     :ivar interrupt_scheduler: brings threads down.
     :ivar request_timeouts: takes down single exchanges while the server runs normally.
     :ivar callbacks: runs the application's callables that have no thread of an exchange.
@@ -111,7 +116,7 @@ class Engine:
             takedown_at=takedown_at,
         )
         self._end_overdue = Sweep(self.site)
-        self._hand_over(reactor)
+        self._answer_without_threads(reactor)
         self.request_timeouts = RequestTimeouts(
             self.site, self.clock, self.working, self._queued, self.interrupt_scheduler, self.reports, self._replace
         )
@@ -122,13 +127,13 @@ class Engine:
         self.site.serve(handler)
         if isinstance(handler, WSGIResource):
             self._pool_for(handler.threadpool)  # a server that cannot have its threads does not accept
-        self.site.on_room = self._room
+        self.site.on_room = self._resume_below_limit
         if self.access_log is not None:
             self.access_log.start()
         gc_tuning.freeze_startup_objects()
 
-    def _hand_over(self, reactor: Any) -> None:
-        """What the event loop answers with no thread: downloads and parked requests."""
+    def _answer_without_threads(self, reactor: Any) -> None:
+        """Set up what the event loop answers without a thread of the application: downloads and parked requests."""
         settings, call, clock = self._settings, self._hub.call, self.clock
 
         def upstream() -> Any:
@@ -149,7 +154,7 @@ class Engine:
     # -- threads ------------------------------------------------------------------------------------------
 
     def _pool_for(self, threadpool: Any) -> Pool[Exchange]:
-        """The pool of all applications that share a `ThreadPool` of Twisted's, or have none.  Any thread.
+        """Returns the pool of all applications that share a `ThreadPool` of Twisted's, or have none.  Any thread.
 
         Its threads are woken once for each batch of the hub's.
 
@@ -187,25 +192,25 @@ class Engine:
             pool.kick()
 
     def working(self) -> dict[Exchange, int]:
-        """The exchanges that a thread works for, each with its thread.  Any thread."""
+        """Returns the exchanges that a thread works for, each with its thread.  Any thread."""
         pools = list(self._pools.values())
         return {exchange: thread for pool in pools for thread, exchange in pool.working.copy().items()}
 
     def _queued(self) -> list[Exchange]:
-        """The exchanges that wait for a thread."""
+        """Returns the exchanges that wait for a thread."""
         return [exchange for pool in list(self._pools.values()) for exchange in pool.backlog.copy()]
 
     def _native(self, thread: int) -> int:
-        """The kernel's number of a thread of a pool."""
+        """Returns the kernel's number of a thread of a pool; 0 if there is none."""
         return max((pool.native(thread) for pool in list(self._pools.values())), default=0)
 
     def _replace(self, thread: int) -> bool:
-        """Have another thread work in the place of one that does not come back."""
+        """Start another thread in place of one that does not return.  Returns whether it was started."""
         pool = next((pool for pool in list(self._pools.values()) if thread in pool.working), None)
         return pool is not None and pool.replace(thread)
 
     def _own_sockets(self) -> set[Inode]:
-        """Whatever descriptors are the server's own."""
+        """Returns the device and inode of each descriptor that is the server's own."""
         reactor = self._reactor
         own = {*self._listeners, *reactor.getReaders(), *reactor.getWriters()}
         own.update(getattr(reactor, "_internalReaders", ()))
@@ -220,11 +225,11 @@ class Engine:
         return found
 
     def thread_names(self) -> dict[int, str]:
-        """What the threads of all pools are called, by their numbers."""
+        """Returns the names of the threads of all pools, by their numbers."""
         return {thread.ident or 0: thread.name for pool in list(self._pools.values()) for thread in pool.threads}
 
     def threads(self) -> tuple[int, int, int]:
-        """How many threads are busy, how many there are, and how many exchanges wait for one."""
+        """Returns how many threads are busy, how many there are, and how many exchanges wait for one."""
         pools = list(self._pools.values())
         busy, size = sum(len(pool.working) for pool in pools), sum(pool.size for pool in pools)
         return busy, size or self._settings.threads, sum(pool.queued for pool in pools)
@@ -240,65 +245,65 @@ class Engine:
     ) -> None:
         """Begin to accept.
 
-        :param bound: sockets that are ours from now on.
-        :param foreign: endpoints that a plugin listens on, likewise.
-        :param factory: what they make protocols with.
-        :param silent: somebody else says which sockets are closed.
+        :param bound: listening sockets, which the engine owns from now on.
+        :param foreign: endpoints that a plugin listens on; the engine owns them, too.
+        :param factory: makes the protocols of these endpoints.
+        :param silent: another process logs which sockets are closed.
         """
         self._silent = silent
         self._hub.start()
-        factory.serve(self.site, self._hub, self._taken)
+        factory.serve(self.site, self._hub, self._pause_at_limit)
         self.accept_more(bound)
         self._listeners += foreign
         self._sweeping = self.clock.callLater(SWEEP, self._sweep)
         self.request_timeouts.start()
 
     def accept_more(self, bound: Sequence[BoundSocket]) -> None:
-        """Accept from more sockets, likewise ours."""
+        """Accept from more sockets, which the engine owns from now on."""
         self._listeners = [listener for listener in self._listeners if not listener.closed]
         for one in bound:
             listener = Listener(self._reactor, self.clock, one, self._accepter(one), silent=self._silent)
             self._listeners.append(listener)
             listener.start()
         if bound:
-            self._taken()
+            self._pause_at_limit()
 
     def sockets(self) -> list[tuple[str, str]]:
-        """The listening sockets by name, each `open`, `paused` or `closed`.  Reactor thread."""
+        """Returns the listening sockets by name, each `open`, `paused` or `closed`."""
         return [
             (listener.name, "closed" if listener.closed else "paused" if listener.paused else "open")
             for listener in self._listeners
         ]
 
     def open_sockets(self) -> list[BoundSocket]:
-        """The listening sockets that are ours to hand over, in their order."""
+        """Returns the listening sockets that can be handed over, in their order."""
         return [one.bound for one in self._listeners if isinstance(one, Listener) and not one.closed]
 
     def rebind(self, known: Sequence[BoundSocket]) -> None:
-        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        """Replace what is known about these sockets: whether other processes hold them, and who owns their paths."""
         for one in known:
             for listener in self._listeners:
                 if isinstance(listener, Listener) and listener.bound.socket is one.socket:
                     listener.bound = one
 
     def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
-        """Let go of sockets that another process accepts from; what is in their queues is left to it."""
+        """Let go of sockets that process `pid` accepts from; the connections in their queues are left to it."""
         taken = [one.socket for one in handed]
         for listener in self._listeners:
             if isinstance(listener, Listener) and listener.bound.socket in taken:
                 listener.hand_over(pid)
 
     def foreign(self) -> list[str]:
-        """The endpoints that plugins listen on, and cannot be handed over."""
+        """Returns the endpoints that plugins listen on; they cannot be handed over."""
         return [one.description for one in self._listeners if isinstance(one, EndpointListener) and not one.closed]
 
     def add(self, listener: EndpointListener) -> None:
-        """Have one more, which listens since a moment ago."""
+        """Own one more endpoint, which listens already, and log that it is open."""
         self._listeners.append(listener)
         self._say_open(listener)
 
     def say_open(self) -> None:
-        """Say of each listener that it is open."""
+        """Log each listener as open."""
         for listener in self._listeners:
             self._say_open(listener)
 
@@ -306,32 +311,32 @@ class Engine:
         log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
 
     def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
-        """What takes a listener's connections in."""
+        """Returns the function that takes in the connections of a listening socket."""
         name = bound.socket.getsockname()
         server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
         site, hub = self.site, self._hub
 
         def accepted(sock: socket.socket, peer: Any) -> None:
             accept_connection(site, hub, sock, peer, server)
-            self._taken()
+            self._pause_at_limit()
 
         return accepted
 
-    def _taken(self) -> None:
-        """A connection was accepted: if it was the last that there may be, leave others in the kernel's queues."""
+    def _pause_at_limit(self) -> None:
+        """Leave further connections in the kernel's queues if the connection just accepted has reached the limit."""
         if len(self.site.register.connections) >= self._settings.max_connections and not self.site.draining:
             for listener in self._listeners:
                 listener.pause("max-connections")
 
-    def _room(self) -> None:
-        """A connection was closed: accept again, if their number was the limit."""
+    def _resume_below_limit(self) -> None:
+        """Accept again if a closed connection has brought their number below the limit."""
         if len(self.site.register.connections) < self._settings.max_connections:
             for listener in self._listeners:
                 if listener.paused is not None:
                     listener.resume()
 
     def close_listeners(self) -> Deferred[None]:
-        """Close all listening sockets without losing a connection; each says so in the log."""
+        """Close all listening sockets without losing a connection; each is logged.  Fires when all are closed."""
         within = self._settings.deadline
         closing = [
             listener.close(within) if isinstance(listener, Listener) else listener.close()
@@ -343,13 +348,13 @@ class Engine:
 
     # -- time ---------------------------------------------------------------------------------------------
 
-    def hasten(self) -> None:
-        """A drain has begun: look at once, and from now on oftener."""
+    def sweep_in_drain(self) -> None:
+        """Sweep at once, and from now on at the interval of a drain, which has begun."""
         if self._sweeping is not None:
             self._sweeping.reset(0)
 
     def _sweep(self) -> None:
-        """End what has had its time."""
+        """End the connections, relays and parked requests whose time is over."""
         self._sweeping = self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
         self.site.tick()
         now = self.clock.seconds()
@@ -358,10 +363,10 @@ class Engine:
         self.parking_lot.tick(now)
         self.callbacks.look()
 
-    # -- people -------------------------------------------------------------------------------------------
+    # -- for operators ------------------------------------------------------------------------------------
 
     def in_flight(self) -> str:
-        """Every exchange in flight, with its thread's stack, in lines for people."""
+        """Returns every exchange in flight, with its thread's stack, as lines for an operator."""
         now, working = self.clock.seconds(), self.working()
         exchanges = self.site.register.in_flight()
         lines = [f"{len(exchanges)} in flight, {len(self.site.register.connections)} connections"]
@@ -372,7 +377,7 @@ class Engine:
     # -- the end ------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give everything back: threads, descriptors, timers; every line of the access log is written."""
+        """Release all threads, descriptors and timers; every line of the access log is written."""
         for pool in list(self._pools.values()):
             pool.stop(0 if self.working() else IDLE_THREADS_END)
         self._relays.stop()

@@ -1,16 +1,14 @@
-"""What every instance is, whoever serves in it: a process that is started, ordered about, looked at, and taken over.
+"""The base of a server and of a supervisor: start, signals, control socket, status and takeover.
 
 An instance is one process that serves, or a supervisor whose workers do.  Either has a pid file, a control socket and
 a status page, takes the same signals, gets its sockets from a predecessor and hands them to a successor.  What
-differs is behind the methods that are left open here.
+differs is in the abstract methods.
 """
 
 from __future__ import annotations
 
-import os
 import socket
-from abc import abstractmethod
-from collections.abc import Mapping
+from abc import ABCMeta, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,7 +23,7 @@ from graceful.drain import State
 from graceful.logs import twistd_log as logs
 from graceful.process.exit import EXIT_SECONDS
 from graceful.process.orders import SignalOrders
-from graceful.process.own_process import OwnProcess
+from graceful.process.own_process import OwnProcess, systemd_sockets
 from graceful.process.signals import Signals
 from graceful.process.systemd import SystemdNotifier
 from graceful.takeover.coordinator import Takeover
@@ -34,11 +32,11 @@ from graceful.takeover.predecessor import Predecessor, TakeoverError
 log = Logger(namespace="graceful")
 
 
-class Instance(Service):
+class Instance(Service, metaclass=ABCMeta):
     """An instance as a Twisted service.
 
     :param settings: limits, listeners, time-outs.
-    :param process: given if the process is the instance's own; a service among others leaves signals and exit to its
+    :param process: given if the instance owns its process; a service among others leaves signals and exit to its
         parent.
     :param reactor: Twisted's; None for the usual one.
     :param connected: a connected socket on which orders come, instead of a control socket with a path.
@@ -78,11 +76,11 @@ class Instance(Service):
 
     @abstractmethod
     def _build(self) -> None:
-        """Make everything that serves, so that it accepts when the reactor runs."""
+        """Make all parts that serve, so that they accept when the reactor runs."""
 
     @abstractmethod
     def _make_status(self) -> StatusSource:
-        """Returns what the instance shows, from its start on; the reactor is known."""
+        """Returns the source of the instance's status, which shows its start, too; called when the reactor is set."""
 
     @abstractmethod
     def leave_after(self, error: BaseException) -> None:
@@ -96,17 +94,12 @@ class Instance(Service):
     def _step(self) -> AbstractContextManager[None]:
         return self._process.startup.step() if self._process is not None else nullcontext()
 
-    def _handed_over(self) -> tuple[Mapping[str, str], int | None]:
-        """What systemd has said of the sockets that it hands over, and the process it has said it to."""
-        process = self._process
-        return (process.sockets, process.pid) if process is not None else (os.environ, None)
-
     def _control_path(self) -> str | None:
         path = self.settings.control
         return self._process.control if path is None and self._process is not None else path
 
     def _find_predecessor(self) -> None:
-        """Get the sockets of whoever serves at the control socket, if that is wanted."""
+        """Get the sockets of the instance at the control socket, if this process is to take over."""
         process, path = self._process, self._control_path()
         if process is None or not process.takeover or not path:
             return
@@ -116,7 +109,7 @@ class Instance(Service):
             log.info("process {pid} serves on until this one accepts", pid=self._predecessor.pid)
 
     def _bind_control(self) -> None:
-        """Listen for orders and for the status page: before anything else, and until everything else is gone."""
+        """Listen for orders and for the status page: before all other sockets, and until all others are closed."""
         settings, process = self.settings, self._process
         if self._connected is not None:
             self._control = ControlServer(settings, self._status, None, SystemdNotifier({}))
@@ -140,10 +133,10 @@ class Instance(Service):
         self._control = server = ControlServer(settings, self._status, control, notify)
         if process is not None:
             process.startup.undo.callback(server.close)
-        server.bind(*self._handed_over(), self._predecessor)
+        server.bind(*systemd_sockets(process), self._predecessor)
 
     def _bind_all(self) -> None:
-        """Have every socket, from a predecessor or from the kernel."""
+        """Bind every socket that is not taken over from a predecessor."""
         self._use_usual_reactor()
         self._status = self._make_status()
         self._find_predecessor()
@@ -160,16 +153,16 @@ class Instance(Service):
             self._reactor = reactor
 
     def privilegedStartService(self) -> None:
-        """Bind, and write the pid file, while we may still be root."""
+        """Bind, and write the pid file, while the process may still be root."""
         with self._step():
-            logs.append_only()  # a predecessor writes into it, too
+            logs.append_only()  # a predecessor writes to the log file, too
             self._bind_all()
             if self._process is not None and self._process.pid_file is not None:
                 self._process.startup.undo.callback(self._process.pid_file.remove)
                 if self._predecessor is not None:
                     self._process.pid_file.prepare(self._predecessor.pid)
                 else:
-                    # Our successor may be started by the user that we change to, and has to write there.
+                    # A successor may be started by the user that this process changes to, and has to write there.
                     self._process.pid_file.write(*self._process.owner)
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
@@ -177,9 +170,9 @@ class Instance(Service):
         """Build everything, begin to accept."""
         with self._step():
             if not self._is_bound:
-                self._bind_all()  # under `twist`, nobody calls privilegedStartService
+                self._bind_all()  # `twist` does not call privilegedStartService
             if self._process is not None:
-                # Before the application is imported, since what is registered with atexit later runs earlier.
+                # Before the application is imported: functions that it registers with atexit then run before ours.
                 self._process.limit.install()
                 self._process.limit.start()
                 self._process.startup.undo.callback(self._process.limit.verdict, 1, EXIT_SECONDS)
@@ -187,7 +180,7 @@ class Instance(Service):
         super().startService()  # type: ignore[no-untyped-call]
 
     def _take_signals(self, orders: SignalOrders) -> None:
-        """Install our signal handlers: the reactor runs, and has installed its own."""
+        """Install the signal handlers, when the reactor runs and has installed its own."""
         if self._process is None:
             return
         signals = Signals(orders, self._reactor.callFromThread)
@@ -201,7 +194,7 @@ class Instance(Service):
     # -- from one instance to the next --------------------------------------------------------------------
 
     def _accepts(self) -> None:
-        """All sockets accept: tell whom it may concern, and the predecessor that it may let go."""
+        """All sockets accept: log them, or tell the predecessor that it may let go."""
         if self._control is None:
             return
         if self._predecessor is None:
@@ -212,7 +205,7 @@ class Instance(Service):
             )
 
     def _took_over(self, why_not: str | None) -> None:
-        """The predecessor has let go; or it has not, and one of the two has to."""
+        """The predecessor has let go; if it has not, this process stops, since only one of the two may go on."""
         assert self._control is not None
         if why_not is None:
             self._control.say_open(main=False)

@@ -1,14 +1,12 @@
 """The listening sockets of a server that stands alone: bound here, or handed over by a predecessor.
 
-Sockets of ours (tcp, tcp6, unix, fd, systemd) can be handed over.  An endpoint's plugin makes its own, which cannot:
-when a predecessor still listens there, this server serves without that one until the predecessor has closed it.
+The server's own sockets (tcp, tcp6, unix, fd, systemd) can be handed over.  An endpoint's plugin makes others, which
+cannot: while a predecessor still listens there, this server serves without them.
 """
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -18,7 +16,7 @@ from twisted.python.failure import Failure
 
 from graceful.config.settings import Settings
 from graceful.drain import DrainResult, State
-from graceful.process.own_process import OwnProcess
+from graceful.process.own_process import OwnProcess, systemd_sockets
 from graceful.server.socket_source import Acceptor
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import LISTEN, BindError, BoundSocket, bind
@@ -53,17 +51,12 @@ class OwnSockets:
         self._cannot: BaseException | None = None
         self._server: Acceptor | None = None
 
-    def handed_over(self) -> tuple[Mapping[str, str], int | None]:
-        """Returns what systemd has said of the sockets that it hands over, and the process it has said it to."""
-        process = self._process
-        return (process.sockets, process.pid) if process is not None else (os.environ, None)
-
     def bind(self, reactor: Any, factory: EndpointFactory, predecessor: Predecessor | None) -> None:
         """Bind every socket that the predecessor has not handed over.
 
         :raises BindError: one line for the operator.
         """
-        environ, pid = self.handed_over()
+        environ, pid = systemd_sockets(self._process)
         addresses = [parse(text) for text in self._settings.listen]
         ours = [address for address in addresses if address.kind != "plugin"]
         adopted = iter(predecessor.claim(LISTEN, ours) if predecessor is not None else [None] * len(ours))
@@ -111,7 +104,7 @@ class OwnSockets:
         server.engine.accept(self._bound, self._endpoints, server.factory)
         listening = DeferredList(self._starting, fireOnOneErrback=True, consumeErrors=True)
         listening.addCallback(lambda ignored: reactor.callWhenRunning(self._opened, server))
-        listening.addErrback(lambda ignored: None)  # it has been logged
+        listening.addErrback(lambda ignored: None)  # the failure is logged
         self._bound, self._endpoints, self._starting = [], [], []
 
     def _opened(self, server: Acceptor) -> None:
@@ -124,7 +117,7 @@ class OwnSockets:
             Deferred.fromCoroutine(self._listen_late(listener))
 
     async def _listen_late(self, listener: EndpointListener) -> None:
-        """Listen as soon as the predecessor has stopped to; there is no way back, so a failure is only logged."""
+        """Listen as soon as the predecessor does not; it has let go of the others, so a failure is only logged."""
         server = self._server
         assert server is not None
         clock = server.engine.clock
@@ -142,7 +135,7 @@ class OwnSockets:
             return
 
     def close(self) -> Deferred[None]:
-        """Close everything: the server stops before it was put together."""
+        """Close everything: the server stops before it was built."""
         for bound in self._bound:
             bound.close()
         closing: Deferred[None] = Deferred()

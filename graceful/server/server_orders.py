@@ -1,6 +1,6 @@
-"""What a server does when a signal or the control API tells it to.
+"""Obeys the orders that a server gets by signals and through the control API.
 
-Each order that gives or takes time also moves the last limit, which is not the reactor's.
+Each order that changes a deadline also moves the last limit, which does not depend on the reactor.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ServerOrders:
 
     Reactor thread, except where something else is said.
 
-    :param engine: what serves.
+    :param engine: serves.
     :param drain: its drain.
-    :param shutdown: what the steps of the drain do.
+    :param shutdown: takes down single exchanges.
     :param limit: the last limit.
     :param reactor: stopped when a drain ends, if the process is not the server's own: then a stop through control
         takes the whole process with it; None if the drain itself ends the process.
@@ -79,7 +79,7 @@ class ServerOrders:
     # -- the drain ----------------------------------------------------------------------------------------
 
     def stop(self, quiet: bool, deadline: float | None = None) -> None:
-        """Begin to drain, with another deadline if one is given; again, it changes nothing but what it says.
+        """Begin to drain; a second order only changes `quiet` and the deadline.
 
         :param quiet: close idle connections at once: no client sends further requests.
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
@@ -97,10 +97,10 @@ class ServerOrders:
         try:
             reactor.stop()
         except ReactorNotRunning:
-            pass  # the process was ended by something else meanwhile
+            pass  # something else has stopped the reactor meanwhile
 
     def succeed(self) -> Deferred[None]:
-        """Begin to drain with the sockets in another process's hands: no balancer needs time to look elsewhere."""
+        """Begin to drain when another process has the sockets: no balancer needs time to notice."""
         self._limit.arm()
         return self._drain.succeeded()
 
@@ -147,5 +147,5 @@ class ServerOrders:
 
 
 def parse_id(which: str) -> int:
-    """Returns the number of an exchange, from what a person has typed; 0, which none has, if it is no number."""
+    """Returns the number of an exchange from an operator's input; 0, which no exchange has, if it is not a number."""
     return int(which) if which.isascii() and which.isdigit() and len(which) < 20 else 0

@@ -1,4 +1,4 @@
-"""The status of a server that serves in this process, read from its engine or its reactor."""
+"""The status of a server that serves in this process, read from its engine and its drain."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from graceful.drain import Drain
 
 
-#: How many bytes of a path are shown: a line of a table.
+#: Bytes of a path that are shown, so that it fits in a line of a table.
 LONGEST_PATH: Final = 200
 
 
 class ShutdownProgress(Protocol):
-    """How far an instance is on its way out, as far as a status shows it."""
+    """The part of a shutdown that a status shows."""
 
     @property
     def taken_down(self) -> int:
@@ -45,10 +45,10 @@ class ShutdownProgress(Protocol):
 
 
 class ExitTime(Protocol):
-    """When an instance is gone at the latest."""
+    """The latest time at which the process ends."""
 
     def latest_exit(self) -> float:
-        """Returns in how many seconds the process is gone in any case; before a drain, from its beginning."""
+        """Returns in how many seconds the process has ended in any case; before a drain, from its beginning."""
 
 
 @define(eq=False)
@@ -76,12 +76,12 @@ class ServerStatus(StateHistory):
         exit_time: ExitTime,
         takeover: HasSuccessor | None = None,
     ) -> None:
-        """Read these from now on: the instance is put together."""
+        """Read these from now on: the server is built."""
         self.inputs, self.drain, self.progress, self.exit_time = inputs, drain, progress, exit_time
         self.takeover = takeover
 
     def count(self) -> None:
-        """Count from now on what ends."""
+        """Count exchanges that end from now on."""
         if self.inputs is not None:
             site = self.inputs.site
             self._tally = Counters(site.record)
@@ -104,7 +104,7 @@ class ServerStatus(StateHistory):
 
     @property
     def latest_exit(self) -> float:
-        """In how many seconds the process is gone in any case; before a drain, from its beginning."""
+        """Seconds within which the process has ended in any case; before a drain, from its beginning."""
         if self.exit_time is None:
             return latest_exit(self.settings.lame_duck, self.settings.deadline)
         return self.exit_time.latest_exit()
@@ -127,7 +127,7 @@ class ServerStatus(StateHistory):
         return max(0.0, self.drain.next_deadline - self.inputs.clock.seconds())
 
     def _remember_what_ends(self, site: StatusSite) -> None:
-        """From now on exchanges that end are kept for a while, for people; that costs nothing before."""
+        """Keep the last exchanges that end from now on, for the status; only in a drain, to cost nothing before."""
         ended = self.ended = deque(maxlen=KEPT)
         record = site.record
         clock = time.monotonic
@@ -213,7 +213,7 @@ class ServerStatus(StateHistory):
             "version": __version__,
         }
 
-    # -- what has to be asked for, where there are workers ------------------------------------------------
+    # -- a supervisor asks its workers for these ----------------------------------------------------------
 
     def fresh_snapshot(self, limit: int | None = None) -> dict[str, Any]:
         """Returns the whole status as it is now."""

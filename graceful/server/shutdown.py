@@ -1,6 +1,6 @@
-"""What the steps of a drain do to an engine, and how the process ends when it is ours.
+"""The steps of a drain: what each does to an engine's sockets, connections and threads, and how the process ends.
 
-The order of the steps is :mod:`graceful.drain`'s; what they mean for sockets, connections and threads is here.
+:mod:`graceful.drain` decides their order and their time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from graceful.web.connection import open_connections, spared_exchanges
 log = Logger(namespace="graceful")
 
 
+#: Seconds between two looks whether threads or reports have come to their end, which no event announces.
 LOOK_AGAIN: Final = 0.02
 
 
 class DrainListener(Protocol):
-    """What else an instance does at the steps of its drain, in the order of the calls.  Reactor thread."""
+    """An instance that is told the steps of its drain, in the order of these methods.  Reactor thread."""
 
     def going_down(self) -> None:
         """The drain has begun: tell the balancer and the service manager."""
@@ -43,13 +44,13 @@ class DrainListener(Protocol):
 
 
 class Shutdown:
-    """An engine on its way out; a `graceful.drain.Drainable`.  Reactor thread.
+    """Drains an engine; a `graceful.drain.Drainable`.  Reactor thread.
 
-    :param engine: what is drained.
-    :param reactor: stopped at the end, if the process is ours.
-    :param process: None if it is not.
+    :param engine: is drained.
+    :param reactor: stopped at the end, if the server owns its process.
+    :param process: None if the server does not own its process.
     :param listener: is called at the steps of the drain.
-    :param words: begin the line that says that it stops, and the one that says how that has ended.
+    :param words: the first words of two log lines: that the server stops, and how the drain has ended.
     """
 
     def __init__(
@@ -73,11 +74,11 @@ class Shutdown:
         self._keeps_pid_file = True
 
     def fail(self) -> None:
-        """End with status 1 whatever is finished: the server stops because something failed, not by an order."""
+        """End with status 1, however the drain goes: the server stops because of a failure, not by an order."""
         self._failed = True
 
     def give_up_pid_file(self) -> None:
-        """Leave the pid file alone from now on: it is a successor's."""
+        """Leave the pid file alone from now on: it belongs to the successor."""
         self._keeps_pid_file = False
 
     @property
@@ -86,12 +87,12 @@ class Shutdown:
         return self._engine.request_timeouts.taken + (self._takedown.taken if self._takedown is not None else 0)
 
     def take_down_one(self, number: int) -> list[int]:
-        """Take down an exchange that somebody has chosen, and those behind it on its connection; which were."""
+        """Take down an exchange, and those behind it on its connection.  Returns the numbers of those interrupted."""
         return take_down_one(self._site, self._engine.request_timeouts, number)
 
     def going_down(self) -> None:
-        """The balancer shall look elsewhere, and the application may leave what it can to the next instance."""
-        # Now, since what the application hears next may make it finish something at once.
+        """Tell the balancer to send requests elsewhere, and the application that the server is going down."""
+        # Before the application is told of the drain, since it may finish something at once.
         self._finished_before = self._site.register.finished
         self._site.going_down = True
         hooks.going_down(self)
@@ -103,17 +104,17 @@ class Shutdown:
         self._listener.going_down()
 
     def last_requests(self, quiet: bool) -> None:
-        """From now on every answer is its connection's last."""
+        """Make every answer from now on the last one on its connection."""
         site, clock = self._site, self._engine.clock
         if not site.draining:
             site.draining = True
             site.draining_since = clock.seconds()
             log.info("{words}: {count} in flight", words=self._words[0], count=len(site.register.exchanges))
         site.quiet = site.quiet or quiet
-        self._engine.hasten()
+        self._engine.sweep_in_drain()
 
     def close_listeners(self) -> Deferred[None]:
-        """Close all listening sockets; each says so in the log."""
+        """Close all listening sockets; each is logged.  Fires when all are closed."""
         if self._process is not None and self._process.pid_file is not None and self._keeps_pid_file:
             self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
         closed = self._listener.before_closing().addCallback(lambda ignored: self._engine.close_listeners())
@@ -121,7 +122,7 @@ class Shutdown:
 
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
-        # The sockets are closed: whoever waits for news, and comes again, finds the next instance.
+        # The sockets are closed: a client whose parked request is ended reconnects to the next instance.
         self._engine.parking_lot.drain()
         done: Deferred[None] = Deferred()
 
@@ -146,7 +147,10 @@ class Shutdown:
         return bool(spared_exchanges(self._site))
 
     def take_down(self, everything: bool) -> Deferred[None]:
-        """End what is left; downloads only if it is to be everything."""
+        """End all that is left.
+
+        :param everything: downloads, too.
+        """
         if self._takedown is None:
             engine = self._engine
             self._takedown = DrainTakedown(
@@ -155,7 +159,10 @@ class Shutdown:
         return self._takedown.start(everything)
 
     def finish(self, seconds: float) -> Deferred[None]:
-        """Let the application and the reports come to their end, say how it went, give everything back, and leave."""
+        """Wait for the application's last calls and the reports, log the result, close the engine, end the process.
+
+        :param seconds: how long the drain has taken.
+        """
         engine = self._engine
         done: Deferred[None] = Deferred()
         leaving = {function: engine.callbacks.call(function) for function in hooks.at_exit}
@@ -186,7 +193,7 @@ class Shutdown:
             *(takedown.interrupted.values() if takedown else ()),
         ]
         taken = self.taken_down - self._taken_before
-        # Those that did not come down at the deadline, and those that were lost before it.
+        # Those that could not be taken down at the deadline, and those abandoned before it.
         abandoned = sum(exchange.takedown is not None for exchange in self._engine.working())
         finished = self._site.register.finished - self._finished_before - taken
         self._engine.close()

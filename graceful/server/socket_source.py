@@ -1,8 +1,8 @@
-"""Where a server's listening sockets come from, when it may accept, and what becomes of them in its drain.
+"""The source of a server's listening sockets: it binds or receives them, and decides when the server accepts.
 
 A server that stands alone binds its sockets, or gets them from a predecessor; one that is a worker gets them from its
-supervisor, which also says when to accept.  Everything else about the two is the same, and stands in
-:class:`graceful.server.app_server.AppServer`, which is given one of these.
+supervisor, which also says when to accept.  Everything else about the two is the same:
+:class:`graceful.server.app_server.AppServer`, which is given one of these sources.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SocketSource(Protocol):
 
     :ivar control: a connected socket on which orders come; None if the server has a control socket of its own.
     :ivar label: begins the lines that list what is in flight.
-    :ivar words: begin the line that says that the server stops, and the one that says how that has ended.
+    :ivar words: the first words of two log lines: that the server stops, and how the drain has ended.
     """
 
     control: socket.socket | None
@@ -64,13 +64,13 @@ class SocketSource(Protocol):
         """Returns where the server will listen."""
 
     def accept(self, server: Acceptor, reactor: Any) -> None:
-        """Accept as soon as the reactor runs, and it is time."""
+        """Accept as soon as the reactor runs and this source allows it."""
 
     def inherited(self) -> None:
         """The predecessor has let go of everything."""
 
     def close(self) -> Deferred[None]:
-        """Close everything: the server stops before it was put together."""
+        """Close everything: the server stops before it was built."""
 
     # -- in a drain ---------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@
 | predecessor | `reload`        | starts a successor at SIGHUP                                                |
 | successor   | `predecessor`   | asks the running server for its sockets, before the reactor runs            |
 | predecessor | `successor_api` | answers, and sends the descriptors                                          |
-| both        | `offers`        | say which socket is which, so that each address finds its own               |
+| both        | `offers`        | describes sockets, so that each address finds its own                       |
 | predecessor | `succession`    | holds the hand-over as a state machine: one successor at a time, a way back |
-| predecessor | `coordinator`   | lets go of the sockets and drains once the successor accepts                |
+| predecessor | `coordinator`   | releases the sockets and drains once the successor accepts                  |
 """

@@ -1,14 +1,14 @@
-"""An instance between its predecessor and its successor: what a takeover means to its sockets, files and drain.
+"""What a takeover means to an instance's sockets, files and drain, for both the old process and the new one.
 
     the new one                                   the old one
     ───────────                                   ───────────
     asks for the sockets, is still root           sends them, serves on
     sheds privileges, imports the application     serves on
     its reactor runs, it accepts, says so         stops accepting, leaves control path and pid file, drains
-    takes control path and pid file               finishes what it has, and is gone
+    takes control path and pid file               finishes its requests, and exits
 
-Both accept for a moment, from the same queues, so that no connection is refused and none waits.  Neither knows more
-of the other than what :mod:`graceful.takeover.successor_api` says on the wire.
+For a moment both accept from the same queues, so that no connection is refused and none waits.  Neither knows more
+about the other than what :mod:`graceful.takeover.successor_api` says on the wire.
 """
 
 from __future__ import annotations
@@ -33,61 +33,63 @@ log = Logger(namespace="graceful")
 
 
 class Sockets(Protocol):
-    """Whoever has the application's sockets: an engine, or a crew of workers."""
+    """The owner of the application's sockets: an engine, or a supervisor's workers."""
 
     @property
     def clock(self) -> Any:
         """Monotonic time."""
 
     def open_sockets(self) -> list[BoundSocket]:
-        """Those that are ours to hand over, in their order."""
+        """Returns the listening sockets that can be handed over, in their order."""
 
     def rebind(self, known: Sequence[BoundSocket]) -> None:
-        """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
+        """Replace what is known about these sockets: whether other processes hold them, and who owns their paths."""
 
     def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
-        """Let go of sockets that another process accepts from; what is in their queues is left to it."""
+        """Let go of sockets that process `pid` accepts from; the connections in their queues are left to it."""
 
     def foreign(self) -> list[str]:
-        """The endpoints that cannot be handed over."""
+        """Returns the endpoints that cannot be handed over."""
 
 
 class Draining(Protocol):
-    """The way out, as far as a takeover is concerned."""
+    """The part of a drain that a takeover needs."""
 
     @property
     def state(self) -> State:
-        """How far the instance is."""
+        """The state of the instance."""
 
     def succeeded(self) -> object:
-        """Begin it, with the sockets in a successor's hands."""
+        """Begin the drain; a successor has the sockets."""
 
 
 class PidFileKeeper(Protocol):
-    """The part of an instance that gives up its pid file when it closes its sockets."""
+    """The part of an instance that releases its pid file when it closes its sockets."""
 
     def give_up_pid_file(self) -> None:
-        """Leave the pid file alone from now on: it is a successor's."""
+        """Leave the pid file alone from now on: it belongs to the successor."""
 
 
 class Takeover:
-    """One instance's two takeovers; a :class:`graceful.takeover.succession.SocketHolder`.  Reactor thread.
+    """Both takeovers of an instance: from its predecessor, and by its successor.  Reactor thread.
+
+    It is the :class:`graceful.takeover.succession.SocketHolder` of the second.
 
     :param engine: has the application's sockets.
-    :param desk: has the others.
-    :param drain: begins when they are handed over.
-    :param shutdown: is told that the pid file is the successor's.
-    :param process: None if it is not ours: then it could not end, and there is no takeover.
+    :param control: has the sockets for control and status.
+    :param drain: begins when the sockets are handed over.
+    :param shutdown: is told that the pid file belongs to the successor.
+    :param process: None if the server does not own its process: the process could not end, so there is no takeover.
     :param timeout: seconds that a successor has until it accepts.
-    :param arm_last_limit: sets the time at which the process ends whatever happens.
-    :param ended: called when a takeover by a successor has ended, well or not.
-    :ivar succession: the takeover by a successor.
+    :param arm_last_limit: sets the time at which the process ends in any case.
+    :param ended: called when a takeover by a successor has ended, successfully or not.
+    :ivar handover: the takeover by a successor.
     """
 
     def __init__(
         self,
         engine: Sockets,
-        desk: ControlServer,
+        control: ControlServer,
         drain: Draining,
         shutdown: PidFileKeeper,
         process: OwnProcess | None,
@@ -96,91 +98,91 @@ class Takeover:
         ended: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
-        self._desk = desk
+        self._control = control
         self._drain = drain
         self._shutdown = shutdown
         self._process = process
         self._arm_last_limit = arm_last_limit
-        self._lent: list[tuple[str, BoundSocket]] = []
-        self._waits = False
-        self.succession = SocketHandover(engine.clock, self, timeout, ended)
-        desk.answer_successors(SuccessorApi(self.succession, self._sockets, engine.foreign).answer)
+        self._offered: list[tuple[str, BoundSocket]] = []
+        self._takes_over = False
+        self.handover = SocketHandover(engine.clock, self, timeout, ended)
+        control.answer_successors(SuccessorApi(self.handover, self._sockets, engine.foreign).answer)
 
     @property
     def successor(self) -> int:
-        """The process that takes over, or has; 0 for none."""
-        return self.succession.successor
+        """The pid of the process that takes over or has taken over; 0 for none."""
+        return self.handover.successor
 
     # -- as the old one -----------------------------------------------------------------------------------
 
     def _sockets(self) -> list[tuple[str, BoundSocket]]:
-        """All sockets that a successor may have, each with its role, as they are when nobody else holds them."""
-        return [*((LISTEN, bound) for bound in self._engine.open_sockets()), *self._desk.sockets()]
+        """Returns the sockets that a successor may have, each with its role, as they are when none is offered."""
+        return [*((LISTEN, bound) for bound in self._engine.open_sockets()), *self._control.sockets()]
 
     def cannot_hand_over(self) -> str | None:
-        """Why not."""
+        """Returns why a successor cannot have the sockets; None if it can."""
         if self._process is None:
             return "it is a service among others, whose process does not end with it"
-        if self._waits:
+        if self._takes_over:
             return "it is itself taking over just now: try again"
         if not self._drain.state.accepts:
             return "it is stopping, and has closed its sockets: start without taking over"
         return None
 
-    def lend(self) -> None:
-        """A successor gets the sockets: nothing may be done to them that it would feel."""
-        self._lent = self._sockets()
-        self._rebind([evolve(bound, shared=True, path=None) for _, bound in self._lent])
+    def share_sockets(self) -> None:
+        """A successor gets the sockets: nothing may be done to them that affects another holder."""
+        self._offered = self._sockets()
+        self._rebind([evolve(bound, shared=True, path=None) for _, bound in self._offered])
 
-    def take_back(self, surely: bool) -> None:
-        """It is gone; or it may still hold them."""
-        lent, self._lent = [bound for _, bound in self._lent], []
-        self._rebind(lent if surely else [evolve(bound, shared=True) for bound in lent])
+    def reclaim_sockets(self, alone: bool) -> None:
+        """The successor has failed; the sockets stay shared if it may still hold them."""
+        offered, self._offered = [bound for _, bound in self._offered], []
+        self._rebind(offered if alone else [evolve(bound, shared=True) for bound in offered])
 
     def hand_over(self, kept: Sequence[int], pid: int) -> None:
-        """The successor accepts: let go of what it has kept, and drain."""
-        lent, self._lent = [bound for _, bound in self._lent], []
-        handed = [bound for number, bound in enumerate(lent) if number in kept]
-        self._rebind([bound for bound in lent if bound not in handed])  # these it has closed: they are ours alone
+        """The successor accepts: let go of the sockets that it has kept, and drain."""
+        offered, self._offered = [bound for _, bound in self._offered], []
+        handed = [bound for number, bound in enumerate(offered) if number in kept]
+        self._rebind([bound for bound in offered if bound not in handed])  # the successor has closed these
         self._shutdown.give_up_pid_file()
         self._engine.hand_sockets(handed, pid)
-        self._desk.hand_over(handed, pid)
+        self._control.hand_over(handed, pid)
         log.info("process {pid} has taken over; this one finishes what it has", pid=pid)
         self._arm_last_limit()
         self._drain.succeeded()
 
     def _rebind(self, known: Sequence[BoundSocket]) -> None:
         self._engine.rebind(known)
-        self._desk.rebind(known)
+        self._control.rebind(known)
 
-    # -- as the new one -----------------------------------------------------------------------------------
+    # -- as the successor ---------------------------------------------------------------------------------
 
     def begin(
         self, predecessor: Predecessor, max_draining: int, call: Any, done: Callable[[str | None], object]
     ) -> None:
         """All sockets accept: tell the predecessor.
 
-        :param predecessor: whose sockets they are.
-        :param max_draining: how many predecessors, with this one, may still finish what they have.
+        :param predecessor: the process that has offered its sockets.
+        :param max_draining: how many predecessors, with this one, may be draining.
         :param call: calls a function in the reactor thread, from any thread.
-        :param done: called when it has let go, with None, or with why it has not.
+        :param done: called with None when the predecessor has let go, or with the reason why it has not.
         """
-        self._waits = True
+        self._takes_over = True
 
-        def heard(why_not: str | None) -> None:
-            self._waits = False
+        def answered(why_not: str | None) -> None:
+            self._takes_over = False
             if why_not is None:
                 self._inherit(predecessor)
             predecessor.close()
             done(why_not)
 
-        path = self._desk.asked_path()
-        predecessor.accepts(call, heard, lambda: limit_draining(path, max_draining))
+        path = self._control.asked_path()
+        predecessor.accepts(call, answered, lambda: limit_draining(path, max_draining))
 
     def _inherit(self, predecessor: Predecessor) -> None:
-        """The sockets are ours, and so are the paths that belong to the newest."""
+        """Own the sockets, the control path and the pid file from now on."""
         if self._drain.state != State.GONE:
-            self._desk.succeed()
+            self._control.succeed()
         self._rebind(predecessor.inheritance())
         if self._process is not None and self._process.pid_file is not None:
             self._process.pid_file.take_over()

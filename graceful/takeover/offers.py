@@ -1,13 +1,13 @@
-"""Which socket of a predecessor is which of a successor's.
+"""Finds, for each address that a successor wants, the listening socket that its predecessor offers.
 
 Two command lines seldom write an address in the same way, and the same text may mean different things: `tcp:0` is a
 port that the kernel chose once, `fd:3` a descriptor that only the first process was started with, `unix:site.socket`
-depends on the directory.  So every listening socket has an address by which command lines can be compared, and where
-several have the same one, a number among them.
+depends on the directory.  So every listening socket has an address by which command lines can be compared, and an
+index among the sockets with the same address.
 
-What the new command line wants and the old one has is adopted; what is new is bound; what is left over the
-predecessor closes.  Until the predecessor has let go, a socket is held by both: nothing may be done to it that
-outlives a descriptor, and a Unix socket's path is not ours to remove.
+The successor adopts the sockets that it wants and is offered, and binds the others that it wants; the predecessor
+closes the rest.  Until the predecessor has let go, both hold a socket: nothing may be done to it that outlives a
+descriptor, and the successor may not remove a Unix socket's path.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from graceful.sockets.handshakes import admit_new
 
 
 class BadOffer(ValueError):
-    """What is offered is not what it is said to be.  Its text is one line for the operator."""
+    """An offered socket does not match its description.  The text is one line for the operator."""
 
 
 @frozen
 class Offer:
     """One listening socket, as the process that holds it describes it.
 
-    :ivar role: what it is for, `LISTEN`, `STATUS` or `CONTROL`.
+    :ivar role: its purpose: `LISTEN`, `STATUS` or `CONTROL`.
     :ivar address: the address that command lines are compared by.
     :ivar index: counts the sockets of one address, from 0.
-    :ivar name: what log lines call it.
-    :ivar shared: others hold it too, whoever takes it over: who has started us, or systemd.
-    :ivar path: of a Unix socket that its holder has bound.
+    :ivar name: its name in log lines.
+    :ivar shared: a process that takes no part in the takeover holds it too: the parent process, or systemd.
+    :ivar path: the path of a Unix socket that its holder has bound; None otherwise.
     :ivar inode: the device and inode number of that path.
     """
 
@@ -52,14 +52,14 @@ class Offer:
     inode: tuple[int, int] | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Say it so that JSON can carry it."""
+        """Returns the offer as a JSON object."""
         return asdict(self)
 
     @classmethod
     def read(cls, said: Any) -> Offer:
-        """Understand what `describe` has said in another process, maybe of another version.
+        """Read the result of `describe` from another process, maybe of another version.
 
-        :raises BadOffer: it cannot be understood.
+        :raises BadOffer: the description is not valid.
         """
         try:
             inode = said["inode"]
@@ -78,7 +78,10 @@ class Offer:
 
 
 def offers(sockets: Iterable[tuple[str, BoundSocket]]) -> list[Offer]:
-    """Describe sockets, each with its role, in their order."""
+    """Returns an offer for each socket, in the order given.
+
+    :param sockets: each with its role.
+    """
     found: list[Offer] = []
     numbers: Counter[tuple[str, str]] = Counter()
     for role, bound in sockets:
@@ -92,15 +95,15 @@ def offers(sockets: Iterable[tuple[str, BoundSocket]]) -> list[Offer]:
 def match(role: str, wanted: Sequence[Address], offered: Sequence[Offer]) -> list[int | None]:
     """Find the offered socket for each wanted address.
 
-    :param role: what the sockets are wanted for.
-    :returns: for each, the number of an offer, or None: it has to be bound.  Of several with one address, they are
-        taken in their order.
+    :param role: the purpose of the wanted sockets.
+    :returns: for each address the number of an offer, or None if it has to be bound.  Offers with the same address
+        are used in their order.
     """
     keys = [key(address) for address in wanted]
     free = {number: offer for number, offer in enumerate(offered) if offer.role == role}
     found: list[int | None] = [None] * len(wanted)
-    # An address that is written in the same way comes first; then one that leads to the same place: a descriptor
-    # that somebody has passed to the predecessor may be just the port that is asked for now.
+    # Addresses that are written in the same way match first, then those that lead to the same place: a descriptor
+    # that was passed to the predecessor may be the very port that is wanted now.
     for by_name in (False, True):
         for wish, wanted_at in enumerate(keys):
             if found[wish] is None:
@@ -115,11 +118,11 @@ def match(role: str, wanted: Sequence[Address], offered: Sequence[Offer]) -> lis
 def adopt(offer: Offer, fd: int, address: Address) -> BoundSocket:
     """Take over a socket that its holder goes on serving.
 
-    :param offer: what its holder says of it.
-    :param fd: its descriptor; ours from now on, also if this fails.
-    :param address: what it is wanted as.
-    :returns: the socket as it is to be treated while its holder has it; `inherit` says how afterwards.
-    :raises BadOffer: it is no listening socket.
+    :param offer: the holder's description of it.
+    :param fd: its descriptor; owned by this function, which closes it on failure.
+    :param address: the address it is wanted for.
+    :returns: the socket, to be treated as shared until its holder has let go; then `inherit` replaces it.
+    :raises BadOffer: it is not a listening socket.
     """
     try:
         adopted = socket.socket(fileno=fd)
@@ -134,7 +137,7 @@ def adopt(offer: Offer, fd: int, address: Address) -> BoundSocket:
         if adopted.family != socket.AF_UNIX:
             admit_new(adopted)
         if address.kind in ("tcp", "tcp6", "unix"):
-            adopted.listen(address.backlog)  # it may be another one than before
+            adopted.listen(address.backlog)  # the backlog may differ from the predecessor's
         if address.kind == "unix" and offer.path is not None:
             with suppress(OSError):
                 os.chmod(offer.path, address.mode)
@@ -148,17 +151,17 @@ def adopt(offer: Offer, fd: int, address: Address) -> BoundSocket:
 
 
 def inherit(bound: BoundSocket, offer: Offer) -> BoundSocket:
-    """Return what an adopted socket is once its former holder has let go of it."""
+    """Returns an adopted socket as it is once its former holder has let go of it."""
     return evolve(bound, shared=offer.shared, path=offer.path, inode=offer.inode)
 
 
 def reachable(offer: Offer) -> bool:
-    """Whether clients still find the socket: nobody may have removed or replaced a Unix socket's path."""
+    """Whether clients can still reach the socket: a Unix socket's path may have been removed or replaced."""
     return offer.path is None or inode_of(offer.path) == offer.inode
 
 
 def key(address: Address) -> str:
-    """Return what a command line's address is compared by."""
+    """Returns the text by which addresses of two command lines are compared."""
     if address.kind in ("tcp", "tcp6") and address.port:
         family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
         with suppress(OSError):
@@ -173,7 +176,7 @@ def key(address: Address) -> str:
 
 
 def _address_of(bound: BoundSocket) -> str:
-    """Likewise, of a socket that there is: its host name need not be looked up again."""
+    """Returns the `key` of a bound socket, without looking its host name up again."""
     address = bound.address
     if address is None or (address.kind in ("tcp", "tcp6") and address.port):
         return bound.name

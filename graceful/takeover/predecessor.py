@@ -1,11 +1,11 @@
 """Taking over from a running instance: the successor's side, which blocks until the reactor runs.
 
-twistd wants to know whether the server has started, and sheds privileges, before its reactor runs.  So the sockets
-are asked for by a client that blocks, briefly and with time limits, as they would be bound: by whoever is root, if
-anybody is, before anything is imported.  Whoever has them serves on meanwhile, and goes on if this process fails.
+twistd wants to know whether the server has started, and sheds privileges, before its reactor runs.  So a
+client that blocks, briefly and with time limits, asks for the sockets when they would be bound: still as root, before
+anything is imported.  The predecessor serves on meanwhile, and goes on if this process fails.
 
-That this process accepts can only be said when its reactor runs.  The word is given by a thread of its own, so that a
-predecessor which is slow to answer keeps nobody waiting.
+This process can say that it accepts only when its reactor runs.  A separate thread says so, because a slow
+predecessor must not block the reactor.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from graceful.takeover.offers import BadOffer, Offer, adopt, inherit, match, rea
 from graceful.takeover.succession import PROTOCOL
 from graceful.takeover.successor_api import AT_ONCE, INTERIM
 
-#: Seconds that one which is on its way out has to close its sockets.
+#: Seconds that a draining instance has to close its sockets.
 CLOSES_IN: Final = 30.0
 
-#: Seconds that one whose connection has broken has to be gone; else it lives, and has hung up.
+#: Seconds that a predecessor whose connection has broken has to exit; after that it is alive, and has only hung up.
 DIES_IN: Final = 1.0
 
 
 class TakeoverError(Exception):
-    """There is no taking over.  Its text is one line for the operator."""
+    """This process cannot take over.  The text is one line for the operator."""
 
 
 class _Receiving(ControlClient):
-    """A client that takes descriptors which come before an answer.
+    """A client that receives descriptors with the interim answers before an answer.
 
-    :ivar descriptors: those that have come; close-on-exec.
+    :ivar descriptors: the received descriptors; close-on-exec.
     """
 
     def __init__(self, path: str) -> None:
@@ -63,7 +63,7 @@ class _Receiving(ControlClient):
             self.descriptors += receive(self.socket, len(INTERIM), AT_ONCE)[1]
 
     def _peek(self, size: int) -> bytes:
-        """Look at the first bytes of what comes; fewer only at its end."""
+        """Returns the next bytes without consuming them; fewer than `size` only at the end of the stream."""
         data = b""
         while len(data) < size:
             seen = self.socket.recv(size, socket.MSG_PEEK | socket.MSG_WAITALL)
@@ -74,12 +74,12 @@ class _Receiving(ControlClient):
 
 
 class Predecessor:
-    """A running instance, whose sockets this process has got and does not accept from yet.
+    """A running instance whose sockets this process has received and does not accept from yet.
 
     Main thread; `accepts` when the reactor runs.
 
     :ivar pid: its process number.
-    :ivar foreign: endpoints that it cannot hand over, and closes: free soon after it has let go.
+    :ivar foreign: endpoints that it cannot hand over; they are free soon after it has let go.
     """
 
     def __init__(self, client: _Receiving, pid: int, offered: Sequence[Offer], foreign: Sequence[str]) -> None:
@@ -88,15 +88,16 @@ class Predecessor:
         self._client = client
         self._process = process_descriptor(client.peer_pid)
         self._offered = offered
-        self._left: dict[int, int] = dict(enumerate(client.descriptors))  # descriptors that nobody has claimed
+        self._left: dict[int, int] = dict(enumerate(client.descriptors))  # descriptors not claimed yet
         self._kept: dict[int, BoundSocket] = {}
 
     @classmethod
     def find(cls, path: str) -> Predecessor | None:
-        """Ask whoever answers at a control socket for its sockets.
+        """Ask the instance at a control socket for its listening sockets.
 
-        :returns: None if nobody does, or one that closes its sockets anyway: then the addresses are free.
-        :raises TakeoverError: one answers, and does not hand them over.
+        :param path: the control socket.
+        :returns: None if no instance answers there, or if it is closing its sockets: then the addresses are free.
+        :raises TakeoverError: an instance answers, and does not hand them over.
         """
         try:
             client = _Receiving(path)
@@ -120,9 +121,10 @@ class Predecessor:
             raise
 
     def claim(self, role: str, wanted: Sequence[Address]) -> list[BoundSocket | None]:
-        """Take the offered sockets that are wanted; for each address a socket, or None: it has to be bound.
+        """Take the offered sockets that are wanted.
 
-        :raises TakeoverError: one of them is no good.
+        :returns: for each address a socket, or None if it has to be bound.
+        :raises TakeoverError: an offered socket cannot be used.
         """
         found: list[BoundSocket | None] = []
         for address, number in zip(wanted, match(role, wanted, self._offered), strict=True):
@@ -137,7 +139,10 @@ class Predecessor:
         return found
 
     def claim_path(self, role: str, path: str) -> BoundSocket | None:
-        """Take the Unix socket of a role that is at this path, as it is."""
+        """Take the offered Unix socket at this path, with its backlog and mode; None if there is none.
+
+        :raises TakeoverError: the offered socket cannot be used.
+        """
         for number, offer in enumerate(self._offered):
             if offer.role == role and offer.name == f"unix:{path}" and number in self._left:
                 try:
@@ -148,7 +153,7 @@ class Predecessor:
         return None
 
     def close_unclaimed(self) -> None:
-        """Close what nobody wants, so that the predecessor is the only one that holds it."""
+        """Close the sockets that were not claimed, so that only the predecessor holds them."""
         for descriptor in self._left.values():
             os.close(descriptor)
         self._left.clear()
@@ -156,11 +161,11 @@ class Predecessor:
     def accepts(
         self, call: Callable[..., object], done: Callable[[str | None], object], afterwards: Callable[[], object]
     ) -> None:
-        """Say that this process accepts, and have the predecessor let go.
+        """Tell the predecessor that this process accepts, so that it lets go.
 
         :param call: calls a function in the reactor thread, from any thread.
-        :param done: called there, with None: the sockets are ours; or with why they are not.
-        :param afterwards: called if they are, in a thread that may wait.
+        :param done: called in the reactor thread, with None if the predecessor has let go, else with the reason.
+        :param afterwards: called after that if it has let go, in a thread that may block.
         """
 
         def say() -> None:
@@ -176,13 +181,13 @@ class Predecessor:
             call(done, f"the thread that tells the predecessor cannot be started: {error}")
 
     def _say(self) -> str | None:
-        """Give the word; returned is why it was not heard.  In a thread of its own."""
+        """Post the message.  Returns why the predecessor has not let go; None if it has.  Blocks."""
         try:
             self._client.post("/takeover/accepts", timeout=None, kept=sorted(self._kept))
         except ControlRefused as refused:
             return str(refused)
         except Vanished:
-            # It has crashed, and nobody but us is left to serve; or it has hung up, and serves.
+            # It has crashed, and only this process is left to serve; or it has hung up, and still serves.
             return None if self._dead() else f"process {self.pid} has hung up"
         except (Silent, ClientError) as error:
             return str(error)
@@ -196,11 +201,11 @@ class Predecessor:
         return bool(poll.poll(DIES_IN * 1000))
 
     def inheritance(self) -> list[BoundSocket]:
-        """What the adopted sockets are, now that their former holder has let go of them."""
+        """Returns the adopted sockets as they are now that the predecessor has let go of them."""
         return [inherit(bound, self._offered[number]) for number, bound in self._kept.items()]
 
     def close(self) -> None:
-        """Hang up; what has been claimed is for others to close."""
+        """Hang up; claimed sockets stay open."""
         self.close_unclaimed()
         self._client.close()
         if self._process >= 0:
@@ -209,10 +214,10 @@ class Predecessor:
 
 
 def limit_draining(path: str, most: int) -> None:
-    """Have the oldest predecessors take down what they have left, if too many still finish.  Blocks.
+    """Hurry the oldest draining predecessors if too many are draining.  Blocks.
 
-    :param path: the control path that they have given up, and live beside.
-    :param most: how many may go on.
+    :param path: the control path that they have given up; their new paths are beside it.
+    :param most: how many may go on draining.
     """
     draining: list[tuple[float, str]] = []
     for other in beside(path):
@@ -227,7 +232,7 @@ def limit_draining(path: str, most: int) -> None:
 
 
 def _serves(client: ControlClient) -> bool:
-    """Whether an instance has sockets to hand over; one that is closing them is waited for."""
+    """Whether an instance has sockets to hand over; waits until it has closed them if it is closing them."""
     state = State.parse(client.get("/status?limit=0", timeout=ANSWERS_IN).get("state"))
     if state is not None and state.accepts:
         return True
@@ -237,9 +242,11 @@ def _serves(client: ControlClient) -> bool:
 
 
 def _read(said: dict[str, Any], descriptors: int) -> list[Offer]:
-    """Understand what has been offered.
+    """Returns the offers of an answer.
 
-    :raises BadOffer: it is not what has come.
+    :param said: the answer.
+    :param descriptors: how many descriptors came with it.
+    :raises BadOffer: the answer does not match the descriptors, or is not valid.
     """
     described = said.get("sockets")
     if said.get("protocol") != PROTOCOL or not isinstance(described, list) or len(described) != descriptors:

@@ -1,10 +1,10 @@
 """Deploying in place: at SIGHUP the server starts its own successor, which takes over from it.
 
-The successor is meant to run the new release, and that goes wrong in a well-known way: a process which started in
-`/srv/app/current` has the directory that this symbolic link led to then, and so has its interpreter.  Started again
-from what the process knows of itself, the successor would run the old release for ever.  So everything is kept as it
-was given: the directory as the shell has written it (`$PWD`), the script as it was called, and the environment before
-anybody changed it.  By these paths all is looked up afresh.
+The successor must run the new release.  A process that was started in `/srv/app/current` has the directory to which
+this symbolic link led then, and so has its interpreter: started from what the process knows about itself, each
+successor would run the old release.  So :class:`graceful.process.origin.Origin` keeps everything as it was given: the
+directory as the shell wrote it (`$PWD`), the script as it was called, and the environment before any change to it.
+The successor resolves these paths again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from graceful.takeover.succession import SocketHandover
 log = Logger(namespace="graceful")
 
 
-#: Seconds that a successor has to be gone that was killed, as this server stops.
+#: Seconds that a killed successor has to exit, before this server stops without waiting for it.
 GONE_IN: Final = 2.0
 
 
@@ -35,9 +35,9 @@ class Reload:
     """Starts successors.  Reactor thread.
 
     :param origin: how this process was started.
-    :param control: where it is to be asked for its sockets; None for nowhere.
-    :param succession: the takeover that is to follow.
-    :param clock: times it; monotonic.
+    :param control: returns the control path at which the successor asks for the sockets; None if there is none.
+    :param handover: the takeover by the successor.
+    :param clock: monotonic.
     :param timeout: seconds from the start of the successor until it accepts.
     """
 
@@ -45,7 +45,7 @@ class Reload:
         self,
         origin: Origin,
         control: Callable[[], str | None],
-        succession: SocketHandover,
+        handover: SocketHandover,
         reactor: Any,
         clock: IReactorTime,
         timeout: float,
@@ -55,7 +55,7 @@ class Reload:
     ) -> None:
         self._origin = origin
         self._control = control
-        self._succession = succession
+        self._handover = handover
         self._reactor = reactor
         self._clock = clock
         self._timeout = timeout
@@ -64,7 +64,7 @@ class Reload:
         self._kill = kill
         self._child: Child | None = None
         self._timer: IDelayedCall | None = None
-        self._gone: Deferred[None] | None = None  # fires when nothing is left of a deploy that was given up
+        self._gone: Deferred[None] | None = None  # fires when the successor of an abandoned deploy is gone
 
     def deploy(self) -> None:
         """Start a successor, unless one is on its way."""
@@ -94,28 +94,28 @@ class Reload:
         )
 
     def give_up(self) -> Deferred[None]:
-        """This server stops, and so does a deploy that has not come to its end; fires when nothing is left of it.
+        """Abandon a deploy that is under way, since this server stops; fires when its successor is gone.
 
-        Who stops a server does not mean to start another; and as long as the successor holds the sockets, they are
-        not closed.
+        An operator that stops a server does not want another one to start; and the sockets are open as long as the
+        successor holds them.
         """
         if self._timer is None:
             return succeed(None)
         self._stop_timer()
         log.warn("no deploy: it is stopping")
-        self._succession.leaving = True
+        self._handover.leaving = True
         if self._child is not None:
             self._child.kill()
-        if self._succession.successor:  # a daemon, which is no child of ours
+        if self._handover.successor:  # a daemon is not a child of this process
             with suppress(ProcessLookupError):
-                self._kill(self._succession.successor, signal.SIGKILL)
+                self._kill(self._handover.successor, signal.SIGKILL)
         gone = self._gone = Deferred()
         gone.addTimeout(GONE_IN, self._clock, lambda *ignored: None)
         self._look_whether_gone()
         return gone
 
     def _look_whether_gone(self) -> None:
-        if self._gone is not None and self._child is None and not self._succession.successor:
+        if self._gone is not None and self._child is None and not self._handover.successor:
             gone, self._gone = self._gone, None
             gone.callback(None)
 
@@ -126,12 +126,12 @@ class Reload:
             return "the container would end with process 1, which this is"
         if not self._control():
             return "without a control socket nobody can take over"
-        return self._succession.cannot()
+        return self._handover.obstacle()
 
     def _ended(self, child: Child, status: int) -> None:
-        """A child is gone; one that has become a daemon has left the work to another process."""
+        """A child has exited; with status 0 if it has become a daemon, which goes on in another process."""
         if child is not self._child:
-            return  # an earlier one
+            return  # a child of an earlier deploy
         self._child = None
         self._look_whether_gone()
         if self._timer is not None and status != 0:
@@ -146,7 +146,7 @@ class Reload:
         self._say(f"the successor has not accepted within {self._timeout:g} s")
 
     def takeover_ended(self) -> None:
-        """The takeover that we have started, or somebody else's, has ended; it has been said how."""
+        """A takeover has ended, by a successor that this process has started or by another; its result is logged."""
         self._stop_timer()
         self._look_whether_gone()
 

@@ -1,15 +1,16 @@
-"""Being succeeded: the old instance's side of a takeover, as a small state machine without I/O.
+"""The predecessor's side of a takeover, as a small state machine without I/O.
 
-A successor that takes the listening sockets over leaves no moment in which nobody listens.  What can go wrong is the
-successor: it may crash while it imports its application, hang, be killed, or be of a version that is not understood.
-So nothing changes for the old instance until the new one has said that it accepts:
+The listening sockets are open all the time while a successor takes them over.  What can fail is the successor: it may
+crash while it imports its application, hang, be killed, or speak another version of the protocol.  So nothing changes
+for the predecessor until the successor has said that it accepts:
 
-    nobody ─offer─▶ offered ─accepts─▶ handed
-      ▲                │
-      └─lost, too late─┘
+     idle ─offer─▶ offered ─accepts─▶ handed
+      ▲               │
+      └lost, too late─┘
 
 While the sockets are offered, another process holds them too: nothing may be done to them that outlives a descriptor.
-A successor that is gone has closed them.  One that takes too long may still live, and is told when it comes back.
+A successor that is gone has closed them.  One that is too late may still run, and is refused when it says that it
+accepts.
 """
 
 from __future__ import annotations
@@ -23,43 +24,47 @@ from twisted.logger import Logger
 log = Logger(namespace="graceful")
 
 
-#: What both sides must agree on: which words there are, and what they mean.
+#: The version of the takeover protocol: both sides must have the same.
 PROTOCOL: Final = 1
 
 
 class TakeoverRefused(Exception):
-    """There is no taking over.  Its text is one line, for the successor and for whoever has started it."""
+    """The successor cannot take over.  The text is one line for its operator."""
 
 
 class SocketHolder(Protocol):
-    """The instance whose sockets they are.  Reactor thread."""
+    """The instance that owns the sockets.  Reactor thread."""
 
     def cannot_hand_over(self) -> str | None:
-        """Why it cannot hand its sockets over; None if it can."""
+        """Returns why it cannot hand its sockets over; None if it can."""
 
-    def lend(self) -> None:
-        """From now on somebody else holds the sockets, too."""
+    def share_sockets(self) -> None:
+        """From now on a successor holds the sockets, too."""
 
-    def take_back(self, surely: bool) -> None:
-        """They are ours again; if that is not sure, somebody may still hold them."""
+    def reclaim_sockets(self, alone: bool) -> None:
+        """The successor has failed.
+
+        :param alone: it has closed the sockets; else it may still hold them.
+        """
 
     def hand_over(self, kept: Sequence[int], pid: int) -> None:
-        """Let go of what has been kept, close the rest, and drain: this process accepts from now on.
+        """Let go of the sockets that the successor has kept, close the rest, and drain.
 
-        :param kept: numbers of sockets, in the order in which they were offered.
+        :param kept: the numbers of these sockets, counted in the order in which they were offered.
+        :param pid: the successor, which accepts from now on.
         """
 
 
 class SocketHandover:
-    """One instance's sockets on their way to the next.  Reactor thread.
+    """Hands the sockets of one instance to its successor.  Reactor thread.
 
-    :param clock: times the successor; monotonic.
-    :param holder: whose sockets they are.
+    :param clock: monotonic.
+    :param holder: the instance that owns the sockets.
     :param timeout: seconds that a successor has until it accepts.
-    :param ended: called when a takeover has ended, well or not.
-    :ivar successor: the process that the sockets are offered or handed to; 0 for nobody.
-    :ivar handed: whether it has them.
-    :ivar leaving: this instance stops, and has given its successor up.
+    :param ended: called when a takeover has ended, successfully or not.
+    :ivar successor: the pid to which the sockets are offered or handed; 0 for none.
+    :ivar handed: whether the successor has taken over.
+    :ivar leaving: whether this instance stops and has abandoned its successor.
     """
 
     def __init__(
@@ -81,27 +86,27 @@ class SocketHandover:
     def offer(self, token: object, pid: int, protocol: object) -> None:
         """A process asks for the sockets.
 
-        :param token: what it is known by from now on: its connection.
-        :param pid: its number, for people.
-        :param protocol: which one it speaks.
-        :raises NotNow: it gets nothing.
+        :param token: identifies it from now on: its connection.
+        :param pid: its process number, for log lines.
+        :param protocol: its version of the protocol, as it was received.
+        :raises TakeoverRefused: it gets no sockets.
         """
         why = self._why_not(protocol)
         if why is not None:
             log.warn("process {pid} gets no sockets: {why}", pid=pid, why=why)
             raise TakeoverRefused(why)
         self.successor, self._token = pid, token
-        self._holder.lend()
+        self._holder.share_sockets()
         self._timer = self._clock.callLater(self._timeout, self._late)
         log.info("process {pid} gets the sockets; this one serves until that one accepts", pid=pid)
 
     def _why_not(self, protocol: object) -> str | None:
         if protocol != PROTOCOL:
             return f"it speaks version {str(protocol)[:20]} of the takeover, this one {PROTOCOL}: stop, then start"
-        return self.cannot()
+        return self.obstacle()
 
-    def cannot(self) -> str | None:
-        """Why nobody could take over now; None if somebody could."""
+    def obstacle(self) -> str | None:
+        """Returns why no successor can take over now; None if one can."""
         if self.handed:
             return f"process {self.successor} has taken over already"
         if self.successor:
@@ -112,8 +117,8 @@ class SocketHandover:
         """The successor accepts connections.
 
         :param token: its connection.
-        :param kept: the numbers of the sockets that it has kept, of those that it was offered.
-        :raises NotNow: it must not: nobody waits for it any more.
+        :param kept: the numbers of the offered sockets that it has kept.
+        :raises TakeoverRefused: it must not accept: this instance does not wait for it any more.
         """
         if self.handed or self.leaving or not self.successor or token is not self._token:
             raise TakeoverRefused(
@@ -125,20 +130,22 @@ class SocketHandover:
         self._holder.hand_over(kept, self.successor)
 
     def lost(self, token: object) -> None:
-        """A successor's connection is gone, and so is the successor."""
-        if self.handed or not self.successor or token is not self._token:  # it has handed over, or has been too late
+        """A successor's connection has ended, which means that the successor is gone."""
+        if (
+            self.handed or not self.successor or token is not self._token
+        ):  # handed over, or the successor was too late
             return
         pid = self.successor
         self._fail()
-        self._holder.take_back(True)
+        self._holder.reclaim_sockets(True)
         self._say(pid, "has ended before it accepted; its own log says why")
 
     def _late(self) -> None:
-        """The successor takes too long.  It may come back, and holds the sockets: they stay shared."""
+        """The successor takes too long; the sockets stay shared, since it may still hold them."""
         pid = self.successor
         self._timer = None
         self._fail()
-        self._holder.take_back(False)
+        self._holder.reclaim_sockets(False)
         self._say(pid, f"has not accepted within {self._timeout:g} s")
 
     def _fail(self) -> None:

@@ -1,13 +1,14 @@
-"""Two orders that only a successor gives: for the listening sockets, and that they be let go.
+"""The control API's two orders for a successor: it asks for the listening sockets, then says that it accepts.
 
     POST /takeover          {"protocol": 1}: the sockets; their descriptors ride on interim answers before this one
-    POST /takeover/accepts  {"kept": [0, 2]}: the successor accepts from these; whoever is asked lets go, and drains
+    POST /takeover/accepts  {"kept": [0, 2]}: the successor accepts from these; this process lets go, and drains
 
 Descriptors pass over a Unix socket beside bytes (SCM_RIGHTS, unix(7)), and the kernel allows some 250 with one
-message.  So they are sent with as many interim answers (`100 Continue`, RFC 9110 §15.2) as it takes, each in one
-piece, which every HTTP client skips; what they are for is then said in JSON.
+message.  So they are sent with as many interim answers (`100 Continue`, RFC 9110 §15.2) as needed, each in one
+piece, which every HTTP client skips; the JSON of the final answer describes them.
 
-The successor keeps its connection.  If that ends before it has said that it accepts, it is gone.
+The successor keeps its connection open.  If it ends before the successor has said that it accepts, the successor is
+gone.
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ Sockets = Sequence[tuple[str, BoundSocket]]
 class SuccessorApi:
     """Answers successors.  Reactor thread.
 
-    :param succession: decides.
-    :param sockets: the sockets, each with its role.
-    :param foreign: endpoints that cannot be handed over, and are closed.
+    :param handover: decides which successor gets the sockets.
+    :param sockets: returns the sockets, each with its role.
+    :param foreign: returns the endpoints that cannot be handed over, and are closed.
     """
 
     def __init__(
-        self, succession: SocketHandover, sockets: Callable[[], Sockets], foreign: Callable[[], Sequence[str]]
+        self, handover: SocketHandover, sockets: Callable[[], Sockets], foreign: Callable[[], Sequence[str]]
     ) -> None:
-        self._succession = succession
+        self._handover = handover
         self._sockets = sockets
         self._foreign = foreign
 
     def answer(self, exchange: Exchange, path: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Obey, or say why not.
+        """Returns the answer to an order.
 
-        :raises Problem: it may not be, or cannot be.
+        :raises Problem: the sender may not give this order, or it cannot be obeyed.
         """
         connection = exchange.connection
         pid, uid, _ = credentials(connection.sock)
@@ -68,14 +69,14 @@ class SuccessorApi:
     def _offer(self, exchange: Exchange, pid: int, values: dict[str, Any]) -> dict[str, Any]:
         connection, sockets = exchange.connection, self._sockets()
         described = [offer.describe() for offer in offers(sockets)]
-        self._succession.offer(connection, pid, values.get("protocol"))
-        connection.when_gone().addCallback(lambda ignored: self._succession.lost(connection))
+        self._handover.offer(connection, pid, values.get("protocol"))
+        connection.when_gone().addCallback(lambda ignored: self._handover.lost(connection))
         descriptors = [bound.socket.fileno() for _, bound in sockets]
         try:
             for first in range(0, len(descriptors), AT_ONCE):
                 socket.send_fds(connection.sock, [INTERIM], descriptors[first : first + AT_ONCE])
         except OSError as error:
-            self._succession.lost(connection)
+            self._handover.lost(connection)
             raise Problem(503, f"the sockets cannot be sent: {error.strerror}") from None
         return {"protocol": PROTOCOL, "pid": os.getpid(), "sockets": described, "foreign": list(self._foreign())}
 
@@ -84,9 +85,9 @@ class SuccessorApi:
         if not isinstance(kept, list) or not all(type(number) is int and number >= 0 for number in kept):
             raise Problem(400, "kept is a list of numbers")
         if _hung_up(connection.sock):
-            # It has said so, and died; when we were slow to hear it, nobody may be left to accept.
-            self._succession.lost(connection)
-        self._succession.accepts(connection, kept)
+            # The successor has said that it accepts, and has died before this was read: then no process would accept.
+            self._handover.lost(connection)
+        self._handover.accepts(connection, kept)
         return {"pid": os.getpid(), "state": "closing"}
 
 

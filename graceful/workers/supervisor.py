@@ -20,7 +20,7 @@ from graceful.drain import DrainResult, State
 from graceful.logs import twistd_log
 from graceful.process.clock import monotonic_clock
 from graceful.process.exit import EXIT_SECONDS, latest_exit
-from graceful.process.own_process import OwnProcess
+from graceful.process.own_process import OwnProcess, systemd_sockets
 from graceful.reports.reporter import Reporter
 from graceful.server.instance import Instance
 from graceful.sockets.address import parse
@@ -84,7 +84,7 @@ class Supervisor(Instance):
         wanted = self._places.wanted(addresses)
         predecessor = self._predecessor
         adopted = predecessor.claim(LISTEN, wanted) if predecessor is not None else [None] * len(wanted)
-        self._places.bind(addresses, adopted, *self._handed_over(), self._own.startup.undo.callback)
+        self._places.bind(addresses, adopted, *systemd_sockets(self._own), self._own.startup.undo.callback)
 
     def names(self) -> list[str]:
         """Where it will listen."""
@@ -177,7 +177,7 @@ class Supervisor(Instance):
     def _may_not_deploy(self) -> str | None:
         if self._exodus.began is not None:
             return "it is stopping"
-        return self._takeover.succession.cannot() if self._takeover is not None else None
+        return self._takeover.handover.obstacle() if self._takeover is not None else None
 
     # -- what can be asked of it, by signals --------------------------------------------------------------
 

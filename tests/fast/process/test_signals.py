@@ -12,10 +12,10 @@ from graceful.process.signals import Signals
 
 
 class Server:
-    """What is asked of a server.
+    """Records the orders to a server.
 
-    :ivar done: what, in order; the limit is armed in the handler itself.
-    :ivar trouble: what is raised when the limit is armed.
+    :ivar done: the orders, in order; the limit is armed in the handler itself.
+    :ivar trouble: is raised when the limit is armed.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class Server:
 
 
 class SignalTests(SynchronousTestCase):
-    """Signals, by their handlers."""
+    """The handlers of the signals are called as the kernel would."""
 
     def setUp(self) -> None:
-        """Install handlers that are only written down."""
+        """Install the handlers in a dictionary."""
         self.server = Server()
         self.terminal = False
         self.later: list[tuple[Callable[..., object], tuple[object, ...]]] = []
@@ -62,7 +62,7 @@ class SignalTests(SynchronousTestCase):
         self.signals.install()
 
     def send(self, *numbers: int) -> tuple[list[str], list[str]]:
-        """Send signals; what was done in the handlers, and what in the reactor thread then."""
+        """Send signals.  Returns the orders given in the handlers, and those given in the reactor thread."""
         self.server.done.clear()
         for number in numbers:
             self.handlers[number](number, None)
@@ -73,70 +73,70 @@ class SignalTests(SynchronousTestCase):
             function(*args)
         return in_handler, self.server.done
 
-    def test_all(self) -> None:
+    def test_installs_handler_of_every_signal_with_a_meaning(self) -> None:
         """Every signal that has a meaning has a handler."""
         self.assertEqual(
             set(self.handlers),
             {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2},
         )
 
-    def test_terminate(self) -> None:
+    def test_sigterm_stops_each_time(self) -> None:
         """SIGTERM stops, each time: the server knows what a second one means."""
         for _ in range(3):
             self.assertEqual(self.send(signal.SIGTERM), (["limit"], ["stop"]))
 
-    def test_terminate_again_logs_what_is_waited_for(self) -> None:
-        """In a drain, SIGTERM and a first SIGINT log what is in flight, too; whatever began the drain."""
+    def test_second_sigterm_logs_what_is_in_flight(self) -> None:
+        """In a drain, SIGTERM and a first SIGINT log what is in flight, too, whatever order has begun it."""
         self.server.draining = True
         self.assertEqual(self.send(signal.SIGTERM), (["limit"], ["say", "stop"]))
         self.assertEqual(self.send(signal.SIGINT), (["limit"], ["say", "stop quietly"]))
 
-    def test_stop_is_not_lost_when_the_limit_fails(self) -> None:
-        """Whatever goes wrong with the last limit, the order is given."""
+    def test_gives_order_although_last_limit_fails(self) -> None:
+        """The order is given even if the last limit cannot be armed."""
         self.server.trouble = RuntimeError("can't start new thread")
         for number, order in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop quietly"), (signal.SIGQUIT, "hurry")):
             with self.assertRaises(RuntimeError):
                 self.handlers[number](number, None)
             self.assertEqual(self.send(), ([], [order]))
 
-    def test_interrupt(self) -> None:
+    def test_second_sigint_hurries(self) -> None:
         """SIGINT stops without waiting for idle connections; again, without waiting for anything."""
         self.assertEqual(self.send(signal.SIGINT), (["limit"], ["stop quietly"]))
         for _ in range(2):
             self.assertEqual(self.send(signal.SIGINT), (["limit"], ["hurry"]))
 
-    def test_interrupt_at_once(self) -> None:
-        """Two that come before the reactor looks mean the same."""
+    def test_two_sigints_at_once_stop_and_hurry(self) -> None:
+        """Two SIGINTs before the reactor runs the first order mean the same."""
         self.assertEqual(self.send(signal.SIGINT, signal.SIGINT), (["limit", "limit"], ["stop quietly", "hurry"]))
 
-    def test_interrupt_after_terminate(self) -> None:
+    def test_sigint_after_sigterm_only_stops_quietly(self) -> None:
         """SIGINT behind a SIGTERM only ends the wait for idle connections."""
         self.send(signal.SIGTERM)
         self.assertEqual(self.send(signal.SIGINT), (["limit"], ["stop quietly"]))
 
-    def test_quit(self) -> None:
-        """SIGQUIT takes down now."""
+    def test_sigquit_hurries(self) -> None:
+        """SIGQUIT takes down at once what is in flight."""
         self.assertEqual(self.send(signal.SIGQUIT), (["limit"], ["hurry"]))
 
-    def test_logs(self) -> None:
+    def test_sigusr1_reopens_logs(self) -> None:
         """SIGUSR1 reopens the logs, and stops nothing."""
         self.assertEqual(self.send(signal.SIGUSR1), ([], ["reopen"]))
 
-    def test_in_flight(self) -> None:
-        """SIGUSR2 says what is in flight, and stops nothing."""
+    def test_sigusr2_logs_what_is_in_flight(self) -> None:
+        """SIGUSR2 logs what is in flight, and stops nothing."""
         self.assertEqual(self.send(signal.SIGUSR2), ([], ["say"]))
 
-    def test_hang_up_of_a_terminal(self) -> None:
+    def test_sighup_from_closed_terminal_stops(self) -> None:
         """SIGHUP from a terminal that is closed is a SIGTERM."""
         self.terminal = True
         self.assertEqual(self.send(signal.SIGHUP), (["limit"], ["stop"]))
 
-    def test_hang_up_of_a_daemon(self) -> None:
-        """SIGHUP to a daemon has it start its successor."""
+    def test_sighup_to_daemon_deploys(self) -> None:
+        """SIGHUP to a daemon starts its successor."""
         self.assertEqual(self.send(signal.SIGHUP), ([], ["deploy"]))
 
-    def test_stoppers(self) -> None:
-        """The two that stop can be had before the others are installed, with the same meaning."""
+    def test_stop_handlers_are_available_before_installation(self) -> None:
+        """The two handlers that stop are available before the others are installed, with the same meaning."""
         for number, handler in self.signals.stoppers().items():
             self.assertEqual(handler, self.handlers[number])
         self.assertEqual(set(self.signals.stoppers()), {signal.SIGTERM, signal.SIGINT})

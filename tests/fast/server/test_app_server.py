@@ -1,4 +1,4 @@
-"""`AppServer` as somebody's service: what it does when, seen from the outside, with an endpoint of our own."""
+"""`AppServer` as a service among others, with a fake endpoint."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Endpoint:
         self.listening = False
 
     def listen(self, factory: object) -> Deferred[Any]:
-        """Listen, or what else is to be answered."""
+        """Listen, or return the prepared answer."""
         self.factory = factory
         self.listening = True
         return self.answer
 
     def getHost(self) -> IPv4Address:
-        """Return where."""
+        """Returns the address."""
         return IPv4Address("TCP", "127.0.0.1", 8443)
 
     def stopListening(self) -> None:
@@ -42,14 +42,14 @@ class EmbeddingTests(SynchronousTestCase):
     """Before the reactor runs."""
 
     def setUp(self) -> None:
-        """Let every endpoint string lead to ours."""
+        """Make every endpoint string lead to the fake endpoint."""
         self.endpoint = Endpoint()
         self.patch(endpoints, "serverFromString", lambda reactor, text: self.endpoint)
         settings = Settings(listen=("ssl:8443", "tcp:0:interface=127.0.0.1"))
         self.server = AppServer(Resource(), settings, reactor=cast(Any, object()))
         self.addCleanup(self.server.stopService)
 
-    def test_listens_while_privileged(self) -> None:
+    def test_plugin_endpoint_listens_while_privileged(self) -> None:
         """Endpoints of plugins listen before privileges are shed: port and key may be for root only."""
         self.server.privilegedStartService()
         self.assertTrue(self.endpoint.listening)
@@ -57,19 +57,19 @@ class EmbeddingTests(SynchronousTestCase):
         self.assertTrue(tcp.startswith("tcp:127.0.0.1:") and not tcp.endswith(":0"), tcp)
         self.assertEqual(ssl, "ssl:127.0.0.1:8443")
 
-    def test_nobody_is_served_too_early(self) -> None:
-        """A client that comes before there is a site gets no connection."""
+    def test_refuses_connection_before_site_exists(self) -> None:
+        """A client that connects before the site exists gets no connection."""
         self.server.privilegedStartService()
         self.assertIsNone(self.endpoint.factory.buildProtocol(None))
 
-    def test_cannot_listen(self) -> None:
-        """An endpoint that cannot listen ends the start, there and then."""
+    def test_start_fails_when_endpoint_cannot_listen(self) -> None:
+        """An endpoint that cannot listen ends the start at once."""
         self.endpoint.answer = fail(OSError(98, "Address in use"))
         with self.assertRaisesRegex(BindError, r"cannot listen on ssl:8443: .*Address in use"):
             self.server.privilegedStartService()
 
-    def test_stopped_before_it_was_started(self) -> None:
-        """A service that is stopped before it was started gives its sockets back."""
+    def test_closes_sockets_when_stopped_before_start(self) -> None:
+        """A service that is stopped before it was started closes its sockets."""
         self.server.privilegedStartService()
         self.successResultOf(self.server.stopService())
         self.assertFalse(self.endpoint.listening)

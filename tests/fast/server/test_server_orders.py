@@ -17,17 +17,17 @@ from graceful.workers.fleet_orders import BEYOND, FleetOrders
 
 
 class Work:
-    """What is drained: nothing comes to an end by itself."""
+    """Work that never ends by itself."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *ignored: Deferred()
 
 
 class LastLimitTests(SynchronousTestCase):
-    """The last limit of a process that is ours, whenever the time that is left changes."""
+    """The last limit of a process that the server owns moves whenever the time left changes."""
 
     def setUp(self) -> None:
-        """Have an instance that drains; time is the test's."""
+        """Make an instance with a fake clock."""
         self.clock = Clock()
         self.clock.advance(1000)
         self.armed: list[float] = []
@@ -44,8 +44,8 @@ class LastLimitTests(SynchronousTestCase):
         nothing = cast(Any, None)
         self.orders = ServerOrders(nothing, self.drain, nothing, self.limit, None, None)
 
-    def test_stop(self) -> None:
-        """An order to stop arms it, with the deadline that came with the order."""
+    def test_stop_arms_limit_with_its_deadline(self) -> None:
+        """An order to stop arms the limit, with the deadline that came with the order."""
         self.assertEqual(self.limit.latest_exit(), latest_exit(10, 200))
         self.orders.stop(False, 50)
         self.assertEqual(self.limit.latest_exit(), latest_exit(10, 50))
@@ -53,8 +53,8 @@ class LastLimitTests(SynchronousTestCase):
         self.assertEqual(self.limit.latest_exit(), latest_exit(10, 50) - 5)
         self.assertEqual(len(self.armed), 1)
 
-    def test_extend(self) -> None:
-        """Another deadline moves it, to and fro; before a drain there is nothing to move."""
+    def test_extend_moves_armed_limit(self) -> None:
+        """Another deadline moves the limit, later or earlier; before a drain there is no limit to move."""
         self.orders.extend(5)
         self.assertEqual(self.armed, [])
         self.orders.stop(False, None)
@@ -65,8 +65,8 @@ class LastLimitTests(SynchronousTestCase):
         self.assertEqual(self.limit.latest_exit(), latest_exit(6, 105))
         self.assertEqual(len(self.armed), 3)
 
-    def test_a_late_download(self) -> None:
-        """An answer that turns out to be a download in the middle of a drain is not cut by the old limit."""
+    def test_late_download_moves_limit(self) -> None:
+        """An answer that becomes a download in the middle of a drain is not cut by the old limit."""
         self.orders.stop(False, None)
         self.orders.renew_limit()
         self.assertEqual(len(self.armed), 1)
@@ -78,15 +78,15 @@ class LastLimitTests(SynchronousTestCase):
         self.orders.renew_limit()
         self.assertEqual(len(self.armed), 2)
 
-    def test_stop_again(self) -> None:
-        """A second order with another deadline moves it."""
+    def test_second_stop_moves_limit(self) -> None:
+        """A second order with another deadline moves the limit."""
         self.orders.stop(False, None)
         self.orders.stop(False, 20)
         self.assertEqual(self.limit.latest_exit(), latest_exit(10, 20))
 
 
 class FleetTests(SynchronousTestCase):
-    """The last limit of a supervisor, whose workers say how long they may still be there."""
+    """The last limit of a supervisor, whose workers report how long they may still run."""
 
     def setUp(self) -> None:
         """Begin to drain with workers that have 20 seconds."""
@@ -100,28 +100,28 @@ class FleetTests(SynchronousTestCase):
         exodus.state, exodus.began = "finishing", 0.0
 
     def arm(self, seconds: float) -> None:
-        """The limit is set."""
+        """Note the limit."""
         self.remaining_seconds = seconds
 
     def kill(self) -> None:
-        """The workers are killed."""
+        """Count the calls."""
         self.killed += 1
 
     def pass_by(self, seconds: float) -> None:
-        """Time passes, in which nobody says anything."""
+        """Let time pass without news from the workers."""
         assert self.remaining_seconds is not None
         self.remaining_seconds -= seconds
         self.at_most = max(0.0, self.at_most - seconds)
         self.orders.renew_limit()
 
-    def test_more_time(self) -> None:
-        """Who has more time than was thought puts it off."""
+    def test_more_time_moves_limit(self) -> None:
+        """Workers with more time than expected move the limit."""
         self.at_most = 100.0
         self.orders.renew_limit()
         self.assertEqual((self.remaining_seconds, self.killed), (100.0 + BEYOND, 0))
 
-    def test_no_time(self) -> None:
-        """Who has none left does not, or it would never come; and is killed just before it."""
+    def test_no_time_keeps_limit_and_kills_workers(self) -> None:
+        """Workers without time left do not move the limit, and are killed just before it."""
         for _ in range(20 + int(BEYOND - EXIT_SECONDS)):
             self.pass_by(1.0)
         self.assertEqual((self.remaining_seconds, self.killed), (EXIT_SECONDS, 0))

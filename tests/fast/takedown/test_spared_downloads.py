@@ -173,7 +173,7 @@ class StoppingTests(Case):
             clock=self.clock,
             working=lambda: self.working,
             parking_lot=self.parking_lot,
-            hasten=lambda: None,
+            sweep_in_drain=lambda: None,
             interrupt_scheduler=self.scheduler,
             reports=self.reports,
             request_timeouts=SimpleNamespace(taken=0),

@@ -1,4 +1,4 @@
-"""Which socket of a predecessor is which of a successor's."""
+"""The offers of a predecessor, and how a successor finds and adopts its sockets."""
 
 from __future__ import annotations
 
@@ -18,64 +18,64 @@ from graceful.takeover.offers import BadOffer, Offer, adopt, inherit, key, match
 
 
 def offer(address: str, index: int = 0, name: str = "", role: str = LISTEN) -> Offer:
-    """An offer of which only the address matters."""
+    """Returns an offer with default values for all but its address."""
     return Offer(role, address, index, name or address)
 
 
 class MatchTests(SynchronousTestCase):
-    """By address, in order."""
+    """Offers are matched by address, in order."""
 
     def matched(self, wanted: list[str], *offered: Offer, role: str = LISTEN) -> list[int | None]:
         """Match `--listen` strings with offers."""
         return match(role, [parse(text) for text in wanted], offered)
 
-    def test_same(self) -> None:
-        """In whatever order, and however it is written."""
+    def test_matches_addresses_in_any_order_and_notation(self) -> None:
+        """The order and the notation of the addresses do not matter."""
         offered = offer("tcp:0.0.0.0:8080"), offer("tcp6:[::1]:81"), offer("unix:/run/site.sock")
         wanted = ["unix:/run/../run/site.sock:mode=600", "tcp6:81:interface=\\:\\:1", "tcp:8080", "tcp:8081"]
         self.assertEqual(self.matched(wanted, *offered), [2, 1, 0, None])
 
-    def test_interfaces(self) -> None:
-        """A port of one interface is not that of all."""
+    def test_port_of_one_interface_does_not_match_all_interfaces(self) -> None:
+        """A port on one interface is not the port on all interfaces."""
         self.assertEqual(self.matched(["tcp:8080:interface=127.0.0.1"], offer("tcp:0.0.0.0:8080")), [None])
 
-    def test_several(self) -> None:
-        """Of several with one address, each is given once, in order."""
+    def test_gives_each_socket_of_one_address_once(self) -> None:
+        """Each of several sockets with one address is given once, in order."""
         offered = [offer("tcp:0.0.0.0:80", number) for number in range(2)]
         self.assertEqual(self.matched(["tcp:80"] * 3, *offered), [0, 1, None])
 
-    def test_chosen_by_the_kernel(self) -> None:
-        """A port that the kernel has chosen is known by how it was asked for."""
+    def test_matches_port_chosen_by_kernel_as_requested(self) -> None:
+        """A port that the kernel has chosen matches the address that requested it, and its number."""
         offered = offer("tcp:0", name="tcp:0.0.0.0:41234")
         self.assertEqual(self.matched(["tcp:0"], offered), [0])
         self.assertEqual(self.matched(["tcp:41234"], offered), [0])
         self.assertEqual(self.matched(["tcp:0:interface=127.0.0.1"], offered), [None])
 
-    def test_descriptors(self) -> None:
-        """What was passed to the first process is known by its number, or its name, or by where it leads."""
+    def test_matches_passed_descriptor_by_number_name_or_address(self) -> None:
+        """A descriptor that was passed to the first process matches by its number, its name, or its address."""
         offered = offer("fd:3", name="tcp:0.0.0.0:80"), offer("systemd:domain=UNIX:index=0", name="unix:/run/a")
         self.assertEqual(self.matched(["systemd:domain=UNIX:index=0", "fd:3"], *offered), [1, 0])
         self.assertEqual(self.matched(["unix:/run/a", "tcp:80"], *offered), [1, 0])
 
-    def test_as_written_first(self) -> None:
-        """One that is written in the same way is not given to another that leads there."""
+    def test_prefers_address_that_is_written_the_same(self) -> None:
+        """A socket is kept for the address that is written in the same way."""
         offered = offer("fd:3", name="tcp:0.0.0.0:80")
         self.assertEqual(self.matched(["tcp:80", "fd:3"], offered), [None, 0])
 
-    def test_roles(self) -> None:
-        """What is for those who look is not for the application's clients."""
+    def test_role_must_match(self) -> None:
+        """A socket of the status page is not given to the application's clients."""
         offered = offer("tcp:0.0.0.0:80", role=STATUS)
         self.assertEqual(self.matched(["tcp:80"], offered), [None])
         self.assertEqual(self.matched(["tcp:80"], offered, role=STATUS), [0])
 
-    def test_unknown_name(self) -> None:
-        """A host name that is none is for the binding to refuse."""
+    def test_key_of_unknown_host_name_is_its_text(self) -> None:
+        """An unknown host name is left for the binding to refuse."""
         text = "tcp:80:interface=no.such.host.invalid"
         self.assertEqual(key(parse(text)), text)
 
 
 class SocketTests(SynchronousTestCase):
-    """With sockets."""
+    """Real sockets are offered and adopted."""
 
     def setUp(self) -> None:
         """Make a directory."""
@@ -89,13 +89,13 @@ class SocketTests(SynchronousTestCase):
         return bound
 
     def adopted(self, offered: Offer, bound: BoundSocket, text: str) -> BoundSocket:
-        """Adopt a copy of what is bound, as a successor does."""
+        """Adopt a copy of a bound socket, as a successor does."""
         adopted = adopt(offered, os.dup(bound.socket.fileno()), parse(text))
         self.addCleanup(adopted.socket.close)
         return adopted
 
-    def test_described(self) -> None:
-        """What is offered comes through JSON as it was."""
+    def test_offer_survives_json(self) -> None:
+        """An offer is the same after it was written and read as JSON."""
         path = os.path.join(self.directory, "a")
         unix, tcp = self.bound(f"unix:{path}"), self.bound("tcp:0:interface=127.0.0.1")
         control = BoundSocket("unix:/run/c", unix.socket)
@@ -105,13 +105,13 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual((found[0].path, found[0].inode), (path, unix.inode))
         self.assertEqual([Offer.read(json.loads(json.dumps(one.describe()))) for one in found], found)
 
-    def test_described_by_another_version(self) -> None:
-        """What is not understood is refused in one line."""
+    def test_refuses_unknown_description(self) -> None:
+        """A description that is not understood is refused in one line."""
         good = offer("tcp:0.0.0.0:80").describe()
         for said in (None, [], {}, {**good, "inode": [1]}, {**good, "index": "x"}, {**good, "inode": 5}):
             self.assertNotIn("\n", str(self.assertRaises(BadOffer, Offer.read, said)))
 
-    def test_adopted(self) -> None:
+    def test_adopted_socket_is_shared_until_inherited(self) -> None:
         """Until its holder has let go, nothing may be done to it that outlives the descriptor; then all may."""
         path = os.path.join(self.directory, "a")
         bound = self.bound(f"unix:{path}")
@@ -126,7 +126,7 @@ class SocketTests(SynchronousTestCase):
             (ours.shared, ours.path, ours.inode, ours.socket), (False, path, bound.inode, adopted.socket)
         )
 
-    def test_closed_by_a_failed_successor(self) -> None:
+    def test_holder_listens_after_successor_failed(self) -> None:
         """A successor that fails closes what it has adopted, and the holder goes on listening."""
         path = os.path.join(self.directory, "a")
         for text in ("tcp:0:interface=127.0.0.1", f"unix:{path}"):
@@ -136,8 +136,8 @@ class SocketTests(SynchronousTestCase):
             with socket.socket(bound.socket.family) as client:
                 client.connect(bound.socket.getsockname())
 
-    def test_door_left_shut(self) -> None:
-        """What a predecessor has done to let nobody in is undone."""
+    def test_adopted_socket_admits_new_connections(self) -> None:
+        """A filter against new connections that the predecessor has set is removed."""
         bound = self.bound("tcp:0:interface=127.0.0.1")
         if not filter_new(bound.socket):
             bound.socket.setsockopt(socket.IPPROTO_IP, 21, 255)
@@ -146,8 +146,8 @@ class SocketTests(SynchronousTestCase):
         with socket.create_connection(bound.socket.getsockname(), timeout=2):
             pass
 
-    def test_no_listening_socket(self) -> None:
-        """What does not listen, or is no socket, is refused and closed."""
+    def test_refuses_and_closes_what_does_not_listen(self) -> None:
+        """A descriptor that does not listen, or is not a socket, is refused and closed."""
         address = parse("tcp:80")
         reading, writing = os.pipe()
         self.addCleanup(os.close, writing)
@@ -157,8 +157,8 @@ class SocketTests(SynchronousTestCase):
                 self.assertIn("tcp:0.0.0.0:80", str(refusal))
                 self.assertRaises(OSError, os.fstat, descriptor)
 
-    def test_path_that_is_lost(self) -> None:
-        """A Unix socket whose file somebody has removed cannot be reached by anybody new."""
+    def test_removed_path_is_not_reachable(self) -> None:
+        """New clients cannot reach a Unix socket whose path was removed."""
         path = os.path.join(self.directory, "a")
         (offered,) = offers([(LISTEN, self.bound(f"unix:{path}"))])
         self.assertTrue(reachable(offered))

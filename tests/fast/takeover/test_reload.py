@@ -1,4 +1,4 @@
-"""Starting one's own successor."""
+"""A server starts its own successor."""
 
 from __future__ import annotations
 
@@ -43,45 +43,45 @@ class OriginTests(SynchronousTestCase):
         return os.path.join(self.current, "twistd")
 
     def origin(self, *argv: str, changes_to: str | None = None, **environ: str) -> Origin:
-        """Find it out."""
+        """Returns the origin of a process with these arguments and environment."""
         return Origin.of_this_process(changes_to, environ, argv or ("twistd",), self.release)
 
-    def test_directory(self) -> None:
-        """The shell knows by which path it came; what it says counts if it leads here."""
+    def test_directory_is_as_the_shell_wrote_it(self) -> None:
+        """The shell's path of the directory counts if it leads here."""
         self.assertEqual(self.origin(PWD=self.current).directory, self.current)
         for elsewhere in (self.directory, "current", "/no/such/directory", ""):
             self.assertEqual(self.origin(PWD=elsewhere).directory, self.release)
         found = self.origin(PWD=self.current)
         self.assertEqual((found.application, found.led_to), (self.current, self.release))
 
-    def test_application(self) -> None:
-        """With --chdir, that directory is the application's; by a path relative to where it was typed."""
+    def test_application_is_the_directory_of_chdir(self) -> None:
+        """With --chdir, that directory is the application's; relative to the directory in which it was typed."""
         found = self.origin(PWD=self.directory, changes_to="../current")
         self.assertEqual(found.directory, self.release)
         self.assertEqual(os.path.realpath(found.application), self.release)
         self.assertEqual(self.origin(changes_to=self.current).application, self.current)
 
-    def test_script(self) -> None:
-        """A script names its interpreter itself, and another release's script another one."""
+    def test_script_is_called_without_interpreter(self) -> None:
+        """A script names its interpreter itself, and another release's script names another one."""
         script = self.script("#!/old/release/bin/python\n")
         self.assertEqual(self.origin("/old/release/bin/python", script, "-n").command, (script, "-n"))
         self.assertEqual(self.origin("python", "twistd", "-n").command, ("twistd", "-n"))
 
-    def test_interpreter(self) -> None:
+    def test_interpreter_is_kept_without_executable_script(self) -> None:
         """Without such a script, the interpreter is needed."""
         for argv in (("python", "-m", "twisted"), ("python", "-X", "dev", "twistd"), ("python",), ("python", "gone")):
             self.assertEqual(self.origin(*argv).command, argv)
         for script in (self.script("import twisted\n"), self.script("#!/bin/python\n", 0o644)):
             self.assertEqual(self.origin("python", script).command, ("python", script))
 
-    def test_environment(self) -> None:
-        """It is as it was, without what was said to this process alone."""
+    def test_environment_lacks_what_was_for_this_process(self) -> None:
+        """The environment is kept, without the variables that were for this process alone."""
         found = self.origin(PWD="/", A="b", LISTEN_PID="1", LISTEN_FDS="2", WATCHDOG_PID="1", **{VARIABLE: "/x"})
         self.assertEqual(found.environment, {"PWD": self.release, "A": "b"})
 
 
 class Process:
-    """A process that was started, and is a real one only so that its end can be watched."""
+    """A successor; a real process, so that its exit can be watched."""
 
     def __init__(self, test: SynchronousTestCase) -> None:
         self._real = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -94,11 +94,11 @@ class Process:
         self._real.communicate()
 
     def wait(self) -> int:
-        """How it has ended, by the test's will."""
+        """Returns exit status 1."""
         return 1
 
     def kill(self) -> None:
-        """Note it."""
+        """Note the call."""
         self.killed = True
 
 
@@ -121,7 +121,7 @@ class ReloadTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make an instance that could deploy."""
         self.clock, self.reactor, self.holder = Clock(), Reactor(), SocketHolder()
-        self.succession = SocketHandover(self.clock, self.holder, TIMEOUT, lambda: self.reload.takeover_ended())
+        self.handover = SocketHandover(self.clock, self.holder, TIMEOUT, lambda: self.reload.takeover_ended())
         self.started: list[tuple[list[str], dict[str, Any]]] = []
         self.processes: list[Process] = []
         self.trouble: OSError | None = None
@@ -132,7 +132,7 @@ class ReloadTests(SynchronousTestCase):
         self.reload = Reload(
             origin,
             lambda: self.control,
-            self.succession,
+            self.handover,
             self.reactor,
             self.clock,
             TIMEOUT,
@@ -146,7 +146,7 @@ class ReloadTests(SynchronousTestCase):
         self.addCleanup(self.forget)
 
     def forget(self) -> None:
-        """Close what watches processes."""
+        """Stop watching processes."""
         for reader in list(self.reactor.readers):
             reader.connectionLost(None)
 
@@ -159,29 +159,29 @@ class ReloadTests(SynchronousTestCase):
         return self.processes[-1]
 
     def said(self) -> str:
-        """The last line of the log."""
+        """Returns the last line of the log."""
         return formatEvent(self.events[-1])
 
-    def test_started(self) -> None:
-        """The same command in the same place, and where to ask for the sockets."""
+    def test_starts_same_command_in_same_directory(self) -> None:
+        """The command and the directory are the same; the environment names the control path to ask at."""
         self.reload.deploy()
         command, how = self.started[0]
         self.assertEqual((command, how["cwd"]), (["/srv/bin/twistd", "-n"], "/srv"))
         self.assertEqual(how["env"], {"A": "b", VARIABLE: "/run/site.sock"})
         self.assertEqual(self.said(), f"deploy: successor, process {self.processes[0].pid}, runs /srv (was /srv)")
 
-    def test_one_at_a_time(self) -> None:
-        """Another one is refused until the first has come to its end."""
+    def test_refuses_second_deploy_until_first_has_ended(self) -> None:
+        """A second deploy is refused until the first has ended."""
         self.reload.deploy()
         self.reload.deploy()
         self.assertEqual(self.said(), "no deploy: one is under way; this one serves on")
-        self.succession.offer(self, 1, PROTOCOL)
-        self.succession.lost(self)
+        self.handover.offer(self, 1, PROTOCOL)
+        self.handover.lost(self)
         self.reload.deploy()
         self.assertEqual(len(self.started), 2)
 
-    def test_ended(self) -> None:
-        """One that ends before it asks for the sockets has failed."""
+    def test_fails_when_successor_exits_early(self) -> None:
+        """A successor that exits before it asks for the sockets has failed."""
         self.reload.deploy()
         self.reactor.readers[0].doRead()
         self.assertEqual(
@@ -193,40 +193,40 @@ class ReloadTests(SynchronousTestCase):
         self.reload.deploy()
         self.assertEqual(len(self.started), 2)
 
-    def test_late(self) -> None:
-        """One that takes too long is ended."""
+    def test_kills_successor_that_is_too_late(self) -> None:
+        """A successor that takes too long is killed."""
         self.reload.deploy()
         self.clock.advance(TIMEOUT)
         self.assertTrue(self.processes[0].killed)
         self.assertEqual(self.said(), "no deploy: the successor has not accepted within 60 s; this one serves on")
 
-    def test_well(self) -> None:
-        """One that takes over is not ended any more."""
+    def test_does_not_kill_successor_that_has_taken_over(self) -> None:
+        """A successor that has taken over is not killed after the time limit."""
         self.reload.deploy()
-        self.succession.offer(self, self.processes[0].pid, PROTOCOL)
-        self.succession.accepts(self, [])
+        self.handover.offer(self, self.processes[0].pid, PROTOCOL)
+        self.handover.accepts(self, [])
         self.clock.advance(TIMEOUT * 2)
         self.assertFalse(self.processes[0].killed)
 
-    def test_given_up(self) -> None:
-        """A deploy ends with the server that is stopped; the sockets wait until nobody else holds them."""
+    def test_stop_kills_successor_and_waits_for_it(self) -> None:
+        """A stop kills the successor, and waits until it does not hold the sockets any more."""
         self.reload.deploy()
-        self.succession.offer(self, 1, PROTOCOL)
+        self.handover.offer(self, 1, PROTOCOL)
         given_up = self.reload.give_up()
         self.assertEqual(self.said(), "no deploy: it is stopping")
         self.assertTrue(self.processes[0].killed)
-        self.assertEqual(self.killed, [(1, signal.SIGKILL)])  # a daemon is no child
-        self.assertRaises(TakeoverRefused, self.succession.accepts, self, [])
+        self.assertEqual(self.killed, [(1, signal.SIGKILL)])  # a daemon is not a child
+        self.assertRaises(TakeoverRefused, self.handover.accepts, self, [])
         self.reactor.readers[0].doRead()
         self.assertNoResult(given_up)
-        self.succession.lost(self)
+        self.handover.lost(self)
         self.successResultOf(given_up)
-        self.assertEqual(self.holder.done, ["lend", "take back"])
+        self.assertEqual(self.holder.done, ["share", "reclaim"])
         self.assertIn("has ended before it accepted; its own log says why; this one stops", self.said())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_given_up_early(self) -> None:
-        """One that has not asked for the sockets yet is waited for as well."""
+    def test_stop_waits_for_successor_that_has_not_asked_yet(self) -> None:
+        """A stop waits for a successor that has not asked for the sockets yet, too."""
         self.reload.deploy()
         given_up = self.reload.give_up()
         self.assertNoResult(given_up)
@@ -234,34 +234,34 @@ class ReloadTests(SynchronousTestCase):
         self.successResultOf(given_up)
         self.assertEqual((self.said(), self.killed), ("no deploy: it is stopping", []))
 
-    def test_given_up_without_end(self) -> None:
-        """A stop waits for one that cannot be killed, but not for ever."""
+    def test_stop_does_not_wait_for_ever(self) -> None:
+        """A stop waits a limited time for a successor that cannot be killed."""
         self.reload.deploy()
         given_up = self.reload.give_up()
         self.clock.advance(GONE_IN)
         self.successResultOf(given_up)
 
-    def test_nothing_to_give_up(self) -> None:
-        """Without a deploy under way a stop waits for nothing; what has taken over goes on."""
+    def test_stop_without_deploy_waits_for_nothing(self) -> None:
+        """Without a deploy under way a stop waits for nothing; a successor that has taken over goes on."""
         self.successResultOf(self.reload.give_up())
         self.reload.deploy()
-        self.succession.offer(self, self.processes[0].pid, PROTOCOL)
-        self.succession.accepts(self, [])
+        self.handover.offer(self, self.processes[0].pid, PROTOCOL)
+        self.handover.accepts(self, [])
         self.successResultOf(self.reload.give_up())
         self.assertEqual((self.processes[0].killed, self.killed), (False, []))
 
-    def test_an_earlier_one(self) -> None:
-        """That an earlier one has ended says nothing of this one."""
+    def test_end_of_earlier_successor_does_not_end_deploy(self) -> None:
+        """The exit of an earlier successor says nothing about the current one."""
         self.reload.deploy()
-        self.succession.offer(self, 1, PROTOCOL)
-        self.succession.lost(self)
+        self.handover.offer(self, 1, PROTOCOL)
+        self.handover.lost(self)
         self.reload.deploy()
         self.reactor.readers[0].doRead()
         self.clock.advance(TIMEOUT)
         self.assertTrue(self.processes[1].killed)
 
-    def test_cannot(self) -> None:
-        """What makes it impossible is said in one line."""
+    def test_logs_why_it_cannot_deploy(self) -> None:
+        """Each reason against a deploy is logged in one line."""
         self.trouble = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self.reload.deploy()
         self.assertEqual(
