@@ -255,8 +255,11 @@ class Drain:
         self._machine.begin(quiet)
         return done
 
-    def succeeded(self) -> Deferred[None]:
-        """Begin to stop, with the sockets in a successor's hands: no balancer needs time to look elsewhere."""
+    def succeeded(self, handed: object = None, pid: int = 0) -> Deferred[None]:
+        """Begin to stop, with the sockets in a successor's hands: no balancer needs time to look elsewhere.
+
+        :param handed, pid: for a drain that lets go of the sockets itself; ours have been let go of already.
+        """
         self._lame_duck = 0.0
         done = self.begin()
         if self._state == State.LAME_DUCK:

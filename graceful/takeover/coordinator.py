@@ -59,8 +59,8 @@ class Draining(Protocol):
     def state(self) -> State:
         """How far the instance is."""
 
-    def succeeded(self) -> object:
-        """Begin it, with the sockets in a successor's hands."""
+    def succeeded(self, handed: Sequence[BoundSocket], pid: int) -> object:
+        """Begin it: the process `pid` accepts from the sockets in `handed`."""
 
 
 class Succeeded(Protocol):
@@ -142,7 +142,7 @@ class Takeover:
         self._desk.hand_over(handed, pid)
         log.info("process {pid} has taken over; this one finishes what it has", pid=pid)
         self._limit()
-        self._drain.succeeded()
+        self._drain.succeeded(handed, pid)
 
     def _rebind(self, known: Sequence[BoundSocket]) -> None:
         self._engine.rebind(known)

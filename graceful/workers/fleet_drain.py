@@ -27,49 +27,11 @@ from graceful.workers.worker_pool import WorkerPool
 log = Logger(namespace="graceful")
 
 
-class Hands:
-    """The sockets and the way out of a supervisor, as a takeover sees them.
-
-    :param clock: monotonic.
-    :param places: the sockets.
-    :param exodus: the way out.
-    """
-
-    def __init__(self, clock: Any, places: SlotSockets, exodus: FleetDrain) -> None:
-        self.clock = clock
-        self._places = places
-        self._exodus = exodus
-        self._handed: tuple[Sequence[BoundSocket], int] = (), 0
-
-    @property
-    def state(self) -> State:
-        """How far it is."""
-        return self._exodus.state
-
-    def open_sockets(self) -> list[BoundSocket]:
-        """All sockets."""
-        return self._places.open_sockets()
-
-    def rebind(self, known: Sequence[BoundSocket]) -> None:
-        """Take note of what has become known about sockets."""
-        self._places.rebind(known)
-
-    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
-        """These are another process's."""
-        self._handed = handed, pid
-
-    def foreign(self) -> list[str]:
-        """There are none."""
-        return []
-
-    def succeeded(self) -> None:
-        """Have all workers let go of them, and drain."""
-        self._exodus.succeeded(*self._handed)
-
-
 class FleetDrain:
-    """The end of an instance with workers; what :class:`graceful.workers.worker_pool.DrainEvents` has.  Reactor
-    thread.
+    """Drains all workers together.  Reactor thread.
+
+    It is the :class:`~graceful.workers.worker_pool.DrainEvents` of the pool; for a takeover it is both the holder of
+    the sockets and the drain.
 
     :param clock: monotonic.
     :param crew: who leaves.
@@ -88,7 +50,7 @@ class FleetDrain:
         on_state: Callable[[State], object],
         on_gone: Callable[[DrainResult], object],
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._crew = crew
         self._sockets = sockets
         self._on_state = on_state
@@ -161,7 +123,7 @@ class FleetDrain:
         """Leave with everybody, unless that has begun; whether it has not."""
         if self.began is not None:
             return False
-        self.began = self._clock.seconds()
+        self.began = self.clock.seconds()
         self._crew.leave_with(self)
         self._enter(state)
         return True
@@ -192,6 +154,23 @@ class FleetDrain:
         if state != self.state:
             self.state = state
             self._on_state(state)
+
+    # -- the sockets, for a takeover ----------------------------------------------------------------------
+
+    def open_sockets(self) -> list[BoundSocket]:
+        """Returns the sockets that a successor may have."""
+        return self._sockets.open_sockets()
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets."""
+        self._sockets.rebind(known)
+
+    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Do nothing yet: the workers let go of the sockets in :meth:`succeeded`, which is called next."""
+
+    def foreign(self) -> list[str]:
+        """Returns no endpoint: a supervisor binds nothing that it cannot hand over."""
+        return []
 
     # -- what happens -------------------------------------------------------------------------------------
 
@@ -278,7 +257,7 @@ class FleetDrain:
     def _go(self) -> None:
         self._enter(State.GONE)
         assert self.began is not None
-        seconds = self._clock.seconds() - self.began
+        seconds = self.clock.seconds() - self.began
         log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,

@@ -26,7 +26,7 @@ from graceful.sockets.address import parse
 from graceful.sockets.binding import LISTEN, BindError
 from graceful.takeover.coordinator import Takeover
 from graceful.workers.crash_reports import CrashReports
-from graceful.workers.fleet_drain import FleetDrain, Hands
+from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
 from graceful.workers.fleet_status import FleetStatus
 from graceful.workers.recycling import Recycling
@@ -122,9 +122,8 @@ class Supervisor(Instance):
         crew.on_hopeless = self._give_up
         assert self._desk is not None
         self._desk.open(self._reactor, self._orders)
-        hands = Hands(clock, self._places, self._exodus)
         self._takeover = Takeover(
-            hands, self._desk, hands, self, process, settings.takeover_timeout, self._orders.limit
+            self._exodus, self._desk, self._exodus, self, process, settings.takeover_timeout, self._orders.limit
         )
         succession = self._takeover.succession
         self._telling.successor = lambda: succession.successor
