@@ -18,7 +18,7 @@ from graceful.workers.worker import WorkerProcess, WorkerState
 ENDS_IN: Final = 2.0
 
 
-def gather(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
+def wait_until_ready(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
     """Wait until all would accept.  Blocks.
 
     :param coming: those that are being started.
@@ -31,7 +31,7 @@ def gather(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
         readers = {
             reader.fileno(): reader
             for worker in coming()
-            for reader in (worker.line, worker.child)
+            for reader in (worker.channel, worker.child)
             if reader.fileno() >= 0
         }
         poll = select.poll()
@@ -43,7 +43,7 @@ def gather(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
     return False
 
 
-def dismiss(workers: Sequence[WorkerProcess]) -> None:
+def terminate(workers: Sequence[WorkerProcess]) -> None:
     """End those that have not begun to accept.  Blocks, briefly: start-up has failed."""
     for worker in workers:
         worker.send_signal(signal.SIGTERM)

@@ -60,11 +60,11 @@ class ChannelLost(Exception):
 
 @implementer(IReadDescriptor)
 class Channel:
-    """One end of the line.  What is said is waited for by `hear`, and from `watch` on by the reactor.
+    """One end of the line.  What is said is waited for by `receive`, and from `watch` on by the reactor.
 
     :param sock: a connected Unix stream socket, ours from now on.
-    :ivar heard: called with each message.
-    :ivar lost: called once when the line has ended.
+    :ivar on_message: called with each message.
+    :ivar on_close: called once when the line has ended.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -73,8 +73,8 @@ class Channel:
         self._data = b""
         self._descriptors: deque[int] = deque()
         self._reactor: Any = None
-        self.heard: Callable[[dict[str, Any]], object] = lambda message: None
-        self.lost: Callable[[], object] = lambda: None
+        self.on_message: Callable[[dict[str, Any]], object] = lambda message: None
+        self.on_close: Callable[[], object] = lambda: None
 
     @property
     def open(self) -> bool:
@@ -83,8 +83,8 @@ class Channel:
 
     # -- speaking -----------------------------------------------------------------------------------------
 
-    def say(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> bool:
-        """Say something; to nobody, if the other end is gone: `lost` tells.
+    def send(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> bool:
+        """Say something; to nobody, if the other end is gone: `on_close` tells.
 
         :param descriptors: sent with it, at most `AT_ONCE`.
         :returns: whether it could be said.
@@ -108,11 +108,11 @@ class Channel:
 
     # -- hearing ------------------------------------------------------------------------------------------
 
-    def hear(self, timeout: float | None) -> dict[str, Any]:
+    def receive(self, timeout: float | None) -> dict[str, Any]:
         """Wait for the next message.
 
         :param timeout: seconds; None for as long as it takes.
-        :raises LineLost: there is none.
+        :raises ChannelLost: there is none.
         """
         self._socket.settimeout(timeout)
         try:
@@ -152,7 +152,7 @@ class Channel:
     # -- in the reactor -----------------------------------------------------------------------------------
 
     def watch(self, reactor: Any) -> None:
-        """From now on `heard` gets every message, in the reactor thread."""
+        """From now on `on_message` gets every message, in the reactor thread."""
         self._reactor = reactor
         reactor.addReader(self)
 
@@ -166,16 +166,16 @@ class Channel:
 
     def doRead(self) -> None:
         """Something was said, or the line has ended.  For the reactor."""
-        self._hear_some()
+        self._receive_some()
 
-    def hear_out(self) -> None:
-        """The other end has died: hear what it has said before, and hang up.  `lost` is not called."""
-        self.lost = lambda: None
-        while self.open and self._hear_some():
+    def receive_rest(self) -> None:
+        """The other end has died: hear what it has said before, and hang up.  `on_close` is not called."""
+        self.on_close = lambda: None
+        while self.open and self._receive_some():
             pass
         self.close()
 
-    def _hear_some(self) -> bool:
+    def _receive_some(self) -> bool:
         """Hear what has come; whether there may be more."""
         try:
             self._receive()
@@ -189,7 +189,7 @@ class Channel:
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
-            self.heard(message)
+            self.on_message(message)
         except Exception:
             # Were it the reactor's to catch, the line would be given up, and nobody be told of that.
             log.failure("trouble with what the other end of the line has said: {word}", word=message["word"])
@@ -201,7 +201,7 @@ class Channel:
     def _end(self) -> None:
         if self.open:
             self.close()
-            self.lost()
+            self.on_close()
 
     def close(self) -> None:
         """Hang up; nothing is heard any more."""

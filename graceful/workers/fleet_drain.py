@@ -34,7 +34,7 @@ class FleetDrain:
     the sockets and the drain.
 
     :param clock: monotonic.
-    :param crew: who leaves.
+    :param pool: who leaves.
     :param sockets: what they accept from.
     :ivar state: `serving`, `lame-duck`, `closing`, `finishing` or `gone`.
     :ivar began: when it has begun, seconds of the clock; None before.
@@ -45,13 +45,13 @@ class FleetDrain:
     def __init__(
         self,
         clock: IReactorTime,
-        crew: WorkerPool,
+        pool: WorkerPool,
         sockets: SlotSockets,
         on_state: Callable[[State], object],
         on_gone: Callable[[DrainResult], object],
     ) -> None:
         self.clock = clock
-        self._crew = crew
+        self._pool = pool
         self._sockets = sockets
         self._on_state = on_state
         self._on_gone = on_gone
@@ -71,9 +71,9 @@ class FleetDrain:
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
         """
         first = self._leave(State.LAME_DUCK)
-        for worker in self._crew.asking:
+        for worker in self._pool.waiting_to_close:
             self.closing(worker)
-        self._crew.asking.clear()
+        self._pool.waiting_to_close.clear()
         values: dict[str, Any] = {"quiet": quiet}
         if deadline is not None:
             values["deadline"] = deadline
@@ -102,16 +102,16 @@ class FleetDrain:
             log.info("socket {name} handed to {pid}", name=name, pid=pid)
         for one in self._sockets.kept:
             one.let_go(unlink=one not in theirs)
-        for worker in [*self._crew.serving(), *self._crew.coming()]:
+        for worker in [*self._pool.serving(), *self._pool.coming()]:
             worker.succeeded(pid, [one for one in worker.sockets if one in theirs], self._alone(worker, theirs))
-        for worker in self._crew.asking:  # those, too, that have been replaced meanwhile
+        for worker in self._pool.waiting_to_close:  # those, too, that have been replaced meanwhile
             worker.close(0, self._alone(worker, theirs))
-        self._crew.asking.clear()
+        self._pool.waiting_to_close.clear()
         self._look()
 
     def kill(self) -> None:
         """End whoever is still there."""
-        for worker in self._crew.workers():
+        for worker in self._pool.workers():
             log.error(
                 "worker {number}, process {pid}, is still there at the last limit, and is killed",
                 number=worker.number,
@@ -124,7 +124,7 @@ class FleetDrain:
         if self.began is not None:
             return False
         self.began = self.clock.seconds()
-        self._crew.leave_with(self)
+        self._pool.leave_with(self)
         self._enter(state)
         return True
 
@@ -133,7 +133,7 @@ class FleetDrain:
 
         :param otherwise: reaches who does not answer as soon as its event loop turns again.
         """
-        for worker in self._crew.workers():
+        for worker in self._pool.workers():
             if worker.state != WorkerState.STARTING:
                 worker.ask("POST", target, values).addErrback(self._not_obeyed, worker, otherwise)
 
@@ -189,12 +189,12 @@ class FleetDrain:
 
     def _accepting(self) -> list[WorkerProcess]:
         """Those that go on accepting for a while."""
-        return [worker for worker in self._crew.serving() if worker.state == WorkerState.SERVING]
+        return [worker for worker in self._pool.serving() if worker.state == WorkerState.SERVING]
 
     def _holding(self) -> list[WorkerProcess]:
         """Those that may still accept: they have not said that they do not."""
         return [
-            worker for worker in self._crew.workers() if not worker.closed and worker.state != WorkerState.STARTING
+            worker for worker in self._pool.workers() if not worker.closed and worker.state != WorkerState.STARTING
         ]
 
     def _alone(self, worker: WorkerProcess, handed: Sequence[HeldSocket] = ()) -> list[HeldSocket]:
@@ -231,7 +231,7 @@ class FleetDrain:
                     self._say_closed(name)
         if self.state == State.CLOSING and len(self._said) == len(self._sockets.names()):
             self._enter(State.FINISHING)
-        if not self._crew.workers() and self.state != State.GONE:
+        if not self._pool.workers() and self.state != State.GONE:
             self._go()
 
     def _leave_nothing_behind(self) -> None:

@@ -27,18 +27,18 @@ BEYOND: Final = 7.0
 class FleetOrders:
     """Acts on all workers, as :class:`graceful.control.api.Orders` has it.  Reactor thread, but for `limit`.
 
-    :param crew: the workers.
-    :param exodus: their way out.
+    :param pool: the workers.
+    :param fleet_drain: their way out.
     :param status: what they have said last.
     :param health: of the supervisor's own doors.
     :param last: of the supervisor's process.
     """
 
     def __init__(
-        self, crew: WorkerPool, exodus: FleetDrain, status: FleetStatus, health: Health, last: LastLimit
+        self, pool: WorkerPool, fleet_drain: FleetDrain, status: FleetStatus, health: Health, last: LastLimit
     ) -> None:
-        self._crew = crew
-        self._exodus = exodus
+        self._pool = pool
+        self._fleet_drain = fleet_drain
         self._status = status
         self._health = health
         self._last = last
@@ -55,49 +55,49 @@ class FleetOrders:
 
     def limit(self) -> None:
         """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
-        if self._exodus.began is None:
+        if self._fleet_drain.began is None:
             self._last.arm(self._at_most() + BEYOND)
 
     def renew_limit(self) -> None:
         """Move the last limit, if there is more time; and kill who is still there just before it."""
         left = self._last.left
-        if left is None or self._exodus.state in (State.SERVING, State.GONE):
+        if left is None or self._fleet_drain.state in (State.SERVING, State.GONE):
             return
         at_most = self._at_most()
         if at_most and at_most + BEYOND > left + EXIT_SECONDS:  # else what they had left is over, and so is this
             self._last.arm(at_most + BEYOND)
         elif left < EXIT_SECONDS:
-            self._exodus.kill()
+            self._fleet_drain.kill()
 
     # -- orders -------------------------------------------------------------------------------------------
 
     def _all(self, target: str, **values: Any) -> Deferred[None]:
         """Give an order to everybody who can be asked; fires when all have answered, or cannot."""
-        workers = [worker for worker in self._crew.workers() if worker.state != WorkerState.STARTING]
+        workers = [worker for worker in self._pool.workers() if worker.state != WorkerState.STARTING]
         asked = [worker.ask("POST", target, values, OBEYED_IN) for worker in workers]
         return DeferredList(asked, consumeErrors=True).addCallback(lambda ignored: None)
 
     def leave(self) -> Deferred[None]:
         """Leave the rotation of a balancer; everything is served as always."""
-        self._crew.away = True
+        self._pool.away = True
         self._health.leave()
         return self._all("/leave")
 
     def enter(self) -> Deferred[None]:
         """Enter it again."""
-        self._crew.away = False
+        self._pool.away = False
         self._health.enter()
         return self._all("/enter")
 
     def stop(self, quiet: bool, deadline: float | None) -> None:
         """Begin to drain."""
         self.limit()
-        self._exodus.begin(quiet, deadline)
+        self._fleet_drain.begin(quiet, deadline)
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
         self.limit()
-        self._exodus.hurry()
+        self._fleet_drain.hurry()
 
     def extend(self, seconds: float) -> Deferred[None]:
         """Give what is in flight so many seconds more, or fewer."""

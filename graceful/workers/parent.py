@@ -47,10 +47,10 @@ class Held:
 
 
 class Parent:
-    """A worker's place.  Main thread; from `watch` on, the reactor thread.
+    """A worker's slot.  Main thread; from `watch` on, the reactor thread.
 
     :param said: what the environment says.
-    :ivar number: of the place, from 1.
+    :ivar number: of the slot, from 1.
     :ivar directory: of the release that it is to run; None if the command line names none.
     :ivar control: a connected socket, on which the supervisor looks and gives orders.
     :ivar supervisor: its process.
@@ -64,10 +64,10 @@ class Parent:
 
     def __init__(self, said: str) -> None:
         try:
-            place = json.loads(said)
-            self.number = int(place["number"])
-            self.directory: str | None = place["directory"]
-            line, self.control = (_socket(int(place[name])) for name in ("line", "control"))
+            slot = json.loads(said)
+            self.number = int(slot["number"])
+            self.directory: str | None = slot["directory"]
+            line, self.control = (_socket(int(slot[name])) for name in ("line", "control"))
         except (KeyError, TypeError, ValueError, OSError):
             raise ParentError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
         self.supervisor = 0
@@ -77,20 +77,20 @@ class Parent:
         self.on_succeeded: Callable[[int, list[BoundSocket], list[BoundSocket]], object]
         self.on_succeeded = lambda pid, handed, alone: None
         self.on_lost: Callable[[], object] = lambda: None
-        self._line = Channel(line)
+        self._channel = Channel(line)
         self._held: list[Held] = []
         self._asking: Deferred[tuple[int, list[BoundSocket]]] | None = None
 
     # -- start --------------------------------------------------------------------------------------------
 
     def sockets(self) -> list[BoundSocket]:
-        """Get the listening sockets of this place.  Blocks, briefly.
+        """Get the listening sockets of this slot.  Blocks, briefly.
 
-        :raises PostError: there are none.
+        :raises ParentError: there are none.
         """
         try:
             while True:
-                message = self._line.hear(GETS_IN)
+                message = self._channel.receive(GETS_IN)
                 if message["word"] != "sockets" or message.get("protocol") != PROTOCOL:
                     raise ChannelLost(
                         f"the supervisor speaks version {str(message.get('protocol'))[:20]} of the workers' line,"
@@ -108,7 +108,7 @@ class Parent:
         """The sockets that have come with a message; fewer than were sent if there is no room for more."""
         taken = []
         for one in message["sockets"]:
-            descriptor = self._line.take_descriptor()
+            descriptor = self._channel.take_descriptor()
             if descriptor is None:
                 break
             adopted = socket.socket(fileno=descriptor)
@@ -130,20 +130,20 @@ class Parent:
 
     def failed(self, why: str) -> None:
         """Say why this worker cannot start; into the log, if the supervisor cannot be reached."""
-        if not self._line.say("failed", why=why):
+        if not self._channel.send("failed", why=why):
             print(f"graceful: worker {self.number}: {why}", file=sys.stderr)
 
     def watch(self, reactor: Any) -> None:
         """Say that everything is imported and built, and listen from now on."""
-        self._line.heard, self._line.lost = self._heard, self._lost
-        self._line.watch(reactor)
-        self._line.say("ready")
+        self._channel.on_message, self._channel.on_close = self._on_message, self._on_close
+        self._channel.watch(reactor)
+        self._channel.send("ready")
 
     # -- while it serves ----------------------------------------------------------------------------------
 
     def accepts(self) -> None:
         """Say that this worker accepts."""
-        self._line.say("accepts")
+        self._channel.send("accepts")
 
     def may_close(self) -> Deferred[tuple[int, list[BoundSocket]]]:
         """Ask before the sockets are closed.
@@ -152,22 +152,22 @@ class Parent:
             the sockets that nobody else holds any more.
         """
         asking: Deferred[tuple[int, list[BoundSocket]]] = Deferred()
-        if not self._line.open:
+        if not self._channel.open:
             asking.callback((0, []))
             return asking
         self._asking = asking
-        self._line.say("closing")
+        self._channel.send("closing")
         return asking
 
     def closed(self) -> None:
         """Say that this worker accepts nobody any more."""
-        self._line.say("closed")
+        self._channel.send("closed")
 
     def gone(self, word: dict[str, Any]) -> None:
         """Say how it has ended."""
-        self._line.say("gone", **word)
+        self._channel.send("gone", **word)
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         word = message["word"]
         if word == "accept":
             self.on_accept()
@@ -186,7 +186,7 @@ class Parent:
     def _of(self, keys: Sequence[int]) -> list[BoundSocket]:
         return [held.bound for held in self._held if held.key in keys and held.bound.socket.fileno() >= 0]
 
-    def _lost(self) -> None:
+    def _on_close(self) -> None:
         if self._asking is not None:
             asking, self._asking = self._asking, None
             asking.callback((0, []))
@@ -197,7 +197,7 @@ class Parent:
 
     def close(self) -> None:
         """Hang up."""
-        self._line.close()
+        self._channel.close()
 
 
 def _socket(descriptor: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""One place to work in: who works there, who comes, and what is pending for it.
+"""One slot to work in: who works there, who comes, and what is pending for it.
 
 Whatever is pending here (a timer, somebody who waits for a replacement) is ended here.
 """
@@ -15,7 +15,7 @@ from graceful.process.origin import Origin
 from graceful.workers.worker import WorkerProcess
 
 #: Seconds before each attempt in a row; then the last one, again and again.
-PAUSES: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 30.0)
+BACKOFF: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 30.0)
 
 #: After so many failures in a row there is little hope; if nobody else serves, there is none.
 HOPELESS: Final = 6
@@ -25,7 +25,7 @@ STEADY: Final = 10.0
 
 
 class Backoff:
-    """The failures of one place.
+    """The failures of one slot.
 
     :ivar failures: how many there were in a row.
     """
@@ -40,7 +40,7 @@ class Backoff:
         """
         if served_for >= STEADY:
             self.failures = 0
-        pause = PAUSES[min(self.failures, len(PAUSES) - 1)]
+        pause = BACKOFF[min(self.failures, len(BACKOFF) - 1)]
         self.failures += 1
         return pause
 
@@ -52,14 +52,14 @@ class Backoff:
 
 @define(eq=False)
 class Slot:
-    """A place to work in.  Reactor thread.
+    """A slot to work in.  Reactor thread.
 
     :ivar number: from 1.
     :ivar release: what is to be started here next.
     :ivar worker: accepts; None while nobody does.
     :ivar coming: is being started.
-    :ivar keeper: accepts from the place's sockets while nobody does whose they are.
-    :ivar pauses: between attempts.
+    :ivar keeper: accepts from the slot's sockets while nobody does whose they are.
+    :ivar backoff: between attempts.
     :ivar again: starts another one, later.
     :ivar late: ends who has not accepted by then.
     :ivar awaited: tells whoever waits for a replacement.
@@ -70,7 +70,7 @@ class Slot:
     worker: WorkerProcess | None = None
     coming: WorkerProcess | None = None
     keeper: WorkerProcess | None = None
-    pauses: Backoff = field(factory=Backoff)
+    backoff: Backoff = field(factory=Backoff)
     again: IDelayedCall | None = None
     late: IDelayedCall | None = None
     awaited: Deferred[str | None] | None = None

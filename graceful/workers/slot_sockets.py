@@ -29,12 +29,12 @@ class HeldSocket:
     """A listening socket in the supervisor's keeping.
 
     :ivar key: its number, on the line.
-    :ivar place: the number of the place that it belongs to; 0 for all.
+    :ivar slot: the number of the slot that it belongs to; 0 for all.
     :ivar bound: the socket.
     """
 
     key: int
-    place: int
+    slot: int
     bound: BoundSocket
 
     @property
@@ -65,7 +65,7 @@ class HeldSocket:
 class SlotSockets:
     """All listening sockets of an instance with workers.  Reactor thread.
 
-    :ivar count: how many places there are.
+    :ivar count: how many slots there are.
     :ivar kept: every socket, in the order in which a successor gets them.
     """
 
@@ -100,7 +100,7 @@ class SlotSockets:
         for address in addresses:
             several = self._sockets(address) > 1
             first: BoundSocket | None = None
-            for place in range(1, self._sockets(address) + 1):
+            for slot in range(1, self._sockets(address) + 1):
                 bound = next(found)
                 if bound is None and first is None:
                     bound = bind(address, environ, pid)
@@ -110,16 +110,16 @@ class SlotSockets:
                 if several and first is None:
                     bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 first = first or bound
-                self.kept.append(HeldSocket(len(self.kept), place if several else 0, bound))
+                self.kept.append(HeldSocket(len(self.kept), slot if several else 0, bound))
                 undo(bound.close)
 
-    def of(self, place: int) -> list[HeldSocket]:
-        """The sockets that a place's worker accepts from, as far as we hold them."""
-        return [one for one in self.kept if one.place in (0, place) and one.open]
+    def of(self, slot: int) -> list[HeldSocket]:
+        """The sockets that a slot's worker accepts from, as far as we hold them."""
+        return [one for one in self.kept if one.slot in (0, slot) and one.open]
 
-    def own(self, place: int) -> list[HeldSocket]:
+    def own(self, slot: int) -> list[HeldSocket]:
         """Those that nobody else accepts from."""
-        return [one for one in self.kept if one.place == place and one.open]
+        return [one for one in self.kept if one.slot == slot and one.open]
 
     def open_sockets(self) -> list[BoundSocket]:
         """All that we hold."""

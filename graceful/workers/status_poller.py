@@ -44,7 +44,7 @@ class PolledWorker(Protocol):
 
     @property
     def number(self) -> int:
-        """Of its place, from 1."""
+        """Of its slot, from 1."""
 
     @property
     def pid(self) -> int:
@@ -64,7 +64,7 @@ class PolledPool(Protocol):
     """All workers of a supervisor."""
 
     def workers(self) -> Sequence[PolledWorker]:
-        """Those whose processes are there, by their places, and in a place the youngest first."""
+        """Those whose processes are there, by their slots, and in a slot the youngest first."""
 
 
 @define(eq=False)
@@ -89,14 +89,14 @@ class Known:
 class StatusPoller:
     """Looks at workers.  Reactor thread.
 
-    :param crew: the workers.
+    :param pool: the workers.
     :param clock: times the looks.
     :ivar began: when a drain began, seconds of the clock; None before.
     :ivar carried: what was counted by those that have ended.
     :ivar ended: the last exchanges that have ended in the drain, newest first.
     """
 
-    crew: PolledPool
+    pool: PolledPool
     clock: IReactorTime
     began: float | None = None
     carried: Totals = field(factory=Totals)
@@ -136,13 +136,13 @@ class StatusPoller:
 
     def all(self) -> list[tuple[PolledWorker, Known]]:
         """The workers that are there, and what is known of them."""
-        workers = self.crew.workers()
+        workers = self.pool.workers()
         for worker in [worker for worker in self._known if worker not in workers]:
             self.carried = self.carried.plus([self._known.pop(worker).picture])
         return [(worker, self._known.setdefault(worker, Known())) for worker in workers]
 
     def _of(self, worker: PolledWorker) -> Known | None:
-        """What is known of a worker; None if the crew has it no more."""
+        """What is known of a worker; None if the pool has it no more."""
         return dict(self.all()).get(worker)
 
     def said(self) -> list[Known]:
@@ -158,7 +158,7 @@ class StatusPoller:
         return self.clock.seconds() - known.at if known is not None and known.silent else 0.0
 
     def last(self, worker: PolledWorker) -> Picture | None:
-        """What a worker has said last; None if it has not said anything yet, or the crew has it no more."""
+        """What a worker has said last; None if it has not said anything yet, or the pool has it no more."""
         known = self._of(worker)
         return known.picture if known is not None and known.picture else None
 
@@ -195,10 +195,10 @@ class StatusPoller:
                 log.failure("worker {pid} says what cannot be understood", failure, pid=worker.pid)
 
         said = worker.ask("GET", f"/tally{how}", timeout=SAID_IN).addErrback(plainly)
-        return said.addCallback(lambda picture: self.heard(worker, picture)).addErrback(silent)
+        return said.addCallback(lambda picture: self.update(worker, picture)).addErrback(silent)
 
-    def heard(self, worker: PolledWorker, picture: Picture) -> None:
-        """A worker has said how it is: because it was asked, or as its last word, while the crew still has it.
+    def update(self, worker: PolledWorker, picture: Picture) -> None:
+        """A worker has said how it is: because it was asked, or as its last word, while the pool still has it.
 
         :param picture: as :meth:`graceful.server.server_status.ServerStatus.snapshot_with_counters` makes it.
         """

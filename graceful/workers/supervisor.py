@@ -53,15 +53,15 @@ class Supervisor(Instance):
         self._own = process
         self._origin = process.origin
         self._release = process.origin.fixed()
-        self._places = SlotSockets(settings.workers)
+        self._slot_sockets = SlotSockets(settings.workers)
         self._clock: Any
-        self._crew: WorkerPool
-        self._looking: StatusPoller
-        self._exodus: FleetDrain
+        self._pool: WorkerPool
+        self._poller: StatusPoller
+        self._fleet_drain: FleetDrain
         self._orders: FleetOrders | None = None
         self._roll: RollingRestart
         self._recycling: Recycling
-        self._losses: CrashReports
+        self._crash_reports: CrashReports
         self._failed: BaseException | None = None
         self._over: Deferred[None] = Deferred()
         self.succeeded = False  # a successor has taken over: the pid file is its own
@@ -80,63 +80,69 @@ class Supervisor(Instance):
                     f"cannot listen on {address.text}: only tcp, tcp6, unix, fd and systemd can be shared by workers;"
                     " put a proxy in front of it, or leave --workers out"
                 )
-        wanted = self._places.wanted(addresses)
+        wanted = self._slot_sockets.wanted(addresses)
         predecessor = self._predecessor
         adopted = predecessor.claim(LISTEN, wanted) if predecessor is not None else [None] * len(wanted)
-        self._places.bind(addresses, adopted, *self._handed_over(), self._own.startup.undo.callback)
+        self._slot_sockets.bind(addresses, adopted, *self._handed_over(), self._own.startup.undo.callback)
 
     def names(self) -> list[str]:
         """Where it will listen."""
-        return self._places.names()
+        return self._slot_sockets.names()
 
     def _bind_desk(self) -> None:
         settings = self.settings
         clock = self._clock = on(self._reactor)
         clock.start()
-        self._crew = WorkerPool(
-            self._places,
+        self._pool = WorkerPool(
+            self._slot_sockets,
             self._release,
             SpawnContext(self._reactor, clock),
             settings.takeover_timeout,
             settings.max_draining,
         )
-        self._looking = StatusPoller(self._crew, clock)
-        self._telling = self._status = FleetStatus(settings, looking=self._looking)
+        self._poller = StatusPoller(self._pool, clock)
+        self._telling = self._status = FleetStatus(settings, poller=self._poller)
         super()._bind_desk()
 
     def _build(self) -> None:
         """Start all workers, and wait until they would accept."""
-        process, settings, crew, clock = self._own, self.settings, self._crew, self._clock
-        process.startup.undo.callback(crew.abandon)
-        crew.start()
-        self._exodus = FleetDrain(clock, crew, self._places, self._entered, self._gone)
+        process, settings, pool, clock = self._own, self.settings, self._pool, self._clock
+        process.startup.undo.callback(pool.abandon)
+        pool.start()
+        self._fleet_drain = FleetDrain(clock, pool, self._slot_sockets, self._entered, self._gone)
         health = self._telling.health = Health(
             settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version
         )
-        self._orders = FleetOrders(crew, self._exodus, self._telling, health, process.limit)
+        self._orders = FleetOrders(pool, self._fleet_drain, self._telling, health, process.limit)
         self._telling.own_limit = self._orders.latest_exit
-        self._roll = RollingRestart(crew, self._origin, self._release, self._may_not_deploy)
-        self._recycling = Recycling(crew, settings.max_requests, settings.max_rss, self._finished)
-        self._losses = CrashReports(Reporter(settings.reports), clock)
-        crew.on_open, crew.on_lost, crew.on_ended = self._open, self._losses.of, self._ended
-        crew.on_hopeless = self._give_up
+        self._roll = RollingRestart(pool, self._origin, self._release, self._may_not_deploy)
+        self._recycling = Recycling(pool, settings.max_requests, settings.max_rss, self._finished)
+        self._crash_reports = CrashReports(Reporter(settings.reports), clock)
+        pool.on_open, pool.on_lost, pool.on_ended = self._open, self._crash_reports.of, self._ended
+        pool.on_hopeless = self._give_up
         assert self._desk is not None
         self._desk.open(self._reactor, self._orders)
         self._takeover = Takeover(
-            self._exodus, self._desk, self._exodus, self, process, settings.takeover_timeout, self._orders.limit
+            self._fleet_drain,
+            self._desk,
+            self._fleet_drain,
+            self,
+            process,
+            settings.takeover_timeout,
+            self._orders.limit,
         )
         succession = self._takeover.succession
         self._telling.successor = lambda: succession.successor
         self._reactor.callWhenRunning(self._running)
-        self._reactor.callWhenRunning(crew.accept)
-        self._looking.start()
+        self._reactor.callWhenRunning(pool.accept)
+        self._poller.start()
         clock.callLater(EVERY, self._look)
 
     def _open(self) -> None:
         """All workers accept."""
-        for name in self._places.names():
+        for name in self._slot_sockets.names():
             log.info("socket {name} open (pid {pid})", name=name, pid=os.getpid())
-        if self._exodus.state == State.SERVING:
+        if self._fleet_drain.state == State.SERVING:
             self._entered(State.SERVING)
         self._accepts()
 
@@ -154,20 +160,20 @@ class Supervisor(Instance):
         """Kill who was to leave, and has not said a word for as long as a drain takes: its event loop is stuck."""
         settings = self.settings
         longest = latest_exit(settings.lame_duck, max(settings.deadline, settings.download_deadline)) + BEYOND
-        for worker in self._crew.leaving:
-            if self._looking.silent_for(worker) > longest:
+        for worker in self._pool.leaving:
+            if self._poller.silent_for(worker) > longest:
                 log.error("worker {number}, process {pid}, is stuck: killed", number=worker.number, pid=worker.pid)
                 worker.send_signal(signal.SIGKILL)
 
     def _finished(self, worker: WorkerProcess) -> int:
         """How many requests a worker has finished, as far as is known."""
-        return int((self._looking.last(worker) or {}).get("finished", 0))
+        return int((self._poller.last(worker) or {}).get("finished", 0))
 
     def _ended(self, worker: WorkerProcess) -> None:
         """One is gone, and may have had the time to say what it has counted."""
         if worker.word is not None and isinstance(worker.word.get("picture"), dict):
-            self._looking.heard(worker, worker.word["picture"])
-        worker.picture = self._looking.last(worker) or {}
+            self._poller.update(worker, worker.word["picture"])
+        worker.picture = self._poller.last(worker) or {}
 
     def _give_up(self, why: str) -> None:
         self._fail(BindError(why))
@@ -175,7 +181,7 @@ class Supervisor(Instance):
         self._leave()
 
     def _may_not_deploy(self) -> str | None:
-        if self._exodus.began is not None:
+        if self._fleet_drain.began is not None:
             return "it is stopping"
         return self._takeover.succession.cannot() if self._takeover is not None else None
 
@@ -188,13 +194,13 @@ class Supervisor(Instance):
 
     def stop(self, quiet: bool) -> None:
         """Have all workers drain, side by side."""
-        if self._exodus.began is not None:
+        if self._fleet_drain.began is not None:
             self.say_in_flight()
-        self._exodus.begin(quiet)
+        self._fleet_drain.begin(quiet)
 
     def hurry(self) -> None:
         """Have all take down what is in flight."""
-        self._exodus.hurry()
+        self._fleet_drain.hurry()
 
     def deploy(self) -> None:
         """Have all workers replaced, by the next release."""
@@ -210,7 +216,7 @@ class Supervisor(Instance):
         self._signal(signal.SIGUSR2)
 
     def _signal(self, number: signal.Signals) -> None:
-        for worker in self._crew.workers():
+        for worker in self._pool.workers():
             if worker.state not in (
                 WorkerState.STARTING,
                 WorkerState.READY,
@@ -224,7 +230,7 @@ class Supervisor(Instance):
 
     def _leave(self) -> None:
         self.limit()
-        self._exodus.begin(True)
+        self._fleet_drain.begin(True)
 
     def _entered(self, state: State) -> None:
         health = self._telling.health
@@ -237,14 +243,14 @@ class Supervisor(Instance):
         super()._entered(state)
 
     def _gone(self, ending: DrainResult) -> None:
-        self._losses.end(lambda: self._end(ending))
+        self._crash_reports.end(lambda: self._end(ending))
 
     def _end(self, ending: DrainResult) -> None:
         if self._failed is not None:
             ending = evolve(ending, exit_status=1)
         assert self._desk is not None
         self._own.leave(self._reactor, ending, EXIT_SECONDS, self._desk.end)
-        self._looking.stop()
+        self._poller.stop()
         self._clock.stop()
         self._over.callback(None)
 
@@ -253,6 +259,6 @@ class Supervisor(Instance):
         super().stopService()  # type: ignore[no-untyped-call]
         if self._orders is None:
             return succeed(None)
-        if self._exodus.state != State.GONE:
+        if self._fleet_drain.state != State.GONE:
             self._leave()
         return self._over

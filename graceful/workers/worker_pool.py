@@ -1,9 +1,9 @@
-"""Keeping every place staffed: one worker in each, that accepts from the sockets of its place.
+"""Keeping every slot staffed: one worker in each, that accepts from the sockets of its slot.
 
 Whatever takes a worker away (a crash, a signal from somebody, a new release, the number of its requests), the same
 happens: another one is started, and when it accepts, the former one drains.
 
-    start ─▶ coming ─ready─▶ told to accept ─accepts─▶ the place's worker ─another one accepts─▶ leaving ─▶ gone
+    start ─▶ coming ─ready─▶ told to accept ─accepts─▶ the slot's worker ─another one accepts─▶ leaving ─▶ gone
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from graceful.process.origin import Origin
-from graceful.workers.boot import ENDS_IN, dismiss, gather
+from graceful.workers.boot import ENDS_IN, terminate, wait_until_ready
 from graceful.workers.slot import Slot
 from graceful.workers.slot_sockets import SlotSockets
 from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
@@ -30,34 +30,34 @@ log = Logger(namespace="graceful")
 class Keepers:
     """Finds them.  Reactor thread.
 
-    :ivar places: where they are wanted.
-    :ivar sockets: of all places.
+    :ivar slots: where they are wanted.
+    :ivar sockets: of all slots.
     """
 
-    places: Sequence[Slot]
+    slots: Sequence[Slot]
     sockets: SlotSockets
 
     def gone(self, worker: WorkerProcess) -> None:
         """What it has kept for others is without a keeper."""
-        for place in self.places:
-            if place.keeper is worker:
-                place.keeper = None
+        for slot in self.slots:
+            if slot.keeper is worker:
+                slot.keeper = None
 
     def cover(self) -> None:
         """Wherever nobody accepts, have somebody else do so: whoever does the least of that."""
         siblings = [
-            one.worker for one in self.places if one.worker is not None and one.worker.state == WorkerState.SERVING
+            one.worker for one in self.slots if one.worker is not None and one.worker.state == WorkerState.SERVING
         ]
-        for place in self.places:
-            if place.worker is None and place.keeper is None and siblings:
-                place.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
-                keeper.accept_also(self.sockets.own(place.number))
+        for slot in self.slots:
+            if slot.worker is None and slot.keeper is None and siblings:
+                slot.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
+                keeper.accept_also(self.sockets.own(slot.number))
 
-    def relieve(self, place: Slot) -> None:
+    def relieve(self, slot: Slot) -> None:
         """Its own worker accepts: what waits is for that one."""
-        keeper, place.keeper = place.keeper, None
+        keeper, slot.keeper = slot.keeper, None
         if keeper is not None:
-            keeper.release_sockets(self.sockets.own(place.number))
+            keeper.release_sockets(self.sockets.own(slot.number))
 
 
 #: Why there is no replacement, though nothing went wrong.
@@ -90,140 +90,140 @@ class WorkerPool:
 
     :param sockets: what they accept from.
     :param release: what they are to run.
-    :param surroundings: what they are started with.
+    :param context: what they are started with.
     :param timeout: seconds that one has, from its start until it accepts.
-    :param most_leaving: how many may drain in one place at a time; one more, and the oldest takes down what it has.
+    :param most_leaving: how many may drain in one slot at a time; one more, and the oldest takes down what it has.
     :ivar away: they are to be out of the rotation of a balancer.
-    :ivar places: in their order.
-    :ivar asking: those that have asked whether they may close their sockets, and wait for an answer.
+    :ivar slots: in their order.
+    :ivar waiting_to_close: those that have asked whether they may close their sockets, and wait for an answer.
     :ivar leaving: the workers that drain, oldest first.
     :ivar on_open: called once all accept for the first time.
     :ivar on_ended: called with each worker that has ended, while it is still among the workers.
     :ivar on_lost: called with one that has died while it served, or drained, without a last word.
     :ivar on_hopeless: called with why nobody can serve any more.
-    :ivar exodus: gets what happens, once everybody leaves.
+    :ivar fleet_drain: gets what happens, once everybody leaves.
     """
 
     def __init__(
-        self, sockets: SlotSockets, release: Origin, surroundings: SpawnContext, timeout: float, most_leaving: int
+        self, sockets: SlotSockets, release: Origin, context: SpawnContext, timeout: float, most_leaving: int
     ) -> None:
         self._sockets = sockets
-        self._surroundings = surroundings
-        self._clock = surroundings.clock
+        self._context = context
+        self._clock = context.clock
         self._timeout = timeout
         self._most_leaving = most_leaving
         self._accepting = False
         self._opened = False
         self._why = ""  # the last one has ended
         self.away = False
-        self.places = [Slot(number, release) for number in range(1, sockets.count + 1)]
+        self.slots = [Slot(number, release) for number in range(1, sockets.count + 1)]
         self.leaving: list[WorkerProcess] = []
-        self.asking: list[WorkerProcess] = []
-        self._keepers = Keepers(self.places, sockets)
+        self.waiting_to_close: list[WorkerProcess] = []
+        self._keepers = Keepers(self.slots, sockets)
         self.on_open: Callable[[], object] = lambda: None
         self.on_ended: Callable[[WorkerProcess], object] = lambda worker: None
         self.on_lost: Callable[[WorkerProcess], object] = lambda worker: None
         self.on_hopeless: Callable[[str], object] = lambda why: None
-        self.exodus: DrainEvents | None = None
+        self.fleet_drain: DrainEvents | None = None
 
     # -- who there is -------------------------------------------------------------------------------------
 
     def workers(self) -> list[WorkerProcess]:
-        """All, by their places, and in a place the youngest first."""
+        """All, by their slots, and in a slot the youngest first."""
         return sorted([*self.coming(), *self.serving(), *reversed(self.leaving)], key=lambda worker: worker.number)
 
     def serving(self) -> list[WorkerProcess]:
-        """Those that accept, by their places."""
-        return [place.worker for place in self.places if place.worker is not None]
+        """Those that accept, by their slots."""
+        return [slot.worker for slot in self.slots if slot.worker is not None]
 
     def coming(self) -> list[WorkerProcess]:
         """Those that are being started."""
-        return [place.coming for place in self.places if place.coming is not None]
+        return [slot.coming for slot in self.slots if slot.coming is not None]
 
-    def _place(self, worker: WorkerProcess) -> Slot:
-        return self.places[worker.number - 1]
+    def _slot(self, worker: WorkerProcess) -> Slot:
+        return self.slots[worker.number - 1]
 
     # -- before the reactor runs --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start one for each place, and wait until all would accept; none does yet.  Blocks.
+        """Start one for each slot, and wait until all would accept; none does yet.  Blocks.
 
         :raises CannotStart: one of them cannot.
         """
-        for place in self.places:
+        for slot in self.slots:
             try:
-                self._start(place)
+                self._start(slot)
             except OSError as error:
-                raise CannotStart(_not_started(place, error)) from None
-        if not gather(self.coming):
+                raise CannotStart(_not_started(slot, error)) from None
+        if not wait_until_ready(self.coming):
             raise CannotStart(self._why)
 
     def abandon(self) -> None:
         """End those that have not begun to accept.  Blocks, briefly: start-up has failed."""
-        dismiss(self.coming())
+        terminate(self.coming())
 
     # -- coming -------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
         """Have all accept; the reactor runs."""
         self._accepting = True
-        if self.exodus is not None:
+        if self.fleet_drain is not None:
             return
-        for place in self.places:
-            if place.coming is not None:
-                self._time(place, place.coming)
-                if place.coming.state == WorkerState.READY:
-                    self.ready(place.coming)
+        for slot in self.slots:
+            if slot.coming is not None:
+                self._time(slot, slot.coming)
+                if slot.coming.state == WorkerState.READY:
+                    self.ready(slot.coming)
 
-    def _start(self, place: Slot) -> None:
-        worker = WorkerProcess(place.number, place.release, self._sockets.of(place.number), self, self._surroundings)
-        place.coming = worker
+    def _start(self, slot: Slot) -> None:
+        worker = WorkerProcess(slot.number, slot.release, self._sockets.of(slot.number), self, self._context)
+        slot.coming = worker
         if self._accepting:
-            self._time(place, worker)
+            self._time(slot, worker)
 
-    def _time(self, place: Slot, worker: WorkerProcess) -> None:
-        place.late = self._clock.callLater(self._timeout, self._too_late, place, worker)
+    def _time(self, slot: Slot, worker: WorkerProcess) -> None:
+        slot.late = self._clock.callLater(self._timeout, self._too_late, slot, worker)
 
-    def _try_to_start(self, place: Slot) -> None:
-        place.again = None
+    def _try_to_start(self, slot: Slot) -> None:
+        slot.again = None
         try:
-            self._start(place)
+            self._start(slot)
         except OSError as error:
-            why = _not_started(place, error)
-            place.answer(why)
-            self._staff(place, why, 0.0)
+            why = _not_started(slot, error)
+            slot.answer(why)
+            self._staff(slot, why, 0.0)
 
-    def _too_late(self, place: Slot, worker: WorkerProcess) -> None:
-        place.late = None
+    def _too_late(self, slot: Slot, worker: WorkerProcess) -> None:
+        slot.late = None
         worker.kill(f"it has not accepted within {self._timeout:g} s")
 
     def ready(self, worker: WorkerProcess) -> None:
         """It would accept: let it."""
-        if not self._accepting or self.exodus is not None:
+        if not self._accepting or self.fleet_drain is not None:
             return
         if self.away:
             left = worker.ask("POST", "/leave").addErrback(lambda failure: None)
-            left.addCallback(lambda said: worker.accept() if self.exodus is None else None)
+            left.addCallback(lambda said: worker.accept() if self.fleet_drain is None else None)
         else:
             worker.accept()
 
     def accepts(self, worker: WorkerProcess) -> None:
         """It accepts: let go of whoever has done so in its stead."""
-        place = self._place(worker)
-        place.not_late()
-        former, place.worker, place.coming = place.worker, worker, None
-        if self.exodus is not None:  # which has told it to end, a moment too late
+        slot = self._slot(worker)
+        slot.not_late()
+        former, slot.worker, slot.coming = slot.worker, worker, None
+        if self.fleet_drain is not None:  # which has told it to end, a moment too late
             self.leaving += [former] if former is not None else []
             return
-        log.info("worker {number}, process {pid}, accepts", number=place.number, pid=worker.pid)
-        self._keepers.relieve(place)
+        log.info("worker {number}, process {pid}, accepts", number=slot.number, pid=worker.pid)
+        self._keepers.relieve(slot)
         if former is not None:
             self._leave(former, worker.pid)
         self._keepers.cover()
-        if not self._opened and len(self.serving()) == len(self.places):
+        if not self._opened and len(self.serving()) == len(self.slots):
             self._opened = True
             self.on_open()
-        self._replaced(place, worker, None)
+        self._replaced(slot, worker, None)
 
     # -- going --------------------------------------------------------------------------------------------
 
@@ -240,74 +240,74 @@ class WorkerPool:
 
         systemd sends SIGTERM to all processes of a unit, in any order.  Until we know, it goes on accepting.
         """
-        if self.exodus is not None:
-            self.exodus.closing(worker)
+        if self.fleet_drain is not None:
+            self.fleet_drain.closing(worker)
         else:
-            self.asking.append(worker)
+            self.waiting_to_close.append(worker)
             self._clock.callLater(SAME_SIGNAL, self._replace_stopped, worker)
 
     def _replace_stopped(self, worker: WorkerProcess) -> None:
         """It was somebody else who has told it: let it go, since we hold its sockets, and replace it."""
-        if self.exodus is not None:
+        if self.fleet_drain is not None:
             return
-        self.asking.remove(worker)
+        self.waiting_to_close.remove(worker)
         if worker.state == WorkerState.GONE:
             return
         worker.close(os.getpid())
-        place = self._place(worker)
-        if place.worker is worker:
-            place.worker = None
+        slot = self._slot(worker)
+        if slot.worker is worker:
+            slot.worker = None
             worker.state = WorkerState.LEAVING
             self.leaving.append(worker)
             self._keepers.gone(worker)
             self._keepers.cover()
-            why = "was told to stop by somebody else" if worker.line.open else "can be heard no more"
-            self._staff(place, f"{worker}, {why}", worker.served_for)
+            why = "was told to stop by somebody else" if worker.channel.open else "can be heard no more"
+            self._staff(slot, f"{worker}, {why}", worker.served_for)
 
     def closed(self, worker: WorkerProcess) -> None:
         """It accepts nobody any more."""
-        if self.exodus is not None:
-            self.exodus.closed(worker)
+        if self.fleet_drain is not None:
+            self.fleet_drain.closed(worker)
 
     def ended(self, worker: WorkerProcess) -> None:
-        """Its process is gone: staff its place, if it was needed there."""
+        """Its process is gone: staff its slot, if it was needed there."""
         self.on_ended(worker)
         if worker.has_served and worker.word is None:
             self.on_lost(worker)
-        place = self._place(worker)
+        slot = self._slot(worker)
         if worker in self.leaving:
             self.leaving.remove(worker)
-        elif worker is place.coming:
-            place.coming = None
-            place.not_late()
-        elif worker is place.worker:
-            place.worker = None
-        if self.exodus is not None:
-            self.exodus.ended(worker)
+        elif worker is slot.coming:
+            slot.coming = None
+            slot.not_late()
+        elif worker is slot.worker:
+            slot.worker = None
+        if self.fleet_drain is not None:
+            self.fleet_drain.ended(worker)
             return
         self._why = worker.why or f"{worker}, has ended with {worker.how()}"
         if not self._accepting:
             return
         self._keepers.gone(worker)
         self._keepers.cover()
-        self._replaced(place, worker, worker.how())
+        self._replaced(slot, worker, worker.how())
         what = "has ended" if worker.has_served else "cannot start"
-        self._staff(place, f"{worker}, {what}: {worker.how()}", worker.served_for)
+        self._staff(slot, f"{worker}, {what}: {worker.how()}", worker.served_for)
 
-    def _staff(self, place: Slot, what: str, served_for: float) -> None:
+    def _staff(self, slot: Slot, what: str, served_for: float) -> None:
         """See to it that another one is started, if nobody works there, nor comes."""
-        if not place.empty or self.exodus is not None:
+        if not slot.empty or self.fleet_drain is not None:
             return
-        pause = place.pauses.after(served_for)
+        pause = slot.backoff.after(served_for)
         log.error(
             "{what}; {others} of {all} workers accept, another one starts {when}",
             what=what,
             others=len(self.serving()),
-            all=len(self.places),
+            all=len(self.slots),
             when=f"in {pause:g} s" if pause else "now",
         )
-        place.again = self._clock.callLater(pause, self._try_to_start, place)
-        if not self.serving() and not self.coming() and all(one.pauses.hopeless for one in self.places):
+        slot.again = self._clock.callLater(pause, self._try_to_start, slot)
+        if not self.serving() and not self.coming() and all(one.backoff.hopeless for one in self.slots):
             self.on_hopeless(f"no worker can be started: {what}")
 
     # -- replacing ----------------------------------------------------------------------------------------
@@ -315,48 +315,48 @@ class WorkerPool:
     @property
     def busy(self) -> bool:
         """Whether a worker is being started, or waits to be."""
-        return any(place.coming is not None or place.again is not None for place in self.places)
+        return any(slot.coming is not None or slot.again is not None for slot in self.slots)
 
-    def replace(self, place: Slot, release: Origin | None = None) -> Deferred[str | None]:
+    def replace(self, slot: Slot, release: Origin | None = None) -> Deferred[str | None]:
         """Start another worker, which takes over from the one that there is.
 
         :param release: what it is to run; by default, what runs there.
         :returns: fires with None when it accepts, or with why it does not; then the former one goes on.
         """
-        if self.exodus is not None:
+        if self.fleet_drain is not None:
             return succeed(STOPPING)
-        place.answer(ANOTHER)
+        slot.answer(ANOTHER)
         awaited: Deferred[str | None] = Deferred()
-        place.awaited = awaited
-        place.release = release or place.release
-        place.not_again()
-        if place.coming is None:
-            self._try_to_start(place)
+        slot.awaited = awaited
+        slot.release = release or slot.release
+        slot.not_again()
+        if slot.coming is None:
+            self._try_to_start(slot)
         return awaited
 
-    def _replaced(self, place: Slot, worker: WorkerProcess, why_not: str | None) -> None:
+    def _replaced(self, slot: Slot, worker: WorkerProcess, why_not: str | None) -> None:
         """One accepts, or cannot: if somebody waits for a replacement, tell him, or start the one that he wants."""
-        if place.awaited is None or place.coming is not None:
+        if slot.awaited is None or slot.coming is not None:
             return
-        if worker.release is place.release:
-            place.answer(why_not)
+        if worker.release is slot.release:
+            slot.answer(why_not)
         else:
-            self._try_to_start(place)  # this was another one, which was on its way already
+            self._try_to_start(slot)  # this was another one, which was on its way already
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def leave_with(self, exodus: DrainEvents) -> None:
+    def leave_with(self, fleet_drain: DrainEvents) -> None:
         """From now on nobody is replaced; who does not accept yet, ends."""
-        self.exodus = exodus
-        for place in self.places:
-            place.not_again()
-            place.not_late()
-            if place.coming is not None:
-                place.coming.send_signal(signal.SIGTERM)
-                place.late = self._clock.callLater(ENDS_IN, self._too_late, place, place.coming)
-            place.answer(STOPPING)
+        self.fleet_drain = fleet_drain
+        for slot in self.slots:
+            slot.not_again()
+            slot.not_late()
+            if slot.coming is not None:
+                slot.coming.send_signal(signal.SIGTERM)
+                slot.late = self._clock.callLater(ENDS_IN, self._too_late, slot, slot.coming)
+            slot.answer(STOPPING)
 
 
-def _not_started(place: Slot, error: OSError) -> str:
-    release = place.release
+def _not_started(slot: Slot, error: OSError) -> str:
+    release = slot.release
     return f"{release.command[0]} cannot be started in {release.directory}: {error.strerror or error}"

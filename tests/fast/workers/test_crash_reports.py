@@ -41,7 +41,7 @@ class Published:
         self.calls.append("give up")
 
 
-class LossesTests(Workforce):
+class CrashReportsTests(Workforce):
     """What `CrashReports` tells."""
 
     def setUp(self) -> None:
@@ -52,7 +52,7 @@ class LossesTests(Workforce):
         self.published = Published()
         self.patch(Reporter, "wanted", property(lambda ignored: self.wanted))
         reports.publisher = self.published  # type: ignore[assignment]
-        self.losses = CrashReports(reports, self.clock)
+        self.crash_reports = CrashReports(reports, self.clock)
         self.worker = self.open()[0]
         self.worker.status = -9
         self.lines()
@@ -67,7 +67,7 @@ class LossesTests(Workforce):
     def test_reported(self) -> None:
         """Each is named in the log, with the report that it has."""
         self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
-        self.losses.of(self.worker)
+        self.crash_reports.of(self.worker)
         (report,) = self.published.reports
         (line,) = self.named()
         self.assertEqual((line["report"], line["outcome"], line["url"]), (report["id"], "lost", "/slow"))
@@ -75,17 +75,17 @@ class LossesTests(Workforce):
         self.assertIn("has ended with signal 9", report["value"])
 
     def test_nowhere_to_report_to(self) -> None:
-        """Without a place for reports it is named all the same."""
+        """Without a slot for reports it is named all the same."""
         self.wanted = False
         self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
-        self.losses.of(self.worker)
+        self.crash_reports.of(self.worker)
         self.assertEqual((self.published.reports, self.named()[0]["report"]), ([], None))
 
     def test_nothing_in_flight(self) -> None:
         """Then there is nothing to name."""
         for picture in ({}, {"in_flight": [], "in_flight_count": 0}):
             self.worker.picture = picture
-            self.losses.of(self.worker)
+            self.crash_reports.of(self.worker)
             self.assertEqual((self.named(), self.published.reports), ([], []))
 
     def test_the_end(self) -> None:
@@ -94,7 +94,7 @@ class LossesTests(Workforce):
             ended: list[bool] = []
             self.published.calls.clear()
             self.published.busy = True
-            self.losses.end(lambda ended=ended: ended.append(True))  # type: ignore[misc]
+            self.crash_reports.end(lambda ended=ended: ended.append(True))  # type: ignore[misc]
             self.clock.pump([0.5] * int(waits / 0.5))
             self.assertEqual((bool(ended), self.published.calls[-1] == "give up"), (done, done))
             self.published.busy = False

@@ -29,7 +29,7 @@ class RecyclingTests(Workforce):
             return self.jitters.pop(0) if self.jitters and most else 0
 
         return Recycling(
-            self.crew,
+            self.pool,
             max_requests,
             max_rss,
             lambda worker: self.finished.get(worker.number, 0),
@@ -42,7 +42,7 @@ class RecyclingTests(Workforce):
         recycling = self.recycling((100, 5))
         for finished, number in ((96, None), (97, 3), (99, None), (100, 2), (102, None), (103, 1)):
             self.finished = {1: finished, 2: finished, 3: finished}
-            for worker in self.crew.serving():
+            for worker in self.pool.serving():
                 if worker not in self.workers:
                     self.finished[worker.number] = 0
             recycling.look()
@@ -89,7 +89,7 @@ class RecyclingTests(Workforce):
         numbers = []
         for _ in range(4):
             self.clock.advance(SETTLES)
-            self.rss.update({worker.pid: 2 * MIB for worker in self.crew.serving()})
+            self.rss.update({worker.pid: 2 * MIB for worker in self.pool.serving()})
             recycling.look()
             numbers += [worker.number for worker in self.coming()]
             self.arrive()
@@ -119,26 +119,26 @@ class RecyclingTests(Workforce):
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
         recycling.look()
-        self.crew.replace(self.place(1), NEW)
+        self.pool.replace(self.slot(1), NEW)
         self.assertNotIn("goes on", str(self.lines()))
         self.arrive()
         self.arrive()
-        self.assertIs(self.place(1).release, NEW)
+        self.assertIs(self.slot(1).release, NEW)
 
     def test_stopping(self) -> None:
         """Nobody is replaced on the way out."""
-        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
-        exodus.begin(False)
+        fleet_drain.begin(False)
         recycling.look()
         self.assertEqual(self.coming(), [])
 
     def test_stopped_meanwhile(self) -> None:
         """Nor is anything said of one that was about to be replaced."""
-        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.finished = {1: 100}
         self.recycling((10, 0)).look()
         self.lines()
-        exodus.begin(False)
+        fleet_drain.begin(False)
         self.assertNotIn("goes on", str(self.lines()))

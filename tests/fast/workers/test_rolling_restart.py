@@ -21,20 +21,20 @@ class Paths:
         return self.leads_to
 
 
-class RollTests(Workforce):
+class RollingRestartTests(Workforce):
     """Three workers of the old release."""
 
     def setUp(self) -> None:
         """All accept."""
         super().setUp()
         self.paths, self.why_not = Paths(), cast("str | None", None)
-        self.roll = RollingRestart(self.crew, cast(Any, self.paths), OLD, lambda: self.why_not)
+        self.roll = RollingRestart(self.pool, cast(Any, self.paths), OLD, lambda: self.why_not)
         self.open()
         self.lines()
 
     def running(self) -> list[str]:
-        """What runs in each place."""
-        return [place.worker.release.application if place.worker else "" for place in self.crew.places]
+        """What runs in each slot."""
+        return [slot.worker.release.application if slot.worker else "" for slot in self.pool.slots]
 
     def said(self) -> list[str]:
         """What was logged of the deploy."""
@@ -77,7 +77,7 @@ class RollTests(Workforce):
             self.assertEqual((worker.number, worker.release), (number, OLD))
         self.assertEqual((self.coming(), self.running()), ([], ["/srv/old"] * 3))
         self.assertEqual(self.said(), ["all workers run /srv/old again"])
-        self.assertEqual([place.release for place in self.crew.places], [OLD] * 3)
+        self.assertEqual([slot.release for slot in self.pool.slots], [OLD] * 3)
         self.assertIs(self.roll.release, OLD)
         self.no_timers()
 
@@ -92,7 +92,7 @@ class RollTests(Workforce):
         self.no_timers()
 
     def test_no_way_back(self) -> None:
-        """One place that cannot go back keeps no other from it; what is started there later is of the old release."""
+        """One slot that cannot go back keeps no other from it; what is started there later is of the old release."""
         self.roll()
         self.arrive()
         self.arrive()
@@ -102,7 +102,7 @@ class RollTests(Workforce):
         self.arrive()
         self.assertEqual(self.said(), ["no way back in all places: exit status 2"])
         self.assertEqual(self.running(), ["/srv/new", "/srv/old", "/srv/old"])
-        left = self.place(1).worker
+        left = self.slot(1).worker
         assert isinstance(left, WorkerProcess)
         left.end()
         self.clock.advance(0)
@@ -145,11 +145,11 @@ class RollTests(Workforce):
 
     def test_stop(self) -> None:
         """A deploy is over when everybody leaves: nothing is started, and nobody is left waiting."""
-        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.roll()
         self.arrive()
         self.said()
-        exodus.begin(True)
+        fleet_drain.begin(True)
         self.assertEqual(self.said(), ["no deploy: it is stopping"])
         self.assertFalse(self.roll.under_way)
         worker = self.next()
@@ -158,12 +158,12 @@ class RollTests(Workforce):
 
     def test_stop_on_the_way_back(self) -> None:
         """Likewise."""
-        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.roll()
         self.arrive()
         self.next().end(1)
         self.said()
-        exodus.begin(True)
+        fleet_drain.begin(True)
         self.assertEqual(self.said(), [])
         self.assertFalse(self.roll.under_way)
         self.next().end(-15)

@@ -27,7 +27,7 @@ def answer(value: Any, status: int = 200, kind: str = JSON) -> bytes:
     return f"HTTP/1.1 {status} Word\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-class AskingTests(SynchronousTestCase):
+class WorkerClientTests(SynchronousTestCase):
     """A worker whose answers the test makes."""
 
     def setUp(self) -> None:
@@ -63,9 +63,9 @@ class AskingTests(SynchronousTestCase):
         self.assertEqual(self.ours.fileno(), -1)
         self.assertEqual(self.sent(), [b"GET /status HTTP/1.1"])
         data = answer({"pid": 4712})
-        for place in range(len(data)):
+        for slot in range(len(data)):
             self.assertNoResult(first)
-            self.asking.dataReceived(data[place : place + 1])
+            self.asking.dataReceived(data[slot : slot + 1])
         self.assertEqual(self.successResultOf(first), {"pid": 4712})
         self.assertTrue(self.transport.value().endswith(b'\r\n\r\n{"quiet": true}'))
         self.assertEqual(self.sent(), [b"POST /stop HTTP/1.1"])
