@@ -1,7 +1,7 @@
-"""Keeping every slot staffed: one worker in each, that accepts from the sockets of its slot.
+"""The workers of an instance: one in each slot, which accepts from the sockets of that slot.
 
-Whatever takes a worker away (a crash, a signal from somebody, a new release, the number of its requests), the same
-happens: another one is started, and when it accepts, the former one drains.
+Whatever takes a worker away (a crash, a signal from somebody, a new release, the number of its requests), the pool
+does the same: it starts another worker, and when that accepts, the former one drains.
 
     start ─▶ coming ─ready─▶ told to accept ─accepts─▶ the slot's worker ─another one accepts─▶ leaving ─▶ gone
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
@@ -26,45 +25,11 @@ from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
 log = Logger(namespace="graceful")
 
 
-@frozen
-class Keepers:
-    """Finds them.  Reactor thread.
-
-    :ivar slots: where they are wanted.
-    :ivar sockets: of all slots.
-    """
-
-    slots: Sequence[Slot]
-    sockets: SlotSockets
-
-    def gone(self, worker: WorkerProcess) -> None:
-        """What it has kept for others is without a keeper."""
-        for slot in self.slots:
-            if slot.keeper is worker:
-                slot.keeper = None
-
-    def cover(self) -> None:
-        """Wherever nobody accepts, have somebody else do so: whoever does the least of that."""
-        siblings = [
-            one.worker for one in self.slots if one.worker is not None and one.worker.state == WorkerState.SERVING
-        ]
-        for slot in self.slots:
-            if slot.worker is None and slot.keeper is None and siblings:
-                slot.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
-                keeper.accept_also(self.sockets.own(slot.number))
-
-    def relieve(self, slot: Slot) -> None:
-        """Its own worker accepts: what waits is for that one."""
-        keeper, slot.keeper = slot.keeper, None
-        if keeper is not None:
-            keeper.release_sockets(self.sockets.own(slot.number))
-
-
 #: Why there is no replacement, though nothing went wrong.
 STOPPING: Final = "it is stopping"
 ANOTHER: Final = "another replacement is wanted"
 
-#: Seconds within which a signal that a worker has got may reach us, too.
+#: Seconds within which a signal that a worker has got may reach us, too: systemd sends it to all processes of a unit.
 SAME_SIGNAL: Final = 2.0
 
 
@@ -73,35 +38,35 @@ class CannotStart(Exception):
 
 
 class DrainEvents(Protocol):
-    """Who is told what happens once everybody leaves."""
+    """What the pool reports once all workers drain."""
 
     def closing(self, worker: WorkerProcess) -> None:
-        """One wants to close its sockets, and waits for the word."""
+        """A worker asks whether it may close its sockets, and waits for the answer."""
 
     def closed(self, worker: WorkerProcess) -> None:
-        """One accepts nobody any more."""
+        """A worker has closed its sockets."""
 
     def ended(self, worker: WorkerProcess) -> None:
-        """One is gone."""
+        """The process of a worker has ended."""
 
 
 class WorkerPool:
     """All workers of an instance; a :class:`graceful.workers.worker.WorkerEvents`.  Reactor thread.
 
-    :param sockets: what they accept from.
-    :param release: what they are to run.
-    :param context: what they are started with.
-    :param timeout: seconds that one has, from its start until it accepts.
+    :param sockets: from which the workers accept.
+    :param release: what the workers are to run.
+    :param context: the reactor, the clock and the function that starts a process.
+    :param timeout: seconds that a worker has, from its start until it accepts.
     :param most_leaving: how many may drain in one slot at a time; one more, and the oldest takes down what it has.
-    :ivar away: they are to be out of the rotation of a balancer.
-    :ivar slots: in their order.
-    :ivar waiting_to_close: those that have asked whether they may close their sockets, and wait for an answer.
+    :ivar away: whether the workers are to be out of the rotation of a balancer.
+    :ivar slots: by their numbers.
+    :ivar waiting_to_close: the workers that have asked whether they may close their sockets.
     :ivar leaving: the workers that drain, oldest first.
     :ivar on_open: called once all accept for the first time.
     :ivar on_ended: called with each worker that has ended, while it is still among the workers.
-    :ivar on_lost: called with one that has died while it served, or drained, without a last word.
-    :ivar on_hopeless: called with why nobody can serve any more.
-    :ivar fleet_drain: gets what happens, once everybody leaves.
+    :ivar on_lost: called with each worker that has served, and has died without a last word.
+    :ivar on_hopeless: called with why no worker can serve any more.
+    :ivar fleet_drain: is told what happens once all workers drain; None before.
     """
 
     def __init__(
@@ -114,30 +79,29 @@ class WorkerPool:
         self._most_leaving = most_leaving
         self._accepting = False
         self._opened = False
-        self._why = ""  # the last one has ended
+        self._why = ""  # why the last worker has ended
         self.away = False
         self.slots = [Slot(number, release) for number in range(1, sockets.count + 1)]
         self.leaving: list[WorkerProcess] = []
         self.waiting_to_close: list[WorkerProcess] = []
-        self._keepers = Keepers(self.slots, sockets)
         self.on_open: Callable[[], object] = lambda: None
         self.on_ended: Callable[[WorkerProcess], object] = lambda worker: None
         self.on_lost: Callable[[WorkerProcess], object] = lambda worker: None
         self.on_hopeless: Callable[[str], object] = lambda why: None
         self.fleet_drain: DrainEvents | None = None
 
-    # -- who there is -------------------------------------------------------------------------------------
+    # -- the workers -------------------------------------------------------------------------------------
 
     def workers(self) -> list[WorkerProcess]:
-        """All, by their slots, and in a slot the youngest first."""
+        """Returns all workers by their slots, and in a slot the youngest first."""
         return sorted([*self.coming(), *self.serving(), *reversed(self.leaving)], key=lambda worker: worker.number)
 
     def serving(self) -> list[WorkerProcess]:
-        """Those that accept, by their slots."""
+        """Returns the workers that accept, by their slots."""
         return [slot.worker for slot in self.slots if slot.worker is not None]
 
     def coming(self) -> list[WorkerProcess]:
-        """Those that are being started."""
+        """Returns the workers that are being started."""
         return [slot.coming for slot in self.slots if slot.coming is not None]
 
     def _slot(self, worker: WorkerProcess) -> Slot:
@@ -146,9 +110,9 @@ class WorkerPool:
     # -- before the reactor runs --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start one for each slot, and wait until all would accept; none does yet.  Blocks.
+        """Start a worker for each slot, and wait until all are ready to accept.  Blocks.
 
-        :raises CannotStart: one of them cannot.
+        :raises CannotStart: a worker has ended instead.
         """
         for slot in self.slots:
             try:
@@ -159,13 +123,13 @@ class WorkerPool:
             raise CannotStart(self._why)
 
     def abandon(self) -> None:
-        """End those that have not begun to accept.  Blocks, briefly: start-up has failed."""
+        """End the workers that have not begun to accept, since start-up has failed.  Blocks, briefly."""
         terminate(self.coming())
 
     # -- coming -------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """Have all accept; the reactor runs."""
+        """Tell all workers to accept, now that the reactor runs."""
         self._accepting = True
         if self.fleet_drain is not None:
             return
@@ -191,14 +155,14 @@ class WorkerPool:
         except OSError as error:
             why = _not_started(slot, error)
             slot.answer(why)
-            self._staff(slot, why, 0.0)
+            self._restart(slot, why, 0.0)
 
     def _too_late(self, slot: Slot, worker: WorkerProcess) -> None:
         slot.late = None
         worker.kill(f"it has not accepted within {self._timeout:g} s")
 
     def ready(self, worker: WorkerProcess) -> None:
-        """It would accept: let it."""
+        """The worker has imported the application; tell it to accept."""
         if not self._accepting or self.fleet_drain is not None:
             return
         if self.away:
@@ -208,18 +172,18 @@ class WorkerPool:
             worker.accept()
 
     def accepts(self, worker: WorkerProcess) -> None:
-        """It accepts: let go of whoever has done so in its stead."""
+        """The new worker accepts; drain the one it replaces."""
         slot = self._slot(worker)
         slot.not_late()
         former, slot.worker, slot.coming = slot.worker, worker, None
-        if self.fleet_drain is not None:  # which has told it to end, a moment too late
+        if self.fleet_drain is not None:  # the drain has told it to end, a moment too late
             self.leaving += [former] if former is not None else []
             return
         log.info("worker {number}, process {pid}, accepts", number=slot.number, pid=worker.pid)
-        self._keepers.relieve(slot)
+        self._relieve_keeper(slot)
         if former is not None:
             self._leave(former, worker.pid)
-        self._keepers.cover()
+        self._cover_empty_slots()
         if not self._opened and len(self.serving()) == len(self.slots):
             self._opened = True
             self.on_open()
@@ -230,15 +194,16 @@ class WorkerPool:
     def _leave(self, worker: WorkerProcess, pid: int) -> None:
         worker.succeeded(pid, worker.sockets)
         self.leaving.append(worker)
-        self._keepers.gone(worker)
+        self._forget_keeper(worker)
         here = [one for one in self.leaving if one.number == worker.number]
         for oldest in here[: max(0, len(here) - self._most_leaving)]:
             oldest.ask("POST", "/hurry").addErrback(lambda failure: None)
 
     def closing(self, worker: WorkerProcess) -> None:
-        """It wants to close its sockets: if we have not told it to, we may be about to.
+        """The worker asks to close its sockets: it was told to stop, by us or by another process.
 
-        systemd sends SIGTERM to all processes of a unit, in any order.  Until we know, it goes on accepting.
+        systemd sends SIGTERM to all processes of a unit, in any order.  Until we know, the worker
+        keeps accepting.
         """
         if self.fleet_drain is not None:
             self.fleet_drain.closing(worker)
@@ -247,7 +212,7 @@ class WorkerPool:
             self._clock.callLater(SAME_SIGNAL, self._replace_stopped, worker)
 
     def _replace_stopped(self, worker: WorkerProcess) -> None:
-        """It was somebody else who has told it: let it go, since we hold its sockets, and replace it."""
+        """Replace a worker that another process has told to stop; it may close its sockets: we hold them, too."""
         if self.fleet_drain is not None:
             return
         self.waiting_to_close.remove(worker)
@@ -259,18 +224,18 @@ class WorkerPool:
             slot.worker = None
             worker.state = WorkerState.LEAVING
             self.leaving.append(worker)
-            self._keepers.gone(worker)
-            self._keepers.cover()
+            self._forget_keeper(worker)
+            self._cover_empty_slots()
             why = "was told to stop by somebody else" if worker.channel.open else "can be heard no more"
-            self._staff(slot, f"{worker}, {why}", worker.served_for)
+            self._restart(slot, f"{worker}, {why}", worker.served_for)
 
     def closed(self, worker: WorkerProcess) -> None:
-        """It accepts nobody any more."""
+        """The worker has closed its sockets."""
         if self.fleet_drain is not None:
             self.fleet_drain.closed(worker)
 
     def ended(self, worker: WorkerProcess) -> None:
-        """Its process is gone: staff its slot, if it was needed there."""
+        """The process of the worker has ended: fill its slot again, unless it was draining."""
         self.on_ended(worker)
         if worker.has_served and worker.word is None:
             self.on_lost(worker)
@@ -288,14 +253,14 @@ class WorkerPool:
         self._why = worker.why or f"{worker}, has ended with {worker.how()}"
         if not self._accepting:
             return
-        self._keepers.gone(worker)
-        self._keepers.cover()
+        self._forget_keeper(worker)
+        self._cover_empty_slots()
         self._replaced(slot, worker, worker.how())
         what = "has ended" if worker.has_served else "cannot start"
-        self._staff(slot, f"{worker}, {what}: {worker.how()}", worker.served_for)
+        self._restart(slot, f"{worker}, {what}: {worker.how()}", worker.served_for)
 
-    def _staff(self, slot: Slot, what: str, served_for: float) -> None:
-        """See to it that another one is started, if nobody works there, nor comes."""
+    def _restart(self, slot: Slot, what: str, served_for: float) -> None:
+        """Start another worker after a pause, if the slot has none and none is coming."""
         if not slot.empty or self.fleet_drain is not None:
             return
         pause = slot.backoff.after(served_for)
@@ -310,6 +275,28 @@ class WorkerPool:
         if not self.serving() and not self.coming() and all(one.backoff.hopeless for one in self.slots):
             self.on_hopeless(f"no worker can be started: {what}")
 
+    # -- siblings that accept for a slot without a worker -------------------------------------------------
+
+    def _forget_keeper(self, worker: WorkerProcess) -> None:
+        """Note that the slots which a worker accepted for are without a keeper."""
+        for slot in self.slots:
+            if slot.keeper is worker:
+                slot.keeper = None
+
+    def _cover_empty_slots(self) -> None:
+        """Have a sibling accept for each slot without a worker: the one with the fewest sockets."""
+        siblings = [worker for worker in self.serving() if worker.state == WorkerState.SERVING]
+        for slot in self.slots:
+            if slot.worker is None and slot.keeper is None and siblings:
+                slot.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
+                keeper.accept_also(self._sockets.own(slot.number))
+
+    def _relieve_keeper(self, slot: Slot) -> None:
+        """Have the keeper let go of the slot's sockets: the slot's own worker accepts from them."""
+        keeper, slot.keeper = slot.keeper, None
+        if keeper is not None:
+            keeper.release_sockets(self._sockets.own(slot.number))
+
     # -- replacing ----------------------------------------------------------------------------------------
 
     @property
@@ -318,10 +305,10 @@ class WorkerPool:
         return any(slot.coming is not None or slot.again is not None for slot in self.slots)
 
     def replace(self, slot: Slot, release: Origin | None = None) -> Deferred[str | None]:
-        """Start another worker, which takes over from the one that there is.
+        """Start another worker in a slot, which takes over from the one that is there.
 
         :param release: what it is to run; by default, what runs there.
-        :returns: fires with None when it accepts, or with why it does not; then the former one goes on.
+        :returns: fires with None when the new worker accepts, or with why it does not; then the former one stays.
         """
         if self.fleet_drain is not None:
             return succeed(STOPPING)
@@ -335,7 +322,7 @@ class WorkerPool:
         return awaited
 
     def _replaced(self, slot: Slot, worker: WorkerProcess, why_not: str | None) -> None:
-        """One accepts, or cannot: if somebody waits for a replacement, tell him, or start the one that he wants."""
+        """Answer the caller of :meth:`replace`, or start the worker that it wants."""
         if slot.awaited is None or slot.coming is not None:
             return
         if worker.release is slot.release:
@@ -346,7 +333,7 @@ class WorkerPool:
     # -- the end ------------------------------------------------------------------------------------------
 
     def leave_with(self, fleet_drain: DrainEvents) -> None:
-        """From now on nobody is replaced; who does not accept yet, ends."""
+        """Stop replacing workers, and end those that do not accept yet: all drain."""
         self.fleet_drain = fleet_drain
         for slot in self.slots:
             slot.not_again()
