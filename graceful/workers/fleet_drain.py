@@ -65,9 +65,9 @@ class FleetDrain:
     # -- beginning ----------------------------------------------------------------------------------------
 
     def begin(self, quiet: bool, deadline: float | None = None) -> None:
-        """Have everybody stop; given again, only what it says is new.
+        """Tell all workers to stop; called again, only `quiet` and `deadline` are passed on.
 
-        :param quiet: nobody sends requests on idle connections any more.
+        :param quiet: no client sends requests on idle connections any more.
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
         """
         first = self._leave(State.LAME_DUCK)
@@ -82,13 +82,13 @@ class FleetDrain:
             self._look()
 
     def hurry(self) -> None:
-        """Have everybody take down what is in flight, now."""
+        """Tell all workers to take down what is in flight, now."""
         if self.began is None:
             self.begin(True)
         self._order("/hurry", {}, signal.SIGQUIT)
 
     def succeeded(self, handed: Sequence[BoundSocket], pid: int) -> None:
-        """Have everybody drain: another instance accepts.
+        """Tell all workers to drain: another instance accepts.
 
         :param handed: from these; what else there is is closed.
         :param pid: its process.
@@ -110,7 +110,7 @@ class FleetDrain:
         self._look()
 
     def kill(self) -> None:
-        """End whoever is still there."""
+        """Kill the workers that are still there."""
         for worker in self._pool.workers():
             log.error(
                 "worker {number}, process {pid}, is still there at the last limit, and is killed",
@@ -120,7 +120,7 @@ class FleetDrain:
             worker.send_signal(signal.SIGKILL)
 
     def _leave(self, state: State) -> bool:
-        """Leave with everybody, unless that has begun; whether it has not."""
+        """Begin the drain; returns False if it has begun already."""
         if self.began is not None:
             return False
         self.began = self.clock.seconds()
@@ -129,9 +129,9 @@ class FleetDrain:
         return True
 
     def _order(self, target: str, values: dict[str, Any], otherwise: signal.Signals) -> None:
-        """Tell everybody who can be told.
+        """Send an order to all workers that serve or drain.
 
-        :param otherwise: reaches who does not answer as soon as its event loop turns again.
+        :param otherwise: the signal for a worker that does not answer; it acts as soon as its event loop turns.
         """
         for worker in self._pool.workers():
             if worker.state != WorkerState.STARTING:
@@ -175,7 +175,7 @@ class FleetDrain:
     # -- what happens -------------------------------------------------------------------------------------
 
     def closing(self, worker: WorkerProcess) -> None:
-        """One has come so far as to close its sockets: it has those alone that nobody else accepts from."""
+        """A worker is about to close its sockets: tell it which of them no other process holds."""
         if self.state == State.LAME_DUCK:
             self._enter(State.CLOSING)
         if worker.state == WorkerState.SERVING:
@@ -188,28 +188,28 @@ class FleetDrain:
         self._look()
 
     def _accepting(self) -> list[WorkerProcess]:
-        """Those that go on accepting for a while."""
+        """Returns the workers that keep accepting for a while."""
         return [worker for worker in self._pool.serving() if worker.state == WorkerState.SERVING]
 
     def _holding(self) -> list[WorkerProcess]:
-        """Those that may still accept: they have not said that they do not."""
+        """Returns the workers that may still accept: they have not said that their sockets are closed."""
         return [
             worker for worker in self._pool.workers() if not worker.closed and worker.state != WorkerState.STARTING
         ]
 
     def _alone(self, worker: WorkerProcess, handed: Sequence[HeldSocket] = ()) -> list[HeldSocket]:
-        """What nobody but one worker holds any more."""
+        """Returns the sockets that only this worker still holds."""
         others = {one for other in self._holding() if other is not worker for one in other.sockets}
         return [
             one for one in worker.sockets if one.ours and not one.open and one not in others and one not in handed
         ]
 
     def closed(self, worker: WorkerProcess) -> None:
-        """One accepts nobody any more."""
+        """A worker has closed its sockets."""
         self._look()
 
     def ended(self, worker: WorkerProcess) -> None:
-        """One is gone: what it had is in its last word, or it had none."""
+        """A worker has ended: add what its last message counts, or what was lost if there was none."""
         word, status = worker.word, worker.status
         if word is not None:
             self._finished += int(word.get("finished", 0))
@@ -222,7 +222,7 @@ class FleetDrain:
         self._look()
 
     def _look(self) -> None:
-        """See how far everybody is."""
+        """Enter the state that all workers together have reached."""
         self._leave_nothing_behind()
         held = {one.bound.name for worker in self._holding() for one in worker.sockets}
         if self.state != State.LAME_DUCK:
@@ -235,7 +235,7 @@ class FleetDrain:
             self._go()
 
     def _leave_nothing_behind(self) -> None:
-        """What is in the queue of one that has died is for another one, as long as there is one that accepts."""
+        """Give the sockets of a worker that died to one that accepts, or close them if none does."""
         accepting = self._accepting()
         left = [one for one in self._sockets.kept if one.open]
         left = [one for one in left if not any(one in worker.sockets for worker in accepting)]

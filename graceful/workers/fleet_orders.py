@@ -1,4 +1,4 @@
-"""What can be done to an instance with workers by order: what is done to each of them.
+"""Orders to an instance with workers, which are passed on to each worker.
 
 Like a single process, a supervisor has a last limit that is not its reactor's.  It is later than its workers' own, by
 which they are gone; what is left of them even then (a process that was stopped, say) is killed just before.
@@ -100,9 +100,9 @@ class FleetOrders:
         self._fleet_drain.hurry()
 
     def extend(self, seconds: float) -> Deferred[None]:
-        """Give what is in flight so many seconds more, or fewer."""
+        """Move the deadline by `seconds`, which may be negative."""
         return self._all("/extend", seconds=seconds)
 
     def take_down(self, which: str) -> Sequence[str] | Deferred[Sequence[str]]:
-        """Take down one exchange of one worker, and those behind it on its connection; which were."""
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted."""
         return self._status.take_down(which)

@@ -214,7 +214,7 @@ class FleetStatus(StateHistory):
         return said.addCallback(lambda shown: named(worker.pid, shown)).addErrback(_not_found, None)
 
     def take_down(self, which: str) -> Sequence[str] | Deferred[Sequence[str]]:
-        """Take down one exchange by its id, and those behind it on its connection; which were.
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted.
 
         It fails with a `ClientError` if the worker does not answer.
         """

@@ -1,4 +1,4 @@
-"""The supervisor, as its worker sees it: where the sockets come from, and who has to be asked before they are closed.
+"""The supervisor, as its worker sees it: it provides the sockets, and is asked before they are closed.
 
 A worker is started by its supervisor's own command line; what makes it a worker is one variable of its environment.
 Its sockets are held by the supervisor, too, so that none of them is ever without a holder while a worker is replaced
@@ -6,7 +6,7 @@ or has been killed.  That is why a worker may not close them as it likes: while 
 goes on completing connections for it, which nobody would accept.  So it asks before, and is told which are its alone
 by then.
 
-If the supervisor is gone, nobody replaces, reports or stops this worker any more: it drains, as at SIGTERM.
+If the supervisor is gone, this worker would be neither replaced nor stopped: it drains, as at SIGTERM.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ParentError(Exception):
 
 
 class Held:
-    """A listening socket that a worker has got: the supervisor's number for it, and what it is."""
+    """A listening socket of a worker, with the number that the supervisor has given it."""
 
     def __init__(self, key: int, bound: BoundSocket) -> None:
         self.key = key
@@ -160,11 +160,11 @@ class Parent:
         return asking
 
     def closed(self) -> None:
-        """Say that this worker accepts nobody any more."""
+        """Say that this worker has closed its sockets."""
         self._channel.send("closed")
 
     def gone(self, word: dict[str, Any]) -> None:
-        """Say how it has ended."""
+        """Say how this worker has drained."""
         self._channel.send("gone", **word)
 
     def _on_message(self, message: dict[str, Any]) -> None:
@@ -201,6 +201,6 @@ class Parent:
 
 
 def _socket(descriptor: int) -> socket.socket:
-    """A descriptor that was inherited; our own children shall not have it."""
+    """A descriptor that was inherited; our own children must not have it."""
     os.set_inheritable(descriptor, False)
     return socket.socket(fileno=descriptor)

@@ -23,7 +23,7 @@ log = Logger(namespace="graceful")
 #: Seconds that a worker serves before it is replaced for its memory.
 SETTLES: Final = 5.0
 
-#: Looks that are left out after a replacement has failed: each attempt imports the application.
+#: Calls of `look` that are skipped after a replacement has failed: each attempt imports the application.
 PAUSE: Final = 30
 
 

@@ -24,7 +24,7 @@ class RollingRestart:
     """Replaces all workers.  Reactor thread.
 
     :param pool: whose workers.
-    :param origin: how the supervisor was started; its paths are looked up anew for each deploy.
+    :param origin: how the supervisor was started; its paths are resolved again for each deploy.
     :param may_not: says why there can be no deploy now, or None.
     :ivar release: what is served.
     """
@@ -78,7 +78,7 @@ class RollingRestart:
             self.under_way = False
 
     async def _forward(self, release: Origin) -> tuple[str | None, list[Slot]]:
-        """Replace one after the other; returned is why one could not be, and which were."""
+        """Replace one worker after the other.  Returns why one could not be replaced, and the slots that were."""
         replaced: list[Slot] = []
         for slot in self._pool.slots:
             why = await self._pool.replace(slot, release)

@@ -6,7 +6,7 @@
         └──────────────┴──────────────────┴───────────── it dies ──────────────────────▲
 
 That it has ended is known from the kernel, by a descriptor of the process; of what it has said before, only its last
-word counts then.  One that can be heard no more, and lives, is of no use: it is replaced.
+word counts then.  A worker that is alive but whose channel is closed is replaced.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ DIES_IN: Final = 1.0
 
 
 class WorkerEvents(Protocol):
-    """Who is told what a worker says.  Reactor thread; before it runs, the main thread."""
+    """What a worker reports to its pool.  Reactor thread; before it runs, the main thread."""
 
     def ready(self, worker: WorkerProcess) -> None:
-        """It has imported the application, and would accept."""
+        """The worker has imported the application and is ready to accept."""
 
     def accepts(self, worker: WorkerProcess) -> None:
-        """It accepts."""
+        """The worker accepts."""
 
     def closing(self, worker: WorkerProcess) -> None:
-        """It wants to close its sockets, and waits for the word."""
+        """The worker asks whether it may close its sockets, and waits for the answer."""
 
     def closed(self, worker: WorkerProcess) -> None:
-        """It accepts nobody any more."""
+        """The worker has closed its sockets."""
 
     def ended(self, worker: WorkerProcess) -> None:
-        """Its process is gone."""
+        """The process of the worker has ended."""
 
 
 @frozen
@@ -102,7 +102,7 @@ class WorkerProcess:
     :ivar status: the exit status, negative for a signal; None while it lives.
     :ivar why: why it has not started, or what it was ended for; empty if nothing is known.
     :ivar picture: what it was like when it was last asked; there when it has ended.
-    :ivar closed: it accepts nobody any more.
+    :ivar closed: it has closed its sockets.
     """
 
     def __init__(
@@ -195,23 +195,23 @@ class WorkerProcess:
             )
 
     def accept(self) -> None:
-        """Have it accept."""
+        """Tell the worker to accept."""
         self.channel.send("accept")
 
     def accept_also(self, sockets: Sequence[HeldSocket]) -> None:
-        """Have it accept from these, too."""
+        """Tell the worker to accept from these sockets, too."""
         more = [one for one in sockets if one not in self.sockets]
         if more:
             self.sockets += more
             self._say_sockets(more)
 
     def release_sockets(self, sockets: Sequence[HeldSocket]) -> None:
-        """Have it let go of these: another worker accepts from them."""
+        """Tell the worker to let go of these sockets: another worker accepts from them."""
         self.sockets = [one for one in self.sockets if one not in sockets]
         self.channel.send("release", keys=_keys(sockets))
 
     def succeeded(self, pid: int, handed: Sequence[HeldSocket], alone: Sequence[HeldSocket] = ()) -> None:
-        """Have it drain: another process accepts.
+        """Tell the worker to drain: another process accepts.
 
         :param pid: that process.
         :param handed: from these.
@@ -222,10 +222,10 @@ class WorkerProcess:
         self.channel.send("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone))
 
     def close(self, pid: int, alone: Sequence[HeldSocket] = ()) -> None:
-        """Answer its question.
+        """Tell the worker that it may close its sockets.
 
-        :param pid: who accepts instead; 0 for nobody.
-        :param alone: what nobody else holds.
+        :param pid: the process that accepts instead; 0 for none.
+        :param alone: the sockets that no other process holds.
         """
         self.channel.send("close", pid=pid, alone=_keys(alone))
 
@@ -271,11 +271,11 @@ class WorkerProcess:
             self._events.closed(self)
 
     def _on_close(self) -> None:
-        """It can be heard no more: mostly because it dies, which is known in a moment."""
+        """The channel is closed, mostly because the worker dies, which is known in a moment."""
         self._deaf = self._clock.callLater(DIES_IN, self._is_deaf)
 
     def _is_deaf(self) -> None:
-        """It lives; one that serves has lost us as well, and stops."""
+        """The worker lives without a channel: kill it, or, if it serves, treat it as one that stops."""
         self._deaf = None
         if self.state in (WorkerState.STARTING, WorkerState.READY):
             self.kill("it can be heard no more")
@@ -292,7 +292,7 @@ class WorkerProcess:
         self._events.ended(self)
 
     def how(self) -> str:
-        """How it has ended, for people."""
+        """Returns how the worker has ended, for people."""
         if self.why:
             return self.why
         assert self.status is not None
