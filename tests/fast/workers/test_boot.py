@@ -44,7 +44,7 @@ class BootTests(Case):
         """Those that have not ended."""
         return [worker for worker in self.workers if worker.status is None]
 
-    def test_ready(self) -> None:
+    def test_waits_for_all_in_any_order(self) -> None:
         """It is waited for all, in whatever order they are ready."""
         for line in reversed(self.lines):
             line.send("ready")

@@ -46,7 +46,7 @@ class ChannelTests(SynchronousTestCase):
 
     # -- speaking and hearing -----------------------------------------------------------------------------
 
-    def test_said(self) -> None:
+    def test_message_arrives_as_sent_with_its_descriptors(self) -> None:
         """A message is heard as it was said, and its descriptors come with it."""
         other = Channel(self.other)
         other.send("sockets", [self.file(), self.file()], sockets=[1, 2])
@@ -66,7 +66,7 @@ class ChannelTests(SynchronousTestCase):
         self.sends(b'd": "c"}\n')
         self.assertEqual(self.heard[2:], [{"word": "c"}])
 
-    def test_nothing_there(self) -> None:
+    def test_read_never_blocks(self) -> None:
         """The reactor is never kept waiting, whatever it was woken for; nor is that the end."""
         self.patch(module, "TAKES_IN", 60.0)
         self.watched().doRead()
@@ -75,7 +75,7 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(self.heard, [])
         self.assertTrue(self.channel.open)
 
-    def test_hear_nothing(self) -> None:
+    def test_receive_fails_after_timeout_or_close(self) -> None:
         """Waiting for the first word has a limit, and an end if there is nobody."""
         self.assertRaises(ChannelLost, self.channel.receive, 0.01)
         self.assertTrue(self.channel.open)
@@ -88,7 +88,7 @@ class ChannelTests(SynchronousTestCase):
             self.other.sendall(data)
             self.assertRaises(ChannelLost, self.channel.receive, 1.0)
 
-    def test_hears_well(self) -> None:
+    def test_failing_handler_does_not_close_the_channel(self) -> None:
         """Trouble with one message is no trouble of the next, nor of the line."""
 
         def heard(message: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class ChannelTests(SynchronousTestCase):
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def test_lost(self) -> None:
+    def test_closes_once_after_the_last_message(self) -> None:
         """What was said before the end is heard; that it has ended is told once."""
         self.watched()
         self.other.sendall(b'{"word": "a"}\n{"half')
@@ -119,8 +119,8 @@ class ChannelTests(SynchronousTestCase):
         self.sends(b"nonsense\n")
         self.assertEqual(self.heard, ["lost"])
 
-    def test_endless(self) -> None:
-        """So is one who does not come to an end; what has one may be long."""
+    def test_message_without_end_closes_the_channel(self) -> None:
+        """A message that does not end closes the channel; a long one with an end is read."""
         self.watched()
         self.other.setblocking(False)
         longest = b'{"word": "' + b"a" * (LONGEST - 100) + b'"}\n'
@@ -136,8 +136,8 @@ class ChannelTests(SynchronousTestCase):
             self.channel.doRead()
         self.assertEqual((len(self.heard), self.heard[-1]), (2, "lost"))
 
-    def test_said_to_nobody(self) -> None:
-        """Nothing happens but that the end is noticed; and after it, nothing."""
+    def test_send_to_closed_end_is_noticed(self) -> None:
+        """Sending to an end that is closed does nothing but notice that."""
         self.watched()
         self.other.close()
         self.channel.send("a")
@@ -147,7 +147,7 @@ class ChannelTests(SynchronousTestCase):
         self.channel.doRead()
         self.assertEqual(self.heard, ["lost"])
 
-    def test_nobody_listens(self) -> None:
+    def test_full_channel_is_given_up(self) -> None:
         """One who leaves the line full is given up after a while: nothing can follow half a message."""
         self.patch(module, "TAKES_IN", 0.05)
         self.watched()
@@ -191,7 +191,7 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(len(os.listdir("/proc/self/fd")), before - 1)
         self.assertEqual(self.reactor.readers, [])
 
-    def test_no_room(self) -> None:
+    def test_descriptors_over_the_limit_are_left_out(self) -> None:
         """Descriptors for which there is no room do not come; the message does."""
         other = Channel(self.other)
         other.send("sockets", [self.file(), self.file()])

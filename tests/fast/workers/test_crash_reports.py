@@ -64,7 +64,7 @@ class CrashReportsTests(Workforce):
         found: list[dict[str, Any]] = json.loads(interrupted[0].partition(": ")[2]) if interrupted else []
         return found
 
-    def test_reported(self) -> None:
+    def test_logs_each_exchange_with_its_report(self) -> None:
         """Each is named in the log, with the report that it has."""
         self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
         self.crash_reports.of(self.worker)
@@ -88,7 +88,7 @@ class CrashReportsTests(Workforce):
             self.crash_reports.of(self.worker)
             self.assertEqual((self.named(), self.published.reports), ([], []))
 
-    def test_the_end(self) -> None:
+    def test_end_waits_for_reports_within_a_limit(self) -> None:
         """It is waited for what is being written, and not for ever."""
         for waits, done in ((1.0, False), (REPORTS + 1, True)):
             ended: list[bool] = []

@@ -56,7 +56,7 @@ class Case(Workforce):
 class StopTests(Case):
     """By order."""
 
-    def test_well(self) -> None:
+    def test_address_closes_with_its_last_worker(self) -> None:
         """Side by side; an address is closed when the last has closed it, and said to be once."""
         self.fleet_drain.begin(False)
         self.assertEqual([worker.orders() for worker in self.workers], [[("/stop", {"quiet": False})]] * 3)
@@ -157,7 +157,7 @@ class StopTests(Case):
         self.first.finish()
         self.assertEqual([worker.told() for worker in (self.second, self.third)], [[], []])
 
-    def test_dies(self) -> None:
+    def test_queue_of_dead_worker_goes_to_one_that_accepts(self) -> None:
         """What is left in its queue is for one that still accepts, and not for one that closes already."""
         self.fleet_drain.begin(False)
         self.may_close(self.second)
@@ -202,8 +202,8 @@ class StopTests(Case):
         self.assertEqual(self.closed(), [TCP, UNIX])
         self.assertEqual(self.over().exit_status, 70)
 
-    def test_nobody_there(self) -> None:
-        """There may be nobody to begin with."""
+    def test_drains_without_workers(self) -> None:
+        """A drain without any worker ends at once."""
         for worker in self.workers:
             worker.end()
         self.lines()
@@ -220,7 +220,7 @@ class StopTests(Case):
         self.fleet_drain.begin(True)
         self.assertEqual((self.states.count("gone"), len(self.endings)), (1, 1))
 
-    def test_keeper(self) -> None:
+    def test_keeper_accepts_until_it_closes(self) -> None:
         """Who has accepted for others goes on until it closes."""
         self.first.end()
         self.second.told()
@@ -228,7 +228,7 @@ class StopTests(Case):
         self.assertEqual([worker.told() for worker in (self.second, self.third)], [[], []])
         self.assertEqual(self.may_close(self.second), [2, 1])
 
-    def test_somebody_comes(self) -> None:
+    def test_waits_for_worker_told_to_accept(self) -> None:
         """One that was told to accept a moment before keeps it from being over, and addresses from closed."""
         self.pool.replace(self.slot(1))
         worker = self.next()
@@ -246,7 +246,7 @@ class StopTests(Case):
         worker.finish()
         self.over()
 
-    def test_somebody_is_started(self) -> None:
+    def test_starting_worker_is_not_asked(self) -> None:
         """One that is not ready accepts from nothing, and cannot be asked."""
         self.pool.replace(self.slot(1))
         worker = self.next()
@@ -261,7 +261,7 @@ class StopTests(Case):
         worker.end(-15)
         self.assertEqual(self.over().exit_status, 0)
 
-    def test_again(self) -> None:
+    def test_second_order_passes_on_what_is_new(self) -> None:
         """What is new in a second order is passed on; nothing else happens."""
         self.fleet_drain.begin(False)
         self.fleet_drain.begin(True, 3.0)
@@ -278,7 +278,7 @@ class StopTests(Case):
         self.assertEqual(self.first.orders(), ["/hurry"])
         self.assertEqual(self.states, ["lame-duck"])
 
-    def test_silent(self) -> None:
+    def test_silent_worker_gets_a_signal(self) -> None:
         """One that does not answer gets a signal, which reaches it as soon as it can be reached at all."""
         self.fleet_drain.begin(False)
         self.fleet_drain.hurry()
@@ -319,7 +319,7 @@ class StatusTests(Case):
             worker.finish(**one)
         return self.over()
 
-    def test_worst(self) -> None:
+    def test_abandoned_is_worse_than_taken_down(self) -> None:
         """Abandoned is worse than taken down, by what they say."""
         ending = self.ended({"finished": 2}, {"taken_down": 1}, {"abandoned": 1})
         self.assertEqual((ending.exit_status, ending.abandoned), (71, 1))
@@ -337,7 +337,7 @@ class StatusTests(Case):
         """Anything else that is not well is no better than taken down."""
         self.assertEqual(self.ended({}, {"status": 1}, {}).exit_status, 70)
 
-    def test_killed(self) -> None:
+    def test_killed_worker_counts_its_last_in_flight(self) -> None:
         """What it had in flight when it was last asked is taken down."""
         self.fleet_drain.begin(False)
         self.first.picture = {"in_flight_count": 2}
@@ -356,8 +356,8 @@ class StatusTests(Case):
         self.third.finish()
         self.assertEqual(self.over().exit_status, 0)
 
-    def test_reports(self) -> None:
-        """Of all of them."""
+    def test_collects_reports_of_all(self) -> None:
+        """The reports of all workers are in the result."""
         self.fleet_drain.begin(False)
         for worker in self.workers:
             worker.end(70, taken_down=1, reports=[f"report-{worker.number}"])
@@ -371,7 +371,7 @@ class SuccessionTests(Case):
         """Hand over."""
         self.fleet_drain.succeeded([one.bound for one in self.sockets.kept if one.key in keys], SUCCESSOR)
 
-    def test_well(self) -> None:
+    def test_all_let_go_of_all_sockets(self) -> None:
         """All let go of everything, and it is closed when they have."""
         self.handed(1, 2, 3, 9)
         self.assertEqual(
@@ -411,7 +411,7 @@ class SuccessionTests(Case):
             worker.says("closed")
         self.assertEqual(self.states, ["lame-duck", "closing", "finishing"])
 
-    def test_somebody_comes(self) -> None:
+    def test_worker_about_to_accept_is_told_of_successor(self) -> None:
         """It is told, too, should it be about to accept; and if it is not, it ends like any other that comes."""
         self.pool.replace(self.slot(1))
         worker = self.next()
@@ -420,8 +420,8 @@ class SuccessionTests(Case):
         self.clock.advance(2)
         self.assertEqual(worker.signals, [signal.SIGTERM, signal.SIGKILL])
 
-    def test_dies(self) -> None:
-        """What it had is the successor's: nobody here gets it."""
+    def test_sockets_of_dead_worker_stay_with_successor(self) -> None:
+        """What it had is the successor's: no worker here gets it."""
         self.handed(1, 2, 3, 9)
         for worker in self.workers:
             worker.told()

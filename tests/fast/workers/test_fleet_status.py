@@ -175,7 +175,7 @@ class TogetherTests(FleetCase):
         self.status.memory = lambda pid: None
         self.assertIsNone(self.status.snapshot()["workers"][0]["memory"])
 
-    def test_sockets(self) -> None:
+    def test_socket_is_open_if_any_worker_accepts(self) -> None:
         """One is open if any worker accepts there; and closed, not forgotten, when nobody does."""
         for states, expected in (
             (("open", "closed"), "open"),
@@ -364,8 +364,8 @@ class AskingAllTests(FleetCase):
         self.workers.clear()
         self.assertEqual(self.successResultOf(self.status.fresh_snapshot())["workers"], [])
 
-    def test_looking(self) -> None:
-        """Each is looked at once a second, in a drain oftener, but never while it owes an answer."""
+    def test_polls_each_second_but_never_twice_at_once(self) -> None:
+        """Each is polled once a second, more often in a drain, but never while it owes an answer."""
         heard: list[int] = []
         update = StatusPoller.update
 

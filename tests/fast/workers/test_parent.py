@@ -94,7 +94,7 @@ class PostTests(SynchronousTestCase):
 
     # -- start --------------------------------------------------------------------------------------------
 
-    def test_told(self) -> None:
+    def test_reads_environment_and_keeps_descriptors_from_children(self) -> None:
         """What the environment says; its descriptors are nobody's who is started from here."""
         self.assertEqual((self.parent.number, self.parent.directory), (2, "/srv/41"))
         self.assertFalse(self.parent.control.get_inheritable())
@@ -111,7 +111,7 @@ class PostTests(SynchronousTestCase):
         ):
             self.assertRaises(ParentError, Parent, said)
 
-    def test_sockets(self) -> None:
+    def test_gets_sockets_in_order_over_several_messages(self) -> None:
         """In their order, however many messages they come in; they are not ours alone, nor ours to block on."""
         self.offer(4, 2, more=True)
         self.offer(7)
@@ -129,7 +129,7 @@ class PostTests(SynchronousTestCase):
         self.offer(1, protocol=PROTOCOL + 1)
         self.assertIn("start with --takeover", self.cannot())
 
-    def test_silent(self) -> None:
+    def test_silent_supervisor_times_out(self) -> None:
         """A supervisor that says nothing is not waited for for ever."""
         self.patch(module, "GETS_IN", 0.01)
         self.assertIn("worker 2 gets no sockets", self.cannot())
@@ -139,12 +139,12 @@ class PostTests(SynchronousTestCase):
         self.supervisor.close()
         self.assertIn("worker 2 gets no sockets", self.cannot())
 
-    def test_nonsense(self) -> None:
+    def test_nonsense_is_refused(self) -> None:
         """Nor is one that says nonsense taken at its word."""
         self.supervisor.send("sockets", protocol=PROTOCOL, pid="x")
         self.assertIn("worker 2 gets no sockets", self.cannot())
 
-    def test_no_room(self) -> None:
+    def test_does_not_start_with_some_of_the_sockets(self) -> None:
         """One that cannot have all of them does not start with some; the others are closed."""
         self.offer(1, 2)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -252,7 +252,7 @@ class PostTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.parent.may_close()), (0, []))
         self.assertEqual(self.turn(), [])
 
-    def test_words(self) -> None:
+    def test_reports_its_progress(self) -> None:
         """What it says of itself."""
         self.watched(1)
         self.parent.accepts()

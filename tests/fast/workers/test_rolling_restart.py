@@ -40,7 +40,7 @@ class RollingRestartTests(Workforce):
         """What was logged of the deploy."""
         return [line for line in self.lines() if "deploy" in line or "no way back" in line or "again" in line]
 
-    def test_well(self) -> None:
+    def test_each_accepts_before_the_next_starts(self) -> None:
         """Each one accepts before the next one is started."""
         self.roll()
         self.assertEqual(self.said(), ["deploy: workers that run /srv/new (was /srv/old), one at a time"])
@@ -108,7 +108,7 @@ class RollingRestartTests(Workforce):
         self.clock.advance(0)
         self.assertIs(self.arrive().release, OLD)
 
-    def test_again(self) -> None:
+    def test_refuses_a_second_deploy_at_once(self) -> None:
         """One at a time; and the next one knows what this one has deployed."""
         self.roll()
         self.roll()
@@ -120,7 +120,7 @@ class RollingRestartTests(Workforce):
         self.roll()
         self.assertIn("deploy: workers that run /srv/newer (was /srv/new)", self.said()[0])
 
-    def test_not_now(self) -> None:
+    def test_refuses_while_something_else_is_under_way(self) -> None:
         """There may be something else under way."""
         self.why_not = "a successor is on its way"
         self.roll()
@@ -143,7 +143,7 @@ class RollingRestartTests(Workforce):
         self.assertEqual(self.running(), ["/srv/old"] * 3)
         self.no_timers()
 
-    def test_stop(self) -> None:
+    def test_stop_ends_the_deploy(self) -> None:
         """A deploy is over when everybody leaves: nothing is started, and nobody is left waiting."""
         fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.roll()

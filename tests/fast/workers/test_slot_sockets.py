@@ -46,13 +46,13 @@ class SlotSocketsTests(SynchronousTestCase):
         self.addCleanup(bound.close)
         return bound
 
-    def test_wanted(self) -> None:
+    def test_tcp_needs_a_socket_per_slot_unix_one(self) -> None:
         """A TCP address as often as there are slots, a Unix socket once."""
         addresses = [parse(text) for text in (ANY, "unix:/run/site", "tcp6:81", "fd:3")]
         wanted = [address.text for address in self.slots.wanted(addresses)]
         self.assertEqual(wanted, [ANY] * 3 + ["unix:/run/site"] + ["tcp6:81"] * 3 + ["fd:3"])
 
-    def test_bound(self) -> None:
+    def test_binds_tcp_per_slot_to_one_address(self) -> None:
         """One for each slot, all of the same address, so that clients are spread; one Unix socket for all."""
         kept = self.bind(ANY, f"unix:{self.path}")
         self.assertEqual([(one.key, one.slot) for one in kept], [(0, 1), (1, 2), (2, 3), (3, 0)])
@@ -81,8 +81,8 @@ class SlotSocketsTests(SynchronousTestCase):
             client.close()
         self.assertEqual(got, {0, 1, 2})
 
-    def test_taken(self) -> None:
-        """An address that somebody has is not shared with him, though he would let us."""
+    def test_address_in_use_is_refused(self) -> None:
+        """An address that another process has bound is not shared, even if that process allows it."""
         for option in (0, 1):
             taken = socket.socket()
             self.addCleanup(taken.close)
@@ -92,7 +92,7 @@ class SlotSocketsTests(SynchronousTestCase):
             self.assertRaises(BindError, self.bind, f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
             self.assertEqual(self.slots.kept, [])
 
-    def test_undo(self) -> None:
+    def test_failed_bind_gives_back_the_others(self) -> None:
         """If one cannot be had, those before it are given back."""
         taken = self.alone()
         port = taken.socket.getsockname()[1]
@@ -101,7 +101,7 @@ class SlotSocketsTests(SynchronousTestCase):
         self.assertEqual([one.open for one in self.slots.kept], [False] * 4)
         self.assertFalse(os.path.exists(self.path))
 
-    def test_adopted(self) -> None:
+    def test_binds_what_a_predecessor_lacks(self) -> None:
         """What a predecessor hands over is taken, and what is missing bound beside it; that is ours alone."""
         theirs = evolve(self.alone(), shared=True)
         kept = self.bind(ANY, adopted=[theirs, None, None])
@@ -126,7 +126,7 @@ class SlotSocketsTests(SynchronousTestCase):
         self.assertEqual([bound.socket.fileno() >= 0 for bound in self.slots.open_sockets()], [True, True])
         self.assertTrue(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
-    def test_path(self) -> None:
+    def test_unlinks_a_path_only_if_it_is_ours(self) -> None:
         """A Unix socket's path goes with it if nobody is to come any more, and if it is still ours; and once."""
         (kept,) = self.bind(f"unix:{self.path}")
         kept.let_go(unlink=False)

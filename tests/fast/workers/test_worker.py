@@ -101,7 +101,7 @@ class Case(SynchronousTestCase):
 class StartTests(Case):
     """From nothing."""
 
-    def test_started(self) -> None:
+    def test_starts_command_of_its_release(self) -> None:
         """By the command line of its release, in its directory; and it has its number and its descriptors."""
         worker = self.make()
         self.addCleanup(worker.client.close)
@@ -111,7 +111,7 @@ class StartTests(Case):
         self.assertTrue(options["start_new_session"])
         self.assertEqual(worker.pid, self.processes[0].pid)
 
-    def test_sockets(self) -> None:
+    def test_sends_all_sockets_in_several_messages(self) -> None:
         """It gets all sockets, in as many messages as that takes."""
         worker = self.make(AT_ONCE + 2)
         self.addCleanup(worker.client.close)
@@ -220,7 +220,7 @@ class LifeTests(Case):
         self.assertTrue(poll.poll(10_000))
         self.worker.child.doRead()
 
-    def test_words(self) -> None:
+    def test_messages_out_of_turn_are_ignored(self) -> None:
         """Each in its turn; what comes out of turn means nothing."""
         for word, state in (
             ("accepts", "starting"),
@@ -271,7 +271,7 @@ class LifeTests(Case):
         self.assertEqual(self.staff.told, ["ready", "ended"])
         self.assertFalse(self.worker.has_served)
 
-    def test_why(self) -> None:
+    def test_reason_sent_before_death_is_known(self) -> None:
         """Why it could not start is known, though it was not read before the process has ended."""
         self.its.send("failed", why="wiki cannot be imported")
         self.its.close()
@@ -303,7 +303,7 @@ class LifeTests(Case):
         self.clock.advance(DIES_IN)
         self.assertEqual(self.staff.told, ["ready", "accepts", "ended"])
 
-    def test_deaf(self) -> None:
+    def test_serving_worker_without_channel_stops(self) -> None:
         """One that serves, and can be heard no more, stops by itself."""
         self.says("ready", "accepts")
         self.its.close()
@@ -319,7 +319,7 @@ class LifeTests(Case):
         self.ends(signal.SIGCONT)
         self.assertEqual((self.worker.status, self.worker.how()), (-9, "it can be heard no more"))
 
-    def test_killed(self) -> None:
+    def test_killed_worker_cannot_accept(self) -> None:
         """One that was killed for being late is not in time."""
         self.says("ready")
         self.worker.kill("it is late")
@@ -348,7 +348,7 @@ class LifeTests(Case):
         self.assertEqual(self.heard(), {"word": "release", "keys": [7]})
         self.assertEqual(self.worker.sockets, [first])
 
-    def test_succeeded(self) -> None:
+    def test_succeeded_worker_drains(self) -> None:
         """One that serves drains from now on; one that is still coming may accept all the same, and has to end."""
         self.worker.succeeded(5, self.worker.sockets)
         self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [0], "alone": []})
@@ -358,7 +358,7 @@ class LifeTests(Case):
         self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [], "alone": [0]})
         self.assertEqual(self.worker.state, "leaving")
 
-    def test_lost(self) -> None:
+    def test_lost_is_what_was_in_flight_without_last_word(self) -> None:
         """What it had in flight when it was last asked is lost, unless it has had a last word."""
         self.worker.picture = {"in_flight_count": 2}
         self.assertEqual(self.worker.lost, 2)

@@ -17,7 +17,7 @@ from tests.fast.workers.workforce import NEW, OLD, TCP, TIMEOUT, WorkerProcess, 
 class StartTests(Workforce):
     """All together."""
 
-    def test_open(self) -> None:
+    def test_all_accept_once_told(self) -> None:
         """They accept when all are told to, not when they are ready; `on_open` is when all do."""
         for worker in self.coming():
             worker.says("ready")
@@ -58,7 +58,7 @@ class StartTests(Workforce):
         self.assertEqual(self.events, ["open"])
         self.no_timers()
 
-    def test_cannot(self) -> None:
+    def test_start_failure_says_which_where_and_why(self) -> None:
         """A process that cannot be started says which, where, and why."""
         self.cannot = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         error = self.assertRaises(CannotStart, self.pool.start)
@@ -74,7 +74,7 @@ class RestartTests(Workforce):
         self.first, self.second, self.third = self.open()
         self.lines()
 
-    def test_dies(self) -> None:
+    def test_dead_worker_is_replaced_and_covered_by_a_sibling(self) -> None:
         """Another one is started at once, and a sibling accepts meanwhile; when it accepts, that one lets go."""
         self.clock.advance(STEADY)
         self.first.end()
@@ -136,7 +136,7 @@ class RestartTests(Workforce):
         self.clock.advance(0)
         self.assertEqual(len(self.coming()), 1)
 
-    def test_said(self) -> None:
+    def test_logs_a_death_in_one_line(self) -> None:
         """What has happened, who is left, and when there is another one, in a line."""
         self.clock.advance(STEADY)
         self.first.end()
@@ -218,7 +218,7 @@ class RestartTests(Workforce):
         self.assertEqual(self.successResultOf(replaced), "exit status 0")
         self.assertIs(self.slot(1).worker, self.first)
 
-    def test_deaf(self) -> None:
+    def test_worker_without_channel_is_replaced(self) -> None:
         """One that can be heard no more is replaced, since it stops; one that does not serve yet is killed."""
         self.first.channel.open = False
         self.first._on_close()
@@ -251,8 +251,8 @@ class RestartTests(Workforce):
         self.first.end()
         self.assertEqual(seen, [True, True])
 
-    def test_hopeless(self) -> None:
-        """If it was tried often enough in every slot, and nobody serves, there is no hope; not before."""
+    def test_hopeless_if_all_slots_fail_and_none_serves(self) -> None:
+        """The instance is hopeless once every slot has failed often enough and no worker serves; not before."""
         self.first.end()
         self.clock.advance(0)
         for _ in range(HOPELESS + 2):
@@ -270,8 +270,8 @@ class RestartTests(Workforce):
         self.assertIn("no worker can be started", self.events[-1])
         self.assertNotIn("no worker can be started", self.events[-2])
 
-    def test_hope(self) -> None:
-        """As long as somebody serves there is some, however often all were tried."""
+    def test_not_hopeless_while_one_serves(self) -> None:
+        """While one worker serves, the instance stays, however often all slots have failed."""
         for worker in (self.first, self.second, self.third):
             worker.end()
         for _ in range(HOPELESS - 2):
@@ -289,7 +289,7 @@ class RestartTests(Workforce):
         self.assertTrue(all(slot.backoff.hopeless for slot in self.pool.slots))
         self.assertNotIn("no worker can be started", str(self.events))
 
-    def test_away(self) -> None:
+    def test_new_worker_leaves_rotation_before_it_accepts(self) -> None:
         """One that comes while all are out of the rotation leaves it before it accepts, or is silent."""
         self.pool.away = True
         for answer in ({}, Silent("")):
@@ -311,7 +311,7 @@ class ReplaceTests(Workforce):
         super().setUp()
         self.first, self.second, self.third = self.open()
 
-    def test_well(self) -> None:
+    def test_former_worker_drains_when_new_one_accepts(self) -> None:
         """It comes, and the former one lets go of all its sockets and drains."""
         replaced = self.pool.replace(self.slot(1), NEW)
         self.assertTrue(self.pool.busy)
@@ -324,7 +324,7 @@ class ReplaceTests(Workforce):
         self.assertFalse(self.pool.busy)
         self.no_timers()
 
-    def test_cannot(self) -> None:
+    def test_former_worker_stays_if_new_one_fails(self) -> None:
         """It fails, and the former one goes on; nobody else is started."""
         replaced = self.pool.replace(self.slot(1), NEW)
         self.next().end(1)
@@ -340,7 +340,7 @@ class ReplaceTests(Workforce):
         self.assertEqual(self.slot(1).worker, self.first)
         self.no_timers()
 
-    def test_too_late(self) -> None:
+    def test_late_worker_is_killed(self) -> None:
         """It is killed; and not taken for one that accepts, even if it says so with its last breath."""
         replaced = self.pool.replace(self.slot(1), NEW)
         worker = self.next()
@@ -393,7 +393,7 @@ class ReplaceTests(Workforce):
             self.assertIs(self.successResultOf(replaced), None)
             self.no_timers()
 
-    def test_twice(self) -> None:
+    def test_second_replacement_answers_the_first_caller(self) -> None:
         """Who has waited first is told that there will be another one, and not left waiting."""
         first = self.pool.replace(self.slot(1))
         second = self.pool.replace(self.slot(1), NEW)
@@ -429,7 +429,7 @@ class ReplaceTests(Workforce):
 class DeployAtOnceTests(Workforce):
     """SIGHUP has come while the instance was starting."""
 
-    def test_open(self) -> None:
+    def test_opens_once_all_accept(self) -> None:
         """It is open when all accept, whatever is on its way in their stead."""
         workers = self.coming()
         replaced = self.pool.replace(self.slot(1), NEW)
@@ -469,8 +469,8 @@ class EndTests(Workforce):
         super().setUp()
         self.fleet_drain = FleetDrain()
 
-    def test_nobody_is_replaced(self) -> None:
-        """Neither who ends, nor who waits to be started, nor by order."""
+    def test_replaces_none_while_draining(self) -> None:
+        """No worker is replaced in a drain: not one that ends, nor a pending one, nor by order."""
         first, second, _ = self.open()
         first.end()
         self.pool.leave_with(self.fleet_drain)
@@ -481,7 +481,7 @@ class EndTests(Workforce):
         self.assertEqual(self.successResultOf(self.pool.replace(self.slot(2), NEW)), STOPPING)
         self.no_timers()
 
-    def test_who_comes_ends(self) -> None:
+    def test_starting_worker_ends_with_the_drain(self) -> None:
         """It is told to, then killed; whoever waits for it is told why it does not come."""
         self.open()
         replaced = self.pool.replace(self.slot(1))
@@ -543,8 +543,8 @@ class EndTests(Workforce):
         worker.asked[0][2].callback({})
         self.assertEqual(worker.told(), [])
 
-    def test_told(self) -> None:
-        """What they say is for whoever leads the way out."""
+    def test_events_go_to_the_drain(self) -> None:
+        """What workers report during a drain goes to the drain."""
         first, second, third = self.open()
         self.pool.leave_with(self.fleet_drain)
         first.says("closing", "closed")

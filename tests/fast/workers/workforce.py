@@ -1,4 +1,4 @@
-"""A pool without processes: workers that say what a test has them say, and write down what they are told."""
+"""A worker pool without processes: its workers send what a test tells them to, and record what they receive."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Socket:
 
 
 def kept(key: int, slot: int, name: str, shared: bool = False) -> HeldSocket:
-    """A socket in the supervisor's keeping."""
+    """A socket that the supervisor holds."""
     return HeldSocket(key, slot, BoundSocket(name, cast(Any, Socket()), shared=shared))
 
 
@@ -144,12 +144,12 @@ class WorkerProcess(process.WorkerProcess):
 
 
 class Workforce(SynchronousTestCase):
-    """A pool of three, with a socket each, and one for all."""
+    """A pool of three workers, with a socket each and one that they share."""
 
     count = 3
 
     def setUp(self) -> None:
-        """Start the pool; nobody accepts yet."""
+        """Start the pool; no worker accepts yet."""
         self.clock = Clock()
         self.cannot: OSError | None = None
         self.events: list[str] = []
