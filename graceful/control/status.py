@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 KEPT: Final = 100
 
 
+class ExitTime(Protocol):
+    """The latest time at which the process ends."""
+
+    def latest_exit(self) -> float:
+        """Returns in how many seconds the process has ended in any case; before a drain, from its beginning."""
+
+
 class HasSuccessor(Protocol):
     """The part of an instance that is succeeded."""
 

@@ -6,7 +6,7 @@ end it drains (:mod:`graceful.drain`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -26,6 +26,7 @@ from graceful.server.server_orders import ServerOrders
 from graceful.server.server_status import ServerStatus
 from graceful.server.shutdown import Shutdown
 from graceful.server.socket_source import SocketSource
+from graceful.sockets.binding import BoundSocket
 from graceful.takeover.coordinator import Takeover
 from graceful.takeover.reload import Reload
 from graceful.web.interfaces import IHandler
@@ -130,7 +131,7 @@ class AppServer(Instance):
         self._takeover = Takeover(
             self.engine,
             control,
-            self.drain,
+            self,
             self._shutdown,
             process,
             settings.takeover_timeout,
@@ -146,6 +147,15 @@ class AppServer(Instance):
                 self.engine.clock,
                 settings.takeover_timeout,
             )
+
+    @property
+    def state(self) -> State:
+        """The state of the instance."""
+        return self.drain.state
+
+    def succeeded(self, handed: Sequence[BoundSocket], pid: int) -> Deferred[None]:
+        """Begin the drain: the process `pid` accepts from the sockets in `handed`, which are let go of already."""
+        return self.drain.succeeded()
 
     def _takeover_ended(self) -> None:
         """A takeover by a successor has ended, successfully or not."""

@@ -15,6 +15,7 @@ from graceful._version import __version__
 from graceful.control.counters import Counters
 from graceful.control.status import (
     KEPT,
+    ExitTime,
     HasSuccessor,
     StateHistory,
     StatusExchange,
@@ -42,13 +43,6 @@ class ShutdownProgress(Protocol):
     @property
     def taken_down(self) -> int:
         """How many exchanges were taken down so far."""
-
-
-class ExitTime(Protocol):
-    """The latest time at which the process ends."""
-
-    def latest_exit(self) -> float:
-        """Returns in how many seconds the process has ended in any case; before a drain, from its beginning."""
 
 
 @define(eq=False)

@@ -59,8 +59,8 @@ class Draining(Protocol):
     def state(self) -> State:
         """The state of the instance."""
 
-    def succeeded(self) -> object:
-        """Begin the drain; a successor has the sockets."""
+    def succeeded(self, handed: Sequence[BoundSocket], pid: int) -> object:
+        """Begin it: the process `pid` accepts from the sockets in `handed`."""
 
 
 class PidFileKeeper(Protocol):
@@ -149,7 +149,7 @@ class Takeover:
         self._control.hand_over(handed, pid)
         log.info("process {pid} has taken over; this one finishes what it has", pid=pid)
         self._arm_last_limit()
-        self._drain.succeeded()
+        self._drain.succeeded(handed, pid)
 
     def _rebind(self, known: Sequence[BoundSocket]) -> None:
         self._engine.rebind(known)

@@ -1,27 +1,25 @@
 """Several processes that are one instance: a supervisor, which holds the sockets, and its workers, which serve.
 
 Python runs one thread at a time, so a machine with more processors needs more processes; and process 1 of a container
-must stay while its code is replaced.  Both want a process that stays and does next to nothing:
+must stay while its code is replaced.  Both want a process that stays and does next to nothing: the supervisor.  A
+worker is a whole instance with an engine, a drain and deadlines of its own; it gets its sockets from the supervisor,
+as a successor does from its predecessor, and the supervisor watches it and passes orders on to it.
 
-    supervisor.py   the service: binds, holds, answers for all; never serves a request
-    crew.py         keeps every place staffed: starts, restarts, replaces
-    place.py        one of them: who works there, who comes
-    keepers.py      who accepts for a place where nobody works
-    muster.py       the first workers, before the reactor runs
-    roll.py         SIGHUP: the next release, one worker at a time, and the way back
-    places.py       which sockets belong to which worker
-    process.py      one worker, as its supervisor sees it
-    post.py         the supervisor, as a worker sees it
-    line.py         what the two say to each other
-    losses.py       what was lost with a worker that has died
-    exodus.py       the way out of all of them together
-    hands.py        how a successor gets the sockets
-    orders.py       what can be done to all of them by order
-    asking.py       one question to one worker, at its control
-    looking.py      what each has said last, and what those that have ended had counted
-    together.py     sums, the largest, the oldest first
-    status.py       what they say of themselves, as one
+In the supervisor:
 
-A worker is a whole instance with an engine, a drain and deadlines of its own; it only gets its sockets from its
-supervisor, as a successor does from its predecessor, and is looked at and ordered through it.
+* :mod:`~graceful.workers.supervisor` is the service: it binds the sockets and never serves a request.
+* :mod:`~graceful.workers.worker_pool` starts, restarts and replaces workers, each in a
+  :mod:`~graceful.workers.slot`; :mod:`~graceful.workers.boot` waits for the first ones.
+* :mod:`~graceful.workers.slot_sockets` says which listening sockets belong to which slot.
+* :mod:`~graceful.workers.worker` is one worker process, and :mod:`~graceful.workers.worker_client` its control API.
+* :mod:`~graceful.workers.rolling_restart` deploys the next release at SIGHUP, one worker at a time, and
+  :mod:`~graceful.workers.recycling` replaces workers by their number of requests or their memory.
+* :mod:`~graceful.workers.status_poller` asks each worker for its status, :mod:`~graceful.workers.aggregate` adds them
+  up, and :mod:`~graceful.workers.fleet_status` is the status of them all.
+* :mod:`~graceful.workers.fleet_orders` passes orders to all workers; :mod:`~graceful.workers.fleet_drain` drains them
+  together.
+* :mod:`~graceful.workers.crash_reports` reports what was lost with a worker that died.
+
+In a worker, :mod:`~graceful.workers.parent` is the supervisor.  Between the two, :mod:`~graceful.workers.channel`
+carries messages and descriptors.
 """

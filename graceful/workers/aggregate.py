@@ -1,4 +1,4 @@
-"""What several workers say of themselves, put together: sums, the largest, the oldest first.
+"""The statuses of several workers put together: sums, the largest, the oldest first.
 
 Workers may be of another version than their supervisor, which outlives them when the next release is rolled out.  So
 what one does not say counts as nothing, and what cannot be added to the others' is left out.
@@ -16,7 +16,9 @@ from graceful.control.counters import BOUNDS, CLASSES
 
 Picture = dict[str, Any]  # what a worker says of itself, as JSON has said it
 
+#: The lengths of the rows of a histogram: a worker of a version with others is left out of the sums.
 _SHAPE: Final = [len(BOUNDS) + 2] * len(CLASSES)
+#: States of a listening socket; of several workers the last one in this order counts.
 _RANK: Final = ("closed", "paused", "open")
 
 
@@ -66,7 +68,7 @@ def named(pid: int, exchange: dict[str, Any]) -> dict[str, Any]:
 def merged(exchanges: Iterable[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
     """The oldest first.
 
-    :param limit: so many at most.
+    :param limit: how many at most.
     """
     return sorted(exchanges, key=lambda exchange: exchange["age"], reverse=True)[:limit]
 
@@ -89,7 +91,7 @@ def phases(tallies: Iterable[dict[str, Any]], known: Iterable[str]) -> dict[str,
 def sockets(pictures: Iterable[Picture], seen: Iterable[str]) -> dict[str, str]:
     """The states of listening sockets by name: open if any worker accepts there.
 
-    :param seen: names that were there before; where nobody is any more, they are closed.
+    :param seen: names that were there before; those that no worker has any more are closed.
     """
     found = dict.fromkeys(seen, "closed")
     for picture in pictures:

@@ -1,7 +1,7 @@
-"""The first workers: started together, before the reactor runs, so that nothing has to be undone if one cannot.
+"""Waiting for the first workers, which start together before the reactor runs.
 
-A start-up fails, in one line and with nothing left, if an application cannot be imported.  With workers it is they
-who import it; so the supervisor waits for them here, blocking, as it would import it itself.
+If an application cannot be imported, start-up fails with one line and leaves nothing behind.  Workers import the
+application themselves, so the supervisor waits for them here, blocking, as if it imported the application itself.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final
 
 from graceful.workers.worker import WorkerProcess, WorkerState
 
-#: Seconds that a worker which does not serve yet has to end when it is told to; then it is killed.
+#: Seconds that a worker which does not serve yet has to end after SIGTERM, before it is killed.
 ENDS_IN: Final = 2.0
 
 
-def gather(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
-    """Wait until all would accept.  Blocks.
+def wait_until_ready(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
+    """Wait until all workers are ready to accept.  Blocks.
 
-    :param coming: those that are being started.
-    :returns: whether none has ended.
+    :param coming: returns the workers that are being started.
+    :returns: False if one has ended instead.
     """
     count = len(coming())
     while len(coming()) == count:
@@ -31,20 +31,22 @@ def gather(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
         readers = {
             reader.fileno(): reader
             for worker in coming()
-            for reader in (worker.line, worker.child)
+            for reader in (worker.channel, worker.child)
             if reader.fileno() >= 0
         }
         poll = select.poll()
         for descriptor in readers:
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll():
-            if readers[descriptor].fileno() == descriptor:  # one event may have ended what the next is about
+            if (
+                readers[descriptor].fileno() == descriptor
+            ):  # handling one event may have closed the reader of the next
                 readers[descriptor].doRead()
     return False
 
 
-def dismiss(workers: Sequence[WorkerProcess]) -> None:
-    """End those that have not begun to accept.  Blocks, briefly: start-up has failed."""
+def terminate(workers: Sequence[WorkerProcess]) -> None:
+    """End workers that have not begun to accept, since start-up has failed.  Blocks, briefly."""
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
     give_up = time.monotonic() + ENDS_IN

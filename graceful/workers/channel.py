@@ -1,4 +1,4 @@
-"""What a supervisor and a worker say to each other: JSON lines over a pair of Unix sockets, descriptors beside them.
+"""Messages between a supervisor and a worker: JSON lines over a pair of Unix sockets, with descriptors beside them.
 
 ::
 
@@ -9,16 +9,16 @@
     accept                                     ──▶      begins to accept
                                                ◀──      accepts
     sockets  {sockets: [...]}                  ──▶      accepts from these too: their worker is gone
-    release  {keys: [...]}                     ──▶      lets go of these: somebody else accepts
+    release  {keys: [...]}                     ──▶      lets go of these: another one accepts
     succeeded {pid, handed: [...],             ──▶      another process accepts from these: let go of them, drain
-               alone: [...]}                            of what is left, these nobody else holds
+               alone: [...]}                            of what is left, these it alone holds
                                                ◀──      closing: may I?
-    close    {alone: [...]}                    ──▶      these nobody else holds: close them with care
+    close    {alone: [...]}                    ──▶      these it alone holds: closes them with care
                                                ◀──      closed
                                                ◀──      gone {how it ended}
                                                ◀──      failed {why}, instead of ready
 
-Each end learns of the other's death by the end of the line.  A worker may be of another release than its supervisor,
+Each end learns of the other's death when the channel closes.  A worker may be of another release than its supervisor,
 which stays for years: `protocol` says whether they understand each other.
 """
 
@@ -42,29 +42,33 @@ from graceful.sockets.receive_fds import receive
 log = Logger(namespace="graceful")
 
 
-#: What both ends must agree on: which words there are, and what they mean.
+#: Version of the messages and of what they mean; both ends must have the same.
 PROTOCOL: Final = 1
 
-#: Bytes read at a time, descriptors with one message (SCM_MAX_FD is 253), and bytes of a line that is believed.
+#: Bytes read at a time: one system call for any usual message.
 A_READ: Final = 65_536
+
+#: Descriptors with one message: the kernel allows 253 (SCM_MAX_FD).
 AT_ONCE: Final = 250
+
+#: Bytes of the longest message that is accepted; a larger one means that the other end is broken.
 LONGEST: Final = 1 << 20
 
-#: Seconds that the other end may leave the line full before it is given up.
+#: Seconds that the other end may leave the channel full before it is given up.
 TAKES_IN: Final = 5.0
 
 
 class ChannelLost(Exception):
-    """The other end is gone, or says what cannot be understood."""
+    """The other end is gone, or has sent what is not a message."""
 
 
 @implementer(IReadDescriptor)
 class Channel:
-    """One end of the line.  What is said is waited for by `hear`, and from `watch` on by the reactor.
+    """One end of the channel.  `receive` waits for a message; from `watch` on, the reactor does.
 
     :param sock: a connected Unix stream socket, ours from now on.
-    :ivar heard: called with each message.
-    :ivar lost: called once when the line has ended.
+    :ivar on_message: called with each message.
+    :ivar on_close: called once when the other end has closed the channel.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -73,21 +77,21 @@ class Channel:
         self._data = b""
         self._descriptors: deque[int] = deque()
         self._reactor: Any = None
-        self.heard: Callable[[dict[str, Any]], object] = lambda message: None
-        self.lost: Callable[[], object] = lambda: None
+        self.on_message: Callable[[dict[str, Any]], object] = lambda message: None
+        self.on_close: Callable[[], object] = lambda: None
 
     @property
     def open(self) -> bool:
-        """Whether there is still somebody to talk to."""
+        """Whether the other end may still be there."""
         return self._socket.fileno() >= 0
 
-    # -- speaking -----------------------------------------------------------------------------------------
+    # -- sending ------------------------------------------------------------------------------------------
 
-    def say(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> bool:
-        """Say something; to nobody, if the other end is gone: `lost` tells.
+    def send(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> bool:
+        """Send a message; it is lost if the other end is gone, which `on_close` tells.
 
         :param descriptors: sent with it, at most `AT_ONCE`.
-        :returns: whether it could be said.
+        :returns: whether it could be sent.
         """
         if not self.open:
             return False
@@ -106,13 +110,13 @@ class Channel:
                 self._socket.setblocking(False)
         return True
 
-    # -- hearing ------------------------------------------------------------------------------------------
+    # -- receiving-----------------------------------------------------------------------------------------
 
-    def hear(self, timeout: float | None) -> dict[str, Any]:
+    def receive(self, timeout: float | None) -> dict[str, Any]:
         """Wait for the next message.
 
         :param timeout: seconds; None for as long as it takes.
-        :raises LineLost: there is none.
+        :raises ChannelLost: the other end is gone, silent, or not understood.
         """
         self._socket.settimeout(timeout)
         try:
@@ -126,9 +130,9 @@ class Channel:
                 self._socket.setblocking(False)
 
     def take_descriptor(self) -> int | None:
-        """The next of the descriptors that have come with a message, which says what they are.
+        """Returns the next descriptor that has come with a message.
 
-        :returns: None if there are no more: the kernel leaves out those for which this process has no room.
+        :returns: None if there are no more: the kernel leaves out those that exceed the limit of open files.
         """
         return self._descriptors.popleft() if self._descriptors else None
 
@@ -152,7 +156,7 @@ class Channel:
     # -- in the reactor -----------------------------------------------------------------------------------
 
     def watch(self, reactor: Any) -> None:
-        """From now on `heard` gets every message, in the reactor thread."""
+        """Have the reactor read: from now on `on_message` gets every message, in the reactor thread."""
         self._reactor = reactor
         reactor.addReader(self)
 
@@ -165,18 +169,18 @@ class Channel:
         return "line"
 
     def doRead(self) -> None:
-        """Something was said, or the line has ended.  For the reactor."""
-        self._hear_some()
+        """Read a message, or the end of the channel.  For the reactor."""
+        self._receive_some()
 
-    def hear_out(self) -> None:
-        """The other end has died: hear what it has said before, and hang up.  `lost` is not called."""
-        self.lost = lambda: None
-        while self.open and self._hear_some():
+    def receive_rest(self) -> None:
+        """Handle what the other end sent before it died, and close.  `on_close` is not called."""
+        self.on_close = lambda: None
+        while self.open and self._receive_some():
             pass
         self.close()
 
-    def _hear_some(self) -> bool:
-        """Hear what has come; whether there may be more."""
+    def _receive_some(self) -> bool:
+        """Handle the messages that have come; returns whether there may be more."""
         try:
             self._receive()
             while self.open and b"\n" in self._data:
@@ -189,22 +193,22 @@ class Channel:
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
-            self.heard(message)
+            self.on_message(message)
         except Exception:
-            # Were it the reactor's to catch, the line would be given up, and nobody be told of that.
+            # If the reactor caught it, it would drop the channel without telling us.
             log.failure("trouble with what the other end of the line has said: {word}", word=message["word"])
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends.  For the reactor."""
+        """Close with the reactor.  For the reactor."""
         self.close()
 
     def _end(self) -> None:
         if self.open:
             self.close()
-            self.lost()
+            self.on_close()
 
     def close(self) -> None:
-        """Hang up; nothing is heard any more."""
+        """Close this end; no message is handled any more."""
         if self._reactor is not None and self.open:
             self._reactor.removeReader(self)
         self._socket.close()

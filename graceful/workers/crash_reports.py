@@ -1,4 +1,4 @@
-"""What was lost with a worker that has died: nobody is left in it to say so, so its supervisor does.
+"""Reports what was lost with a worker that died: the supervisor does, since the worker no longer can.
 
 It knows no more than the worker has said last, up to a second before: what was in flight then, and how far it was.
 What has come and been lost within that second is not known.  Each exchange is named in the log as one that was taken
@@ -24,6 +24,7 @@ from graceful.workers.worker import WorkerProcess
 log = Logger(namespace="graceful")
 
 
+#: The kind of such a report, and the outcome of its exchange in the log.
 LOST: Final = "lost"
 
 
@@ -53,7 +54,7 @@ class CrashReports:
             log.info("interrupted: {json}", json=as_json(lines))
 
     def _tell(self, worker: WorkerProcess, exchange: dict[str, Any]) -> dict[str, Any]:
-        """Report one; returned is how it is named in the log."""
+        """Report one exchange.  Returns how the log names it."""
         known = {
             "exchange": exchange["id"],
             "method": exchange["method"],
@@ -83,7 +84,7 @@ class CrashReports:
         return {**known, "age": exchange["age"], "report": number, "outcome": LOST}
 
     def end(self, then: Callable[[], object]) -> None:
-        """No more will be lost: have the reports written, for a while, and go on."""
+        """Wait a while until the reports are written, then call `then`."""
         publisher = self._reports.publisher
         publisher.end()
         until = self._clock.seconds() + REPORTS

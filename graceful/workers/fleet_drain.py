@@ -27,52 +27,14 @@ from graceful.workers.worker_pool import WorkerPool
 log = Logger(namespace="graceful")
 
 
-class Hands:
-    """The sockets and the way out of a supervisor, as a takeover sees them.
-
-    :param clock: monotonic.
-    :param places: the sockets.
-    :param exodus: the way out.
-    """
-
-    def __init__(self, clock: Any, places: SlotSockets, exodus: FleetDrain) -> None:
-        self.clock = clock
-        self._places = places
-        self._exodus = exodus
-        self._handed: tuple[Sequence[BoundSocket], int] = (), 0
-
-    @property
-    def state(self) -> State:
-        """How far it is."""
-        return self._exodus.state
-
-    def open_sockets(self) -> list[BoundSocket]:
-        """All sockets."""
-        return self._places.open_sockets()
-
-    def rebind(self, known: Sequence[BoundSocket]) -> None:
-        """Take note of what has become known about sockets."""
-        self._places.rebind(known)
-
-    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
-        """These are another process's."""
-        self._handed = handed, pid
-
-    def foreign(self) -> list[str]:
-        """There are none."""
-        return []
-
-    def succeeded(self) -> None:
-        """Have all workers let go of them, and drain."""
-        self._exodus.succeeded(*self._handed)
-
-
 class FleetDrain:
-    """The end of an instance with workers; what :class:`graceful.workers.worker_pool.DrainEvents` has.  Reactor
-    thread.
+    """Drains all workers together.  Reactor thread.
+
+    It is the :class:`~graceful.workers.worker_pool.DrainEvents` of the pool; for a takeover it is both the holder of
+    the sockets and the drain.
 
     :param clock: monotonic.
-    :param crew: who leaves.
+    :param pool: who leaves.
     :param sockets: what they accept from.
     :ivar state: `serving`, `lame-duck`, `closing`, `finishing` or `gone`.
     :ivar began: when it has begun, seconds of the clock; None before.
@@ -83,13 +45,13 @@ class FleetDrain:
     def __init__(
         self,
         clock: IReactorTime,
-        crew: WorkerPool,
+        pool: WorkerPool,
         sockets: SlotSockets,
         on_state: Callable[[State], object],
         on_gone: Callable[[DrainResult], object],
     ) -> None:
-        self._clock = clock
-        self._crew = crew
+        self.clock = clock
+        self._pool = pool
         self._sockets = sockets
         self._on_state = on_state
         self._on_gone = on_gone
@@ -103,15 +65,15 @@ class FleetDrain:
     # -- beginning ----------------------------------------------------------------------------------------
 
     def begin(self, quiet: bool, deadline: float | None = None) -> None:
-        """Have everybody stop; given again, only what it says is new.
+        """Tell all workers to stop; called again, only `quiet` and `deadline` are passed on.
 
-        :param quiet: nobody sends requests on idle connections any more.
+        :param quiet: no client sends requests on idle connections any more.
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
         """
         first = self._leave(State.LAME_DUCK)
-        for worker in self._crew.asking:
+        for worker in self._pool.waiting_to_close:
             self.closing(worker)
-        self._crew.asking.clear()
+        self._pool.waiting_to_close.clear()
         values: dict[str, Any] = {"quiet": quiet}
         if deadline is not None:
             values["deadline"] = deadline
@@ -120,13 +82,13 @@ class FleetDrain:
             self._look()
 
     def hurry(self) -> None:
-        """Have everybody take down what is in flight, now."""
+        """Tell all workers to take down what is in flight, now."""
         if self.began is None:
             self.begin(True)
         self._order("/hurry", {}, signal.SIGQUIT)
 
     def succeeded(self, handed: Sequence[BoundSocket], pid: int) -> None:
-        """Have everybody drain: another instance accepts.
+        """Tell all workers to drain: another instance accepts.
 
         :param handed: from these; what else there is is closed.
         :param pid: its process.
@@ -140,16 +102,16 @@ class FleetDrain:
             log.info("socket {name} handed to {pid}", name=name, pid=pid)
         for one in self._sockets.kept:
             one.let_go(unlink=one not in theirs)
-        for worker in [*self._crew.serving(), *self._crew.coming()]:
+        for worker in [*self._pool.serving(), *self._pool.coming()]:
             worker.succeeded(pid, [one for one in worker.sockets if one in theirs], self._alone(worker, theirs))
-        for worker in self._crew.asking:  # those, too, that have been replaced meanwhile
+        for worker in self._pool.waiting_to_close:  # those, too, that have been replaced meanwhile
             worker.close(0, self._alone(worker, theirs))
-        self._crew.asking.clear()
+        self._pool.waiting_to_close.clear()
         self._look()
 
     def kill(self) -> None:
-        """End whoever is still there."""
-        for worker in self._crew.workers():
+        """Kill the workers that are still there."""
+        for worker in self._pool.workers():
             log.error(
                 "worker {number}, process {pid}, is still there at the last limit, and is killed",
                 number=worker.number,
@@ -158,20 +120,20 @@ class FleetDrain:
             worker.send_signal(signal.SIGKILL)
 
     def _leave(self, state: State) -> bool:
-        """Leave with everybody, unless that has begun; whether it has not."""
+        """Begin the drain; returns False if it has begun already."""
         if self.began is not None:
             return False
-        self.began = self._clock.seconds()
-        self._crew.leave_with(self)
+        self.began = self.clock.seconds()
+        self._pool.leave_with(self)
         self._enter(state)
         return True
 
     def _order(self, target: str, values: dict[str, Any], otherwise: signal.Signals) -> None:
-        """Tell everybody who can be told.
+        """Send an order to all workers that serve or drain.
 
-        :param otherwise: reaches who does not answer as soon as its event loop turns again.
+        :param otherwise: the signal for a worker that does not answer; it acts as soon as its event loop turns.
         """
-        for worker in self._crew.workers():
+        for worker in self._pool.workers():
             if worker.state != WorkerState.STARTING:
                 worker.ask("POST", target, values).addErrback(self._not_obeyed, worker, otherwise)
 
@@ -193,10 +155,27 @@ class FleetDrain:
             self.state = state
             self._on_state(state)
 
+    # -- the sockets, for a takeover ----------------------------------------------------------------------
+
+    def open_sockets(self) -> list[BoundSocket]:
+        """Returns the sockets that a successor may have."""
+        return self._sockets.open_sockets()
+
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about sockets."""
+        self._sockets.rebind(known)
+
+    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
+        """Do nothing yet: the workers let go of the sockets in :meth:`succeeded`, which is called next."""
+
+    def foreign(self) -> list[str]:
+        """Returns no endpoint: a supervisor binds nothing that it cannot hand over."""
+        return []
+
     # -- what happens -------------------------------------------------------------------------------------
 
     def closing(self, worker: WorkerProcess) -> None:
-        """One has come so far as to close its sockets: it has those alone that nobody else accepts from."""
+        """A worker is about to close its sockets: tell it which of them no other process holds."""
         if self.state == State.LAME_DUCK:
             self._enter(State.CLOSING)
         if worker.state == WorkerState.SERVING:
@@ -209,28 +188,28 @@ class FleetDrain:
         self._look()
 
     def _accepting(self) -> list[WorkerProcess]:
-        """Those that go on accepting for a while."""
-        return [worker for worker in self._crew.serving() if worker.state == WorkerState.SERVING]
+        """Returns the workers that keep accepting for a while."""
+        return [worker for worker in self._pool.serving() if worker.state == WorkerState.SERVING]
 
     def _holding(self) -> list[WorkerProcess]:
-        """Those that may still accept: they have not said that they do not."""
+        """Returns the workers that may still accept: they have not said that their sockets are closed."""
         return [
-            worker for worker in self._crew.workers() if not worker.closed and worker.state != WorkerState.STARTING
+            worker for worker in self._pool.workers() if not worker.closed and worker.state != WorkerState.STARTING
         ]
 
     def _alone(self, worker: WorkerProcess, handed: Sequence[HeldSocket] = ()) -> list[HeldSocket]:
-        """What nobody but one worker holds any more."""
+        """Returns the sockets that only this worker still holds."""
         others = {one for other in self._holding() if other is not worker for one in other.sockets}
         return [
             one for one in worker.sockets if one.ours and not one.open and one not in others and one not in handed
         ]
 
     def closed(self, worker: WorkerProcess) -> None:
-        """One accepts nobody any more."""
+        """A worker has closed its sockets."""
         self._look()
 
     def ended(self, worker: WorkerProcess) -> None:
-        """One is gone: what it had is in its last word, or it had none."""
+        """A worker has ended: add what its last message counts, or what was lost if there was none."""
         word, status = worker.word, worker.status
         if word is not None:
             self._finished += int(word.get("finished", 0))
@@ -243,7 +222,7 @@ class FleetDrain:
         self._look()
 
     def _look(self) -> None:
-        """See how far everybody is."""
+        """Enter the state that all workers together have reached."""
         self._leave_nothing_behind()
         held = {one.bound.name for worker in self._holding() for one in worker.sockets}
         if self.state != State.LAME_DUCK:
@@ -252,11 +231,11 @@ class FleetDrain:
                     self._say_closed(name)
         if self.state == State.CLOSING and len(self._said) == len(self._sockets.names()):
             self._enter(State.FINISHING)
-        if not self._crew.workers() and self.state != State.GONE:
+        if not self._pool.workers() and self.state != State.GONE:
             self._go()
 
     def _leave_nothing_behind(self) -> None:
-        """What is in the queue of one that has died is for another one, as long as there is one that accepts."""
+        """Give the sockets of a worker that died to one that accepts, or close them if none does."""
         accepting = self._accepting()
         left = [one for one in self._sockets.kept if one.open]
         left = [one for one in left if not any(one in worker.sockets for worker in accepting)]
@@ -278,7 +257,7 @@ class FleetDrain:
     def _go(self) -> None:
         self._enter(State.GONE)
         assert self.began is not None
-        seconds = self._clock.seconds() - self.began
+        seconds = self.clock.seconds() - self.began
         log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,

@@ -1,4 +1,4 @@
-"""What can be done to an instance with workers by order: what is done to each of them.
+"""Orders to an instance with workers, which are passed on to each worker.
 
 Like a single process, a supervisor has a last limit that is not its reactor's.  It is later than its workers' own, by
 which they are gone; what is left of them even then (a process that was stopped, say) is killed just before.
@@ -6,6 +6,7 @@ which they are gone; what is left of them even then (a process that was stopped,
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,9 +14,11 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from graceful.control.health import Health
 from graceful.drain import State
+from graceful.logs import twistd_log
 from graceful.process.exit import EXIT_SECONDS, LastLimit
 from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.fleet_status import FleetStatus
+from graceful.workers.rolling_restart import RollingRestart
 from graceful.workers.worker import WorkerState
 from graceful.workers.worker_client import OBEYED_IN
 from graceful.workers.worker_pool import WorkerPool
@@ -25,23 +28,38 @@ BEYOND: Final = 7.0
 
 
 class FleetOrders:
-    """Acts on all workers, as :class:`graceful.control.api.Orders` has it.  Reactor thread, except `arm_last_limit`.
+    """Obeys the orders to all workers; a :class:`graceful.process.orders.Orders`.
 
-    :param crew: the workers.
-    :param exodus: their way out.
+    Reactor thread, except `arm_last_limit`.
+
+    :param pool: the workers.
+    :param fleet_drain: their way out.
     :param status: what they have said last.
     :param health: of the supervisor's own doors.
     :param last: of the supervisor's process.
+    :param rolling_restart: replaces the workers by those of the next release.
     """
 
     def __init__(
-        self, crew: WorkerPool, exodus: FleetDrain, status: FleetStatus, health: Health, last: LastLimit
+        self,
+        pool: WorkerPool,
+        fleet_drain: FleetDrain,
+        status: FleetStatus,
+        health: Health,
+        last: LastLimit,
+        rolling_restart: RollingRestart,
     ) -> None:
-        self._crew = crew
-        self._exodus = exodus
+        self._pool = pool
+        self._fleet_drain = fleet_drain
         self._status = status
         self._health = health
         self._last = last
+        self._rolling_restart = rolling_restart
+
+    @property
+    def draining(self) -> bool:
+        """Whether a drain has begun."""
+        return self._fleet_drain.began is not None
 
     # -- the last limit -----------------------------------------------------------------------------------
 
@@ -55,54 +73,75 @@ class FleetOrders:
 
     def arm_last_limit(self) -> None:
         """Set the last limit, if a drain is about to begin.  In a signal handler, too."""
-        if self._exodus.began is None:
+        if self._fleet_drain.began is None:
             self._last.arm(self._at_most() + BEYOND)
 
     def renew_limit(self) -> None:
         """Move the last limit, if there is more time; and kill who is still there just before it."""
         left = self._last.remaining_seconds
-        if left is None or self._exodus.state in (State.SERVING, State.GONE):
+        if left is None or self._fleet_drain.state in (State.SERVING, State.GONE):
             return
         at_most = self._at_most()
         if at_most and at_most + BEYOND > left + EXIT_SECONDS:  # else what they had left is over, and so is this
             self._last.arm(at_most + BEYOND)
         elif left < EXIT_SECONDS:
-            self._exodus.kill()
+            self._fleet_drain.kill()
 
     # -- orders -------------------------------------------------------------------------------------------
 
     def _all(self, target: str, **values: Any) -> Deferred[None]:
         """Give an order to everybody who can be asked; fires when all have answered, or cannot."""
-        workers = [worker for worker in self._crew.workers() if worker.state != WorkerState.STARTING]
+        workers = [worker for worker in self._pool.workers() if worker.state != WorkerState.STARTING]
         asked = [worker.ask("POST", target, values, OBEYED_IN) for worker in workers]
         return DeferredList(asked, consumeErrors=True).addCallback(lambda ignored: None)
 
     def leave(self) -> Deferred[None]:
         """Leave the rotation of a balancer; everything is served as always."""
-        self._crew.away = True
+        self._pool.away = True
         self._health.leave()
         return self._all("/leave")
 
     def enter(self) -> Deferred[None]:
         """Enter it again."""
-        self._crew.away = False
+        self._pool.away = False
         self._health.enter()
         return self._all("/enter")
 
-    def stop(self, quiet: bool, deadline: float | None) -> None:
+    def stop(self, quiet: bool, deadline: float | None = None) -> None:
         """Begin to drain."""
         self.arm_last_limit()
-        self._exodus.begin(quiet, deadline)
+        self._fleet_drain.begin(quiet, deadline)
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
         self.arm_last_limit()
-        self._exodus.hurry()
+        self._fleet_drain.hurry()
 
     def extend(self, seconds: float) -> Deferred[None]:
-        """Give what is in flight so many seconds more, or fewer."""
+        """Move the deadline by `seconds`, which may be negative."""
         return self._all("/extend", seconds=seconds)
 
     def take_down(self, which: str) -> Sequence[str] | Deferred[Sequence[str]]:
-        """Take down one exchange of one worker, and those behind it on its connection; which were."""
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted."""
         return self._status.take_down(which)
+
+    # -- everything else ----------------------------------------------------------------------------------
+
+    def deploy(self) -> None:
+        """Replace all workers by those of the next release, one at a time."""
+        self._rolling_restart.begin()
+
+    def reopen_logs(self) -> None:
+        """Open the log files again by their paths, here and in each worker."""
+        twistd_log.reopen()
+        self._signal(signal.SIGUSR1)
+
+    def log_in_flight(self) -> None:
+        """Have each worker log what it has in flight."""
+        self._signal(signal.SIGUSR2)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for worker in self._pool.workers():
+            # A signal that has no handler yet would kill.
+            if worker.state not in (WorkerState.STARTING, WorkerState.READY):
+                worker.send_signal(number)

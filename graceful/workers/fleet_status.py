@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from graceful._version import __version__
 from graceful.control.client import ClientError
 from graceful.control.health import Health
-from graceful.control.status import StateHistory, rotation_of
+from graceful.control.status import ExitTime, HasSuccessor, StateHistory, rotation_of
 from graceful.process.exit import latest_exit
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import Picture, merged, named, phases, sockets, sums
@@ -57,34 +57,38 @@ class FleetStatus(StateHistory):
     """Says how all workers are together; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
 
     :param settings: of the supervisor.
-    :param looking: what is known of the workers.
+    :param poller: what is known of the workers.
     :param memory: how many bytes a process holds.
-    :ivar health: the supervisor's, at its own doors.
-    :ivar own_limit: says in how many seconds the supervisor is gone; None for as soon as all workers are.
+    :ivar health: what the supervisor's own sites tell a balancer; None while it starts.
+    :ivar exit_time: says when the supervisor is gone; None for as soon as all workers are.
     """
 
-    looking: StatusPoller = field(kw_only=True)
+    poller: StatusPoller = field(kw_only=True)
     memory: Callable[[int], int | None] = field(default=memory_of, kw_only=True)
     health: Health | None = None
-    own_limit: Callable[[], float] | None = None
+    exit_time: ExitTime | None = None
     _sockets: dict[str, str] = field(factory=dict)
 
+    def read_from(self, health: Health, exit_time: ExitTime, takeover: HasSuccessor) -> None:
+        """Read these from now on: the supervisor is put together."""
+        self.health, self.exit_time, self.takeover = health, exit_time, takeover
+
     def _drain_begins(self) -> None:
-        self.looking.drain()
+        self.poller.drain()
 
     # -- what is known ------------------------------------------------------------------------------------
 
     def _pictures(self) -> list[Picture]:
-        return [known.picture for _, known in self.looking.all() if known.picture]
+        return [known.picture for _, known in self.poller.all() if known.picture]
 
     def _left(self, key: str) -> list[float]:
         """What each worker has said that it has left, seconds; in a drain less what has passed since.
 
         One that has not said anything since the drain began may never do so again: its time passes, too.
         """
-        now, found = self.looking.clock.seconds(), []
-        began = now if self.looking.began is None else self.looking.began
-        for known in self.looking.said():
+        now, found = self.poller.clock.seconds(), []
+        began = now if self.poller.began is None else self.poller.began
+        for known in self.poller.said():
             left = known.picture.get(key)
             if left is not None:
                 since = known.at if known.picture.get("drain") else max(known.at, began)
@@ -99,7 +103,7 @@ class FleetStatus(StateHistory):
     @property
     def latest_exit(self) -> float:
         """In how many seconds the supervisor is gone in any case; before a drain, from its beginning."""
-        return self.own_limit() if self.own_limit is not None else self.at_most
+        return self.exit_time.latest_exit() if self.exit_time is not None else self.at_most
 
     @property
     def at_most(self) -> float:
@@ -118,7 +122,7 @@ class FleetStatus(StateHistory):
     def snapshot(self, limit: int | None = None) -> dict[str, Any]:
         """Returns the whole status as it is known, ready for JSON."""
         pictures, deadline, ending = self._pictures(), self.deadline, self.ending
-        totals = self.looking.carried.plus(pictures)
+        totals = self.poller.carried.plus(pictures)
         # That all are closed the supervisor knows before anybody has told it again.
         self._sockets = sockets(pictures if not self.state.closed else (), self._sockets)
         return {
@@ -141,7 +145,7 @@ class FleetStatus(StateHistory):
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
-            "workers": [self._shown(worker, known) for worker, known in self.looking.all()],
+            "workers": [self._shown(worker, known) for worker, known in self.poller.all()],
         }
 
     def _shown(self, worker: PolledWorker, known: Known) -> dict[str, Any]:
@@ -157,11 +161,11 @@ class FleetStatus(StateHistory):
 
     def recently_ended(self) -> Sequence[dict[str, Any]]:
         """The last exchanges that ended since the way out began, newest first."""
-        return self.looking.ended
+        return self.poller.ended
 
     def _with_counters(self, limit: int | None) -> Picture:
         pictures = self._pictures()
-        totals = self.looking.carried.plus(pictures)
+        totals = self.poller.carried.plus(pictures)
         tallies = [picture["tally"] for picture in pictures if picture.get("tally")]
         tally = {
             "phases": phases(tallies, PHASES),
@@ -176,11 +180,11 @@ class FleetStatus(StateHistory):
 
     def fresh_snapshot(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
         """Returns the whole status as soon as all workers have answered, or have had their time for that."""
-        return self.looking.fresh(limit).addCallback(lambda ignored: self.snapshot(limit))
+        return self.poller.fresh(limit).addCallback(lambda ignored: self.snapshot(limit))
 
     def snapshot_with_counters(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
         """Returns a fresh status with the numbers behind the metrics (`tally`), and what ended recently (`ended`)."""
-        return self.looking.fresh(limit).addCallback(lambda ignored: self._with_counters(limit))
+        return self.poller.fresh(limit).addCallback(lambda ignored: self._with_counters(limit))
 
     def exchanges(self, limit: int | None = None) -> Deferred[list[dict[str, Any]]]:
         """What is in flight now, oldest first, each with the stack of its thread; null if its worker is silent."""
@@ -198,8 +202,8 @@ class FleetStatus(StateHistory):
             said.addCallback(lambda found: [named(worker.pid, exchange) for exchange in found])
             return said.addErrback(instead, known)
 
-        silent = [one for _, known in self.looking.all() if known.silent for one in known_of(known)]
-        asked = [ask(worker, known) for worker, known in self.looking.answering()]
+        silent = [one for _, known in self.poller.all() if known.silent for one in known_of(known)]
+        asked = [ask(worker, known) for worker, known in self.poller.answering()]
         together: Deferred[Any] = DeferredList(asked, fireOnOneErrback=True, consumeErrors=True)
         return together.addCallback(
             lambda found: merged([*silent, *(one for _, some in found for one in some)], limit)
@@ -214,7 +218,7 @@ class FleetStatus(StateHistory):
         return said.addCallback(lambda shown: named(worker.pid, shown)).addErrback(_not_found, None)
 
     def take_down(self, which: str) -> Sequence[str] | Deferred[Sequence[str]]:
-        """Take down one exchange by its id, and those behind it on its connection; which were.
+        """Take down an exchange and those queued behind it.  Returns the ids of those interrupted.
 
         It fails with a `ClientError` if the worker does not answer.
         """
@@ -229,7 +233,7 @@ class FleetStatus(StateHistory):
         """The worker that an id names, and the number that the exchange has there."""
         pid, _, number = which.partition("-")
         if number.isascii() and number.isdigit():
-            for worker, _ in self.looking.all():
+            for worker, _ in self.poller.all():
                 if str(worker.pid) == pid:
                     return worker, number
         return None, ""

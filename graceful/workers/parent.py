@@ -1,4 +1,4 @@
-"""The supervisor, as its worker sees it: where the sockets come from, and who has to be asked before they are closed.
+"""The supervisor, as its worker sees it: it provides the sockets, and is asked before they are closed.
 
 A worker is started by its supervisor's own command line; what makes it a worker is one variable of its environment.
 Its sockets are held by the supervisor, too, so that none of them is ever without a holder while a worker is replaced
@@ -6,7 +6,7 @@ or has been killed.  That is why a worker may not close them as it likes: while 
 goes on completing connections for it, which nobody would accept.  So it asks before, and is told which are its alone
 by then.
 
-If the supervisor is gone, nobody replaces, reports or stops this worker any more: it drains, as at SIGTERM.
+If the supervisor is gone, this worker would be neither replaced nor stopped: it drains, as at SIGTERM.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ParentError(Exception):
 
 
 class Held:
-    """A listening socket that a worker has got: the supervisor's number for it, and what it is."""
+    """A listening socket of a worker, with the number that the supervisor has given it."""
 
     def __init__(self, key: int, bound: BoundSocket) -> None:
         self.key = key
@@ -71,10 +71,10 @@ class ParentListener(Protocol):
 
 
 class Parent:
-    """A worker's place.  Main thread; from `watch` on, the reactor thread.
+    """A worker's slot.  Main thread; from `watch` on, the reactor thread.
 
     :param said: what the environment says.
-    :ivar number: of the place, from 1.
+    :ivar number: of the slot, from 1.
     :ivar directory: of the release that it is to run; None if the command line names none.
     :ivar control: a connected socket, on which the supervisor looks and gives orders.
     :ivar supervisor: its process.
@@ -82,28 +82,28 @@ class Parent:
 
     def __init__(self, said: str) -> None:
         try:
-            place = json.loads(said)
-            self.number = int(place["number"])
-            self.directory: str | None = place["directory"]
-            line, self.control = (_socket(int(place[name])) for name in ("line", "control"))
+            slot = json.loads(said)
+            self.number = int(slot["number"])
+            self.directory: str | None = slot["directory"]
+            line, self.control = (_socket(int(slot[name])) for name in ("line", "control"))
         except (KeyError, TypeError, ValueError, OSError):
             raise ParentError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
         self.supervisor = 0
         self._listener: ParentListener
-        self._line = Channel(line)
+        self._channel = Channel(line)
         self._held: list[Held] = []
         self._asking: Deferred[tuple[int, list[BoundSocket]]] | None = None
 
     # -- start --------------------------------------------------------------------------------------------
 
     def sockets(self) -> list[BoundSocket]:
-        """Get the listening sockets of this place.  Blocks, briefly.
+        """Get the listening sockets of this slot.  Blocks, briefly.
 
-        :raises PostError: there are none.
+        :raises ParentError: there are none.
         """
         try:
             while True:
-                message = self._line.hear(GETS_IN)
+                message = self._channel.receive(GETS_IN)
                 if message["word"] != "sockets" or message.get("protocol") != PROTOCOL:
                     raise ChannelLost(
                         f"the supervisor speaks version {str(message.get('protocol'))[:20]} of the workers' line,"
@@ -121,7 +121,7 @@ class Parent:
         """The sockets that have come with a message; fewer than were sent if there is no room for more."""
         taken = []
         for one in message["sockets"]:
-            descriptor = self._line.take_descriptor()
+            descriptor = self._channel.take_descriptor()
             if descriptor is None:
                 break
             adopted = socket.socket(fileno=descriptor)
@@ -143,7 +143,7 @@ class Parent:
 
     def failed(self, why: str) -> None:
         """Say why this worker cannot start; into the log, if the supervisor cannot be reached."""
-        if not self._line.say("failed", why=why):
+        if not self._channel.send("failed", why=why):
             print(f"graceful: worker {self.number}: {why}", file=sys.stderr)
 
     def watch(self, reactor: Any, listener: ParentListener) -> None:
@@ -152,15 +152,15 @@ class Parent:
         :param listener: does what the supervisor says.
         """
         self._listener = listener
-        self._line.heard, self._line.lost = self._heard, self._lost
-        self._line.watch(reactor)
-        self._line.say("ready")
+        self._channel.on_message, self._channel.on_close = self._on_message, self._on_close
+        self._channel.watch(reactor)
+        self._channel.send("ready")
 
     # -- while it serves ----------------------------------------------------------------------------------
 
     def accepts(self) -> None:
         """Say that this worker accepts."""
-        self._line.say("accepts")
+        self._channel.send("accepts")
 
     def may_close(self) -> Deferred[tuple[int, list[BoundSocket]]]:
         """Ask before the sockets are closed.
@@ -169,22 +169,22 @@ class Parent:
             the sockets that nobody else holds any more.
         """
         asking: Deferred[tuple[int, list[BoundSocket]]] = Deferred()
-        if not self._line.open:
+        if not self._channel.open:
             asking.callback((0, []))
             return asking
         self._asking = asking
-        self._line.say("closing")
+        self._channel.send("closing")
         return asking
 
     def closed(self) -> None:
-        """Say that this worker accepts nobody any more."""
-        self._line.say("closed")
+        """Say that this worker has closed its sockets."""
+        self._channel.send("closed")
 
     def gone(self, word: dict[str, Any]) -> None:
-        """Say how it has ended."""
-        self._line.say("gone", **word)
+        """Say how this worker has drained."""
+        self._channel.send("gone", **word)
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         word = message["word"]
         if word == "accept":
             self._listener.begin_to_accept()
@@ -203,7 +203,7 @@ class Parent:
     def _of(self, keys: Sequence[int]) -> list[BoundSocket]:
         return [held.bound for held in self._held if held.key in keys and held.bound.socket.fileno() >= 0]
 
-    def _lost(self) -> None:
+    def _on_close(self) -> None:
         if self._asking is not None:
             asking, self._asking = self._asking, None
             asking.callback((0, []))
@@ -214,10 +214,10 @@ class Parent:
 
     def close(self) -> None:
         """Hang up."""
-        self._line.close()
+        self._channel.close()
 
 
 def _socket(descriptor: int) -> socket.socket:
-    """A descriptor that was inherited; our own children shall not have it."""
+    """A descriptor that was inherited; our own children must not have it."""
     os.set_inheritable(descriptor, False)
     return socket.socket(fileno=descriptor)

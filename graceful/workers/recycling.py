@@ -1,7 +1,7 @@
 """Replacing workers that have served long enough, or have become too large.
 
 It is the remedy for an application that leaks: not a good one, but often the only one at hand.  Nothing is lost by
-it, since a worker is replaced as in a deploy.  One at a time, and each place has a limit of its own by chance, so
+it, since a worker is replaced as in a deploy.  One at a time, and each slot has a limit of its own by chance, so
 that workers which were started together do not end together.
 """
 
@@ -23,14 +23,14 @@ log = Logger(namespace="graceful")
 #: Seconds that a worker serves before it is replaced for its memory.
 SETTLES: Final = 5.0
 
-#: Looks that are left out after a replacement has failed: each attempt imports the application.
+#: Calls of `look` that are skipped after a replacement has failed: each attempt imports the application.
 PAUSE: Final = 30
 
 
 class Recycling:
     """Looks once in a while.  Reactor thread.
 
-    :param crew: whose workers.
+    :param pool: whose workers.
     :param max_requests: how many requests a worker serves, and give or take how many; None for any number.
     :param max_rss: bytes that it may hold; None for any number.
     :param finished: how many requests a worker has finished, as far as is known.
@@ -40,14 +40,14 @@ class Recycling:
 
     def __init__(
         self,
-        crew: WorkerPool,
+        pool: WorkerPool,
         max_requests: tuple[int, int] | None,
         max_rss: int | None,
         finished: Callable[[WorkerProcess], int],
         rss: Callable[[int], int | None] = memory_of,
         jitter: Callable[[int, int], int] = random.randint,
     ) -> None:
-        self._crew = crew
+        self._pool = pool
         self._max_requests = max_requests
         self._max_rss = max_rss
         self._finished = finished
@@ -58,16 +58,16 @@ class Recycling:
 
     def look(self) -> None:
         """Replace one worker that has had its time, if none is being started just now."""
-        self._limits = {worker: self._limit(worker) for worker in self._crew.serving()}
+        self._limits = {worker: self._limit(worker) for worker in self._pool.serving()}
         self._wait -= 1
-        if self._crew.busy or self._crew.exodus is not None or self._wait > 0:
+        if self._pool.busy or self._pool.fleet_drain is not None or self._wait > 0:
             return
         for worker in sorted(self._limits, key=lambda one: one.served_for, reverse=True):
             why = self._why(worker)
             if why is not None:
                 log.info("worker {number}, process {pid}, {why}: another one takes its place",
                               number=worker.number, pid=worker.pid, why=why)  # fmt: skip
-                replaced = self._crew.replace(self._crew.places[worker.number - 1])
+                replaced = self._pool.replace(self._pool.slots[worker.number - 1])
                 replaced.addCallback(self._tell, worker)
                 return
 

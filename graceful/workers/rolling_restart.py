@@ -23,20 +23,20 @@ log = Logger(namespace="graceful")
 class RollingRestart:
     """Replaces all workers.  Reactor thread.
 
-    :param crew: whose workers.
-    :param origin: how the supervisor was started; its paths are looked up anew for each deploy.
+    :param pool: whose workers.
+    :param origin: how the supervisor was started; its paths are resolved again for each deploy.
     :param may_not: says why there can be no deploy now, or None.
     :ivar release: what is served.
     """
 
-    def __init__(self, crew: WorkerPool, origin: Origin, release: Origin, may_not: Callable[[], str | None]) -> None:
-        self._crew = crew
+    def __init__(self, pool: WorkerPool, origin: Origin, release: Origin, may_not: Callable[[], str | None]) -> None:
+        self._pool = pool
         self._origin = origin
         self._may_not = may_not
         self.under_way = False
         self.release = release
 
-    def __call__(self) -> None:
+    def begin(self) -> None:
         """Deploy what the paths lead to now, unless that is under way."""
         why = "one is under way" if self.under_way else self._may_not()
         if why is not None:
@@ -68,7 +68,7 @@ class RollingRestart:
                 why=why,
                 back=f"back to the old release in {len(replaced)}" if replaced else "the old release serves on",
             )
-            whys = [await self._crew.replace(place, self.release) for place in replaced]
+            whys = [await self._pool.replace(slot, self.release) for slot in replaced]
             why = next((why for why in whys if why is not None), None)
             if why is not None and why != STOPPING:
                 log.critical("no way back in all places: {why}", why=why)
@@ -78,12 +78,12 @@ class RollingRestart:
             self.under_way = False
 
     async def _forward(self, release: Origin) -> tuple[str | None, list[Slot]]:
-        """Replace one after the other; returned is why one could not be, and which were."""
+        """Replace one worker after the other.  Returns why one could not be replaced, and the slots that were."""
         replaced: list[Slot] = []
-        for place in self._crew.places:
-            why = await self._crew.replace(place, release)
+        for slot in self._pool.slots:
+            why = await self._pool.replace(slot, release)
             if why is not None:
-                place.release = self.release
+                slot.release = self.release
                 return why, replaced
-            replaced.append(place)
+            replaced.append(slot)
         return None, replaced

@@ -1,6 +1,6 @@
-"""One place to work in: who works there, who comes, and what is pending for it.
+"""One slot of the pool: its worker, the worker that is being started for it, and what is pending.
 
-Whatever is pending here (a timer, somebody who waits for a replacement) is ended here.
+What is pending (a timer, a caller that waits for a replacement) is ended here.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ from twisted.internet.interfaces import IDelayedCall
 from graceful.process.origin import Origin
 from graceful.workers.worker import WorkerProcess
 
-#: Seconds before each attempt in a row; then the last one, again and again.
-PAUSES: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 30.0)
+#: Seconds before each attempt in a row; the last one holds for all later attempts.
+BACKOFF: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 30.0)
 
-#: After so many failures in a row there is little hope; if nobody else serves, there is none.
+#: Failures in a row after which a slot counts as hopeless; if all are, and no worker serves, the instance stops.
 HOPELESS: Final = 6
 
-#: Seconds of serving after which the next death is the first again.
+#: Seconds of serving after which the count of failures starts again.
 STEADY: Final = 10.0
 
 
 class Backoff:
-    """The failures of one place.
+    """The pauses between the attempts to start a worker in one slot.
 
-    :ivar failures: how many there were in a row.
+    :ivar failures: how many attempts have failed in a row.
     """
 
     def __init__(self) -> None:
         self.failures = 0
 
     def after(self, served_for: float) -> float:
-        """A worker has ended by itself: in how many seconds the next one is to be started.
+        """Count a failure; returns in how many seconds the next worker is to be started.
 
-        :param served_for: seconds for which it has accepted.
+        :param served_for: seconds for which the worker that has ended had accepted.
         """
         if served_for >= STEADY:
             self.failures = 0
-        pause = PAUSES[min(self.failures, len(PAUSES) - 1)]
+        pause = BACKOFF[min(self.failures, len(BACKOFF) - 1)]
         self.failures += 1
         return pause
 
     @property
     def hopeless(self) -> bool:
-        """Whether it was tried often enough."""
+        """Whether enough attempts have failed to expect no better."""
         return self.failures >= HOPELESS
 
 
 @define(eq=False)
 class Slot:
-    """A place to work in.  Reactor thread.
+    """The place of one worker in the pool.  Reactor thread.
 
     :ivar number: from 1.
-    :ivar release: what is to be started here next.
-    :ivar worker: accepts; None while nobody does.
-    :ivar coming: is being started.
-    :ivar keeper: accepts from the place's sockets while nobody does whose they are.
-    :ivar pauses: between attempts.
-    :ivar again: starts another one, later.
-    :ivar late: ends who has not accepted by then.
-    :ivar awaited: tells whoever waits for a replacement.
+    :ivar release: what the next worker is to run.
+    :ivar worker: the worker that accepts; None while there is none.
+    :ivar coming: the worker that is being started.
+    :ivar keeper: the sibling that accepts from the slot's sockets while the slot has no worker.
+    :ivar backoff: the pauses between attempts.
+    :ivar again: the timer that starts another worker.
+    :ivar late: the timer that kills `coming` unless it accepts before.
+    :ivar awaited: fires when a replacement accepts, or cannot.
     """
 
     number: int
@@ -70,30 +70,30 @@ class Slot:
     worker: WorkerProcess | None = None
     coming: WorkerProcess | None = None
     keeper: WorkerProcess | None = None
-    pauses: Backoff = field(factory=Backoff)
+    backoff: Backoff = field(factory=Backoff)
     again: IDelayedCall | None = None
     late: IDelayedCall | None = None
     awaited: Deferred[str | None] | None = None
 
     @property
     def empty(self) -> bool:
-        """Whether nobody works here, nor comes, nor will."""
+        """Whether there is no worker, none is being started, and no timer will start one."""
         return self.worker is None and self.coming is None and self.again is None
 
     def not_again(self) -> None:
-        """No other attempt is wanted."""
+        """Cancel the timer of the next attempt."""
         if self.again is not None:
             self.again.cancel()
             self.again = None
 
     def not_late(self) -> None:
-        """Who was to be in time is, or will never be."""
+        """Cancel the start-up time-out: the worker is accepting, or has ended."""
         if self.late is not None:
             self.late.cancel()
             self.late = None
 
     def answer(self, why_not: str | None) -> None:
-        """Tell who waits for a replacement that it accepts, or why there is none."""
+        """Tell the caller that waits for a replacement that it accepts, or why there is none."""
         awaited, self.awaited = self.awaited, None
         if awaited is not None:
             awaited.callback(why_not)

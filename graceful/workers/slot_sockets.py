@@ -2,9 +2,9 @@
 
 Measured: of several processes that accept from one socket, one gets nearly all connections.  So every worker gets a
 socket of its own for each TCP address, and the kernel spreads connections over them (SO_REUSEPORT, socket(7)).  Two
-things follow.  A connection in the queue of one of these sockets can be accepted by nobody but its holder; so the
-supervisor holds them all, and a worker that is gone is replaced by a sibling until its successor accepts.  And
-anybody of the same user may bind the same address with that option; so the first is bound without it, which fails if
+things follow.  A connection in the queue of one of these sockets can only be accepted by a process that holds it; so
+the supervisor holds them all, and a sibling accepts for a worker that is gone until the next one accepts.  And any
+process of the same user may bind the same address with that option; so the first is bound without it, which fails if
 the address is taken, and gets it afterwards.
 
 Unix sockets, and sockets that come from outside (`fd:`, `systemd:`), are one for all.
@@ -26,46 +26,46 @@ from graceful.sockets.binding import BindError, BoundSocket, bind, inode_of
 
 @define(eq=False)
 class HeldSocket:
-    """A listening socket in the supervisor's keeping.
+    """A listening socket that the supervisor holds.
 
-    :ivar key: its number, on the line.
-    :ivar place: the number of the place that it belongs to; 0 for all.
+    :ivar key: its number in messages to workers.
+    :ivar slot: the number of the slot that it belongs to; 0 if it is shared by all.
     :ivar bound: the socket.
     """
 
     key: int
-    place: int
+    slot: int
     bound: BoundSocket
 
     @property
     def open(self) -> bool:
-        """Whether we still hold it."""
+        """Whether the supervisor still holds it."""
         return self.bound.socket.fileno() >= 0
 
     @property
     def ours(self) -> bool:
-        """Whether nobody outside of this instance holds it."""
+        """Whether no process outside of this instance holds it."""
         return not self.bound.shared
 
     def let_go(self, unlink: bool) -> None:
-        """Close our own copy: a worker accepts from it, and goes on.
+        """Close the supervisor's own copy; workers keep accepting from theirs.
 
-        :param unlink: remove a Unix socket's path, so that nobody comes any more.
+        :param unlink: remove a Unix socket's path, so that no client can connect any more.
         """
         bound = self.bound
         if not self.open:
-            return  # what is at its path by now is another's, whatever inode number that has got
+            return  # its path may be another process's by now, even with the same inode number
         if unlink and bound.path is not None and inode_of(bound.path) == bound.inode:
             with suppress(OSError):
                 os.unlink(bound.path)
-        bound.socket.close()  # not `BoundSocket.close`, which ends the listening of all who hold it
+        bound.socket.close()  # not `BoundSocket.close`, which ends the listening for all processes
 
 
 @define(eq=False)
 class SlotSockets:
     """All listening sockets of an instance with workers.  Reactor thread.
 
-    :ivar count: how many places there are.
+    :ivar count: the number of slots.
     :ivar kept: every socket, in the order in which a successor gets them.
     """
 
@@ -73,7 +73,7 @@ class SlotSockets:
     kept: list[HeldSocket] = field(factory=list)
 
     def wanted(self, addresses: Sequence[Address]) -> list[Address]:
-        """The addresses, each as often as sockets are wanted for it."""
+        """Returns the addresses, each once for every socket that it needs."""
         return [address for address in addresses for _ in range(self._sockets(address))]
 
     def _sockets(self, address: Address) -> int:
@@ -87,7 +87,7 @@ class SlotSockets:
         pid: int | None,
         undo: Any,
     ) -> None:
-        """Have every socket.
+        """Bind every socket, or adopt it from a predecessor or systemd.
 
         :param addresses: where to listen.
         :param adopted: for each of `wanted`, what a predecessor has handed over.
@@ -100,7 +100,7 @@ class SlotSockets:
         for address in addresses:
             several = self._sockets(address) > 1
             first: BoundSocket | None = None
-            for place in range(1, self._sockets(address) + 1):
+            for slot in range(1, self._sockets(address) + 1):
                 bound = next(found)
                 if bound is None and first is None:
                     bound = bind(address, environ, pid)
@@ -110,19 +110,19 @@ class SlotSockets:
                 if several and first is None:
                     bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 first = first or bound
-                self.kept.append(HeldSocket(len(self.kept), place if several else 0, bound))
+                self.kept.append(HeldSocket(len(self.kept), slot if several else 0, bound))
                 undo(bound.close)
 
-    def of(self, place: int) -> list[HeldSocket]:
-        """The sockets that a place's worker accepts from, as far as we hold them."""
-        return [one for one in self.kept if one.place in (0, place) and one.open]
+    def of(self, slot: int) -> list[HeldSocket]:
+        """Returns the open sockets that a slot's worker accepts from."""
+        return [one for one in self.kept if one.slot in (0, slot) and one.open]
 
-    def own(self, place: int) -> list[HeldSocket]:
-        """Those that nobody else accepts from."""
-        return [one for one in self.kept if one.place == place and one.open]
+    def own(self, slot: int) -> list[HeldSocket]:
+        """Returns the open sockets that only a slot's worker accepts from."""
+        return [one for one in self.kept if one.slot == slot and one.open]
 
     def open_sockets(self) -> list[BoundSocket]:
-        """All that we hold."""
+        """Returns all open sockets."""
         return [one.bound for one in self.kept if one.open]
 
     def rebind(self, known: Sequence[BoundSocket]) -> None:
@@ -133,7 +133,7 @@ class SlotSockets:
                     one.bound = bound
 
     def names(self) -> list[str]:
-        """The addresses, each once."""
+        """Returns the names of the addresses, each once."""
         return list(dict.fromkeys(one.bound.name for one in self.kept))
 
 

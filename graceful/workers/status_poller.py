@@ -1,4 +1,4 @@
-"""Looking at all workers, all the time: what each has said last, and what those that have ended had counted.
+"""Polling the status of all workers: the last one of each, and the counts of those that have ended.
 
 A worker is asked over the connection that the supervisor has to it, so there is always a picture, no older than a
 second: for those who look on, for what must be known when a worker was killed, and for one that does not answer.
@@ -28,14 +28,16 @@ from graceful.workers.worker import WorkerState
 log = Logger(namespace="graceful")
 
 
-#: Seconds between two looks at a worker.
+#: Seconds between two polls of a worker: the oldest that a status may be.
 EVERY: Final = 1.0
+
+#: Seconds between two polls in a drain, when every change is of interest.
 EVERY_IN_DRAIN: Final = 0.25
 
-#: Seconds that a worker has to say how it is.
+#: Seconds that a worker has to answer; then it counts as silent.
 SAID_IN: Final = 2.0
 
-#: How many of a worker's exchanges are always known.
+#: How many exchanges of each worker are listed in every poll: what a crash report can name.
 LISTED: Final = 200
 
 
@@ -44,7 +46,7 @@ class PolledWorker(Protocol):
 
     @property
     def number(self) -> int:
-        """Of its place, from 1."""
+        """Of its slot, from 1."""
 
     @property
     def pid(self) -> int:
@@ -64,7 +66,7 @@ class PolledPool(Protocol):
     """All workers of a supervisor."""
 
     def workers(self) -> Sequence[PolledWorker]:
-        """Those whose processes are there, by their places, and in a place the youngest first."""
+        """Those whose processes are there, by their slots, and in a slot the youngest first."""
 
 
 @define(eq=False)
@@ -87,16 +89,16 @@ class Known:
 
 @define(eq=False)
 class StatusPoller:
-    """Looks at workers.  Reactor thread.
+    """Polls all workers.  Reactor thread.
 
-    :param crew: the workers.
-    :param clock: times the looks.
+    :param pool: the workers.
+    :param clock: times the polls.
     :ivar began: when a drain began, seconds of the clock; None before.
     :ivar carried: what was counted by those that have ended.
     :ivar ended: the last exchanges that have ended in the drain, newest first.
     """
 
-    crew: PolledPool
+    pool: PolledPool
     clock: IReactorTime
     began: float | None = None
     carried: Totals = field(factory=Totals)
@@ -106,11 +108,11 @@ class StatusPoller:
 
     @property
     def draining(self) -> bool:
-        """Look oftener, and remember what has ended."""
+        """Whether a drain has begun: polls are more frequent, and ended exchanges are remembered."""
         return self.began is not None
 
     def start(self) -> None:
-        """Look now, and from now on."""
+        """Poll now, and from now on."""
         self._next = self.clock.callLater(EVERY_IN_DRAIN if self.draining else EVERY, self.start)
         for worker, known in self.all():
             if worker.state != WorkerState.STARTING and not known.asked:
@@ -118,7 +120,7 @@ class StatusPoller:
                 self.look(worker).addCallback(self._looked, known)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         if self._next is not None and self._next.active():
             self._next.cancel()
 
@@ -136,13 +138,13 @@ class StatusPoller:
 
     def all(self) -> list[tuple[PolledWorker, Known]]:
         """The workers that are there, and what is known of them."""
-        workers = self.crew.workers()
+        workers = self.pool.workers()
         for worker in [worker for worker in self._known if worker not in workers]:
             self.carried = self.carried.plus([self._known.pop(worker).picture])
         return [(worker, self._known.setdefault(worker, Known())) for worker in workers]
 
     def _of(self, worker: PolledWorker) -> Known | None:
-        """What is known of a worker; None if the crew has it no more."""
+        """What is known of a worker; None if the pool no longer has it."""
         return dict(self.all()).get(worker)
 
     def said(self) -> list[Known]:
@@ -158,7 +160,7 @@ class StatusPoller:
         return self.clock.seconds() - known.at if known is not None and known.silent else 0.0
 
     def last(self, worker: PolledWorker) -> Picture | None:
-        """What a worker has said last; None if it has not said anything yet, or the crew has it no more."""
+        """What a worker has said last; None if it has not said anything yet, or the pool has it no more."""
         known = self._of(worker)
         return known.picture if known is not None and known.picture else None
 
@@ -170,7 +172,7 @@ class StatusPoller:
         return DeferredList([self.look(worker, limit) for worker, _ in self.answering()])
 
     def answering(self) -> list[tuple[PolledWorker, Known]]:
-        """Those who can be asked, and were not silent last time: nobody waits for the same one twice."""
+        """Returns the workers to ask: a caller does not wait again for one that was silent last time."""
         return [
             (worker, known)
             for worker, known in self.all()
@@ -195,10 +197,10 @@ class StatusPoller:
                 log.failure("worker {pid} says what cannot be understood", failure, pid=worker.pid)
 
         said = worker.ask("GET", f"/tally{how}", timeout=SAID_IN).addErrback(plainly)
-        return said.addCallback(lambda picture: self.heard(worker, picture)).addErrback(silent)
+        return said.addCallback(lambda picture: self.update(worker, picture)).addErrback(silent)
 
-    def heard(self, worker: PolledWorker, picture: Picture) -> None:
-        """A worker has said how it is: because it was asked, or as its last word, while the crew still has it.
+    def update(self, worker: PolledWorker, picture: Picture) -> None:
+        """Take note of a worker's status: an answer, or its last message, while the pool still has it.
 
         :param picture: as :meth:`graceful.server.server_status.ServerStatus.snapshot_with_counters` makes it.
         """

@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
 from graceful.drain import DrainResult, State
-from graceful.logs import twistd_log
 from graceful.process.clock import monotonic_clock
 from graceful.process.exit import EXIT_SECONDS, latest_exit
 from graceful.process.own_process import OwnProcess, systemd_sockets
@@ -27,14 +26,14 @@ from graceful.sockets.address import parse
 from graceful.sockets.binding import LISTEN, BindError
 from graceful.takeover.coordinator import Takeover
 from graceful.workers.crash_reports import CrashReports
-from graceful.workers.fleet_drain import FleetDrain, Hands
+from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
 from graceful.workers.fleet_status import FleetStatus
 from graceful.workers.recycling import Recycling
 from graceful.workers.rolling_restart import RollingRestart
 from graceful.workers.slot_sockets import SlotSockets
 from graceful.workers.status_poller import EVERY, StatusPoller
-from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
+from graceful.workers.worker import SpawnContext, WorkerProcess
 from graceful.workers.worker_pool import WorkerPool
 
 log = Logger(namespace="graceful")
@@ -54,15 +53,15 @@ class Supervisor(Instance):
         self._own = process
         self._origin = process.origin
         self._release = process.origin.fixed()
-        self._places = SlotSockets(settings.workers)
+        self._slot_sockets = SlotSockets(settings.workers)
         self._clock: Any
-        self._crew: WorkerPool
-        self._looking: StatusPoller
-        self._exodus: FleetDrain
+        self._pool: WorkerPool
+        self._poller: StatusPoller
+        self._fleet_drain: FleetDrain
         self._orders: FleetOrders | None = None
-        self._roll: RollingRestart
+        self._rolling_restart: RollingRestart
         self._recycling: Recycling
-        self._losses: CrashReports
+        self._crash_reports: CrashReports
         self._failed: BaseException | None = None
         self._over: Deferred[None] = Deferred()
         self._keeps_pid_file = True
@@ -81,63 +80,68 @@ class Supervisor(Instance):
                     f"cannot listen on {address.text}: only tcp, tcp6, unix, fd and systemd can be shared by workers;"
                     " put a proxy in front of it, or leave --workers out"
                 )
-        wanted = self._places.wanted(addresses)
+        wanted = self._slot_sockets.wanted(addresses)
         predecessor = self._predecessor
         adopted = predecessor.claim(LISTEN, wanted) if predecessor is not None else [None] * len(wanted)
-        self._places.bind(addresses, adopted, *systemd_sockets(self._own), self._own.startup.undo.callback)
+        self._slot_sockets.bind(addresses, adopted, *systemd_sockets(self._own), self._own.startup.undo.callback)
 
     def names(self) -> list[str]:
         """Where it will listen."""
-        return self._places.names()
+        return self._slot_sockets.names()
 
     def _make_status(self) -> FleetStatus:
         settings = self.settings
         clock = self._clock = monotonic_clock(self._reactor)
         clock.start()
-        self._crew = WorkerPool(
-            self._places,
+        self._pool = WorkerPool(
+            self._slot_sockets,
             self._release,
             SpawnContext(self._reactor, clock),
             settings.takeover_timeout,
             settings.max_draining,
+            self,
         )
-        self._looking = StatusPoller(self._crew, clock)
-        self._telling = FleetStatus(settings, looking=self._looking)
+        self._poller = StatusPoller(self._pool, clock)
+        self._telling = FleetStatus(settings, poller=self._poller)
         return self._telling
 
     def _build(self) -> None:
-        """Start all workers, and wait until they would accept."""
-        process, settings, crew, clock = self._own, self.settings, self._crew, self._clock
-        process.startup.undo.callback(crew.abandon)
-        crew.start()
-        self._exodus = FleetDrain(clock, crew, self._places, self._entered, self._gone)
-        health = self._telling.health = Health(
-            settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version
+        """Start all workers, and wait until they are ready to accept."""
+        process, settings, pool, clock = self._own, self.settings, self._pool, self._clock
+        process.startup.undo.callback(pool.abandon)
+        pool.start()
+        self._fleet_drain = FleetDrain(clock, pool, self._slot_sockets, self._entered, self._gone)
+        health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
+        self._rolling_restart = RollingRestart(pool, self._origin, self._release, self._may_not_deploy)
+        self._orders = FleetOrders(
+            pool, self._fleet_drain, self._telling, health, process.limit, self._rolling_restart
         )
-        self._orders = FleetOrders(crew, self._exodus, self._telling, health, process.limit)
-        self._telling.own_limit = self._orders.latest_exit
-        self._roll = RollingRestart(crew, self._origin, self._release, self._may_not_deploy)
-        self._recycling = Recycling(crew, settings.max_requests, settings.max_rss, self._finished)
-        self._losses = CrashReports(Reporter(settings.reports), clock)
-        crew.on_open, crew.on_lost, crew.on_ended = self._open, self._losses.of, self._ended
-        crew.on_hopeless = self._give_up
+        self._recycling = Recycling(pool, settings.max_requests, settings.max_rss, self._finished)
+        self._crash_reports = CrashReports(Reporter(settings.reports), clock)
         assert self._control is not None
-        self._control.open(self._reactor, self._orders)
-        hands = Hands(clock, self._places, self._exodus)
         self._takeover = Takeover(
-            hands, self._control, hands, self, process, settings.takeover_timeout, self._orders.arm_last_limit
+            self._fleet_drain,
+            self._control,
+            self._fleet_drain,
+            self,
+            process,
+            settings.takeover_timeout,
+            self._orders.arm_last_limit,
         )
-        self._telling.takeover = self._takeover
-        self._reactor.callWhenRunning(self._take_signals, self)
-        self._reactor.callWhenRunning(crew.accept)
-        self._looking.start()
+        self._telling.read_from(health, self._orders, self._takeover)
+        self._control.open(self._reactor, self._orders)
+        self._reactor.callWhenRunning(self._take_signals, self._orders)
+        self._reactor.callWhenRunning(pool.accept)
+        self._poller.start()
         clock.callLater(EVERY, self._look)
 
-    def _open(self) -> None:
-        """All workers accept."""
-        for name in self._places.names():
+    # -- what the pool tells; a :class:`graceful.workers.worker_pool.PoolListener` -------------------------
+
+    def all_accept(self) -> None:
+        """All workers accept for the first time."""
+        for name in self._slot_sockets.names():
             log.info("socket {name} open (pid {pid})", name=name, pid=os.getpid())
-        if self._exodus.state == State.SERVING:
+        if self._fleet_drain.state == State.SERVING:
             self._entered(State.SERVING)
         self._accepts()
 
@@ -155,70 +159,34 @@ class Supervisor(Instance):
         """Kill who was to leave, and has not said a word for as long as a drain takes: its event loop is stuck."""
         settings = self.settings
         longest = latest_exit(settings.lame_duck, max(settings.deadline, settings.download_deadline)) + BEYOND
-        for worker in self._crew.leaving:
-            if self._looking.silent_for(worker) > longest:
+        for worker in self._pool.leaving:
+            if self._poller.silent_for(worker) > longest:
                 log.error("worker {number}, process {pid}, is stuck: killed", number=worker.number, pid=worker.pid)
                 worker.send_signal(signal.SIGKILL)
 
     def _finished(self, worker: WorkerProcess) -> int:
         """How many requests a worker has finished, as far as is known."""
-        return int((self._looking.last(worker) or {}).get("finished", 0))
+        return int((self._poller.last(worker) or {}).get("finished", 0))
 
-    def _ended(self, worker: WorkerProcess) -> None:
+    def worker_ended(self, worker: WorkerProcess) -> None:
         """One is gone, and may have had the time to say what it has counted."""
         if worker.word is not None and isinstance(worker.word.get("picture"), dict):
-            self._looking.heard(worker, worker.word["picture"])
-        worker.picture = self._looking.last(worker) or {}
+            self._poller.update(worker, worker.word["picture"])
+        worker.picture = self._poller.last(worker) or {}
 
-    def _give_up(self, why: str) -> None:
+    def worker_lost(self, worker: WorkerProcess) -> None:
+        """Report what a worker had in flight that has died without a last word."""
+        self._crash_reports.of(worker)
+
+    def hopeless(self, why: str) -> None:
+        """Stop: no worker can be started."""
         log.critical("{why}: stopping", why=why)
         self.leave_after(BindError(why))
 
     def _may_not_deploy(self) -> str | None:
-        if self._exodus.began is not None:
+        if self._fleet_drain.began is not None:
             return "it is stopping"
         return self._takeover.handover.obstacle() if self._takeover is not None else None
-
-    # -- what can be asked of it, by signals --------------------------------------------------------------
-
-    @property
-    def draining(self) -> bool:
-        """Whether a drain has begun."""
-        return self._exodus.began is not None
-
-    def arm_last_limit(self) -> None:
-        """Set the time at which the process ends whatever happens.  In a signal handler."""
-        if self._orders is not None:
-            self._orders.arm_last_limit()
-
-    def stop(self, quiet: bool) -> None:
-        """Have all workers drain, side by side."""
-        self._exodus.begin(quiet)
-
-    def hurry(self) -> None:
-        """Have all take down what is in flight."""
-        self._exodus.hurry()
-
-    def deploy(self) -> None:
-        """Have all workers replaced, by the next release."""
-        self._roll()
-
-    def reopen_logs(self) -> None:
-        """Open the log files anew, here and in each worker."""
-        twistd_log.reopen()
-        self._signal(signal.SIGUSR1)
-
-    def log_in_flight(self) -> None:
-        """Have each worker log what it has in flight."""
-        self._signal(signal.SIGUSR2)
-
-    def _signal(self, number: signal.Signals) -> None:
-        for worker in self._crew.workers():
-            if worker.state not in (
-                WorkerState.STARTING,
-                WorkerState.READY,
-            ):  # a signal that nobody handles yet would kill
-                worker.send_signal(number)
 
     # -- the way out --------------------------------------------------------------------------------------
 
@@ -229,11 +197,8 @@ class Supervisor(Instance):
     def leave_after(self, error: BaseException) -> None:
         """Stop, with exit status 1, since something failed."""
         self._failed = error
-        self._leave()
-
-    def _leave(self) -> None:
-        self.arm_last_limit()
-        self._exodus.begin(True)
+        assert self._orders is not None
+        self._orders.stop(True)
 
     def _entered(self, state: State) -> None:
         health = self._telling.health
@@ -246,14 +211,14 @@ class Supervisor(Instance):
         super()._entered(state)
 
     def _gone(self, ending: DrainResult) -> None:
-        self._losses.end(lambda: self._end(ending))
+        self._crash_reports.end(lambda: self._end(ending))
 
     def _end(self, ending: DrainResult) -> None:
         if self._failed is not None:
             ending = evolve(ending, exit_status=1)
         assert self._control is not None
         self._own.leave(self._reactor, ending, EXIT_SECONDS, self._control.end)
-        self._looking.stop()
+        self._poller.stop()
         self._clock.stop()
         self._over.callback(None)
 
@@ -262,6 +227,6 @@ class Supervisor(Instance):
         super().stopService()  # type: ignore[no-untyped-call]
         if self._orders is None:
             return succeed(None)
-        if self._exodus.state != State.GONE:
-            self._leave()
+        if self._fleet_drain.state != State.GONE:
+            self._orders.stop(True)
         return self._over

@@ -6,7 +6,7 @@
         └──────────────┴──────────────────┴───────────── it dies ──────────────────────▲
 
 That it has ended is known from the kernel, by a descriptor of the process; of what it has said before, only its last
-word counts then.  One that can be heard no more, and lives, is of no use: it is replaced.
+word counts then.  A worker that is alive but whose channel is closed is replaced.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ DIES_IN: Final = 1.0
 
 
 class WorkerEvents(Protocol):
-    """Who is told what a worker says.  Reactor thread; before it runs, the main thread."""
+    """What a worker reports to its pool.  Reactor thread; before it runs, the main thread."""
 
     def ready(self, worker: WorkerProcess) -> None:
-        """It has imported the application, and would accept."""
+        """The worker has imported the application and is ready to accept."""
 
     def accepts(self, worker: WorkerProcess) -> None:
-        """It accepts."""
+        """The worker accepts."""
 
     def closing(self, worker: WorkerProcess) -> None:
-        """It wants to close its sockets, and waits for the word."""
+        """The worker asks whether it may close its sockets, and waits for the answer."""
 
     def closed(self, worker: WorkerProcess) -> None:
-        """It accepts nobody any more."""
+        """The worker has closed its sockets."""
 
     def ended(self, worker: WorkerProcess) -> None:
-        """Its process is gone."""
+        """The process of the worker has ended."""
 
 
 @frozen
@@ -90,10 +90,10 @@ class SpawnContext:
 class WorkerProcess:
     """One worker process.  Reactor thread.
 
-    :param number: of the place that it works in.
+    :param number: of the slot that it works in.
     :param release: what it is to run.
     :param sockets: what it is to accept from.
-    :param staff: is told.
+    :param events: is told.
     :raises OSError: it cannot be started.
     :ivar pid: its process.
     :ivar state: `starting`, `ready`, `serving`, `leaving` or `gone`.
@@ -102,7 +102,7 @@ class WorkerProcess:
     :ivar status: the exit status, negative for a signal; None while it lives.
     :ivar why: why it has not started, or what it was ended for; empty if nothing is known.
     :ivar picture: what it was like when it was last asked; there when it has ended.
-    :ivar closed: it accepts nobody any more.
+    :ivar closed: it has closed its sockets.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class WorkerProcess:
         number: int,
         release: Origin,
         sockets: Sequence[HeldSocket],
-        staff: WorkerEvents,
-        surroundings: SpawnContext,
+        events: WorkerEvents,
+        context: SpawnContext,
     ) -> None:
         self.number = number
         self.release = release
@@ -122,28 +122,28 @@ class WorkerProcess:
         self.why = ""
         self.picture: dict[str, Any] = {}
         self.closed = False
-        self._staff = staff
+        self._events = events
         self._since: float | None = None
         self._until: float | None = None
         self._deaf: IDelayedCall | None = None
-        self._clock = surroundings.clock
+        self._clock = context.clock
         with ExitStack() as undo:
             ours, theirs = socket.socketpair()
-            self.line = Channel(ours)
-            undo.callback(self.line.close)
+            self.channel = Channel(ours)
+            undo.callback(self.channel.close)
             with theirs:
                 control, its_control = socket.socketpair()
                 undo.callback(control.close)
                 with its_control:
-                    process = self._spawn(surroundings.spawn, theirs.fileno(), its_control.fileno())
+                    process = self._spawn(context.spawn, theirs.fileno(), its_control.fileno())
             undo.callback(_end, process)
             self.pid = process.pid
-            self.asking = WorkerClient(surroundings.reactor, surroundings.clock, control)
-            undo.callback(self.asking.close)
-            self.line.heard, self.line.lost = self._heard, self._lost
+            self.client = WorkerClient(context.reactor, context.clock, control)
+            undo.callback(self.client.close)
+            self.channel.on_message, self.channel.on_close = self._on_message, self._on_close
             self._say_sockets(self.sockets, pid=os.getpid())
-            self.line.watch(surroundings.reactor)
-            self.child = Child(surroundings.reactor, process, self._ended)
+            self.channel.watch(context.reactor)
+            self.child = Child(context.reactor, process, self._ended)
             undo.pop_all()
 
     def _spawn(
@@ -185,7 +185,7 @@ class WorkerProcess:
     def _say_sockets(self, sockets: Sequence[HeldSocket], **values: Any) -> None:
         for first in range(0, max(1, len(sockets)), AT_ONCE):
             some = sockets[first : first + AT_ONCE]
-            self.line.say(
+            self.channel.send(
                 "sockets",
                 [one.bound.socket.fileno() for one in some],
                 protocol=PROTOCOL,
@@ -195,23 +195,23 @@ class WorkerProcess:
             )
 
     def accept(self) -> None:
-        """Have it accept."""
-        self.line.say("accept")
+        """Tell the worker to accept."""
+        self.channel.send("accept")
 
     def accept_also(self, sockets: Sequence[HeldSocket]) -> None:
-        """Have it accept from these, too."""
+        """Tell the worker to accept from these sockets, too."""
         more = [one for one in sockets if one not in self.sockets]
         if more:
             self.sockets += more
             self._say_sockets(more)
 
     def release_sockets(self, sockets: Sequence[HeldSocket]) -> None:
-        """Have it let go of these: another worker accepts from them."""
+        """Tell the worker to let go of these sockets: another worker accepts from them."""
         self.sockets = [one for one in self.sockets if one not in sockets]
-        self.line.say("release", keys=_keys(sockets))
+        self.channel.send("release", keys=_keys(sockets))
 
     def succeeded(self, pid: int, handed: Sequence[HeldSocket], alone: Sequence[HeldSocket] = ()) -> None:
-        """Have it drain: another process accepts.
+        """Tell the worker to drain: another process accepts.
 
         :param pid: that process.
         :param handed: from these.
@@ -219,21 +219,21 @@ class WorkerProcess:
         """
         if self.state == WorkerState.SERVING:
             self.state = WorkerState.LEAVING
-        self.line.say("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone))
+        self.channel.send("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone))
 
     def close(self, pid: int, alone: Sequence[HeldSocket] = ()) -> None:
-        """Answer its question.
+        """Tell the worker that it may close its sockets.
 
-        :param pid: who accepts instead; 0 for nobody.
-        :param alone: what nobody else holds.
+        :param pid: the process that accepts instead; 0 for none.
+        :param alone: the sockets that no other process holds.
         """
-        self.line.say("close", pid=pid, alone=_keys(alone))
+        self.channel.send("close", pid=pid, alone=_keys(alone))
 
     def ask(
         self, method: str, target: str, values: dict[str, Any] | None = None, timeout: float = ANSWERS_IN
     ) -> Deferred[Any]:
         """Ask at its control; fails with a :class:`~graceful.control.client.ClientError`."""
-        return self.asking.ask(method, target, values, timeout)
+        return self.client.ask(method, target, values, timeout)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal; its number cannot be another's before it was waited for."""
@@ -250,7 +250,7 @@ class WorkerProcess:
 
     # -- what it says -------------------------------------------------------------------------------------
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         word = message.pop("word")
         if word == "gone":
             self.word = message
@@ -260,39 +260,39 @@ class WorkerProcess:
             pass  # it was about to, and has died
         elif word == "ready" and self.state == WorkerState.STARTING:
             self.state = WorkerState.READY
-            self._staff.ready(self)
+            self._events.ready(self)
         elif word == "accepts" and self.state == WorkerState.READY:
             self.state, self._since = WorkerState.SERVING, self._clock.seconds()
-            self._staff.accepts(self)
+            self._events.accepts(self)
         elif word == "closing":
-            self._staff.closing(self)
+            self._events.closing(self)
         elif word == "closed":
             self.closed = True
-            self._staff.closed(self)
+            self._events.closed(self)
 
-    def _lost(self) -> None:
-        """It can be heard no more: mostly because it dies, which is known in a moment."""
+    def _on_close(self) -> None:
+        """The channel is closed, mostly because the worker dies, which is known in a moment."""
         self._deaf = self._clock.callLater(DIES_IN, self._is_deaf)
 
     def _is_deaf(self) -> None:
-        """It lives; one that serves has lost us as well, and stops."""
+        """The worker lives without a channel: kill it, or, if it serves, treat it as one that stops."""
         self._deaf = None
         if self.state in (WorkerState.STARTING, WorkerState.READY):
             self.kill("it can be heard no more")
         else:
-            self._staff.closing(self)
+            self._events.closing(self)
 
     def _ended(self, child: Child, status: int) -> None:
         self.state, self.status, self.closed, self._until = WorkerState.GONE, status, True, self._clock.seconds()
-        self.line.hear_out()
-        self.asking.close()
+        self.channel.receive_rest()
+        self.client.close()
         if self._deaf is not None:
             self._deaf.cancel()
             self._deaf = None
-        self._staff.ended(self)
+        self._events.ended(self)
 
     def how(self) -> str:
-        """How it has ended, for people."""
+        """Returns how the worker has ended, for people."""
         if self.why:
             return self.why
         assert self.status is not None

@@ -1,24 +1,22 @@
-"""Keeping every place staffed: one worker in each, that accepts from the sockets of its place.
+"""The workers of an instance: one in each slot, which accepts from the sockets of that slot.
 
-Whatever takes a worker away (a crash, a signal from somebody, a new release, the number of its requests), the same
-happens: another one is started, and when it accepts, the former one drains.
+Whatever takes a worker away (a crash, a signal from somebody, a new release, the number of its requests), the pool
+does the same: it starts another worker, and when that accepts, the former one drains.
 
-    start ─▶ coming ─ready─▶ told to accept ─accepts─▶ the place's worker ─another one accepts─▶ leaving ─▶ gone
+    start ─▶ coming ─ready─▶ told to accept ─accepts─▶ the slot's worker ─another one accepts─▶ leaving ─▶ gone
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from graceful.process.origin import Origin
-from graceful.workers.boot import ENDS_IN, dismiss, gather
+from graceful.workers.boot import ENDS_IN, terminate, wait_until_ready
 from graceful.workers.slot import Slot
 from graceful.workers.slot_sockets import SlotSockets
 from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
@@ -26,45 +24,11 @@ from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
 log = Logger(namespace="graceful")
 
 
-@frozen
-class Keepers:
-    """Finds them.  Reactor thread.
-
-    :ivar places: where they are wanted.
-    :ivar sockets: of all places.
-    """
-
-    places: Sequence[Slot]
-    sockets: SlotSockets
-
-    def gone(self, worker: WorkerProcess) -> None:
-        """What it has kept for others is without a keeper."""
-        for place in self.places:
-            if place.keeper is worker:
-                place.keeper = None
-
-    def cover(self) -> None:
-        """Wherever nobody accepts, have somebody else do so: whoever does the least of that."""
-        siblings = [
-            one.worker for one in self.places if one.worker is not None and one.worker.state == WorkerState.SERVING
-        ]
-        for place in self.places:
-            if place.worker is None and place.keeper is None and siblings:
-                place.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
-                keeper.accept_also(self.sockets.own(place.number))
-
-    def relieve(self, place: Slot) -> None:
-        """Its own worker accepts: what waits is for that one."""
-        keeper, place.keeper = place.keeper, None
-        if keeper is not None:
-            keeper.release_sockets(self.sockets.own(place.number))
-
-
 #: Why there is no replacement, though nothing went wrong.
 STOPPING: Final = "it is stopping"
 ANOTHER: Final = "another replacement is wanted"
 
-#: Seconds within which a signal that a worker has got may reach us, too.
+#: Seconds within which a signal that a worker has got may reach us, too: systemd sends it to all processes of a unit.
 SAME_SIGNAL: Final = 2.0
 
 
@@ -73,290 +37,328 @@ class CannotStart(Exception):
 
 
 class DrainEvents(Protocol):
-    """Who is told what happens once everybody leaves."""
+    """What the pool reports once all workers drain."""
 
     def closing(self, worker: WorkerProcess) -> None:
-        """One wants to close its sockets, and waits for the word."""
+        """A worker asks whether it may close its sockets, and waits for the answer."""
 
     def closed(self, worker: WorkerProcess) -> None:
-        """One accepts nobody any more."""
+        """A worker has closed its sockets."""
 
     def ended(self, worker: WorkerProcess) -> None:
-        """One is gone."""
+        """The process of a worker has ended."""
+
+
+class PoolListener(Protocol):
+    """The supervisor, as its pool of workers sees it.  Reactor thread."""
+
+    def all_accept(self) -> None:
+        """All workers accept for the first time."""
+
+    def worker_ended(self, worker: WorkerProcess) -> None:
+        """A worker has ended; it is still among the workers."""
+
+    def worker_lost(self, worker: WorkerProcess) -> None:
+        """A worker that has served has died without a last word."""
+
+    def hopeless(self, why: str) -> None:
+        """No worker can serve any more."""
 
 
 class WorkerPool:
     """All workers of an instance; a :class:`graceful.workers.worker.WorkerEvents`.  Reactor thread.
 
-    :param sockets: what they accept from.
-    :param release: what they are to run.
-    :param surroundings: what they are started with.
-    :param timeout: seconds that one has, from its start until it accepts.
-    :param most_leaving: how many may drain in one place at a time; one more, and the oldest takes down what it has.
-    :ivar away: they are to be out of the rotation of a balancer.
-    :ivar places: in their order.
-    :ivar asking: those that have asked whether they may close their sockets, and wait for an answer.
+    :param sockets: from which the workers accept.
+    :param release: what the workers are to run.
+    :param context: the reactor, the clock and the function that starts a process.
+    :param timeout: seconds that a worker has, from its start until it accepts.
+    :param most_leaving: how many may drain in one slot at a time; one more, and the oldest takes down what it has.
+    :param listener: is told what becomes of the workers.
+    :ivar away: whether the workers are to be out of the rotation of a balancer.
+    :ivar slots: by their numbers.
+    :ivar waiting_to_close: the workers that have asked whether they may close their sockets.
     :ivar leaving: the workers that drain, oldest first.
-    :ivar on_open: called once all accept for the first time.
-    :ivar on_ended: called with each worker that has ended, while it is still among the workers.
-    :ivar on_lost: called with one that has died while it served, or drained, without a last word.
-    :ivar on_hopeless: called with why nobody can serve any more.
-    :ivar exodus: gets what happens, once everybody leaves.
+    :ivar fleet_drain: is told what happens once all workers drain; None before.
     """
 
     def __init__(
-        self, sockets: SlotSockets, release: Origin, surroundings: SpawnContext, timeout: float, most_leaving: int
+        self,
+        sockets: SlotSockets,
+        release: Origin,
+        context: SpawnContext,
+        timeout: float,
+        most_leaving: int,
+        listener: PoolListener,
     ) -> None:
         self._sockets = sockets
-        self._surroundings = surroundings
-        self._clock = surroundings.clock
+        self._context = context
+        self._clock = context.clock
         self._timeout = timeout
         self._most_leaving = most_leaving
         self._accepting = False
         self._opened = False
-        self._why = ""  # the last one has ended
+        self._why = ""  # why the last worker has ended
         self.away = False
-        self.places = [Slot(number, release) for number in range(1, sockets.count + 1)]
+        self.slots = [Slot(number, release) for number in range(1, sockets.count + 1)]
         self.leaving: list[WorkerProcess] = []
-        self.asking: list[WorkerProcess] = []
-        self._keepers = Keepers(self.places, sockets)
-        self.on_open: Callable[[], object] = lambda: None
-        self.on_ended: Callable[[WorkerProcess], object] = lambda worker: None
-        self.on_lost: Callable[[WorkerProcess], object] = lambda worker: None
-        self.on_hopeless: Callable[[str], object] = lambda why: None
-        self.exodus: DrainEvents | None = None
+        self.waiting_to_close: list[WorkerProcess] = []
+        self._listener = listener
+        self.fleet_drain: DrainEvents | None = None
 
-    # -- who there is -------------------------------------------------------------------------------------
+    # -- the workers -------------------------------------------------------------------------------------
 
     def workers(self) -> list[WorkerProcess]:
-        """All, by their places, and in a place the youngest first."""
+        """Returns all workers by their slots, and in a slot the youngest first."""
         return sorted([*self.coming(), *self.serving(), *reversed(self.leaving)], key=lambda worker: worker.number)
 
     def serving(self) -> list[WorkerProcess]:
-        """Those that accept, by their places."""
-        return [place.worker for place in self.places if place.worker is not None]
+        """Returns the workers that accept, by their slots."""
+        return [slot.worker for slot in self.slots if slot.worker is not None]
 
     def coming(self) -> list[WorkerProcess]:
-        """Those that are being started."""
-        return [place.coming for place in self.places if place.coming is not None]
+        """Returns the workers that are being started."""
+        return [slot.coming for slot in self.slots if slot.coming is not None]
 
-    def _place(self, worker: WorkerProcess) -> Slot:
-        return self.places[worker.number - 1]
+    def _slot(self, worker: WorkerProcess) -> Slot:
+        return self.slots[worker.number - 1]
 
     # -- before the reactor runs --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start one for each place, and wait until all would accept; none does yet.  Blocks.
+        """Start a worker for each slot, and wait until all are ready to accept.  Blocks.
 
-        :raises CannotStart: one of them cannot.
+        :raises CannotStart: a worker has ended instead.
         """
-        for place in self.places:
+        for slot in self.slots:
             try:
-                self._start(place)
+                self._start(slot)
             except OSError as error:
-                raise CannotStart(_not_started(place, error)) from None
-        if not gather(self.coming):
+                raise CannotStart(_not_started(slot, error)) from None
+        if not wait_until_ready(self.coming):
             raise CannotStart(self._why)
 
     def abandon(self) -> None:
-        """End those that have not begun to accept.  Blocks, briefly: start-up has failed."""
-        dismiss(self.coming())
+        """End the workers that have not begun to accept, since start-up has failed.  Blocks, briefly."""
+        terminate(self.coming())
 
     # -- coming -------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """Have all accept; the reactor runs."""
+        """Tell all workers to accept, now that the reactor runs."""
         self._accepting = True
-        if self.exodus is not None:
+        if self.fleet_drain is not None:
             return
-        for place in self.places:
-            if place.coming is not None:
-                self._time(place, place.coming)
-                if place.coming.state == WorkerState.READY:
-                    self.ready(place.coming)
+        for slot in self.slots:
+            if slot.coming is not None:
+                self._time(slot, slot.coming)
+                if slot.coming.state == WorkerState.READY:
+                    self.ready(slot.coming)
 
-    def _start(self, place: Slot) -> None:
-        worker = WorkerProcess(place.number, place.release, self._sockets.of(place.number), self, self._surroundings)
-        place.coming = worker
+    def _start(self, slot: Slot) -> None:
+        worker = WorkerProcess(slot.number, slot.release, self._sockets.of(slot.number), self, self._context)
+        slot.coming = worker
         if self._accepting:
-            self._time(place, worker)
+            self._time(slot, worker)
 
-    def _time(self, place: Slot, worker: WorkerProcess) -> None:
-        place.late = self._clock.callLater(self._timeout, self._too_late, place, worker)
+    def _time(self, slot: Slot, worker: WorkerProcess) -> None:
+        slot.late = self._clock.callLater(self._timeout, self._too_late, slot, worker)
 
-    def _try_to_start(self, place: Slot) -> None:
-        place.again = None
+    def _try_to_start(self, slot: Slot) -> None:
+        slot.again = None
         try:
-            self._start(place)
+            self._start(slot)
         except OSError as error:
-            why = _not_started(place, error)
-            place.answer(why)
-            self._staff(place, why, 0.0)
+            why = _not_started(slot, error)
+            slot.answer(why)
+            self._restart(slot, why, 0.0)
 
-    def _too_late(self, place: Slot, worker: WorkerProcess) -> None:
-        place.late = None
+    def _too_late(self, slot: Slot, worker: WorkerProcess) -> None:
+        slot.late = None
         worker.kill(f"it has not accepted within {self._timeout:g} s")
 
     def ready(self, worker: WorkerProcess) -> None:
-        """It would accept: let it."""
-        if not self._accepting or self.exodus is not None:
+        """The worker has imported the application; tell it to accept."""
+        if not self._accepting or self.fleet_drain is not None:
             return
         if self.away:
             left = worker.ask("POST", "/leave").addErrback(lambda failure: None)
-            left.addCallback(lambda said: worker.accept() if self.exodus is None else None)
+            left.addCallback(lambda said: worker.accept() if self.fleet_drain is None else None)
         else:
             worker.accept()
 
     def accepts(self, worker: WorkerProcess) -> None:
-        """It accepts: let go of whoever has done so in its stead."""
-        place = self._place(worker)
-        place.not_late()
-        former, place.worker, place.coming = place.worker, worker, None
-        if self.exodus is not None:  # which has told it to end, a moment too late
+        """The new worker accepts; drain the one it replaces."""
+        slot = self._slot(worker)
+        slot.not_late()
+        former, slot.worker, slot.coming = slot.worker, worker, None
+        if self.fleet_drain is not None:  # the drain has told it to end, a moment too late
             self.leaving += [former] if former is not None else []
             return
-        log.info("worker {number}, process {pid}, accepts", number=place.number, pid=worker.pid)
-        self._keepers.relieve(place)
+        log.info("worker {number}, process {pid}, accepts", number=slot.number, pid=worker.pid)
+        self._relieve_keeper(slot)
         if former is not None:
             self._leave(former, worker.pid)
-        self._keepers.cover()
-        if not self._opened and len(self.serving()) == len(self.places):
+        self._cover_empty_slots()
+        if not self._opened and len(self.serving()) == len(self.slots):
             self._opened = True
-            self.on_open()
-        self._replaced(place, worker, None)
+            self._listener.all_accept()
+        self._replaced(slot, worker, None)
 
     # -- going --------------------------------------------------------------------------------------------
 
     def _leave(self, worker: WorkerProcess, pid: int) -> None:
         worker.succeeded(pid, worker.sockets)
         self.leaving.append(worker)
-        self._keepers.gone(worker)
+        self._forget_keeper(worker)
         here = [one for one in self.leaving if one.number == worker.number]
         for oldest in here[: max(0, len(here) - self._most_leaving)]:
             oldest.ask("POST", "/hurry").addErrback(lambda failure: None)
 
     def closing(self, worker: WorkerProcess) -> None:
-        """It wants to close its sockets: if we have not told it to, we may be about to.
+        """The worker asks to close its sockets: it was told to stop, by us or by another process.
 
-        systemd sends SIGTERM to all processes of a unit, in any order.  Until we know, it goes on accepting.
+        systemd sends SIGTERM to all processes of a unit, in any order.  Until we know, the worker
+        keeps accepting.
         """
-        if self.exodus is not None:
-            self.exodus.closing(worker)
+        if self.fleet_drain is not None:
+            self.fleet_drain.closing(worker)
         else:
-            self.asking.append(worker)
+            self.waiting_to_close.append(worker)
             self._clock.callLater(SAME_SIGNAL, self._replace_stopped, worker)
 
     def _replace_stopped(self, worker: WorkerProcess) -> None:
-        """It was somebody else who has told it: let it go, since we hold its sockets, and replace it."""
-        if self.exodus is not None:
+        """Replace a worker that another process has told to stop; it may close its sockets: we hold them, too."""
+        if self.fleet_drain is not None:
             return
-        self.asking.remove(worker)
+        self.waiting_to_close.remove(worker)
         if worker.state == WorkerState.GONE:
             return
         worker.close(os.getpid())
-        place = self._place(worker)
-        if place.worker is worker:
-            place.worker = None
+        slot = self._slot(worker)
+        if slot.worker is worker:
+            slot.worker = None
             worker.state = WorkerState.LEAVING
             self.leaving.append(worker)
-            self._keepers.gone(worker)
-            self._keepers.cover()
-            why = "was told to stop by somebody else" if worker.line.open else "can be heard no more"
-            self._staff(place, f"{worker}, {why}", worker.served_for)
+            self._forget_keeper(worker)
+            self._cover_empty_slots()
+            why = "was told to stop by somebody else" if worker.channel.open else "can be heard no more"
+            self._restart(slot, f"{worker}, {why}", worker.served_for)
 
     def closed(self, worker: WorkerProcess) -> None:
-        """It accepts nobody any more."""
-        if self.exodus is not None:
-            self.exodus.closed(worker)
+        """The worker has closed its sockets."""
+        if self.fleet_drain is not None:
+            self.fleet_drain.closed(worker)
 
     def ended(self, worker: WorkerProcess) -> None:
-        """Its process is gone: staff its place, if it was needed there."""
-        self.on_ended(worker)
+        """The process of the worker has ended: fill its slot again, unless it was draining."""
+        self._listener.worker_ended(worker)
         if worker.has_served and worker.word is None:
-            self.on_lost(worker)
-        place = self._place(worker)
+            self._listener.worker_lost(worker)
+        slot = self._slot(worker)
         if worker in self.leaving:
             self.leaving.remove(worker)
-        elif worker is place.coming:
-            place.coming = None
-            place.not_late()
-        elif worker is place.worker:
-            place.worker = None
-        if self.exodus is not None:
-            self.exodus.ended(worker)
+        elif worker is slot.coming:
+            slot.coming = None
+            slot.not_late()
+        elif worker is slot.worker:
+            slot.worker = None
+        if self.fleet_drain is not None:
+            self.fleet_drain.ended(worker)
             return
         self._why = worker.why or f"{worker}, has ended with {worker.how()}"
         if not self._accepting:
             return
-        self._keepers.gone(worker)
-        self._keepers.cover()
-        self._replaced(place, worker, worker.how())
+        self._forget_keeper(worker)
+        self._cover_empty_slots()
+        self._replaced(slot, worker, worker.how())
         what = "has ended" if worker.has_served else "cannot start"
-        self._staff(place, f"{worker}, {what}: {worker.how()}", worker.served_for)
+        self._restart(slot, f"{worker}, {what}: {worker.how()}", worker.served_for)
 
-    def _staff(self, place: Slot, what: str, served_for: float) -> None:
-        """See to it that another one is started, if nobody works there, nor comes."""
-        if not place.empty or self.exodus is not None:
+    def _restart(self, slot: Slot, what: str, served_for: float) -> None:
+        """Start another worker after a pause, if the slot has none and none is coming."""
+        if not slot.empty or self.fleet_drain is not None:
             return
-        pause = place.pauses.after(served_for)
+        pause = slot.backoff.after(served_for)
         log.error(
             "{what}; {others} of {all} workers accept, another one starts {when}",
             what=what,
             others=len(self.serving()),
-            all=len(self.places),
+            all=len(self.slots),
             when=f"in {pause:g} s" if pause else "now",
         )
-        place.again = self._clock.callLater(pause, self._try_to_start, place)
-        if not self.serving() and not self.coming() and all(one.pauses.hopeless for one in self.places):
-            self.on_hopeless(f"no worker can be started: {what}")
+        slot.again = self._clock.callLater(pause, self._try_to_start, slot)
+        if not self.serving() and not self.coming() and all(one.backoff.hopeless for one in self.slots):
+            self._listener.hopeless(f"no worker can be started: {what}")
+
+    # -- siblings that accept for a slot without a worker -------------------------------------------------
+
+    def _forget_keeper(self, worker: WorkerProcess) -> None:
+        """Note that the slots which a worker accepted for are without a keeper."""
+        for slot in self.slots:
+            if slot.keeper is worker:
+                slot.keeper = None
+
+    def _cover_empty_slots(self) -> None:
+        """Have a sibling accept for each slot without a worker: the one with the fewest sockets."""
+        siblings = [worker for worker in self.serving() if worker.state == WorkerState.SERVING]
+        for slot in self.slots:
+            if slot.worker is None and slot.keeper is None and siblings:
+                slot.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
+                keeper.accept_also(self._sockets.own(slot.number))
+
+    def _relieve_keeper(self, slot: Slot) -> None:
+        """Have the keeper let go of the slot's sockets: the slot's own worker accepts from them."""
+        keeper, slot.keeper = slot.keeper, None
+        if keeper is not None:
+            keeper.release_sockets(self._sockets.own(slot.number))
 
     # -- replacing ----------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
         """Whether a worker is being started, or waits to be."""
-        return any(place.coming is not None or place.again is not None for place in self.places)
+        return any(slot.coming is not None or slot.again is not None for slot in self.slots)
 
-    def replace(self, place: Slot, release: Origin | None = None) -> Deferred[str | None]:
-        """Start another worker, which takes over from the one that there is.
+    def replace(self, slot: Slot, release: Origin | None = None) -> Deferred[str | None]:
+        """Start another worker in a slot, which takes over from the one that is there.
 
         :param release: what it is to run; by default, what runs there.
-        :returns: fires with None when it accepts, or with why it does not; then the former one goes on.
+        :returns: fires with None when the new worker accepts, or with why it does not; then the former one stays.
         """
-        if self.exodus is not None:
+        if self.fleet_drain is not None:
             return succeed(STOPPING)
-        place.answer(ANOTHER)
+        slot.answer(ANOTHER)
         awaited: Deferred[str | None] = Deferred()
-        place.awaited = awaited
-        place.release = release or place.release
-        place.not_again()
-        if place.coming is None:
-            self._try_to_start(place)
+        slot.awaited = awaited
+        slot.release = release or slot.release
+        slot.not_again()
+        if slot.coming is None:
+            self._try_to_start(slot)
         return awaited
 
-    def _replaced(self, place: Slot, worker: WorkerProcess, why_not: str | None) -> None:
-        """One accepts, or cannot: if somebody waits for a replacement, tell him, or start the one that he wants."""
-        if place.awaited is None or place.coming is not None:
+    def _replaced(self, slot: Slot, worker: WorkerProcess, why_not: str | None) -> None:
+        """Answer the caller of :meth:`replace`, or start the worker that it wants."""
+        if slot.awaited is None or slot.coming is not None:
             return
-        if worker.release is place.release:
-            place.answer(why_not)
+        if worker.release is slot.release:
+            slot.answer(why_not)
         else:
-            self._try_to_start(place)  # this was another one, which was on its way already
+            self._try_to_start(slot)  # this was another one, which was on its way already
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def leave_with(self, exodus: DrainEvents) -> None:
-        """From now on nobody is replaced; who does not accept yet, ends."""
-        self.exodus = exodus
-        for place in self.places:
-            place.not_again()
-            place.not_late()
-            if place.coming is not None:
-                place.coming.send_signal(signal.SIGTERM)
-                place.late = self._clock.callLater(ENDS_IN, self._too_late, place, place.coming)
-            place.answer(STOPPING)
+    def leave_with(self, fleet_drain: DrainEvents) -> None:
+        """Stop replacing workers, and end those that do not accept yet: all drain."""
+        self.fleet_drain = fleet_drain
+        for slot in self.slots:
+            slot.not_again()
+            slot.not_late()
+            if slot.coming is not None:
+                slot.coming.send_signal(signal.SIGTERM)
+                slot.late = self._clock.callLater(ENDS_IN, self._too_late, slot, slot.coming)
+            slot.answer(STOPPING)
 
 
-def _not_started(place: Slot, error: OSError) -> str:
-    release = place.release
+def _not_started(slot: Slot, error: OSError) -> str:
+    release = slot.release
     return f"{release.command[0]} cannot be started in {release.directory}: {error.strerror or error}"

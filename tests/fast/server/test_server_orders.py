@@ -93,11 +93,11 @@ class FleetTests(SynchronousTestCase):
         self.at_most = 20.0
         self.remaining_seconds: float | None = None
         self.killed = 0
-        exodus: Any = SimpleNamespace(state="serving", began=None, kill=self.kill)
+        fleet_drain: Any = SimpleNamespace(state="serving", began=None, kill=self.kill)
         test, nothing = cast(Any, self), cast(Any, None)  # the test is their status, and the limit
-        self.orders = FleetOrders(nothing, exodus, test, nothing, test)
+        self.orders = FleetOrders(nothing, fleet_drain, test, nothing, test, nothing)
         self.orders.arm_last_limit()
-        exodus.state, exodus.began = "finishing", 0.0
+        fleet_drain.state, fleet_drain.began = "finishing", 0.0
 
     def arm(self, seconds: float) -> None:
         """Note the limit."""

@@ -8,13 +8,13 @@ import subprocess
 from typing import Any
 
 from graceful.workers import boot as muster
-from graceful.workers.boot import dismiss, gather
+from graceful.workers.boot import terminate, wait_until_ready
 from graceful.workers.channel import Channel
 from graceful.workers.worker import WorkerProcess
 from tests.fast.workers.test_worker import Case
 
 
-class MusterTests(Case):
+class BootTests(Case):
     """Two of them."""
 
     def setUp(self) -> None:
@@ -30,8 +30,8 @@ class MusterTests(Case):
         worker = self.make()
         self.workers.append(worker)
         self.lines.append(self.its)
-        self.addCleanup(worker.asking.close)
-        self.addCleanup(worker.line.close)
+        self.addCleanup(worker.client.close)
+        self.addCleanup(worker.channel.close)
         self.addCleanup(self.forget, worker)
 
     def forget(self, worker: WorkerProcess) -> None:
@@ -44,27 +44,27 @@ class MusterTests(Case):
         """Those that have not ended."""
         return [worker for worker in self.workers if worker.status is None]
 
-    def test_ready(self) -> None:
+    def test_waits_for_all_in_any_order(self) -> None:
         """It is waited for all, in whatever order they are ready."""
         for line in reversed(self.lines):
-            line.say("ready")
-        self.assertTrue(gather(self.coming))
+            line.send("ready")
+        self.assertTrue(wait_until_ready(self.coming))
         self.assertEqual(self.staff.told.count("ready"), 2)
 
     def test_one_ends(self) -> None:
         """Then it is waited for nobody else; why it has ended is known."""
-        self.lines[0].say("ready")
-        self.lines[1].say("failed", why="wiki cannot be imported")
+        self.lines[0].send("ready")
+        self.lines[1].send("failed", why="wiki cannot be imported")
         self.lines[1].close()
         self.processes[1].kill()
-        self.assertFalse(gather(self.coming))
+        self.assertFalse(wait_until_ready(self.coming))
         self.assertEqual(self.workers[1].how(), "wiki cannot be imported")
 
     def test_ready_and_gone(self) -> None:
         """One that has ended after it was ready is missing all the same."""
-        self.lines[0].say("ready")
+        self.lines[0].send("ready")
         self.lines[0].close()
-        self.assertFalse(gather(self.first_is_gone))
+        self.assertFalse(wait_until_ready(self.first_is_gone))
 
     def first_is_gone(self) -> list[WorkerProcess]:
         """Have the first one end once it has been heard."""
@@ -76,7 +76,7 @@ class MusterTests(Case):
 
     def test_dismissed(self) -> None:
         """They are told to end, and have ended."""
-        dismiss(self.workers)
+        terminate(self.workers)
         self.assertEqual([worker.status for worker in self.workers], [-15, -15])
         self.assertEqual(self.reactor.readers, [])
 
@@ -88,7 +88,7 @@ class MusterTests(Case):
             self.start()
         finally:
             signal.signal(signal.SIGTERM, before)
-        dismiss([self.workers[2], self.workers[0]])
+        terminate([self.workers[2], self.workers[0]])
         self.assertEqual(self.workers[2].status, -9)
         self.assertIn(self.workers[0].status, (-15, -9))
         for process in self.processes[::2]:

@@ -14,29 +14,29 @@ from graceful.workers.channel import LONGEST, Channel, ChannelLost
 from tests.fast.doubles import Reactor
 
 
-class LineTests(SynchronousTestCase):
+class ChannelTests(SynchronousTestCase):
     """Two ends."""
 
     def setUp(self) -> None:
         """Make them; one is the reactor's."""
         self.other, sock = socket.socketpair()
         self.addCleanup(self.other.close)
-        self.line = Channel(sock)
-        self.addCleanup(self.line.close)
+        self.channel = Channel(sock)
+        self.addCleanup(self.channel.close)
         self.reactor = Reactor()
         self.heard: list[Any] = []
-        self.line.heard = self.heard.append
-        self.line.lost = lambda: self.heard.append("lost")
+        self.channel.on_message = self.heard.append
+        self.channel.on_close = lambda: self.heard.append("lost")
 
     def watched(self) -> Channel:
         """From now on it is the reactor's."""
-        self.line.watch(self.reactor)
-        return self.line
+        self.channel.watch(self.reactor)
+        return self.channel
 
     def sends(self, data: bytes) -> None:
         """The other end says this, and the reactor notices."""
         self.other.sendall(data)
-        self.line.doRead()
+        self.channel.doRead()
 
     def file(self) -> int:
         """A descriptor."""
@@ -46,12 +46,12 @@ class LineTests(SynchronousTestCase):
 
     # -- speaking and hearing -----------------------------------------------------------------------------
 
-    def test_said(self) -> None:
+    def test_message_arrives_as_sent_with_its_descriptors(self) -> None:
         """A message is heard as it was said, and its descriptors come with it."""
         other = Channel(self.other)
-        other.say("sockets", [self.file(), self.file()], sockets=[1, 2])
-        self.assertEqual(self.line.hear(1.0), {"word": "sockets", "sockets": [1, 2]})
-        found = [self.line.take_descriptor() for _ in range(3)]
+        other.send("sockets", [self.file(), self.file()], sockets=[1, 2])
+        self.assertEqual(self.channel.receive(1.0), {"word": "sockets", "sockets": [1, 2]})
+        found = [self.channel.take_descriptor() for _ in range(3)]
         self.assertIs(found[2], None)
         for descriptor in found[:2]:
             assert descriptor is not None
@@ -66,52 +66,52 @@ class LineTests(SynchronousTestCase):
         self.sends(b'd": "c"}\n')
         self.assertEqual(self.heard[2:], [{"word": "c"}])
 
-    def test_nothing_there(self) -> None:
+    def test_read_never_blocks(self) -> None:
         """The reactor is never kept waiting, whatever it was woken for; nor is that the end."""
         self.patch(module, "TAKES_IN", 60.0)
         self.watched().doRead()
-        self.line.say("a")
-        self.line.doRead()
+        self.channel.send("a")
+        self.channel.doRead()
         self.assertEqual(self.heard, [])
-        self.assertTrue(self.line.open)
+        self.assertTrue(self.channel.open)
 
-    def test_hear_nothing(self) -> None:
+    def test_receive_fails_after_timeout_or_close(self) -> None:
         """Waiting for the first word has a limit, and an end if there is nobody."""
-        self.assertRaises(ChannelLost, self.line.hear, 0.01)
-        self.assertTrue(self.line.open)
+        self.assertRaises(ChannelLost, self.channel.receive, 0.01)
+        self.assertTrue(self.channel.open)
         self.other.close()
-        self.assertRaises(ChannelLost, self.line.hear, None)
+        self.assertRaises(ChannelLost, self.channel.receive, None)
 
     def test_not_understood(self) -> None:
         """What is no message ends the line."""
         for data in (b"nonsense\n", b"[]\n", b'{"word": 1}\n', b"\xff\n"):
             self.other.sendall(data)
-            self.assertRaises(ChannelLost, self.line.hear, 1.0)
+            self.assertRaises(ChannelLost, self.channel.receive, 1.0)
 
-    def test_hears_well(self) -> None:
+    def test_failing_handler_does_not_close_the_channel(self) -> None:
         """Trouble with one message is no trouble of the next, nor of the line."""
 
         def heard(message: dict[str, Any]) -> None:
             self.heard.append(message["needed"])
 
-        self.line.heard = heard
+        self.channel.on_message = heard
         self.watched()
         self.sends(b'{"word": "a"}\n{"word": "b", "needed": 1}\n')
         self.assertEqual(self.heard, [1])
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.assertEqual(self.reactor.readers, [self.line])
+        self.assertEqual(self.reactor.readers, [self.channel])
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def test_lost(self) -> None:
+    def test_closes_once_after_the_last_message(self) -> None:
         """What was said before the end is heard; that it has ended is told once."""
         self.watched()
         self.other.sendall(b'{"word": "a"}\n{"half')
         self.other.close()
         for _ in range(3):
-            self.line.doRead()
+            self.channel.doRead()
         self.assertEqual(self.heard, [{"word": "a"}, "lost"])
-        self.assertEqual((self.line.open, self.reactor.readers), (False, []))
+        self.assertEqual((self.channel.open, self.reactor.readers), (False, []))
 
     def test_lost_by_nonsense(self) -> None:
         """One who cannot be understood is lost, too."""
@@ -119,8 +119,8 @@ class LineTests(SynchronousTestCase):
         self.sends(b"nonsense\n")
         self.assertEqual(self.heard, ["lost"])
 
-    def test_endless(self) -> None:
-        """So is one who does not come to an end; what has one may be long."""
+    def test_message_without_end_closes_the_channel(self) -> None:
+        """A message that does not end closes the channel; a long one with an end is read."""
         self.watched()
         self.other.setblocking(False)
         longest = b'{"word": "' + b"a" * (LONGEST - 100) + b'"}\n'
@@ -129,30 +129,30 @@ class LineTests(SynchronousTestCase):
                 try:
                     data = data[self.other.send(data) :]
                 except BlockingIOError:
-                    self.line.doRead()
+                    self.channel.doRead()
                 except OSError:
                     break
-        while self.line.open:
-            self.line.doRead()
+        while self.channel.open:
+            self.channel.doRead()
         self.assertEqual((len(self.heard), self.heard[-1]), (2, "lost"))
 
-    def test_said_to_nobody(self) -> None:
-        """Nothing happens but that the end is noticed; and after it, nothing."""
+    def test_send_to_closed_end_is_noticed(self) -> None:
+        """Sending to an end that is closed does nothing but notice that."""
         self.watched()
         self.other.close()
-        self.line.say("a")
-        self.line.doRead()
+        self.channel.send("a")
+        self.channel.doRead()
         self.assertEqual(self.heard, ["lost"])
-        self.line.say("b")
-        self.line.doRead()
+        self.channel.send("b")
+        self.channel.doRead()
         self.assertEqual(self.heard, ["lost"])
 
-    def test_nobody_listens(self) -> None:
+    def test_full_channel_is_given_up(self) -> None:
         """One who leaves the line full is given up after a while: nothing can follow half a message."""
         self.patch(module, "TAKES_IN", 0.05)
         self.watched()
-        self.line.say("long", text="x" * (4 << 20))
-        self.line.doRead()
+        self.channel.send("long", text="x" * (4 << 20))
+        self.channel.doRead()
         self.assertEqual(self.heard, ["lost"])
 
     def test_hear_out(self) -> None:
@@ -160,49 +160,49 @@ class LineTests(SynchronousTestCase):
         self.watched()
         self.other.sendall(b'{"word": "a"}\n' + b'{"word": "' + b"b" * 150_000 + b'"}\n')
         self.other.close()
-        self.line.hear_out()
+        self.channel.receive_rest()
         self.assertEqual([message["word"][0] for message in self.heard], ["a", "b"])
-        self.assertEqual((self.line.open, self.reactor.readers), (False, []))
+        self.assertEqual((self.channel.open, self.reactor.readers), (False, []))
 
     def test_hear_out_a_child(self) -> None:
         """Nobody is waited for who holds the other end by inheritance."""
         self.patch(module, "TAKES_IN", 60.0)
         self.watched()
         self.other.sendall(b'{"word": "a"}\n')
-        self.line.hear_out()
+        self.channel.receive_rest()
         self.assertEqual(self.heard, [{"word": "a"}])
-        self.assertFalse(self.line.open)
+        self.assertFalse(self.channel.open)
 
     def test_hang_up(self) -> None:
         """Nothing is heard any more, not even what is there; what has come with it is closed."""
         self.watched()
         other = Channel(self.other)
-        other.say("a")
-        other.say("b", [self.file()])
+        other.send("a")
+        other.send("b", [self.file()])
         before = len(os.listdir("/proc/self/fd"))
 
         def heard(message: dict[str, Any]) -> None:
             self.heard.append(message["word"])
-            self.line.close()
+            self.channel.close()
 
-        self.line.heard = heard
-        self.line.doRead()
+        self.channel.on_message = heard
+        self.channel.doRead()
         self.assertEqual(self.heard, ["a"])
         self.assertEqual(len(os.listdir("/proc/self/fd")), before - 1)
         self.assertEqual(self.reactor.readers, [])
 
-    def test_no_room(self) -> None:
+    def test_descriptors_over_the_limit_are_left_out(self) -> None:
         """Descriptors for which there is no room do not come; the message does."""
         other = Channel(self.other)
-        other.say("sockets", [self.file(), self.file()])
+        other.send("sockets", [self.file(), self.file()])
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
         try:
-            self.assertEqual(self.line.hear(1.0), {"word": "sockets"})
+            self.assertEqual(self.channel.receive(1.0), {"word": "sockets"})
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        self.assertEqual(self.line.take_descriptor(), free)
+        self.assertEqual(self.channel.take_descriptor(), free)
         os.close(free)
-        self.assertIs(self.line.take_descriptor(), None)
+        self.assertIs(self.channel.take_descriptor(), None)

@@ -41,7 +41,7 @@ class Published:
         self.calls.append("give up")
 
 
-class LossesTests(Workforce):
+class CrashReportsTests(Workforce):
     """What `CrashReports` tells."""
 
     def setUp(self) -> None:
@@ -52,7 +52,7 @@ class LossesTests(Workforce):
         self.published = Published()
         self.patch(Reporter, "wanted", property(lambda ignored: self.wanted))
         reports.publisher = self.published  # type: ignore[assignment]
-        self.losses = CrashReports(reports, self.clock)
+        self.crash_reports = CrashReports(reports, self.clock)
         self.worker = self.open()[0]
         self.worker.status = -9
         self.lines()
@@ -64,10 +64,10 @@ class LossesTests(Workforce):
         found: list[dict[str, Any]] = json.loads(interrupted[0].partition(": ")[2]) if interrupted else []
         return found
 
-    def test_reported(self) -> None:
+    def test_logs_each_exchange_with_its_report(self) -> None:
         """Each is named in the log, with the report that it has."""
         self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
-        self.losses.of(self.worker)
+        self.crash_reports.of(self.worker)
         (report,) = self.published.reports
         (line,) = self.named()
         self.assertEqual((line["report"], line["outcome"], line["url"]), (report["id"], "lost", "/slow"))
@@ -75,26 +75,26 @@ class LossesTests(Workforce):
         self.assertIn("has ended with signal 9", report["value"])
 
     def test_nowhere_to_report_to(self) -> None:
-        """Without a place for reports it is named all the same."""
+        """Without a slot for reports it is named all the same."""
         self.wanted = False
         self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
-        self.losses.of(self.worker)
+        self.crash_reports.of(self.worker)
         self.assertEqual((self.published.reports, self.named()[0]["report"]), ([], None))
 
     def test_nothing_in_flight(self) -> None:
         """Then there is nothing to name."""
         for picture in ({}, {"in_flight": [], "in_flight_count": 0}):
             self.worker.picture = picture
-            self.losses.of(self.worker)
+            self.crash_reports.of(self.worker)
             self.assertEqual((self.named(), self.published.reports), ([], []))
 
-    def test_the_end(self) -> None:
+    def test_end_waits_for_reports_within_a_limit(self) -> None:
         """It is waited for what is being written, and not for ever."""
         for waits, done in ((1.0, False), (REPORTS + 1, True)):
             ended: list[bool] = []
             self.published.calls.clear()
             self.published.busy = True
-            self.losses.end(lambda ended=ended: ended.append(True))  # type: ignore[misc]
+            self.crash_reports.end(lambda ended=ended: ended.append(True))  # type: ignore[misc]
             self.clock.pump([0.5] * int(waits / 0.5))
             self.assertEqual((bool(ended), self.published.calls[-1] == "give up"), (done, done))
             self.published.busy = False

@@ -24,7 +24,7 @@ class Case(Workforce):
         super().setUp()
         self.states: list[str] = []
         self.endings: list[DrainResult] = []
-        self.exodus = FleetDrain(self.clock, self.crew, self.sockets, self.states.append, self.endings.append)
+        self.fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, self.states.append, self.endings.append)
         self.first, self.second, self.third = self.workers = self.open()
         self.lines()
 
@@ -48,7 +48,7 @@ class Case(Workforce):
     def over(self) -> DrainResult:
         """Check that it is over, and nothing is left; how it has ended."""
         self.no_timers()
-        self.assertEqual((self.exodus.state, self.held(), self.states.count("gone")), ("gone", [], 1))
+        self.assertEqual((self.fleet_drain.state, self.held(), self.states.count("gone")), ("gone", [], 1))
         (ending,) = self.endings
         return ending
 
@@ -56,9 +56,9 @@ class Case(Workforce):
 class StopTests(Case):
     """By order."""
 
-    def test_well(self) -> None:
+    def test_address_closes_with_its_last_worker(self) -> None:
         """Side by side; an address is closed when the last has closed it, and said to be once."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual([worker.orders() for worker in self.workers], [[("/stop", {"quiet": False})]] * 3)
         self.assertEqual((self.states, self.held()), (["lame-duck"], [1, 2, 3, 9]))
         self.assertEqual(self.may_close(self.first), [1])
@@ -82,7 +82,7 @@ class StopTests(Case):
         """A signal to all has reached it first: it is answered when it has reached us, as if it had asked then."""
         self.first.says("closing")
         self.assertEqual(self.first.told("close"), [])
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual(self.first.told("close"), [("close", {"pid": 0, "alone": [1]})])
         self.assertEqual(self.states, ["lame-duck", "closing"])
         self.clock.advance(SAME_SIGNAL)
@@ -93,7 +93,7 @@ class StopTests(Case):
         """Then it is answered; what the successor has dropped it closes with care, like everybody."""
         self.first.says("closing")
         dropped = self.sockets.kept[0]
-        self.exodus.succeeded([one.bound for one in self.sockets.kept if one is not dropped], SUCCESSOR)
+        self.fleet_drain.succeeded([one.bound for one in self.sockets.kept if one is not dropped], SUCCESSOR)
         self.assertEqual(
             self.first.told(),
             [("succeeded", {"pid": SUCCESSOR, "handed": [9], "alone": [1]}), ("close", {"pid": 0, "alone": [1]})],
@@ -102,15 +102,15 @@ class StopTests(Case):
     def test_one_has_asked_and_was_replaced(self) -> None:
         """It still waits for its answer, and would for ever."""
         self.first.says("closing")
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         self.arrive()
         self.first.told()
-        self.exodus.succeeded(self.sockets.open_sockets(), SUCCESSOR)
+        self.fleet_drain.succeeded(self.sockets.open_sockets(), SUCCESSOR)
         self.assertEqual(self.first.told("close"), [("close", {"pid": 0, "alone": []})])
 
     def test_all_ask_at_once(self) -> None:
         """What is for all goes with the last who asks; who may still accept from it keeps it from being ended."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual(self.may_close(self.first), [1])
         self.assertEqual(self.may_close(self.second), [2])
         self.assertEqual(self.held(), [3, 9])
@@ -124,15 +124,15 @@ class StopTests(Case):
     def test_others_hold_it(self) -> None:
         """What somebody outside holds, too, nobody has alone."""
         self.sockets.kept[0].bound = kept(1, 1, TCP, shared=True).bound
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual(self.may_close(self.first), [])
         self.assertEqual(self.held(), [2, 3, 9])
 
     def test_a_former_one_drains(self) -> None:
         """It has let go long ago, or is just about to: then its successor has nothing alone, and nothing is said."""
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         worker = self.arrive()
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual(self.first.orders(), [("/stop", {"quiet": False})])
         self.assertEqual(self.may_close(worker), [])
         self.first.says("closed")
@@ -144,22 +144,22 @@ class StopTests(Case):
 
     def test_a_former_one_asks(self) -> None:
         """What its successor accepts from is not let go of for it."""
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         self.arrive()
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual((self.may_close(self.first), self.held()), ([], [1, 2, 3, 9]))
 
     def test_a_former_one_ends(self) -> None:
         """Then nothing is left behind, and nobody gets anything."""
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         self.arrive()
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.first.finish()
         self.assertEqual([worker.told() for worker in (self.second, self.third)], [[], []])
 
-    def test_dies(self) -> None:
+    def test_queue_of_dead_worker_goes_to_one_that_accepts(self) -> None:
         """What is left in its queue is for one that still accepts, and not for one that closes already."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.may_close(self.second)
         self.first.end()
         self.assertEqual(self.third.told(), [("sockets", [1])])
@@ -171,7 +171,7 @@ class StopTests(Case):
 
     def test_dies_when_nobody_accepts(self) -> None:
         """Then nobody ever will: clients are not left waiting, until everybody is gone, in a queue."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.may_close(self.second)
         self.may_close(self.third)
         self.first.end()
@@ -184,7 +184,7 @@ class StopTests(Case):
 
     def test_dies_after_the_answer(self) -> None:
         """One that cannot say any more that it has closed, has."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         for worker in self.workers:
             self.may_close(worker)
         self.first.says("closed")
@@ -195,19 +195,19 @@ class StopTests(Case):
 
     def test_all_die(self) -> None:
         """It is over, and everything said in its order."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         for worker in self.workers:
             worker.end()
         self.assertEqual(self.states, ["lame-duck", "closing", "finishing", "gone"])
         self.assertEqual(self.closed(), [TCP, UNIX])
         self.assertEqual(self.over().exit_status, 70)
 
-    def test_nobody_there(self) -> None:
-        """There may be nobody to begin with."""
+    def test_drains_without_workers(self) -> None:
+        """A drain without any worker ends at once."""
         for worker in self.workers:
             worker.end()
         self.lines()
-        self.exodus.begin(True)
+        self.fleet_drain.begin(True)
         self.assertEqual(self.states, ["lame-duck", "closing", "finishing", "gone"])
         self.assertEqual(self.closed(), [TCP, UNIX])
         self.assertEqual(self.over().exit_status, 0)  # what was lost was lost before
@@ -217,23 +217,23 @@ class StopTests(Case):
         self.first.says("closing")
         for worker in self.workers:
             worker.end()
-        self.exodus.begin(True)
+        self.fleet_drain.begin(True)
         self.assertEqual((self.states.count("gone"), len(self.endings)), (1, 1))
 
-    def test_keeper(self) -> None:
+    def test_keeper_accepts_until_it_closes(self) -> None:
         """Who has accepted for others goes on until it closes."""
         self.first.end()
         self.second.told()
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual([worker.told() for worker in (self.second, self.third)], [[], []])
         self.assertEqual(self.may_close(self.second), [2, 1])
 
-    def test_somebody_comes(self) -> None:
+    def test_waits_for_worker_told_to_accept(self) -> None:
         """One that was told to accept a moment before keeps it from being over, and addresses from closed."""
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         worker = self.next()
         worker.says("ready")
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         worker.says("accepts")
         for one in self.workers:
             self.may_close(one)
@@ -246,11 +246,11 @@ class StopTests(Case):
         worker.finish()
         self.over()
 
-    def test_somebody_is_started(self) -> None:
+    def test_starting_worker_is_not_asked(self) -> None:
         """One that is not ready accepts from nothing, and cannot be asked."""
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         worker = self.next()
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.assertEqual(worker.orders(), [])
         for one in self.workers:
             self.may_close(one)
@@ -261,10 +261,10 @@ class StopTests(Case):
         worker.end(-15)
         self.assertEqual(self.over().exit_status, 0)
 
-    def test_again(self) -> None:
+    def test_second_order_passes_on_what_is_new(self) -> None:
         """What is new in a second order is passed on; nothing else happens."""
-        self.exodus.begin(False)
-        self.exodus.begin(True, 3.0)
+        self.fleet_drain.begin(False)
+        self.fleet_drain.begin(True, 3.0)
         self.assertEqual(
             self.first.orders(), [("/stop", {"quiet": False}), ("/stop", {"quiet": True, "deadline": 3.0})]
         )
@@ -272,16 +272,16 @@ class StopTests(Case):
 
     def test_hurry(self) -> None:
         """From wherever it is."""
-        self.exodus.hurry()
+        self.fleet_drain.hurry()
         self.assertEqual(self.first.orders(), [("/stop", {"quiet": True}), "/hurry"])
-        self.exodus.hurry()
+        self.fleet_drain.hurry()
         self.assertEqual(self.first.orders(), ["/hurry"])
         self.assertEqual(self.states, ["lame-duck"])
 
-    def test_silent(self) -> None:
+    def test_silent_worker_gets_a_signal(self) -> None:
         """One that does not answer gets a signal, which reaches it as soon as it can be reached at all."""
-        self.exodus.begin(False)
-        self.exodus.hurry()
+        self.fleet_drain.begin(False)
+        self.fleet_drain.hurry()
         for _, _, answer in self.first.asked:
             answer.errback(Silent("the worker has not answered"))
         self.assertEqual(self.first.signals, [signal.SIGTERM, signal.SIGQUIT])
@@ -293,19 +293,19 @@ class StopTests(Case):
 
     def test_silent_while_coming(self) -> None:
         """One that does not accept has got its signal; another one might kill it."""
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         worker = self.next()
         worker.says("ready")
-        self.exodus.hurry()
+        self.fleet_drain.hurry()
         for _, _, answer in worker.asked:
             answer.errback(Silent("the worker has not answered"))
         self.assertEqual(worker.signals, [signal.SIGTERM])
 
     def test_kill(self) -> None:
         """Whoever is left."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.first.end()
-        self.exodus.kill()
+        self.fleet_drain.kill()
         self.assertEqual([worker.signals for worker in self.workers], [[], [signal.SIGKILL], [signal.SIGKILL]])
 
 
@@ -314,12 +314,12 @@ class StatusTests(Case):
 
     def ended(self, *how: dict[str, Any]) -> DrainResult:
         """Have them end."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         for worker, one in zip(self.workers, how, strict=True):
             worker.finish(**one)
         return self.over()
 
-    def test_worst(self) -> None:
+    def test_abandoned_is_worse_than_taken_down(self) -> None:
         """Abandoned is worse than taken down, by what they say."""
         ending = self.ended({"finished": 2}, {"taken_down": 1}, {"abandoned": 1})
         self.assertEqual((ending.exit_status, ending.abandoned), (71, 1))
@@ -337,9 +337,9 @@ class StatusTests(Case):
         """Anything else that is not well is no better than taken down."""
         self.assertEqual(self.ended({}, {"status": 1}, {}).exit_status, 70)
 
-    def test_killed(self) -> None:
+    def test_killed_worker_counts_its_last_in_flight(self) -> None:
         """What it had in flight when it was last asked is taken down."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.first.picture = {"in_flight_count": 2}
         self.first.end()
         self.second.picture = {"in_flight_count": 5}
@@ -350,15 +350,15 @@ class StatusTests(Case):
 
     def test_killed_by_itself(self) -> None:
         """One that has ended well without a word, and had nothing to lose, has lost nothing."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.first.end(0)
         self.second.finish()
         self.third.finish()
         self.assertEqual(self.over().exit_status, 0)
 
-    def test_reports(self) -> None:
-        """Of all of them."""
-        self.exodus.begin(False)
+    def test_collects_reports_of_all(self) -> None:
+        """The reports of all workers are in the result."""
+        self.fleet_drain.begin(False)
         for worker in self.workers:
             worker.end(70, taken_down=1, reports=[f"report-{worker.number}"])
         self.assertEqual(self.over().reports, ("report-1", "report-2", "report-3"))
@@ -369,9 +369,9 @@ class SuccessionTests(Case):
 
     def handed(self, *keys: int) -> None:
         """Hand over."""
-        self.exodus.succeeded([one.bound for one in self.sockets.kept if one.key in keys], SUCCESSOR)
+        self.fleet_drain.succeeded([one.bound for one in self.sockets.kept if one.key in keys], SUCCESSOR)
 
-    def test_well(self) -> None:
+    def test_all_let_go_of_all_sockets(self) -> None:
         """All let go of everything, and it is closed when they have."""
         self.handed(1, 2, 3, 9)
         self.assertEqual(
@@ -404,24 +404,24 @@ class SuccessionTests(Case):
 
     def test_while_lame_duck(self) -> None:
         """A successor may come when it is stopping already, as long as it accepts."""
-        self.exodus.begin(False)
+        self.fleet_drain.begin(False)
         self.handed(1, 2, 3, 9)
         self.assertEqual(self.states, ["lame-duck", "closing"])
         for worker in self.workers:
             worker.says("closed")
         self.assertEqual(self.states, ["lame-duck", "closing", "finishing"])
 
-    def test_somebody_comes(self) -> None:
+    def test_worker_about_to_accept_is_told_of_successor(self) -> None:
         """It is told, too, should it be about to accept; and if it is not, it ends like any other that comes."""
-        self.crew.replace(self.place(1))
+        self.pool.replace(self.slot(1))
         worker = self.next()
         self.handed(1, 2, 3, 9)
         self.assertEqual(worker.told("succeeded")[0][1]["handed"], [1, 9])
         self.clock.advance(2)
         self.assertEqual(worker.signals, [signal.SIGTERM, signal.SIGKILL])
 
-    def test_dies(self) -> None:
-        """What it had is the successor's: nobody here gets it."""
+    def test_sockets_of_dead_worker_stay_with_successor(self) -> None:
+        """What it had is the successor's: no worker here gets it."""
         self.handed(1, 2, 3, 9)
         for worker in self.workers:
             worker.told()

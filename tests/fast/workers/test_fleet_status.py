@@ -110,15 +110,15 @@ class FleetCase(SynchronousTestCase):
         self.clock = Clock()
         self.first, self.second = WorkerProcess(self.clock, 1, 4711), WorkerProcess(self.clock, 2, 4712)
         self.workers = [self.first, self.second]
-        self.looking = StatusPoller(cast(Any, SimpleNamespace(workers=lambda: self.workers)), self.clock)
-        self.status = FleetStatus(Settings(), looking=self.looking, memory=lambda pid: pid * 1000)
+        self.poller = StatusPoller(cast(Any, SimpleNamespace(workers=lambda: self.workers)), self.clock)
+        self.status = FleetStatus(Settings(), poller=self.poller, memory=lambda pid: pid * 1000)
         self.status.health = Health("/+haproxy")
         self.status.enter(State.SERVING)
 
-    def hear(self, *pictures: dict[str, Any]) -> None:
+    def receive(self, *pictures: dict[str, Any]) -> None:
         """Both say how they are."""
         for worker, said in zip(self.workers, pictures, strict=True):
-            self.looking.heard(cast(Any, worker), said)
+            self.poller.update(cast(Any, worker), said)
 
 
 class TogetherTests(FleetCase):
@@ -128,7 +128,7 @@ class TogetherTests(FleetCase):
         """Whoever reads the status of a plain instance can read this one: it has all its keys, in their order."""
         for heard in (False, True):
             if heard:
-                self.hear(picture(), picture())
+                self.receive(picture(), picture())
             self.assertEqual(list(self.status.snapshot()), [*ServerStatus(Settings()).snapshot(), "workers"])
         self.status.enter(State.GONE)
         self.status.ending = DrainResult(70, 1.5, 3, 1, 0, ("OOPS-1",))
@@ -138,7 +138,7 @@ class TogetherTests(FleetCase):
 
     def test_sums(self) -> None:
         """What is counted is added up."""
-        self.hear(
+        self.receive(
             picture(exchange(1, 3.0), finished=10, taken_down=1),
             picture(exchange(1, 5.0), exchange(2, 1.0), finished=5),
         )
@@ -154,7 +154,7 @@ class TogetherTests(FleetCase):
 
     def test_in_flight(self) -> None:
         """The oldest is first, whosever it is, and each has an id of its own and its worker."""
-        self.hear(picture(exchange(1, 3.0), exchange(2, 2.0)), picture(exchange(1, 5.0)))
+        self.receive(picture(exchange(1, 3.0), exchange(2, 2.0)), picture(exchange(1, 5.0)))
         told = self.status.snapshot()
         self.assertEqual([one["id"] for one in told["in_flight"]], ["4712-1", "4711-1", "4711-2"])
         self.assertEqual([one["worker"] for one in told["in_flight"]], [4712, 4711, 4711])
@@ -164,7 +164,7 @@ class TogetherTests(FleetCase):
     def test_workers(self) -> None:
         """Each is shown, also one of whom nothing is known yet."""
         self.workers.append(WorkerProcess(self.clock, 3, 4713, "starting"))
-        self.looking.heard(cast(Any, self.first), picture(exchange(1, 3.0), finished=7))
+        self.poller.update(cast(Any, self.first), picture(exchange(1, 3.0), finished=7))
         first, second, third = self.status.snapshot()["workers"]
         self.assertEqual(
             (first["number"], first["pid"], first["state"], first["memory"]), (1, 4711, "serving", 4711000)
@@ -175,7 +175,7 @@ class TogetherTests(FleetCase):
         self.status.memory = lambda pid: None
         self.assertIsNone(self.status.snapshot()["workers"][0]["memory"])
 
-    def test_sockets(self) -> None:
+    def test_socket_is_open_if_any_worker_accepts(self) -> None:
         """One is open if any worker accepts there; and closed, not forgotten, when nobody does."""
         for states, expected in (
             (("open", "closed"), "open"),
@@ -184,7 +184,7 @@ class TogetherTests(FleetCase):
         ):
             told = [picture(sockets=[{"name": ADDRESS, "state": state}]) for state in states]
             self.assertEqual(sockets(told, []), {ADDRESS: expected})
-        self.hear(picture(), picture(sockets=[]))
+        self.receive(picture(), picture(sockets=[]))
         self.assertEqual(self.status.snapshot()["sockets"], [{"name": ADDRESS, "state": "open"}])
         self.status.enter(State.FINISHING)  # of which the workers have not told yet
         self.assertEqual(self.status.snapshot()["sockets"], [{"name": ADDRESS, "state": "closed"}])
@@ -195,33 +195,33 @@ class TogetherTests(FleetCase):
         """The last of the deadlines counts, and time passes while nothing is heard; before a drain there is none."""
         drain = {"began": 1.0, "finished": 0}
         self.assertEqual(self.status.latest_exit, 212)
-        self.hear(picture(latest_exit=100.0), picture(latest_exit=50.0, deadline=40.0, drain=drain))
+        self.receive(picture(latest_exit=100.0), picture(latest_exit=50.0, deadline=40.0, drain=drain))
         self.clock.advance(3)
         self.assertEqual((self.status.latest_exit, self.status.deadline), (100.0, None))
         self.status.enter(State.FINISHING)
         self.assertEqual(self.status.deadline, 37.0)
-        self.hear(picture(latest_exit=30.0, deadline=20.0, drain=drain), picture(latest_exit=25.0, drain=drain))
+        self.receive(picture(latest_exit=30.0, deadline=20.0, drain=drain), picture(latest_exit=25.0, drain=drain))
         self.clock.advance(1)
         told = self.status.snapshot()
         self.assertEqual((told["deadline"], told["latest_exit"]), (19.0, 29.0))
-        self.status.own_limit = lambda: self.status.at_most + 7.0
+        self.status.exit_time = SimpleNamespace(latest_exit=lambda: self.status.at_most + 7.0)
         self.assertEqual(self.status.snapshot()["latest_exit"], 36.0)
         self.workers.clear()
         # A signal handler asks as well: that must not change anything under whoever it interrupts.
         self.assertEqual(self.status.at_most, 29.0)
-        self.assertEqual(self.looking.carried, Totals())
+        self.assertEqual(self.poller.carried, Totals())
         self.status.snapshot()
         self.assertEqual((self.status.deadline, self.status.at_most), (None, 0.0))
 
     def test_time_of_the_silent(self) -> None:
         """The time of a worker passes that says nothing from the beginning of a drain on, as one that is stopped."""
-        self.hear(picture(latest_exit=20.0), picture(latest_exit=15.0))
+        self.receive(picture(latest_exit=20.0), picture(latest_exit=15.0))
         self.clock.advance(5)
         self.status.enter(State.CLOSING)
         self.assertEqual(self.status.at_most, 20.0)
         self.clock.advance(4)
         self.assertEqual(self.status.at_most, 16.0)
-        self.hear(picture(latest_exit=20.0), picture(latest_exit=15.0))  # they have not got the order yet
+        self.receive(picture(latest_exit=20.0), picture(latest_exit=15.0))  # they have not got the order yet
         self.assertEqual(self.status.at_most, 20.0)
         self.clock.advance(21)
         self.assertEqual(self.status.at_most, 0.0)
@@ -244,22 +244,22 @@ class CountersTests(FleetCase):
 
     def test_one_ends(self) -> None:
         """What it has said last stays, when it has ended and another one takes its place, which begins at nothing."""
-        self.hear(picture(finished=10), picture(finished=20, taken_down=2))
+        self.receive(picture(finished=10), picture(finished=20, taken_down=2))
         before = self.counters()
         self.assertEqual(before, (30, 2, 0, 3000, 30))
         self.workers[1] = WorkerProcess(self.clock, 2, 4800)
         self.assertEqual(self.counters(), before)
-        self.hear(picture(finished=11), picture(finished=1))
+        self.receive(picture(finished=11), picture(finished=1))
         self.assertEqual(self.counters(), (32, 2, 0, 3200, 32))
         self.assertEqual(len(self.status.snapshot()["workers"]), 2)
 
     def test_last_words(self) -> None:
-        """Its last word counts, while it is still in the crew; an answer that comes after its end changes nothing."""
-        self.hear(picture(finished=10), picture(finished=20))
+        """Its last word counts, while it is still in the pool; an answer that comes after its end changes nothing."""
+        self.receive(picture(finished=10), picture(finished=20))
         asked = self.status.fresh_snapshot()
         last = picture(finished=25, taken_down=3)
         last["tally"]["abandoned"] = 1
-        self.looking.heard(cast(Any, self.second), last)
+        self.poller.update(cast(Any, self.second), last)
         self.workers.remove(self.second)
         self.assertEqual(self.counters(), (35, 3, 1, 3500, 35))
         self.second.says(picture(finished=25, taken_down=3))
@@ -269,24 +269,24 @@ class CountersTests(FleetCase):
 
     def test_what_the_drain_has_finished(self) -> None:
         """Only what has finished since the stop began counts for it, also of those that have ended meanwhile."""
-        self.hear(picture(finished=10), picture(finished=20, drain={"began": 1.0, "finished": 9}))
+        self.receive(picture(finished=10), picture(finished=20, drain={"began": 1.0, "finished": 9}))
         self.workers.remove(self.second)  # replaced, before
         self.status.enter(State.LAME_DUCK)
         self.assertEqual(self.status.snapshot()["drain"]["finished"], 0)
-        self.looking.heard(cast(Any, self.first), picture(finished=12, drain={"began": 2.0, "finished": 2}))
+        self.poller.update(cast(Any, self.first), picture(finished=12, drain={"began": 2.0, "finished": 2}))
         self.assertEqual(self.status.snapshot()["drain"]["finished"], 2)
         self.workers.clear()
         self.assertEqual((self.status.snapshot()["drain"]["finished"], self.status.snapshot()["finished"]), (2, 32))
 
     def test_of_another_version(self) -> None:
         """What a worker does not tell, or tells in another shape, is not counted; nothing fails of it."""
-        self.hear(picture(finished=10), picture(finished=20, tally={"ended": [[1, 2], [3]], "phases": {"new": 1}}))
+        self.receive(picture(finished=10), picture(finished=20, tally={"ended": [[1, 2], [3]], "phases": {"new": 1}}))
         told = self.status._with_counters(0)
         self.assertEqual((told["finished"], told["tally"]["ended"]), (30, rows(10)))
         self.assertEqual(told["tally"]["phases"]["new"], 1)
         bare = {"in_flight": [], "in_flight_count": 0}
         self.assertEqual(Totals().plus([bare]), Totals())
-        self.hear(bare, bare)
+        self.receive(bare, bare)
         self.assertEqual(self.status.snapshot()["threads"], {"busy": 0, "size": 0, "queued": 0})
 
 
@@ -306,7 +306,7 @@ class AskingAllTests(FleetCase):
 
     def test_one_is_silent(self) -> None:
         """One that is stuck is waited for two seconds, and shown with what is known of it, until it answers."""
-        self.hear(picture(finished=10), picture(exchange(4, 1.0), finished=20))
+        self.receive(picture(finished=10), picture(exchange(4, 1.0), finished=20))
         asked = self.status.fresh_snapshot()
         self.first.says(picture(finished=11))
         self.clock.advance(SAID_IN - 0.1)
@@ -316,12 +316,12 @@ class AskingAllTests(FleetCase):
         self.assertEqual((told["finished"], told["in_flight"][0]["id"]), (31, "4712-4"))
         self.assertEqual([worker["state"] for worker in told["workers"]], ["serving", "silent"])
         self.assertEqual(told["workers"][1]["in_flight_count"], 1)
-        self.assertEqual([self.looking.silent_for(worker) for worker in (self.first, self.second)], [0, SAID_IN])
+        self.assertEqual([self.poller.silent_for(worker) for worker in (self.first, self.second)], [0, SAID_IN])
         again = self.status.fresh_snapshot()
         self.assertNoResult(again)
         self.first.says(picture(finished=12))
         self.assertEqual(self.successResultOf(again)["finished"], 32)
-        self.looking.start()
+        self.poller.start()
         self.first.says(picture(finished=12))
         self.second.says(picture())  # nobody waits for this any more
         self.assertEqual(self.status.snapshot()["workers"][1]["state"], "silent")
@@ -333,7 +333,7 @@ class AskingAllTests(FleetCase):
 
     def test_one_vanishes(self) -> None:
         """One that ends in mid-answer holds nobody up; what it has said before is still told."""
-        self.hear(picture(finished=10), picture(finished=20))
+        self.receive(picture(finished=10), picture(finished=20))
         asked = self.status.fresh_snapshot()
         self.first.says(picture(finished=11))
         self.second.vanishes(answer(picture())[:-20])
@@ -364,43 +364,43 @@ class AskingAllTests(FleetCase):
         self.workers.clear()
         self.assertEqual(self.successResultOf(self.status.fresh_snapshot())["workers"], [])
 
-    def test_looking(self) -> None:
-        """Each is looked at once a second, in a drain oftener, but never while it owes an answer."""
+    def test_polls_each_second_but_never_twice_at_once(self) -> None:
+        """Each is polled once a second, more often in a drain, but never while it owes an answer."""
         heard: list[int] = []
-        hear = StatusPoller.heard
+        update = StatusPoller.update
 
-        def note(looking: StatusPoller, worker: Any, said: Any) -> None:
+        def note(poller: StatusPoller, worker: Any, said: Any) -> None:
             heard.append(worker.pid)
-            hear(looking, worker, said)
+            update(poller, worker, said)
 
-        self.patch(StatusPoller, "heard", note)
-        self.looking.start()
+        self.patch(StatusPoller, "update", note)
+        self.poller.start()
         self.assertEqual((self.first.asked(), self.second.asked()), ([f"GET /tally?limit={LISTED}"],) * 2)
         self.first.says(picture(exchange(1, 2.0)))
         self.clock.advance(EVERY)
         self.assertEqual((len(self.first.asked()), len(self.second.asked())), (1, 0))
         self.assertEqual(len(self.second.asking._waiting), 0)
         self.assertEqual(heard, [4711])
-        self.assertEqual((self.looking.last(cast(Any, self.first)) or {})["in_flight"][0]["id"], "4711-1")
-        self.assertIsNone(self.looking.last(cast(Any, self.second)))
+        self.assertEqual((self.poller.last(cast(Any, self.first)) or {})["in_flight"][0]["id"], "4711-1")
+        self.assertIsNone(self.poller.last(cast(Any, self.second)))
         self.first.says(picture())
         self.status.enter(State.LAME_DUCK)
         self.clock.advance(0)
         self.first.says(picture())
         self.clock.advance(EVERY_IN_DRAIN)
         self.assertEqual(len(self.first.asked()), 2)
-        self.looking.stop()
+        self.poller.stop()
         self.clock.advance(10)
         self.assertEqual((self.first.asked(), self.clock.getDelayedCalls()), ([], []))
 
     def test_what_has_ended(self) -> None:
         """In a drain, what ends is remembered once, newest first; what ended before, in a replaced worker, is not."""
         ended = [{"id": number, "path": f"/{number}"} for number in (3, 2, 1)]
-        self.hear(picture(ended=ended[2:]), picture())
+        self.receive(picture(ended=ended[2:]), picture())
         self.assertEqual(list(self.status.recently_ended()), [])
         self.status.enter(State.LAME_DUCK)
-        self.hear(picture(ended=ended[1:]), picture(ended=ended[1:2]))
-        self.hear(picture(ended=ended), picture(ended=ended[1:2]))
+        self.receive(picture(ended=ended[1:]), picture(ended=ended[1:2]))
+        self.receive(picture(ended=ended), picture(ended=ended[1:2]))
         self.assertEqual([one["id"] for one in self.status.recently_ended()], ["4711-3", "4712-2", "4711-2"])
 
 
@@ -409,14 +409,14 @@ class ExchangesTests(FleetCase):
 
     def test_all(self) -> None:
         """They come from all workers; from one that is silent as they were known, without a stack."""
-        self.hear(picture(), picture(exchange(9, 9.0)))
+        self.receive(picture(), picture(exchange(9, 9.0)))
         asked = self.status.exchanges(2)
         self.assertEqual(self.first.asked(), ["GET /exchanges?limit=2"])
         self.first.says([exchange(1, 3.0, stack="here"), exchange(2, 2.0, stack="there")])
         self.clock.advance(SAID_IN)
         told = [(one["id"], one["stack"]) for one in self.successResultOf(asked)]
         self.assertEqual(told, [("4712-9", None), ("4711-1", "here")])
-        self.looking.start()
+        self.poller.start()
         self.first.says(picture())
         self.clock.advance(SAID_IN)  # by now it is known to be silent
         asked = self.status.exchanges()
@@ -571,7 +571,7 @@ class ControlTests(FleetCase):
 
     def test_events(self) -> None:
         """Who looks on is told what is known, and nobody is asked for that."""
-        self.hear(picture(exchange(1, 1.0)), picture())
+        self.receive(picture(exchange(1, 1.0)), picture())
         client = self.ask("/events")
         self.events.remember_load()
         self.events.tick()

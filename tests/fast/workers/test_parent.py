@@ -23,7 +23,7 @@ PID = 4711
 
 
 class PostTests(SynchronousTestCase):
-    """A worker's place, and the supervisor's end of its line."""
+    """A worker's slot, and the supervisor's end of its line."""
 
     def setUp(self) -> None:
         """Be the supervisor of number 2."""
@@ -35,9 +35,9 @@ class PostTests(SynchronousTestCase):
         for sock in (theirs, its_control):
             sock.set_inheritable(True)  # as whoever was started with it finds it
         said = {"number": 2, "line": theirs.detach(), "control": its_control.detach(), "directory": "/srv/41"}
-        self.post = Parent(json.dumps(said))
-        self.addCleanup(self.post.close)
-        self.addCleanup(self.post.control.close)
+        self.parent = Parent(json.dumps(said))
+        self.addCleanup(self.parent.close)
+        self.addCleanup(self.parent.control.close)
         self.reactor = Reactor()
         self.done: list[Any] = []
 
@@ -50,7 +50,7 @@ class PostTests(SynchronousTestCase):
     def offer(self, *keys: int, more: bool = False, protocol: int = PROTOCOL, **others: Any) -> list[socket.socket]:
         """Send sockets; they."""
         sockets = [self.listening() for _ in keys]
-        self.supervisor.say(
+        self.supervisor.send(
             "sockets",
             [sock.fileno() for sock in sockets],
             protocol=protocol,
@@ -64,9 +64,9 @@ class PostTests(SynchronousTestCase):
     def watched(self, *keys: int) -> None:
         """Give it sockets, and let it come to where it listens to us."""
         self.offer(*keys)
-        for bound in self.post.sockets():
+        for bound in self.parent.sockets():
             self.addCleanup(bound.socket.close)
-        post, done = self.post, self.done
+        parent, done = self.parent, self.done
 
         def note(word: str) -> Any:
             def called(*arguments: Any) -> None:
@@ -82,8 +82,8 @@ class PostTests(SynchronousTestCase):
             "supervisor_lost": "lost",
         }
         listener: Any = SimpleNamespace(**{method: note(word) for method, word in words.items()})
-        post.watch(self.reactor, listener)
-        self.assertEqual(self.supervisor.hear(1.0), {"word": "ready"})
+        parent.watch(self.reactor, listener)
+        self.assertEqual(self.supervisor.receive(1.0), {"word": "ready"})
 
     def names(self, bound: list[Any]) -> list[str]:
         """What sockets are called."""
@@ -101,11 +101,11 @@ class PostTests(SynchronousTestCase):
 
     # -- start --------------------------------------------------------------------------------------------
 
-    def test_told(self) -> None:
+    def test_reads_environment_and_keeps_descriptors_from_children(self) -> None:
         """What the environment says; its descriptors are nobody's who is started from here."""
-        self.assertEqual((self.post.number, self.post.directory), (2, "/srv/41"))
-        self.assertFalse(self.post.control.get_inheritable())
-        self.assertFalse(os.get_inheritable(self.post._line.fileno()))
+        self.assertEqual((self.parent.number, self.parent.directory), (2, "/srv/41"))
+        self.assertFalse(self.parent.control.get_inheritable())
+        self.assertFalse(os.get_inheritable(self.parent._channel.fileno()))
 
     def test_told_nonsense(self) -> None:
         """Whoever sets that variable by hand is told so in a line."""
@@ -118,25 +118,25 @@ class PostTests(SynchronousTestCase):
         ):
             self.assertRaises(ParentError, Parent, said)
 
-    def test_sockets(self) -> None:
+    def test_gets_sockets_in_order_over_several_messages(self) -> None:
         """In their order, however many messages they come in; they are not ours alone, nor ours to block on."""
         self.offer(4, 2, more=True)
         self.offer(7)
-        bound = self.post.sockets()
+        bound = self.parent.sockets()
         self.assertEqual(self.names(bound), ["tcp:4", "tcp:2", "tcp:7"])
         self.assertEqual({(one.shared, one.path, one.socket.getblocking()) for one in bound}, {(True, None, False)})
-        self.assertEqual(self.post.supervisor, PID)
+        self.assertEqual(self.parent.supervisor, PID)
 
     def cannot(self) -> str:
         """Why there are no sockets."""
-        return str(self.assertRaises(ParentError, self.post.sockets))
+        return str(self.assertRaises(ParentError, self.parent.sockets))
 
     def test_another_version(self) -> None:
         """A supervisor of another version is not understood, and there is a way out."""
         self.offer(1, protocol=PROTOCOL + 1)
         self.assertIn("start with --takeover", self.cannot())
 
-    def test_silent(self) -> None:
+    def test_silent_supervisor_times_out(self) -> None:
         """A supervisor that says nothing is not waited for for ever."""
         self.patch(module, "GETS_IN", 0.01)
         self.assertIn("worker 2 gets no sockets", self.cannot())
@@ -146,12 +146,12 @@ class PostTests(SynchronousTestCase):
         self.supervisor.close()
         self.assertIn("worker 2 gets no sockets", self.cannot())
 
-    def test_nonsense(self) -> None:
+    def test_nonsense_is_refused(self) -> None:
         """Nor is one that says nonsense taken at its word."""
-        self.supervisor.say("sockets", protocol=PROTOCOL, pid="x")
+        self.supervisor.send("sockets", protocol=PROTOCOL, pid="x")
         self.assertIn("worker 2 gets no sockets", self.cannot())
 
-    def test_no_room(self) -> None:
+    def test_does_not_start_with_some_of_the_sockets(self) -> None:
         """One that cannot have all of them does not start with some; the others are closed."""
         self.offer(1, 2)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -166,15 +166,15 @@ class PostTests(SynchronousTestCase):
 
     def test_failed(self) -> None:
         """It says why it cannot start."""
-        self.post.failed("wiki cannot be imported")
-        self.assertEqual(self.supervisor.hear(1.0), {"word": "failed", "why": "wiki cannot be imported"})
+        self.parent.failed("wiki cannot be imported")
+        self.assertEqual(self.supervisor.receive(1.0), {"word": "failed", "why": "wiki cannot be imported"})
 
     def test_failed_with_nobody_to_tell(self) -> None:
         """An application that closes all descriptors has closed the line as well: then it is said into the log."""
-        os.close(self.post._line.fileno())
-        self.addCleanup(self.post._line._socket.detach)
+        os.close(self.parent._channel.fileno())
+        self.addCleanup(self.parent._channel._socket.detach)
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            self.post.failed("wiki cannot be imported")
+            self.parent.failed("wiki cannot be imported")
         self.assertRegex(said.getvalue(), r"^graceful: worker \d+: wiki cannot be imported\n$")
 
     # -- while it serves ----------------------------------------------------------------------------------
@@ -182,19 +182,19 @@ class PostTests(SynchronousTestCase):
     def test_orders(self) -> None:
         """Each is passed on, with the sockets that are meant; one that nobody knows is for another version."""
         self.watched(1, 2)
-        self.supervisor.say("accept")
-        self.supervisor.say("dance")
+        self.supervisor.send("accept")
+        self.supervisor.send("dance")
         self.offer(3)
         self.assertEqual(self.turn() + self.turn(), [("accept",), ("more", ["tcp:3"])])
-        self.supervisor.say("release", keys=[3, 8])
-        self.supervisor.say("succeeded", pid=5, handed=[1], alone=[2])
+        self.supervisor.send("release", keys=[3, 8])
+        self.supervisor.send("succeeded", pid=5, handed=[1], alone=[2])
         self.assertEqual(self.turn(), [("release", ["tcp:3"]), ("succeeded", 5, ["tcp:1"], ["tcp:2"])])
 
     def test_closed_already(self) -> None:
         """What it has closed by itself is not meant any more."""
         self.watched(1, 2)
-        self.post._held[0].bound.socket.close()
-        self.supervisor.say("succeeded", pid=5, handed=[1, 2], alone=[1])
+        self.parent._held[0].bound.socket.close()
+        self.supervisor.send("succeeded", pid=5, handed=[1, 2], alone=[1])
         self.assertEqual(self.turn(), [("succeeded", 5, ["tcp:2"], [])])
 
     def test_again_and_again(self) -> None:
@@ -203,10 +203,10 @@ class PostTests(SynchronousTestCase):
         for _ in range(5):
             self.offer(3)
             self.assertEqual(self.turn(), [("more", ["tcp:3"])])
-            self.supervisor.say("release", keys=[3])
+            self.supervisor.send("release", keys=[3])
             self.assertEqual(self.turn(), [("release", ["tcp:3"])])
-            self.post._held[-1].bound.socket.close()
-        self.assertLessEqual(len(self.post._held), 2)
+            self.parent._held[-1].bound.socket.close()
+        self.assertLessEqual(len(self.parent._held), 2)
 
     def test_no_room_for_more(self) -> None:
         """One that has no room for another's sockets goes on with its own, and says so."""
@@ -230,10 +230,10 @@ class PostTests(SynchronousTestCase):
     def test_may_close(self) -> None:
         """It is asked, and answered with who accepts instead, and with what nobody else holds."""
         self.watched(1, 2)
-        answer = self.post.may_close()
-        self.assertEqual(self.supervisor.hear(1.0), {"word": "closing"})
+        answer = self.parent.may_close()
+        self.assertEqual(self.supervisor.receive(1.0), {"word": "closing"})
         self.assertNoResult(answer)
-        self.supervisor.say("close", pid=0, alone=[2])
+        self.supervisor.send("close", pid=0, alone=[2])
         self.turn()
         pid, alone = self.successResultOf(answer)
         self.assertEqual((pid, self.names(alone)), (0, ["tcp:2"]))
@@ -241,14 +241,14 @@ class PostTests(SynchronousTestCase):
     def test_answered_without_a_question(self) -> None:
         """An answer that nobody has asked for is nobody's."""
         self.watched(1)
-        self.supervisor.say("close", pid=0, alone=[])
+        self.supervisor.send("close", pid=0, alone=[])
         self.turn()
-        self.assertNoResult(self.post.may_close())
+        self.assertNoResult(self.parent.may_close())
 
     def test_nobody_to_ask(self) -> None:
         """If the supervisor is gone, before or after the question, that is the answer."""
         self.watched(1)
-        answer = self.post.may_close()
+        answer = self.parent.may_close()
         self.supervisor.close()
         with capturedLogs() as logged:
             self.assertEqual(self.turn(), [("lost",)])
@@ -256,16 +256,16 @@ class PostTests(SynchronousTestCase):
             [formatEvent(event) for event in logged], [f"the supervisor, process {PID}, is gone: worker 2 stops"]
         )
         self.assertEqual(self.successResultOf(answer), (0, []))
-        self.assertEqual(self.successResultOf(self.post.may_close()), (0, []))
+        self.assertEqual(self.successResultOf(self.parent.may_close()), (0, []))
         self.assertEqual(self.turn(), [])
 
-    def test_words(self) -> None:
+    def test_reports_its_progress(self) -> None:
         """What it says of itself."""
         self.watched(1)
-        self.post.accepts()
-        self.post.closed()
-        self.post.gone({"finished": 3})
+        self.parent.accepts()
+        self.parent.closed()
+        self.parent.gone({"finished": 3})
         self.assertEqual(
-            [self.supervisor.hear(1.0) for _ in range(3)],
+            [self.supervisor.receive(1.0) for _ in range(3)],
             [{"word": "accepts"}, {"word": "closed"}, {"word": "gone", "finished": 3}],
         )

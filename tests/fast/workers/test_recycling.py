@@ -29,7 +29,7 @@ class RecyclingTests(Workforce):
             return self.jitters.pop(0) if self.jitters and most else 0
 
         return Recycling(
-            self.crew,
+            self.pool,
             max_requests,
             max_rss,
             lambda worker: self.finished.get(worker.number, 0),
@@ -37,12 +37,12 @@ class RecyclingTests(Workforce):
             jitter,
         )
 
-    def test_requests(self) -> None:
+    def test_replaces_at_its_own_number_of_requests(self) -> None:
         """Each has a limit of its own, which it keeps; at that, another one takes its place."""
         recycling = self.recycling((100, 5))
         for finished, number in ((96, None), (97, 3), (99, None), (100, 2), (102, None), (103, 1)):
             self.finished = {1: finished, 2: finished, 3: finished}
-            for worker in self.crew.serving():
+            for worker in self.pool.serving():
                 if worker not in self.workers:
                     self.finished[worker.number] = 0
             recycling.look()
@@ -72,7 +72,7 @@ class RecyclingTests(Workforce):
         recycling.look()
         self.assertEqual(self.coming(), [])
 
-    def test_memory(self) -> None:
+    def test_replaces_by_memory(self) -> None:
         """By what its process holds, if that is known."""
         self.rss = {self.workers[0].pid: None, self.workers[1].pid: 300 * MIB - 1, self.workers[2].pid: 300 * MIB}
         recycling = self.recycling(None, 300 * MIB)
@@ -89,19 +89,19 @@ class RecyclingTests(Workforce):
         numbers = []
         for _ in range(4):
             self.clock.advance(SETTLES)
-            self.rss.update({worker.pid: 2 * MIB for worker in self.crew.serving()})
+            self.rss.update({worker.pid: 2 * MIB for worker in self.pool.serving()})
             recycling.look()
             numbers += [worker.number for worker in self.coming()]
             self.arrive()
         self.assertEqual(numbers, [1, 2, 3, 1])
 
-    def test_no_limit(self) -> None:
-        """Nobody is replaced for nothing."""
+    def test_without_limits_replaces_none(self) -> None:
+        """Without limits no worker is replaced."""
         self.finished, self.rss = {1: 10**9}, {self.workers[0].pid: 1 << 40}
         self.recycling().look()
         self.assertEqual(self.coming(), [])
 
-    def test_cannot(self) -> None:
+    def test_retries_later_if_replacement_cannot_start(self) -> None:
         """If the new one cannot start, it is tried again after a while: each attempt imports the application."""
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
@@ -119,26 +119,26 @@ class RecyclingTests(Workforce):
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
         recycling.look()
-        self.crew.replace(self.place(1), NEW)
+        self.pool.replace(self.slot(1), NEW)
         self.assertNotIn("goes on", str(self.lines()))
         self.arrive()
         self.arrive()
-        self.assertIs(self.place(1).release, NEW)
+        self.assertIs(self.slot(1).release, NEW)
 
-    def test_stopping(self) -> None:
-        """Nobody is replaced on the way out."""
-        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+    def test_replaces_none_while_stopping(self) -> None:
+        """No worker is replaced during a drain."""
+        fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
-        exodus.begin(False)
+        fleet_drain.begin(False)
         recycling.look()
         self.assertEqual(self.coming(), [])
 
     def test_stopped_meanwhile(self) -> None:
         """Nor is anything said of one that was about to be replaced."""
-        exodus = FleetDrain(self.clock, self.crew, self.sockets, lambda state: None, lambda ending: None)
+        fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.finished = {1: 100}
         self.recycling((10, 0)).look()
         self.lines()
-        exodus.begin(False)
+        fleet_drain.begin(False)
         self.assertNotIn("goes on", str(self.lines()))

@@ -17,13 +17,13 @@ from tests.fast.doubles import directory_for
 ANY = "tcp:0:interface=127.0.0.1"
 
 
-class PlacesTests(SynchronousTestCase):
-    """Three places."""
+class SlotSocketsTests(SynchronousTestCase):
+    """Three slots."""
 
     def setUp(self) -> None:
         """Have nothing yet."""
         self.path = os.path.join(directory_for(self), "site")
-        self.places = SlotSockets(3)
+        self.slots = SlotSockets(3)
         self.undo: list[Callable[[], object]] = []
         self.addCleanup(self.close)
 
@@ -35,10 +35,10 @@ class PlacesTests(SynchronousTestCase):
     def bind(self, *texts: str, adopted: list[BoundSocket | None] | None = None) -> list[HeldSocket]:
         """Have every socket."""
         addresses = [parse(text) for text in texts]
-        wanted = self.places.wanted(addresses)
+        wanted = self.slots.wanted(addresses)
         given = adopted if adopted is not None else [None] * len(wanted)
-        self.places.bind(addresses, given, {}, None, self.undo.append)
-        return self.places.kept
+        self.slots.bind(addresses, given, {}, None, self.undo.append)
+        return self.slots.kept
 
     def alone(self, text: str = ANY) -> BoundSocket:
         """A socket of somebody else's."""
@@ -46,20 +46,20 @@ class PlacesTests(SynchronousTestCase):
         self.addCleanup(bound.close)
         return bound
 
-    def test_wanted(self) -> None:
-        """A TCP address as often as there are places, a Unix socket once."""
+    def test_tcp_needs_a_socket_per_slot_unix_one(self) -> None:
+        """A TCP address as often as there are slots, a Unix socket once."""
         addresses = [parse(text) for text in (ANY, "unix:/run/site", "tcp6:81", "fd:3")]
-        wanted = [address.text for address in self.places.wanted(addresses)]
+        wanted = [address.text for address in self.slots.wanted(addresses)]
         self.assertEqual(wanted, [ANY] * 3 + ["unix:/run/site"] + ["tcp6:81"] * 3 + ["fd:3"])
 
-    def test_bound(self) -> None:
-        """One for each place, all of the same address, so that clients are spread; one Unix socket for all."""
+    def test_binds_tcp_per_slot_to_one_address(self) -> None:
+        """One for each slot, all of the same address, so that clients are spread; one Unix socket for all."""
         kept = self.bind(ANY, f"unix:{self.path}")
-        self.assertEqual([(one.key, one.place) for one in kept], [(0, 1), (1, 2), (2, 3), (3, 0)])
+        self.assertEqual([(one.key, one.slot) for one in kept], [(0, 1), (1, 2), (2, 3), (3, 0)])
         self.assertEqual(len({one.bound.socket.getsockname() for one in kept[:3]}), 1)
-        self.assertEqual(self.places.names(), [kept[0].bound.name, kept[3].bound.name])
-        self.assertEqual([one.key for one in self.places.of(2)], [1, 3])
-        self.assertEqual([one.key for one in self.places.own(2)], [1])
+        self.assertEqual(self.slots.names(), [kept[0].bound.name, kept[3].bound.name])
+        self.assertEqual([one.key for one in self.slots.of(2)], [1, 3])
+        self.assertEqual([one.key for one in self.slots.own(2)], [1])
         for one in kept:
             self.assertTrue(one.ours)
             self.assertTrue(one.bound.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
@@ -81,8 +81,8 @@ class PlacesTests(SynchronousTestCase):
             client.close()
         self.assertEqual(got, {0, 1, 2})
 
-    def test_taken(self) -> None:
-        """An address that somebody has is not shared with him, though he would let us."""
+    def test_address_in_use_is_refused(self) -> None:
+        """An address that another process has bound is not shared, even if that process allows it."""
         for option in (0, 1):
             taken = socket.socket()
             self.addCleanup(taken.close)
@@ -90,18 +90,18 @@ class PlacesTests(SynchronousTestCase):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             self.assertRaises(BindError, self.bind, f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
-            self.assertEqual(self.places.kept, [])
+            self.assertEqual(self.slots.kept, [])
 
-    def test_undo(self) -> None:
+    def test_failed_bind_gives_back_the_others(self) -> None:
         """If one cannot be had, those before it are given back."""
         taken = self.alone()
         port = taken.socket.getsockname()[1]
         self.assertRaises(BindError, self.bind, ANY, f"unix:{self.path}", f"tcp:{port}:interface=127.0.0.1")
         self.close()
-        self.assertEqual([one.open for one in self.places.kept], [False] * 4)
+        self.assertEqual([one.open for one in self.slots.kept], [False] * 4)
         self.assertFalse(os.path.exists(self.path))
 
-    def test_adopted(self) -> None:
+    def test_binds_what_a_predecessor_lacks(self) -> None:
         """What a predecessor hands over is taken, and what is missing bound beside it; that is ours alone."""
         theirs = evolve(self.alone(), shared=True)
         kept = self.bind(ANY, adopted=[theirs, None, None])
@@ -112,7 +112,7 @@ class PlacesTests(SynchronousTestCase):
     def test_rebind(self) -> None:
         """What becomes known of a socket is known by the socket."""
         kept = self.bind(ANY)
-        self.places.rebind([evolve(kept[1].bound, shared=True)])
+        self.slots.rebind([evolve(kept[1].bound, shared=True)])
         self.assertEqual([one.ours for one in kept], [True, False, True])
 
     def test_let_go(self) -> None:
@@ -122,11 +122,11 @@ class PlacesTests(SynchronousTestCase):
         self.addCleanup(copy.close)
         first.let_go(unlink=True)
         self.assertFalse(first.open)
-        self.assertEqual([one.key for one in self.places.of(1)], [])
-        self.assertEqual([bound.socket.fileno() >= 0 for bound in self.places.open_sockets()], [True, True])
+        self.assertEqual([one.key for one in self.slots.of(1)], [])
+        self.assertEqual([bound.socket.fileno() >= 0 for bound in self.slots.open_sockets()], [True, True])
         self.assertTrue(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
-    def test_path(self) -> None:
+    def test_unlinks_a_path_only_if_it_is_ours(self) -> None:
         """A Unix socket's path goes with it if nobody is to come any more, and if it is still ours; and once."""
         (kept,) = self.bind(f"unix:{self.path}")
         kept.let_go(unlink=False)

@@ -94,30 +94,30 @@ class Case(SynchronousTestCase):
 
     def make(self, sockets: int = 1) -> WorkerProcess:
         """Start a worker."""
-        surroundings = SpawnContext(self.reactor, self.clock, self.spawn)
-        return WorkerProcess(1, OLD, self.kept(sockets), self.staff, surroundings)
+        context = SpawnContext(self.reactor, self.clock, self.spawn)
+        return WorkerProcess(1, OLD, self.kept(sockets), self.staff, context)
 
 
 class StartTests(Case):
     """From nothing."""
 
-    def test_started(self) -> None:
+    def test_starts_command_of_its_release(self) -> None:
         """By the command line of its release, in its directory; and it has its number and its descriptors."""
         worker = self.make()
-        self.addCleanup(worker.asking.close)
+        self.addCleanup(worker.client.close)
         options = self.options
         self.assertEqual((options["cwd"], options["number"], options["directory"]), ("/srv/old", 1, "/srv/old"))
         self.assertEqual(options["pass_fds"], (options["line"], options["control"]))
         self.assertTrue(options["start_new_session"])
         self.assertEqual(worker.pid, self.processes[0].pid)
 
-    def test_sockets(self) -> None:
+    def test_sends_all_sockets_in_several_messages(self) -> None:
         """It gets all sockets, in as many messages as that takes."""
         worker = self.make(AT_ONCE + 2)
-        self.addCleanup(worker.asking.close)
+        self.addCleanup(worker.client.close)
         keys, more = [], True
         while more:
-            message = self.its.hear(1.0)
+            message = self.its.receive(1.0)
             self.assertEqual((message["protocol"], message["pid"]), (PROTOCOL, os.getpid()))
             more = message["more"]
             for one in message["sockets"]:
@@ -140,9 +140,9 @@ class StartTests(Case):
         """Check that a start which fails leaves no descriptor and no process."""
         sockets = self.kept(1)
         before = self.open_files()
-        surroundings = SpawnContext(self.reactor, self.clock, self.spawn)
+        context = SpawnContext(self.reactor, self.clock, self.spawn)
         # With the exception, everything is kept that would otherwise be collected.
-        kept = self.assertRaises(OSError, WorkerProcess, 1, OLD, sockets, self.staff, surroundings)
+        kept = self.assertRaises(OSError, WorkerProcess, 1, OLD, sockets, self.staff, context)
         self.assertEqual(str(kept), "no room")
         for process in self.processes:
             self.assertEqual(process.returncode, -9)
@@ -200,8 +200,8 @@ class LifeTests(Case):
         """Start one."""
         super().setUp()
         self.worker = self.make()
-        self.addCleanup(self.worker.asking.close)
-        self.its.hear(1.0)
+        self.addCleanup(self.worker.client.close)
+        self.its.receive(1.0)
         descriptor = self.its.take_descriptor()
         assert descriptor is not None
         os.close(descriptor)
@@ -209,8 +209,8 @@ class LifeTests(Case):
     def says(self, *words: str, **values: Any) -> None:
         """Have it say something, and the reactor notice."""
         for word in words:
-            self.its.say(word, **values)
-        self.worker.line.doRead()
+            self.its.send(word, **values)
+        self.worker.channel.doRead()
 
     def ends(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End it, and have the reactor notice."""
@@ -220,7 +220,7 @@ class LifeTests(Case):
         self.assertTrue(poll.poll(10_000))
         self.worker.child.doRead()
 
-    def test_words(self) -> None:
+    def test_messages_out_of_turn_are_ignored(self) -> None:
         """Each in its turn; what comes out of turn means nothing."""
         for word, state in (
             ("accepts", "starting"),
@@ -252,8 +252,8 @@ class LifeTests(Case):
     def test_last_word(self) -> None:
         """However long it is, and though nobody has read it before the process has ended."""
         self.says("ready", "accepts")
-        self.its.say("closing")
-        self.its.say("gone", finished=3, reports=["r" * 100] * 1000)
+        self.its.send("closing")
+        self.its.send("gone", finished=3, reports=["r" * 100] * 1000)
         self.its.close()
         self.ends(signal.SIGTERM)
         assert self.worker.word is not None
@@ -265,15 +265,15 @@ class LifeTests(Case):
     def test_believed_no_more(self) -> None:
         """One that has died was about to accept: it does not, and nobody makes room for it."""
         self.says("ready")
-        self.its.say("accepts")
+        self.its.send("accepts")
         self.its.close()
         self.ends()
         self.assertEqual(self.staff.told, ["ready", "ended"])
         self.assertFalse(self.worker.has_served)
 
-    def test_why(self) -> None:
+    def test_reason_sent_before_death_is_known(self) -> None:
         """Why it could not start is known, though it was not read before the process has ended."""
-        self.its.say("failed", why="wiki cannot be imported")
+        self.its.send("failed", why="wiki cannot be imported")
         self.its.close()
         self.ends()
         self.assertEqual(self.worker.how(), "wiki cannot be imported")
@@ -281,7 +281,7 @@ class LifeTests(Case):
     def test_nothing_left(self) -> None:
         """When it has ended, nobody watches anything, and no signal is sent to whoever has its number now."""
         self.its.close()
-        self.worker.line.doRead()
+        self.worker.channel.doRead()
         self.ends()
         self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([], []))
         self.patch(os, "kill", lambda pid, number: self.fail("sent"))
@@ -297,29 +297,29 @@ class LifeTests(Case):
         """One that dies is not taken for one that is deaf."""
         self.says("ready", "accepts")
         self.its.close()
-        self.worker.line.doRead()
+        self.worker.channel.doRead()
         self.clock.advance(DIES_IN / 2)
         self.ends()
         self.clock.advance(DIES_IN)
         self.assertEqual(self.staff.told, ["ready", "accepts", "ended"])
 
-    def test_deaf(self) -> None:
+    def test_serving_worker_without_channel_stops(self) -> None:
         """One that serves, and can be heard no more, stops by itself."""
         self.says("ready", "accepts")
         self.its.close()
-        self.worker.line.doRead()
+        self.worker.channel.doRead()
         self.clock.advance(DIES_IN)
         self.assertEqual(self.staff.told, ["ready", "accepts", "closing"])
 
     def test_deaf_from_the_start(self) -> None:
         """One that does not serve yet is of no use."""
         self.its.close()
-        self.worker.line.doRead()
+        self.worker.channel.doRead()
         self.clock.advance(DIES_IN)
         self.ends(signal.SIGCONT)
         self.assertEqual((self.worker.status, self.worker.how()), (-9, "it can be heard no more"))
 
-    def test_killed(self) -> None:
+    def test_killed_worker_cannot_accept(self) -> None:
         """One that was killed for being late is not in time."""
         self.says("ready")
         self.worker.kill("it is late")
@@ -332,7 +332,7 @@ class LifeTests(Case):
 
     def heard(self) -> dict[str, Any]:
         """What it hears next; what comes beside it is closed."""
-        message = self.its.hear(1.0)
+        message = self.its.receive(1.0)
         while (descriptor := self.its.take_descriptor()) is not None:
             os.close(descriptor)
         return message
@@ -348,7 +348,7 @@ class LifeTests(Case):
         self.assertEqual(self.heard(), {"word": "release", "keys": [7]})
         self.assertEqual(self.worker.sockets, [first])
 
-    def test_succeeded(self) -> None:
+    def test_succeeded_worker_drains(self) -> None:
         """One that serves drains from now on; one that is still coming may accept all the same, and has to end."""
         self.worker.succeeded(5, self.worker.sockets)
         self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [0], "alone": []})
@@ -358,7 +358,7 @@ class LifeTests(Case):
         self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [], "alone": [0]})
         self.assertEqual(self.worker.state, "leaving")
 
-    def test_lost(self) -> None:
+    def test_lost_is_what_was_in_flight_without_last_word(self) -> None:
         """What it had in flight when it was last asked is lost, unless it has had a last word."""
         self.worker.picture = {"in_flight_count": 2}
         self.assertEqual(self.worker.lost, 2)

@@ -27,7 +27,7 @@ def answer(value: Any, status: int = 200, kind: str = JSON) -> bytes:
     return f"HTTP/1.1 {status} Word\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-class AskingTests(SynchronousTestCase):
+class WorkerClientTests(SynchronousTestCase):
     """A worker whose answers the test makes."""
 
     def setUp(self) -> None:
@@ -63,9 +63,9 @@ class AskingTests(SynchronousTestCase):
         self.assertEqual(self.ours.fileno(), -1)
         self.assertEqual(self.sent(), [b"GET /status HTTP/1.1"])
         data = answer({"pid": 4712})
-        for place in range(len(data)):
+        for slot in range(len(data)):
             self.assertNoResult(first)
-            self.asking.dataReceived(data[place : place + 1])
+            self.asking.dataReceived(data[slot : slot + 1])
         self.assertEqual(self.successResultOf(first), {"pid": 4712})
         self.assertTrue(self.transport.value().endswith(b'\r\n\r\n{"quiet": true}'))
         self.assertEqual(self.sent(), [b"POST /stop HTTP/1.1"])
@@ -84,7 +84,7 @@ class AskingTests(SynchronousTestCase):
         self.asking.dataReceived(answer([]))
         self.assertEqual(self.successResultOf(next), [])
 
-    def test_refused(self) -> None:
+    def test_refusal_has_status_and_text(self) -> None:
         """What a worker will not do, or does not know, is an error with its status and its words."""
         refused, unknown = self.asking.ask("POST", "/enter"), self.asking.ask("GET", "/tally")
         self.asking.dataReceived(answer({"error": "the server is stopping"}, 409))
@@ -94,7 +94,7 @@ class AskingTests(SynchronousTestCase):
             assert isinstance(error, ControlRefused)
             self.assertEqual((error.status, str(error)), (status, text))
 
-    def test_silent(self) -> None:
+    def test_stuck_worker_times_out(self) -> None:
         """One that is stuck is given up after a while: with it, what was to be asked next; the rest goes on later."""
         stuck = self.asking.ask("GET", "/status", timeout=2)
         order = self.asking.ask("POST", "/hurry", timeout=3)
@@ -111,7 +111,7 @@ class AskingTests(SynchronousTestCase):
         self.asking.dataReceived(answer([]))
         self.assertEqual(self.successResultOf(later), [])
 
-    def test_vanished(self) -> None:
+    def test_worker_that_ends_in_mid_answer_has_vanished(self) -> None:
         """One that ends in mid-answer has not answered; nor can it be asked any more."""
         asked, waiting = self.asking.ask("GET", "/status"), self.asking.ask("GET", "/status")
         self.asking.dataReceived(answer({"pid": 4712})[:-3])
@@ -121,7 +121,7 @@ class AskingTests(SynchronousTestCase):
         self.assertFalse(self.asking.alive)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_closing(self) -> None:
+    def test_close_answers_all_who_wait(self) -> None:
         """To hang up answers all who wait; twice is once."""
         asked = self.asking.ask("GET", "/status")
         self.asking.close()
@@ -129,7 +129,7 @@ class AskingTests(SynchronousTestCase):
         self.fails(asked, Vanished)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_nonsense(self) -> None:
+    def test_invalid_answer_closes_the_connection(self) -> None:
         """What is no answer, was not asked for, or is too large, ends the connection."""
         self.patch(module, "LARGEST", 1000)
         for said in (

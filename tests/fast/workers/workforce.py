@@ -1,4 +1,4 @@
-"""A crew without processes: workers that say what a test has them say, and write down what they are told."""
+"""A worker pool without processes: its workers send what a test tells them to, and record what they receive."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Socket:
         self.open = False
 
 
-def kept(key: int, place: int, name: str, shared: bool = False) -> HeldSocket:
-    """A socket in the supervisor's keeping."""
-    return HeldSocket(key, place, BoundSocket(name, cast(Any, Socket()), shared=shared))
+def kept(key: int, slot: int, name: str, shared: bool = False) -> HeldSocket:
+    """A socket that the supervisor holds."""
+    return HeldSocket(key, slot, BoundSocket(name, cast(Any, Socket()), shared=shared))
 
 
 class Channel:
@@ -60,10 +60,10 @@ class Channel:
         self.open = True
         self.said: list[tuple[str, dict[str, Any]]] = []
 
-    def say(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> None:
+    def send(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> None:
         self.said.append((word, values))
 
-    def hear_out(self) -> None:
+    def receive_rest(self) -> None:
         self.open = False
 
 
@@ -81,20 +81,20 @@ class WorkerProcess(process.WorkerProcess):
         number: int,
         release: Origin,
         sockets: Sequence[HeldSocket],
-        staff: WorkerEvents,
-        surroundings: SpawnContext,
+        events: WorkerEvents,
+        context: SpawnContext,
     ) -> None:
-        surroundings.spawn()
-        self.number, self.release, self.sockets, self._staff = number, release, list(sockets), staff
+        context.spawn()
+        self.number, self.release, self.sockets, self._events = number, release, list(sockets), events
         self.state, self.word, self.status, self.why, self.closed = "starting", None, None, "", False
         self.picture = {}
         self._since = self._until = self._deaf = None
-        self._clock = surroundings.clock
+        self._clock = context.clock
         WorkerProcess.count += 1
         self.pid = 1000 + WorkerProcess.count
         self.signals: list[int] = []
         self.asked: list[tuple[str, Any, Deferred[Any]]] = []
-        self.line = cast(Any, Channel())
+        self.channel = cast(Any, Channel())
 
     def ask(
         self, method: str, target: str, values: dict[str, Any] | None = None, timeout: float = 0.0
@@ -112,15 +112,15 @@ class WorkerProcess(process.WorkerProcess):
     def says(self, *words: str, **values: Any) -> None:
         """Have it say something."""
         for word in words:
-            self._heard({"word": word, **values})
+            self._on_message({"word": word, **values})
 
     def end(self, status: int = -9, **word: Any) -> None:
         """Have its process end, with a last word if one is given."""
         if word:
             self.says("gone", **word)
         self.status, self.closed, self.state, self._until = status, True, "gone", self._clock.seconds()
-        self.line.hear_out()
-        self._staff.ended(self)
+        self.channel.receive_rest()
+        self._events.ended(self)
 
     def finish(self, finished: int = 0, taken_down: int = 0, abandoned: int = 0, status: int = 0) -> None:
         """Have it end as one does that has drained."""
@@ -128,7 +128,7 @@ class WorkerProcess(process.WorkerProcess):
 
     def told(self, *words: str) -> list[Any]:
         """What it was told since this was asked last; of these words, or all."""
-        said, self.line.said = self.line.said, []
+        said, self.channel.said = self.channel.said, []
         told: list[Any] = []
         for word, values in said:
             keys = [one["key"] for one in values["sockets"]] if word == "sockets" else values.get("keys")
@@ -144,12 +144,12 @@ class WorkerProcess(process.WorkerProcess):
 
 
 class Workforce(SynchronousTestCase):
-    """A crew of three, with a socket each, and one for all."""
+    """A pool of three workers, with a socket each and one that they share."""
 
     count = 3
 
     def setUp(self) -> None:
-        """Start the crew; nobody accepts yet."""
+        """Start the pool; no worker accepts yet."""
         self.clock = Clock()
         self.cannot: OSError | None = None
         self.events: list[str] = []
@@ -159,13 +159,29 @@ class Workforce(SynchronousTestCase):
         self.addCleanup(logs.__exit__, None, None, None)
         sockets = [kept(number, number, TCP) for number in range(1, self.count + 1)]
         self.sockets = SlotSockets(self.count, [*sockets, kept(9, 0, UNIX)])
-        self.crew = WorkerPool(self.sockets, OLD, SpawnContext(None, self.clock, cast(Any, self.spawn)), TIMEOUT, 2)
-        self.crew.on_open = lambda: self.events.append("open")
-        self.crew.on_lost = lambda worker: self.events.append(f"lost {worker.pid}")
-        self.crew.on_hopeless = self.events.append
-        for place in self.crew.places:
-            self.crew._start(place)
-        self.made = self.crew.coming()
+        self.pool = WorkerPool(
+            self.sockets, OLD, SpawnContext(None, self.clock, cast(Any, self.spawn)), TIMEOUT, 2, self
+        )
+        for slot in self.pool.slots:
+            self.pool._start(slot)
+        self.made = self.pool.coming()
+
+    # -- what the pool tells ------------------------------------------------------------------------------
+
+    def all_accept(self) -> None:
+        """All workers accept."""
+        self.events.append("open")
+
+    def worker_ended(self, worker: Any) -> None:
+        """A worker has ended."""
+
+    def worker_lost(self, worker: Any) -> None:
+        """A worker has died."""
+        self.events.append(f"lost {worker.pid}")
+
+    def hopeless(self, why: str) -> None:
+        """There is no use in going on."""
+        self.events.append(why)
 
     def spawn(self) -> None:
         """Start nothing, or fail as the test wants it."""
@@ -173,11 +189,11 @@ class Workforce(SynchronousTestCase):
             raise self.cannot
 
     def open(self) -> list[WorkerProcess]:
-        """Have all accept; they, by their places."""
+        """Have all accept; they, by their slots."""
         workers = self.coming()
         for worker in workers:
             worker.says("ready")
-        self.crew.accept()
+        self.pool.accept()
         for worker in workers:
             worker.says("accepts")
         for worker in workers:
@@ -186,7 +202,7 @@ class Workforce(SynchronousTestCase):
 
     def coming(self) -> list[WorkerProcess]:
         """Those that are being started."""
-        return cast(list[WorkerProcess], self.crew.coming())
+        return cast(list[WorkerProcess], self.pool.coming())
 
     def next(self) -> WorkerProcess:
         """The one that is being started."""
@@ -200,9 +216,9 @@ class Workforce(SynchronousTestCase):
         worker.told()
         return worker
 
-    def place(self, number: int) -> Slot:
-        """A place."""
-        return self.crew.places[number - 1]
+    def slot(self, number: int) -> Slot:
+        """A slot."""
+        return self.pool.slots[number - 1]
 
     def lines(self) -> list[str]:
         """What was logged since this was asked last."""
