@@ -14,7 +14,7 @@ from weakref import WeakSet
 from hyperlink import DecodedURL, EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, fail, gatherResults
-from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class OwnedPool(HTTPConnectionPool):
         used = []
         for connection in list(self._connected):
             used.append(connection.abort())
-            transport = ITCPTransport(connection.transport, None)
+            transport: Any = connection.transport  # what it is of depends on the endpoint
             if transport is not None:
                 transport.abortConnection()  # else an upload that the server does not read would be waited for
         return gatherResults([kept, *used]).addCallback(lambda ignored: None)

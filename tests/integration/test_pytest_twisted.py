@@ -105,6 +105,21 @@ def test_report_in_flight_is_answered(library: Start, shelf: Shelf) -> Generator
     assert (response.code, (yield response.text())) == (200, "1")
 
 
+@pytest_twisted.ensureDeferred
+async def test_takedown_is_503(library: Start, shelf: Shelf) -> None:
+    """A report that is still being made at the deadline of a stop is answered with 503."""
+    server = await library("--deadline", "0")
+    report = server.treq.get(shelf.gate.target("/report"))
+    await server.arrived("/report")
+    shelf.gate.wait_reached()
+    server.sigterm()
+    response = await report
+    assert response.code == 503
+    assert response.headers.hasHeader("Retry-After")
+    shelf.gate.open()
+    assert await server.gone() != 0
+
+
 @pytest.mark.parametrize("path", ["/books/big", "/store/big"])
 @pytest_twisted.ensureDeferred
 async def test_download_arrives_whole(library: Start, shelf: Shelf, path: str) -> None:

@@ -22,7 +22,7 @@ SOME = ("-k", "test_post or test_redeploy or test_what_is_not_read")
 
 @pytest.mark.parametrize(
     ("command", "said"),
-    [(TRIAL, r"PASSED \(successes=8\)"), ((*PYTEST, *SOME), "3 passed")],
+    [(TRIAL, r"PASSED \(successes=9\)"), ((*PYTEST, *SOME), "3 passed")],
     ids=["trial", "pytest"],
 )
 def test_runner(command: tuple[str, ...], said: str, tmp_path: Path) -> None:

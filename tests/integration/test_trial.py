@@ -92,6 +92,19 @@ class LibraryTests(AppServerMixin, TestCase):
         response = await report
         self.assertEqual((response.code, await response.text()), (200, "1"))
 
+    async def test_takedown_is_503(self) -> None:
+        """A report that is still being made at the deadline of a stop is answered with 503."""
+        server = await self.library("--deadline", "0")
+        report = server.treq.get(self.shelf.gate.target("/report"))
+        await server.arrived("/report")
+        self.shelf.gate.wait_reached()
+        server.sigterm()
+        response = await report
+        self.assertEqual(response.code, 503)
+        self.assertTrue(response.headers.hasHeader("Retry-After"))
+        self.shelf.gate.open()
+        self.assertNotEqual(await server.gone(), 0)
+
     async def test_download_arrives_whole(self) -> None:
         """A file that is being sent at the redeploy arrives whole."""
         await self.check_download(await self.library(), "/books/big")
