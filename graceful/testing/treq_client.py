@@ -9,17 +9,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from hyperlink import DecodedURL, EncodedURL
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, fail, gatherResults
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.client import Agent, HTTPConnectionPool
+from zope.interface import implementer
 
 if TYPE_CHECKING:
     from treq.response import _Response
     from twisted.web._newclient import HTTP11ClientProtocol
+
+
+class _Watched(WrappingFactory[ProtocolWrapper]):
+    """Has the connections that it makes in a pool's list while they are open."""
+
+    def __init__(self, factory: IProtocolFactory, pool: OwnedPool) -> None:
+        super().__init__(factory)  # type: ignore[no-untyped-call]
+        self._pool = pool
+
+    def registerProtocol(self, p: ProtocolWrapper) -> None:
+        """A connection is open."""
+        self._pool.opened(p)
+
+    def unregisterProtocol(self, p: ProtocolWrapper) -> None:
+        """It is closed."""
+        self._pool.lost(p)
+
+
+@implementer(IStreamClientEndpoint)
+class _WatchedEndpoint:
+    """An endpoint whose connections a pool knows."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, pool: OwnedPool) -> None:
+        self._endpoint = endpoint
+        self._pool = pool
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        """Connect; fires with the protocol."""
+        connecting: Deferred[Any] = self._endpoint.connect(_Watched(factory, self._pool))
+        return connecting.addCallback(lambda wrapper: wrapper.wrappedProtocol)
 
 
 class OwnedPool(HTTPConnectionPool):
@@ -31,8 +62,9 @@ class OwnedPool(HTTPConnectionPool):
     def __init__(self, reactor: Any) -> None:
         super().__init__(reactor)  # type: ignore[no-untyped-call]
         self._closed = False
-        self._connecting: set[Deferred[HTTP11ClientProtocol]] = set()
-        self._connected: WeakSet[HTTP11ClientProtocol] = WeakSet()
+        self._connecting: set[Deferred[Any]] = set()
+        self._open: set[ProtocolWrapper] = set()
+        self._emptied: Deferred[None] = Deferred()
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[HTTP11ClientProtocol]:
         """Return a Deferred that fires with a connection: a kept one, or a new one.
@@ -41,32 +73,38 @@ class OwnedPool(HTTPConnectionPool):
         """
         if self._closed:
             return fail(RuntimeError("the client is closed: its server has been stopped"))
-        connecting = super().getConnection(key, endpoint)
-
-        def connected(connection: HTTP11ClientProtocol) -> HTTP11ClientProtocol:
-            self._connected.add(connection)
-            return connection
+        connecting = super().getConnection(key, _WatchedEndpoint(endpoint, self))
 
         def ended(result: Any) -> Any:
             self._connecting.discard(connecting)
             return result
 
         self._connecting.add(connecting)
-        return connecting.addCallback(connected).addBoth(ended)
+        return connecting.addBoth(ended)
+
+    def opened(self, connection: ProtocolWrapper) -> None:
+        """Take note of a connection."""
+        self._open.add(connection)
+
+    def lost(self, connection: ProtocolWrapper) -> None:
+        """Forget it, since it is closed."""
+        self._open.discard(connection)
+        self._look()
 
     def close(self) -> Deferred[None]:
         """End every connection, also those whose answer was not read; fires when all of them are closed."""
         self._closed = True
         for connecting in list(self._connecting):
             connecting.cancel()
-        kept = self.closeCachedConnections()  # type: ignore[no-untyped-call]
-        used = []
-        for connection in list(self._connected):
-            used.append(connection.abort())
-            transport: Any = connection.transport  # what it is of depends on the endpoint
-            if transport is not None:
-                transport.abortConnection()  # else an upload that the server does not read would be waited for
-        return gatherResults([kept, *used]).addCallback(lambda ignored: None)
+        self.closeCachedConnections()  # type: ignore[no-untyped-call]  # its timers end with this, too
+        for connection in list(self._open):
+            connection.abortConnection()
+        self._look()
+        return self._emptied
+
+    def _look(self) -> None:
+        if self._closed and not self._open and not self._emptied.called:
+            self._emptied.callback(None)
 
 
 class TreqClient(HTTPClient):

@@ -36,7 +36,7 @@ def library(deferred_app_server: Start, shelf: Shelf) -> Start:
 
     def start(*options: str, **environment: str) -> Deferred[DeferredServer]:
         environment = {**shelf.environment, **environment}
-        return deferred_app_server(LIBRARY, "--deadline", "5", *options, environment=environment)
+        return deferred_app_server(LIBRARY, "--deadline", "60", *options, environment=environment)
 
     return start
 
@@ -81,7 +81,7 @@ async def test_redeploy_loses_nothing(library: Start, shelf: Shelf) -> None:
     await gatherResults(begun)
     shelf.release("2")
     await server.redeploy()
-    for seen in await readers.addTimeout(20, reactor):
+    for seen in await readers.addTimeout(40, reactor):
         assert set(seen) == {"1", "2"}
 
 

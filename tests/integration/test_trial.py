@@ -19,7 +19,7 @@ LIBRARY = "tests.integration.library:application"
 class LibraryTests(AppServerMixin, TestCase):
     """The library answers, also while it is redeployed."""
 
-    timeout = 30
+    timeout = 60
 
     def setUp(self) -> None:
         """Have a shelf."""
@@ -29,7 +29,7 @@ class LibraryTests(AppServerMixin, TestCase):
     async def library(self, *options: str, **environment: str) -> DeferredServer:
         """Start the library."""
         environment = {**self.shelf.environment, **environment}
-        return await self.serve(LIBRARY, "--deadline", "5", *options, environment=environment)
+        return await self.serve(LIBRARY, "--deadline", "60", *options, environment=environment)
 
     async def test_get(self) -> None:
         """A path is enough of a URL; what is not there is a 404."""
@@ -66,12 +66,12 @@ class LibraryTests(AppServerMixin, TestCase):
         await gatherResults(begun)
         self.shelf.release("2")
         await server.redeploy()
-        for seen in await readers.addTimeout(20, reactor):
+        for seen in await readers.addTimeout(40, reactor):
             self.assertEqual(set(seen), {"1", "2"})
 
     async def test_kept_connection_has_one_last_answer(self) -> None:
         """A connection that was kept brings one more request to the old process; the next one goes to the new."""
-        server = await self.library("--idle-grace", "20")
+        server = await self.library("--idle-grace", "60")
         seen = [await (await server.treq.get("/")).text()]
         self.shelf.release("2")
         await server.redeploy()
