@@ -111,7 +111,7 @@ class Parent:
                     )
                 self.supervisor = int(message["pid"])
                 if len(self._take(message)) < len(message["sockets"]):
-                    raise ChannelLost("it may not have so many open files: raise the limit")
+                    raise ChannelLost("it may not have that many open files: raise the limit")
                 if not message.get("more"):
                     return [held.bound for held in self._held]
         except (ChannelLost, KeyError, TypeError, ValueError) as error:

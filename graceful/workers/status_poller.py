@@ -3,7 +3,7 @@
 A worker is asked over the connection that the supervisor has to it, so there is always a picture, no older than a
 second: for those who look on, for what must be known when a worker was killed, and for one that does not answer.
 
-What a worker has counted must not be lost with it, since a counter that goes down is a restart to whoever reads it.
+What a worker has counted must not be lost with it, since Prometheus takes a counter that goes down for a restart.
 So when one has ended, what it has said last is carried over.
 """
 

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from graceful.control.client import ANSWERS_IN, ClientError, ControlRefused, Silent, Vanished
 
-#: Seconds that a worker has to obey: fewer than whoever has given the order to the supervisor waits for its answer.
+#: Seconds that a worker has to obey: fewer than the client waits that gave the supervisor the order.
 OBEYED_IN: Final = ANSWERS_IN - 1.0
 
 #: The largest answer that is read, bytes.
