@@ -94,7 +94,7 @@ class TrackedInputs:
 
 
 class ReactorControl:
-    """The control of a reactor, and its orders (:class:`graceful.control.api.Orders`).  Reactor thread.
+    """The control of a reactor, and its orders (:class:`graceful.process.orders.ControlOrders`).  Reactor thread.
 
     :param shutdown: what is shown, and what orders are passed on to.
     """

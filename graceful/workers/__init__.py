@@ -20,6 +20,7 @@ In the supervisor:
   together.
 * :mod:`~graceful.workers.crash_reports` reports what was lost with a worker that died.
 
-In a worker, :mod:`~graceful.workers.parent` is the supervisor.  Between the two, :mod:`~graceful.workers.channel`
+In a worker, :mod:`~graceful.workers.parent` is the supervisor, whose sockets
+:mod:`~graceful.workers.supervised_sockets` accepts from.  Between the two, :mod:`~graceful.workers.channel`
 carries messages and descriptors.
 """

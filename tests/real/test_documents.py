@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -110,3 +111,24 @@ def test_contributing_names_files_that_exist() -> None:
     paths |= set(re.findall(r"\]\((?!http)([^)]+)\)", CONTRIBUTING))
     assert {"tests/fast/interleave.py", "SECURITY.md"} < paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_docstrings_refer_to_what_exists() -> None:
+    """Each cross-reference in a docstring leads to a module, a class or a method of the package."""
+    texts = [path.read_text() for path in ROOT.glob("graceful/**/*.py")]
+    names = {name for text in texts for name in re.findall(r":(?:class|func|meth|mod):`~?(graceful(?:\.\w+)+)", text)}
+    assert len(names) > 40
+    assert [name for name in sorted(names) if not _exists(name)] == []
+
+
+def _exists(name: str) -> bool:
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ImportError:
+            continue
+        return all(
+            hasattr(found := getattr(found, part, None), "__doc__") and found is not None for part in parts[count:]
+        )
+    return False

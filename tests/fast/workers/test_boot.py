@@ -7,7 +7,7 @@ import signal
 import subprocess
 from typing import Any
 
-from graceful.workers import boot as muster
+from graceful.workers import boot
 from graceful.workers.boot import terminate, wait_until_ready
 from graceful.workers.channel import Channel
 from graceful.workers.worker import WorkerProcess
@@ -82,7 +82,7 @@ class BootTests(Case):
 
     def test_dismissed_by_force(self) -> None:
         """One that does not end in time is killed, and the others are not."""
-        self.patch(muster, "ENDS_IN", 0.2)
+        self.patch(boot, "ENDS_IN", 0.2)
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which it inherits
         try:
             self.start()
