@@ -128,7 +128,7 @@ def _exists(name: str) -> bool:
             found: object = importlib.import_module(".".join(parts[:count]))
         except ImportError:
             continue
-        return all(
-            hasattr(found := getattr(found, part, None), "__doc__") and found is not None for part in parts[count:]
-        )
+        for part in parts[count:]:
+            found = getattr(found, part, None)
+        return found is not None
     return False
