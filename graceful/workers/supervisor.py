@@ -43,12 +43,12 @@ class Supervisor(Instance):
     """The service of a supervisor.
 
     :param settings: of the instance.
-    :param process: our own.
+    :param process: the supervisor's own.
     """
 
     def __init__(self, settings: Settings, process: OwnProcess) -> None:
         assert process.origin is not None
-        self._telling: FleetStatus
+        self._fleet_status: FleetStatus
         super().__init__(settings, process, None)
         self._own = process
         self._origin = process.origin
@@ -69,7 +69,7 @@ class Supervisor(Instance):
     # -- start --------------------------------------------------------------------------------------------
 
     def bind(self) -> None:
-        """Have every socket, for every worker.
+        """Bind or take over every socket, for every worker.
 
         :raises BindError: one line for the operator.
         """
@@ -86,7 +86,7 @@ class Supervisor(Instance):
         self._slot_sockets.bind(addresses, adopted, *systemd_sockets(self._own), self._own.startup.undo.callback)
 
     def names(self) -> list[str]:
-        """Where it will listen."""
+        """Returns where the workers will listen."""
         return self._slot_sockets.names()
 
     def _make_status(self) -> FleetStatus:
@@ -102,8 +102,8 @@ class Supervisor(Instance):
             self,
         )
         self._poller = StatusPoller(self._pool, clock)
-        self._telling = FleetStatus(settings, poller=self._poller)
-        return self._telling
+        self._fleet_status = FleetStatus(settings, poller=self._poller)
+        return self._fleet_status
 
     def _build(self) -> None:
         """Start all workers, and wait until they are ready to accept."""
@@ -114,7 +114,7 @@ class Supervisor(Instance):
         health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
         self._rolling_restart = RollingRestart(pool, self._origin, self._release, self._may_not_deploy)
         self._orders = FleetOrders(
-            pool, self._fleet_drain, self._telling, health, process.limit, self._rolling_restart
+            pool, self._fleet_drain, self._fleet_status, health, process.limit, self._rolling_restart
         )
         self._recycling = Recycling(pool, settings.max_requests, settings.max_rss, self._finished)
         self._crash_reports = CrashReports(Reporter(settings.reports), clock)
@@ -128,7 +128,7 @@ class Supervisor(Instance):
             settings.takeover_timeout,
             self._orders.arm_last_limit,
         )
-        self._telling.read_from(health, self._orders, self._takeover)
+        self._fleet_status.read_from(health, self._orders, self._takeover)
         self._control.open(self._reactor, self._orders)
         self._reactor.callWhenRunning(self._take_signals, self._orders)
         self._reactor.callWhenRunning(pool.accept)
@@ -148,7 +148,7 @@ class Supervisor(Instance):
     # -- while it runs ------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Once in a while, with what the workers have said."""
+        """Look once in a while at what the workers have said."""
         self._clock.callLater(EVERY, self._look)
         self._recycling.look()
         self._end_stuck()
@@ -156,7 +156,7 @@ class Supervisor(Instance):
             self._orders.renew_limit()
 
     def _end_stuck(self) -> None:
-        """Kill who was to leave, and has not said a word for as long as a drain takes: its event loop is stuck."""
+        """Kill workers that drain and have said nothing for as long as a drain takes: their event loop is stuck."""
         settings = self.settings
         longest = latest_exit(settings.lame_duck, max(settings.deadline, settings.download_deadline)) + BEYOND
         for worker in self._pool.leaving:
@@ -165,11 +165,11 @@ class Supervisor(Instance):
                 worker.send_signal(signal.SIGKILL)
 
     def _finished(self, worker: WorkerProcess) -> int:
-        """How many requests a worker has finished, as far as is known."""
+        """Returns how many requests a worker has finished, as far as is known."""
         return int((self._poller.last(worker) or {}).get("finished", 0))
 
     def worker_ended(self, worker: WorkerProcess) -> None:
-        """One is gone, and may have had the time to say what it has counted."""
+        """Take the last counters of a worker that has ended, if it had the time to tell them."""
         if worker.word is not None and isinstance(worker.word.get("picture"), dict):
             self._poller.update(worker, worker.word["picture"])
         worker.picture = self._poller.last(worker) or {}
@@ -191,7 +191,7 @@ class Supervisor(Instance):
     # -- the way out --------------------------------------------------------------------------------------
 
     def give_up_pid_file(self) -> None:
-        """Leave the pid file alone from now on: it is a successor's."""
+        """Leave the pid file alone from now on: it belongs to the successor."""
         self._keeps_pid_file = False
 
     def leave_after(self, error: BaseException) -> None:
@@ -201,7 +201,7 @@ class Supervisor(Instance):
         self._orders.stop(True)
 
     def _entered(self, state: State) -> None:
-        health = self._telling.health
+        health = self._fleet_status.health
         if state in (State.LAME_DUCK, State.CLOSING) and health is not None and not health.going_down:
             health.begin_going_down()
             if self._control is not None:
