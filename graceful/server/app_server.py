@@ -179,9 +179,7 @@ class AppServer(Instance):
     def leave_after(self, error: BaseException) -> None:
         """Stop, with exit status 1, since something failed."""
         self._shutdown.fail()
-        if self.drain.state != State.SERVING:
-            self.orders.log_in_flight()
-        self.drain.begin(True)
+        self.stop(True)
 
     # -- in a drain; a :class:`graceful.server.shutdown.DrainListener` ---------------------------------------
 
@@ -205,6 +203,29 @@ class AppServer(Instance):
         if self._control is not None:
             self._control.end(result)
         self._source.drained(result, snapshot)
+
+    # -- for a program that embeds the server ---------------------------------------------------------------
+
+    def stop(self, quiet: bool) -> None:
+        """Begin to drain; asked again, log what the drain waits for.  The service has been started.
+
+        :param quiet: close idle connections at once: no client sends further requests.
+        """
+        if self.orders.draining:
+            self.orders.log_in_flight()
+        self.drain.begin(quiet)
+
+    def hurry(self) -> None:
+        """Take down at once what is in flight."""
+        self.drain.hurry()
+
+    def reopen_logs(self) -> None:
+        """Open the access log and twistd's log again by their paths: logrotate has moved them."""
+        self.orders.reopen_logs()
+
+    def say_in_flight(self) -> None:
+        """Log every exchange in flight, with its thread's stack."""
+        self.orders.log_in_flight()
 
     def stopService(self) -> Deferred[None]:
         """Drain; fires when the drain is over."""
