@@ -19,7 +19,7 @@ LEFT = 0.3
 class FakeExchange:
     """An exchange with so much time left."""
 
-    through = False
+    released = False
     method, shown_target = "GET", "/"
 
     def __init__(self, left: float | None) -> None:
