@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from graceful.drain import State
 from graceful.sockets.binding import LISTEN, BoundSocket
 from graceful.takeover.predecessor import Predecessor, limit_draining
-from graceful.takeover.succession import SocketHandover
+from graceful.takeover.socket_handover import SocketHandover
 from graceful.takeover.successor_api import SuccessorApi
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class PidFileKeeper(Protocol):
 class Takeover:
     """Both takeovers of an instance: from its predecessor, and by its successor.  Reactor thread.
 
-    It is the :class:`graceful.takeover.succession.SocketHolder` of the second.
+    It is the :class:`graceful.takeover.socket_handover.SocketHolder` of the second.
 
     :param engine: has the application's sockets.
     :param control: has the sockets for control and status.

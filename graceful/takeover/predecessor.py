@@ -34,7 +34,7 @@ from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.receive_fds import receive
 from graceful.takeover.offers import BadOffer, Offer, adopt, inherit, match, reachable
-from graceful.takeover.succession import PROTOCOL
+from graceful.takeover.socket_handover import PROTOCOL
 from graceful.takeover.successor_api import AT_ONCE, INTERIM
 
 #: Seconds that a draining instance has to close its sockets.

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from graceful.process.child import Child
 from graceful.process.origin import VARIABLE, Origin
-from graceful.takeover.succession import SocketHandover
+from graceful.takeover.socket_handover import SocketHandover
 
 log = Logger(namespace="graceful")
 

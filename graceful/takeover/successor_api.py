@@ -22,7 +22,7 @@ from graceful.control.api import credentials
 from graceful.control.read_api import Problem
 from graceful.sockets.binding import BoundSocket
 from graceful.takeover.offers import offers
-from graceful.takeover.succession import PROTOCOL, SocketHandover, TakeoverRefused
+from graceful.takeover.socket_handover import PROTOCOL, SocketHandover, TakeoverRefused
 from graceful.web.exchange import Exchange
 
 #: The most descriptors that go with one message (SCM_MAX_FD is 253).

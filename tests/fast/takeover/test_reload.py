@@ -17,8 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.process.origin import VARIABLE, Origin
 from graceful.takeover.reload import GONE_IN, Reload
-from graceful.takeover.succession import PROTOCOL, SocketHandover, TakeoverRefused
-from tests.fast.takeover.test_succession import SocketHolder
+from graceful.takeover.socket_handover import PROTOCOL, SocketHandover, TakeoverRefused
+from tests.fast.takeover.test_socket_handover import SocketHolder
 
 TIMEOUT = 60.0
 

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.takeover.succession import PROTOCOL, SocketHandover, TakeoverRefused
+from graceful.takeover.socket_handover import PROTOCOL, SocketHandover, TakeoverRefused
 
 TIMEOUT = 60.0
 NEW, OTHER = 4711, 4712
