@@ -18,6 +18,10 @@ def application(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/slow":
         time.sleep(1.5)
+    if path == "/until":
+        until = time.monotonic() + 60
+        while not os.path.exists(environ["QUERY_STRING"]) and time.monotonic() < until:
+            time.sleep(0.01)
     if path == "/stuck":
         time.sleep(30)
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -25,19 +29,30 @@ def application(environ, start_response):
 """
 
 WITH_PYTEST = """
+import time
+
 import pytest
 
 from graceful.testing import LostRequest, Refused, StartFailed
 
 
-def test_redeploy(app_server):
+def test_redeploy(app_server, tmp_path):
     server = app_server("site_under_test:application")
-    slow = server.begin("GET", "/slow")
-    server.arrived("/slow")
+    slow = server.begin("GET", f"/until?{tmp_path}/go")
+    server.arrived("/until")
     before = int(server.get("/").body)
     new = server.redeploy()
     assert int(server.get("/").body) == new != before
-    assert [exchange["path"] for exchange in server.in_flight()] == ["/slow"]
+
+    def in_flight():
+        return [exchange["path"].partition("?")[0] for exchange in server.in_flight()]
+
+    # The last byte of an answer may be here before its thread has told the register.
+    until = time.monotonic() + 10
+    while in_flight() != ["/until"] and time.monotonic() < until:
+        pass
+    assert in_flight() == ["/until"]
+    (tmp_path / "go").touch()
     assert int(slow.answer().body) == before
     assert server.lost == []
 
