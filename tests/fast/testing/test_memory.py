@@ -12,7 +12,7 @@ from graceful.testing import LostRequest, MemoryServer, Refused
 
 
 class MemoryServerTests(SynchronousTestCase):
-    """What can be done to it."""
+    """A server in memory answers, is redeployed, and stops."""
 
     def setUp(self) -> None:
         """Have an application that waits when it is told to, and says which version it is."""
@@ -35,7 +35,7 @@ class MemoryServerTests(SynchronousTestCase):
 
         return application
 
-    def test_answer(self) -> None:
+    def test_answers_as_the_application_does(self) -> None:
         """Status, fields and body are the application's, and its answer is closed."""
         server = MemoryServer(self.version(b"1"))
         answer = server.request("POST", "/x?a=b", b" body", x_a="yes")
@@ -43,8 +43,8 @@ class MemoryServerTests(SynchronousTestCase):
         self.assertEqual(answer.body, b"1 POST a=b yes body")
         self.assertEqual((self.closed, server.lost), (1, []))
 
-    def test_redeploy(self) -> None:
-        """What is in flight is finished by the version before, what comes is answered by the next one."""
+    def test_a_redeploy_leaves_requests_to_the_old_version(self) -> None:
+        """The old version finishes what is in flight; the new one answers what comes."""
         server = MemoryServer(self.version(b"1"), lambda: self.version(b"2"))
         slow = server.begin("GET", "/slow")
         server.arrived("/slow")
@@ -56,8 +56,8 @@ class MemoryServerTests(SynchronousTestCase):
         self.assertTrue(slow.answer().body.startswith(b"1"))
         self.assertEqual((server.in_flight(), server.lost), ([], []))
 
-    def test_stop(self) -> None:
-        """Nobody listens any more, and what is in flight goes on."""
+    def test_a_stopped_server_refuses_and_finishes(self) -> None:
+        """A stopped server refuses new requests, and finishes what is in flight."""
         server = MemoryServer(self.version(b"1"))
         slow = server.begin("GET", "/slow")
         server.arrived("/slow")
@@ -69,8 +69,8 @@ class MemoryServerTests(SynchronousTestCase):
         self.go.set()
         self.assertEqual((server.gone(), slow.answer().status, server.lost), (0, 201, []))
 
-    def test_outlives_the_deadline(self) -> None:
-        """That is lost, and says so."""
+    def test_a_request_beyond_the_deadline_is_lost(self) -> None:
+        """A request that outlives the deadline is lost, and `lost` says why."""
         server = MemoryServer(self.version(b"1"))
         server.begin("GET", "/slow")
         server.arrived("/slow")
@@ -78,8 +78,8 @@ class MemoryServerTests(SynchronousTestCase):
         self.assertEqual(server.gone(0.01), 70)
         self.assertEqual([(lost.path, lost.why) for lost in server.lost], [("/slow", "taken down")])
 
-    def test_raises(self) -> None:
-        """So is a request whose application raises."""
+    def test_a_request_whose_application_raises_is_lost(self) -> None:
+        """A request whose application raises is lost."""
         server = MemoryServer(self.version(b"1"))
         self.assertRaises(LostRequest, server.get, "/bad")
         self.assertEqual([lost.why for lost in server.lost], ["ValueError: oops"])
@@ -93,5 +93,5 @@ class Closing(list[bytes]):
         self._case = case
 
     def close(self) -> None:
-        """It is."""
+        """Count that the server has closed it."""
         self._case.closed += 1
