@@ -63,7 +63,7 @@ class Options(usage.Options):
     :ivar origin: how this process was started.
     :ivar startup: what surrounds everything that may fail until the reactor runs.
     :ivar pid_file: taken over from twistd; None under `twist`, and for a mere check.
-    :ivar post: where this worker works; None if it is none.
+    :ivar supervisor: the supervisor of this worker; None if it is none.
     :ivar sockets: what systemd has said of the sockets it hands over, to the process `pid`.
     """
 
@@ -78,7 +78,7 @@ class Options(usage.Options):
         self.settings: Settings
         self.startup: Startup
         self.pid_file: PidFile | None = None
-        self.post: Parent | None = None
+        self.supervisor: Parent | None = None
         self.control: str | None = None
         self.owner = -1, -1
         self.asked_at: str | None = None
@@ -147,7 +147,7 @@ class Options(usage.Options):
         said = os.environ.pop(WORKER, None)
         if said is not None:
             try:
-                self.post = Parent(said)
+                self.supervisor = Parent(said)
             except ParentError as error:
                 raise usage.UsageError(str(error)) from None
         self.origin = Origin.of_this_process(self["chdir"])
@@ -159,7 +159,7 @@ class Options(usage.Options):
         self._check_standard_output()
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
-        self.startup = Startup(self._logs_elsewhere(), self.post.failed if self.post is not None else None)
+        self.startup = Startup(self._logs_elsewhere(), self.supervisor.failed if self.supervisor is not None else None)
         self._stay_with_supervisor()
         self._choose_log_format()
         self.control = self._usual_control()
@@ -173,8 +173,8 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
-            if self.post is not None:
-                self.post.failed(str(error))
+            if self.supervisor is not None:
+                self.supervisor.failed(str(error))
             else:
                 print(f"graceful-app: {error}; see graceful-app --help", file=sys.stderr)
             sys.exit(2)
@@ -189,7 +189,7 @@ class Options(usage.Options):
     def _stay_with_supervisor(self) -> None:
         """A worker is its supervisor's child, logs where that does, and has no pid file."""
         parent = self.parent
-        if self.post is None or parent is None:
+        if self.supervisor is None or parent is None:
             return
         if not parent.get("nodaemon", True):
             parent["nodaemon"] = True
@@ -202,8 +202,8 @@ class Options(usage.Options):
         directory, parent = self["chdir"], self.parent
         if directory is None:
             return
-        if self.post is not None:
-            directory = self.post.directory  # what it has led to when this release was deployed
+        if self.supervisor is not None:
+            directory = self.supervisor.directory  # what it has led to when this release was deployed
         if parent is not None and "nodaemon" in parent:
             log = parent.get("logfile") or ("" if parent["nodaemon"] else "twistd.log")
             if log not in ("", "-"):
@@ -270,7 +270,7 @@ class Options(usage.Options):
     @property
     def takeover(self) -> bool:
         """Whether to take over from the server that answers at the control socket."""
-        return self.post is None and (bool(self["takeover"]) or self.asked_at is not None)
+        return self.supervisor is None and (bool(self["takeover"]) or self.asked_at is not None)
 
     def _read_settings(self) -> Settings:
         typed: dict[str, str] = {}

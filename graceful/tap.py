@@ -42,10 +42,10 @@ def makeService(options: Options) -> Instance:
         origin=options.origin,
     )
     server: Instance
-    if options.post is not None:
+    if options.supervisor is not None:
         from graceful.workers.supervised_sockets import SupervisedSockets
 
-        source = SupervisedSockets(process, options.post)
+        source = SupervisedSockets(process, options.supervisor)
         server = AppServer(root, options.settings, process=process, source=source)
     elif options.settings.workers > 1:
         from graceful.workers.supervisor import Supervisor
