@@ -159,7 +159,9 @@ class Options(usage.Options):
         self._check_standard_output()
         self.pid = os.getpid()
         self.sockets = activation(os.environ, self.pid)
-        self.startup = Startup(self._logs_elsewhere(), self.supervisor.failed if self.supervisor is not None else None)
+        self.startup = Startup(
+            self._logs_elsewhere(), self.supervisor.failed if self.supervisor is not None else None
+        )
         self._stay_with_supervisor()
         self._choose_log_format()
         self.control = self._usual_control()
