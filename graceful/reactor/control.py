@@ -71,14 +71,14 @@ class TrackedSite:
 class TrackedInputs:
     """A reactor, as a :class:`graceful.control.status.StatusInputs`."""
 
-    counted: Tracker
+    tracker: Tracker
     clock: MonotonicClock
     health: Health
     site: TrackedSite
 
     def sockets(self) -> list[tuple[str, str]]:
         """Returns the listening ports by name; those that are closed are forgotten."""
-        return [(name_of_port(port), "open") for port in self.counted.ports]
+        return [(name_of_port(port), "open") for port in self.tracker.ports]
 
     def working(self) -> dict[Any, int]:
         """Returns nothing: which thread works for what is not known."""
@@ -99,14 +99,14 @@ class ReactorControl:
     :param shutdown: what is shown, and what orders are passed on to.
     """
 
-    def __init__(self, settings: Settings, counted: Tracker, shutdown: ControlledShutdown) -> None:
+    def __init__(self, settings: Settings, tracker: Tracker, shutdown: ControlledShutdown) -> None:
         self._shutdown = shutdown
         self._status = ServerStatus(settings)
         path = settings.control
         control = ControlSocket(path, settings.control_mode, settings.control_group) if path else None
         self._server = ControlServer(settings, self._status, control, SystemdNotifier({}))
         self.health = Health(settings.health_path, settings.going_down_status)
-        self._inputs = TrackedInputs(counted, shutdown.clock, self.health, TrackedSite(counted))
+        self._inputs = TrackedInputs(tracker, shutdown.clock, self.health, TrackedSite(tracker))
 
     def open(self, reactor: Any) -> None:
         """Bind, and begin to answer.

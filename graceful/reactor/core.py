@@ -35,20 +35,22 @@ class GracefulReactor(Stock):
 
     :param settings: deadline, lame duck and control; the defaults of `graceful-app` if it is None.
     :param process: given if it is installed in a process that it may end: see :func:`graceful.reactor.install`.
-    :ivar counted: what is in flight.
+    :ivar tracker: what is in flight.
     """
 
     def __init__(self, settings: Settings | None = None, process: ReactorProcess | None = None) -> None:
-        self.counted = Tracker(kind_of)
+        self.tracker = Tracker(kind_of)
         super().__init__()  # type: ignore[no-untyped-call]
-        self._leaving = ReactorShutdown(self, settings if settings is not None else Settings(), self.counted, process)
-        self._stoppers = Stoppers(self._leaving, self.callFromThread) if process is not None else None
+        self._shutdown = ReactorShutdown(
+            self, settings if settings is not None else Settings(), self.tracker, process
+        )
+        self._stoppers = Stoppers(self._shutdown, self.callFromThread) if process is not None else None
 
     # -- ICountsInFlight ----------------------------------------------------------------------------------
 
     def inFlight(self, deferred: Deferred[Any], what: str) -> Deferred[Any]:
         """Wait for a Deferred before stopping."""
-        self.counted.ask(deferred, what)
+        self.tracker.track(deferred, what)
         return deferred
 
     # -- what is accepted ---------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ class GracefulReactor(Stock):
 
     def openControl(self) -> None:
         """Answer those who ask how it is, as soon as it runs, if the settings say where."""
-        self.callWhenRunning(self._leaving.open_control)
+        self.callWhenRunning(self._shutdown.open_control)
 
     # -- the way out --------------------------------------------------------------------------------------
 
@@ -96,7 +98,7 @@ class GracefulReactor(Stock):
         """Stop, and do not wait for idle connections; again: for nothing."""
         if self._stoppers is not None:
             if self._stoppers.interrupted:
-                self._leaving.abandon_threads()
+                self._shutdown.abandon_threads()
             self._stoppers.interrupt(number, frame)
         else:
             super().sigInt(number, frame)
@@ -105,14 +107,14 @@ class GracefulReactor(Stock):
         """Have everybody do what is to be done at an event; at `shutdown`, when nothing is in flight any more."""
         fire = super().fireSystemEvent
         if eventType == "shutdown" and self.running:
-            self._leaving.begin().addCallback(lambda ignored: fire(eventType))
+            self._shutdown.begin().addCallback(lambda ignored: fire(eventType))
         else:
             fire(eventType)
 
     def mainLoop(self) -> None:
         """Run until all is over."""
         super().mainLoop()
-        self._leaving.ended()
+        self._shutdown.ended()
 
 
 def install() -> None:

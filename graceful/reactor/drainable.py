@@ -75,24 +75,24 @@ class ReactorShutdown:
     It is a `graceful.drain.Drainable` and a `graceful.process.orders.StopOrders`, and what control looks at.
 
     :param reactor: whose ports and connections.
-    :param counted: what it counts.
+    :param tracker: what it counts.
     :param process: None if the process is not the reactor's: then there is no verdict, and pools are stopped as ever.
     :ivar drain: the machine.
-    :ivar told: a signal or an order through control has asked for the end of the process.
+    :ivar exit_requested: a signal or an order through control has asked for the end of the process.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, counted: Tracker, process: ReactorProcess | None) -> None:
+    def __init__(self, reactor: Any, settings: Settings, tracker: Tracker, process: ReactorProcess | None) -> None:
         self._reactor = reactor
         self._settings = settings
-        self._counted = counted
+        self._tracker = tracker
         self._process = process
         self.clock = monotonic_clock(reactor)
         self.drain = Drain(self.clock, self, settings.deadline, 0.0, settings.lame_duck, self._entered)
-        self.told = False
+        self.exit_requested = False
         self.taken_down = self._taken_before = 0
         self._failed = self._quiet = False
         self._control: ReactorControl | None = None
-        self._kept: list[Any] = []
+        self._factories: list[Any] = []
         self._lingering = Lingering()
         self._finished_before = 0
         self._began = 0.0
@@ -106,19 +106,19 @@ class ReactorShutdown:
 
     def arm_last_limit(self) -> None:
         """Set the time at which the process ends whatever happens.  In a signal handler."""
-        self.told = True
+        self.exit_requested = True
         if self._process is not None and self.drain.state == State.SERVING:
-            self._process.arm(self._at_most())
+            self._process.arm(self._planned_exit())
 
-    def _at_most(self) -> float:
+    def _planned_exit(self) -> float:
         return latest_exit(*self.drain.seconds_ahead(False))
 
     def latest_exit(self) -> float:
         """In how many seconds the process is gone, whatever happens; before a drain, from its beginning."""
-        if self._process is None or not self.told:
-            return self._at_most()
+        if self._process is None or not self.exit_requested:
+            return self._planned_exit()
         left = self._process.limit.remaining_seconds
-        return self._at_most() if left is None else left
+        return self._planned_exit() if left is None else left
 
     def stop(self, quiet: bool) -> None:
         """Begin to drain.
@@ -148,8 +148,8 @@ class ReactorShutdown:
     def log_in_flight(self) -> None:
         """Log what is in flight."""
         now = self.clock.seconds()
-        lines = [f"{len(self._counted.connections)} connections, in flight:"]
-        log.info("{lines}", lines="\n".join(lines + [item.describe(now) for item in self._counted.in_flight()]))
+        lines = [f"{len(self._tracker.connections)} connections, in flight:"]
+        log.info("{lines}", lines="\n".join(lines + [item.describe(now) for item in self._tracker.in_flight()]))
 
     # -- control ------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class ReactorShutdown:
             return
         from graceful.reactor.control import CannotOpen, ReactorControl
 
-        control = ReactorControl(settings, self._counted, self)
+        control = ReactorControl(settings, self._tracker, self)
         try:
             control.open(self._reactor)
         except CannotOpen as error:
@@ -172,17 +172,17 @@ class ReactorShutdown:
 
     def move_limit(self) -> None:
         """The deadline was moved: so is the last limit, if it has been set."""
-        if self._process is not None and self.told:
-            self._process.arm(self._at_most())
+        if self._process is not None and self.exit_requested:
+            self._process.arm(self._planned_exit())
 
     def take_down_one(self, number: int) -> list[int]:
         """Take down what has a number; which were, if others are interrupted by that."""
-        found = self._counted.find(number)
+        found = self._tracker.find(number)
         if found is None:
             return []
         watch, item = found
         taken = [item] if watch is None else watch.take_down(item)
-        self._name(taken, self.clock.seconds())
+        self._log_takedown(taken, self.clock.seconds())
         if watch is None:
             self._cancel(item.connection)
         return [one.id for one in taken]
@@ -209,32 +209,32 @@ class ReactorShutdown:
     def last_requests(self, quiet: bool) -> None:
         """From now on every answer is its connection's last."""
         self._quiet = self._quiet or quiet
-        counted = self._counted
-        if counted.on_add is None:
-            in_flight = len(counted.in_flight())
-            self._finished_before = counted.issued - in_flight
+        tracker = self._tracker
+        if tracker.on_add is None:
+            in_flight = len(tracker.in_flight())
+            self._finished_before = tracker.issued - in_flight
             log.info("stopping: {count} in flight", count=in_flight)
-            counted.on_add, counted.lingering = self._added, self._lingering
+            tracker.on_add, tracker.lingering = self._added, self._lingering
             self._sweep()
 
     def _added(self, transport: Any) -> None:
         """One more connection was accepted, and has got its protocol by the end of this turn."""
-        self._reactor.callLater(0, self._last, transport)
+        self._reactor.callLater(0, self._begin_drain_of, transport)
 
-    def _last(self, transport: Any) -> None:
-        watch = self._counted.watch(transport)
+    def _begin_drain_of(self, transport: Any) -> None:
+        watch = self._tracker.watch(transport)
         if watch is not None:
-            watch.last()
+            watch.begin_drain()
 
     def _sweep(self) -> None:
         """End what has had its time; what a connection speaks may have changed."""
         if self.drain.state == State.GONE:
             return
         now = self.clock.seconds()
-        self._lingering.look()
-        for watch in self._counted.watches():
+        self._lingering.release_confirmed()
+        for watch in self._tracker.watches():
             try:
-                watch.last()
+                watch.begin_drain()
                 watch.sweep(now, self._quiet)
             except Exception:
                 log.failure("a connection cannot be watched and is left to the deadline")
@@ -243,10 +243,10 @@ class ReactorShutdown:
 
     def close_listeners(self) -> Deferred[None]:
         """Close the listening ports without losing a connection; each says so in the log."""
-        at_work = {transport.logPrefix() for transport in self._counted.connections}
+        at_work = {transport.logPrefix() for transport in self._tracker.connections}
         closing = [
             Deferred.fromCoroutine(self._close(port))
-            for port, opened_by in list(self._counted.ports.items())
+            for port, opened_by in list(self._tracker.ports.items())
             if opened_by not in at_work
         ]
         closed: Deferred[None] = Deferred()
@@ -257,7 +257,7 @@ class ReactorShutdown:
         try:
             # A factory without ports stops, and a site that has stopped logs no request any more.
             port.factory.doStart()
-            self._kept.append(port.factory)
+            self._factories.append(port.factory)
         except Exception:
             log.failure("a factory does not start once more, and stops with its port")
         await close_port(self._reactor, name_of_port(port), port)
@@ -272,12 +272,12 @@ class ReactorShutdown:
             else:
                 done.callback(None)
 
-        self._counted.all_gone().addCallback(look)
+        self._tracker.all_gone().addCallback(look)
         return done
 
     def has_leftovers(self) -> bool:
         """Whether anything is left."""
-        return bool(self._counted.connections or self._counted.asked() or self._lingering)
+        return bool(self._tracker.connections or self._tracker.deferreds() or self._lingering)
 
     def has_spared(self) -> bool:
         """Nothing has a second deadline."""
@@ -286,19 +286,19 @@ class ReactorShutdown:
     def take_down(self, everything: bool) -> Deferred[None]:
         """End what is left, and name it; fires when it has ended, or has had its time."""
         now = self.clock.seconds()
-        for watch in self._counted.watches():
+        for watch in self._tracker.watches():
             try:
                 taken = watch.take_down()
             except Exception:
                 log.failure("a connection could not be taken down and is closed")
                 taken = list(watch.items.values())
                 watch.transport.abortConnection()
-            self._name(taken, now)
-        for deferred, item in self._counted.asked():
-            self._name([item], now)
+            self._log_takedown(taken, now)
+        for deferred, item in self._tracker.deferreds():
+            self._log_takedown([item], now)
             self._cancel(deferred)
         done: Deferred[None] = Deferred()
-        self._wait(done, now + LAST_MOMENT)
+        self._wait_for_end(done, now + LAST_MOMENT)
         return done
 
     def _cancel(self, deferred: Deferred[Any]) -> None:
@@ -307,29 +307,29 @@ class ReactorShutdown:
         except Exception:
             log.failure("a Deferred that was counted could not be cancelled")
 
-    def _name(self, taken: list[TrackedItem], now: float) -> None:
+    def _log_takedown(self, taken: list[TrackedItem], now: float) -> None:
         for item in taken:
             self.taken_down += 1
             log.warn("taking down {what}", what=item.describe(now))
 
-    def _wait(self, done: Deferred[None], until: float) -> None:
+    def _wait_for_end(self, done: Deferred[None], until: float) -> None:
         if not self.has_leftovers():
             done.callback(None)
         elif self.clock.seconds() < until:
-            self.clock.callLater(LOOK_AGAIN, self._wait, done, until)
+            self.clock.callLater(LOOK_AGAIN, self._wait_for_end, done, until)
         else:
-            for transport in list(self._counted.connections):
+            for transport in list(self._tracker.connections):
                 transport.abortConnection()
             # They are lost in the reactor's next turn; a Deferred that knows no cancelling is left alone.
             self._reactor.callLater(0, done.callback, None)
 
     def finish(self, seconds: float) -> Deferred[None]:
         """Nothing is in flight: the reactor's own shutdown may begin, and thread pools have until the deadline."""
-        self._counted.on_add = self._counted.lingering = None
+        self._tracker.on_add = self._tracker.lingering = None
         self._lingering.close()
-        while self._kept:
+        while self._factories:
             try:
-                self._kept.pop().doStop()
+                self._factories.pop().doStop()
             except Exception:
                 log.failure("a factory could not be stopped")
         if self._process is not None:
@@ -350,7 +350,7 @@ class ReactorShutdown:
             self._process.pools.reactor_gone()
             abandoned = self._process.pools.abandoned
         seconds, taken = monotonic() - self._began, self.taken_down - self._taken_before
-        finished = self._counted.issued - self._finished_before - taken  # whatever was not taken down has ended
+        finished = self._tracker.issued - self._finished_before - taken  # whatever was not taken down has ended
         log.info(
             "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
             seconds=seconds,
@@ -367,5 +367,5 @@ class ReactorShutdown:
         self._reactor._exitSignal = None
         if status != FINISHED:
             self._process.verdict(status)
-        elif self.told:
+        elif self.exit_requested:
             self._process.arm(REPORTS + EXIT_SECONDS)

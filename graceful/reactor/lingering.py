@@ -45,7 +45,7 @@ class Lingering:
             with suppress(OSError):  # no room for one more descriptor: then it is closed as ever
                 self._held.add(connection.dup())
 
-    def look(self) -> None:
+    def release_confirmed(self) -> None:
         """Let go of those that are confirmed."""
         for connection in list(self._held):
             _throw_away(connection)

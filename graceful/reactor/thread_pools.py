@@ -55,7 +55,7 @@ class ReplyQueue(SimpleQueue[Any]):
         try:
             return super().get(block, timeout)
         finally:
-            self.waiters.through(self)
+            self.waiters.discard(self)
 
 
 class Waiters:
@@ -66,7 +66,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[ReplyQueue, int] = {}  # each entry is made and removed by the thread that waits
-        self._let_go: Callable[[int], bool] = lambda thread: False
+        self._is_refused: Callable[[int], bool] = lambda thread: False
 
     def answer(self) -> ReplyQueue:
         """What a thread will wait for."""
@@ -77,25 +77,25 @@ class Waiters:
     def wait(self, answer: ReplyQueue) -> None:
         """A thread is about to wait; if it would be for nothing, it gets the error that says so."""
         thread = self._waiting[answer] = get_ident()
-        if self._let_go(thread):
-            answer.put(_nobody())
+        if self._is_refused(thread):
+            answer.put(_reactor_stopped())
 
-    def through(self, answer: ReplyQueue) -> None:
+    def discard(self, answer: ReplyQueue) -> None:
         """It has waited."""
         self._waiting.pop(answer, None)
 
-    def let_go(self, which: Callable[[int], bool]) -> None:
+    def refuse(self, which: Callable[[int], bool]) -> None:
         """The reactor will not answer some threads any more, neither those that wait nor those that come later.
 
         :param which: says of a thread's number whether it is one of them.
         """
-        self._let_go = which
+        self._is_refused = which
         for answer, thread in list(self._waiting.items()):
             if which(thread):
-                answer.put(_nobody())
+                answer.put(_reactor_stopped())
 
 
-def _nobody() -> Failure:
+def _reactor_stopped() -> Failure:
     return Failure(ReactorNotRunning("the reactor stops: it can call nothing for a thread any more"))
 
 
@@ -135,7 +135,7 @@ class Pools:
         pool.joined, pool.started = True, False
         pool._team.quit()
         mine = {thread.ident for thread in pool.threads}
-        self._waiters.let_go(mine.__contains__)
+        self._waiters.refuse(mine.__contains__)
         for thread in pool.threads:
             while thread.is_alive() and (left := self.until - self._clock()) > 0:
                 thread.join(min(left, LOOK_AGAIN))  # a signal may make it shorter
@@ -151,4 +151,4 @@ class Pools:
     def reactor_gone(self) -> None:
         """The reactor has stopped: it gives no more answers."""
         main = threading.main_thread().ident
-        self._waiters.let_go(lambda thread: thread != main)
+        self._waiters.refuse(lambda thread: thread != main)

@@ -82,40 +82,40 @@ class ConnectionWatch:
     :ivar items: what is in flight on it, each by what it was recognised by.
     """
 
-    def __init__(self, counted: Tracker, transport: Any, protocol: Any) -> None:
-        self._counted = counted
+    def __init__(self, tracker: Tracker, transport: Any, protocol: Any) -> None:
+        self._tracker = tracker
         self.transport = transport
         self.protocol = protocol
         self.items: dict[Any, TrackedItem] = {}
         self._closing_since: float | None = None
-        self._told = False
+        self._draining = False
 
     @property
     def peer(self) -> str:
         """The address at the other end; empty on a Unix socket."""
         return str(getattr(self.transport.getPeer(), "host", ""))
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Find out what is in flight on it now."""
         if not self.items:
             what = f"connection of {type(self.protocol).__name__}"
-            self.items[self] = self._counted.issue(self.transport, what, b"", self.peer, self.transport.accepted)
+            self.items[self] = self._tracker.issue(self.transport, what, b"", self.peer, self.transport.accepted)
 
-    def last(self) -> None:
+    def begin_drain(self) -> None:
         """A drain has begun: see to it that the connection ends when it is in the middle of nothing.
 
         Called again and again; only the first time counts.
         """
-        if not self._told:
-            self._told = True
-            self._tell()
+        if not self._draining:
+            self._draining = True
+            self._announce()
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         idling = IIdling(self.protocol, None)
         if idling is not None:
-            idling.whenIdle().addCallbacks(lambda ignored: self.lose(), self._cannot_tell)
+            idling.whenIdle().addCallbacks(lambda ignored: self.close(), self._cannot_say)
 
-    def _cannot_tell(self, failure: Failure) -> None:
+    def _cannot_say(self, failure: Failure) -> None:
         log.failure("{protocol} cannot say when it is idle", failure, protocol=self.protocol)
 
     def sweep(self, now: float, quiet: bool) -> None:
@@ -144,7 +144,7 @@ class ConnectionWatch:
         waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
         return waiting + bool(getattr(transport.protocol, "_appSendBuffer", None))
 
-    def lose(self) -> None:
+    def close(self) -> None:
         """End it as its own protocol would."""
         (getattr(self.protocol, "transport", None) or self.transport).loseConnection()
 
@@ -155,8 +155,8 @@ class ConnectionWatch:
         """
         if self.closing and not self.unsent:
             return []  # no client waits for it any more
-        self.look()
-        self.lose()
+        self.refresh()
+        self.close()
         return list(self.items.values())
 
 
@@ -164,7 +164,7 @@ class Tracker:
     """All that a reactor counts.  Reactor thread.
 
     :param kind_of: says for a transport how its connection is watched, and which protocol is asked about it.
-    :ivar ports: what listens, each with whom the reactor had called when it began to (:func:`_at_work`).
+    :ivar ports: what listens, each with the log prefix under which it was opened: a connection's, or `-`.
     :ivar connections: what was accepted and is open.
     :ivar issued: the last number given out.
     :ivar on_add: called with each new connection.
@@ -179,7 +179,7 @@ class Tracker:
         self.on_add: Callable[[Any], object] | None = None
         self.lingering: Lingering | None = None
         self._watches: dict[Any, ConnectionWatch] = {}
-        self._asked: dict[Deferred[Any], TrackedItem] = {}
+        self._deferreds: dict[Deferred[Any], TrackedItem] = {}
         self._waiting: dict[Any, list[Deferred[None]]] = {}
 
     # -- while it runs ------------------------------------------------------------------------------------
@@ -194,15 +194,15 @@ class Tracker:
         """A connection is closed."""
         self.connections.discard(transport)
         self._watches.pop(transport, None)
-        self._gone(transport)
+        self._ended(transport)
 
-    def ask(self, deferred: Deferred[Any], what: str) -> None:
+    def track(self, deferred: Deferred[Any], what: str) -> None:
         """Count something until a Deferred fires."""
-        self._asked[deferred] = self.issue(deferred, what, b"", "", monotonic())
+        self._deferreds[deferred] = self.issue(deferred, what, b"", "", monotonic())
 
         def fired(result: Any) -> Any:
-            self._asked.pop(deferred, None)
-            self._gone(deferred)
+            self._deferreds.pop(deferred, None)
+            self._ended(deferred)
             return result
 
         deferred.addBoth(fired)
@@ -231,17 +231,17 @@ class Tracker:
             known, (kind, protocol) = self._watches.get(transport), self._kind_of(transport)
             if known is None or known.protocol is not protocol or type(known) is not kind:
                 known = self._watches[transport] = kind(self, transport, protocol)
-            known.look()
+            known.refresh()
         except Exception:
             log.failure("nobody can say what is in flight on {transport!r}", transport=transport)
             known = self._watches[transport] = ConnectionWatch(self, transport, transport.protocol)
-            known.look()
+            known.refresh()
         return known
 
     def in_flight(self) -> list[TrackedItem]:
         """What is in flight at this moment, oldest first."""
         items = [item for watch in self.watches() for item in watch.items.values()]
-        return sorted([*items, *self._asked.values()], key=lambda item: item.id)
+        return sorted([*items, *self._deferreds.values()], key=lambda item: item.id)
 
     @property
     def exchanges(self) -> dict[int, TrackedItem]:
@@ -260,14 +260,14 @@ class Tracker:
             for item in watch.items.values():
                 if item.id == number:
                     return watch, item
-        for item in self._asked.values():
+        for item in self._deferreds.values():
             if item.id == number:
                 return None, item
         return None
 
-    def asked(self) -> list[tuple[Deferred[Any], TrackedItem]]:
+    def deferreds(self) -> list[tuple[Deferred[Any], TrackedItem]]:
         """What a service has asked to have counted."""
-        return list(self._asked.items())
+        return list(self._deferreds.items())
 
     # -- the wait -----------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class Tracker:
         done: Deferred[None] = Deferred()
 
         def look(ignored: object) -> None:
-            waiting = list(self._whens())
+            waiting = list(self._endings())
             if waiting:
                 DeferredList(waiting).addCallback(look)
             else:
@@ -289,12 +289,12 @@ class Tracker:
         look(None)
         return done
 
-    def _whens(self) -> Iterator[Deferred[None]]:
-        for one in (*self.connections, *self._asked):
+    def _endings(self) -> Iterator[Deferred[None]]:
+        for one in (*self.connections, *self._deferreds):
             when: Deferred[None] = Deferred()
             self._waiting.setdefault(one, []).append(when)
             yield when
 
-    def _gone(self, one: Any) -> None:
+    def _ended(self, one: Any) -> None:
         for when in self._waiting.pop(one, ()):
             when.callback(None)

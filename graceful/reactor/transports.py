@@ -33,22 +33,22 @@ class _Accepted:
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.accepted = monotonic()
-        counted: Tracker = self.reactor.counted
-        counted.add(self)
+        tracker: Tracker = self.reactor.tracker
+        tracker.add(self)
 
     def connectionLost(self, reason: Any) -> None:
         """It is closed; its protocol is told first."""
         try:
             super().connectionLost(reason)  # type: ignore[misc]
         finally:
-            self.reactor.counted.lost(self)
+            self.reactor.tracker.lost(self)
 
 
 class TCPServer(_Accepted, tcp.Server):
     """A connection that was accepted on a TCP port."""
 
     def _closeSocket(self, orderly: bool) -> None:
-        lingering: Lingering | None = self.reactor.counted.lingering
+        lingering: Lingering | None = self.reactor.tracker.lingering
         if lingering is not None and orderly:
             lingering.hold(self.socket)
         super()._closeSocket(orderly)  # type: ignore[no-untyped-call]
@@ -66,11 +66,11 @@ class _Listening:
     def startListening(self) -> None:
         """Listen, and be counted."""
         super().startListening()  # type: ignore[misc]
-        self.reactor.counted.ports[self] = _at_work()
+        self.reactor.tracker.ports[self] = _current_log_prefix()
 
     def connectionLost(self, reason: Any) -> None:
         """It listens no more."""
-        self.reactor.counted.ports.pop(self, None)
+        self.reactor.tracker.ports.pop(self, None)
         super().connectionLost(reason)  # type: ignore[misc]
 
 
@@ -94,7 +94,7 @@ def name_of_port(port: Any) -> str:
     return name_of(kind, port) or repr(port)
 
 
-def _at_work() -> str:
+def _current_log_prefix() -> str:
     """The log prefix of whom the reactor has called just now: a connection's, for one; `-` for none.
 
     A port that a protocol opens while it reads is there for its connection, as in FTP's passive mode: it is no door

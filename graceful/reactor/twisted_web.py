@@ -65,12 +65,12 @@ def kind_of_http(protocol: Any) -> tuple[type[ConnectionWatch], Any] | None:
 class HTTP1(ConnectionWatch):
     """A connection of HTTP/1.1 or 1.0; `protocol` is its `HTTPChannel`."""
 
-    def __init__(self, counted: Tracker, transport: Any, protocol: Any) -> None:
-        super().__init__(counted, transport, protocol)
+    def __init__(self, tracker: Tracker, transport: Any, protocol: Any) -> None:
+        super().__init__(tracker, transport, protocol)
         self._idle_since: float | None = None
         self._used = "persistent" in vars(protocol)  # its first head was complete
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Find out what is in flight on it now."""
         channel = self.protocol
         keys: list[Any] = list(channel.requests)
@@ -87,7 +87,7 @@ class HTTP1(ConnectionWatch):
                 item.phase = RECEIVING if key is _PARTIAL else SENDING
 
     def _issue(self) -> TrackedItem:
-        return self._counted.issue(self.transport, "-", b"-", self.peer, monotonic())
+        return self._tracker.issue(self.transport, "-", b"-", self.peer, monotonic())
 
     def _describe(self, item: TrackedItem, request: Any) -> None:
         channel = self.protocol
@@ -102,7 +102,7 @@ class HTTP1(ConnectionWatch):
 
     # -- drain --------------------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         """Every answer from now on says that it is the connection's last, but for those that others wait behind."""
         channel = self.protocol
         channel.checkPersistence = self._persistence(channel.checkPersistence)
@@ -118,7 +118,7 @@ class HTTP1(ConnectionWatch):
 
         def check_persistence(request: Any, version: bytes) -> bool:
             self._used = True
-            self.look()
+            self.refresh()
             keep = stock(request, version)
             behind = channel.length is not None and len(channel._buffer) > channel.length
             if keep and not behind:
@@ -149,7 +149,7 @@ class HTTP1(ConnectionWatch):
 
     def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
         """End it: with a 503 if the answer had not begun, else in a way that no client takes for its end."""
-        self.look()
+        self.refresh()
         taken = [] if self.closing and not self.items else list(self.items.values())
         channel = self.protocol
         if channel.requests and not channel.requests[0].startedWriting and not self.closing:
@@ -172,12 +172,12 @@ class HTTP2(ConnectionWatch):
     have, so that nothing which is on its way is refused; and a round trip later with the last one that has come.
     """
 
-    def __init__(self, counted: Tracker, transport: Any, protocol: Any) -> None:
-        super().__init__(counted, transport, protocol)
-        self._told_at: float | None = None
-        self._told_twice = False
+    def __init__(self, tracker: Tracker, transport: Any, protocol: Any) -> None:
+        super().__init__(tracker, transport, protocol)
+        self._announced_at: float | None = None
+        self._final_sent = False
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Find out what is in flight on it now."""
         streams = self.protocol.streams.values()
         keys: list[Any] = list(streams)
@@ -191,36 +191,36 @@ class HTTP2(ConnectionWatch):
 
     def _issue(self, stream: Any) -> TrackedItem:
         method, target = (getattr(stream, name, None) or b"-" for name in ("command", "path"))
-        return self._counted.issue(self.transport, method.decode("latin-1"), target, self.peer, monotonic())
+        return self._tracker.issue(self.transport, method.decode("latin-1"), target, self.peer, monotonic())
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         """Tell the client for the first time."""
-        self._told_at = monotonic()
+        self._announced_at = monotonic()
         connection = self.protocol
         receive, received = connection.conn.receive_data, connection._requestReceived
 
         def receive_data(data: bytes) -> Any:
             events = receive(data)
             if any(type(event).__name__ == "PingAckReceived" for event in events):
-                self._tell_again()
+                self._send_final_goaway()
             return events
 
         def request_received(event: Any) -> None:
             received(event)
-            self.look()
+            self.refresh()
 
         connection.conn.receive_data = receive_data
         connection._requestReceived = request_received
-        self._go_away(2**31 - 1)
+        self._send_goaway(2**31 - 1)
         connection.conn.ping(b"graceful")
         connection.transport.write(connection.conn.data_to_send())
 
-    def _tell_again(self) -> None:
-        if not self._told_twice:
-            self._told_twice = True
-            self._go_away(self.protocol.conn.highest_inbound_stream_id)
+    def _send_final_goaway(self) -> None:
+        if not self._final_sent:
+            self._final_sent = True
+            self._send_goaway(self.protocol.conn.highest_inbound_stream_id)
 
-    def _go_away(self, last: int) -> None:
+    def _send_goaway(self, last: int) -> None:
         """Send GOAWAY; by hand, since h2 would call the connection closed after its own."""
         from hyperframe.frame import GoAwayFrame  # of h2; without it no client speaks HTTP/2
 
@@ -229,14 +229,14 @@ class HTTP2(ConnectionWatch):
     def sweep(self, now: float, quiet: bool) -> None:
         """Tell it again when it is time, and close it when its last stream is through."""
         super().sweep(now, quiet)
-        if self._told_at is not None and now - self._told_at >= PONG_IN:
-            self._tell_again()
-        if self._told_twice and not self.items and not self.closing:
+        if self._announced_at is not None and now - self._announced_at >= PONG_IN:
+            self._send_final_goaway()
+        if self._final_sent and not self.items and not self.closing:
             self.protocol.transport.loseConnection()
 
     def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
         """End it, or one stream of it: none can be taken for complete."""
-        self.look()
+        self.refresh()
         if only is not None:
             for stream, item in self.items.items():
                 if item is only:

@@ -19,75 +19,75 @@ class TrackerTests(SynchronousTestCase):
     """What is in flight."""
 
     def setUp(self) -> None:
-        self.counted = Tracker(kind_of)
+        self.tracker = Tracker(kind_of)
 
     def connect(self, protocol: Protocol | None = None) -> Transport:
         transport = Transport(protocol if protocol is not None else Protocol())
-        self.counted.add(transport)
+        self.tracker.add(transport)
         return transport
 
-    def last(self, transport: Transport) -> None:
-        watch = self.counted.watch(transport)
+    def begin_drain(self, transport: Transport) -> None:
+        watch = self.tracker.watch(transport)
         assert watch is not None
-        watch.last()
+        watch.begin_drain()
 
     def test_a_connection_counts_from_its_accept_to_its_end(self) -> None:
         """A connection counts from its accept to its end, with one number."""
         transport = self.connect()
-        (item,) = self.counted.in_flight()
+        (item,) = self.tracker.in_flight()
         self.assertEqual((item.id, item.started, item.connection), (1, 1.0, transport))
         self.assertEqual(item.describe(3.5), "1, connection of Protocol with 192.168.1.1, 2.5 s old")
-        self.assertEqual([item.id for item in self.counted.in_flight()], [1])
-        self.counted.lost(transport)
-        self.assertEqual((self.counted.in_flight(), self.counted.finished), ([], 1))
+        self.assertEqual([item.id for item in self.tracker.in_flight()], [1])
+        self.tracker.lost(transport)
+        self.assertEqual((self.tracker.in_flight(), self.tracker.finished), ([], 1))
 
     def test_a_socket_taken_from_the_reactor_no_longer_counts(self) -> None:
         """A connection whose socket was taken from the reactor, to hand it to another process, counts no more."""
         transport = self.connect()
-        waiting = self.counted.all_gone()
+        waiting = self.tracker.all_gone()
         self.assertNoResult(waiting)
         transport.descriptor = -1
-        self.assertEqual(self.counted.in_flight(), [])
+        self.assertEqual(self.tracker.in_flight(), [])
         self.successResultOf(waiting)
 
     def test_a_deferred_counts_until_it_fires(self) -> None:
         """A Deferred counts until it fires, and keeps its result."""
         deferred: Deferred[str] = Deferred()
-        self.counted.ask(deferred, "an upload")
-        waiting = self.counted.all_gone()
-        self.assertEqual([item.method for item in self.counted.in_flight()], ["an upload"])
+        self.tracker.track(deferred, "an upload")
+        waiting = self.tracker.all_gone()
+        self.assertEqual([item.method for item in self.tracker.in_flight()], ["an upload"])
         deferred.callback("result")
         self.assertEqual(self.successResultOf(deferred), "result")
         self.successResultOf(waiting)
-        self.assertEqual((self.counted.in_flight(), self.counted.finished), ([], 1))
+        self.assertEqual((self.tracker.in_flight(), self.tracker.finished), ([], 1))
 
     def test_a_fired_deferred_holds_nothing_up(self) -> None:
         """One that has fired already holds nothing up."""
-        self.counted.ask(succeed(None), "nothing")
-        self.successResultOf(self.counted.all_gone())
+        self.tracker.track(succeed(None), "nothing")
+        self.successResultOf(self.tracker.all_gone())
 
     def test_waits_also_for_later_connections(self) -> None:
         """A connection that comes while the others are waited for is waited for, too."""
         first = self.connect()
-        waiting = self.counted.all_gone()
+        waiting = self.tracker.all_gone()
         second = self.connect()
-        self.counted.lost(first)
+        self.tracker.lost(first)
         self.assertNoResult(waiting)
-        self.counted.lost(second)
+        self.tracker.lost(second)
         self.successResultOf(waiting)
 
     def test_finds_an_item_by_its_number(self) -> None:
         """An item is found by its number, with the connection that carries it."""
         transport = self.connect()
         deferred: Deferred[None] = Deferred()
-        self.counted.ask(deferred, "a job")
-        by_number = {item.id: item for item in self.counted.in_flight()}
+        self.tracker.track(deferred, "a job")
+        by_number = {item.id: item for item in self.tracker.in_flight()}
         for number, item in by_number.items():
-            found = self.counted.find(number)
+            found = self.tracker.find(number)
             assert found is not None
             self.assertIs(found[1], item)
             self.assertEqual(found[0] is None, item.connection is deferred)
-        self.assertIsNone(self.counted.find(99))
+        self.assertIsNone(self.tracker.find(99))
         self.assertEqual({item.connection for item in by_number.values()}, {transport, deferred})
 
     def test_closes_a_protocol_that_says_it_is_idle(self) -> None:
@@ -106,7 +106,7 @@ class TrackerTests(SynchronousTestCase):
         transport = self.connect(protocol)
         protocol.transport = transport
         for _ in range(3):
-            self.last(transport)
+            self.begin_drain(transport)
         self.assertEqual(protocol.asked, 1)
         self.assertFalse(transport.disconnecting)
         protocol.idle.callback(None)
@@ -127,7 +127,7 @@ class TrackerTests(SynchronousTestCase):
 
         registerAdapter(Adapter, Foreign, IIdling)
         transport = self.connect(Foreign())
-        self.last(transport)
+        self.begin_drain(transport)
         self.assertTrue(transport.disconnecting)
 
     def test_leaves_a_protocol_that_cannot_say_to_the_deadline(self) -> None:
@@ -141,7 +141,7 @@ class TrackerTests(SynchronousTestCase):
                 return deferred
 
         transport = self.connect(Failing())
-        self.last(transport)
+        self.begin_drain(transport)
         self.assertFalse(transport.disconnecting)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
@@ -151,14 +151,14 @@ class TrackerTests(SynchronousTestCase):
         del channel.requests
         self.connect(channel)
         self.connect()
-        self.assertEqual([item.target for item in self.counted.in_flight()], [b"", b""])
+        self.assertEqual([item.target for item in self.tracker.in_flight()], [b"", b""])
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
 
     def test_takedown_interrupts_a_connection_only_once(self) -> None:
         """A connection is closed as its protocol closes it; one that is closing already is not interrupted."""
         transport = self.connect()
         for expected in (1, 0):
-            watch = self.counted.watch(transport)
+            watch = self.tracker.watch(transport)
             assert watch is not None
             self.assertEqual(len(watch.take_down()), expected)
             self.assertTrue(transport.disconnecting)

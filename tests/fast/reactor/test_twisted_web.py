@@ -42,17 +42,17 @@ class HTTP1Tests(SynchronousTestCase):
     """A connection of HTTP/1.1 in a drain."""
 
     def setUp(self) -> None:
-        self.counted = Tracker(kind_of)
+        self.tracker = Tracker(kind_of)
         self.channel = HTTPChannel()
         self.channel.requestFactory = Answering
         self.channel.timeOut = None
         self.transport = Transport(self.channel)
         self.channel.makeConnection(self.transport)
-        self.counted.add(self.transport)
+        self.tracker.add(self.transport)
 
     @property
     def watch(self) -> ConnectionWatch:
-        watch = self.counted.watch(self.transport)
+        watch = self.tracker.watch(self.transport)
         assert watch is not None
         return watch
 
@@ -70,11 +70,11 @@ class HTTP1Tests(SynchronousTestCase):
 
     def test_an_exchange_counts_from_its_first_byte_to_its_last(self) -> None:
         """An exchange counts from its first byte to its last, and has one number all the time."""
-        self.assertEqual(self.counted.in_flight(), [])
+        self.assertEqual(self.tracker.in_flight(), [])
         seen: list[tuple[int, int, str, bytes]] = []
 
         def look() -> None:
-            seen.extend((item.id, item.phase, item.method, item.target) for item in self.counted.in_flight())
+            seen.extend((item.id, item.phase, item.method, item.target) for item in self.tracker.in_flight())
 
         self.send(b"PO")
         look()
@@ -98,12 +98,12 @@ class HTTP1Tests(SynchronousTestCase):
             ],
         )
         self.transport._tempDataLen = 0
-        self.assertEqual((self.counted.in_flight(), self.counted.finished), ([], 1))
+        self.assertEqual((self.tracker.in_flight(), self.tracker.finished), ([], 1))
 
     def test_the_answer_under_way_is_the_last(self) -> None:
         """An answer says that it is the last if its head has not gone out; the connection is closed after it."""
         self.send()
-        self.watch.last()
+        self.watch.begin_drain()
         self.finish()
         self.assertEqual(self.said_close(), [True])
         self.assertTrue(self.transport.disconnecting)
@@ -112,7 +112,7 @@ class HTTP1Tests(SynchronousTestCase):
         """If the head of an answer has gone out, the connection is closed without a word."""
         self.send()
         self.channel.requests[0].write(b"begun")
-        self.watch.last()
+        self.watch.begin_drain()
         self.channel.requests[0].finish()
         self.assertEqual(self.said_close(), [False])
         self.assertTrue(self.transport.disconnecting)
@@ -121,25 +121,25 @@ class HTTP1Tests(SynchronousTestCase):
         """Requests that have arrived already are all answered: the last answer says close."""
         for _ in range(3):
             self.send()
-        self.watch.last()
+        self.watch.begin_drain()
         for _ in range(3):
             self.assertFalse(self.transport.disconnecting)
             self.finish()
         self.assertEqual(self.said_close(), [False, False, True])
         self.assertTrue(self.transport.disconnecting)
-        self.assertEqual((self.counted.in_flight(), self.counted.finished), ([], 3))
+        self.assertEqual((self.tracker.in_flight(), self.tracker.finished), ([], 3))
 
     def test_an_idle_connection_may_send_one_last_request(self) -> None:
         """A request on an idle connection is answered, as the last one, and counted however short it is."""
-        self.watch.last()
+        self.watch.begin_drain()
         self.send()
         self.finish()
         self.assertEqual(self.said_close(), [True])
-        self.assertEqual((self.counted.in_flight(), self.counted.finished), ([], 1))
+        self.assertEqual((self.tracker.in_flight(), self.tracker.finished), ([], 1))
 
     def test_a_body_is_no_request(self) -> None:
         """Bytes behind a head may be its body: then no request waits behind this one."""
-        self.watch.last()
+        self.watch.begin_drain()
         self.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
         self.finish()
         self.assertEqual(self.said_close(), [True])
@@ -150,7 +150,7 @@ class HTTP1Tests(SynchronousTestCase):
 
     def test_an_idle_connection_is_kept_for_a_moment(self) -> None:
         """An idle connection is closed after `IDLE_GRACE` seconds."""
-        self.watch.last()
+        self.watch.begin_drain()
         self.sweep(100, 100 + IDLE_GRACE - 0.1)
         self.assertFalse(self.transport.disconnecting)
         self.sweep(100 + IDLE_GRACE)
@@ -158,7 +158,7 @@ class HTTP1Tests(SynchronousTestCase):
 
     def test_idle_time_starts_again_after_a_request(self) -> None:
         """A request starts the idle time of a connection again."""
-        self.watch.last()
+        self.watch.begin_drain()
         self.sweep(100)
         self.send(b"GE")
         self.sweep(200)
@@ -166,14 +166,14 @@ class HTTP1Tests(SynchronousTestCase):
 
     def test_unread_bytes_keep_an_idle_connection_open(self) -> None:
         """A connection is not closed while the kernel holds unread bytes: they may be a request."""
-        self.watch.last()
+        self.watch.begin_drain()
         self.transport.readable = b"GET"
         self.sweep(100, 200)
         self.assertFalse(self.transport.disconnecting)
 
     def test_a_quiet_drain_gives_a_fresh_connection_a_second(self) -> None:
         """If no client sends requests any more, a connection that was just accepted has `FRESH` seconds."""
-        self.watch.last()
+        self.watch.begin_drain()
         self.sweep(100, 100 + FRESH / 2, quiet=True)
         self.assertFalse(self.transport.disconnecting)
         self.sweep(100 + FRESH, quiet=True)
@@ -183,7 +183,7 @@ class HTTP1Tests(SynchronousTestCase):
         """If no client sends requests any more, a connection that has had one is closed at once."""
         self.send()
         self.finish()
-        self.watch.last()
+        self.watch.begin_drain()
         self.sweep(100, quiet=True)
         self.assertTrue(self.transport.disconnecting)
 
