@@ -25,6 +25,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from graceful.logs.access_lines import Finished, format_lines
+from graceful.threads.start import start_thread
 
 log = Logger(namespace="graceful")
 
@@ -102,9 +103,11 @@ class AccessLog:
     # -- any thread -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the writer thread."""
-        self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
-        self._thread.start()
+        """Start the writer thread.
+
+        :raises NoThread: the system refuses it.
+        """
+        self._thread = start_thread(self._run, "access log", "the thread of the access log")
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Write everything that was recorded before this call; blocks, for a drain's end.

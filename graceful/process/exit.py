@@ -29,6 +29,11 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from attrs import frozen
+from twisted.logger import Logger
+
+from graceful.threads.start import REFUSALS, NoThread
+
+log = Logger(namespace="graceful")
 
 #: Exit status of a drain that finished everything in flight.
 FINISHED: Final = 0
@@ -75,10 +80,6 @@ class System:
     start_thread: Callable[[Callable[[], None], tuple[()]], Any] = _thread.start_new_thread
 
 
-class NoWatchdog(Exception):
-    """The watchdog thread cannot be started.  Its text is one line for the operator."""
-
-
 class LastLimit:
     """The moment at which this process ends, if it has not ended before.
 
@@ -105,16 +106,13 @@ class LastLimit:
     def start(self) -> None:
         """Start the watchdog, which has nothing to do yet.  Main thread, after every fork of start-up.
 
-        :raises NoWatchdog: the system refuses another thread; a server without a watchdog must not accept.
+        :raises NoThread: the system refuses another thread; a server without a watchdog must not accept.
         """
         if not self._watched:
             try:
                 self._system.start_thread(self._watch, ())
-            except (RuntimeError, MemoryError) as error:
-                raise NoWatchdog(
-                    f"the watchdog thread cannot be started: {error}; raise the limit on processes and threads"
-                    " (ulimit -u, a container's pids limit) or on memory"
-                ) from error
+            except REFUSALS as error:
+                raise NoThread("the watchdog thread", error) from error
             self._watched = True
 
     def arm(self, seconds: float) -> None:
@@ -134,10 +132,15 @@ class LastLimit:
         self._limit = self._system.monotonic() + seconds
         try:
             self.start()
-        except NoWatchdog as error:
+        except NoThread as error:
             missing.append(str(error))
         self._wakes.put(None)
         self.missing = "; ".join(missing)
+
+    def log_missing(self) -> None:
+        """Log which guard of the limit could not be set.  Not in a signal handler."""
+        if self.missing:
+            log.error("the last limit is not guarded as it should be: {missing}", missing=self.missing)
 
     @property
     def remaining_seconds(self) -> float | None:

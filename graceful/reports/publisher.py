@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from graceful.reports.outlets import Outlet, as_json, flush_sentry
 from graceful.reports.writer import Report
+from graceful.threads.start import NoThread, start_thread
 
 log = Logger(namespace="graceful")
 
@@ -55,13 +56,10 @@ class Publisher:
 
     def _start(self) -> None:
         """Start the thread; if the system refuses it, the next report tries again.  Under the condition's lock."""
-        thread = threading.Thread(target=self._work, name="graceful-reports", daemon=True)
         try:
-            thread.start()
-        except (RuntimeError, MemoryError) as error:
+            self._thread = start_thread(self._work, "graceful-reports")
+        except NoThread as error:
             log.error("reports wait for a thread: {error}", error=error)
-        else:
-            self._thread = thread
 
     def end(self) -> None:
         """End the thread when it has published what is queued; no more reports come."""

@@ -6,13 +6,9 @@ process that was given an hour more must not be ended by a watchdog that knows o
 
 from __future__ import annotations
 
-from twisted.logger import Logger
-
 from graceful.drain import Drain, State
 from graceful.process.exit import EXIT_SECONDS, LastLimit, latest_exit
 from graceful.web.register import Register
-
-log = Logger(namespace="graceful")
 
 
 class DrainLimit:
@@ -43,10 +39,12 @@ class DrainLimit:
         if self._last is not None and self._drain.state == State.SERVING:
             self._last.arm(self._at_most())
 
-    def log_missing(self) -> None:
-        """Log each guard of the last limit that the system has refused."""
-        if self._last is not None and self._last.missing:
-            log.error("the last limit is not guarded as it should be: {missing}", missing=self._last.missing)
+    def ensure(self) -> None:
+        """Set the last limit unless a signal has set it: an order that comes late is no reason to put it off."""
+        if self._last is not None:
+            if self._last.remaining_seconds is None:
+                self.arm()
+            self._last.log_missing()
 
     def renew(self) -> None:
         """Move the last limit if what is in flight has got more time since it was set: a download has begun."""

@@ -35,8 +35,9 @@ from graceful.takedown.request_timeout import RequestTimeouts
 from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
-from graceful.threads.pool import NoThread, Pool
+from graceful.threads.pool import Pool
 from graceful.threads.stacks import stack_of
+from graceful.threads.start import NoThread
 from graceful.web.body_spool import Spooler
 from graceful.web.connection import accept_connection
 from graceful.web.exchange import Exchange

@@ -87,8 +87,7 @@ class ServerOrders:
         if deadline is not None:
             self._drain.set_deadline(deadline)
             self._limit.move()
-        self._limit.arm()
-        self._limit.log_missing()
+        self._limit.ensure()
         stopped = self._drain.begin(quiet)
         if self._reactor is not None:
             stopped.addCallback(self._stop_reactor, self._reactor)
@@ -106,7 +105,7 @@ class ServerOrders:
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
-        self._limit.arm()
+        self._limit.ensure()
         self._drain.hurry()
 
     def extend(self, seconds: float) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -36,6 +35,7 @@ from graceful.sockets.receive_fds import receive
 from graceful.takeover.offers import BadOffer, Offer, adopt, inherit, match, reachable
 from graceful.takeover.socket_handover import PROTOCOL
 from graceful.takeover.successor_api import AT_ONCE, INTERIM
+from graceful.threads.start import NoThread, start_thread
 
 #: Seconds that a draining instance has to close its sockets.
 CLOSES_IN: Final = 30.0
@@ -175,10 +175,9 @@ class Predecessor:
                 afterwards()
 
         try:
-            threading.Thread(target=say, name="graceful takeover", daemon=True).start()
-        except (RuntimeError, MemoryError) as error:
-            # The predecessor serves on as soon as this process is gone.
-            call(done, f"the thread that tells the predecessor cannot be started: {error}")
+            start_thread(say, "graceful takeover", "the thread that tells the predecessor")
+        except NoThread as error:
+            call(done, str(error))  # the predecessor serves on as soon as this process is gone
 
     def _say(self) -> str | None:
         """Post the message.  Returns why the predecessor has not let go; None if it has.  Blocks."""

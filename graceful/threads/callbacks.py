@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
+from graceful.threads.start import NoThread, start_thread
+
 log = Logger(namespace="graceful")
 
 
@@ -121,10 +123,9 @@ class CallbackThreads:
         if len(self._threads) >= self._most or len(self._threads) - len(self._overdue()) >= self._size:
             return
         self._number += 1
-        thread = threading.Thread(target=self._work, name=f"graceful-aside-{self._number}", daemon=True)
         try:
-            thread.start()
-        except (RuntimeError, MemoryError) as error:
+            thread = start_thread(self._work, f"graceful-aside-{self._number}")
+        except NoThread as error:
             if not self._refused:
                 log.error("a callable of the application waits for a thread: {error}", error=error)
             self._refused = True

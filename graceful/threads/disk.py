@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from graceful.threads.pool import NoThread, Pool
+from graceful.threads.pool import Pool
+from graceful.threads.start import NoThread
 
 #: Threads: a disk that hangs blocks as many files at a time.
 SIZE: Final = 4

@@ -21,14 +21,12 @@ from typing import Generic, TypeVar
 
 from twisted.logger import Logger
 
+from graceful.threads.start import NoThread, start_thread
+
 log = Logger(namespace="graceful")
 
 
 Job = TypeVar("Job")
-
-
-class NoThread(Exception):
-    """The system refuses another thread.  Its text is one line for the operator."""
 
 
 class Pool(Generic[Job]):
@@ -70,15 +68,7 @@ class Pool(Generic[Job]):
 
     def _start(self) -> None:
         self._number += 1
-        thread = threading.Thread(target=self._work, name=f"graceful-{self._number}", daemon=True)
-        try:
-            thread.start()
-        except (RuntimeError, MemoryError) as error:
-            raise NoThread(
-                f"a thread cannot be started: {error}; raise the limit on processes and threads"
-                " (ulimit -u, a container's pids limit) or on memory"
-            ) from error
-        self.threads.append(thread)
+        self.threads.append(start_thread(self._work, f"graceful-{self._number}"))
 
     def offer(self, job: Job) -> bool:
         """Have a job run, unless as many wait as may.  Any thread."""

@@ -19,6 +19,8 @@ from typing import IO, Any, Final
 
 from twisted.logger import Logger
 
+from graceful.threads.start import NoThread, start_thread
+
 log = Logger(namespace="graceful")
 
 
@@ -84,13 +86,11 @@ class Spooler:
 
     def _start(self) -> bool:
         """Start the thread; False if the system refuses it, which may be otherwise at the next body."""
-        thread = threading.Thread(target=self._run, name="graceful-spool", daemon=True)
         try:
-            thread.start()
-        except (RuntimeError, MemoryError) as error:
+            self._thread = start_thread(self._run, "graceful-spool")
+        except NoThread as error:
             log.error("no request body can be written to a file: {error}", error=error)
             return False
-        self._thread = thread
         return True
 
     def finish(self, spool: Spool, told: Callable[[], None]) -> None:

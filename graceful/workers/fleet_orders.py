@@ -76,6 +76,12 @@ class FleetOrders:
         if self._fleet_drain.began is None:
             self._last.arm(self._at_most() + BEYOND)
 
+    def _ensure_limit(self) -> None:
+        """Set the last limit unless a signal has set it: an order that comes late is no reason to put it off."""
+        if self._last.remaining_seconds is None:
+            self.arm_last_limit()
+        self._last.log_missing()
+
     def renew_limit(self) -> None:
         """Move the last limit, if there is more time; and kill who is still there just before it."""
         left = self._last.remaining_seconds
@@ -109,12 +115,12 @@ class FleetOrders:
 
     def stop(self, quiet: bool, deadline: float | None = None) -> None:
         """Begin to drain."""
-        self.arm_last_limit()
+        self._ensure_limit()
         self._fleet_drain.begin(quiet, deadline)
 
     def hurry(self) -> None:
         """Take down at once what is in flight."""
-        self.arm_last_limit()
+        self._ensure_limit()
         self._fleet_drain.hurry()
 
     def extend(self, seconds: float) -> Deferred[None]:

@@ -10,7 +10,8 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface import implementer
 
-from graceful.threads.pool import NoThread, Pool
+from graceful.threads.pool import Pool
+from graceful.threads.start import NoThread
 from graceful.web.exchange import Exchange
 from graceful.web.interfaces import IHandler
 from graceful.wsgi.runner import Application

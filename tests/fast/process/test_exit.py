@@ -18,10 +18,10 @@ from graceful.process.exit import (
     KERNEL_AFTER,
     TAKEN_DOWN,
     LastLimit,
-    NoWatchdog,
     System,
     latest_exit,
 )
+from graceful.threads.start import NoThread
 
 CHECKOUT = os.path.dirname(os.path.dirname(graceful.__file__))
 PATH = f"{CHECKOUT}:{os.environ.get('PYTHONPATH', '')}"
@@ -159,7 +159,7 @@ class LastLimitTests(SynchronousTestCase):
     def test_a_start_without_a_thread_says_what_to_raise(self) -> None:
         """At a limit on threads a server does not start, instead of losing its stop later."""
         self.fake.failing["thread"] = RuntimeError("can't start new thread")
-        error = self.assertRaises(NoWatchdog, self.limit.start)
+        error = self.assertRaises(NoThread, self.limit.start)
         self.assertIn("can't start new thread; raise the limit on processes and threads", str(error))
 
     def test_arming_without_a_thread_leaves_the_kernels_timer(self) -> None:

@@ -84,6 +84,15 @@ class LastLimitTests(SynchronousTestCase):
         self.orders.stop(False, 20)
         self.assertEqual(self.limit.latest_exit(), latest_exit(10, 20))
 
+    def test_order_that_comes_late_does_not_put_off_the_limit_of_its_signal(self) -> None:
+        """A signal sets the limit; the reactor, which was busy, obeys it later, and that is no more time."""
+        self.orders.arm_last_limit()
+        for order in (lambda: self.orders.stop(False), self.orders.hurry):
+            self.clock.advance(30)
+            order()
+            self.assertEqual(len(self.armed), 1)
+        self.assertEqual(self.limit.latest_exit(), latest_exit(10, 200) - 60)
+
 
 class FleetTests(SynchronousTestCase):
     """The last limit of a supervisor, whose workers report how long they may still run."""
@@ -93,11 +102,18 @@ class FleetTests(SynchronousTestCase):
         self.at_most = 20.0
         self.remaining_seconds: float | None = None
         self.killed = 0
-        fleet_drain: Any = SimpleNamespace(state="serving", began=None, kill=self.kill)
+        nowhere = lambda *ignored: None  # noqa: E731
+        self.fleet_drain: Any = SimpleNamespace(
+            state="serving", began=None, kill=self.kill, begin=nowhere, hurry=nowhere
+        )
+        fleet_drain = self.fleet_drain
         test, nothing = cast(Any, self), cast(Any, None)  # the test is their status, and the limit
         self.orders = FleetOrders(nothing, fleet_drain, test, nothing, test, nothing)
         self.orders.arm_last_limit()
         fleet_drain.state, fleet_drain.began = "finishing", 0.0
+
+    def log_missing(self) -> None:
+        """Nothing is missing."""
 
     def arm(self, seconds: float) -> None:
         """Note the limit."""
@@ -113,6 +129,14 @@ class FleetTests(SynchronousTestCase):
         self.remaining_seconds -= seconds
         self.at_most = max(0.0, self.at_most - seconds)
         self.orders.renew_limit()
+
+    def test_order_that_comes_late_does_not_put_off_the_limit_of_its_signal(self) -> None:
+        """As with one process: what the signal has set holds."""
+        self.fleet_drain.state, self.fleet_drain.began = "serving", None
+        self.remaining_seconds = 5.0
+        self.orders.stop(False)
+        self.orders.hurry()
+        self.assertEqual(self.remaining_seconds, 5.0)
 
     def test_more_time_moves_limit(self) -> None:
         """Workers with more time than expected move the limit."""

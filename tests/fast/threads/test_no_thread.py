@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from graceful.reports.publisher import Publisher
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
-from graceful.threads.pool import NoThread, Pool
+from graceful.threads.pool import Pool
+from graceful.threads.start import NoThread
 from graceful.web.body_spool import Spool, Spooler
 from graceful.wsgi import WSGIResource
 from tests.fast.doubles import GET, Case, parse_answers
@@ -141,7 +142,7 @@ class RefusedPoolTests(Case):
 
         def pool_for(threadpool: Any) -> Any:
             asked.append(threadpool)
-            raise NoThread(REFUSED)
+            raise NoThread("a thread", RuntimeError(REFUSED))
 
         self.engine.site.pool_for = pool_for
         self.engine.site.serve(WSGIResource(None, None, lambda environ, start: []))
