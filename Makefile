@@ -2,8 +2,15 @@
 #
 #   make demo     serve the built-in demo application on port 8080
 #   make test     every check and every test; installs what it needs, also with apt (as root or by sudo)
+#   make lowest   run the fast tests with the lowest versions of the dependencies that pyproject.toml allows
 #   make bench    measure the throughput beside other servers; BENCH="--rounds 15" passes options
-#   make redeploy count what clients lose when servers are redeployed under load; BENCH="--redeploys 100" likewise
+#   make redeploy count what clients lose when servers are redeployed under load; BENCH="--redeploys 100" passes options
+#   make matrix   the tests of takedowns and all fast ones on each CPython from 3.10 to 3.15 that can be had;
+#                 MATRIX=compiled makes the compiled wheel of each, and tests that
+#   make soak     twenty minutes of deploys, kills and limits under load, and then as many of deploys of real
+#                 applications under their real clients; BENCH="--minutes 60" passes options to the first
+#   make manual   make the manual page and the completions of shells again
+#   make wheels   build the wheel for all, and the compiled one for the Python at hand, in dist/ and dist/compiled/
 #   make install  only bring the installed copy up to date with the sources
 #   make clean    remove what all this has made
 #
@@ -13,44 +20,107 @@
 # a wheel the tests see what users get.  So there are two copies of graceful.  The real processes that the tests
 # start, in temporary directories, run the installed copy; what pytest imports itself comes from the checkout,
 # so that one can edit and run a test.  To keep them the same, every target below first builds and installs a
-# new wheel if any source is newer, and `make test` compares the wheel with the checkout byte by byte.  Whoever
-# runs pytest by hand after a change runs `make install` before.
+# new wheel if any source is newer, and `make test` compares the wheel with the checkout byte by byte.  Before a run
+# of pytest by hand, run `make install`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+.PHONY: demo manual test wheels compiled lowest bench redeploy soak matrix install clean \
+	system lint types wheel fast lowest-parser quick pythons docs tests
+
+# One thing after the other, whatever is said on the command line, but for those that `make test` has run beside each
+# other: they share no file that one of them writes.
+ifndef BESIDE
 .NOTPARALLEL:
-.PHONY: demo test bench redeploy install clean system lint types wheel fast docs tests
+endif
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 WHEEL = $$(echo dist/graceful_app-*.whl)
 ALONE := $(VENV)/alone
-PIP_ALONE := $(subst $(BIN),$(ALONE)/bin,$(PIP))
+COMPILED := $(VENV)/compiled
+QUICK := $(VENV)/quick
+LOWEST := $(VENV)/lowest
+APPLICATIONS := $(VENV)/applications
+SCANNER := $(VENV)/scanner
 
-# The first that is new enough; `make PYTHON=python3.13 test` chooses another one.
-PYTHON ?= $(or $(shell for python in python3.11 python3; do \
+# The other environments of tests have no pip of their own, which would take longer than what it installs.  Most of
+# what is installed there is never imported; Python compiles the rest by itself.
+make_environment = $(BIN)/python -m venv --clear --without-pip $(1)
+install_into = $(PIP) --python $(1) install --no-compile
+
+# The first that is new enough; `make PYTHON=python3.13 test` chooses another one.  The distribution's comes first: most
+# servers run on it, and one that was built without profile-guided optimization, as pyenv builds them, is a tenth slower.
+PYTHON ?= $(or $(shell for python in /usr/bin/python3 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done), \
-	$(error no python3.11 and no python3 that is 3.10 or later; say which one: make PYTHON=...))
+	$(error no python3 and no python3.11 that is 3.10 or later; say which one: make PYTHON=...))
 
-SYSTEM := chromium curl gcc haproxy libc6-dev nginx openssh-client postgresql systemd wrk
+# Of the real tests, those that a compiled server has to pass in `make soak`: all ways of a request through the compiled
+# modules, its takedown, and its move to another process.
+COMPILED_TESTS := $(patsubst %,tests/real/test_%.py,serving application bodies resources proxy_protocol deadlines \
+	stuck_threads injected_failures token_stress stop downloads downloads_broken downloads_stop long_polls tls tls_listener \
+	websockets websockets_stop asgi asgi_stop hang_up moving moving_requests moving_downloads)
+
+# Those for which `make test` has time: the many forms of requests, applications and answers, where a value may have
+# another type than an annotation says, and takedowns, which raise exceptions through compiled functions.
+QUICK_TESTS := $(patsubst %,tests/real/test_%.py,serving application downloads) \
+	tests/real/test_deadlines.py::test_out_of_time \
+	tests/real/test_tls.py::test_tls_exchanges_are_taken_down_at_the_deadline
+
+MATRIX := full
+
+# What is measured runs on the distribution's Python, whichever the tests run on.
+MEASURED := $(VENV)/measured
+MEASURED_PYTHON := $(or $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& echo /usr/bin/python3),$(PYTHON))
+PIP_MEASURED := $(subst $(BIN),$(MEASURED)/bin,$(PIP))
+
+SYSTEM := chromium curl fish gcc git haproxy libc6-dev nginx openssh-client postgresql prometheus systemd \
+	systemd-container wrk zsh
 
 # All that a wheel is made of.  The directories are in it too: a deleted file leaves no other trace.
-SOURCES := $(shell find graceful twisted -name __pycache__ -prune -o \
+SOURCES := $(shell find graceful share twisted -name __pycache__ -prune -o \
 	! -name '*.pyc' ! -name dropin.cache -print) _graceful_app.py setup.py pyproject.toml LICENSE README.md
 
 demo: install
 	exec $(BIN)/twistd -n graceful-app
 
-test: system lint types wheel fast docs tests
+test: system dist/.built $(VENV)/.runtime
+	$(MAKE) BESIDE=1 --jobs=2 --output-sync=target $(VENV)/.test lint types wheel fast lowest-parser pythons docs \
+		quick $(VENV)/.scanner
+	$(MAKE) tests
 
-bench: $(VENV)/.bench install
+wheels: wheel dist/.compiled
+	$(BIN)/twine check --strict dist/compiled/*
+
+manual: $(VENV)/.test
+	$(BIN)/python tools/completions.py
+	$(BIN)/sphinx-build -q -W -b man docs docs/_build/man
+	mkdir -p share/man/man1
+	cp docs/_build/man/graceful.1 share/man/man1/
+
+bench: $(MEASURED)/.installed
 	tools/apt-missing wrk
-	$(BIN)/python bench/throughput.py $(BENCH)
+	$(MEASURED)/bin/python bench/throughput.py $(BENCH)
 
-redeploy: $(VENV)/.bench install
-	$(BIN)/python bench/redeploy.py $(BENCH)
+redeploy: $(MEASURED)/.installed
+	$(MEASURED)/bin/python bench/redeploy.py $(BENCH)
+
+soak: $(VENV)/.test install $(VENV)/.scanner $(VENV)/.applications-installed
+	$(BIN)/python bench/soak.py $(BENCH)
+	GRACEFUL_TEST_POINTS=25 $(BIN)/pytest --quiet tests/real/test_moving_killed.py
+	GRACEFUL_TEST_POINTS=8 $(BIN)/pytest --quiet tests/real/test_workers_moving_killed.py
+	GRACEFUL_TEST_EDITS=50 $(BIN)/pytest --quiet tests/real/test_reload.py
+	GRACEFUL_TEST_DEPLOYS=20 $(BIN)/pytest --quiet tests/real/test_tls_clients.py
+	GRACEFUL_TEST_WEBSOCKETS=5000 $(BIN)/pytest --quiet tests/real/test_websockets_many.py
+	$(APPLICATIONS)/bin/python bench/applications.py
+	$(MAKE) compiled
+
+# Debian's unstable release has what this machine has not; as root, it is installed below .venv.
+matrix: $(VENV)/.test install
+	$(BIN)/python tools/matrix.py $(MATRIX) $(WHEEL)
 
 install: $(VENV)/.installed
 
@@ -87,17 +157,43 @@ wheel: $(VENV)/.test install
 # Out of the checkout, in an environment of their own, the fast tests can only import what the wheel has and what it
 # asks for.  They run nowhere else, since the wheel is the same as the checkout, byte by byte.
 fast: $(VENV)/.alone-installed
+	$(call elsewhere,$(ALONE),--numprocesses=auto tests/fast)
+
+# Some of the real tests once more, against servers that run compiled.
+compiled: $(VENV)/.compiled-installed
+	$(COMPILED)/bin/graceful --version | grep --quiet ', compiled$$'
+	$(call elsewhere,$(COMPILED),--numprocesses=4 $(COMPILED_TESTS),docs)
+
+quick: $(VENV)/.quick-installed
+	$(QUICK)/bin/graceful --version | grep --quiet ', compiled$$'
+	$(call elsewhere,$(QUICK),--numprocesses=2 $(QUICK_TESTS))
+
+# What a version of a dependency lets through that is older than the one at hand shows in the parser first.
+lowest-parser: $(VENV)/.lowest-installed
+	$(call elsewhere,$(LOWEST),tests/fast/web/test_request_parser.py tests/fast/web/test_known_heads.py tests/fast/web/test_exchange.py \
+		tests/fast/websocket)
+
+lowest: $(VENV)/.lowest-installed
+	$(call elsewhere,$(LOWEST),--numprocesses=auto tests/fast)
+
+# Run pytest of an environment, with these arguments, on a copy of the tests and of what else is named.
+define elsewhere
 	place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
-	cp -r tests pyproject.toml "$$place"; pytest=$$PWD/$(ALONE)/bin/pytest; cd "$$place"; \
-	env -u PYTHONPATH "$$pytest" --quiet --numprocesses=auto tests/fast
+	cp -r tests pyproject.toml $(3) "$$place"; pytest=$$PWD/$(1)/bin/pytest; cd "$$place"; \
+	env -u PYTHONPATH "$$pytest" --quiet $(2)
+endef
+
+# The tests of what rests on the interpreter, on each further version of this machine: some seconds for each.
+pythons: $(VENV)/.test install
+	$(BIN)/python tools/matrix.py short $(WHEEL)
 
 docs: $(VENV)/.test
 	if [ -e docs/conf.py ]; then $(BIN)/sphinx-build -q -W --keep-going docs docs/_build; fi
 
 # Most real tests wait for something most of the time, so more processes share them than there are processors;
 # tests/conftest.py says how.
-tests: $(VENV)/.test install
-	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
+tests: $(VENV)/.test install $(VENV)/.scanner
+	$(BIN)/pytest --numprocesses=4 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 
@@ -107,8 +203,13 @@ $(VENV)/.python:
 	    tools/apt-missing $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 	fi
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(PIP) install 'setuptools>=77'
+	$(PIP) install 'pip>=22.3' 'setuptools>=77'
 	touch $@
+
+# Two processes of pip in one environment would be in each other's way.
+ifdef BESIDE
+$(VENV)/.installed: | $(VENV)/.test
+endif
 
 # What an earlier build has left in build/ would be packed again.
 dist/.built: $(SOURCES) $(VENV)/.python
@@ -122,18 +223,79 @@ $(VENV)/.runtime: pyproject.toml | dist/.built
 	$(PIP) install $(WHEEL)
 	touch $@
 
-$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | dist/.built
-	$(PIP) install "$(WHEEL)[$*]"
+$(VENV)/.test: pyproject.toml | dist/.built $(VENV)/.runtime
+	$(PIP) install --no-compile "$(WHEEL)[test]"
+	touch $@
+
+$(MEASURED)/.bench: pyproject.toml | dist/.built
+	if ! $(MEASURED_PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	    tools/apt-missing $$($(MEASURED_PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	fi
+	$(MEASURED_PYTHON) -m venv --clear $(MEASURED)
+	$(PIP_MEASURED) install "$(WHEEL)[bench]"
+	touch $@
+
+$(MEASURED)/.installed: dist/.built $(MEASURED)/.bench
+	$(PIP_MEASURED) install --no-deps --no-index --force-reinstall $(WHEEL)
+	$(MEASURED)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
 	touch $@
 
 # What the fast tests need, and no more: what pyproject.toml no longer names is gone from here, too.
 $(VENV)/.alone: pyproject.toml | dist/.built
-	$(BIN)/python -m venv --clear $(ALONE)
-	$(PIP_ALONE) install "$(WHEEL)[fast]"
+	$(call make_environment,$(ALONE))
+	$(call install_into,$(ALONE)) "$(WHEEL)[fast]"
 	touch $@
 
 $(VENV)/.alone-installed: dist/.built $(VENV)/.alone
-	$(PIP_ALONE) install --no-deps --no-index --force-reinstall $(WHEEL)
+	$(call install_into,$(ALONE)) --no-deps --no-index --force-reinstall $(WHEEL)
+	touch $@
+
+# Compiled wheels, whose names say for which Python and platform they are; mypyc is in mypy, which the tests have.
+# These are made beside other targets: nothing is removed that is not theirs.
+dist/.compiled dist/.quick: dist/.%: dist/.built | $(VENV)/.test
+	if ! $(BIN)/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then \
+	    tools/apt-missing $$($(BIN)/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'); \
+	fi
+	rm -rf dist/$*
+	GRACEFUL_COMPILE=$(if $(filter quick,$*),quick,1) \
+	    $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist/$* .
+	$(BIN)/python tools/check_wheel.py dist/$*/graceful_app-*.whl
+	touch $@
+
+# What is installed for the tests is here, too, behind the compiled wheel: nothing is downloaded for it.
+$(VENV)/.compiled-installed $(VENV)/.quick-installed: $(VENV)/.%-installed: dist/.% | $(VENV)/.test
+	$(call make_environment,$(VENV)/$*)
+	$(VENV)/$*/bin/python tools/borrow.py $(VENV)
+	$(PIP) --python $(VENV)/$* install --no-compile --no-deps --no-index --ignore-installed dist/$*/graceful_app-*.whl
+	$(VENV)/$*/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	touch $@
+
+# Applications of other projects have many dependencies, which nothing else is to be tested with.
+$(VENV)/.applications: pyproject.toml | dist/.built
+	$(call make_environment,$(APPLICATIONS))
+	$(call install_into,$(APPLICATIONS)) "$(WHEEL)[applications]"
+	touch $@
+
+$(VENV)/.applications-installed: dist/.built $(VENV)/.applications
+	$(call install_into,$(APPLICATIONS)) --no-deps --no-index --force-reinstall $(WHEEL)
+	$(APPLICATIONS)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	touch $@
+
+# The scanner of TLS wants an older `cryptography` than the tests have.
+$(VENV)/.scanner: pyproject.toml | dist/.built
+	$(call make_environment,$(SCANNER))
+	$(call install_into,$(SCANNER)) "$(WHEEL)[scanner]"
+	touch $@
+
+# The same with the lowest versions that are allowed of all that a server imports.
+$(VENV)/.lowest: pyproject.toml tools/lowest.py $(VENV)/.python | dist/.built
+	$(call make_environment,$(LOWEST))
+	$(BIN)/python tools/lowest.py >$(LOWEST)/constraints.txt
+	$(call install_into,$(LOWEST)) --constraint $(LOWEST)/constraints.txt "$(WHEEL)[fast]"
+	touch $@
+
+$(VENV)/.lowest-installed: dist/.built $(VENV)/.lowest
+	$(call install_into,$(LOWEST)) --no-deps --no-index --force-reinstall $(WHEEL)
 	touch $@
 
 # Twisted keeps a list of the plugins beside them, which a server that may not write there cannot bring up to

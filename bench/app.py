@@ -1,4 +1,4 @@
-"""The application that every server serves here: next to nothing, so that the server is what is measured."""
+"""The application of the throughput benchmark: it does next to nothing, so that the figures are the server's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 SMALL = b"Hello, World!"
 BIG = b"x" * (1 << 20)
 SLEEP = 0.01
-"""How long `/sleep` waits, in seconds: 20 threads can answer it 2,000 times a second and no more."""
+"""Seconds that `/sleep` waits: 20 threads can answer it at most 2,000 times a second."""
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
@@ -22,3 +22,13 @@ def application(environ: dict[str, Any], start_response: Callable[..., object]) 
         body = BIG
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
+
+
+async def asgi(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[dict[str, Any]], Any]) -> None:
+    """The same for servers that have no WSGI, without `/sleep`."""
+    if scope["type"] != "http":
+        return
+    body = BIG if scope["path"] == "/big" else SMALL
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

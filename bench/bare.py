@@ -1,7 +1,7 @@
-"""What is left of a server without HTTP, threads, or an application: the most that any could give here.
+"""A loop without HTTP, threads or an application: its figures are the upper bound for every server here.
 
-One loop reads a request, looks at its first bytes, and sends an answer that was made before.  It knows nothing
-of what a server has to know, and cannot be used for anything else than for its figures.
+It reads a request, looks at the first bytes, and sends an answer that was made before.  It leaves out all that a
+server has to do, and is of no other use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from graceful.web.send_buffer import BUFFER
 
 
 def answer(body: bytes) -> memoryview:
-    """Return a whole answer."""
+    """Returns a whole answer."""
     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
     return memoryview(head.encode("ascii") + body)
 
@@ -25,7 +25,7 @@ ANSWERS = {b"GET / HTTP": answer(SMALL), b"GET /big H": answer(BIG)}
 
 
 class Loop:
-    """An epoll, the connections in it, and what each has still to be sent."""
+    """Serves connections with one epoll, and keeps the unsent rest of each answer."""
 
     def __init__(self, port: int) -> None:
         self.listening = socket.create_server(("127.0.0.1", port))
@@ -35,7 +35,7 @@ class Loop:
         self.epoll.register(self.listening, select.EPOLLIN)
 
     def accept(self) -> None:
-        """Take a connection in."""
+        """Accept a connection."""
         connection, _ = self.listening.accept()
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
@@ -43,9 +43,9 @@ class Loop:
         self.epoll.register(connection, select.EPOLLIN)
 
     def turn(self, fd: int) -> None:
-        """Read from a connection if nothing is owed to it, and send what it takes.
+        """Read a request from a connection if it has no unsent rest, and send what the connection takes.
 
-        :raises OSError: it is gone, or has asked for something else.
+        :raises OSError: the client is gone, or has asked for something else.
         """
         connection = self.connections[fd]
         rest = self.rests.pop(fd, None)

@@ -1,11 +1,11 @@
-"""A hundred deploys behind a real HAProxy under five kinds of clients: what gets lost, and how fast they go.
+"""A hundred deploys behind a real HAProxy, under five kinds of clients: counts lost requests, and times the deploys.
 
     python bench/deploys.py
     python bench/deploys.py --deploys 20 --instances 5 --parallel 2
 
-Each is a `graceful deploy` that replaces every instance.  The clients are those of the tests: new and kept-alive
-connections, slow requests, uploads and downloads; they check every byte, and nothing is tried twice.  Prints a table
-in Markdown; exits 1 if a request was lost, or a process was not replaced.
+Each deploy is a `graceful deploy` that replaces every instance.  The clients are those of the tests: new and
+kept-alive connections, slow requests, uploads and downloads.  They check every byte, and send no request twice.
+Prints a table in Markdown; exits 1 if a request was lost, or a process was not replaced.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from interpreter import interpreter  # noqa: E402
 from tests.support.docs_site import Site  # noqa: E402
 from tests.support.fleet import Fleet  # noqa: E402
 from tests.support.load import Load, Report  # noqa: E402
 
 
 def main() -> int:
-    """Deploy, count, print."""
+    """Deploy under load, and print the table.  Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--deploys", type=int, default=100)
     parser.add_argument("--instances", type=int, default=2)
@@ -56,6 +57,7 @@ def _print(
 ) -> int:
     answered = {kind: counts.get("ok", 0) for kind, counts in report.counts.items()}
     total, lost = sum(answered.values()), len(report.failures) + len(report.refusals)
+    print(f"CPython {interpreter()}")
     print(f"{given.deploys} deploys of {given.instances} instances, {given.parallel} at once, in {seconds:.0f} s\n")
     print("| clients | answered |")
     print("|---|---|")

@@ -1,13 +1,13 @@
-"""How long answers do: one fast download, two thousand slow ones, ten thousand parked requests.
+"""Measures long answers: one fast download, two thousand slow ones, ten thousand parked requests.
 
-All servers are up at once; the one that is measured has the first cpu, its upstream and the clients the second.  An
-nginx is the file store.  Beside ours, nginx as a proxy of it and as a server of its files, and gunicorn, whose
-threads read the file store and write to the client.
+All servers run at the same time.  The server that is measured has the first cpu; its upstream and the clients have
+the second.  An nginx is the file store.  The others are nginx as a proxy of the store, nginx as a server of its
+files, and gunicorn, whose threads read from the store and write to the client.
 
     python bench/downloads.py --rounds 5
     python bench/downloads.py --parts slow,parked
 
-Prints tables in Markdown; exits 1 if anything was not as it should be.
+Prints tables in Markdown; exits 1 if a server or a client failed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn
 
+from interpreter import interpreter
 from servers import HERE, PROGRAMS, ServerFailed, free_port
 
 PARTS = ("fast", "slow", "parked")
 GIB = 1 << 30
+#: Slow clients, the bytes that each reads a second, and for how many seconds.
 SLOW = 2000
 SLOW_RATE = 65536
 SLOW_SECONDS = 20
+#: Clients that wait for news.
 PARKED = 10_000
+#: Threads of each server: few, to show that long answers hold none.
 THREADS = 4
 
 NGINX = """
@@ -58,7 +62,7 @@ http {{
 
 
 class Process:
-    """A program on one cpu, ended with the benchmark."""
+    """A program on one cpu; a context manager that stops it."""
 
     def __init__(self, name: str, command: Sequence[str], cpu: int, home: Path, port: int) -> None:
         self.name = name
@@ -77,9 +81,9 @@ class Process:
         self.pid = self._process.pid
 
     def wait_until_ready(self) -> None:
-        """Wait for its first answer.
+        """Wait for the program's first answer.
 
-        :raises ServerFailed: there is none.
+        :raises ServerFailed: the program has ended, or does not answer within 30 s.
         """
         deadline = time.monotonic() + 30
         while True:
@@ -92,7 +96,7 @@ class Process:
             time.sleep(0.05)
 
     def memory(self) -> int:
-        """Its resident memory, in bytes; not that of its children."""
+        """Returns the program's resident memory in bytes, without that of its children."""
         with open(f"/proc/{self.pid}/statm") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -109,7 +113,7 @@ class Process:
 
 
 def get(port: int, path: str) -> bytes:
-    """Ask for something small."""
+    """Ask for a small body.  Returns it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)
@@ -119,7 +123,7 @@ def get(port: int, path: str) -> bytes:
 
 
 class Client:
-    """The process that all clients live in (bench/readers.py), on the other cpu."""
+    """The process of all clients (bench/readers.py), on the other cpu."""
 
     def __init__(self, cpu: int, *arguments: object) -> None:
         self._process = subprocess.Popen(
@@ -130,7 +134,7 @@ class Client:
         )
 
     def said(self) -> dict[str, Any]:
-        """The next thing it reports."""
+        """Returns the next line that the clients report, decoded from JSON."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -139,7 +143,7 @@ class Client:
         return found
 
     def go(self) -> None:
-        """Let it go on."""
+        """Let the clients go on."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -153,7 +157,7 @@ class Client:
 
 
 def fast(servers: dict[str, tuple[Process, str]], rounds: int, cpu: int) -> str:
-    """One client takes 1 GiB as fast as it can."""
+    """Have one client read 1 GiB as fast as it can.  Returns a table."""
     rates: dict[str, list[float]] = {name: [] for name in servers}
     for number in range(rounds):
         for name in random.sample(list(servers), len(servers)):
@@ -171,7 +175,7 @@ def fast(servers: dict[str, tuple[Process, str]], rounds: int, cpu: int) -> str:
 
 
 def slow(server: Process, paths: dict[str, str], cpu: int) -> str:
-    """Many clients take 64 KiB a second each; somebody else asks for `/` beside them."""
+    """Have each of many clients read 64 KiB a second, while another client asks for `/`.  Returns a table."""
     lines = [
         "| downloads | of | slowest, share of its 64 KiB/s | `/` beside, median ms | p99 ms | KiB each |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -193,7 +197,7 @@ def slow(server: Process, paths: dict[str, str], cpu: int) -> str:
 
 
 def parked(server: Process, cpu: int) -> str:
-    """Many clients wait for news, which come to all at once."""
+    """Have many clients wait for news, which come to all at once.  Returns a table."""
     get(server.port, "/small")
     before = server.memory()
     with Client(cpu, "parked", server.port, "/park", PARKED) as client:
@@ -220,7 +224,7 @@ def parked(server: Process, cpu: int) -> str:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start everything, measure, print; return the exit status."""
+    """Start all servers, measure, and print the tables.  Returns the exit status."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2 or shutil.which("nginx") is None:
         raise ServerFailed("two cpus and nginx are needed")
@@ -246,7 +250,7 @@ def run(options: argparse.Namespace) -> int:
         os.environ.update(BENCH_STORE=f"http://127.0.0.1:{store_port}", BENCH_FILES=str(home / "files"))
 
         def graceful(part: str) -> Process:
-            """One of ours; each part has its own, since memory that was used once is not given back."""
+            """Start a graceful for one part; each part has its own, since a process gives no memory back."""
             port = free_port()
             options = [
                 f"--listen=tcp:{port}:interface=127.0.0.1",
@@ -287,6 +291,7 @@ def run(options: argparse.Namespace) -> int:
             parts.append(slow(ours["slow"], {"of URLs": "/url/gib", "of files": "/file/gib"}, other))
         if "parked" in options.parts:
             parts.append(parked(ours["parked"], other))
+        print(f"CPython {interpreter()}\n")
         print("\n\n".join(parts))
     return 0
 

@@ -1,4 +1,4 @@
-"""The application of bench/downloads.py: long answers, in the ways that each server has for them."""
+"""The application of bench/downloads.py: gives long answers in each way that the servers have for them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""One cell of the tables: one server under one kind of load for a few seconds.
+"""Measures one cell of the tables: one server under one kind of load for a few seconds.
 
-What wrk says is half of it.  A figure is only worth something if every answer was good, and if nobody else
-used the two cpus meanwhile; and the server's own CPU time for a request tells more than a rate, since it does
-not depend on how fast wrk is.  So each cell has all of this.
+The rate that wrk prints is not enough.  A figure only means something if every answer was good, and if no other
+process used the two cpus meanwhile.  The server's own CPU time for a request tells more than a rate, since it does
+not depend on the speed of wrk.  So each cell has all of these.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Collection
+from pathlib import Path
 
 from attrs import evolve, frozen
 
 from servers import Server, all_pids, read_stat
 
 CONNECTIONS = 32
+STREAMS = int(os.environ.get("BENCH_STREAMS", "10000"))
+"""Clients of event streams; on a machine that is too small for so many, the environment says how many."""
+HERE = Path(__file__).parent
 WARM_UP = 1
-"""How long a server is loaded before it is measured, in seconds."""
+"""Seconds of load on a server before it is measured."""
 NOISE = 0.06
-"""How much of one cpu others may use during a cell."""
+"""The share of one cpu that other processes may use during a cell."""
 ATTEMPTS = 4
-"""How often a cell is measured at most, until others leave the cpus alone."""
+"""How often a cell is measured at most, until other processes leave the cpus alone."""
 TICKS = os.sysconf("SC_CLK_TCK")
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 """wrk's units of time, in milliseconds."""
@@ -47,15 +52,26 @@ class Scenario:
 
     :param name: what `--scenarios` calls it.
     :param title: what the tables call it.
-    :param path: what is asked for.
-    :param headers: what is sent beside `Host`.
+    :param path: the path of its requests.
+    :param headers: the header fields of its requests, beside `Host`.
+    :param upload: bytes of the body of each request, which then is a POST.
+    :param load: makes the load: `wrk`, or what `asgi_load.py` knows.
+    :param connections: how many.
+    :param interface: of the applications that it loads.
     """
 
     name: str
     title: str
     path: str
     headers: dict[str, str]
+    upload: int = 0
+    load: str = "wrk"
+    connections: int = CONNECTIONS
+    interface: str = "wsgi"
 
+
+HANDSHAKES = "handshake"
+"""The name of the scenario that wrk cannot do."""
 
 SCENARIOS = {
     scenario.name: scenario
@@ -64,22 +80,42 @@ SCENARIOS = {
         Scenario("sleep", "`/sleep`, an application that takes 10 ms", "/sleep", {}),
         Scenario("big", "`/big`, 1 MiB", "/big", {}),
         Scenario("headers", "`/` with 9 headers as a browser sends them", "/", BROWSER),
+        Scenario(HANDSHAKES, "`/`, a TLS handshake for each request", "/", {}),
         Scenario("close", "`/`, a new connection for each request", "/", {"Connection": "close"}),
+        Scenario("asgi", "ASGI: `/`, 13 bytes", "/", {}, interface="asgi"),
+        Scenario("asgi-json", "ASGI: 1 KiB of JSON through Starlette", "/json", {}, interface="asgi"),
+        Scenario("asgi-big", "ASGI: 1 MiB", "/big", {}, interface="asgi"),
+        Scenario(
+            "asgi-upload",
+            "ASGI: an upload of 10 MiB",
+            "/upload",
+            {},
+            upload=10 << 20,
+            connections=4,
+            interface="asgi",
+        ),
+        Scenario("asgi-echo", "ASGI: WebSocket echo, 32 clients", "/ws", {}, load="websocket", interface="asgi"),
+        Scenario(
+            *("asgi-events", "ASGI: 10,000 event streams, one message a second", "/events", {}),
+            load="events",
+            connections=STREAMS,
+            interface="asgi",
+        ),
     )
 }
 
 
 @frozen
 class Cell:
-    """What was measured.
+    """The figures of one server under one kind of load.
 
     :param rate: answers a second.
     :param cpu: CPU time of all the server's processes for one request, in microseconds.
     :param p50: the median time until an answer was complete, in milliseconds.
-    :param p99: the time that one in a hundred answers took longer than, in milliseconds.
-    :param foreign: CPU time that processes with no part in it used, as a share of one cpu.
-    :param attempts: how often it was measured until `foreign` was small enough, or hope was given up.
-    :param faults: what wrk or the server complained of; if there is any, the figures mean nothing.
+    :param p99: the time that 99 of 100 answers took at most, in milliseconds.
+    :param foreign: CPU time that other processes than the server and wrk used, as a share of one cpu.
+    :param attempts: how often the cell was measured until `foreign` was small enough, or `ATTEMPTS`.
+    :param faults: the complaints of wrk or the server; if there are any, the figures mean nothing.
     """
 
     server: str
@@ -95,24 +131,24 @@ class Cell:
 
     @property
     def noisy(self) -> bool:
-        """Whether others used so much of the cpus that it is worth another try."""
+        """Whether other processes used so much of the cpus that the cell has to be measured again."""
         return self.foreign > NOISE
 
 
 def cpu_time(pid: int, with_dead_children: bool = False) -> float:
-    """Return the CPU time of a process so far, user and system, in seconds.
+    """Returns the CPU time of a process so far, user and system, in seconds.
 
-    :param with_dead_children: add that of its children that have ended.
-    :raises FileNotFoundError: if it has ended itself.
+    :param with_dead_children: add the time of those children that have ended.
+    :raises FileNotFoundError: the process has ended.
     """
     fields = read_stat(pid)
     return sum(map(int, fields[11 : 15 if with_dead_children else 13])) / TICKS
 
 
 def server_time(server: Server) -> float:
-    """Return the CPU time so far of all the processes of a server, in seconds.
+    """Returns the CPU time so far of all the processes of a server, in seconds.
 
-    :raises ServerFailed: if one of them has ended.
+    :raises ServerFailed: one of them has ended.
     """
     try:
         return sum(map(cpu_time, server.pids))
@@ -121,10 +157,12 @@ def server_time(server: Server) -> float:
 
 
 def foreign_time(own: Collection[int]) -> float:
-    """Return the CPU time so far of all processes but some, in seconds, and what a hypervisor took away.
+    """Returns the CPU time so far of all other processes, and of the hypervisor, in seconds.
 
-    The sums of `/proc/stat` would be simpler, but most kernels take them by sampling, which over one second
-    was found to be wrong by 8 % of a cpu; each process's own time is exact.
+    The sums of `/proc/stat` would be simpler, but most kernels sample them, which was found to be wrong by 8 % of a
+    cpu over one second; each process's own time is exact.
+
+    :param own: the ids of the processes to leave out.
     """
     total = 0.0
     for pid in all_pids():
@@ -138,20 +176,55 @@ def foreign_time(own: Collection[int]) -> float:
     return total + stolen / TICKS
 
 
-def run_wrk(server: Server, scenario: Scenario, seconds: int, cpu: int) -> str:
-    """Load a server for some seconds from one cpu, and return what wrk printed.
+def run_handshakes(server: Server, seconds: int, cpu: int) -> str:
+    """Have `openssl s_time` open a connection after the other, and ask once on each.  Returns what wrk would print.
 
-    :raises ServerFailed: if wrk failed.
+    wrk goes on with the TLS session of the connection before, which is no whole handshake.
+
+    :raises ServerFailed: it failed.
     """
-    headers = [f"--header={name}: {value}" for name, value in scenario.headers.items()]
-    load = ["--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds}s", "--latency"]
-    command = ["taskset", "--cpu-list", str(cpu), "wrk", *load, *headers]
-    wrk = subprocess.run(
-        [*command, f"http://127.0.0.1:{server.port}{scenario.path}"], stdout=subprocess.PIPE, text=True
+    command = ["taskset", "--cpu-list", str(cpu), "openssl", "s_time", "-new", "-www", "/", "-time", str(seconds)]
+    begin = time.monotonic()
+    timed = subprocess.run(
+        [*command, "-connect", f"127.0.0.1:{server.port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    if wrk.returncode:
-        raise server.failure(f"wrk ended with exit status {wrk.returncode}: {wrk.stdout}")
-    return wrk.stdout
+    found = re.search(r"^(\d+) connections in \d+ real seconds", timed.stdout, re.MULTILINE)
+    if timed.returncode or found is None:
+        raise server.failure(f"openssl s_time ended with exit status {timed.returncode}: {timed.stdout}")
+    count, took = int(found[1]), time.monotonic() - begin
+    each = f"{took / max(count, 1) * 1e3:.3f}ms"  # the mean: it tells no more
+    return f"  50% {each}\n  99% {each}\n  {count} requests in {took:.2f}s\nRequests/sec: {count / took:.2f}\n"
+
+
+def _load(server: Server, scenario: Scenario, seconds: int) -> list[str]:
+    if scenario.load != "wrk":
+        numbers = map(str, (server.port, scenario.connections, seconds))
+        return [sys.executable, str(HERE / "asgi_load.py"), scenario.load, *numbers]
+    headers = [f"--header={name}: {value}" for name, value in scenario.headers.items()]
+    body = [f"--script={HERE / 'upload.lua'}"] if scenario.upload else []
+    shape = ["--threads=1", f"--connections={scenario.connections}", f"--duration={seconds}s", "--latency"]
+    return ["wrk", *shape, *headers, *body, f"{server.url}{scenario.path}"]
+
+
+def run_load(server: Server, scenario: Scenario, seconds: int, cpu: int) -> str:
+    """Load a server for some seconds from one cpu.  Returns the output of wrk, or of what prints as wrk does.
+
+    :raises ServerFailed: the load failed.
+    """
+    if scenario.name == HANDSHAKES:
+        return run_handshakes(server, seconds, cpu)
+    load = subprocess.run(
+        ["taskset", "--cpu-list", str(cpu), *_load(server, scenario, seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "BODY": str(scenario.upload)},
+    )
+    if load.returncode:
+        raise server.failure(f"{scenario.load} ended with exit status {load.returncode}: {load.stdout}")
+    return load.stdout
 
 
 def _find(pattern: str, text: str) -> re.Match[str]:
@@ -162,9 +235,9 @@ def _find(pattern: str, text: str) -> re.Match[str]:
 
 
 def read_wrk(said: str) -> tuple[int, float, float, float]:
-    """Return from wrk's report: requests, requests a second, and the latencies p50 and p99 in milliseconds.
+    """Returns from wrk's output: requests, requests a second, and the latencies p50 and p99 in milliseconds.
 
-    :raises ValueError: if it is no such report.
+    :raises ValueError: the text is not wrk's output.
     """
     requests = int(_find(r"^\s*(\d+) requests in ", said)[1])
     rate = float(_find(r"^Requests/sec:\s*([0-9.]+)", said)[1])
@@ -176,17 +249,17 @@ def read_wrk(said: str) -> tuple[int, float, float, float]:
 
 
 def complaints(said: str) -> list[str]:
-    """Return from wrk's report what says that not all went well."""
+    """Returns the lines of wrk's output that report failures."""
     lines = [line.strip() for line in said.splitlines()]
     found = [line for line in lines if line.startswith(("Non-2xx", "Socket errors"))]
     return found if read_wrk(said)[0] else [*found, "no answer at all"]
 
 
 def measure_once(server: Server, scenario: Scenario, number: int, seconds: int, cpu: int, attempt: int) -> Cell:
-    """Measure one cell, whatever others do meanwhile.  For the arguments see `measure`."""
+    """Measure one cell, whatever other processes do meanwhile.  For the parameters see `measure`."""
     own = {*server.pids, os.getpid()}
     begin, foreign, used = time.monotonic(), foreign_time(own), server_time(server)
-    said = run_wrk(server, scenario, seconds, cpu)
+    said = run_load(server, scenario, seconds, cpu)
     used = server_time(server) - used
     foreign = (foreign_time(own) - foreign) / (time.monotonic() - begin)
     requests, rate, p50, p99 = read_wrk(said)
@@ -205,16 +278,16 @@ def measure_once(server: Server, scenario: Scenario, number: int, seconds: int, 
 
 
 def measure(server: Server, scenario: Scenario, number: int, seconds: int, cpu: int) -> Cell:
-    """Measure one cell, again while others use too much of the cpus; the quietest attempt counts.
+    """Measure one cell, and again if other processes used too much of the cpus; the quietest attempt counts.
 
     :param number: the number of the round.
-    :param seconds: how long, after a warm-up.
-    :param cpu: the number of wrk's.
-    :raises ServerFailed: if the server did not survive it.
+    :param seconds: the seconds of load, after a warm-up.
+    :param cpu: the number of wrk's cpu.
+    :raises ServerFailed: the server did not survive the load.
     """
     cells: list[Cell] = []
     for attempt in range(1, ATTEMPTS + 1):
-        run_wrk(server, scenario, WARM_UP, cpu)
+        run_load(server, scenario, WARM_UP, cpu)
         cells.append(measure_once(server, scenario, number, seconds, cpu, attempt))
         server.empty_logs()
         if cells[-1].faults or not cells[-1].noisy:

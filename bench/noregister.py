@@ -1,6 +1,6 @@
-"""twistd with a register that lists no exchange, to show what the register costs.
+"""Runs twistd with a register that lists no exchange, to show what the register costs.
 
-Takes twistd's arguments.  Such a server is for measuring only: its drain does not know what to wait for.
+It takes twistd's arguments.  Such a server is only for measuring: its drain does not know what to wait for.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Nothing(dict[int, "Exchange"]):
-    """Holds nothing, and says of everything that it was there until now."""
+    """Holds nothing, and pretends in each `pop` that it held the item."""
 
-    # Called as `pop(number, None)`: a function as quick as they come, that is not None.
+    # Called as `pop(number, None)`, this must be quick and must not return None.
     pop = operator.is_not  # type: ignore[assignment]
 
 
 class NoRegister(graceful.web.register.Register):
-    """Takes everything, keeps nothing."""
+    """A register that keeps no exchange."""
 
     __slots__ = ()
 
@@ -38,6 +38,6 @@ class NoRegister(graceful.web.register.Register):
 
 
 if __name__ == "__main__":
-    # The service looks the class up when it is loaded, which twistd does after this.
+    # twistd loads the service after this line, and only then the service looks up the class.
     graceful.web.register.Register = NoRegister  # type: ignore[misc]
     run()

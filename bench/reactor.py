@@ -1,12 +1,13 @@
-"""What the graceful reactor costs: `twistd web` on it, and on the stock one, in one run.
+"""Measures what the graceful reactor costs: runs `twistd web` on it and on the stock reactor, in one run.
 
-It counts connections and nothing else, so a kept-alive connection should cost nothing, and a new one for each request
-the most that it can.  A second instance on the stock reactor shows how far two equal servers seem to differ.
+The graceful reactor only counts connections.  So a kept-alive connection should cost nothing, and a new connection
+for each request shows the highest cost.  A second instance on the stock reactor shows by how much two equal servers
+differ.
 
     python bench/reactor.py
     python bench/reactor.py --rounds 31
 
-Prints what `throughput.py` prints, whose options it takes.
+It takes the options of `throughput.py`, and prints the same tables.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The clients of bench/downloads.py, in a process of their own: one that is fast, or thousands that are slow.
+"""The clients of bench/downloads.py, in a process of their own: one fast client, or thousands of slow ones.
 
     readers.py fast PORT PATH BYTES
     readers.py slow PORT PATH HOW-MANY BYTES-A-SECOND SECONDS
     readers.py parked PORT PATH HOW-MANY
 
-Reports in lines of JSON.
+Reports on standard output, in lines of JSON.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from collections.abc import Callable
 
 BUFFER = 1 << 18
 TICKS = 8
-"""How often a second each slow client reads."""
+"""Reads of each slow client a second."""
 
 
 def say(**what: object) -> None:
-    """Report."""
+    """Report a line of JSON."""
     print(json.dumps(what), flush=True)
 
 
 def ask(port: int, path: str) -> socket.socket:
-    """Connect, and send a request."""
+    """Connect, and send a request.  Returns the connection."""
     client = socket.create_connection(("127.0.0.1", port), timeout=30)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
     return client
 
 
 def fast(port: int, path: str, size: int) -> None:
-    """Take everything at once."""
+    """Read an answer as fast as it comes, and report the seconds."""
     buffer = bytearray(BUFFER)
     begin = time.monotonic()
     client = ask(port, path)
@@ -55,7 +55,12 @@ def fast(port: int, path: str, size: int) -> None:
 
 
 def slow(port: int, path: str, many: int, rate: int, seconds: int) -> None:
-    """Take so many bytes a second on each of many connections, and ask for something small beside them."""
+    """Read at a given rate from each of many connections, while one more connection asks for a small body.
+
+    :param many: the number of connections.
+    :param rate: bytes a second on each.
+    :param seconds: how long.
+    """
     clients = [ask(port, path) for _ in range(many)]
     taken = [len(client.recv(4096)) for client in clients]
     for client in clients:
@@ -69,7 +74,7 @@ def slow(port: int, path: str, many: int, rate: int, seconds: int) -> None:
     share = many // TICKS + 1
     due = 0
     while (now := time.monotonic()) < begin + seconds:
-        # A part of the clients at a time, so that they are not all at once.
+        # Each turn reads for one part of the clients, so that they do not all read at the same moment.
         first = due * share % (share * TICKS)
         for number in range(first, min(first + share, many)):
             allowed = int((now - begin) * rate) + 4096 - taken[number]
@@ -88,7 +93,7 @@ def slow(port: int, path: str, many: int, rate: int, seconds: int) -> None:
 
 
 def parked(port: int, path: str, many: int) -> None:
-    """Wait for news on many connections."""
+    """Wait for news on many connections, and report how many got them."""
     poll = select.epoll()
     clients = {}
     for _ in range(many):

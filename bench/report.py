@@ -1,9 +1,8 @@
-"""What many cells say together: medians, ratios, and whether a small difference is one at all.
+"""Makes tables of many cells: medians, ratios, and the intervals that tell whether a small difference is real.
 
-A machine is never the same twice: its clock goes up and down, and neighbours come and go.  So two servers are
-compared round by round, where they were measured within seconds of each other, and the ratio comes with the
-interval in which it lies 95 times in 100.  A server measured against a second instance of itself shows what
-such an interval is worth.
+A machine is never the same twice: its clock speed varies, and other load comes and goes.  So two servers are compared
+round by round, since within a round they were measured within seconds of each other, and each ratio comes with its 95
+% interval.  A server measured against a second instance of itself shows what such an interval is worth.
 """
 
 from __future__ import annotations
@@ -13,7 +12,10 @@ from math import comb
 from statistics import median
 
 from measure import NOISE, SCENARIOS, Cell
-from servers import KINDS
+from tls_servers import ALL_KINDS
+
+REFERENCES = ("stock", "stock-tls", "uvicorn")
+"""The servers that others are compared with, if they are measured: one for each interface, and for TLS."""
 
 
 def _number(value: float) -> str:
@@ -25,7 +27,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def table(cells: Sequence[Cell], scenario: str, servers: Sequence[str], reference: str) -> str:
-    """Return a table in Markdown of one scenario: a line for each server, ratios against the reference."""
+    """Returns a table in Markdown of one scenario: a line for each server, with its ratio to the reference."""
     heading = (
         "server",
         "req/s, median [min-max]",
@@ -50,7 +52,7 @@ def table(cells: Sequence[Cell], scenario: str, servers: Sequence[str], referenc
             ]
         else:
             figures = ["-"] * 5
-        lines.append(_row([server, *figures, _notes(rounds) or KINDS[server].unable.get(scenario, "")]))
+        lines.append(_row([server, *figures, _notes(rounds) or ALL_KINDS[server].unable.get(scenario, "")]))
     return "\n".join(lines)
 
 
@@ -66,10 +68,9 @@ def _notes(cells: Sequence[Cell]) -> str:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return an interval that holds the median of what the values are drawn from, 95 times in 100.
+    """Returns a 95 % confidence interval of the median, for any distribution of the values.
 
-    It takes nothing for granted about how they are spread.  Fewer than 6 values cannot give one: then it is
-    from the least to the greatest.
+    Fewer than 6 values cannot give one; then the interval is from the least value to the greatest.
     """
     ordered = sorted(values)
     count, outside, cut = len(ordered), 1, 0
@@ -81,7 +82,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def comparison(cells: Sequence[Cell], servers: Sequence[str], reference: str) -> str:
-    """Return a table in Markdown of one scenario: each server against the reference, round by round."""
+    """Returns a table in Markdown of one scenario: each server against the reference, round by round."""
     heading = (
         "server",
         "rounds",
@@ -111,17 +112,23 @@ def comparison(cells: Sequence[Cell], servers: Sequence[str], reference: str) ->
 
 
 def report(cells: Sequence[Cell], servers: Sequence[str], scenarios: Sequence[str]) -> str:
-    """Return all tables: each scenario's, and below it variants of one server against each other, if any."""
-    reference = "stock" if "stock" in servers else servers[0]
+    """Returns all tables: each scenario's, and below it the comparison of variants of one server, if any."""
     families = [
         [server for server in servers if server.startswith("ours")],
         [server for server in servers if server in ("stock", "stock2", "reactor")],
     ]
     parts = []
     for name in scenarios:
+        interface = SCENARIOS[name].interface
+        shown = [server for server in servers if ALL_KINDS[server].interface == interface]
+        if not shown:
+            continue
+        reference = next((server for server in REFERENCES if server in shown), shown[0])
         chosen = [cell for cell in cells if cell.scenario == name]
-        parts += [f"### {SCENARIOS[name].title}", table(chosen, name, servers, reference)]
-        for variants in (family for family in families if len(family) > 1):
+        parts += [f"### {SCENARIOS[name].title}", table(chosen, name, shown, reference)]
+        for variants in ([server for server in family if server in shown] for family in families):
+            if len(variants) < 2:
+                continue
             parts += ["Round by round:", comparison(chosen, variants, variants[0])]
     faults = [
         f"- {cell.server}, {cell.scenario}, round {cell.round}: {'; '.join(cell.faults)}"

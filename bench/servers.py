@@ -1,8 +1,8 @@
-"""The servers to compare, each as a process that serves the same application.
+"""The servers to compare: each runs in a process that serves the same application.
 
-A comparison is only as good as the care for those one does not win with: every server here gets 20 threads in
-one process, the fastest way of speaking HTTP that it has, and no limit that 32 connections run into.  Nobody
-writes an access log but stock Twisted and ours.
+A comparison is only fair if each server runs as well as it can.  So every server here gets 20 threads in one process,
+its fastest implementation of HTTP, and no limit below 32 connections.  Only stock Twisted and graceful write an
+access log.  ASGI servers have one process with one loop, uvloop's where they can.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -24,9 +25,9 @@ HERE = Path(__file__).parent
 PROGRAMS = Path(sys.executable).parent
 THREADS = 20
 START_TIMEOUT = 30.0
-"""How long a server may take until it answers, in seconds."""
+"""Seconds that a server may take until it answers."""
 STOP_TIMEOUT = 10.0
-"""How long a server may take to leave after SIGTERM, in seconds, before it is killed."""
+"""Seconds that a server may take to end after SIGTERM, before it is killed."""
 
 WAITRESS = """
 import logging, waitress, app
@@ -42,9 +43,16 @@ server.keep_alive_conn_limit = 1000  # It is 10, and each connection beyond woul
 server.start()
 """
 
+FASTPYSGI = """
+import app, fastpysgi
+fastpysgi.run(app.application, host="127.0.0.1", port={port}, loglevel=0)
+"""
+
+ASGI = "asgi_app:application"
+
 
 class ServerFailed(Exception):
-    """A server did not start, or did not answer as it should."""
+    """A server did not start, or gave a wrong answer."""
 
 
 @frozen
@@ -52,32 +60,41 @@ class Kind:
     """One way of serving the application.
 
     :param name: what `--servers` and the tables call it.
-    :param distribution: what `pip` calls it, for its version.
-    :param command: makes its command line of a port and a directory for its logs.
-    :param unable: the scenarios that it cannot be measured in, each with the reason.
+    :param distribution: its name for `pip`, by which its version is found.
+    :param command: returns its command line, for a port and a directory for its logs.
+    :param unable: the scenarios in which it cannot be measured, each with the reason.
+    :param interface: of the application that it serves: `wsgi` (`app.py`), or `asgi` (`asgi_app.py`).
+    :param tls: whether it is asked by TLS.
     """
 
     name: str
     distribution: str
     command: Callable[[int, Path], list[str]]
     unable: Mapping[str, str] = {}
+    interface: str = "wsgi"
+    tls: bool = False
+
+    def can(self, scenario: str, interface: str) -> bool:
+        """Whether it can be measured in a scenario, which loads applications of one interface."""
+        return self.interface == interface and scenario not in self.unable
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Returns the path of a program of the measured environment."""
     return str(PROGRAMS / name)
 
 
 def _stock(*options: str) -> Callable[[int, Path], list[str]]:
     def command(port: int, logs: Path) -> list[str]:
         listen = f"--listen=tcp:{port}:interface=127.0.0.1"
-        return [_program("twistd"), *options, "-n", "--pidfile=", "web", listen, "--wsgi=app.application"]
+        return [program("twistd"), *options, "-n", "--pidfile=", "web", listen, "--wsgi=app.application"]
 
     return command
 
 
 def _gunicorn(port: int, logs: Path) -> list[str]:
     threads = ["--worker-class=gthread", "--workers=1", f"--threads={THREADS}"]
-    return [_program("gunicorn"), *threads, f"--bind=127.0.0.1:{port}", "app:application"]
+    return [program("gunicorn"), *threads, f"--bind=127.0.0.1:{port}", "app:application"]
 
 
 def _waitress(port: int, logs: Path) -> list[str]:
@@ -91,13 +108,39 @@ def _cheroot(port: int, logs: Path) -> list[str]:
 def _uwsgi(port: int, logs: Path) -> list[str]:
     listen = f"--http11-socket=127.0.0.1:{port}"
     manners = ["--need-app", "--die-on-term", "--disable-logging"]
-    return [_program("pyuwsgi"), listen, f"--threads={THREADS}", *manners, "--module=app:application"]
+    return [program("pyuwsgi"), listen, f"--threads={THREADS}", *manners, "--module=app:application"]
 
 
 def _granian(port: int, logs: Path) -> list[str]:
     listen = ["--host=127.0.0.1", f"--port={port}", "--http=1"]
     threads = ["--workers=1", f"--blocking-threads={THREADS}"]
-    return [_program("granian"), "--interface=wsgi", *listen, *threads, "app:application"]
+    return [program("granian"), "--interface=wsgi", *listen, *threads, "app:application"]
+
+
+def _fastpysgi(port: int, logs: Path) -> list[str]:
+    return [sys.executable, "-c", FASTPYSGI.format(port=port)]
+
+
+def _uvicorn(port: int, logs: Path) -> list[str]:
+    fast = ["--http=httptools", "--loop=uvloop", "--no-access-log", "--log-level=warning"]
+    return [program("uvicorn"), *fast, "--host=127.0.0.1", f"--port={port}", ASGI]
+
+
+def _gunicorn_asgi(port: int, logs: Path) -> list[str]:
+    return [program("gunicorn"), "--worker-class=asgi", "--workers=1", f"--bind=127.0.0.1:{port}", ASGI]
+
+
+def _hypercorn(port: int, logs: Path) -> list[str]:
+    return [program("hypercorn"), "--worker-class=uvloop", f"--bind=127.0.0.1:{port}", ASGI]
+
+
+def _daphne(port: int, logs: Path) -> list[str]:
+    return [program("daphne"), "-v", "0", "-b", "127.0.0.1", "-p", str(port), ASGI]
+
+
+def _granian_asgi(port: int, logs: Path) -> list[str]:
+    listen = ["--host=127.0.0.1", f"--port={port}", "--http=1"]
+    return [program("granian"), "--interface=asgi", "--loop=uvloop", "--workers=1", *listen, ASGI]
 
 
 def _bare(port: int, logs: Path) -> list[str]:
@@ -105,12 +148,12 @@ def _bare(port: int, logs: Path) -> list[str]:
 
 
 def _ours(
-    *options: str, program: tuple[str, ...] = (_program("twistd"),), log: bool = True
+    *options: str, program: tuple[str, ...] = (program("twistd"),), log: bool = True, served: str = "app:application"
 ) -> Callable[[int, Path], list[str]]:
     def command(port: int, logs: Path) -> list[str]:
         listen = ["--listen", f"tcp:{port}:interface=127.0.0.1"]
         access = ["--access-log", str(logs / f"access-{port}.log")] if log else []
-        arguments = ["--threads", str(THREADS), *access, *options, "app:application"]
+        arguments = ["--threads", str(THREADS), *access, *options, served]
         return [*program, "-n", "--pidfile=", "graceful-app", *listen, *arguments]
 
     return command
@@ -129,10 +172,17 @@ KINDS = {
         # wrk opens a new connection only after an answer that says `Connection: close`.
         Kind("uwsgi", "pyuwsgi", _uwsgi, {"close": "keeps connections that it is asked to close"}),
         Kind("granian", "granian", _granian),
-        # No server at all: what the kernel and wrk leave to all of them.
+        Kind("fastpysgi", "fastpysgi", _fastpysgi),
+        Kind("uvicorn", "uvicorn", _uvicorn, interface="asgi"),
+        Kind("gunicorn-asgi", "gunicorn", _gunicorn_asgi, interface="asgi"),
+        Kind("hypercorn", "hypercorn", _hypercorn, interface="asgi"),
+        Kind("daphne", "daphne", _daphne, interface="asgi"),
+        Kind("granian-asgi", "granian", _granian_asgi, interface="asgi"),
+        Kind("ours-asgi", "graceful-app", _ours(served=ASGI), interface="asgi"),
+        # No server, but the upper bound for all of them: see bare.py.
         Kind("bare", "graceful-app", _bare, {"sleep": "has no application", "close": "closes nothing"}),
         Kind("ours", "graceful-app", _ours()),
-        # The same again, to see how far two equal servers seem to differ.
+        # The same again, to see by how much two equal servers differ.
         Kind("ours2", "graceful-app", _ours()),
         Kind("ours-nolog", "graceful-app", _ours(log=False)),
         Kind(
@@ -145,27 +195,27 @@ KINDS = {
 
 
 def versions(kinds: Mapping[str, Kind]) -> dict[str, str]:
-    """Return the version of each distribution among these."""
-    return {kind.distribution: version(kind.distribution) for kind in kinds.values()}
+    """Returns the version of each distribution, by its name."""
+    return {kind.distribution: version(kind.distribution) for kind in kinds.values() if kind.distribution}
 
 
 def all_pids() -> list[int]:
-    """Return the pids of all processes."""
+    """Returns the ids of all processes."""
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
 def read_stat(pid: int) -> list[str]:
-    """Return the fields of `/proc/PID/stat` (proc(5)) from the third one, the state, on.
+    """Returns the fields of `/proc/PID/stat` (proc(5)), from the third one, the state, on.
 
-    :raises FileNotFoundError, ProcessLookupError: if there is no such process.
+    :raises FileNotFoundError, ProcessLookupError: there is no such process.
     """
     with open(f"/proc/{pid}/stat") as stat:
-        # The second field is a program's name in brackets, and may have blanks and brackets in it.
+        # The second field is the program's name in brackets, which may itself have blanks and brackets.
         return stat.read().rpartition(")")[2].split()
 
 
 def process_tree(root: int) -> list[int]:
-    """Return the pids of a process and all its descendants."""
+    """Returns the ids of a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for pid in all_pids():
         try:
@@ -180,7 +230,7 @@ def process_tree(root: int) -> list[int]:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on."""
+    """Returns a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -189,12 +239,12 @@ def free_port() -> int:
 
 @define(eq=False)
 class Server:
-    """A running server.  Use as a context manager: it is stopped whatever happens.
+    """A running server; a context manager that stops it, whatever happens.
 
-    :param kind: which one.
+    :param kind: which server.
     :param cpu: the number of the one cpu that it may use.
-    :param logs: a directory for what it writes.
-    :ivar pids: all its processes, as they were when it first answered.
+    :param logs: the directory for its output and logs.
+    :ivar pids: the ids of all its processes, as they were when it first answered.
     """
 
     kind: Kind
@@ -214,7 +264,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for the benchmark, which then stops its servers in its own way.
+                # Ctrl-C is for the benchmark, which then stops its servers itself.
                 start_new_session=True,
             )
         return self
@@ -233,14 +283,19 @@ class Server:
             self._process.wait()
 
     @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"{'https' if self.kind.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
     def output(self) -> Path:
-        """The file of its standard output and error."""
+        """The file of the server's standard output and error."""
         return self.logs / f"{self.kind.name}.log"
 
     def wait_until_ready(self) -> None:
-        """Wait for its first answer.
+        """Wait for the server's first answer.
 
-        :raises ServerFailed: if it ends or does not answer within `START_TIMEOUT`.
+        :raises ServerFailed: the server has ended, or does not answer within `START_TIMEOUT`.
         """
         deadline = time.monotonic() + START_TIMEOUT
         while True:
@@ -256,12 +311,12 @@ class Server:
         self.pids = process_tree(self._process.pid)
 
     def get(self, path: str, headers: Mapping[str, str], times: int = 1) -> tuple[list[bytes], bool]:
-        """Ask for a path some times on one connection.
+        """Ask for a path `times` times on one connection.
 
-        :return: the bodies, and whether the connection was left open after the last.
-        :raises ServerFailed: if an answer has another status than 200, or its connection did not last.
+        :returns: the bodies, and whether the server left the connection open after the last one.
+        :raises ServerFailed: an answer has another status than 200, or the connection did not last.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = self._connection()
         bodies = []
         try:
             connection.connect()
@@ -278,12 +333,34 @@ class Server:
         finally:
             connection.close()
 
+    def post(self, path: str, body: bytes) -> bytes:
+        """Send a body.  Returns that of the answer.
+
+        :raises ServerFailed: the answer has another status than 200.
+        """
+        connection = self._connection(30)
+        try:
+            connection.request("POST", path, body)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise self.failure(f"POST {path} was answered with {response.status}")
+            return response.read()
+        finally:
+            connection.close()
+
+    def _connection(self, timeout: float = 5) -> http.client.HTTPConnection:
+        if not self.kind.tls:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the certificate is made for this run
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=context)
+
     def failure(self, what: str) -> ServerFailed:
-        """Return an error about this server, with the end of what it has written."""
+        """Returns an error about this server, with the end of its output."""
         tail = self.output.read_text(errors="replace")[-2000:]
         return ServerFailed(f"{self.kind.name}: {what}\n{tail}")
 
     def empty_logs(self) -> None:
-        """Cut its logs to nothing: some write 10 MB a second."""
+        """Empty the server's logs: some write 10 MB a second."""
         for path in (self.output, *self.logs.glob(f"access-{self.port}.log*")):
             os.truncate(path, 0)

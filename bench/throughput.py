@@ -1,14 +1,16 @@
-"""How many requests a second, against other servers, in one run on one machine.
+"""Compares the requests a second of several servers, in one run on one machine.
 
-Figures of different days or machines cannot be compared, so all servers are started at once and measured in
-turns, in random order, some rounds of it.  The server has the first cpu that this process may use, wrk the
-second one, with 32 kept-alive connections.  Before anything is measured, every server has to give the same
-answers.
+Figures of different days or machines cannot be compared.  So all servers run at the same time, and are measured in
+turns, in random order, for some rounds: WSGI servers with one application, ASGI servers with another.  The server has
+the first cpu that this process may use, the load the second one: wrk with 32 kept-alive connections, or
+`asgi_load.py` for WebSockets and event streams.  Before the first round, every server has to give the same answers.
 
     python bench/throughput.py --rounds 5
     python bench/throughput.py --servers ours,ours-nolog --scenarios small --rounds 15 --control
+    python bench/throughput.py --tls
 
-The second tells differences of 2 % apart.  Prints tables in Markdown; exits 1 if any cell was invalid.
+The second command shows differences of 2 %.  The third one compares servers that speak TLS themselves.  Prints tables
+in Markdown; exits 1 if any cell was invalid.
 """
 
 from __future__ import annotations
@@ -32,11 +34,15 @@ from typing import NoReturn
 from attrs import asdict
 
 from app import BIG, SMALL
-from measure import SCENARIOS, Cell, Scenario, measure
+from asgi_app import RECORD
+from interpreter import interpreter
+from measure import HANDSHAKES, SCENARIOS, Cell, Scenario, measure
 from report import report
-from servers import KINDS, Kind, Server, ServerFailed, versions
+from servers import Kind, Server, ServerFailed, versions
+from tls_servers import ALL_KINDS, TLS_KINDS, make_certificate
 
-PEERS = ("stock", "gunicorn", "waitress", "cheroot", "uwsgi", "granian")
+PEERS = ("stock", "gunicorn", "waitress", "cheroot", "uwsgi", "granian", "fastpysgi")
+ASGI_PEERS = ("uvicorn", "gunicorn-asgi", "hypercorn", "daphne", "granian-asgi")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -55,20 +61,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         return int(text)
 
     parser = argparse.ArgumentParser(
-        description="Compare the throughput of WSGI servers.",
+        description="Compare the throughput of WSGI and ASGI servers.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--servers",
-        type=lambda text: some_of(list(KINDS), text),
-        default=[*PEERS, "ours"],
+        type=lambda text: some_of(list(ALL_KINDS), text),
         metavar="A,B,...",
-        help=f"which ones: {', '.join(KINDS)}",
+        help=f"which ones: {', '.join(ALL_KINDS)}; with --tls only those",
     )
     parser.add_argument(
         "--scenarios",
         type=lambda text: some_of(list(SCENARIOS), text),
-        default=list(SCENARIOS),
         metavar="A,B,...",
         help=f"which loads: {', '.join(SCENARIOS)}",
     )
@@ -85,22 +89,37 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         action="store_true",
         help="measure a second instance of ours, to see how far equal servers differ",
     )
+    parser.add_argument("--tls", action="store_true", help="compare servers that speak TLS, and their handshakes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every cell to this file")
     options = parser.parse_args(arguments)
+    options.servers = options.servers or (
+        list(TLS_KINDS) if options.tls else [*PEERS, "ours", *ASGI_PEERS, "ours-asgi"]
+    )
+    plain = [name for name in SCENARIOS if name != HANDSHAKES]
+    options.scenarios = options.scenarios or (["small", "big", HANDSHAKES] if options.tls else plain)
     if options.control and "ours2" not in options.servers:
         options.servers.append("ours2")
     return options
 
 
 def check_answers(server: Server, scenario: Scenario) -> None:
-    """See that a server gives the answer that all give.
+    """Check that a server gives the same answer as all others.
 
-    :raises ServerFailed: if not.
+    :raises ServerFailed: it gives another one.
     """
+    if scenario.load != "wrk":
+        return  # it checks every answer itself
+    if scenario.upload:
+        length = server.post(scenario.path, bytes(scenario.upload))
+        if length != str(scenario.upload).encode():
+            raise server.failure(f"of {scenario.upload} bytes the application got {length[:40]!r}")
+        return
     expected = BIG if scenario.path == "/big" else SMALL
     closing = "Connection" in scenario.headers
     times = 1 if closing else 2
     bodies, left_open = server.get(scenario.path, scenario.headers, times)
+    if scenario.path == "/json":
+        bodies = [expected if json.loads(body) == RECORD else body for body in bodies]
     if bodies != [expected] * times:
         raise server.failure(f"GET {scenario.path} was answered with {[body[:40] for body in bodies]}")
     if left_open == closing:
@@ -108,7 +127,7 @@ def check_answers(server: Server, scenario: Scenario) -> None:
 
 
 def machine(kinds: dict[str, Kind]) -> dict[str, object]:
-    """Return what the figures depend on: machine, kernel, versions, date."""
+    """Returns what the figures depend on: machine, kernel, versions, date."""
     with open("/proc/cpuinfo") as info:
         models = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
     wrk = subprocess.run(["wrk", "--version"], stdout=subprocess.PIPE, text=True).stdout
@@ -117,14 +136,14 @@ def machine(kinds: dict[str, Kind]) -> dict[str, object]:
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": interpreter(),
         "wrk": wrk.split()[1],
         "versions": versions(kinds),
     }
 
 
 def machine_line(facts: dict[str, object]) -> str:
-    """Return the same for people."""
+    """Returns the facts of `machine` as one line for people."""
     found = facts["versions"]
     assert isinstance(found, dict)
     servers = ", ".join(f"{name} {number}" for name, number in sorted(found.items()))
@@ -137,16 +156,16 @@ def machine_line(facts: dict[str, object]) -> str:
 def cells(
     servers: Sequence[Server], scenarios: Sequence[str], options: argparse.Namespace, wrk_cpu: int
 ) -> Iterator[Cell]:
-    """Measure everything, round by round, the servers of one scenario one right after the other."""
+    """Measure all cells, round by round, and in a round all servers of a scenario one after the other."""
     for number in range(1, options.rounds + 1):
         for name in random.sample(scenarios, len(scenarios)):
             for server in random.sample(servers, len(servers)):
-                if name not in server.kind.unable:
+                if server.kind.can(name, SCENARIOS[name].interface):
                     yield measure(server, SCENARIOS[name], number, options.seconds, wrk_cpu)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start the servers, measure, print; return the exit status."""
+    """Start the servers, measure, and print the tables.  Returns the exit status."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise ServerFailed("two cpus are needed: one for the server, one for wrk")
@@ -154,17 +173,19 @@ def run(options: argparse.Namespace) -> int:
         if shutil.which(program) is None:
             raise ServerFailed(f"{program} is not installed")
     server_cpu, wrk_cpu = usable[:2]
-    kinds = {name: KINDS[name] for name in options.servers}
+    kinds = {name: ALL_KINDS[name] for name in options.servers}
     facts = machine(kinds)
     measured: list[Cell] = []
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graceful-bench-")))
+        if any(kind.tls for kind in kinds.values()):
+            make_certificate(logs)
         servers = [stack.enter_context(Server(kind, server_cpu, logs)) for kind in kinds.values()]
         for server in servers:
             server.wait_until_ready()
         for server in servers:
             for name in options.scenarios:
-                if name not in server.kind.unable:
+                if server.kind.can(name, SCENARIOS[name].interface):
                     check_answers(server, SCENARIOS[name])
         for cell in cells(servers, options.scenarios, options, wrk_cpu):
             measured.append(cell)
@@ -186,7 +207,7 @@ def _leave(signum: int, frame: object) -> NoReturn:
 
 
 def leave_well() -> None:
-    """Ended by a signal, end the servers first."""
+    """Have a signal end the servers before it ends this process."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, _leave)
 

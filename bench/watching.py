@@ -1,12 +1,12 @@
-"""What it costs when people watch: throughput with fifty status pages open and a scrape each second, and without.
+"""Measures what status pages cost: throughput with fifty pages open and a scrape each second, and without.
 
-Three instances take turns, round by round, in random order: one that cannot be watched at all, one that could be and
-is not, and one with as many clients at `/events` as asked for, and a scrape of `/metrics` each second.  The clients
-have the cpu that wrk has, so what is measured is the server's share.  Ratios are taken round by round.
+Three instances take turns, round by round, in random order: one that cannot be watched, one that can be watched and
+is not, and one with `--clients` clients at `/events`, and a scrape of `/metrics` each second.  The clients share
+wrk's cpu, so the figures show the server's cost only.  Ratios are taken round by round.
 
     python bench/watching.py --rounds 15
 
-Prints a table; exits 1 if anything was invalid.  The promise is less than 3 %.
+Prints a table; exits 1 if any cell was invalid.  The promise is less than 3 %.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+from interpreter import interpreter
 from measure import SCENARIOS, Cell, measure
 from report import median_interval
 from servers import Kind, Server, ServerFailed, _ours, free_port
@@ -32,7 +33,11 @@ NONE, IDLE, WATCHED = "not watchable", "watchable", "watched"
 
 
 def watch(port: int, clients: int) -> None:
-    """Be the watchers: read what comes on so many connections, and ask for the metrics each second; for ever."""
+    """Watch a server until this process is killed: read its events, and ask for its metrics each second.
+
+    :param port: the port of `--status-listen`.
+    :param clients: the number of connections that read events.
+    """
     selector = selectors.DefaultSelector()
     for _ in range(clients):
         client = socket.create_connection(("127.0.0.1", port))
@@ -55,7 +60,7 @@ def watch(port: int, clients: int) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start the servers, measure in turns, print; return the exit status."""
+    """Start the servers, measure in turns, and print the table.  Returns the exit status."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise ServerFailed("two cpus are needed: one for the server, one for wrk")
@@ -99,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
                 measured[name].append(cell)
                 trouble = f"  INVALID: {'; '.join(cell.faults)}" if cell.faults else ""
                 print(f"round {number}  {name:14} {cell.rate:9,.0f}/s {cell.cpu:6.2f} µs{trouble}", file=sys.stderr)
+    print(f"CPython {interpreter()}")
     print(f"{options.rounds} rounds, {options.clients} clients and a scrape each second, {scenario.title}\n")
     print("| instance | requests/s | CPU µs each | against the first, round by round (95 %) |\n|---|---:|---:|---:|")
     for name, cells in measured.items():

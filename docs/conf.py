@@ -15,7 +15,7 @@ author = "the graceful authors"
 copyright = "2026, the graceful authors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "modules"]
+extensions = ["sphinx.ext.autodoc", "command_line", "modules"]
 exclude_patterns = ["_build", "_ext"]
 default_role = "literal"  # in docstrings, `this` is code
 highlight_language = "none"
@@ -28,3 +28,9 @@ html_theme = "alabaster"
 html_theme_options = {"description": "deploy at any moment", "page_width": "70rem", "code_font_size": "0.8em"}
 html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
 html_copy_source = False
+
+# The date would make each build another one.
+man_pages = [
+    ("reference/command", "graceful", "serve Python web applications, and order their servers about", author, 1)
+]
+today = version

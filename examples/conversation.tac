@@ -1,4 +1,4 @@
-"""A service with a protocol of its own, which says when a connection of it may be closed.
+"""A service with a protocol of its own, which tells when a connection may be closed.
 
     twistd -ny conversation.tac
 
@@ -19,20 +19,20 @@ from graceful.reactor import IIdling
 
 @implementer(IIdling)
 class Conversation(LineReceiver):
-    """Echoes lines.  It is in the middle of something from the first line to the one that says `end`."""
+    """Echoes lines.  A conversation lasts from its first line to the line `end`."""
 
     busy = False
     idle = None
 
     def whenIdle(self):
-        """Fire when it is over; now, if nothing has begun."""
+        """Fire when the conversation is over; at once, if none has begun."""
         if not self.busy:
             return succeed(None)
         self.idle = Deferred()
         return self.idle
 
     def lineReceived(self, line):
-        """Take a line, and say so."""
+        """Answer a line, and note whether the conversation is over."""
         self.busy = line != b"end"
         self.sendLine(b"yes, " + line)
         if not self.busy and self.idle is not None:

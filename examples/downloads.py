@@ -5,8 +5,8 @@ Run it in this directory, and look at http://127.0.0.1:8080/:
     twistd -n graceful-app --listen tcp:8080:interface=127.0.0.1 downloads:root
 
 Open http://127.0.0.1:8080/news in one terminal with `curl`, and /tell?hello in another one.  Then begin the download
-of a large file, and stop the server with Ctrl-C or `kill -TERM`: who waits for news is told to come back, and the
-download goes on to its end.
+of a large file, and stop the server with Ctrl-C or `kill -TERM`: a client that waits for news is told to come back,
+and the download goes on to its end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ listeners: set[Parked] = set()
 
 
 def files(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-    """A file of this directory.  Who may have it is decided here; how it is sent is not our business."""
+    """Send a file of this directory.  The application decides which client may have it; the event loop sends it."""
     try:
         file = Download(os.path.join(os.getcwd(), os.path.basename(environ["PATH_INFO"])))
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def files(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
 
 
 def news(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-    """A long-poll: answered by `tell`, or else after a minute, with 204."""
+    """Wait for news: a long-poll, which `tell` answers, or else the server after a minute, with 204."""
 
     def at_drain() -> tuple[int, list[tuple[str, str]], bytes]:
         return 200, [("Content-Type", "text/plain"), ("Retry-After", "1")], b"Please ask again.\n"
@@ -50,7 +50,7 @@ def news(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
 
 
 def events(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-    """Server-sent events: the head is ours, what follows comes from `tell`."""
+    """Begin a stream of server-sent events: this sends the head, and `tell` sends the events."""
     ticket = Parked(timeout=3600)
     ticket.gone.addCallback(lambda ignored: listeners.discard(ticket))
     listeners.add(ticket)
@@ -59,7 +59,7 @@ def events(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
 
 
 def tell(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-    """Tell all who wait; an answer that is too late says so, and does no harm."""
+    """Tell all clients that wait.  `answer` and `send` return False for a client that waits no more."""
     text = unquote(environ["QUERY_STRING"]).encode()
     told = 0
     while readers:
@@ -74,7 +74,7 @@ def tell(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
 
 
 def root(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-    """The application."""
+    """Answer a request with the view for its path."""
     path = environ["PATH_INFO"]
     for prefix, view in {"/files/": files, "/news": news, "/events": events, "/tell": tell}.items():
         if path.startswith(prefix):

@@ -1,13 +1,14 @@
-"""The server as one of the services in an application of your own.
+"""A Twisted application of your own, in which the server is one of the services.
 
 Run it in this directory, and look at http://127.0.0.1:8080/:
 
     twistd -ny embedded.tac
 
-Here the process is not the server's but twistd's, with two consequences.  At SIGTERM twistd tells all services to stop
-at the same moment: the server finishes what is in flight, and the process waits for it; what requests need until their
-end must not end with its own `stopService`.  And a process that SIGTERM has stopped ends as one that was killed by it
-(143 in a shell), however well it went; the line `drained in ...` in the log says how it did.
+Here the process is not the server's but twistd's, with two consequences.  At SIGTERM twistd tells all services to
+stop at the same moment.  The server finishes what is in flight, and the process waits for it; so a service that
+requests need until their end must not end in its own `stopService`.  And twistd ends a process that SIGTERM has
+stopped as one that SIGTERM has killed (143 in a shell), however well the stop went; the line `drained in ...` in the
+log has the result.
 """
 
 import os
@@ -22,7 +23,7 @@ ticks = []
 
 
 def site(environ, start_response):
-    """A WSGI application that shows what the other service does."""
+    """Show what the other service does: a WSGI application."""
     if environ["PATH_INFO"] == "/slow":
         time.sleep(float(environ["QUERY_STRING"] or 10))
     start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
@@ -30,7 +31,7 @@ def site(environ, start_response):
 
 
 def tick():
-    """All that the other service does."""
+    """Do the work of the other service."""
     ticks.append(time.monotonic())
 
 

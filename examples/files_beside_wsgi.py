@@ -24,7 +24,7 @@ from graceful import WSGIResource
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A WSGI application like any other: it runs in a thread, and knows nothing of what is beside it."""
+    """A WSGI application like any other: it runs in a thread, and does not know the rest of the tree."""
     if environ["PATH_INFO"] == "/slow":
         time.sleep(float(parse_qs(environ["QUERY_STRING"]).get("seconds", ["10"])[0]))
     start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
@@ -32,7 +32,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 class Root(Resource):
-    """Children first; whatever is none of them is the application's."""
+    """Serves its children; the application answers every other path."""
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         """Give the application the whole path, as if it were the root."""
@@ -40,9 +40,9 @@ class Root(Resource):
         return wsgi
 
 
-# No reactor and no thread pool: the application's threads are the server's, `--threads` says how many.
+# No reactor and no thread pool here: the application runs in the server's threads, as many as `--threads` says.
 wsgi = WSGIResource(None, None, application)
 
 root = Root()
-# Files are sent by the event loop: a download holds no thread, however slow its client is.
+# The event loop sends files, so a download holds no thread, however slow its client is.
 root.putChild(b"files", File(os.getcwd()))

@@ -8,9 +8,10 @@ http://127.0.0.1:8080/api/hello/world:
 Then begin a slow call of the API, http://127.0.0.1:8080/api/slow/20, and stop the server with Ctrl-C or `kill -TERM`:
 it closes its socket at once, and ends when the call is through.
 
-klein imports the reactor as soon as it is imported itself.  In a module that graceful-app is given by its name, this
-does no harm: it is imported when the reactor has been chosen, and every fork is behind us.  What is imported earlier,
-as a plugin of twistd's is, has to import klein inside a function; `AppServer` takes such a function as its root.
+klein imports the reactor as soon as it is imported itself.  In a module that graceful-app gets by its name, this does
+no harm: graceful-app imports it after every fork, when the reactor has been chosen.  A module that is imported
+earlier, such as a plugin of twistd, has to import klein inside a function; `AppServer` takes such a function as its
+root.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def hello(request: Request, name: str) -> str:
 @api.route("/slow/<float:seconds>")
 @api.route("/slow/<int:seconds>")
 def slow(request: Request, seconds: float) -> Deferred[str]:
-    """Answer later, holding no thread meanwhile.  If the client leaves, or the deadline comes, this is cancelled."""
+    """Answer later, without a thread.  If the client leaves, or the deadline comes, the Deferred is cancelled."""
     return deferLater(reactor, seconds, lambda: f"{seconds} seconds later\n")
 
 
@@ -50,7 +51,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 class Root(Resource):
-    """Children first; whatever is none of them is the application's."""
+    """Serves its children; the application answers every other path."""
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         """Give the application the whole path, as if it were the root."""

@@ -1,4 +1,4 @@
-"""An application server for Python WSGI apps whose deploys no live request notices.
+"""An application server for Python WSGI and ASGI apps whose deploys no live request notices.
 
 This package's front door is what an application imports, and a .tac file that embeds the server.  Nothing here, nor
 anything imported from here, may import the reactor: twistd chooses it after the options are parsed, and daemonizes
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from graceful.application.deadlines import check as check
     from graceful.application.deadlines import draining as draining
     from graceful.application.deadlines import remaining as remaining
+    from graceful.application.drain_notice import drain_begins as drain_begins
     from graceful.application.hooks import on_drain as on_drain
     from graceful.application.hooks import on_exit as on_exit
+    from graceful.asgi import ASGIResource as ASGIResource
     from graceful.config.settings import Settings as Settings
     from graceful.downloads.parked import Parked as Parked
     from graceful.downloads.token import Download as Download
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from graceful.wsgi import WSGIResource as WSGIResource
 
 __all__ = [
+    "ASGIResource",
     "AppServer",
     "DeadlineExceeded",
     "Download",
@@ -38,6 +41,7 @@ __all__ = [
     "WSGIResource",
     "__version__",
     "check",
+    "drain_begins",
     "draining",
     "on_drain",
     "on_exit",
@@ -46,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "ASGIResource": "graceful.asgi",
     "AppServer": "graceful.server.app_server",
     "DeadlineExceeded": "graceful.application.deadlines",
     "Download": "graceful.downloads.token",
@@ -54,6 +59,7 @@ _HOMES: Final = {
     "Takedown": "graceful.application.deadlines",
     "WSGIResource": "graceful.wsgi",
     "check": "graceful.application.deadlines",
+    "drain_begins": "graceful.application.drain_notice",
     "draining": "graceful.application.deadlines",
     "on_drain": "graceful.application.hooks",
     "on_exit": "graceful.application.hooks",

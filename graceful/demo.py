@@ -1,11 +1,11 @@
-"""The built-in demo: an application to watch a stop with.
+"""The built-in demo: an application that shows how the server stops.
 
-What this server is for cannot be seen on a page that loads at once.  It shows when a request still runs while
-the server stops.  So the demo has a request that takes long and one that streams long, and it says what to
-type and what to watch.
+A page that loads at once does not show what this server is for; a request that still runs while the server stops
+does.  So the demo has a request that takes long and one that streams long, and its page says what to type and what to
+watch.
 
-The pages load nothing from elsewhere, have no script, and keep to a Content-Security-Policy that allows
-nothing but their one style sheet, by its hash.
+The page loads nothing from elsewhere, has no script, and keeps to a Content-Security-Policy that allows nothing but
+its one style sheet, by its hash.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 LONGEST: Final = 300.0
-"""Seconds that a request may ask for at most; asking for more gives this."""
+"""Seconds that a request takes at most, even if it asks for more."""
 
 _SECONDS: Final = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,6})?")
 
@@ -83,7 +83,7 @@ class Demo:
     """The demo application.
 
     :param sleep: as `time.sleep`.
-    :param pid: this process's id; asked at each request, since a daemon's changes after the import.
+    :param pid: returns the id of this process; called for each request, since a daemon forks after the import.
     """
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep, pid: Callable[[], int] = os.getpid) -> None:
@@ -156,9 +156,9 @@ _PLAIN: Final = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosn
 
 
 def _seconds(environ: WSGIEnvironment, default: float) -> float:
-    """How long the request is asked to take, within 0 and `LONGEST`.
+    """Returns how many seconds the request is to take, from 0 to `LONGEST`.
 
-    :raises ValueError: the query cannot be understood.
+    :raises ValueError: the query's `seconds` is not one number.
     """
     fields = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=10)
     values = fields.get("seconds", [str(default)])

@@ -1,4 +1,4 @@
-"""Formats seconds and bytes for people: `1 min 04 s`, `4.5 MiB`."""
+"""Formats for people: `1 min 04 s`, `4.5 MiB`, `2 workers`, `exit status 70`."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def counted(count: int, what: str) -> str:
+    """Returns a number of things as text.
+
+    :param what: one of them, whose plural ends with an `s`.
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def ending(status: int) -> str:
+    """Returns how a process has ended as text.
+
+    :param status: its exit status, negative for a signal.
+    """
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

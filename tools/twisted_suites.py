@@ -1,17 +1,18 @@
-"""Run Twisted's own test suites under the graceful reactor, and under the stock one beside it.
+"""Run Twisted's own test suites under the graceful reactor and under the stock one, and compare the results.
 
     python tools/twisted_suites.py [--broken] [MODULE...]
 
-Twisted's reactor tests build their reactors from a list of their own, `ReactorBuilder._reactors`, and never ask which
-one is installed: with `--reactor` alone, a reactor that cannot even listen passes all of them.  So the list is
-replaced here, by the one reactor that is judged.  Each reactor has a process of its own, with a time limit.
+Twisted's reactor tests build their reactors from a list, `ReactorBuilder._reactors`, and ignore the installed
+reactor: with `--reactor` alone, even a reactor that cannot listen passes all of them.  So this program replaces the
+list by the reactor under test.  Each reactor has a process of its own, with a time limit.
 
-What fails under the graceful reactor and not under the stock one is named, and the exit status is 1.  With `--broken`
-the reactor is one that cannot listen: the suites must find that out.
+The program prints the tests that fail only under the graceful reactor, and exits 1 if there are any.  With `--broken`
+it tests a reactor that cannot listen, in which the suites must find faults.
 
-The tests of HTTP/2 need `httpx`, which nothing else here does: `pip install 'httpx[http2]'` to have them run, too.
+The tests of HTTP/2 need `httpx`, which no other test of graceful needs; `pip install 'httpx[http2]'` to run them,
+too.
 
-A test may stop its reactor while connections are open, and wants it to stop: so nobody is waited for here.
+A test may stop its reactor while connections are open, and expects the reactor to stop.  So the deadline here is 0.
 """
 
 from __future__ import annotations
@@ -35,16 +36,17 @@ MODULES: Final = (
     "twisted.test.test_tcp",
     "twisted.test.test_threads",
 )
+#: Seconds that the suites may take under one reactor.
 LIMIT: Final = 1800
 
 
 class Graceful:
-    """Holds the graceful reactor; some tests go by the name of its class."""
+    """Holds the graceful reactor under the name of the stock class, by which some tests decide what to test."""
 
     class EPollReactor(GracefulReactor):
-        """The graceful reactor, which waits for nobody."""
+        """The graceful reactor, with a deadline of 0."""
 
-        __module__ = GracefulReactor.__module__  # there, some tests look for `install`
+        __module__ = GracefulReactor.__module__  # some tests look for `install` in this module
 
         def __init__(self) -> None:
             super().__init__(Settings(deadline=0))
@@ -54,12 +56,12 @@ class Broken:
     """Holds a reactor that does not work."""
 
     class EPollReactor(Graceful.EPollReactor):
-        """One that cannot listen."""
+        """A reactor that cannot listen."""
 
         __module__ = GracefulReactor.__module__
 
         def listenTCP(self, *arguments: object, **named: object) -> None:
-            """Listen on TCP, if it could."""
+            """Fail to listen."""
             raise RuntimeError("this reactor is broken")
 
 
@@ -71,7 +73,7 @@ REACTORS: Final = {
 
 
 def run(which: str, modules: list[str]) -> None:
-    """Run suites in this process; the last line is what came of them, as JSON."""
+    """Run suites in this process, and print the result as JSON, in the last line."""
     from twisted.internet.main import installReactor
     from twisted.python.reflect import namedAny
 
@@ -99,7 +101,7 @@ def run(which: str, modules: list[str]) -> None:
 
 
 def judged(which: str, modules: list[str]) -> dict[str, Any]:
-    """Run suites under one reactor, and say what came of them."""
+    """Run suites under one reactor, in a process of its own.  Returns the result."""
     command = [sys.executable, os.path.abspath(__file__), "--run", which, *modules]
     with tempfile.TemporaryDirectory() as place:
         done = subprocess.run(
@@ -122,7 +124,7 @@ def judged(which: str, modules: list[str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compare."""
+    """Run the suites under both reactors, and print the differences.  Returns the exit status."""
     parser = argparse.ArgumentParser(description="Run Twisted's own test suites under the graceful reactor.")
     parser.add_argument("--run", metavar="REACTOR", help=argparse.SUPPRESS)
     parser.add_argument("--broken", action="store_true", help="judge a reactor that cannot listen")

@@ -22,7 +22,8 @@ _going_down: Final[set[object]] = set()
 def on_drain(function: Function) -> Function:
     """Have a function called when the server begins to stop, in a thread of its own; can be used as a decorator.
 
-    Requests are still served then, and the server does not wait for it.  Exceptions are logged.
+    Requests are still served then, and the server does not wait for it.  Exceptions are logged.  A coroutine function
+    runs in the loop of the ASGI applications.
 
     :param function: takes no arguments.
     :return: the function.

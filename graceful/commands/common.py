@@ -18,6 +18,8 @@ DONE: Final = 0
 FAILED: Final = 1
 UNREACHABLE: Final = 2
 VANISHED: Final = 72
+#: As a shell shows an end by SIGPIPE: the reader of the output has gone.
+BROKEN_PIPE: Final = 141
 
 #: Where the control socket is if no option says: the environment variable, then the file in this directory.
 VARIABLE: Final = "GRACEFUL_CONTROL"
@@ -69,6 +71,16 @@ def exchange_id(text: str) -> str:
     if re.fullmatch("[0-9]+(-[0-9]+)?", text) is None:
         raise argparse.ArgumentTypeError(f"expected a number, or PID-NUMBER for a worker's, not {text!r}")
     return text
+
+
+def count(text: str) -> int:
+    """Returns the number of workers that a text says.
+
+    :raises argparse.ArgumentTypeError: it is no number, or 0.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a number of workers, at least 1, not {text!r}")
+    return int(text)
 
 
 def seconds(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from graceful.deploy.local_host import LocalHost
 from graceful.deploy.orchestrator import Orchestrator, interrupted_something
 from graceful.deploy.plan import Plan, PlanError, read
 from graceful.deploy.progress import Lines, ProgressEvents
+from graceful.deploy.rollout import Rollout
 
 #: Exit status with `--strict`: deployed, but something was interrupted.
 INTERRUPTED_SOMETHING: Final = 3
@@ -64,8 +65,6 @@ def _deploy(arguments: argparse.Namespace, plan: Plan, host: LocalHost, runtimes
             orchestrator = Orchestrator(
                 plan, host, runtimes, progress.tell, journal, getattr(progress, "look", _nothing)
             )
-            if hasattr(progress, "rollouts"):
-                progress.rollouts = orchestrator.rollouts
             with _interruptible(orchestrator, progress):
                 verdict = orchestrator.run()
             progress.verdict(verdict)
@@ -77,7 +76,7 @@ def _deploy(arguments: argparse.Namespace, plan: Plan, host: LocalHost, runtimes
     return INTERRUPTED_SOMETHING if arguments.strict and interrupted_something(verdict) else DONE
 
 
-def _nothing() -> None:
+def _nothing(rollouts: Sequence[Rollout]) -> None:
     pass
 
 
@@ -107,8 +106,7 @@ def _interruptible(orchestrator: Orchestrator, progress: Any) -> Iterator[None]:
     """Let the first signal end the deploy in order, and the second at once."""
 
     def interrupt(number: int, frame: object) -> None:
-        orchestrator.interrupted += 1
-        if orchestrator.interrupted == 1:
+        if orchestrator.interrupt() == 1:
             text = "what is under way is brought to its end, nothing else is begun; once more leaves it where it is"
         else:
             text = "leaving everything where it is"

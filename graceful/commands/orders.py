@@ -1,4 +1,4 @@
-"""`graceful leave`, `enter`, `takedown` and `extend`: one order, one answer."""
+"""`graceful leave`, `enter`, `takedown`, `extend` and `workers`: one order, one answer."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ def takedown(arguments: argparse.Namespace) -> int:
     with connect(control_path(arguments)) as client:
         taken = client.post(f"/exchanges/{arguments.id}/takedown")["taken_down"]
     print("taken down: " + ", ".join(f"exchange {number}" for number in taken))
+    return DONE
+
+
+def workers(arguments: argparse.Namespace) -> int:
+    """Change the number of workers."""
+    with connect(control_path(arguments)) as client:
+        told = client.post("/workers", count=arguments.count)
+    count, before = told["workers"], told["before"]
+    if count > before:
+        what = "; what is new serves when it has imported the application"
+    else:
+        what = "; what is too many finishes its requests" if count < before else ""
+    print(f"{count} worker{'s' * (count > 1)} (were {before}){what}")
     return DONE
 
 

@@ -7,10 +7,11 @@ import json
 import time
 from typing import Any
 
+from graceful.commands.certificates import line_of
 from graceful.commands.common import DONE, FAILED, control_path, say
 from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.control.discovery import connect_beside
-from graceful.humanize import duration, size
+from graceful.humanize import counted, duration, size
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -47,6 +48,18 @@ def _ask(client: ControlClient) -> dict[str, Any]:
         return answer
 
 
+def moved_of(status: dict[str, Any]) -> str:
+    """Returns how many connections have moved, as a part of a line; empty if none has."""
+    moved = status.get("moved") or {}  # a server of an earlier release does not say it
+    here = f", {moved['in']} moved here" if moved.get("in") else ""
+    return here + (f", {moved['out']} moved to the successor" if moved.get("out") else "")
+
+
+def _fork_server_of(server: dict[str, Any]) -> str:
+    made, state = counted(server["workers"], "worker"), server["state"]
+    return f"process {server['pid']}: {made}, {server['application']}{'' if state == 'ready' else f', {state}'}"
+
+
 def text_of(status: dict[str, Any]) -> str:
     """Returns a status as text for people."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status["since"]))
@@ -62,10 +75,14 @@ def text_of(status: dict[str, Any]) -> str:
         lines.append(f"  {'' if number else 'sockets':<12} {socket['name']} {socket['state']}")
     threads, connections = status["threads"], status["connections"]
     lines.append(f"  threads      {threads['busy']} of {threads['size']} busy, {threads['queued']} requests wait")
-    lines.append(f"  connections  {connections['busy']} busy, {connections['idle']} idle")
+    lines.append(f"  connections  {connections['busy']} busy, {connections['idle']} idle{moved_of(status)}")
     lines.append(f"  finished     {status['finished']}, taken down {status['taken_down']}")
+    for number, certificate in enumerate(status.get("certificates") or ()):
+        lines.append(f"  {'' if number else 'certificates':<12} {line_of(certificate)}")
     for number, worker in enumerate(status.get("workers", ())):
         lines.append(f"  {'' if number else 'workers':<12} {worker_of(worker)}")
+    for number, server in enumerate(status.get("fork_servers", ())):
+        lines.append(f"  {'' if number else 'fork server':<12} {_fork_server_of(server)}")
     lines.append(f"  in flight    {status['in_flight_count']}")
     if status["in_flight"]:
         rows: list[tuple[str, ...]] = [("ID", "AGE", "PHASE", "SENT", "THREAD", "PEER", "REQUEST")]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graceful.commands.common import DONE, connect, control_path
-from graceful.commands.status import row_of, worker_of
+from graceful.commands.status import moved_of, row_of, worker_of
 from graceful.control.client import ControlClient, Vanished
 from graceful.humanize import duration
 
@@ -39,7 +39,7 @@ def top(arguments: argparse.Namespace) -> int:
 
 
 def _look(client: ControlClient, console: Console) -> dict[str, Any]:
-    room = max(1, console.height - 6)
+    room = max(1, console.height - 7)
     status: dict[str, Any] = client.get(f"/status?limit={room}")
     status["in_flight"] = status["in_flight"][: max(1, room - len(status.get("workers", ())))]
     return status
@@ -57,7 +57,8 @@ def picture(status: dict[str, Any]) -> RenderableType:
     threads, connections = status["threads"], status["connections"]
     facts = Text(
         f" in flight {status['in_flight_count']}   threads {threads['busy']}/{threads['size']}   "
-        f"waiting {threads['queued']}   connections {connections['busy']} busy, {connections['idle']} idle   "
+        f"waiting {threads['queued']}   connections {connections['busy']} busy, {connections['idle']} idle"
+        f"{moved_of(status)}   "
         f"finished {status['finished']}   taken down {status['taken_down']}"
     )
     sockets = Text(" " + "   ".join(f"{socket['name']} {socket['state']}" for socket in status["sockets"]), "dim")
@@ -70,4 +71,6 @@ def picture(status: dict[str, Any]) -> RenderableType:
     table.add_column("request", no_wrap=True, ratio=1)
     for exchange in status["in_flight"]:
         table.add_row(*(Text(cell) for cell in row_of(exchange)))
-    return Group(head, facts, sockets, *workers, table)
+    left_out = status["in_flight_count"] - len(status["in_flight"])
+    more = [Text(f" and {left_out} more", "dim")] if left_out > 0 else []
+    return Group(head, facts, sockets, *workers, table, *more)

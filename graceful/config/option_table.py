@@ -75,8 +75,9 @@ LISTEN: Final = Option(
     "listen",
     "ENDPOINT",
     "tcp:8080",
-    "Listen there: tcp:8080, tcp:8080:interface=127.0.0.1, tcp6:8080, unix:/run/site.socket, fd:3, "
-    "systemd:..., or any other Twisted endpoint. Can be repeated.",
+    "Listen there: tcp:8080, tcp:8080:interface=127.0.0.1, tcp6:8080, tls:8443:certificate=PATH, "
+    "unix:/run/site.socket, fd:3, systemd:..., or any other Twisted endpoint; with :proxy=CIDR behind a balancer "
+    "that speaks the PROXY protocol. Can be repeated.",
 )
 TRUSTED_PROXY: Final = Option(
     "trusted-proxy",
@@ -118,6 +119,12 @@ STATUS_LISTEN: Final = Option(
     "Serve health, metrics and the status page there, read-only; use loopback or a private address, such as "
     "tcp:9090:interface=127.0.0.1. Can be repeated.",
 )
+INTERFACE: Final = Option(
+    "interface",
+    "INTERFACE",
+    "auto",
+    "How the application is called: as wsgi or as asgi has it; auto looks at it.",
+)
 LOG_FORMAT: Final = Option(
     "log-format",
     "FORMAT",
@@ -135,6 +142,25 @@ CHDIR: Final = Option(
     "DIR",
     "none",
     "Run the application there. A successor resolves the path again: a symbolic link may lead elsewhere by then.",
+)
+CONFIG: Final = Option(
+    "config",
+    "PATH",
+    "tool.graceful in pyproject.toml",
+    "Read options from that TOML file; the environment (GRACEFUL_THREADS) and the command line go before it.",
+)
+RELOAD: Final = Option(
+    "reload",
+    "",
+    "",
+    "For development: deploy in place whenever a file of the application changes. Needs graceful-app[reload].",
+)
+PRELOAD: Final = Option(
+    "preload",
+    "",
+    "",
+    "Import the application once for each release, and fork the workers, so that they share its memory. If its "
+    "import leaves threads or connections behind, each worker imports it.",
 )
 CHECK: Final = Option(
     "check",
@@ -157,7 +183,7 @@ GROUPS: Final = {
             "keep-alive",
             "SECONDS",
             "75",
-            "How long clients may reuse an idle connection; the server keeps it a second longer than announced.",
+            "How long a serving server keeps an idle connection open, and one second more.",
             _seconds,
         ),
         Option(
@@ -177,6 +203,7 @@ GROUPS: Final = {
         TRUSTED_PROXY,
     ),
     "Application": (
+        INTERFACE,
         Option("threads", "N", "20", "Threads that run the application.", _whole),
         Option(
             "queue",
@@ -184,6 +211,14 @@ GROUPS: Final = {
             "1000",
             "Requests that may wait for a thread; one more is answered with 503.",
             _whole,
+        ),
+        Option(
+            "max-wait",
+            "SECONDS",
+            "any time",
+            "How long a request may wait for the application, also in a trusted proxy that sends X-Request-Start; "
+            "one that has waited longer is answered with 503.",
+            _seconds,
         ),
         REQUEST_TIMEOUT,
         Option(
@@ -198,6 +233,37 @@ GROUPS: Final = {
             "DIR",
             "the system's temporary one",
             "Directory for request bodies that are too large for memory.",
+            str,
+        ),
+    ),
+    "WebSockets": (
+        Option(
+            "websocket-max-message",
+            "BYTES",
+            "16M",
+            "The longest message, in bytes, or with K, M or G; a longer one closes its WebSocket with 1009.",
+            _size,
+        ),
+        Option(
+            "websocket-ping-interval",
+            "SECONDS",
+            "20",
+            "How long a client may be silent before it is sent a ping; 0 for no pings.",
+            _seconds,
+        ),
+        Option(
+            "websocket-ping-timeout",
+            "SECONDS",
+            "20",
+            "Time in which a client must give a sign after a ping; 0 for no limit.",
+            _seconds,
+        ),
+        Option(
+            "websocket-compression",
+            "METHOD",
+            "off",
+            "deflate compresses messages for clients that offer it (permessage-deflate), at up to 48 KiB of memory "
+            "each.",
             str,
         ),
     ),
@@ -223,9 +289,18 @@ GROUPS: Final = {
             "Replace a worker that holds more memory than this, in bytes, or with K, M or G.",
             _size,
         ),
+        PRELOAD,
     ),
     "Downloads": (
         DOWNLOAD,
+        Option(
+            "download-immutable",
+            "REGEX",
+            "none",
+            "Files of a --download directory never change if this is found in their path, as the hash of their "
+            r"content in their names: '\.\w{12}\.'. Clients may keep them for a year without asking.",
+            str,
+        ),
         INTERNAL_DOWNLOAD,
         Option(
             "upstream-connect-timeout",
@@ -267,8 +342,17 @@ GROUPS: Final = {
         Option(
             "idle-grace",
             "SECONDS",
+            "10",
+            "How long an idle connection stays open while stopping, for one last request. Clients are told to stop "
+            "using an idle connection 5 seconds earlier.",
+            _seconds,
+        ),
+        Option(
+            "close-spread",
+            "SECONDS",
             "5",
-            "How long an idle connection stays open while stopping, for one last request.",
+            "Time over which a stopping server closes its WebSockets, with 1012, so that not all clients come back "
+            "at once.",
             _seconds,
         ),
     ),
@@ -319,6 +403,7 @@ GROUPS: Final = {
     "Deploying": (
         TAKEOVER,
         CHDIR,
+        RELOAD,
         Option(
             "takeover-timeout",
             "SECONDS",
@@ -342,18 +427,41 @@ GROUPS: Final = {
             "Where to log requests, in combined format with duration and request id; - is standard output.",
             str,
         ),
+        Option(
+            "access-log-format",
+            "FORMAT",
+            "combined",
+            "What a line of that log is: combined, json for one JSON object a line, or a template such as "
+            "'{time} {peer} \"{request}\" {status} {seconds}'.",
+            str,
+        ),
         LOG_FORMAT,
+        CONFIG,
         CHECK,
         Option("version", "", "", "Show the versions and exit."),
         Option("help", "", "", "Show this help and exit."),
     ),
 }
 
+REPEATED: Final = (
+    LISTEN,
+    TRUSTED_PROXY,
+    REQUEST_TIMEOUT,
+    REPORT_HIDE,
+    DOWNLOAD,
+    INTERNAL_DOWNLOAD,
+    STATUS_LISTEN,
+)
+"""Those that can be given several times."""
+
+FLAGS: Final = (TAKEOVER.name, RELOAD.name, PRELOAD.name)
+"""The names of those without a value that can be set in the environment and in a file, too."""
+
 # Those that take one value.
 PARAMETERS: Final = [option for group in GROUPS.values() for option in group if option.read]
 
 DESCRIPTION: Final = (
-    "Serves a WSGI application. On SIGTERM it closes its sockets, finishes every live request, and exits. "
+    "Serves a WSGI or ASGI application. On SIGTERM it closes its sockets, finishes every live request, and exits. "
     "MODULE is imported as Python imports it, also from the current directory; CALLABLE is by default "
     "application, or else app. Without a MODULE a built-in demo is served. Defaults are in brackets."
 )
@@ -375,13 +483,20 @@ def help_text(width: int) -> str:
     for title, group in GROUPS.items():
         lines.append(f"{title}:")
         for option in group:
-            head = f"  --{option.name} {option.value}".rstrip()
             text = f"{option.help} [{option.default}]" if option.default else option.help
-            body = textwrap.wrap(text, max(width - _INDENT, 20))
-            if len(head) > _INDENT - 2:
-                lines.append(head)
-                head = ""
-            lines.append(f"{head:<{_INDENT}}{body[0]}")
-            lines.extend(" " * _INDENT + line for line in body[1:])
+            lines += option_lines(f"--{option.name} {option.value}".rstrip(), text, width)
         lines.append("")
     return "\n".join(lines) + "\n" + _EXAMPLES
+
+
+def option_lines(typed: str, text: str, width: int) -> list[str]:
+    """Returns the lines of a help about one option.
+
+    :param typed: the option and what its value is called.
+    :param width: columns.
+    """
+    head = f"  {typed}"
+    body = textwrap.wrap(text, max(width - _INDENT, 20))
+    above = [head] if len(head) > _INDENT - 2 else []
+    first = f"{'' if above else head:<{_INDENT}}{body[0]}"
+    return [*above, first, *(" " * _INDENT + line for line in body[1:])]

@@ -1,7 +1,8 @@
-"""Downloads and parked requests in the words of a framework: one module for each, imported only by who uses it.
+"""Adapters for frameworks and libraries: one module for each, which only its users import.
 
-A framework's response is the token (:mod:`graceful.downloads.token`) as its body, and the token's field.  What they
-have in common is here: what else the response has to say, so that middlewares leave it as it is.
+An adapter for a web framework makes a response whose body is a token (:mod:`graceful.downloads.token`), with the
+token's header fields.  This module has what those adapters share: the other fields of the response, chosen so that
+middlewares do not change it.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ Fields = list[tuple[str, str]]
 
 
 def marks(token: HandoverToken) -> Fields:
-    """The fields by which an answer is handed over.
+    """Returns the header fields by which a token's answer is handed over to the event loop.
 
-    A middleware that compresses would make the body one that a thread has to send: it is told that this is done
-    already.  That field stays in the server.
+    A middleware that compresses would read the body, and a thread would have to send the result.  `Content-Encoding:
+    identity` tells it that the body is encoded already; the server does not send that field.
     """
     return [*token.headers, ("Content-Encoding", "identity")] if token.headers else []
 
 
 def of_events(token: HandoverToken) -> Fields:
-    """The fields of a response that is a stream of server-sent events."""
+    """Returns the header fields of a stream of server-sent events."""
     return [
         *marks(token),
         ("Content-Type", "text/event-stream"),
         ("Cache-Control", "no-cache"),
-        ("X-Accel-Buffering", "no"),  # to an nginx in front
+        ("X-Accel-Buffering", "no"),  # for an nginx in front
     ]
 
 
 def fields_of(download: Download, content_type: str | None, filename: str | None) -> Fields:
-    """The fields of a response with a download as its body.
+    """Returns the header fields of a response whose body is a download.
 
-    :param content_type: None to have it guessed; from a URL it is the upstream's own, where that is passed on.
-    :param filename: what to guess it by, rather than by the target.
+    :param content_type: None to guess it; for a URL, None takes the upstream's own if the event loop passes that on.
+    :param filename: the name by which to guess it; None for the target's.
     """
     fields = marks(download)
     if content_type is None and not (download.remote and download.headers):
@@ -53,6 +54,6 @@ def fields_of(download: Download, content_type: str | None, filename: str | None
 
 
 def name_of(download: Download) -> str:
-    """Returns what a download is called if the view does not say: the last part of its path or URL."""
+    """Returns the default file name of a download: the last part of its path or URL."""
     path = unquote(urlsplit(download.target).path) if download.remote else download.target
     return os.path.basename(path)

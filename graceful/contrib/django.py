@@ -1,7 +1,7 @@
-"""Downloads and parked requests in Django: what a view returns.
+"""Responses for Django's views: downloads, parked requests and event streams.
 
-On graceful the event loop answers, and the thread is free at once; on any other server the thread does the work, with
-the same bytes.
+On graceful the event loop sends the answer, and the view's thread is free at once.  On any other server the thread
+sends the same bytes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def download(
     filename: str | None = None,
     as_attachment: bool = False,
 ) -> StreamingHttpResponse:
-    """Send a file, or what an upstream server has at a URL.
+    """Send a file, or the resource at a URL of an upstream server.
 
     :param target: a path, which is opened now, or an `http://` or `https://` URL.
-    :param content_type: None to have it guessed by the name; for a URL it is the upstream's own.
-    :param filename: the name under which a browser saves it; None for the target's own name.
-    :param as_attachment: have a browser save it rather than show it.
+    :param content_type: None to guess it by the name; for a URL, None takes the upstream's own.
+    :param filename: the name under which a browser saves the file; None for the target's own name.
+    :param as_attachment: have a browser save the file instead of showing it.
     :raises FileNotFoundError: there is no such file.
     """
     body = Download(target)
@@ -41,7 +41,7 @@ def download(
 def park(ticket: Parked) -> HttpResponseBase:
     """Have a request wait until the application calls :meth:`~graceful.Parked.answer`.
 
-    What that says is the whole answer: fields that a middleware adds to this response are not sent.
+    Fields that middlewares add to this response are kept, unless that call sets them, too.
     """
     if ticket.headers:
         return _with(StreamingHttpResponse(ticket), marks(ticket))
@@ -51,12 +51,12 @@ def park(ticket: Parked) -> HttpResponseBase:
 
 
 def event_stream(ticket: Parked) -> StreamingHttpResponse:
-    """Begin a stream of server-sent events, which are sent by :meth:`~graceful.Parked.send`."""
+    """Begin a stream of server-sent events; :meth:`~graceful.Parked.send` sends each event."""
     return _with(StreamingHttpResponse(ticket), of_events(ticket))
 
 
 def _with(response: HttpResponseBase, fields: Fields) -> HttpResponseBase:
-    """Give a response its fields, and none that Django thinks of."""
+    """Set the response's fields, and remove the default one of Django's."""
     del response["Content-Type"]
     for name, value in fields:
         response[name] = value

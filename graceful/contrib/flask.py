@@ -1,7 +1,7 @@
-"""Downloads and parked requests in Flask: what a view returns.
+"""Responses for Flask's views: downloads, parked requests and event streams.
 
-On graceful the event loop answers, and the thread is free at once; on any other server the thread does the work, with
-the same bytes.
+On graceful the event loop sends the answer, and the view's thread is free at once.  On any other server the thread
+sends the same bytes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def download(
     filename: str | None = None,
     as_attachment: bool = False,
 ) -> Response:
-    """Send a file, or what an upstream server has at a URL.
+    """Send a file, or the resource at a URL of an upstream server.
 
     :param target: a path, which is opened now, or an `http://` or `https://` URL.
-    :param content_type: None to have it guessed by the name; for a URL it is the upstream's own.
-    :param filename: the name under which a browser saves it; None for the target's own name.
-    :param as_attachment: have a browser save it rather than show it.
+    :param content_type: None to guess it by the name; for a URL, None takes the upstream's own.
+    :param filename: the name under which a browser saves the file; None for the target's own name.
+    :param as_attachment: have a browser save the file instead of showing it.
     :raises FileNotFoundError: there is no such file.
     """
     body = Download(target)
@@ -42,7 +42,7 @@ def download(
 def park(ticket: Parked) -> Response:
     """Have a request wait until the application calls :meth:`~graceful.Parked.answer`.
 
-    What that says is the whole answer: fields that a middleware adds to this response are not sent.
+    Fields that middlewares add to this response are kept, unless that call sets them, too.
     """
     if ticket.headers:
         return _response(ticket, marks(ticket))
@@ -51,12 +51,12 @@ def park(ticket: Parked) -> Response:
 
 
 def event_stream(ticket: Parked) -> Response:
-    """Begin a stream of server-sent events, which are sent by :meth:`~graceful.Parked.send`."""
+    """Begin a stream of server-sent events; :meth:`~graceful.Parked.send` sends each event."""
     return _response(ticket, of_events(ticket))
 
 
 def _response(body: Iterable[bytes], fields: Fields, status: str = "200 OK") -> Response:
-    """A response with these fields, and none that Flask thinks of; its body is passed on as it is."""
+    """Returns a response with these fields and none of Flask's defaults, whose body is passed on unchanged."""
     response = Response(body, status=status, direct_passthrough=not isinstance(body, list))
     response.headers.clear()
     response.headers.extend(fields)

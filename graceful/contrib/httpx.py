@@ -1,7 +1,7 @@
-"""httpx: no wait is longer than what its request has left.
+"""httpx: no wait of a client is longer than the remaining time of the request that it works for.
 
-Use a :class:`Client`, or give the :class:`Transport` to one of your own.  A time-out is, as always in httpx, for each
-wait and not for the whole; at the takedown the connection is cut in any case.
+Use :class:`Client`, or give :class:`Transport` to a client of your own.  As always in httpx, a time-out bounds each
+wait and not the whole call.  A takedown cuts the connection in any case.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from graceful.application.deadlines import DeadlineExceeded, at_most, remaining
 
 
 class Transport(httpx.HTTPTransport):
-    """Sends requests within the time that is left."""
+    """Sends requests within the remaining time of the current exchange."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request (see :class:`httpx.BaseTransport`).
 
-        :raises DeadlineExceeded: nothing is left, or not enough.
+        :raises DeadlineExceeded: no time remains, or less than the request needs.
         """
         given = request.extensions.get("timeout", {})
         bounded = {name: at_most(given.get(name)) for name in ("connect", "read", "write", "pool")}
@@ -33,7 +33,7 @@ class Transport(httpx.HTTPTransport):
 
 
 class Client(httpx.Client):
-    """A client whose requests obey."""
+    """A client whose requests are bounded by the remaining time of the current exchange."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("transport", Transport())

@@ -1,7 +1,7 @@
-"""requests: no wait is longer than what its request has left.
+"""requests: no wait of a session is longer than the remaining time of the request that it works for.
 
-Use a :class:`Session`, or mount the :class:`Adapter` on one of your own.  A time-out is, as always in requests, for
-each wait and not for the whole; at the takedown the connection is cut in any case.
+Use :class:`Session`, or mount :class:`Adapter` on a session of your own.  As always in requests, a time-out bounds
+each wait and not the whole call.  A takedown cuts the connection in any case.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from graceful.application.deadlines import DeadlineExceeded, at_most, remaining
 
 
 class Adapter(HTTPAdapter):
-    """Sends requests within the time that is left."""
+    """Sends requests within the remaining time of the current exchange."""
 
     def send(self, request: Any, stream: bool = False, timeout: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Send a request (see :meth:`requests.adapters.HTTPAdapter.send`).
 
-        :raises DeadlineExceeded: nothing is left, or not enough.
+        :raises DeadlineExceeded: no time remains, or less than the request needs.
         """
         connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         if connect is None or isinstance(connect, int | float):
@@ -34,7 +34,7 @@ class Adapter(HTTPAdapter):
 
 
 class Session(requests.Session):
-    """A session whose requests obey."""
+    """A session whose requests are bounded by the remaining time of the current exchange."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""urllib3: no wait is longer than what its request has left.  Use :class:`PoolManager` instead of urllib3's."""
+"""urllib3: no wait of a pool is longer than the remaining time of the request that it works for.
+
+Use :class:`PoolManager` instead of urllib3's.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from graceful.application.deadlines import DeadlineExceeded, at_most, check, rem
 
 
 class PoolManager(urllib3.PoolManager):
-    """Connections whose requests obey."""
+    """A pool manager whose requests are bounded by the remaining time of the current exchange."""
 
     def urlopen(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        """Send a request (see :meth:`urllib3.PoolManager.urlopen`); `timeout` can be a number or a `Timeout`.
+        """Send a request (see :meth:`urllib3.PoolManager.urlopen`); `timeout` is in seconds or a `Timeout`.
 
-        :raises DeadlineExceeded: nothing is left, or not enough.
+        :raises DeadlineExceeded: no time remains, or less than the request needs.
         """
         check()
         given = kwargs.get("timeout", self.connection_pool_kw.get("timeout"))

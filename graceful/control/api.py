@@ -14,8 +14,11 @@
                             to wait is to be answered as by /wait
     POST /extend            {"seconds": SECONDS}, which may be negative: move the deadline
     POST /exchanges/ID/takedown
+    POST /reload-certificates   answers with `certificates`, those in use, and `refused`, why others are not
+    POST /workers           {"count": N}: have N workers; answers with `workers` and how many `before`
     POST /hurry             to an instance that is leaving: take down everything that it has left
     POST /yield             to an instance that is leaving: free --status-listen for a successor
+    POST /counted           {"counted": TOTALS}: a predecessor that ends says what it has counted since the takeover
     POST /takeover, /takeover/accepts   for a successor (see :mod:`graceful.takeover.successor_api`)
 
 Every answer is an object or a list; one with an error has the key `error` and a line for the operator.  An order is
@@ -42,11 +45,18 @@ from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import LONGEST_ID, WAITED_FOR, Problem, ReadApi, limit_of
 from graceful.control.status import StatusSource
-from graceful.process.orders import ControlOrders
-from graceful.web.exchange import Carrier, Exchange
+from graceful.process.orders import ControlOrders, OrderRefused
+from graceful.web.carrier import Carrier
+from graceful.web.exchange import Exchange
 
 log = Logger(namespace="graceful")
 
+
+#: Orders of a predecessor or a successor that an operator need not know of.
+NOT_LOGGED: Final = ("/takeover/connections", "/counted")
+
+#: Answers a successor, given the exchange, its path and its values; what it returns is sent as JSON.
+AnswerSuccessor = Callable[[Exchange, str, dict[str, Any]], Any]
 
 #: struct ucred of unix(7): pid, uid, gid.
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -56,9 +66,8 @@ class ControlApi(ReadApi):
     """All resources, for the control socket.
 
     :param yield_addresses: closes the listening sockets of the status page.
-    :ivar orders: the orders that the instance obeys; None while it starts.
+    :param inherit: called with what a predecessor has counted.
     :ivar obeying: an order is being obeyed just now, and is not answered yet.
-    :ivar takeover: answers a successor, given the exchange, its path and its values.
     """
 
     def __init__(
@@ -67,12 +76,14 @@ class ControlApi(ReadApi):
         events: Events,
         metrics: Metrics,
         yield_addresses: Callable[[], object] = lambda: None,
+        inherit: Callable[[object], object] = lambda told: None,
     ) -> None:
         super().__init__(status, events, metrics, None)
         self._yield_addresses = yield_addresses
-        self.orders: ControlOrders | None = None
+        self._inherit = inherit
+        self._orders: ControlOrders | None = None  # None while the instance starts
         self.obeying = False
-        self.takeover: Callable[[Exchange, str, dict[str, Any]], Any] | None = None
+        self._answer_successor: AnswerSuccessor | None = None
         self._obeyed: dict[str, Callable[[ControlOrders, dict[str, Any]], Any]] = {
             "/leave": self._leave,
             "/enter": self._enter,
@@ -80,7 +91,17 @@ class ControlApi(ReadApi):
             "/extend": self._extend,
             "/hurry": self._hurry,
             "/yield": self._yield,
+            "/reload-certificates": self._reload_certificates,
+            "/workers": self._set_workers,
         }
+
+    def obey(self, orders: ControlOrders) -> None:
+        """Obey from now on: the instance has started.  Until then each order is answered with 503."""
+        self._orders = orders
+
+    def answer_successors(self, answer: AnswerSuccessor) -> None:
+        """Have `answer` handle what a successor asks for; until then it is told that there is no such order."""
+        self._answer_successor = answer
 
     def _check(self, exchange: Exchange) -> None:
         if exchange.method not in ("GET", "HEAD", "POST"):
@@ -95,17 +116,22 @@ class ControlApi(ReadApi):
             return
         self.obeying = True
         try:
-            log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
+            if path not in NOT_LOGGED:
+                log.info("order {order} from {who}", order=path[:100], who=said_by(exchange.connection))
             values = _values(exchange)
-            if path.startswith("/takeover") and self.takeover is not None:
-                self._json(exchange, self.takeover(exchange, path, values))
+            if path.startswith("/takeover") and self._answer_successor is not None:
+                self._json(exchange, self._answer_successor(exchange, path, values))
+                return
+            if path == "/counted":
+                self._inherit(values.get("counted"))
+                self._json(exchange, {})
                 return
             what = values.pop("wait", None)
             if what not in (None, *WAITED_FOR):
                 raise Problem(400, "wait for what? closed or gone")
-            if self.orders is None:
+            if self._orders is None:
                 raise Problem(503, "the server is starting: try again")
-            answer = self._obey(self.orders, path, values)
+            answer = self._obey(self._orders, path, values)
             if what is None:
                 self._when(exchange, answer, self._json)
                 return
@@ -155,6 +181,18 @@ class ControlApi(ReadApi):
             raise Problem(409, "the server is not leaving: tell it to stop first")
         return self._after(orders.hurry())
 
+    def _reload_certificates(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
+        return orders.reload_certificates()
+
+    def _set_workers(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
+        count = values.get("count")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise Problem(400, "expected a number of workers, at least 1")
+        try:
+            return orders.set_workers(count)
+        except OrderRefused as refused:
+            raise Problem(409, str(refused)) from None
+
     def _yield(self, orders: ControlOrders, values: dict[str, Any]) -> Any:
         if not self._status.state.leaving:
             raise Problem(409, "the server is not leaving: give the other one another --status-listen")
@@ -199,7 +237,7 @@ def _values(exchange: Exchange) -> dict[str, Any]:
     return values
 
 
-def said_by(connection: Carrier) -> str:
+def said_by(connection: Carrier[Exchange]) -> str:
     """Returns the process and the user at the other end of a control connection, for the log."""
     pid, uid, _ = credentials(connection.sock)
     return f"process {pid} of user {uid}"

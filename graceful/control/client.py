@@ -66,30 +66,17 @@ class _Connection(http.client.HTTPConnection):
 class ControlClient:
     """A connection to one instance, which stays with it when the path is given to another.
 
-    :param path: the control socket.
+    :param path: the control socket; with `connected`, the name of its other end in messages.
     :param timeout: seconds to wait for an answer; None for as long as it takes.
+    :param connected: a socket that is connected already, ours from now on.
     :raises NobodyThere: no process listens there.
     :raises ClientError: it cannot be connected to.
     :ivar peer_pid: the process that listens, as the kernel says; 0 if it is in another pid namespace.
     """
 
-    def __init__(self, path: str, timeout: float | None = ANSWERS_IN) -> None:
+    def __init__(self, path: str, timeout: float | None = ANSWERS_IN, connected: socket.socket | None = None) -> None:
         self.path = path
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(timeout)
-        try:
-            self.socket.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            self.socket.close()
-            raise NobodyThere(f"no server answers at {path}") from None
-        except PermissionError:
-            self.socket.close()
-            raise ClientError(
-                f"{path}: permission denied; become root or the server's user, or start it with --control-group"
-            ) from None
-        except OSError as error:
-            self.socket.close()
-            raise ClientError(f"{path}: cannot connect: {error.strerror or error}") from None
+        self.socket = connected if connected is not None else _connect(path, timeout)
         credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         self.peer_pid: int = _PEER.unpack(credentials)[0]
         self._http = _Connection(self.socket)
@@ -125,6 +112,8 @@ class ControlClient:
         """Called when the request is sent; a subclass may expect more than an answer."""
 
     def _ask(self, method: str, target: str, values: Any, timeout: float | None) -> Any:
+        if self.socket.fileno() < 0:  # an earlier answer did not come
+            raise Vanished(f"{self.path}: the server has ended without a last word")
         self.socket.settimeout(timeout)
         body = None if values is None else json.dumps(values)
         try:
@@ -135,7 +124,8 @@ class ControlClient:
         except TimeoutError:
             pid = f"process {self.peer_pid}" if self.peer_pid else "the server"
             raise Silent(
-                f"{self.path}: {pid} has not answered for {timeout:g} s: it is starting, or its event loop is stuck"
+                f"{self.path}: {pid} has not answered for {timeout:g} s: it is starting, its event loop is stuck,"
+                " or it has no file descriptors left"
             ) from None
         except http.client.BadStatusLine as error:
             if isinstance(error, http.client.RemoteDisconnected):
@@ -158,6 +148,30 @@ class ControlClient:
 
     def _not_ours(self) -> ClientError:
         return ClientError(f"{self.path}: what answers there is not a graceful server")
+
+
+def _connect(path: str, timeout: float | None) -> socket.socket:
+    """Returns a socket that is connected to the control socket at a path.
+
+    :raises NobodyThere: no process listens there.
+    :raises ClientError: it cannot be connected to.
+    """
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected.settimeout(timeout)
+    try:
+        connected.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connected.close()
+        raise NobodyThere(f"no server answers at {path}") from None
+    except PermissionError:
+        connected.close()
+        raise ClientError(
+            f"{path}: permission denied; become root or the server's user, or start it with --control-group"
+        ) from None
+    except OSError as error:
+        connected.close()
+        raise ClientError(f"{path}: cannot connect: {error.strerror or error}") from None
+    return connected
 
 
 def process_descriptor(pid: int) -> int:

@@ -8,31 +8,36 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from socket import socket
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.control.api import ControlApi
+from graceful.control.api import AnswerSuccessor, ControlApi
 from graceful.control.client import ClientError, ControlClient
 from graceful.control.control_site import FOR_EVER, STAY, ControlSite
 from graceful.control.control_socket import ControlSocket
+from graceful.control.count_handover import CountHandover
 from graceful.control.discovery import beside
 from graceful.control.events import Events
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import ReadApi
 from graceful.control.same_origin import SameOrigin
+from graceful.control.scrapes import Scrapes
+from graceful.control.service_news import ServiceNews
 from graceful.control.status import StatusSource
 from graceful.drain import DrainResult, State
+from graceful.logs.attempt import attempt
 from graceful.process.clock import monotonic_clock
 from graceful.process.orders import ControlOrders
 from graceful.process.systemd import SystemdNotifier
 from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import CONTROL, STATUS, BindError, BoundSocket, bind
-from graceful.web.exchange import Exchange
+from graceful.web.connection import Connection
 from graceful.web.hub import Hub
 
 log = Logger(namespace="graceful")
@@ -42,9 +47,6 @@ log = Logger(namespace="graceful")
 #: since it may last only seconds.
 TICK: Final = 1.0
 TICK_IN_DRAIN: Final = 0.25
-
-#: Seconds between two lines for the service manager: `systemctl status` shows the last one.
-STATUS_EVERY: Final = 1.0
 
 
 class SocketClaims(Protocol):
@@ -76,11 +78,15 @@ class ControlServer:
         self._settings = settings
         self._status = status
         self._control = control
-        self._notify = notify
+        self._news = ServiceNews(notify, status)
         self._orders: ControlOrders | None = None
         self._events = Events(status)
         self._metrics = Metrics(status)
-        self._control_api = ControlApi(status, self._events, self._metrics, self._yield_addresses)
+        self._count_handover = CountHandover(self._metrics, self.asked_path)
+        self._control_api = ControlApi(
+            status, self._events, self._metrics, self._yield_addresses, self._count_handover.inherit
+        )
+        self._scrapes: Scrapes | None = None
         self._apis: list[ReadApi] = [self._control_api]
         self._control_sockets: list[BoundSocket] = []
         self._status_sockets: list[BoundSocket] = []
@@ -91,8 +97,7 @@ class ControlServer:
         self._reactor: Any = None
         self._inherited: BoundSocket | None = None  # the control socket, while a predecessor still answers there
         self._control_site: ControlSite | None = None
-        self._since_second = self._since_status = self._since_alive = 0.0
-        self._said = ""
+        self._since_second = 0.0
 
     # -- up -----------------------------------------------------------------------------------------------
 
@@ -141,13 +146,27 @@ class ControlServer:
         """
         self._connected.append(sock)
 
+    def serve_also(self, sock: socket) -> Connection:
+        """Answer on one more connected socket, ours from now on; called after `open`.  Returns its connection."""
+        assert self._control_site is not None
+        return self._control_site.serve(sock)
+
+    @property
+    def serves_metrics(self) -> bool:
+        """Whether metrics are served here, or by the supervisor, so that what ends is to be counted.
+
+        Asked before `open`.
+        """
+        return bool(self._status_sockets or self._connected) and self._metrics.available
+
     def open(self, reactor: Any, orders: ControlOrders) -> None:
         """Begin to answer as soon as the reactor runs.
 
         :param orders: what the instance can be told.
         """
         self._reactor = reactor
-        self._orders = self._control_api.orders = orders
+        self._orders = orders
+        self._control_api.obey(orders)
         clock = self._clock = monotonic_clock(reactor)
         clock.start()
         hub = self._hub = Hub(reactor)
@@ -158,11 +177,12 @@ class ControlServer:
             self._sites.append(self._control_site)
         if self._status_sockets:
             names = [parse(text).interface for text in self._settings.status_listen]
-            read_api = ReadApi(self._status, self._events, self._metrics, SameOrigin(names))
+            self._scrapes = Scrapes(clock)
+            read_api = ReadApi(self._status, self._events, self._metrics, SameOrigin(names), self._scrapes.seen)
             self._apis.append(read_api)
             self._sites.append(ControlSite(reactor, clock, hub, self._status_sockets, read_api))
         if self._status_sockets or self._connected:
-            self._metrics.count()
+            self._metrics.load()
         for site in self._sites:
             site.open()
         connected, self._connected = self._connected, []
@@ -180,14 +200,13 @@ class ControlServer:
             log.info("control at {path}", path=self._control.where)
         for bound in self._status_sockets:
             log.info("status page at {where}", where=_url(bound))
-        if not self._status.draining:
-            self._notify.ready(main)
+        self._news.ready(main)
 
     # -- from one instance to the next ---------------------------------------------------------------------
 
-    def answer_successors(self, answer: Callable[[Exchange, str, dict[str, Any]], Any]) -> None:
+    def answer_successors(self, answer: AnswerSuccessor) -> None:
         """Have `answer` handle the orders of a successor."""
-        self._control_api.takeover = answer
+        self._control_api.answer_successors(answer)
 
     def path(self) -> str | None:
         """Returns the path at which this instance takes orders; None if there is none."""
@@ -219,7 +238,7 @@ class ControlServer:
                 site.add(BoundSocket(f"unix:{control.where}", listening)).start()
         for one in self._sites:
             one.hand_over(handed, pid)
-        self._notify.hand_over(pid)
+        self._news.hand_over(pid)
 
     def succeed(self) -> None:
         """Take the control path, which the predecessor has let go of."""
@@ -232,6 +251,20 @@ class ControlServer:
         elif listening is not None:
             self._control_site.add(BoundSocket(f"unix:{self._control.where}", listening)).start()
 
+    def counted(self) -> dict[str, Any]:
+        """Returns what was counted so far, here and by predecessors, for the successor that goes on counting.
+
+        From now on Prometheus reads only the successor: connections on which it would ask this process are closed.
+        """
+        for site in self._sites:
+            if site is not self._control_site:
+                site.close_idle()
+        return self._count_handover.hand_over()
+
+    def inherit_counted(self, told: object) -> None:
+        """Go on counting from what a predecessor has counted."""
+        self._count_handover.inherit(told)
+
     # -- while it runs ------------------------------------------------------------------------------------
 
     def entered(self, state: State) -> None:
@@ -243,7 +276,11 @@ class ControlServer:
 
     def going_down(self) -> None:
         """Tell the service manager that a drain begins."""
-        self._notify.stopping(self._status.latest_exit)
+        self._news.going_down()
+
+    def stop_ordered(self) -> None:
+        """The instance is told to stop: if it has a successor already, its unit stops."""
+        self._news.stop_ordered()
 
     def _tell(self) -> None:
         """Tell the clients that wait for a state, and the readers of the events."""
@@ -251,12 +288,11 @@ class ControlServer:
             for api in self._apis:
                 api.answer_waiting()
             self._events.tick()
-            self._notify_status(True)
+            self._news.tell(self._clock.seconds())
 
     def _tick(self) -> None:
         clock, now = self._clock, self._clock.seconds()
-        alive = self._notify.watchdog
-        clock.callLater(min(TICK_IN_DRAIN if self._status.draining else TICK, alive or TICK), self._tick)
+        clock.callLater(min(TICK_IN_DRAIN if self._status.draining else TICK, self._news.within or TICK), self._tick)
         if now - self._since_second >= TICK * 0.9:
             self._since_second = now
             self._events.remember_load()
@@ -265,33 +301,17 @@ class ControlServer:
         if self._orders is not None:
             self._orders.renew_limit()
         self._events.tick()
-        self._notify_status(now - self._since_status >= STATUS_EVERY)
-        if alive is not None and now - self._since_alive >= min(TICK, alive) * 0.9:
-            self._since_alive = now
-            self._notify.alive()
-
-    def _notify_status(self, due: bool) -> None:
-        """Tell the service manager the status if it has changed, and in a drain how long it may take."""
-        if not self._notify or not due:
-            return
-        self._since_status = self._clock.seconds()
-        line = self._line()
-        draining = self._status.draining
-        if line != self._said or draining:
-            self._said = line
-            self._notify.status(line, self._status.latest_exit if draining else None)
-
-    def _line(self) -> str:
-        """Returns the status in a line."""
-        status = self._status
-        if not status.draining:
-            return status.state
-        deadline = status.deadline
-        return f"{status.state}: {status.in_flight_count} in flight" + (
-            f", deadline in {deadline:.0f} s" if deadline else ""
-        )
+        self._news.look(now)
 
     # -- down ---------------------------------------------------------------------------------------------
+
+    def until_scraped(self, within: float) -> Deferred[None]:
+        """Wait until Prometheus has read the metrics once more, if it reads them here.
+
+        :param within: seconds.
+        """
+        listens = any(site.sockets() for site in self._sites if site is not self._control_site)
+        return self._scrapes.next(within) if self._scrapes is not None and listens else succeed(None)
 
     def end(self, ending: DrainResult) -> None:
         """Tell clients how the drain ended, and close; an order that has ended it is answered first."""
@@ -301,16 +321,17 @@ class ControlServer:
             self._end(ending)
 
     def _end(self, ending: DrainResult) -> None:
-        self._status.ending = ending
-        self._status.enter(State.GONE)
+        self._status.end(ending)
+        attempt(self._count_handover.leave)
+        if self._hub is not None:
+            for site in self._sites:
+                site.accept_waiting()
+            self._hub.catch_up()  # a client that asks just now is told, too
         self._stop_accepting()
         for api in self._apis:
             api.answer_waiting()
         self._events.end()
-        self._notify.status(
-            f"gone: {ending.finished} finished, {ending.taken_down} taken down, {ending.abandoned} abandoned",
-            self._status.latest_exit,
-        )
+        self._news.end(ending)
         self.close()
 
     def _stop_accepting(self) -> None:
@@ -319,6 +340,15 @@ class ControlServer:
             site.close()
         if self._control is not None:
             self._control.remove()
+
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors of the listening sockets and of the connections."""
+        bound = [*self._control_sockets, *self._status_sockets]
+        return [
+            *(one.socket.fileno() for one in bound),
+            *(sock.fileno() for sock in self._connected),
+            *(descriptor for site in self._sites for descriptor in site.descriptors()),
+        ]
 
     def close(self) -> None:
         """Give everything back, whether it is open, bound or not even that."""

@@ -1,8 +1,8 @@
 """A site for control, on sockets of its own, beside the application's.
 
 The same web engine serves it, but it has its own register, so that no drain waits for it, and its own hub, so that it
-stops last.  Everything is answered in the reactor thread.  It holds at most :data:`MOST_CONNECTIONS`; further clients
-wait in the kernel's queue.
+stops last.  Everything is answered in the reactor thread, also when the process has no descriptors left.  It holds at
+most :data:`MOST_CONNECTIONS`; further clients wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 from graceful.config.settings import YEAR, Settings
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.listener import Listener
-from graceful.web.connection import accept_connection
+from graceful.sockets.reserve import Reserve
+from graceful.web.connection import Connection, accept_connection, open_connections, server_of
 from graceful.web.hub import Hub
 from graceful.web.interfaces import IHandler
 from graceful.web.site import Site
@@ -58,43 +59,49 @@ class ControlSite:
         handler: IHandler,
         limits: Settings = LIMITS,
     ) -> None:
-        self.site = Site(None, limits)
+        self.site = Site(handler, limits, on_room=self._room)
         self._sweep = Sweep(self.site)
-        self.site.serve(handler)
-        self.site.on_room = self._room
         self._reactor = reactor
         self._clock = clock
         self._hub = hub
         self._listeners: list[Listener] = []
+        self._reserve = Reserve()
         for one in bound:
             self.add(one)
 
     def open(self) -> None:
         """Begin to accept."""
+        self._reserve.refill()
         for listener in self._listeners:
             listener.start()
 
     def add(self, bound: BoundSocket) -> Listener:
         """Add a listening socket.  Returns its listener, which accepts when it is started."""
-        listener = Listener(self._reactor, self._clock, bound, self._accepted, silent=True)
+        listener = Listener(self._reactor, self._clock, bound, self._accepted, silent=True, reserve=self._reserve)
         self._listeners.append(listener)
         return listener
 
-    def serve(self, sock: socket.socket) -> None:
-        """Answer on a socket that is connected already."""
+    def serve(self, sock: socket.socket) -> Connection:
+        """Answer on a socket that is connected already.  Returns its connection."""
         sock.setblocking(False)
-        self._accepted(sock, None)
+        return self._accepted(sock, None)
 
     def sockets(self) -> list[BoundSocket]:
         """Returns the listening sockets."""
         return [listener.bound for listener in self._listeners]
 
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors of the listening sockets and of the connections."""
+        connections: list[Any] = list(self.site.register.connections)
+        return [
+            *(listener.bound.socket.fileno() for listener in self._listeners),
+            *(connection.sock.fileno() for connection in connections),
+        ]
+
     def rebind(self, known: Sequence[BoundSocket]) -> None:
         """Take note of what has become known about sockets: who else holds them, and whose their paths are."""
         for listener in self._listeners:
-            for one in known:
-                if listener.bound.socket is one.socket:
-                    listener.bound = one
+            listener.rebind(known)
 
     def hand_over(self, handed: Sequence[BoundSocket], pid: int) -> None:
         """Let go of sockets that another process accepts from; connections go on."""
@@ -103,15 +110,15 @@ class ControlSite:
             self._listeners.remove(listener)
             listener.hand_over(pid)
 
-    def _accepted(self, sock: socket.socket, peer: Any) -> None:
-        name = sock.getsockname()
-        server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
-        accept_connection(self.site, self._hub, sock, peer, server)
+    def _accepted(self, sock: socket.socket, peer: Any) -> Connection:
+        connection = accept_connection(self.site, self._hub, sock, peer, server_of(sock))
         if len(self.site.register.connections) >= MOST_CONNECTIONS:
             for listener in self._listeners:
                 listener.pause("max-connections")
+        return connection
 
     def _room(self) -> None:
+        self._reserve.refill()  # before the application has what the connection has left
         if len(self.site.register.connections) < MOST_CONNECTIONS:
             for listener in self._listeners:
                 if listener.paused is not None:
@@ -120,10 +127,24 @@ class ControlSite:
     def sweep(self, now: float) -> None:
         """End the connections whose time is over; called once a second."""
         self.site.tick()
+        self._reserve.refill()
         self._sweep(now)
+
+    def close_idle(self) -> None:
+        """Make each answer the last one of its connection, and close the connections on which none is owed."""
+        self.site.drain(self._clock.seconds(), quiet=True)
+        for connection in list(open_connections(self.site)):
+            if connection.idle():
+                connection.close()
+
+    def accept_waiting(self) -> None:
+        """Accept the connections that the kernel has completed by now."""
+        for listener in self._listeners:
+            listener.doRead()
 
     def close(self) -> None:
         """Stop accepting; open connections go on."""
+        self._reserve.close()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.connectionLost(Failure(ConnectionDone()))

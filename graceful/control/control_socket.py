@@ -29,7 +29,7 @@ from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.control.discovery import beside
 from graceful.drain import State
 from graceful.sockets.address import LONGEST_UNIX_PATH
-from graceful.sockets.binding import inode_of
+from graceful.sockets.socket_file import bind_file, inode_of, set_owner
 
 log = Logger(namespace="graceful")
 
@@ -102,13 +102,8 @@ class ControlSocket:
             with _locked(os.path.dirname(self.path)):
                 with suppress(FileNotFoundError):
                     os.unlink(aside)  # of an earlier process with our pid
-                # No client may connect before the file has its mode and its owner.
-                umask = os.umask(0o177)
-                try:
-                    listening.bind(aside)
-                finally:
-                    os.umask(umask)
-                self.where, self._inode = aside, inode_of(aside)
+                self._inode = bind_file(listening, aside, self._mode)
+                self.where = aside
                 self._give_to_owner(aside)
                 listening.listen(BACKLOG)
                 if not beside:
@@ -152,7 +147,8 @@ class ControlSocket:
             except (ControlError, OSError) as error:
                 log.warn("the graceful command cannot reach this server: {error}", error=error)
                 return None
-        listening.listen(BACKLOG)  # the kernel tells a client the pid that has last called this
+        with suppress(OSError):  # then a client takes the predecessor for the one that answers
+            listening.listen(BACKLOG)  # the kernel tells a client the pid that has last called this
         self._inode, self.where = self._predecessors, self.path
         return listening
 
@@ -160,10 +156,9 @@ class ControlSocket:
         uid, gid = self._owner
         if self._group is not None:
             gid = int(self._group) if self._group.isdigit() else grp.getgrnam(self._group).gr_gid
-        os.chmod(path, self._mode)  # first: root without all its capabilities may not, once it is another's
         if (uid, gid) != (-1, -1):
             try:
-                os.chown(path, uid, gid)
+                set_owner(path, uid, gid)
             except PermissionError:
                 raise ControlError(f"may not give the control socket to the group {self._group}") from None
 

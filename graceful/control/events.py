@@ -16,7 +16,8 @@ from collections import deque
 from typing import Any, Final
 
 from graceful.control.status import StatusSource
-from graceful.web.exchange import PARKED, Disconnected, Exchange
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import PARKED, Exchange
 
 #: How many readers there may be at once: fewer than control has connections, so that orders still get in.
 MOST: Final = 200

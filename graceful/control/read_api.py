@@ -65,9 +65,18 @@ class ReadApi:
     :param events: the clients that get every change.
     :param metrics: for Prometheus.
     :param origin: refuses requests of hostile pages; None on a Unix socket, which no page can reach.
+    :param scraped: called when the metrics are answered.
     """
 
-    def __init__(self, status: StatusSource, events: Events, metrics: Metrics, origin: SameOrigin | None) -> None:
+    def __init__(
+        self,
+        status: StatusSource,
+        events: Events,
+        metrics: Metrics,
+        origin: SameOrigin | None,
+        scraped: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._scraped = scraped
         self._status = status
         self._events = events
         self._metrics = metrics
@@ -104,6 +113,10 @@ class ReadApi:
     def parked(self, exchange: Exchange) -> bool:
         """Whether nothing is on its way to the client, as while it waits for a state."""
         return exchange not in self._asking and not exchange.connection.write_token.held
+
+    def works_for(self, exchange: Exchange) -> bool:
+        """Return True: its answer may have to be waited for."""
+        return True
 
     # -- resources ----------------------------------------------------------------------------------------
 
@@ -151,6 +164,7 @@ class ReadApi:
     def _send_metrics(self, exchange: Exchange, told: dict[str, Any]) -> None:
         text = self._metrics.render(told)
         self._send(exchange, "200 OK", [*FIELDS, ("Content-Type", self._metrics.content_type)], text)
+        self._scraped()
 
     # -- waiting ------------------------------------------------------------------------------------------
 

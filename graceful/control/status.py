@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define, field
@@ -23,11 +23,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from graceful.control.health import Health
+from graceful.control.totals import Totals
 from graceful.drain import DrainResult, State
+from graceful.sockets.backlog import Queue
 
 if TYPE_CHECKING:
     from graceful.config.settings import Settings
-    from graceful.web.exchange import Exchange
+    from graceful.web.queue_times import QueueTimes
+    from graceful.web.site import Recorder
 
 #: How many ended exchanges a status remembers in a drain: more than a person reads.
 KEPT: Final = 100
@@ -76,6 +79,14 @@ class StateHistory:
             if self._began is None and state.draining:
                 self._began = now
                 self._drain_begins()
+
+    def end(self, ending: DrainResult) -> None:
+        """Enter the last state: the drain is over.
+
+        :param ending: how it ended.
+        """
+        self.ending = ending
+        self.enter(State.GONE)
 
     def _drain_begins(self) -> None:
         """Called when the drain begins: remember what a status shows of it."""
@@ -183,16 +194,26 @@ class StatusRegister(Protocol):
 
 
 class StatusSite(Protocol):
-    """What is served, as far as a status looks at it.
+    """What is served, as far as a status looks at it."""
 
-    :ivar record: called with each exchange that ends; a status that counts puts itself before it.
-    """
+    def record_first(self, recorder: Recorder) -> None:
+        """From now on a recorder gets each exchange that ends, before all others."""
 
-    record: Callable[[Exchange], object] | None
+    @property
+    def queue_times(self) -> QueueTimes | None:
+        """Measures how long exchanges wait for the application; None if that is not measured."""
 
     @property
     def register(self) -> StatusRegister:
         """Its connections and exchanges."""
+
+    @property
+    def arrived(self) -> int:
+        """How many connections have moved here from a predecessor."""
+
+    @property
+    def moved(self) -> int:
+        """How many connections have moved to a successor."""
 
 
 class StatusInputs(Protocol):
@@ -213,6 +234,9 @@ class StatusInputs(Protocol):
     def sockets(self) -> list[tuple[str, str]]:
         """Returns the listening sockets: the name and the state of each."""
 
+    def queues(self) -> Sequence[Queue]:
+        """Returns how many clients wait in the queue of each listening socket, where the kernel tells it."""
+
     def working(self) -> Mapping[Any, int]:
         """Returns the thread that works for each exchange."""
 
@@ -226,7 +250,9 @@ class StatusInputs(Protocol):
 class StatusSource(Protocol):
     """The status of an instance.  Reactor thread."""
 
-    ending: DrainResult | None
+    @property
+    def ending(self) -> DrainResult | None:
+        """How the drain ended; None before."""
 
     @property
     def health(self) -> Health | None:
@@ -255,8 +281,8 @@ class StatusSource(Protocol):
     def enter(self, state: State) -> None:
         """Enter a state, unless the instance is in it already."""
 
-    def count(self) -> None:
-        """Count from now on what ends."""
+    def end(self, ending: DrainResult) -> None:
+        """Enter the last state: the drain is over."""
 
     def snapshot(self, limit: int | None = None) -> dict[str, Any]:
         """Returns the whole status as it is known, ready for JSON.
@@ -270,6 +296,9 @@ class StatusSource(Protocol):
     def snapshot_with_counters(self, limit: int | None = None) -> dict[str, Any] | Deferred[dict[str, Any]]:
         """Returns a fresh status with the numbers behind the metrics (`tally`), and what ended recently (`ended`)."""
 
+    def totals(self) -> Totals:
+        """Returns what was counted, as it is known."""
+
     def exchanges(self, limit: int | None = None) -> list[dict[str, Any]] | Deferred[list[dict[str, Any]]]:
         """Returns what is in flight now, oldest first, each with the stack of its thread."""
 
@@ -280,4 +309,4 @@ class StatusSource(Protocol):
         """Returns the last exchanges that ended since the drain began, newest first."""
 
     def last_word(self) -> dict[str, Any]:
-        """Returns how the drain ended, once `ending` is known."""
+        """Returns how the drain ended, once it is over."""

@@ -36,12 +36,10 @@ class LiveTable(Lines):
 
     :param console: a terminal.
     :param width: of the longest instance's name.
-    :ivar rollouts: what the table shows.
     """
 
     def __init__(self, console: Console, width: int) -> None:
         super().__init__(cast(TextIO, console.file), width)
-        self.rollouts: Sequence[Rollout] = ()
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._drawn = 0.0
@@ -59,32 +57,33 @@ class LiveTable(Lines):
         with suppress(OSError):  # the terminal may be gone, the deploy goes on
             self._console.print(Text(text.rstrip(), _STYLES.get(step, "")), highlight=False, soft_wrap=True)
 
-    def look(self) -> None:
+    def look(self, rollouts: Sequence[Rollout]) -> None:
         """Draw the table again, at most every :data:`_EVERY` seconds."""
         now = time.monotonic()
         if now - self._drawn >= _EVERY:
             self._drawn = now
             with suppress(OSError):
-                self._live.update(self.picture(now), refresh=True)
-
-    def picture(self, now: float) -> Table:
-        """Returns a line for each instance: its step, and what its old processes have in flight until when."""
-        table = Table.grid(padding=(0, 2))
-        for rollout in self.rollouts:
-            working = rollout.result == "under way"
-            took = duration(now - rollout.began) if working and rollout.began is not None else ""
-            word = rollout.step if working else rollout.result
-            style = "bold cyan" if working else _STYLES.get(rollout.result, "dim")
-            leaving = "; ".join(
-                f"process {old.pid}: {old.in_flight} in flight, gone within {duration(max(0.0, old.until - now))}"
-                for old in rollout.olds
-                if not old.gone
-            )
-            table.add_row(Text(rollout.name, "bold"), Text(word, style), took, Text(leaving, "dim"))
-        return table
+                self._live.update(picture(rollouts, now), refresh=True)
 
     def verdict(self, verdict: Mapping[str, Any]) -> None:
         """Remove the table, and write the verdict."""
         with suppress(OSError):
             self._live.stop()
         super().verdict(verdict)
+
+
+def picture(rollouts: Sequence[Rollout], now: float) -> Table:
+    """Returns a line for each instance: its step, and what its old processes have in flight until when."""
+    table = Table.grid(padding=(0, 2))
+    for rollout in rollouts:
+        working = rollout.result == "under way"
+        took = duration(now - rollout.began) if working and rollout.began is not None else ""
+        word = rollout.step if working else rollout.result
+        style = "bold cyan" if working else _STYLES.get(rollout.result, "dim")
+        leaving = "; ".join(
+            f"process {old.pid}: {old.in_flight} in flight, gone within {duration(max(0.0, old.until - now))}"
+            for old in rollout.olds
+            if not old.gone
+        )
+        table.add_row(Text(rollout.name, "bold"), Text(word, style), took, Text(leaving, "dim"))
+    return table

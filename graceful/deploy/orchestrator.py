@@ -20,7 +20,8 @@ from graceful.deploy.host import Host
 from graceful.deploy.journal import FoundServers
 from graceful.deploy.old_process import OldProcess
 from graceful.deploy.plan import Plan
-from graceful.deploy.rollout import Rollout, Steps, Tell
+from graceful.deploy.rollout import Rollout
+from graceful.deploy.steps import Steps, Tell
 
 #: Seconds between two looks at a server that finishes what it has.
 LOOK_EVERY: Final = 0.25
@@ -44,7 +45,7 @@ class Orchestrator:
     :param runtimes: the HAProxys.
     :param tell: called with an instance's name or None, the step, a text for people, and values for programs.
     :param found_servers: how HAProxy's servers were found, to be put back.
-    :param look: called often, to show the progress.
+    :param look: called often with all rollouts, to show the progress.
     :ivar rollouts: in the order in which they are begun.
     :ivar interrupted: how often the operator has pressed Ctrl-C.
     """
@@ -56,7 +57,7 @@ class Orchestrator:
         runtimes: Sequence[IRuntime],
         tell: Tell,
         found_servers: FoundServers,
-        look: Callable[[], object] = lambda: None,
+        look: Callable[[Sequence[Rollout]], object] = lambda rollouts: None,
     ) -> None:
         self.interrupted = 0
         self._plan = plan
@@ -73,6 +74,14 @@ class Orchestrator:
 
     def _is_one_out(self) -> bool:
         return any(running.rollout.out for running in self._running)
+
+    def interrupt(self) -> int:
+        """Begin no other rollout; the second time, leave everything where it is.  In a signal handler.
+
+        :returns: which time it is.
+        """
+        self.interrupted += 1
+        return self.interrupted
 
     @property
     def failed(self) -> bool:
@@ -137,7 +146,7 @@ class Orchestrator:
                 self._running.remove(running)
 
     def _wait(self, seconds: float) -> None:
-        self._look()
+        self._look(self.rollouts)
         self._host.sleep(max(seconds, 0.001))
 
     def _look_at_old_processes(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from graceful.downloads.files import BLOCK, OpenFile, fetch, in_memory
-from graceful.web.exchange import DOWNLOADING, SENDING, Disconnected, Exchange
+from graceful.downloads.reactor_answer import run_or_fail
+from graceful.web.carrying import CarriedAnswer, IMovable
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import DOWNLOADING, SENDING, Exchange
 from graceful.web.interfaces import IAnswerer
 
 if TYPE_CHECKING:
@@ -26,11 +30,13 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
+#: What goes on in another process with an answer of this kind.
+FILE: Final = "file"
 #: Errors of sendfile(2) that the file has caused; all others are the connection's.
 _OF_THE_DISK: Final = frozenset((errno.EIO, errno.ESTALE))
 
 
-@implementer(IAnswerer)
+@implementer(IAnswerer, IMovable)
 class FileSender:
     """One file on its way to one client; a `graceful.downloads.reactor_answer.ReactorAnswer`.
 
@@ -78,9 +84,17 @@ class FileSender:
         except Disconnected:
             self.disconnected(exchange)
 
+    def resume(self) -> None:
+        """Go on with an answer of which another process has sent the head, and the file up to the first byte."""
+        self.exchange.handler = self
+        self._connection.keep_unsent_low(True)
+        self._connection.pull_on(self._pull)
+
     def drop(self) -> None:
-        """Close the file: nothing was sent."""
-        self._file.close()
+        """Close the file, or have the thread's return close it."""
+        self._over = True
+        if not self._fetching:
+            self._file.close()
 
     def _pull(self) -> bool:
         """Send a block.
@@ -114,11 +128,12 @@ class FileSender:
     # -- what is not in memory ----------------------------------------------------------------------------
 
     def _fetch(self, count: int) -> None:
-        self._fetching = True
         self._connection.pause_pull(True)
         self._disk.do(
-            lambda: fetch(self._file.fd, self._offset, count), lambda error: self._block_fetched(count, error)
+            lambda: fetch(self._file.fd, self._offset, count),
+            partial(run_or_fail, self, self._block_fetched, count),
         )
+        self._fetching = True
 
     def _block_fetched(self, count: int, error: BaseException | None) -> None:
         self._fetching = False
@@ -148,10 +163,25 @@ class FileSender:
         self._done()
 
     def _done(self) -> None:
-        self._over = True
-        if not self._fetching:
-            self._file.close()
+        self.drop()
         self.exchange.release()
+
+    # -- IMovable -----------------------------------------------------------------------------------------
+
+    def carry(self, exchange: Exchange) -> CarriedAnswer | None:
+        """The file, and the place in it."""
+        if self._over:
+            return None
+        file = self._file
+        state = {"offset": self._offset, "end": self._end, "size": file.size, "modified": file.modified}
+        return CarriedAnswer(FILE, state, [file.fd])
+
+    def hand_on(self, exchange: Exchange) -> bool:
+        """Nothing is done to it meanwhile, since the connection is not written to."""
+        return True
+
+    def kept(self, exchange: Exchange) -> None:
+        """The connection is written to again, which calls for the next block."""
 
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
@@ -164,3 +194,7 @@ class FileSender:
     def parked(self, exchange: Exchange) -> bool:
         """Return False: there is always something to send, and sending shows whether the client is still there."""
         return False
+
+    def works_for(self, exchange: Exchange) -> bool:
+        """Whether the file is still being sent."""
+        return not self._over

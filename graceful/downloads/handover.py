@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from tempfile import _TemporaryFileWrapper
@@ -31,6 +32,8 @@ from graceful.web.response_headers import reason
 #: Bytes: a file up to this size is sent by its thread at once, which costs less than handing it over.
 SMALL: Final = 65536
 _OFFER: Final = HEADER.lower()
+# Bytes of a name that the application has not quoted, as characters of latin-1.
+_UNQUOTED: Final = re.compile("[\x80-\xff]")
 
 
 #: Called by the thread when it has closed the application's answer; it begins the one that was handed over.
@@ -38,7 +41,7 @@ Start = Callable[[], object]
 
 
 class AnswerHandOver:
-    """Takes answers from threads; a `graceful.web.exchange.HandOver`.
+    """Takes answers from threads; a `graceful.web.carrier.HandOver`.
 
     :param call: calls a function in the reactor thread, from any thread.
     :param disk: reads what is not in memory.
@@ -74,6 +77,8 @@ class AnswerHandOver:
         :returns: what the thread calls when it has closed the application's answer; None: it sends the body itself.
         """
         offer, exchange.offer = exchange.offer, None
+        if exchange.begun and (offer is None or offer[0] != _OFFER):
+            return None  # an event stream that has begun in another process
         if offer is None:
             return self._wrapped_file(exchange, result.file)
         name, value = offer
@@ -82,7 +87,7 @@ class AnswerHandOver:
         if not 200 <= exchange.status < 300 or exchange.status == 204 or self._transformed(exchange):
             return None
         token = claim(value, exchange)
-        if isinstance(token, Download):
+        if isinstance(token, Download) and not exchange.begun:
             return self._download(exchange, token)
         if isinstance(token, Parked):
             return self._parked(exchange, token)
@@ -115,7 +120,8 @@ class AnswerHandOver:
 
     def _redirected(self, exchange: Exchange, path: str) -> Start:
         try:
-            target = resolve(self._internal, path)
+            # nginx takes such a path with or without quoting, and an application that stood behind it may do either.
+            target = resolve(self._internal, _UNQUOTED.sub(lambda found: f"%{ord(found[0]):02X}", path))
             if target is None:
                 raise RefusedPath("nothing is mapped there")
             if isinstance(target, Url):

@@ -72,13 +72,17 @@ class Parked(HandoverToken):
     :param timeout: seconds until it is answered by itself, with 204; an event stream ends.
     :param at_drain: called in a thread when the server stops; returns the answer, `(status, headers, body)`, or None
         for 204.  It is called soon: its client should come back, and will find the next instance.
-    :ivar gone: fires in the reactor thread when the client has left before it was answered.
+    :param move: at a takeover the successor calls the view again, instead of having the client come back.  Only for
+        safe methods, without a body (GET, HEAD, OPTIONS).  The view of an event stream finds the id of the last event
+        in `Last-Event-ID`, as if the client had come back, and its events follow on the same connection.
+    :ivar gone: fires in the reactor thread when the client has left before it was answered, or the request has moved.
     """
 
-    def __init__(self, timeout: float = TIMEOUT, at_drain: AtDrain | None = None) -> None:
+    def __init__(self, timeout: float = TIMEOUT, at_drain: AtDrain | None = None, *, move: bool = False) -> None:
         super().__init__()
         self.timeout = timeout
         self.at_drain = at_drain
+        self.move = move
         self.gone: Deferred[None] = Deferred()
         # Under the condition's lock; any thread:
         self._changed = threading.Condition(threading.Lock())
@@ -188,6 +192,8 @@ class Parked(HandoverToken):
 
     def __iter__(self) -> Iterator[bytes]:
         """Iterate over the body, which the thread waits for: on servers without an event loop."""
+        if self.claimed:
+            return  # a framework of ASGI iterates though the event loop waits
         until = monotonic() + self.timeout
         while True:
             with self._changed:

@@ -16,9 +16,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from graceful.downloads.event_stream import STREAM, EventStream
 from graceful.downloads.headers import without_identity
 from graceful.downloads.parked import NO_NEWS, AtDrain, Parked, ParkedAnswer, parked_answer
-from graceful.web.exchange import PARKED, Disconnected, Exchange
+from graceful.downloads.reactor_answer import run_or_fail
+from graceful.web.carrying import AGAIN, CarriedAnswer, IMovable
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import PARKED, Exchange
 from graceful.web.interfaces import IAnswerer
 
 log = Logger(namespace="graceful")
@@ -26,6 +30,10 @@ log = Logger(namespace="graceful")
 
 #: Seconds over which the parked requests are answered when a server stops: their clients must not come back at once.
 DRAIN_SPREAD: Final = 1.0
+#: Seconds that a request which may move has for it.
+MOVES_IN: Final = 2.0
+#: The methods for which a view may be called twice (RFC 9110 §9.2.1).
+_SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 #: Seconds, at least and at most, that a request parked in a drain is kept, and after which an event stream's client
 #: comes back: at random, for the same reason.
 COME_BACK_AFTER: Final = (1.0, 2.0)
@@ -33,7 +41,7 @@ COME_BACK_AFTER: Final = (1.0, 2.0)
 MAX_UNSENT: Final = 1 << 18
 
 
-@implementer(IAnswerer)
+@implementer(IAnswerer, IMovable)
 class ParkedRequest:
     """One parked request; a `graceful.downloads.reactor_answer.ReactorAnswer`.
 
@@ -52,7 +60,9 @@ class ParkedRequest:
         self.due = 0.0
         self._parking_lot = parking_lot
         self._stream = stream
-        self._over = False
+        self._over = self._moving = False
+        self._given = self._taken = 0  # news that have come, under the ticket's lock, and that are on their way
+        self._events = EventStream() if stream and ticket.move else None
 
     def begin(self) -> None:
         """Wait.  Reactor thread."""
@@ -78,7 +88,8 @@ class ParkedRequest:
             exchange.connection.close()
 
     def drop(self) -> None:
-        """Tell the application that the client has left before it could wait."""
+        """Stop waiting, and tell the application that the client has left."""
+        self._leave()
         if self.ticket.end():
             self.ticket.gone.callback(None)
 
@@ -87,7 +98,12 @@ class ParkedRequest:
 
         :param last: nothing comes after it.
         """
-        self._parking_lot.call(self._take, what, last)
+        self._given += 1
+        self._parking_lot.call(run_or_fail, self, self._take_given, what, last)
+
+    def _take_given(self, what: ParkedAnswer | bytes, last: bool) -> None:
+        self._taken += 1
+        self._take(what, last)
 
     def _take(self, what: ParkedAnswer | bytes, last: bool) -> None:
         if self._over:
@@ -108,6 +124,8 @@ class ParkedRequest:
                 return
             else:
                 exchange.write(what)
+                if self._events is not None:
+                    self._events.follow(what)
                 return
         except Disconnected:
             exchange.abandon()
@@ -139,8 +157,10 @@ class ParkedRequest:
 
     def tell_of_drain(self) -> None:
         """Have the application answer since the server stops; without `at_drain`, answer with 204."""
-        if not self.ticket.end():
-            return
+        if self.ticket.end():
+            self._tell_of_drain()
+
+    def _tell_of_drain(self) -> None:
         if self.ticket.at_drain is None:
             self._drained(None)
         else:
@@ -155,7 +175,7 @@ class ParkedRequest:
         except Exception:
             log.failure("{exchange}: at_drain of a parked request failed", exchange=self.exchange)
         finally:
-            self._parking_lot.call(self._drained, answer)
+            self._parking_lot.call(run_or_fail, self, self._drained, answer)
 
     def _drained(self, answer: ParkedAnswer | None) -> None:
         if self._stream:
@@ -165,19 +185,58 @@ class ParkedRequest:
         else:
             self._take(answer if answer is not None else NO_NEWS, True)
 
+    # -- IMovable ------------------------------------------------------------------------------------------
+
+    @property
+    def may_move(self) -> bool:
+        """Whether the view may be called again, in another process."""
+        exchange = self.exchange
+        return self.ticket.move and exchange.method in _SAFE and not (exchange.received or self._over)
+
+    def carry(self, exchange: Exchange) -> CarriedAnswer | None:
+        """What the client has got: nothing, or events up to an id."""
+        if not self.may_move:
+            return None
+        if not exchange.begun:
+            return CarriedAnswer(AGAIN, {})
+        if self._events is None or not self._events.between_events:
+            return None
+        last = self._events.id
+        return CarriedAnswer(STREAM, {"id": last.decode("latin-1") if last is not None else None})
+
+    def hand_on(self, exchange: Exchange) -> bool:
+        """Refuse further news: the application is asked again where the request goes on."""
+        self._moving = self._moving or self.ticket.end()
+        return self._moving and self._given == self._taken
+
+    def kept(self, exchange: Exchange) -> None:
+        """Have the client come back, since this ticket takes no more news."""
+        if self._moving:
+            self._parking_lot.call(run_or_fail, self, self._come_back)  # behind the news that have come before
+
+    def _come_back(self) -> None:
+        self._moving = False
+        if not self._over:
+            self._tell_of_drain()
+
     # -- IAnswerer -----------------------------------------------------------------------------------------
 
     def disconnected(self, exchange: Exchange) -> None:
-        """Stop waiting: the client has left, or its connection was cut."""
+        """Stop waiting: the client has left, or its connection was cut, or it waits in another process."""
         if self._over:
             return
-        self._leave()
+        if self._moving:
+            self.ticket.gone.callback(None)
         self.drop()
         exchange.abandon()
         exchange.release()
 
     def parked(self, exchange: Exchange) -> bool:
         """Whether it waits: then nothing is on its way to the client that would show whether it is still there."""
+        return not self._over
+
+    def works_for(self, exchange: Exchange) -> bool:
+        """Whether it still waits."""
         return not self._over
 
 
@@ -230,7 +289,8 @@ class ParkingLot:
         now = self._clock.seconds()
         waiting = [one for second in list(self._due) for one in self._due.pop(second)]
         for one in waiting:
-            self._wait_until(one, now + uniform(0, DRAIN_SPREAD))
+            moves = one.may_move and one.exchange.connection.site.mover is not None
+            self._wait_until(one, now + (MOVES_IN if moves else 0.0) + uniform(0, DRAIN_SPREAD))
 
     def tick(self, now: float) -> None:
         """Answer the requests whose time is over.  Several times a second in a drain, else once.
@@ -249,6 +309,6 @@ class ParkingLot:
 
     def _end(self, waiting: ParkedRequest) -> Any:
         if self._draining:
-            waiting.tell_of_drain()
+            run_or_fail(waiting, waiting.tell_of_drain)
         else:
-            waiting.time_out()
+            run_or_fail(waiting, waiting.time_out)

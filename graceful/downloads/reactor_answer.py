@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ReactorAnswer(Protocol):
-    """An answer that is ready to begin.  It is made in any thread; exactly one of its methods is called.
+    """An answer that is ready to begin.  It is made in any thread; then one of its methods is called.
 
     :ivar exchange: what it answers.
     """
@@ -28,7 +28,10 @@ class ReactorAnswer(Protocol):
         """Begin the answer.  Reactor thread."""
 
     def drop(self) -> None:
-        """Give back what was opened for the answer: its client has left, or was taken down.  Reactor thread."""
+        """Give back all that the answer holds: its client has left, or was taken down, or it has failed.
+
+        Reactor thread; also after `begin`, and more than once.
+        """
 
 
 def mark_download(exchange: Exchange) -> None:
@@ -50,8 +53,22 @@ def begin_or_drop(answer: ReactorAnswer) -> None:
     exchange = answer.exchange
     connection = exchange.connection
     if connection.write_token.current is exchange and not connection.write_token.closed:
-        answer.begin()
+        run_or_fail(answer, answer.begin)
         return
     answer.drop()
     exchange.abandon()
     exchange.release()
+
+
+def run_or_fail(answer: ReactorAnswer, function: Callable[..., object], *arguments: object) -> None:
+    """Run a callback that works for an answer.  If it raises, end the exchange: 500, or visibly cut.  Reactor thread.
+
+    Twisted would only log what a callback raises, and the client would wait for ever.
+    """
+    try:
+        function(*arguments)
+    except Exception:
+        try:
+            answer.drop()
+        finally:
+            answer.exchange.connection.site.fail(answer.exchange)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReactorTime
 
 from graceful.downloads.headers import ApplicationHead, upstream_fields
+from graceful.downloads.reactor_answer import run_or_fail
 from graceful.web.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -55,15 +56,23 @@ class RelayPool:
 
     def start(self, exchange: Exchange, url: str, head: ApplicationHead) -> None:
         """Begin to relay what an upstream server has at a URL."""
+        relay = self._relay(exchange, url, head, upstream_fields(exchange, head))
+        run_or_fail(relay, relay.begin)
+
+    def resume(self, exchange: Exchange, state: dict[str, Any]) -> None:
+        """Go on with an answer of another process's, from what its relay has carried."""
+        relay = self._relay(exchange, state["url"], ApplicationHead(), state["asked"])
+        run_or_fail(relay, relay.resume, state["etag"], state["following"], state["last"], state["total"])
+
+    def _relay(self, exchange: Exchange, url: str, head: ApplicationHead, fields: Mapping[str, str]) -> Relay:
         # Not at import time: Twisted's endpoints take systemd's sockets out of the environment.
         from graceful.downloads.relay import Relay
 
         if self._upstream is None:
             self._upstream = self._make_upstream()
-        fields = upstream_fields(exchange, head)
         relay = Relay(exchange, url, head, fields, self._upstream, self._clock, self._silence, self._running.discard)
         self._running.add(relay)
-        relay.begin()
+        return relay
 
     def tick(self, now: float) -> None:
         """Look at the time-outs of all relays.  Once a second.
@@ -71,7 +80,7 @@ class RelayPool:
         :param now: the clock's seconds.
         """
         for relay in list(self._running):
-            relay.tick(now)
+            run_or_fail(relay, relay.tick, now)
 
     def stop(self) -> None:
         """Close the upstream connections; nothing is in flight any more."""

@@ -8,7 +8,6 @@ well: on any other server, and where a middleware has changed the body, the thre
 
 from __future__ import annotations
 
-import mimetypes
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from graceful.application.current import current_exchange
 from graceful.downloads.files import OpenFile, open_file
+from graceful.downloads.media_types import media_type
 from graceful.downloads.targets import File, RefusedPath
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Download(HandoverToken):
     @property
     def content_type(self) -> str:
         """The media type, guessed from the target's name."""
-        return mimetypes.guess_type(self.target.partition("?")[0])[0] or "application/octet-stream"
+        return media_type(self.target.partition("?")[0])
 
     def take_file(self) -> OpenFile | None:
         """Return the open file, which the caller closes; None the second time."""
@@ -132,6 +132,8 @@ class Download(HandoverToken):
 
     def __iter__(self) -> Iterator[bytes]:
         """Iterate over the body, which the thread reads: where the event loop does not send it."""
+        if self.claimed:
+            return  # a framework of ASGI iterates though it is on its way
         if not self.remote:
             yield from _pieces(self._read)
             return

@@ -26,17 +26,21 @@ class Finished(Protocol):
     """The attributes of a finished exchange that the log reads."""
 
     peer: str
+    scheme: str
     method: str
     target: bytes
     version: str
     status: int
     sent: int
-    headers: list[tuple[bytes, bytes]]
+    headers: Sequence[tuple[bytes, bytes]]
     started: float
     ended: float
 
     @property
     def request_id(self) -> str: ...
+
+    @property
+    def trace_id(self) -> str | None: ...
 
 
 def escape(text: str) -> str:
@@ -54,15 +58,19 @@ class _Escaped:
 
     def __init__(self, exchange: Finished) -> None:
         self.peer = escape(exchange.peer)
+        self.scheme = exchange.scheme
         self.method = escape(exchange.method)
         self.target = escape(exchange.target.decode("latin-1")).encode("ascii")
         self.version = escape(exchange.version)
         self.status = exchange.status
         self.sent = exchange.sent
-        self.headers = [(name, escape(value.decode("latin-1")).encode("ascii")) for name, value in exchange.headers]
+        self.headers: Sequence[tuple[bytes, bytes]] = [
+            (name, escape(value.decode("latin-1")).encode("ascii")) for name, value in exchange.headers
+        ]
         self.started = exchange.started
         self.ended = exchange.ended
         self.request_id = escape(exchange.request_id)
+        self.trace_id = None  # the combined form does not show it
 
 
 def stamp(second: int) -> str:

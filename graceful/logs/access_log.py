@@ -1,16 +1,16 @@
-"""The access log: one line for each exchange, off the hot path, and nothing lost in a drain.
+"""The access log: one line for each exchange, written by a thread of its own, and no line lost in a drain.
 
-Writing a line costs more than answering a small request: formatting takes microseconds, and a disk may take
-seconds or refuse.  None of that may happen in a thread that holds a request, nor in the reactor.  Yet the
-lines of the last exchanges before an exit are the ones that prove that no request was interrupted.
+Writing a line costs more than answering a small request: formatting takes microseconds, and a disk may take seconds
+or refuse.  So neither a thread that holds a request nor the reactor thread may do it.  Yet the lines of the last
+exchanges before an exit prove that no request was interrupted, and must not be lost.
 
-So a finished exchange is only appended to a deque (:attr:`AccessLog.record` is its own `append`: one C call,
-atomic, from any thread), and a thread of the log's own formats and writes what has gathered, a batch with one
-`write(2)` to a descriptor opened with O_APPEND, so that an instance and its successor can share the file.
-While there is little to write it looks four times a second; under load more often, because an exchange that
-waits here is memory that the garbage collector has to walk.
+So the server only appends a finished exchange to a deque (:attr:`AccessLog.record` is the deque's own `append`: one C
+call, atomic, from any thread).  The log's thread formats a batch of them, and writes it with one `write(2)` to a
+descriptor opened with O_APPEND, so that an instance and its successor can share the file.  While there is little to
+write, the thread looks four times a second.  Under load it looks more often, since each waiting exchange is memory
+that the garbage collector has to traverse.
 
-What is in a line is in :mod:`graceful.logs.access_lines`.
+:mod:`graceful.logs.access_lines` defines the content of a line, :mod:`graceful.logs.access_forms` the other forms.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from graceful.logs.access_forms import Render
 from graceful.logs.access_lines import Finished, format_lines
 from graceful.threads.start import start_thread
 
@@ -39,29 +40,30 @@ IDLE_INTERVAL: Final = 0.25
 #: Seconds to the next batch after one of at least `BUSY_LINES`: waiting exchanges cost the garbage collector time.
 BUSY_INTERVAL: Final = 0.02
 
-#: Lines in a batch from which on the log is busy.
+#: Lines in a batch; with this many or more, the log is busy.
 BUSY_LINES: Final = 100
 
-#: Lines kept while they cannot be written; about 20 MB.
+#: Lines that are kept while they cannot be written; they take about 20 MB.
 KEPT_LINES: Final = 100_000
 
-#: Exchanges that may wait while a single write does not return, as into a pipe without a reader.
+#: Exchanges that may wait while a write does not return, as into a pipe that no process reads.
 _GATHERED: Final = 100_000
 
 
 class AccessLog:
     """An access log in a file, or on standard output.
 
-    The file is opened here, and its writing begins with :meth:`start`, which belongs behind every fork.
+    The constructor opens the file.  :meth:`start` starts the thread that writes, and must come after every fork.
 
-    :param path: the file to append to, made if need be; `-` is standard output.
-    :param clock: gives the monotonic seconds that exchanges' times are in.
-    :param wall: gives the seconds since the epoch.
+    :param path: the file to append to, which is created if it does not exist; `-` is standard output.
+    :param clock: returns monotonic seconds, by the clock of the exchanges' times.
+    :param wall: returns seconds since the epoch.
     :param write: as `os.write`.
     :param kept_lines: how many lines are kept while they cannot be written.
+    :param render: makes the lines of a batch.
     :raises OSError: the file cannot be opened.
 
-    :ivar record: takes a finished :class:`Finished` exchange; any thread, never waits, never raises.
+    :ivar record: takes a :class:`Finished` exchange; any thread, never waits, never raises.
     """
 
     def __init__(
@@ -72,20 +74,22 @@ class AccessLog:
         wall: Callable[[], float] = time.time,
         write: Callable[[int, bytes], int] = os.write,
         kept_lines: int = KEPT_LINES,
+        render: Render = format_lines,
     ) -> None:
+        self._render = render
         self.path = path
         self._clock = clock
         self._wall = wall
         self._write = write
         self._kept_limit = kept_lines
-        # Appended to by any thread; taken from the front by the writer alone.
+        # Any thread appends; only the writer takes from the front.
         self._records: deque[Finished] = deque(maxlen=_GATHERED)
         self.record: Callable[[Finished], None] = self._records.append
-        # From any thread to the writer.
+        # Set by any thread, read by the writer.
         self._wake = threading.Event()
         self._flushes: deque[threading.Event] = deque()
         self._reopen = self._stop = False
-        # The rest is the writer's; others may read `_kept_lines`.
+        # The fields below belong to the writer; other threads may read `_kept_lines`.
         self._thread: threading.Thread | None = None
         self._descriptor = self._open()
         self._stamps: dict[int, str] = {}
@@ -110,10 +114,10 @@ class AccessLog:
         self._thread = start_thread(self._run, "access log", "the thread of the access log")
 
     def flush(self, timeout: float = 2.0) -> bool:
-        """Write everything that was recorded before this call; blocks, for a drain's end.
+        """Write everything that was recorded before this call, at the end of a drain.  Blocks.
 
         :param timeout: seconds to wait at most.
-        :return: whether it is all written.
+        :returns: whether it is all written.
         """
         if self._thread is None:
             self.write_pending()
@@ -126,18 +130,18 @@ class AccessLog:
         return not self._kept_lines
 
     def reopen(self) -> None:
-        """Ask for the path to be opened again, after logrotate moved the file; returns at once.
+        """Have the writer open the path again, after logrotate has moved the file; returns at once.
 
-        Lines not yet written go to the new file.  If it cannot be opened, the old one stays in use.
+        Lines that are not written yet go to the new file.  If it cannot be opened, the old one stays in use.
         """
         self._reopen = True
         self._wake.set()
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Write what is recorded, and close the file.  Nothing may be recorded afterwards.
+        """Write what is recorded, and close the file.  Nothing may be recorded afterwards.  Blocks.
 
-        :param timeout: seconds to wait at most for a file that does not take it.
-        :return: whether everything is written.
+        :param timeout: seconds to wait at most for a write that does not return.
+        :returns: whether everything is written.
         """
         self._stop = True
         self._wake.set()
@@ -160,17 +164,17 @@ class AccessLog:
             try:
                 lines = self.write_pending()
             except Exception:
-                # The log may fail; its thread must not end, or nothing is ever written again.
+                # A batch may fail, but the thread must not end: nothing would be written any more.
                 log.failure("a batch of the access log is lost")
             interval = BUSY_INTERVAL if lines >= BUSY_LINES else IDLE_INTERVAL
         self._finish()
 
     def write_pending(self) -> int:
-        """Write what is recorded, after opening the path again if `reopen` asked for it.
+        """Write what is recorded; before that, open the path again if :meth:`reopen` was called.
 
-        Called by the writer thread; by other threads only while there is no writer thread.
+        Called in the writer thread; in other threads only while there is no writer thread.
 
-        :return: the number of lines formatted.
+        :returns: the number of lines formatted.
         """
         flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
         try:
@@ -204,7 +208,7 @@ class AccessLog:
                 return
         if len(self._stamps) > 1000:
             self._stamps.clear()
-        data = format_lines(batch, self._wall() - self._clock(), self._stamps)
+        data = self._render(batch, self._wall() - self._clock(), self._stamps)
         self._kept.append((data, len(batch)))
         self._kept_lines += len(batch)
 
@@ -252,7 +256,7 @@ class AccessLog:
         os.close(self._descriptor)
         self._descriptor = descriptor
         if self._written:
-            # A line that was torn by a full disk is written to the new file from its beginning.
+            # A full disk took only a part of a line: the new file gets the line from its beginning.
             self._written = self._kept[0][0].rfind(b"\n", 0, self._written) + 1
 
     def _finish(self) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from twisted.logger import FileLogObserver, Logger, eventAsJSON, formatEvent, globalLogPublisher
 from twisted.python.logfile import BaseLogFile, LogFile
 
+from graceful.logs.journal import is_journal, with_priority, without_time
+
 log = Logger(namespace="graceful")
 
+STANDARD_OUTPUT: Final = 1
 
 _twistd: dict[str, Any] = {}
 
@@ -43,10 +46,21 @@ def text_observer() -> FileLogObserver:
     """Make the observer that twistd would have made; what another process writes before its first line stays."""
     from twisted.scripts._twistd_unix import UnixAppLogger
 
-    observer: FileLogObserver = UnixAppLogger(_twistd)._getLogObserver()
+    try:
+        observer: FileLogObserver = UnixAppLogger(_twistd)._getLogObserver()
+    except OSError as error:
+        why = f"cannot write the log file {error.filename}: {error.strerror}"
+        raise SystemExit(f"{why}; give another --logfile") from None
     if isinstance(observer._outFile, BaseLogFile):
         _append_only(observer._outFile)
-    return observer
+    return _observer(observer._outFile, observer.formatEvent, without_time)
+
+
+def _observer(
+    file: Any, line: Callable[[Any], str | None], in_journal: Callable[[Any], str | None]
+) -> FileLogObserver:
+    to_journal = not isinstance(file, BaseLogFile) and is_journal(STANDARD_OUTPUT)
+    return FileLogObserver(file, with_priority(in_journal) if to_journal else line)
 
 
 def json_observer() -> FileLogObserver:
@@ -55,7 +69,7 @@ def json_observer() -> FileLogObserver:
     def line(event: Any) -> str:
         return eventAsJSON({**event, "log_text": formatEvent(event)}) + "\n"
 
-    return FileLogObserver(text_observer()._outFile, line)
+    return _observer(text_observer()._outFile, line, line)
 
 
 def append_only() -> None:

@@ -6,12 +6,27 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+
+class Process(Protocol):
+    """A child, as :class:`subprocess.Popen` has it.
+
+    :ivar pid: its number, which no other process has before :meth:`wait` returns.
+    """
+
+    pid: int
+
+    def wait(self) -> int:
+        """Returns its exit status when it has ended, negative for a signal."""
+
+    def kill(self) -> None:
+        """Kill it (SIGKILL)."""
 
 
 @implementer(IReadDescriptor)
@@ -22,9 +37,7 @@ class Child:
     :param ended: called with this object and the exit status when the child has ended.
     """
 
-    def __init__(
-        self, reactor: IReactorFDSet, process: subprocess.Popen[bytes], ended: Callable[[Child, int], object]
-    ) -> None:
+    def __init__(self, reactor: IReactorFDSet, process: Process, ended: Callable[[Child, int], object]) -> None:
         self.pid = process.pid
         self._reactor = reactor
         self._process = process

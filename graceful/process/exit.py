@@ -100,7 +100,7 @@ class LastLimit:
         self._limit: float | None = None  # on the monotonic clock
         self._verdict: int | None = None
         self._wakes: SimpleQueue[None] = SimpleQueue()
-        self._watched = False  # main thread only
+        self._watched = self._installed = False  # main thread only
         self.missing = ""
 
     def start(self) -> None:
@@ -161,9 +161,12 @@ class LastLimit:
     def install(self, register: Callable[[Callable[[], None]], Any] = atexit.register) -> None:
         """Make the verdict the exit status, however the interpreter ends.
 
-        Functions registered earlier than this are not called once there is a verdict, so call it early.
+        Functions registered earlier than this are not called once there is a verdict, so call it early.  Only the
+        first call has an effect.
         """
-        register(self.leave)
+        if not self._installed:
+            self._installed = True
+            register(self.leave)
 
     def leave(self) -> None:
         """End the process with the verdict's status, at once and without finalizing the interpreter.

@@ -1,7 +1,7 @@
 """Garbage collection that suits a server: fewer runs, and none over what was imported.
 
-CPython looks for reference cycles after every 700 containers that were allocated and not yet freed (2,000 in 3.13).
-That suits a program that does one thing at a time.  A server with hundreds of requests in flight reaches the
+CPython looks for reference cycles after every 700 containers that were allocated and not yet freed (2,000 since
+3.13).  That suits a program that does one thing at a time.  A server with hundreds of requests in flight reaches the
 threshold all the time, and each run examines objects in use and finds nothing: this server makes no cycles for a
 request, and an exchange is freed with its last reference.  The imported modules live as long as the process, so
 examining a framework's thousands of functions finds nothing either.
@@ -18,7 +18,8 @@ from typing import Final
 #: New containers after which the collector looks for cycles among them: a few megabytes.
 YOUNG: Final = 10_000
 
-#: The thresholds that CPython 3.10 to 3.12, and 3.13, begin with; any others are the application's choice.
+#: The thresholds that CPython 3.10 to 3.12, and later ones, begin with; any others are the application's choice, or
+#: those of the other collector that 3.14.0 to 3.14.4 had.
 _DEFAULTS: Final = ((700, 10, 10), (2000, 10, 10))
 
 

@@ -6,9 +6,13 @@ One object obeys both, so that a stop means the same either way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+
+
+class OrderRefused(Exception):
+    """An order cannot be obeyed.  The text is one line for the operator."""
 
 
 class StopOrders(Protocol):
@@ -43,6 +47,9 @@ class SignalOrders(StopOrders, Protocol):
     def reopen_logs(self) -> None:
         """Open the log files again by their paths: logrotate has moved them."""
 
+    def change_workers(self, by: int) -> None:
+        """Have more workers by this number, or fewer if it is negative; a refusal is logged."""
+
 
 class ControlOrders(Protocol):
     """Everything that the control API can order.  Reactor thread.
@@ -69,6 +76,15 @@ class ControlOrders(Protocol):
         """Take down an exchange and those queued behind it.  Returns the ids of those interrupted.
 
         :param which: the id as a status shows it; nothing is taken down by any other text.
+        """
+
+    def reload_certificates(self) -> Deferred[dict[str, Any]]:
+        """Load all certificates again.  Fires with `certificates`, those in use, and why others are `refused`."""
+
+    def set_workers(self, count: int) -> dict[str, Any]:
+        """Have this number of workers.  Returns the number of `workers` that there are to be, and how many `before`.
+
+        :raises OrderRefused: the number cannot be had.
         """
 
     def renew_limit(self) -> None:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.error import ReactorNotRunning
 
 from graceful.drain import DrainResult
+from graceful.logs.attempt import attempt
 from graceful.process.exit import LastLimit
 from graceful.process.origin import Origin
 from graceful.process.pidfile import PidFile
@@ -29,6 +30,9 @@ class OwnProcess:
     :ivar owner: the user and group ids that the process will change to; -1 for no change.
     :ivar takeover: whether to take over from the instance at the control socket.
     :ivar asked_at: another control socket at which to ask for the sockets; None for the server's own path.
+    :ivar notify: the environment variables that say how to notify the service manager.
+    :ivar reload: a change of the application's files is a deploy.
+    :ivar preload: workers are forked from a process that has imported the application.
     :ivar origin: how the process was started; None if it cannot be started again in the same way.
     """
 
@@ -41,7 +45,10 @@ class OwnProcess:
     owner: tuple[int, int] = (-1, -1)
     takeover: bool = False
     asked_at: str | None = None
+    notify: Mapping[str, str] = field(factory=dict)
     origin: Origin | None = None
+    reload: bool = False
+    preload: bool = False
 
     def leave(self, reactor: Any, ending: DrainResult, within: float, tell: Callable[[DrainResult], object]) -> None:
         """End the process with the drain's exit status.  Reactor thread.
@@ -52,8 +59,8 @@ class OwnProcess:
         """
         self.limit.verdict(ending.exit_status, within)
         if self.pid_file is not None:
-            self.pid_file.remove()
-        tell(ending)
+            attempt(self.pid_file.remove)
+        attempt(tell, ending)
         # A SIGTERM that came before our handlers was obeyed already; twistd would end with it again.
         reactor._exitSignal = None
         try:

@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 
 from twisted.logger import Logger
+
+from graceful.process.process_table import alive
 
 log = Logger(namespace="graceful")
 
@@ -33,19 +36,6 @@ class PidFileBusy(Exception):
 
 class PidFileError(Exception):
     """The pid file cannot be written.  Its text is one line for the operator."""
-
-
-def alive(pid: int, kill: Callable[[int, int], None] = os.kill) -> bool:
-    """Return whether a process of this number exists, of any user."""
-    try:
-        kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    except OverflowError:
-        return False
-    return True
 
 
 class PidFile:
@@ -112,6 +102,10 @@ class PidFile:
                     # Its owner has released or removed it since it was opened: look again.
                     os.close(fd)
                     continue
+                about = os.fstat(fd)
+                if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+                    # Root would write into it, and give it away: its directory may be another user's.
+                    raise PidFileError(f"the pid file {self.path} is no plain file, or has a second name: remove it")
                 if self._judge(os.pread(fd, 64, 0)):
                     log.warn("the stale pid file {path} is taken over", path=self.path)
                 self._pid = os.getpid()

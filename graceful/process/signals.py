@@ -19,6 +19,16 @@ from graceful.process.orders import SignalOrders, StopOrders
 Handler = Callable[[int, FrameType | None], object]
 
 
+def in_background() -> bool:
+    """Whether this process is a background job of a terminal that is its input or output."""
+    for descriptor in range(3):
+        try:
+            return os.tcgetpgrp(descriptor) != os.getpgrp()
+        except OSError:
+            pass  # it is no terminal, or not that of this session
+    return False
+
+
 class Stoppers:
     """Handlers of the signals that mean "stop".
 
@@ -68,6 +78,8 @@ class Signals:
     :param call: calls a function in the reactor thread; safe in a signal handler.
     :param on_terminal: whether standard input is a terminal.
     :param set_handler: installs a handler, signal.signal.
+    :param in_background: whether this process is a background job of a terminal.
+    :param suspend: sends a signal to this process.
     """
 
     def __init__(
@@ -75,12 +87,16 @@ class Signals:
         orders: SignalOrders,
         call: Callable[..., object],
         on_terminal: Callable[[], bool] = lambda: os.isatty(0),
-        set_handler: Callable[[int, Handler], Any] = signal.signal,
+        set_handler: Callable[[int, Handler | signal.Handlers], Any] = signal.signal,
+        in_background: Callable[[], bool] = in_background,
+        suspend: Callable[[int], object] = signal.raise_signal,
     ) -> None:
         self._orders = orders
         self._call = call
         self._on_terminal = on_terminal
         self._set_handler = set_handler
+        self._in_background = in_background
+        self._suspend = suspend
         self._stoppers = Stoppers(orders, call)
 
     def stoppers(self) -> dict[int, Handler]:
@@ -95,6 +111,21 @@ class Signals:
         self._set_handler(signal.SIGHUP, self._hang_up)
         self._set_handler(signal.SIGUSR1, lambda number, frame: self._call(self._orders.reopen_logs))
         self._set_handler(signal.SIGUSR2, lambda number, frame: self._call(self._orders.log_in_flight))
+        self._set_handler(signal.SIGTTIN, self._change_workers)
+        self._set_handler(signal.SIGTTOU, self._change_workers)
+
+    def _change_workers(self, number: int, frame: FrameType | None) -> None:
+        """SIGTTIN: one worker more; SIGTTOU: one fewer.  Those of the process's own terminal suspend it, as always.
+
+        The terminal sends them to a background job that reads or writes there, and again at each attempt: to log a
+        refusal would be one.
+        """
+        if self._in_background():
+            self._set_handler(number, signal.SIG_DFL)
+            self._suspend(number)
+            self._set_handler(number, self._change_workers)
+        else:
+            self._call(self._orders.change_workers, 1 if number == signal.SIGTTIN else -1)
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         """SIGHUP: deploy in place; from a terminal that was closed, drain."""

@@ -1,27 +1,27 @@
-"""Start-up that either succeeds, or ends in one clear line and a status that is not zero, with nothing left.
+"""Makes a start-up either succeed, or fail with one clear line and a non-zero status, and leave nothing behind.
 
-twistd makes this harder than it sounds.  To become a daemon it forks, and its first process waits at a pipe
-for word from the daemon:
+twistd makes this harder than it sounds.  To become a daemon it forks, and its first process waits at a pipe for a
+message from the daemon:
 
-* The daemon's standard error is /dev/null by the time it imports the application and binds sockets.  Of an
-  exception, the waiting process gets 98 ASCII characters, and shows them as a `repr`.
-* A daemon that ends in any other way (`sys.exit()` in the application, a signal, a crash in an extension)
-  sends no word, and the waiting process waits for ever: it holds the writing end of the pipe open itself.
+* The daemon's standard error is /dev/null by the time it imports the application and binds sockets.  Of an exception,
+  the waiting process gets 98 ASCII characters, and shows them as a `repr`.
+* A daemon that ends in any other way (`sys.exit()` in the application, a signal, a crash in an extension) sends no
+  message, and the waiting process waits for ever: it holds the writing end of the pipe open itself.
 * With `-n`, an exception prints a traceback.
-* A signal that comes before the reactor runs kills, at whatever point start-up has reached, or is lost.
+* A signal that comes before the reactor runs either kills the process, at whatever point start-up has reached, or is
+  lost.
 
-`Startup` is made while options are parsed, before the fork, and sees to all this.  What to call, in this
-order:
+`Startup` solves all this.  It is made while options are parsed, before the fork.  What to call, in this order:
 
 1. In `postOptions`: ``startup = Startup(log_elsewhere=…)``, ``startup.begin()``.
-2. Whatever may fail, in `makeService`, `privilegedStartService` and `startService`, happens in
-   ``with startup.step():``.  It raises nothing but `StartupError`, with the line already said.
-3. What must not stay behind if a later step fails, such as a pid file or a bound socket, is noted on the way:
-   ``startup.undo.callback(pidfile.remove)``.
-4. By `reactor.callWhenRunning`: ``early = startup.succeeded({SIGTERM: on_term, SIGINT: on_int})``.  If
-   `early` is not None, that signal came after the last step; it was kept and is to be obeyed now.
+2. Each step that may fail, in `makeService`, `privilegedStartService` and `startService`, runs inside
+   ``with startup.step():``.  That raises nothing but `StartupError`, whose line the operator has already seen.
+3. A step that creates something which must not stay behind if a later step fails, such as a pid file or a bound
+   socket, registers how to remove it: ``startup.undo.callback(pidfile.remove)``.
+4. By `reactor.callWhenRunning`: ``early = startup.succeeded({SIGTERM: on_term, SIGINT: on_int})``.  If `early` is not
+   None, that signal came after the last step; it was kept, and the caller obeys it now.
 
-A signal during a step ends that step, be it in the middle of a long import.  One between steps ends the next.
+A signal during a step ends that step, even in the middle of a long import.  A signal between two steps ends the next.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from typing import Any, Final, NoReturn
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from graceful.logs.journal import ERROR, is_journal
+
 log = Logger(namespace="graceful")
 
 
@@ -47,16 +49,16 @@ _STOPPERS: Final = (signal.SIGTERM, signal.SIGINT)
 class StartupError(Exception):
     """The server cannot start.  Its text is one line: what happened, to which thing, and what to do.
 
-    :ivar said: whether the operator has been told, so that it is not printed again.
+    :ivar said: the operator has seen the text, so it is not printed again.
     """
 
     said = False
 
 
 class Stopped(BaseException):
-    """A signal asks for the end while the server still starts.
+    """A signal asks the server to end while it still starts.
 
-    Not an `Exception`: the application being imported must not catch it as one of its own errors.
+    It is no `Exception`, so that the application that is being imported does not catch it as an error of its own.
     """
 
     def __init__(self, signum: int) -> None:
@@ -68,10 +70,11 @@ class Terminal:
     """The operator's terminal: standard error as it was before the fork."""
 
     def __init__(self, stderr: int = 2) -> None:
-        """Keep a copy of standard error, closed on exec.
+        """Keep a copy of standard error, which is closed on exec.
 
-        :param stderr: its descriptor; without one, nothing is ever said.
+        :param stderr: the descriptor of standard error; if it is not open, :meth:`say` does nothing.
         """
+        self._priority = ERROR if is_journal(stderr) else ""
         try:
             self._fd = os.dup(stderr)
         except OSError:
@@ -79,23 +82,24 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Write one line to the terminal, even after the fork; do nothing if it is gone."""
-        line = f"graceful: {' '.join(text.split())}\n"
+        line = f"{self._priority}graceful: {' '.join(text.split())}\n"
         if self._fd >= 0:
             with suppress(OSError):
                 os.write(self._fd, line.encode(errors="backslashreplace"))
 
     def close(self) -> None:
-        """Let go of the terminal: a daemon that has started must not hold it."""
+        """Close the terminal, since a daemon that has started must not hold it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class EarlyStop:
-    """SIGTERM and SIGINT, from the time options are parsed until the reactor runs; and SIGHUP, which would kill.
+    """Keeps the signals that come between the parsing of options and the running reactor.  Main thread.
 
-    :ivar requested: the number of the signal that has come, None if none has.  Main thread only, as is all
-        here.
+    SIGTERM and SIGINT end a start-up.  SIGHUP is noted, since by default it would kill.
+
+    :ivar requested: the number of the SIGTERM or SIGINT that has come; None if none has.
     :ivar hung_up: SIGHUP has come: the supervisor or operator wants another release already.
     """
 
@@ -106,7 +110,7 @@ class EarlyStop:
         self._ours: list[signal.Signals] = []
 
     def install(self) -> None:
-        """Take the signals.  One that is ignored, as under nohup(1), stays ignored."""
+        """Install the handlers.  A signal that is ignored, as under nohup(1), stays ignored."""
         for signum in _STOPPERS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self._handle)
@@ -116,10 +120,11 @@ class EarlyStop:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """While this lasts, a signal raises `Stopped`; one that has come before does so at once.
+        """Have a signal raise `Stopped` within the context; a signal that has come before raises it at once.
 
-        At the end as well, in case the application has swallowed it.  One that comes in the microseconds between
-        Python's last look for signals and a system call waits for the end of that call; a second one breaks it off.
+        It is raised at the end again, in case the application has swallowed it.  A signal that comes in the
+        microseconds between Python's last look for signals and a system call waits for the end of that call; a second
+        signal interrupts the call.
         """
         try:
             self._raising = True
@@ -132,8 +137,8 @@ class EarlyStop:
     def hand_over(self, handlers: Mapping[int, Callable[[int, FrameType | None], Any]]) -> int | None:
         """Install the handlers of the running server.
 
-        :param handlers: for SIGTERM and SIGINT.
-        :returns: the signal that has come meanwhile; none of the new handlers was called for it.
+        :param handlers: the handlers of SIGTERM and SIGINT.
+        :returns: the signal that has come before, for which no new handler was called; None if none has.
         """
         for signum in self._ours:
             signal.signal(signum, handlers[signum])
@@ -141,7 +146,7 @@ class EarlyStop:
         return self.requested
 
     def default(self) -> None:
-        """Let the signals kill, as they do by default, also one that has come already."""
+        """Let the signals kill the process, as they do by default; also one that has come already."""
         for signum in self._ours:
             signal.signal(signum, signal.SIG_DFL)
         self._ours = []
@@ -153,7 +158,7 @@ class EarlyStop:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.requested = signum
         if self._raising:
-            # Once only: another one must not break into what the first has set going.
+            # Only once: a second signal must not interrupt the clean-up that the first one has begun.
             self._raising = False
             raise Stopped(signum)
 
@@ -166,10 +171,10 @@ class EarlyStop:
 
 
 class WaitingParent:
-    """twistd's first process, which waits until the daemon says that it has started.
+    """Has twistd's first process wait until the daemon has started, and no longer than the daemon lives.
 
-    It is reached by a hook on `os.fork`, called by twistd's `daemonize`, in whose frame the two ends of its
-    pipe are found.  Where these are not (another version of twistd, another program), nothing is done, and
+    A hook on `os.fork`, which twistd's `daemonize` calls, finds the two ends of twistd's pipe in the frame of
+    `daemonize`.  If they are not there (another version of twistd, another program), the hook does nothing, and
     twistd waits as it always has.
     """
 
@@ -179,16 +184,16 @@ class WaitingParent:
         self._pid = -1
 
     def install(self) -> None:
-        """Be called after this process has forked."""
+        """Install the hook in this process."""
         self._pid = os.getpid()
         os.register_at_fork(after_in_parent=self._after_fork)
 
     def disarm(self) -> None:
-        """Do nothing after later forks: a hook cannot be removed."""
+        """Have the hook ignore later forks, since it cannot be removed."""
         self._pid = -1
 
     def _after_fork(self) -> None:
-        # The daemon itself forks once more, and the application may fork as well.
+        # The daemon itself forks again, and the application may fork as well.
         if os.getpid() != self._pid:
             return
         pipe = _pipe_of_daemonize(sys._getframe(1))
@@ -196,9 +201,9 @@ class WaitingParent:
             self._wait(*pipe)
 
     def _wait(self, readable: int, writable: int) -> NoReturn:
-        """Wait for word from the daemon, as twistd does, but not for longer than there is one."""
+        """Wait for a message from the daemon, as twistd does, but no longer than the daemon lives."""
         self._early_stop.default()
-        # Without this copy, the pipe ends when the daemon does.
+        # Once this copy is closed, the pipe ends when the daemon ends.
         os.close(writable)
         word = os.read(readable, 100)
         if word == b"0":
@@ -207,7 +212,7 @@ class WaitingParent:
             self._terminal.say(
                 "the daemon ended while it was starting, without a word: killed, or crashed; see its log"
             )
-        elif not word.startswith(b"1 " + _QUALIFIED_NAME):  # the daemon has said all of that itself
+        elif not word.startswith(b"1 " + _QUALIFIED_NAME):  # else the daemon has told the operator itself
             why = word[2:].decode("ascii", "backslashreplace")
             self._terminal.say(f"the daemon could not start: {why}; see its log")
         os._exit(1)
@@ -217,7 +222,7 @@ _QUALIFIED_NAME: Final = f"{StartupError.__module__}.{StartupError.__qualname__}
 
 
 def _pipe_of_daemonize(caller: FrameType) -> tuple[int, int] | None:
-    """Return the two ends of the pipe between twistd's processes, if it is twistd that becomes a daemon here."""
+    """Returns the two ends of the pipe between twistd's processes; None if the caller is not twistd's `daemonize`."""
     twistd = sys.modules.get("twisted.scripts._twistd_unix")
     daemonize = getattr(getattr(twistd, "UnixApplicationRunner", None), "daemonize", None)
     if daemonize is None or caller.f_code is not daemonize.__code__:
@@ -229,17 +234,16 @@ def _pipe_of_daemonize(caller: FrameType) -> tuple[int, int] | None:
 
 
 class Startup:
-    """One start of the server.  Main thread only.
+    """One start of the server.  Main thread.
 
-    :ivar undo: called in reverse order if a step fails.
+    :ivar undo: its callbacks are called in reverse order if a step fails.
     """
 
     def __init__(self, log_elsewhere: bool, tell: Callable[[str], object] | None = None) -> None:
-        """Keep hold of the operator's terminal.
+        """Keep the operator's terminal open.
 
-        :param log_elsewhere: the log goes to a file or to syslog, so that what is said in the terminal has to
-            be written there as well.
-        :param tell: reports a failure to the process that started this one, instead of the terminal.
+        :param log_elsewhere: the log goes to a file or to syslog, so a failure is told in the terminal and logged.
+        :param tell: tells a failure to the process that started this one, instead of to the terminal.
         """
         self.undo = ExitStack()
         self._log_elsewhere = log_elsewhere
@@ -250,16 +254,16 @@ class Startup:
         self._excepthook = sys.excepthook
 
     def begin(self) -> None:
-        """Take the signals, the waiting of twistd's first process, and the printing of what ends this one."""
+        """Install the signal handlers, the hook for twistd's first process, and an `excepthook`."""
         self._early_stop.install()
         self._parent.install()
         sys.excepthook = self._print_unless_said
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Surround a part of start-up; it succeeds, or all that was done is undone and the operator is told.
+        """Run a part of start-up in this context; if it fails, undo all steps and tell the operator.
 
-        :raises StartupError: for everything that was raised inside, `SystemExit` included, and for a signal.
+        :raises StartupError: the part has raised any exception, `SystemExit` included, or a signal has come.
         """
         try:
             with self._early_stop.raising():
@@ -272,10 +276,10 @@ class Startup:
             raise failure from failure.__cause__
 
     def succeeded(self, handlers: Mapping[int, Callable[[int, FrameType | None], Any]]) -> int | None:
-        """Let go of everything: the reactor runs.
+        """End the start-up, since the reactor runs: release the terminal, the hooks and the signals.
 
-        :param handlers: for SIGTERM and SIGINT from now on.
-        :returns: the signal that has come since the last step, None if none has.
+        :param handlers: the handlers of SIGTERM and SIGINT from now on.
+        :returns: the signal that has come since the last step; None if none has.
         """
         self._terminal.close()
         self._parent.disarm()
@@ -312,7 +316,7 @@ class Startup:
 
 
 def _explain(error: BaseException) -> StartupError:
-    """Return the error that ended a step as one line for the operator."""
+    """Returns the error that ended a step as one line for the operator."""
     if isinstance(error, StartupError):
         return error
     if isinstance(error, Stopped):
@@ -320,6 +324,6 @@ def _explain(error: BaseException) -> StartupError:
     if isinstance(error, SystemExit):
         return StartupError(f"something called sys.exit({error.code!r}) while starting: see what was imported")
     if type(error).__module__.partition(".")[0] == __name__.partition(".")[0]:
-        return StartupError(str(error))  # one of our own: written for the operator
+        return StartupError(str(error))  # graceful's own exceptions are written for the operator
     place = traceback.extract_tb(error.__traceback__)[-1]
     return StartupError(f"cannot start: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})")

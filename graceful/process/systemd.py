@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import closing
 from typing import Final
 
@@ -25,6 +25,29 @@ AFTER_US: Final = 5.0
 LONGEST: Final = 200
 
 
+#: What systemd says to one process only: a child that had it could speak for the service, or adopt its sockets.
+VARIABLES: Final = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+)
+
+
+def take(environ: MutableMapping[str, str] = os.environ) -> dict[str, str]:
+    """Take what systemd says out of the environment of this process, and return it.
+
+    Call it while options are parsed, after the environment is kept for a successor, and the sockets for `systemd:`.
+    """
+    if "LISTEN_FDS" in environ:
+        # Twisted's own parser of `systemd:`, which endpoints of plugins use, looks there when it is imported.
+        from twisted.internet import endpoints  # noqa: F401
+    return {name: environ.pop(name) for name in VARIABLES if name in environ}
+
+
 class SystemdNotifier:
     """Notifies the service manager, if there is one; never waits, never raises.
 
@@ -33,10 +56,11 @@ class SystemdNotifier:
     :ivar watchdog: seconds between two watchdog notifications; None if systemd expects none.
     """
 
-    def __init__(self, environ: Mapping[str, str] = os.environ, pid: int | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str], pid: int | None = None) -> None:
         where = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + where[1:] if where.startswith("@") else where
         self._troubled = False
+        self._is_main = self._unit_stops = True
         self.watchdog: float | None = None
         meant = environ.get("WATCHDOG_PID") in (None, str(pid if pid is not None else os.getpid()))
         period = environ.get("WATCHDOG_USEC", "")
@@ -54,18 +78,33 @@ class SystemdNotifier:
         self._send("READY=1", *([f"MAINPID={os.getpid()}"] if main else []), "STATUS=serving")
 
     def hand_over(self, pid: int) -> None:
-        """Name another process as the main one, which sends all notifications from now on."""
+        """Name another process as the main one, which sends all notifications from now on.
+
+        Except one: when the unit stops (`unit_stops`), this one still says how long its own drain may take.
+        """
         self._send(f"MAINPID={pid}")
-        self._address, self.watchdog = "", None
+        self._is_main = self._unit_stops = False
+        self.watchdog = None
+
+    def unit_stops(self) -> None:
+        """Know that the unit stops, which waits for predecessors, too.
+
+        As long as it does not, a predecessor must be silent: `EXTEND_TIMEOUT_USEC=` also puts off the watchdog, and a
+        main process that is stuck would go unnoticed for as long as a predecessor drains.
+        """
+        self._unit_stops = True
 
     def stopping(self, latest_exit: float) -> None:
         """Notify that a drain begins, which ends the process within `latest_exit` seconds."""
-        self._send("STOPPING=1", self._time(latest_exit))
+        if self._is_main:
+            self._send("STOPPING=1", self._time(latest_exit))
 
     def status(self, text: str, latest_exit: float | None = None) -> None:
         """Send a status line; during a drain also the seconds that it may still take."""
-        more = [] if latest_exit is None else [self._time(latest_exit)]
-        self._send(f"STATUS={text[:LONGEST]}", *more)
+        lines = [f"STATUS={text[:LONGEST]}"] if self._is_main else []
+        if latest_exit is not None and self._unit_stops:
+            lines.append(self._time(latest_exit))
+        self._send(*lines)
 
     def alive(self) -> None:
         """Send the watchdog notification: the reactor runs."""
@@ -76,7 +115,7 @@ class SystemdNotifier:
         return f"EXTEND_TIMEOUT_USEC={int((latest_exit + AFTER_US) * 1e6)}"
 
     def _send(self, *lines: str) -> None:
-        if not self:
+        if not self or not lines:
             return
         try:
             with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sender:

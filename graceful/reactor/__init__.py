@@ -1,12 +1,12 @@
-"""The graceful reactor: any Twisted service drains, by one flag.
+"""The graceful reactor: one flag makes any Twisted service drain.
 
     twistd --reactor=graceful ANYTHING
 
-On SIGTERM every Twisted service cuts its connections, or hangs in its thread pool.  Under this reactor it closes its
-listening sockets, finishes what is in flight, and exits with a status that says how it went, as `twistd graceful-app`
-does: it is the same drain, behind another door.  Nothing in the service is changed, and nothing has to be.
+On SIGTERM a Twisted service cuts its connections, or hangs in its thread pool.  Under this reactor it closes its
+listening sockets, finishes what is in flight, and exits with a status that says how the drain went, as
+`twistd graceful-app` does; the drain is the same.  The service needs no change.
 
-Importing this installs nothing, and imports no reactor.
+Importing this package installs nothing, and imports no reactor.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["ICountsInFlight", "IIdling", "install"]
 
 
 def install() -> None:
-    """Install the graceful reactor, in a process that is its own: its settings come by the environment.
+    """Install the graceful reactor in a process that it may end; its settings come from the environment.
 
     :raises ValueError: a setting cannot be used.
-    :raises ReactorAlreadyInstalledError: there is a reactor already.
+    :raises ReactorAlreadyInstalledError: another reactor is installed.
     """
     from graceful.reactor import core
 

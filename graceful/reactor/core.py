@@ -1,4 +1,4 @@
-"""The reactor itself: Twisted's own, which counts what it accepts, and drains before it shuts down."""
+"""The reactor itself: Twisted's own, which tracks what it accepts, and drains before it shuts down."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from zope.interface import implementer
 
 from graceful.config.settings import Settings
 from graceful.process.signals import Stoppers
-from graceful.reactor.drainable import ReactorProcess, ReactorShutdown
 from graceful.reactor.environment import settings_of
 from graceful.reactor.interfaces import ICountsInFlight
+from graceful.reactor.reactor_process import ReactorProcess
+from graceful.reactor.reactor_shutdown import ReactorShutdown
 from graceful.reactor.tracking import Tracker
 from graceful.reactor.transports import TCPPort, TCPServer, UNIXPort, UNIXServer
 from graceful.reactor.twisted_web import kind_of
@@ -33,9 +34,9 @@ else:
 class GracefulReactor(Stock):
     """Twisted's reactor for this system, with a drain before its shutdown.
 
-    :param settings: deadline, lame duck and control; the defaults of `graceful-app` if it is None.
-    :param process: given if it is installed in a process that it may end: see :func:`graceful.reactor.install`.
-    :ivar tracker: what is in flight.
+    :param settings: deadline, lame duck and control; None for the defaults of `graceful-app`.
+    :param process: the process, if the reactor may end it: see :func:`graceful.reactor.install`.
+    :ivar tracker: knows what is in flight.
     """
 
     def __init__(self, settings: Settings | None = None, process: ReactorProcess | None = None) -> None:
@@ -53,7 +54,7 @@ class GracefulReactor(Stock):
         self.tracker.track(deferred, what)
         return deferred
 
-    # -- what is accepted ---------------------------------------------------------------------------------
+    # -- listening ----------------------------------------------------------------------------------------
 
     def listenTCP(self, port: Any, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         """Listen on TCP; see `IReactorTCP`."""
@@ -82,20 +83,20 @@ class GracefulReactor(Stock):
     # -- control ------------------------------------------------------------------------------------------
 
     def openControl(self) -> None:
-        """Answer those who ask how it is, as soon as it runs, if the settings say where."""
+        """Open control as soon as the reactor runs, if the settings say where."""
         self.callWhenRunning(self._shutdown.open_control)
 
-    # -- the way out --------------------------------------------------------------------------------------
+    # -- stopping -----------------------------------------------------------------------------------------
 
     def sigTerm(self, number: int, frame: FrameType | None = None) -> None:
-        """Stop; again: say what is waited for."""
+        """Stop at SIGTERM; at a second one, log what is in flight."""
         if self._stoppers is not None:
             self._stoppers.terminate(number, frame)
         else:
             super().sigTerm(number, frame)
 
     def sigInt(self, number: int, frame: FrameType | None = None) -> None:
-        """Stop, and do not wait for idle connections; again: for nothing."""
+        """Stop at SIGINT without waiting for idle connections; at a second one, wait for nothing."""
         if self._stoppers is not None:
             if self._stoppers.interrupted:
                 self._shutdown.abandon_threads()
@@ -104,7 +105,7 @@ class GracefulReactor(Stock):
             super().sigInt(number, frame)
 
     def fireSystemEvent(self, eventType: str) -> None:
-        """Have everybody do what is to be done at an event; at `shutdown`, when nothing is in flight any more."""
+        """Run the triggers of an event; those of `shutdown` wait until nothing is in flight."""
         fire = super().fireSystemEvent
         if eventType == "shutdown" and self.running:
             self._shutdown.begin().addCallback(lambda ignored: fire(eventType))
@@ -112,13 +113,13 @@ class GracefulReactor(Stock):
             fire(eventType)
 
     def mainLoop(self) -> None:
-        """Run until all is over."""
+        """Run until the reactor has stopped, and report how the drain ended."""
         super().mainLoop()
         self._shutdown.ended()
 
 
 def install() -> None:
-    """Install it; see :func:`graceful.reactor.install`.  Twisted looks for this beside a reactor's class."""
+    """Install the reactor; Twisted expects this function beside its class.  See :func:`graceful.reactor.install`."""
     process = ReactorProcess()
     reactor = GracefulReactor(settings_of(), process)
     installReactor(reactor)

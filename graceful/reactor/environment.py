@@ -1,4 +1,4 @@
-"""The settings of a graceful reactor, which come by the environment: twistd's option for reactors takes none."""
+"""The settings of the graceful reactor come from the environment, since `twistd --reactor` takes no options."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any, Final
 
 from graceful.config.settings import BadSetting, Settings
 
-#: The variable of each setting; those that are numbers, and those that are not.
+#: The variable of each setting that is a number of seconds.
 NUMBERS: Final = {"deadline": "GRACEFUL_DEADLINE", "lame_duck": "GRACEFUL_LAME_DUCK"}
+#: The variable of each setting that is a text.
 TEXTS: Final = {"control": "GRACEFUL_CONTROL", "status_listen": "GRACEFUL_STATUS_LISTEN"}
 
 
 def settings_of(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings; those that are not there, or empty, have the defaults of `graceful-app`.
+    """Returns the settings; a variable that is missing or empty gives the default of `graceful-app`.
 
-    :raises ValueError: one cannot be used; one line for the operator.
+    :raises ValueError: a value cannot be used; the text is one line for the operator.
     """
     values: dict[str, Any] = {name: environ[variable] for name, variable in TEXTS.items() if environ.get(variable)}
     for name, variable in NUMBERS.items():

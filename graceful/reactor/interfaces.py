@@ -1,4 +1,4 @@
-"""What a service may tell the graceful reactor, and need not."""
+"""Two interfaces by which a service can tell the graceful reactor what it waits for.  Both are optional."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from zope.interface import Interface
 
 
 class IIdling(Interface):
-    """A protocol that knows when its connection is in the middle of nothing.
+    """A protocol that knows when its connection may be closed without interrupting anything.
 
     A connection counts as in flight until it ends, since only its protocol knows what it is about.  One that
     provides this, or is adapted to it (`twisted.python.components.registerAdapter`), is closed earlier.
     """
 
     def whenIdle() -> Deferred[object]:
-        """Called once, when a drain begins: fire when the connection may be closed; now, if it is idle already."""
+        """Returns a Deferred that fires when the connection may be closed.  Called once, when a drain begins."""
 
 
 class ICountsInFlight(Interface):
-    """A reactor that waits for what it is told of before it stops."""
+    """A reactor that waits for Deferreds before it stops."""
 
     def inFlight(deferred: Deferred[object], what: str) -> Deferred[object]:
-        """Count something as in flight until a Deferred fires: a client connection's work, or a child process.
+        """Count work as in flight until a Deferred fires: that of a client connection, or a child process.
 
-        At the deadline it is cancelled.
+        At the deadline the Deferred is cancelled.
 
-        :param what: what it is, for people.
+        :param what: names the work in log and status.
         :returns: the same Deferred.
         """

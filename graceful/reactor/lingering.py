@@ -1,9 +1,9 @@
-"""Connections that Twisted has closed, and whose last bytes the client does not have yet.
+"""Connections that Twisted has closed before their last bytes have reached the client.
 
-What a socket was given is in the kernel, megabytes of it for a slow client, and is sent after the close as well.  But
-a container's network ends with its process.  And a close with something unread in the other direction is a reset,
-which makes the client forget what it has not read (RFC 9112 §9.6).  So in a drain a closed connection is held by a
-second descriptor, what comes is thrown away, and nothing ends before the client's kernel has confirmed everything.
+The kernel keeps the bytes that a socket was given, megabytes for a slow client, and sends them after the close.  But
+the network of a container ends with its process.  And closing a socket that has unread bytes resets the connection,
+which makes the client discard what it has not read (RFC 9112 §9.6).  So in a drain a second descriptor holds a closed
+connection, incoming bytes are discarded, and the drain does not end before the client's kernel has confirmed all.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-#: How often 64 KiB are thrown away in one go: a client that goes on sending must not hold the reactor.
+#: Reads of 64 KiB in one turn at most: a client that keeps sending must not hold the reactor.
 AT_MOST: Final = 16
 
-SIOCOUTQ: Final = 0x5411  # <linux/sockios.h>: bytes that are not confirmed
+#: The ioctl that returns the bytes which the peer has not confirmed; from <linux/sockios.h>.
+SIOCOUTQ: Final = 0x5411
 
 
 def unconfirmed(connection: socket.socket) -> int:
-    """Bytes that the client's kernel has not confirmed."""
+    """Returns how many bytes the client's kernel has not confirmed."""
     try:
         count: int = struct.unpack("i", fcntl.ioctl(connection, SIOCOUTQ, bytes(4)))[0]
     except OSError:
@@ -30,7 +31,7 @@ def unconfirmed(connection: socket.socket) -> int:
 
 
 class Lingering:
-    """The connections that are held.  Reactor thread."""
+    """Holds closed connections until their last bytes are confirmed.  Reactor thread."""
 
     def __init__(self) -> None:
         self._held: set[socket.socket] = set()
@@ -39,14 +40,14 @@ class Lingering:
         return bool(self._held)
 
     def hold(self, connection: socket.socket) -> None:
-        """A connection is about to be closed."""
+        """Hold a connection that is about to be closed, if bytes are not confirmed."""
         _throw_away(connection)
         if unconfirmed(connection):
-            with suppress(OSError):  # no room for one more descriptor: then it is closed as ever
+            with suppress(OSError):  # no descriptor is free: the connection is not held
                 self._held.add(connection.dup())
 
     def release_confirmed(self) -> None:
-        """Let go of those that are confirmed."""
+        """Close the connections whose bytes are confirmed."""
         for connection in list(self._held):
             _throw_away(connection)
             if not unconfirmed(connection):
@@ -54,7 +55,7 @@ class Lingering:
                 connection.close()
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close all connections that are held."""
         while self._held:
             self._held.pop().close()
 

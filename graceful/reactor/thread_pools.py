@@ -1,4 +1,4 @@
-"""Thread pools that end, or are said not to.
+"""Thread pools end within a deadline, or their threads are named and abandoned.
 
 `twisted.python.threadpool.ThreadPool.stop` waits for every thread that the pool ever had, without a limit, in the
 reactor thread.  One job that does not end holds the process for ever; and so does one that ends, if it has something
@@ -8,8 +8,8 @@ Here, once a drain is over, all pools together have until one moment.  A thread 
 with an error, since it will not answer any more.  Threads that are still there then are named, with their stacks, and
 abandoned: they are daemons, so that the interpreter does not wait for them either.
 
-Pools are everywhere, and no reactor is asked when one is stopped.  So this changes Twisted's class, in the process
-that has installed the reactor and in no other.
+Any code may make a pool, and stops it without asking a reactor.  So this module changes Twisted's class, but only in
+a process that has installed the reactor.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from graceful.threads.stacks import stack_of
 log = Logger(namespace="graceful")
 
 
+#: Seconds of one `join` at most: a signal handler that moves the deadline must be noticed.
 LOOK_AGAIN: Final = 0.1
 
 
@@ -45,7 +46,7 @@ class DaemonThread(Thread):
 
 
 class ReplyQueue(SimpleQueue[Any]):
-    """What the reactor will answer a thread, in the place of a queue."""
+    """The queue by which the reactor answers one waiting thread."""
 
     waiters: Waiters
 
@@ -59,9 +60,9 @@ class ReplyQueue(SimpleQueue[Any]):
 
 
 class Waiters:
-    """The threads that wait for the reactor, in `blockingCallFromThread`.
+    """The threads that wait for the reactor in `blockingCallFromThread`, each for an answer of its own.  Any thread.
 
-    Each waits for an answer of its own; both are known here before the wait begins.  Any thread.
+    A thread and its queue are registered before the wait begins.
     """
 
     def __init__(self) -> None:
@@ -69,25 +70,25 @@ class Waiters:
         self._is_refused: Callable[[int], bool] = lambda thread: False
 
     def answer(self) -> ReplyQueue:
-        """What a thread will wait for."""
+        """Returns the queue for one call; stands in for `threads.Queue.Queue`."""
         answer = ReplyQueue()
         answer.waiters = self
         return answer
 
     def wait(self, answer: ReplyQueue) -> None:
-        """A thread is about to wait; if it would be for nothing, it gets the error that says so."""
+        """Register a thread that is about to wait; if no answer will come, it gets an error at once."""
         thread = self._waiting[answer] = get_ident()
         if self._is_refused(thread):
             answer.put(_reactor_stopped())
 
     def discard(self, answer: ReplyQueue) -> None:
-        """It has waited."""
+        """Forget a thread that has its answer."""
         self._waiting.pop(answer, None)
 
     def refuse(self, which: Callable[[int], bool]) -> None:
-        """The reactor will not answer some threads any more, neither those that wait nor those that come later.
+        """Give threads an error instead of an answer: those that wait now, and those that begin to wait later.
 
-        :param which: says of a thread's number whether it is one of them.
+        :param which: returns whether the thread with an ident gets the error.
         """
         self._is_refused = which
         for answer, thread in list(self._waiting.items()):
@@ -100,11 +101,11 @@ def _reactor_stopped() -> Failure:
 
 
 class Pools:
-    """Sees to it that thread pools end.
+    """Stops all thread pools of the process within one deadline.
 
-    :ivar until: the moment until which all of them have time, monotonic seconds; None as long as pools are stopped as
-        they always were.  Main thread, and its signal handlers.
-    :ivar abandoned: how many threads did not end.
+    :ivar until: the deadline, monotonic seconds; None while pools are stopped as Twisted stops them.  Main thread,
+        and its signal handlers.
+    :ivar abandoned: how many threads did not end in time.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -114,7 +115,7 @@ class Pools:
         self._waiters = Waiters()
 
     def install(self) -> None:
-        """Have all thread pools of this process end so."""
+        """Replace `ThreadPool.stop` in this process."""
         stock = ThreadPool.stop
 
         def stop(pool: ThreadPool) -> None:
@@ -130,7 +131,7 @@ class Pools:
         threads.Queue = SimpleNamespace(Queue=self._waiters.answer)  # type: ignore[assignment,attr-defined]
 
     def stop(self, pool: ThreadPool) -> None:
-        """End a pool: its backlog and what runs have until the deadline of all.  Reactor thread, which waits."""
+        """Stop a pool; its backlog and running jobs have until the common deadline.  Blocks the reactor thread."""
         assert self.until is not None
         pool.joined, pool.started = True, False
         pool._team.quit()
@@ -138,7 +139,7 @@ class Pools:
         self._waiters.refuse(mine.__contains__)
         for thread in pool.threads:
             while thread.is_alive() and (left := self.until - self._clock()) > 0:
-                thread.join(min(left, LOOK_AGAIN))  # a signal may make it shorter
+                thread.join(min(left, LOOK_AGAIN))  # a signal handler may move the deadline
         for thread in pool.threads:
             if thread.is_alive():
                 self.abandoned += 1

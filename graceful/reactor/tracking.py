@@ -1,12 +1,12 @@
-"""What is in flight in a process that knows nothing of us: on its connections, and what it tells us of.
+"""What is in flight in any Twisted service: on its connections, and in the Deferreds that it names.
 
-In normal running nothing is known of a connection but that it is there.  What it carries is found out when somebody
-wants to know: a drain, or a person who looks.  Then its protocol is asked what it is: of HTTP, each exchange counts
-(:mod:`graceful.reactor.twisted_web`); of anything else the connection, until it ends or is idle by its own word.
+A service under the graceful reactor does not report its requests.  So until a drain begins or a status is asked for,
+only the existence of a connection is known.  Then its protocol is inspected: with HTTP, each exchange counts
+(:mod:`graceful.reactor.twisted_web`); with any other protocol the connection counts, until it ends or says that it is
+idle.
 
-What is found is given the shape of an exchange (:class:`graceful.web.exchange.Exchange`), so that status, metrics and
-log need not know the difference.  But since when an exchange is there, nobody has written down: its age is counted
-from when it was first seen.
+Each item has the shape of an exchange (:class:`graceful.web.exchange.Exchange`), so that status, metrics and log
+treat both alike.  The start of an exchange is not recorded: its age is counted from when it was first seen.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from graceful.web.exchange import APPLICATION, PHASES
 log = Logger(namespace="graceful")
 
 
-#: Seconds that a connection has to be gone once it was told to, and has nothing more to send.  Only TLS needs any: it
-#: waits for the peer to agree.
+#: Seconds until a connection that was told to end, and has sent everything, is closed.  Only TLS needs any, since it
+#: waits for the goodbye of its peer.
 AGREES_IN: Final = 1.0
 
 
@@ -37,9 +37,9 @@ AGREES_IN: Final = 1.0
 class TrackedItem:
     """Something in flight.
 
-    :ivar connection: what carries it.
-    :ivar method: an exchange's method; of other things, what they are.
-    :ivar target: an exchange's target; empty for other things.
+    :ivar connection: the transport that carries it, or the Deferred that it waits for.
+    :ivar method: an exchange's method; for other items, their description.
+    :ivar target: an exchange's target; empty for other items.
     :ivar peer: the address at the other end.
     :ivar started: when it was first seen; of a connection, when it was accepted.  Monotonic seconds.
     :ivar phase: index into `PHASES`.
@@ -62,7 +62,7 @@ class TrackedItem:
     download: bool = False
 
     def describe(self, now: float) -> str:
-        """One line for people: what it is, how old, how far."""
+        """Returns one line for people: what the item is, its age, its progress."""
         age = f"{now - self.started:.1f} s"
         if not self.target:
             return f"{self.id}, {self.method}{f' with {self.peer}' if self.peer else ''}, {age} old"
@@ -75,11 +75,11 @@ class TrackedItem:
 
 
 class ConnectionWatch:
-    """A connection that a status or a drain asks about; this class serves protocols that are not known here.
+    """Watches a connection for a status or a drain; this class serves protocols that are not known here.
 
     :ivar transport: the connection.
-    :ivar protocol: what is spoken on it, without what is around that.
-    :ivar items: what is in flight on it, each by what it was recognised by.
+    :ivar protocol: the innermost protocol, without its wrappers.
+    :ivar items: what is in flight on the connection, by the object that stands for it in the protocol.
     """
 
     def __init__(self, tracker: Tracker, transport: Any, protocol: Any) -> None:
@@ -96,15 +96,15 @@ class ConnectionWatch:
         return str(getattr(self.transport.getPeer(), "host", ""))
 
     def refresh(self) -> None:
-        """Find out what is in flight on it now."""
+        """Update `items` to what is in flight now."""
         if not self.items:
             what = f"connection of {type(self.protocol).__name__}"
             self.items[self] = self._tracker.issue(self.transport, what, b"", self.peer, self.transport.accepted)
 
     def begin_drain(self) -> None:
-        """A drain has begun: see to it that the connection ends when it is in the middle of nothing.
+        """Have the connection end as soon as that interrupts nothing, since a drain has begun.
 
-        Called again and again; only the first time counts.
+        Only the first call has an effect.
         """
         if not self._draining:
             self._draining = True
@@ -119,7 +119,7 @@ class ConnectionWatch:
         log.failure("{protocol} cannot say when it is idle", failure, protocol=self.protocol)
 
     def sweep(self, now: float, quiet: bool) -> None:
-        """Some time has passed in a drain.
+        """Close the connection if its time in the drain is over; called every few moments.
 
         :param now: monotonic seconds.
         :param quiet: no client sends further requests on idle connections.
@@ -129,7 +129,7 @@ class ConnectionWatch:
         elif self._closing_since is None:
             self._closing_since = now
         elif now - self._closing_since >= AGREES_IN:
-            # In the plain way: TLS has said its own, and not everything that was sent may be at the peer.
+            # Not by an abort: TLS has said goodbye, but bytes may still be on their way to the peer.
             FileDescriptor.loseConnection(self.transport)
 
     @property
@@ -139,19 +139,19 @@ class ConnectionWatch:
 
     @property
     def unsent(self) -> int:
-        """Bytes that are yet to go to the kernel; of what TLS holds back, only whether there is any."""
+        """How many bytes have still to go to the kernel; those that TLS holds back count as one."""
         transport = self.transport
         waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
         return waiting + bool(getattr(transport.protocol, "_appSendBuffer", None))
 
     def close(self) -> None:
-        """End it as its own protocol would."""
+        """Close the connection as its own protocol would."""
         (getattr(self.protocol, "transport", None) or self.transport).loseConnection()
 
     def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
-        """End it; what was interrupted by that.
+        """End the connection; returns the items that this interrupts.
 
-        :param only: if it can carry several things at a time, only this one.
+        :param only: end this item alone, if the protocol carries several at a time.
         """
         if self.closing and not self.unsent:
             return []  # no client waits for it any more
@@ -161,13 +161,12 @@ class ConnectionWatch:
 
 
 class Tracker:
-    """All that a reactor counts.  Reactor thread.
+    """Knows a reactor's ports and connections, and numbers what is in flight.  Reactor thread.
 
-    :param kind_of: says for a transport how its connection is watched, and which protocol is asked about it.
+    :param kind_of: returns for a transport the class that watches it, and the protocol that is inspected.
     :ivar ports: what listens, each with the log prefix under which it was opened: a connection's, or `-`.
-    :ivar connections: what was accepted and is open.
+    :ivar connections: the transports that were accepted and are open.
     :ivar issued: the last number given out.
-    :ivar on_add: called with each new connection.
     :ivar lingering: holds connections that are closed; None while no drain needs that.
     """
 
@@ -176,7 +175,7 @@ class Tracker:
         self.ports: dict[Any, str] = {}
         self.connections: set[Any] = set()
         self.issued = 0
-        self.on_add: Callable[[Any], object] | None = None
+        self._on_add: Callable[[Any], object] | None = None
         self.lingering: Lingering | None = None
         self._watches: dict[Any, ConnectionWatch] = {}
         self._deferreds: dict[Deferred[Any], TrackedItem] = {}
@@ -185,19 +184,19 @@ class Tracker:
     # -- while it runs ------------------------------------------------------------------------------------
 
     def add(self, transport: Any) -> None:
-        """A connection was accepted."""
+        """Register a connection that was accepted."""
         self.connections.add(transport)
-        if self.on_add is not None:
-            self.on_add(transport)
+        if self._on_add is not None:
+            self._on_add(transport)
 
     def lost(self, transport: Any) -> None:
-        """A connection is closed."""
+        """Forget a connection that is closed."""
         self.connections.discard(transport)
         self._watches.pop(transport, None)
         self._ended(transport)
 
     def track(self, deferred: Deferred[Any], what: str) -> None:
-        """Count something until a Deferred fires."""
+        """Count work as in flight until a Deferred fires."""
         self._deferreds[deferred] = self.issue(deferred, what, b"", "", monotonic())
 
         def fired(result: Any) -> Any:
@@ -208,20 +207,20 @@ class Tracker:
         deferred.addBoth(fired)
 
     def issue(self, connection: Any, method: str, target: bytes, peer: str, started: float) -> TrackedItem:
-        """Number something that is in flight."""
+        """Returns a new item with the next number."""
         self.issued += 1
         return TrackedItem(self.issued, connection, method, target, peer, started)
 
     # -- for a status or a drain ---------------------------------------------------------------------------
 
     def watches(self) -> list[ConnectionWatch]:
-        """Every connection, with what is spoken on it at this moment, and what is in flight on it."""
+        """Returns the watches of all connections, each updated."""
         for transport in list(self.connections):
             self.watch(transport)
         return list(self._watches.values())
 
     def watch(self, transport: Any) -> ConnectionWatch | None:
-        """One of them; None if it is gone."""
+        """Returns the watch of a connection, updated; None if the connection is gone."""
         if transport not in self.connections:
             return None
         if not transport.connected or transport.fileno() < 0:
@@ -239,7 +238,7 @@ class Tracker:
         return known
 
     def in_flight(self) -> list[TrackedItem]:
-        """What is in flight at this moment, oldest first."""
+        """Returns what is in flight at this moment, oldest first."""
         items = [item for watch in self.watches() for item in watch.items.values()]
         return sorted([*items, *self._deferreds.values()], key=lambda item: item.id)
 
@@ -255,7 +254,7 @@ class Tracker:
         return self.issued - in_flight
 
     def find(self, number: int) -> tuple[ConnectionWatch | None, TrackedItem] | None:
-        """What has a number, and the connection that carries it, if one does; None if it is not in flight."""
+        """Returns the item with a number, and the connection that carries it, if any; None if it is not in flight."""
         for watch in self.watches():
             for item in watch.items.values():
                 if item.id == number:
@@ -266,16 +265,35 @@ class Tracker:
         return None
 
     def deferreds(self) -> list[tuple[Deferred[Any], TrackedItem]]:
-        """What a service has asked to have counted."""
+        """Returns the Deferreds that the service has named, each with its item."""
         return list(self._deferreds.items())
+
+    # -- a drain ------------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether a drain is under way."""
+        return self.lingering is not None
+
+    def begin_drain(self, on_add: Callable[[Any], object], lingering: Lingering) -> None:
+        """Tell a drain of each new connection, and let it hold those that are closed.
+
+        :param on_add: called with each new connection.
+        :param lingering: holds connections that are closed.
+        """
+        self._on_add, self.lingering = on_add, lingering
+
+    def end_drain(self) -> None:
+        """The drain is over."""
+        self._on_add = self.lingering = None
 
     # -- the wait -----------------------------------------------------------------------------------------
 
     def all_gone(self) -> Deferred[None]:
-        """Fire when nothing that is counted is left.
+        """Fire when no connection and no named Deferred is left.
 
-        A `DeferredList` is a snapshot, and what comes after it was made would be missed: so this waits for list after
-        list until there is nothing left to list.
+        A `DeferredList` is a snapshot, which misses what comes later.  So this waits for one list after another,
+        until a list is empty.
         """
         done: Deferred[None] = Deferred()
 

@@ -1,8 +1,8 @@
-"""Twisted's listening ports, and the connections that are accepted on them, counted.
+"""Twisted's listening ports and accepted connections, which the tracker knows.
 
-What differs from the stock ones is little.  A set knows every port and every connection for as long as they live,
-which is all that normal running pays for a drain, once a connection.  And a port that stops listening is closed
-without `shutdown(2)`, which would end the listening of every process that holds the socket, a successor included.
+A drain has to know what is open; Twisted keeps no such list.  So each port and each connection registers itself while
+it is open, which is all that a drain costs before it begins.  And a port that stops listening is closed without
+`shutdown(2)`, which would end the listening in every process that holds the socket, a successor included.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class _Accepted:
-    """What both kinds of connections have in common.
+    """The part that both kinds of connections have in common.
 
-    :ivar accepted: when it was, monotonic seconds.
+    :ivar accepted: when the connection was accepted, monotonic seconds.
     """
 
     reactor: Any
@@ -37,7 +37,7 @@ class _Accepted:
         tracker.add(self)
 
     def connectionLost(self, reason: Any) -> None:
-        """It is closed; its protocol is told first."""
+        """Forget a connection that is closed, after its protocol was told."""
         try:
             super().connectionLost(reason)  # type: ignore[misc]
         finally:
@@ -59,45 +59,45 @@ class UNIXServer(_Accepted, unix.Server):
 
 
 class _Listening:
-    """What both kinds of ports have in common."""
+    """The part that both kinds of ports have in common."""
 
     reactor: Any
 
     def startListening(self) -> None:
-        """Listen, and be counted."""
+        """Listen, and register with the tracker."""
         super().startListening()  # type: ignore[misc]
         self.reactor.tracker.ports[self] = _current_log_prefix()
 
     def connectionLost(self, reason: Any) -> None:
-        """It listens no more."""
+        """Forget a port that has stopped listening."""
         self.reactor.tracker.ports.pop(self, None)
         super().connectionLost(reason)  # type: ignore[misc]
 
 
 class TCPPort(_Listening, tcp.Port):
-    """A TCP port that listens."""
+    """A listening TCP port."""
 
     transport = TCPServer  # type: ignore[assignment]
     _shouldShutdown = False
 
 
 class UNIXPort(_Listening, unix.Port):
-    """A Unix socket that listens."""
+    """A listening Unix socket."""
 
     transport = UNIXServer
     _shouldShutdown = False
 
 
 def name_of_port(port: Any) -> str:
-    """What log and status call a port: by the endpoint that listens so."""
+    """Returns what log and status call a port: the endpoint description that listens so."""
     kind = "unix" if port.addressFamily == socket.AF_UNIX else "ssl" if port._type == "TLS" else "tcp"
     return name_of(kind, port) or repr(port)
 
 
 def _current_log_prefix() -> str:
-    """The log prefix of whom the reactor has called just now: a connection's, for one; `-` for none.
+    """Returns the log prefix of the connection that the reactor is calling; `-` for none.
 
-    A port that a protocol opens while it reads is there for its connection, as in FTP's passive mode: it is no door
-    of the service's, and outlives the doors.
+    A port that a protocol opens while it reads belongs to its connection, as in FTP's passive mode: a drain
+    does not close it with the listening ports of the service.
     """
     return str((context.get(ILogContext) or {}).get("system", "-"))

@@ -1,12 +1,12 @@
-"""twisted.web's connections: what is in flight on them, and how they are led to their end.
+"""twisted.web's connections: what is in flight on them, and how a drain ends them.
 
-An HTTP connection is no request.  An idle one would hold a drain for as long as the browser likes, and one that is
-closed at the wrong moment loses the request that is already on its way.  So each exchange counts, not the connection;
-and an idle connection is kept for a moment in which it may bring one last request, whose answer says `Connection:
-close` (RFC 9112 §9.6).  The rules are those of `graceful-app`.
+An idle HTTP connection would hold a drain for as long as the browser likes, and a connection that is closed at the
+wrong moment loses the request that is already on its way.  So each exchange counts, not the connection; and an idle
+connection is kept for a moment in which it may bring one last request, whose answer says `Connection: close`
+(RFC 9112 §9.6).  The rules are those of `graceful-app`.
 
-twisted.web has no public name for most of this.  What is used here is what its own tests use; and it is changed on
-the objects of one connection, once a drain has begun: normal running has twisted.web as it is.
+twisted.web has no public name for most of this.  This module uses the private names that Twisted's own tests use.  It
+changes only the objects of one connection, and only in a drain; before that, twisted.web is unchanged.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from twisted.python.failure import Failure
 from graceful.reactor.tracking import ConnectionWatch, TrackedItem, Tracker
 from graceful.web.exchange import APPLICATION, RECEIVING, SENDING
 
-#: Seconds that an idle connection is kept in a drain, for one last request; and one that has been silent since it was
-#: accepted, when no other connection has time left.
+#: Seconds that an idle connection is kept in a drain, for one last request.
 IDLE_GRACE: Final = 5.0
+
+#: Seconds that a connection without any request yet is kept when no client sends further requests: its first one may
+#: have been on its way.
 FRESH: Final = 1.0
 
-#: Seconds in which a client acknowledges a PING, or else is too far away to be waited for.
+#: Seconds in which a client has to acknowledge a PING; a slower client is not waited for.
 PONG_IN: Final = 1.0
 
-#: What a client of an exchange is told that was taken down before its answer had begun.
+#: The answer to an exchange that was taken down before its own answer had begun.
 UNAVAILABLE: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\n"
@@ -42,19 +44,20 @@ UNAVAILABLE: Final = (
     b"503 Service Unavailable\n"
 )
 
+#: The keys in `items` of a request whose head has begun, and of an answer that is not sent to its end.
 _PARTIAL: Final = "the beginning of a request"
 _TAIL: Final = "the end of an answer"
 
 
 def kind_of_http(protocol: Any) -> tuple[type[ConnectionWatch], Any] | None:
-    """How a connection is watched on which twisted.web speaks, and its channel; None if it is another protocol."""
+    """Returns the class that watches a protocol of twisted.web, and its channel; None for other protocols."""
     http = sys.modules.get("twisted.web.http")
     if http is None:
         return None
     if isinstance(protocol, http._GenericHTTPChannelProtocol):
         protocol = protocol._channel
     if isinstance(protocol, http.HTTPChannel):
-        # A channel that was handed to a WebSocket is the way to it from now on, and no more.
+        # A channel that was handed to a WebSocket only passes bytes on to it.
         return (ConnectionWatch if "connectionLost" in vars(protocol) else HTTP1), protocol
     http2 = sys.modules.get("twisted.web._http2")
     if http2 is not None and isinstance(protocol, http2.H2Connection):
@@ -71,7 +74,7 @@ class HTTP1(ConnectionWatch):
         self._used = "persistent" in vars(protocol)  # its first head was complete
 
     def refresh(self) -> None:
-        """Find out what is in flight on it now."""
+        """Update `items` to what is in flight now."""
         channel = self.protocol
         keys: list[Any] = list(channel.requests)
         if not keys and self.unsent:
@@ -103,7 +106,7 @@ class HTTP1(ConnectionWatch):
     # -- drain --------------------------------------------------------------------------------------------
 
     def _announce(self) -> None:
-        """Every answer from now on says that it is the connection's last, but for those that others wait behind."""
+        """Have every answer say that it is the connection's last, unless another request waits behind it."""
         channel = self.protocol
         channel.checkPersistence = self._persistence(channel.checkPersistence)
         if channel.requests and not channel.line_mode and not channel._dataBuffer:  # its head is complete
@@ -113,7 +116,7 @@ class HTTP1(ConnectionWatch):
                 request.responseHeaders.setRawHeaders(b"connection", [b"close"])
 
     def _persistence(self, stock: Callable[[Any, bytes], bool]) -> Callable[[Any, bytes], bool]:
-        """What a channel asks, once for each request whose head is complete, instead of its own method."""
+        """Returns the function that the channel calls once for each complete head, instead of its own method."""
         channel = self.protocol
 
         def check_persistence(request: Any, version: bytes) -> bool:
@@ -129,7 +132,7 @@ class HTTP1(ConnectionWatch):
         return check_persistence
 
     def sweep(self, now: float, quiet: bool) -> None:
-        """Close it when it has been idle for long enough."""
+        """Close the connection when it has been idle for long enough."""
         super().sweep(now, quiet)
         if self.items or self.closing:
             self._used, self._idle_since = True, None
@@ -148,7 +151,7 @@ class HTTP1(ConnectionWatch):
             return False
 
     def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
-        """End it: with a 503 if the answer had not begun, else in a way that no client takes for its end."""
+        """End the connection: by a 503 if no answer has begun, else by a reset, so that none is taken for whole."""
         self.refresh()
         taken = [] if self.closing and not self.items else list(self.items.values())
         channel = self.protocol
@@ -168,8 +171,8 @@ class HTTP1(ConnectionWatch):
 class HTTP2(ConnectionWatch):
     """A connection of HTTP/2; `protocol` is its `H2Connection`.
 
-    It is told twice that it ends (RFC 9113 §6.8): at first that it will, with the highest number that a stream can
-    have, so that nothing which is on its way is refused; and a round trip later with the last one that has come.
+    It gets two GOAWAY frames (RFC 9113 §6.8).  The first one has the highest number that a stream can have, so that
+    no request on its way is refused; the second one, a round trip later, has the number of the last stream that came.
     """
 
     def __init__(self, tracker: Tracker, transport: Any, protocol: Any) -> None:
@@ -178,7 +181,7 @@ class HTTP2(ConnectionWatch):
         self._final_sent = False
 
     def refresh(self) -> None:
-        """Find out what is in flight on it now."""
+        """Update `items` to what is in flight now."""
         streams = self.protocol.streams.values()
         keys: list[Any] = list(streams)
         if not keys and self.unsent:
@@ -194,7 +197,7 @@ class HTTP2(ConnectionWatch):
         return self._tracker.issue(self.transport, method.decode("latin-1"), target, self.peer, monotonic())
 
     def _announce(self) -> None:
-        """Tell the client for the first time."""
+        """Send the first GOAWAY, and a PING that tells when the client has it."""
         self._announced_at = monotonic()
         connection = self.protocol
         receive, received = connection.conn.receive_data, connection._requestReceived
@@ -221,13 +224,13 @@ class HTTP2(ConnectionWatch):
             self._send_goaway(self.protocol.conn.highest_inbound_stream_id)
 
     def _send_goaway(self, last: int) -> None:
-        """Send GOAWAY; by hand, since h2 would call the connection closed after its own."""
+        """Send GOAWAY without h2, which would call the connection closed after that."""
         from hyperframe.frame import GoAwayFrame  # of h2; without it no client speaks HTTP/2
 
         self.protocol.transport.write(GoAwayFrame(last_stream_id=last).serialize())
 
     def sweep(self, now: float, quiet: bool) -> None:
-        """Tell it again when it is time, and close it when its last stream is through."""
+        """Send the second GOAWAY when it is time, and close the connection after its last stream."""
         super().sweep(now, quiet)
         if self._announced_at is not None and now - self._announced_at >= PONG_IN:
             self._send_final_goaway()
@@ -235,7 +238,7 @@ class HTTP2(ConnectionWatch):
             self.protocol.transport.loseConnection()
 
     def take_down(self, only: TrackedItem | None = None) -> list[TrackedItem]:
-        """End it, or one stream of it: none can be taken for complete."""
+        """End the connection, or one stream of it, by a reset: no answer can be taken for whole."""
         self.refresh()
         if only is not None:
             for stream, item in self.items.items():
@@ -252,7 +255,7 @@ class HTTP2(ConnectionWatch):
 
 
 def kind_of(transport: Any) -> tuple[type[ConnectionWatch], Any]:
-    """How a connection is watched, and the protocol that is spoken on it, without what is around that."""
+    """Returns the class that watches a connection, and its innermost protocol, without wrappers."""
     protocol = transport.protocol
     while getattr(protocol, "wrappedProtocol", None) is not None:
         protocol = protocol.wrappedProtocol

@@ -19,6 +19,7 @@ class Interruption:
     :ivar sent: bytes of its answer.
     :ivar stack: of its thread; empty if it had none.
     :ivar story: what was done to bring its thread down, in words; empty if it had none.
+    :ivar status: that its client got; 0 for none.
     :ivar environ: of the WSGI application.
     :ivar reported: whether its report was made.
     :ivar down: whether its thread has come down; None while that is not known, or if it had none.
@@ -33,6 +34,7 @@ class Interruption:
     story: list[str] = field(factory=list)
     down: bool | None = None
     reported: bool = False
+    status: int = 0
     environ: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod

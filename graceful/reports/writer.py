@@ -53,6 +53,7 @@ class ReportWriter:
             "topic": f"{exchange.method} {exchange.shown_target.partition('?')[0]}",
             "exchange": exchange.id,
             "request_id": exchange.request_id,
+            "trace_id": exchange.trace_id,
             "method": exchange.method,
             "url": self.url(exchange),
             "client": exchange.peer or "unix",
@@ -70,6 +71,7 @@ class ReportWriter:
     def interruption(self, what: Interruption) -> Report:
         """Return the report of an exchange that was taken down."""
         report = self.facts(what.exchange, what.age, what.phase, what.sent, what.environ)
+        report["status"] = what.status  # the exchange's own is what its thread has said since
         report["kind"] = "takedown"
         report["type"] = "Takedown"
         report["value"] = f"taken down {what.why} after {what.age:.1f} s"

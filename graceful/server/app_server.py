@@ -7,7 +7,8 @@ end it drains (:mod:`graceful.drain`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
@@ -16,30 +17,42 @@ from twisted.web.resource import IResource
 
 from graceful.config.settings import BadSetting, Settings
 from graceful.control.control_server import ControlServer
+from graceful.control.counters import Counters
+from graceful.control.log_rotation import LogRotation
 from graceful.drain import Drain, DrainResult, State
+from graceful.process.exit import EXIT_SECONDS
 from graceful.process.own_process import OwnProcess
 from graceful.server.drain_limit import DrainLimit
 from graceful.server.engine import Engine, Root
 from graceful.server.instance import Instance
-from graceful.server.own_sockets import OwnSockets
+from graceful.server.own_sockets import OwnSockets, load_certificates
 from graceful.server.server_orders import ServerOrders
 from graceful.server.server_status import ServerStatus
 from graceful.server.shutdown import Shutdown
 from graceful.server.socket_source import SocketSource
 from graceful.sockets.binding import BoundSocket
+from graceful.takeover.arrival_links import ArrivalLinks
+from graceful.takeover.connection_takers import ConnectionTakers
 from graceful.takeover.coordinator import Takeover
 from graceful.takeover.reload import Reload
+from graceful.takeover.successor_api import SuccessorApi
+from graceful.takeover.successor_watch import SuccessorWatch
+from graceful.tls.certificates import CertificateStore
 from graceful.web.interfaces import IHandler
 from graceful.web.transport_connection import EndpointFactory
 
 log = Logger(namespace="graceful")
 
 
+#: Seconds before the last limit at which a stop no longer waits for a reader of its metrics.
+MARGIN: Final = 1.0
+
+
 class AppServer(Instance):
     """Serves a tree of resources as a Twisted service, and drains when it is stopped.
 
-    :param root: an `IResource`, a `WSGIResource`, or a function without arguments that returns one: it is called
-        after daemonizing and after privileges are shed.
+    :param root: an `IResource`, a `WSGIResource`, an `ASGIResource`, or a function without arguments that returns
+        one: it is called after daemonizing and after privileges are shed.
     :param settings: limits, listeners, time-outs.
     :param process: given if the server owns its process, as under `graceful-app`.  A service among others
         leaves signals and exit to its parent, drains in `stopService`, and has no workers.
@@ -50,6 +63,8 @@ class AppServer(Instance):
     engine: Engine
     drain: Drain
     orders: ServerOrders
+    arrivals: ArrivalLinks
+    takers: ConnectionTakers
 
     def __init__(
         self,
@@ -66,7 +81,8 @@ class AppServer(Instance):
         self._source = source if source is not None else OwnSockets(settings, process)
         if self._source.control is not None:
             settings = evolve(settings, status_listen=(), control="")  # these are the supervisor's
-        self._server_status = ServerStatus(settings)
+        self.certificates = CertificateStore()
+        self._server_status = ServerStatus(settings, certificates=self.certificates.describe)
         super().__init__(settings, process, reactor, self._source.control)
         self._root = root
         self._reload: Reload | None = None
@@ -85,6 +101,7 @@ class AppServer(Instance):
         :raises BindError: one line for the operator.
         """
         self._use_usual_reactor()
+        load_certificates(self.settings.listen, self.certificates)
         self._source.bind(self._reactor, self.factory, self._predecessor)
 
     def names(self) -> list[str]:
@@ -94,9 +111,13 @@ class AppServer(Instance):
     def _build(self) -> None:
         """Import the application, make the engine, begin to accept."""
         root, settings, process, reactor = self._root, self.settings, self._process, self._reactor
+        control = self._control
         if not IResource.providedBy(root) and not IHandler.providedBy(root):
             root = root()
-        self.engine = Engine(reactor, settings, root, self._takedown_at)
+        counters = Counters() if control is not None and control.serves_metrics else None
+        self.engine = Engine(
+            reactor, settings, root, self._takedown_at, self.certificates, self._source.interceptors, counters
+        )
         self._shutdown = Shutdown(self.engine, reactor, process, self, self._source.words)
         self.drain = Drain(
             self.engine.clock,
@@ -107,9 +128,14 @@ class AppServer(Instance):
             self._entered,
         )
         self._is_built = True
+        self.arrivals = ArrivalLinks(self.engine, reactor.callFromThread)
         limit = DrainLimit(self.engine.site.register, self.drain, process.limit if process is not None else None)
-        if self._control is not None and self._source.control is None:
-            self._prepare_takeover(self._control, limit)
+        if control is not None:
+            self.takers = ConnectionTakers(self.engine.site, self.engine.clock, control.serve_also)
+            if self._source.control is None:
+                self._prepare_takeover(control, limit)
+            else:
+                control.answer_successors(SuccessorApi(None, moves=self.takers).answer)
         self.orders = ServerOrders(
             self.engine,
             self.drain,
@@ -118,10 +144,11 @@ class AppServer(Instance):
             reactor if process is None else None,
             self._reload,
             self._source.label,
+            *([control.stop_ordered, LogRotation(control.asked_path).pass_on] if control is not None else []),
         )
-        self._server_status.read_from(self.engine, self.drain, self._shutdown, limit, self._takeover)
-        if self._control is not None:
-            self._control.open(reactor, self.orders)
+        self._server_status.read_from(self.engine, self.drain, self._shutdown, limit, self._takeover, counters)
+        if control is not None:
+            control.open(reactor, self.orders)
         reactor.callWhenRunning(self._take_signals, self.orders)
         self._source.accept(self, reactor)
 
@@ -129,14 +156,18 @@ class AppServer(Instance):
         """Answer successors, and be able to start them."""
         settings, process = self.settings, self._process
         self._takeover = Takeover(
-            self.engine,
+            self.engine.listening,
             control,
             self,
             self._shutdown,
             process,
             settings.takeover_timeout,
             limit.arm,
+            partial(SuccessorWatch, self._reactor),
             self._takeover_ended,
+            self.takers,
+            self.takers.links,
+            self.arrivals,
         )
         if process is not None and process.origin is not None:
             self._reload = Reload(
@@ -147,6 +178,10 @@ class AppServer(Instance):
                 self.engine.clock,
                 settings.takeover_timeout,
             )
+
+    def _descriptors(self) -> list[int]:
+        serving = self.engine.descriptors() if self._is_built else []
+        return [*super()._descriptors(), *serving, *self._source.descriptors()]
 
     @property
     def state(self) -> State:
@@ -184,7 +219,9 @@ class AppServer(Instance):
     # -- in a drain; a :class:`graceful.server.shutdown.DrainListener` ---------------------------------------
 
     def going_down(self) -> None:
-        """Tell the balancer and the service manager."""
+        """Tell the balancer and the service manager; take connections in only if they can move on to a successor."""
+        if self._control is None or not self.takers.active:
+            self.arrivals.stop()
         if self._control is not None:
             self._control.going_down()
 
@@ -196,6 +233,17 @@ class AppServer(Instance):
     def sockets_closed(self) -> None:
         """Every listening socket is closed."""
         self._source.sockets_closed()
+
+    def more_arrive(self) -> bool:
+        """Take no more connections in.  Returns whether some are still on their way."""
+        self.arrivals.stop()
+        return self.arrivals.busy
+
+    def before_leaving(self) -> Deferred[None]:
+        """Wait until Prometheus has read what was taken down, if it reads it, within the time that there is."""
+        if self._control is None:
+            return succeed(None)
+        return self._control.until_scraped(self._server_status.latest_exit - EXIT_SECONDS - MARGIN)
 
     def drained(self, result: DrainResult) -> None:
         """Send the result to the clients of control and to the supervisor."""

@@ -8,46 +8,62 @@ sockets, the pools own their threads, and the engine owns all of them until :met
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from graceful.asgi.asgi_host import AsgiHost
+from graceful.asgi.asgi_resource import ASGIResource
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.config.values import parse_mapping
+from graceful.control.counters import Counters
 from graceful.control.health import Health
+from graceful.downloads import media_types
 from graceful.downloads.handover import AnswerHandOver
 from graceful.downloads.parking_lot import ParkingLot
 from graceful.downloads.prefixes import PublicPrefixes
 from graceful.downloads.relay_pool import RelayPool
+from graceful.downloads.resuming import Resuming
+from graceful.logs.access_forms import renderer
 from graceful.logs.access_log import AccessLog
-from graceful.process import gc_tuning
+from graceful.process import gc_tuning, malloc_tuning
 from graceful.process.clock import monotonic_clock
 from graceful.reports.reporter import Reporter
+from graceful.server.listening import ListeningSockets
+from graceful.sockets.backlog import Queue
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.endpoint_listener import EndpointListener
-from graceful.sockets.listener import Listener
 from graceful.takedown.kernel_waits import Inode, KernelWaits
+from graceful.takedown.lost_exchanges import LostExchanges
 from graceful.takedown.request_timeout import RequestTimeouts
 from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
-from graceful.threads.pool import Pool
+from graceful.threads.pool_set import PoolSet
 from graceful.threads.stacks import stack_of
-from graceful.threads.start import NoThread
+from graceful.tls.certificates import CertificateStore
+from graceful.tls.watch import CertificateWatch
+from graceful.web.acceptor import acceptor
 from graceful.web.body_spool import Spooler
-from graceful.web.connection import accept_connection
+from graceful.web.carrying import Carried
 from graceful.web.exchange import Exchange
 from graceful.web.hub import Hub
 from graceful.web.interfaces import IHandler
+from graceful.web.moving import MovedConnection, take_in
+from graceful.web.prefix_routes import PrefixRoutes
 from graceful.web.proxies import TrustedProxies
+from graceful.web.queue_times import QueueTimes
+from graceful.web.register import Register
 from graceful.web.resource_tree import ResourceTree
-from graceful.web.site import Site
+from graceful.web.site import Interceptor, Site
 from graceful.web.timeouts import Sweep
+from graceful.web.trace_context import TraceContext
 from graceful.web.transport_connection import EndpointFactory
+from graceful.websocket.keeper import Keeper
 from graceful.wsgi.resource import WSGIResource
 from graceful.wsgi.runner import Runner
 
@@ -63,6 +79,9 @@ SWEEP_IN_DRAIN: Final = 0.1
 #: Seconds for which the end waits for threads of the pools that are idle: they exit as soon as they are woken.
 IDLE_THREADS_END: Final = 1.0
 
+#: Seconds for which the end waits for the asyncio loop, which has nothing to do any more.
+LOOP_ENDS: Final = 1.0
+
 Root = Any  # an IResource, or something that IHandler can be made of
 
 
@@ -73,15 +92,23 @@ class Engine:
     :param settings: limits and time-outs.
     :param root: an `IResource`, or something that :class:`~graceful.web.interfaces.IHandler` can be made of.
     :param takedown_at: returns when a drain takes down what is left, monotonic seconds; None before a drain.
+    :param certificates: those of the listening sockets, which were loaded as the user that could read their keys.
+    :param interceptors: see each exchange before everything else does, in their order.
+    :param counters: count exchanges that are over; None if they are not counted.
     :ivar site: what is served, with the register of all that is in flight.
+    :ivar listening: where connections come from.
     :ivar clock: monotonic time, for every deadline.
     :ivar access_log: None if there is none.
     :ivar reports: writes reports of requests that were taken down, have failed or were slow.
     :ivar interrupt_scheduler: brings threads down.
     :ivar request_timeouts: takes down single exchanges while the server runs normally.
     :ivar callbacks: runs the application's callables that have no thread of an exchange.
+    :ivar certificate_watch: replaces certificates that were renewed.
     :ivar health: what a balancer is told.
     :ivar parking_lot: where parked requests wait.
+    :ivar asgi: runs the ASGI applications.
+    :ivar websockets: looks after what has become a WebSocket.
+    :ivar threads: returns how many are busy, how many there are, and how many exchanges wait for one.
     """
 
     def __init__(
@@ -90,130 +117,112 @@ class Engine:
         settings: Settings,
         root: Root,
         takedown_at: Callable[[], float | None] = lambda: None,
+        certificates: CertificateStore | None = None,
+        interceptors: Sequence[Interceptor] = (),
+        counters: Counters | None = None,
     ) -> None:
+        malloc_tuning.keep_freed_memory()
         self._reactor = reactor
+        self.certificates = certificates if certificates is not None else CertificateStore()
         self._settings = settings
-        self.clock = monotonic_clock(reactor)
+        self.clock = clock = monotonic_clock(reactor)
         self.clock.start()
-        self._hub = Hub(reactor)
-        self._listeners: list[Listener | EndpointListener] = []
         self._sweeping: IDelayedCall | None = None
-        self._silent = False
-        self._pools: dict[Any, Pool[Exchange]] = {}
-        self._lacks_threads = False
-        self.access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
+        self.access_log: AccessLog | None = None
+        if settings.access_log is not None:
+            self.access_log = AccessLog(settings.access_log, render=renderer(settings.access_log_format))
         self.callbacks = CallbackThreads()
         self.reports = Reporter(settings.reports, settings.report_hide)
+        times = QueueTimes.needed(settings, counters.waits.count if counters is not None else None)
+        runner: Callable[[Exchange], None] = Runner(self.reports, settings.workers > 1)
+        run = runner if times is None else times.runs(runner)
+        self._pools = pools = PoolSet(settings.threads, settings.queue, run, Runner.give_up)
+        self.threads = pools.counts
+        self._hub = hub = Hub(reactor, pools)
+        self._disk = disk = DiskThreads(hub.call)
+        self.asgi = asgi = AsgiHost(hub, disk, self.reports, times=times)
         self.interrupt_scheduler = InterruptScheduler(
-            self.clock, self.working, self._native, KernelWaits(self._own_sockets), self.callbacks.call
+            clock, self.working, pools.native, KernelWaits(self._own_sockets), self.callbacks.call
         )
-        self.site = Site(
-            root,
-            settings,
-            record=self.access_log.record if self.access_log is not None else None,
-            proxies=TrustedProxies(settings.trusted_proxy) if settings.trusted_proxy else None,
-            spooler=Spooler(settings.spool, self._hub.call),
-            pool_for=self._pool_for,
-            takedown_at=takedown_at,
-        )
-        self._end_overdue = Sweep(self.site)
-        self._answer_without_threads(reactor)
-        self.request_timeouts = RequestTimeouts(
-            self.site, self.clock, self.working, self._queued, self.interrupt_scheduler, self.reports, self._replace
-        )
-        self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
-        if settings.health_path:
-            self.site.route(settings.health_path, self.health.answer)
-        handler = IHandler(root, None) or ResourceTree(root, self._hub)
-        self.site.serve(handler)
-        if isinstance(handler, WSGIResource):
-            self._pool_for(handler.threadpool)  # a server that cannot have its threads does not accept
-        self.site.on_room = self._resume_below_limit
-        if self.access_log is not None:
-            self.access_log.start()
-        gc_tuning.freeze_startup_objects()
-
-    def _answer_without_threads(self, reactor: Any) -> None:
-        """Set up what the event loop answers without a thread of the application: downloads and parked requests."""
-        settings, call, clock = self._settings, self._hub.call, self.clock
 
         def upstream() -> Any:
             from graceful.downloads.upstream import Upstream
 
             return Upstream(reactor, clock, settings.upstream_connect_timeout)
 
-        self._disk = disk = DiskThreads(call)
+        self.certificate_watch = CertificateWatch(clock, self.certificates, disk.do)
         self._relays = relays = RelayPool(clock, upstream, settings.upstream_timeout)
-        self.parking_lot = ParkingLot(clock, call, self.callbacks.call)
-        internal = [parse_mapping(text) for text in settings.internal_download]
-        self.site.hand_over = AnswerHandOver(call, disk, relays, self.parking_lot, internal)
+        self.parking_lot = ParkingLot(clock, hub.call, self.callbacks.call)
+        self.health = Health(settings.health_path or HEALTH_PATH, settings.going_down_status, settings.app_version)
+        routes = PrefixRoutes()
+        if settings.health_path:
+            routes.add(settings.health_path, self.health.answer)
         mappings = [parse_mapping(text) for text in settings.download]
-        public = PublicPrefixes(call, disk, relays, mappings)
+        immutable = re.compile(settings.download_immutable) if settings.download_immutable else None
+        public = PublicPrefixes(hub.call, disk, relays, mappings, immutable)
         for mapping in mappings:
-            self.site.route(mapping.prefix, public.answer)
+            routes.add(mapping.prefix, public.answer)
+        media_types.load()
+        internal = [parse_mapping(text) for text in settings.internal_download]
+        handler = IHandler(root, None) or ResourceTree(root, hub)
+        traces = TraceContext.needed(settings)
+        record = self.access_log.record if self.access_log is not None else None
+        register = Register()
+        self.websockets = Keeper(register, settings, clock, hub.call)
+        self.listening = ListeningSockets(
+            reactor,
+            clock,
+            register.connections,
+            settings.max_connections,
+            settings.deadline,
+            lambda bound: acceptor(self.site, hub, bound, self.certificates),
+            lambda: self.site.draining,
+        )
+        self.site = Site(
+            handler,
+            settings,
+            register,
+            routes=routes,
+            hand_over=AnswerHandOver(hub.call, disk, relays, self.parking_lot, internal),
+            record=record if counters is None else counters.before(record),
+            proxies=TrustedProxies(settings.trusted_proxy) if settings.trusted_proxy else None,
+            spooler=Spooler(settings.spool, hub.call),
+            pool_for=pools.find,
+            on_room=self.listening.resume_below_limit,
+            withdraw=pools.withdraw,
+            takedown_at=takedown_at,
+            coroutines=asgi,
+            streams=isinstance(handler, ASGIResource),
+            queue_times=times,
+            websockets=self.websockets,
+            interceptors=interceptors if traces is None else [*interceptors, traces],
+        )
+        self._resume = Resuming(disk, relays).kinds
+        self._end_overdue = Sweep(self.site)
+        self._end_lost = LostExchanges(self.site, self.working, pools.queued)
+        self.request_timeouts = RequestTimeouts(
+            self.site, clock, self.working, pools.queued, self.interrupt_scheduler, self.reports, pools.replace
+        )
+        if isinstance(handler, WSGIResource):
+            pools.find(handler.threadpool)  # a server that cannot have its threads does not accept
+        elif isinstance(handler, ASGIResource):
+            asgi.start(handler.application)  # nor does one whose application is not ready
+        if self.access_log is not None:
+            self.access_log.start()
+        gc_tuning.freeze_startup_objects()
 
-    # -- threads ------------------------------------------------------------------------------------------
+    def working(self) -> dict[Exchange, Any]:
+        """Returns the exchanges that a thread or a task works for, each with that.  Any thread."""
+        return {**self._pools.working(), **self.asgi.working()}
 
-    def _pool_for(self, threadpool: Any) -> Pool[Exchange]:
-        """Returns the pool of all applications that share a `ThreadPool` of Twisted's, or have none.  Any thread.
-
-        Its threads are woken once for each batch of the hub's.
-
-        :raises NoThread: the system refuses a thread; it is tried again with the next request.
-        """
-        size = self._settings.threads if threadpool is None else threadpool.max
-        known = self._pools.get(threadpool)
-        if known is not None:
-            return known
-        made = Pool(size, self._settings.queue, Runner(self.reports))
-        try:
-            made.start()
-        except NoThread as error:
-            if not self._lacks_threads:
-                log.error("requests for the application are answered with 503: {error}", error=error)
-            self._lacks_threads = True
-            raise
-        self._lacks_threads = False
-        pool = self._pools.setdefault(threadpool, made)
-        if pool is not made:
-            made.stop(0)
-            return pool
-        if len(self._pools) == 1:
-            self._hub.before, self._hub.after = pool.hold, pool.kick
-        else:
-            self._hub.before, self._hub.after = self._hold_all, self._kick_all
-        return pool
-
-    def _hold_all(self) -> None:
-        for pool in list(self._pools.values()):
-            pool.hold()
-
-    def _kick_all(self) -> None:
-        for pool in list(self._pools.values()):
-            pool.kick()
-
-    def working(self) -> dict[Exchange, int]:
-        """Returns the exchanges that a thread works for, each with its thread.  Any thread."""
-        pools = list(self._pools.values())
-        return {exchange: thread for pool in pools for thread, exchange in pool.working.copy().items()}
-
-    def _queued(self) -> list[Exchange]:
-        """Returns the exchanges that wait for a thread."""
-        return [exchange for pool in list(self._pools.values()) for exchange in pool.backlog.copy()]
-
-    def _native(self, thread: int) -> int:
-        """Returns the kernel's number of a thread of a pool; 0 if there is none."""
-        return max((pool.native(thread) for pool in list(self._pools.values())), default=0)
-
-    def _replace(self, thread: int) -> bool:
-        """Start another thread in place of one that does not return.  Returns whether it was started."""
-        pool = next((pool for pool in list(self._pools.values()) if thread in pool.working), None)
-        return pool is not None and pool.replace(thread)
+    def thread_names(self) -> dict[Any, str]:
+        """Returns the names of what :meth:`working` returns."""
+        return {**self._pools.thread_names(), **dict.fromkeys(self.asgi.working().values(), "asyncio")}
 
     def _own_sockets(self) -> set[Inode]:
         """Returns the device and inode of each descriptor that is the server's own."""
         reactor = self._reactor
-        own = {*self._listeners, *reactor.getReaders(), *reactor.getWriters()}
+        own = {*self.listening.all(), *reactor.getReaders(), *reactor.getWriters()}
         own.update(getattr(reactor, "_internalReaders", ()))
         numbers = [*self._hub.descriptors(), *(one.fileno() for one in own if hasattr(one, "fileno"))]
         found = set()
@@ -225,17 +234,7 @@ class Engine:
             found.add((about.st_dev, about.st_ino))
         return found
 
-    def thread_names(self) -> dict[int, str]:
-        """Returns the names of the threads of all pools, by their numbers."""
-        return {thread.ident or 0: thread.name for pool in list(self._pools.values()) for thread in pool.threads}
-
-    def threads(self) -> tuple[int, int, int]:
-        """Returns how many threads are busy, how many there are, and how many exchanges wait for one."""
-        pools = list(self._pools.values())
-        busy, size = sum(len(pool.working) for pool in pools), sum(pool.size for pool in pools)
-        return busy, size or self._settings.threads, sum(pool.queued for pool in pools)
-
-    # -- listeners ----------------------------------------------------------------------------------------
+    # -- connections --------------------------------------------------------------------------------------
 
     def accept(
         self,
@@ -251,101 +250,40 @@ class Engine:
         :param factory: makes the protocols of these endpoints.
         :param silent: another process logs which sockets are closed.
         """
-        self._silent = silent
         self._hub.start()
-        factory.serve(self.site, self._hub, self._pause_at_limit)
-        self.accept_more(bound)
-        self._listeners += foreign
+        factory.serve(self.site, self._hub, self.listening.pause_at_limit)
+        self.listening.accept(bound, foreign, silent)
         self._sweeping = self.clock.callLater(SWEEP, self._sweep)
         self.request_timeouts.start()
+        self.certificate_watch.start()
 
-    def accept_more(self, bound: Sequence[BoundSocket]) -> None:
-        """Accept from more sockets, which the engine owns from now on."""
-        self._listeners = [listener for listener in self._listeners if not listener.closed]
-        for one in bound:
-            listener = Listener(self._reactor, self.clock, one, self._accepter(one), silent=self._silent)
-            self._listeners.append(listener)
-            listener.start()
-        if bound:
-            self._pause_at_limit()
+    def room(self) -> int:
+        """Returns how many further connections there may be.  Any thread."""
+        return self._settings.max_connections - len(self.site.register.connections)
+
+    def take_in(self, sock: socket.socket, moved: MovedConnection, carried: Carried | None = None) -> None:
+        """Serve on a connection that a predecessor has accepted.
+
+        :param carried: what of it is not in the kernel.
+        """
+        take_in(self.site, self._hub, sock, moved, carried, self._resume)
+        self.listening.pause_at_limit()
 
     def sockets(self) -> list[tuple[str, str]]:
         """Returns the listening sockets by name, each `open`, `paused` or `closed`."""
+        return self.listening.sockets()
+
+    def queues(self) -> list[Queue]:
+        """Returns how many clients wait in the queue of each listening socket, where the kernel tells it."""
+        return self.listening.queues()
+
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors of the listening sockets and of the connections, those of plugins excepted."""
+        connections: list[Any] = list(self.site.register.connections)
         return [
-            (listener.name, "closed" if listener.closed else "paused" if listener.paused else "open")
-            for listener in self._listeners
+            *self.listening.descriptors(),
+            *(one.sock.fileno() for one in connections if getattr(one, "fd", -1) >= 0),
         ]
-
-    def open_sockets(self) -> list[BoundSocket]:
-        """Returns the listening sockets that can be handed over, in their order."""
-        return [one.bound for one in self._listeners if isinstance(one, Listener) and not one.closed]
-
-    def rebind(self, known: Sequence[BoundSocket]) -> None:
-        """Replace what is known about these sockets: whether other processes hold them, and who owns their paths."""
-        for one in known:
-            for listener in self._listeners:
-                if isinstance(listener, Listener) and listener.bound.socket is one.socket:
-                    listener.bound = one
-
-    def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
-        """Let go of sockets that process `pid` accepts from; the connections in their queues are left to it."""
-        taken = [one.socket for one in handed]
-        for listener in self._listeners:
-            if isinstance(listener, Listener) and listener.bound.socket in taken:
-                listener.hand_over(pid)
-
-    def foreign(self) -> list[str]:
-        """Returns the endpoints that plugins listen on; they cannot be handed over."""
-        return [one.description for one in self._listeners if isinstance(one, EndpointListener) and not one.closed]
-
-    def add(self, listener: EndpointListener) -> None:
-        """Own one more endpoint, which listens already, and log that it is open."""
-        self._listeners.append(listener)
-        self._say_open(listener)
-
-    def say_open(self) -> None:
-        """Log each listener as open."""
-        for listener in self._listeners:
-            self._say_open(listener)
-
-    def _say_open(self, listener: Listener | EndpointListener) -> None:
-        log.info("socket {name} open (pid {pid})", name=listener.name, pid=os.getpid())
-
-    def _accepter(self, bound: BoundSocket) -> Callable[[socket.socket, Any], None]:
-        """Returns the function that takes in the connections of a listening socket."""
-        name = bound.socket.getsockname()
-        server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("localhost", 80)
-        site, hub = self.site, self._hub
-
-        def accepted(sock: socket.socket, peer: Any) -> None:
-            accept_connection(site, hub, sock, peer, server)
-            self._pause_at_limit()
-
-        return accepted
-
-    def _pause_at_limit(self) -> None:
-        """Leave further connections in the kernel's queues if the connection just accepted has reached the limit."""
-        if len(self.site.register.connections) >= self._settings.max_connections and not self.site.draining:
-            for listener in self._listeners:
-                listener.pause("max-connections")
-
-    def _resume_below_limit(self) -> None:
-        """Accept again if a closed connection has brought their number below the limit."""
-        if len(self.site.register.connections) < self._settings.max_connections:
-            for listener in self._listeners:
-                if listener.paused is not None:
-                    listener.resume()
-
-    def close_listeners(self) -> Deferred[None]:
-        """Close all listening sockets without losing a connection; each is logged.  Fires when all are closed."""
-        within = self._settings.deadline
-        closing = [
-            listener.close(within) if isinstance(listener, Listener) else listener.close()
-            for listener in self._listeners
-        ]
-        closed: Deferred[None] = Deferred()
-        DeferredList(closing).addCallback(lambda ignored: closed.callback(None))
-        return closed
 
     # -- time ---------------------------------------------------------------------------------------------
 
@@ -359,10 +297,19 @@ class Engine:
         self._sweeping = self.clock.callLater(SWEEP_IN_DRAIN if self.site.draining else SWEEP, self._sweep)
         self.site.tick()
         now = self.clock.seconds()
-        self._end_overdue(now)
-        self._relays.tick(now)
-        self.parking_lot.tick(now)
+        mover = self.site.mover
+        moves = (mover.tick,) if mover is not None else ()
+        ticks = (self._relays.tick, self.parking_lot.tick, self.websockets.tick, self._end_lost, self.asgi.look)
+        for look in (*moves, self._refuse_late, self._end_overdue, *ticks):
+            try:
+                look(now)
+            except Exception:
+                log.failure("a look at what is in flight failed, and is repeated")
         self.callbacks.look()
+
+    def _refuse_late(self, now: float) -> None:
+        if self._settings.max_wait is not None:
+            self.site.refuse_late(self._pools.queued(), now)
 
     # -- for operators ------------------------------------------------------------------------------------
 
@@ -379,8 +326,9 @@ class Engine:
 
     def close(self) -> None:
         """Release all threads, descriptors and timers; every line of the access log is written."""
-        for pool in list(self._pools.values()):
-            pool.stop(0 if self.working() else IDLE_THREADS_END)
+        self.certificate_watch.stop()
+        self._pools.stop(IDLE_THREADS_END)
+        self.asgi.close(0 if self.asgi.tasks else LOOP_ENDS)
         self._relays.stop()
         self._disk.stop(0)
         self.callbacks.close()

@@ -22,7 +22,10 @@ from graceful.control.status import StatusSource
 from graceful.drain import State
 from graceful.logs import twistd_log as logs
 from graceful.process.exit import EXIT_SECONDS
+from graceful.process.forked_children import ForkedChildren
+from graceful.process.interpreter import caveats
 from graceful.process.orders import SignalOrders
+from graceful.process.orphan_reaper import collect_orphans
 from graceful.process.own_process import OwnProcess, systemd_sockets
 from graceful.process.signals import Signals
 from graceful.process.systemd import SystemdNotifier
@@ -129,7 +132,7 @@ class Instance(Service, metaclass=ABCMeta):
                 process.owner if process is not None else (-1, -1),
                 demanded=settings.control is not None,
             )
-        notify = SystemdNotifier() if process is not None else SystemdNotifier({})
+        notify = SystemdNotifier(process.notify if process is not None else {})
         self._control = server = ControlServer(settings, self._status, control, notify)
         if process is not None:
             process.startup.undo.callback(server.close)
@@ -168,6 +171,9 @@ class Instance(Service, metaclass=ABCMeta):
 
     def startService(self) -> None:
         """Build everything, begin to accept."""
+        if self._connected is None:  # else it is a worker, and its supervisor has said this
+            for caveat in caveats():
+                log.warn("{caveat}", caveat=caveat)
         with self._step():
             if not self._is_bound:
                 self._bind_all()  # `twist` does not call privilegedStartService
@@ -176,6 +182,7 @@ class Instance(Service, metaclass=ABCMeta):
                 self._process.limit.install()
                 self._process.limit.start()
                 self._process.startup.undo.callback(self._process.limit.verdict, 1, EXIT_SECONDS)
+                ForkedChildren(self._descriptors).watch()
             self._build()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -183,6 +190,7 @@ class Instance(Service, metaclass=ABCMeta):
         """Install the signal handlers, when the reactor runs and has installed its own."""
         if self._process is None:
             return
+        collect_orphans(self._reactor)
         signals = Signals(orders, self._reactor.callFromThread)
         early = self._process.startup.succeeded(signals.stoppers())
         signals.install()
@@ -190,6 +198,10 @@ class Instance(Service, metaclass=ABCMeta):
             signals.stoppers()[early](early, None)
         elif self._process.startup.hung_up:
             orders.deploy()
+
+    def _descriptors(self) -> list[int]:
+        """Returns the descriptors that a child of the application's must not hold open."""
+        return self._control.descriptors() if self._control is not None else []
 
     # -- from one instance to the next --------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ cannot: while a predecessor still listens there, this server serves without them
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -22,12 +23,27 @@ from graceful.sockets.address import Address, parse
 from graceful.sockets.binding import LISTEN, BindError, BoundSocket, bind
 from graceful.sockets.endpoint_listener import EndpointListener
 from graceful.takeover.predecessor import CLOSES_IN, Predecessor
+from graceful.tls.certificates import BadCertificate, CertificateStore
+from graceful.web.site import Interceptor
 from graceful.web.transport_connection import EndpointFactory
 
 log = Logger(namespace="graceful")
 
 #: Seconds between two attempts to listen where the predecessor still does.
 RETRY_SECONDS = 0.02
+
+
+def load_certificates(listen: Sequence[str], store: CertificateStore) -> None:
+    """Load the certificates of all sockets that speak TLS.
+
+    :param listen: the endpoints.
+    :raises BindError: one line for the operator.
+    """
+    for text in listen:
+        try:
+            store.add([parse(text).tls])
+        except BadCertificate as error:
+            raise BindError(f"cannot listen on {text}: {error}") from None
 
 
 class OwnSockets:
@@ -40,6 +56,7 @@ class OwnSockets:
     control: socket.socket | None = None
     label = ""
     words = "stopping", "drained"
+    interceptors: Sequence[Interceptor] = ()
 
     def __init__(self, settings: Settings, process: OwnProcess | None) -> None:
         self._settings = settings
@@ -98,6 +115,10 @@ class OwnSockets:
         """Returns where the server will listen."""
         return [bound.name for bound in self._bound] + [listener.name for listener in self._endpoints]
 
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors of the sockets that do not accept yet."""
+        return [bound.socket.fileno() for bound in self._bound]
+
     def accept(self, server: Acceptor, reactor: Any) -> None:
         """Accept as soon as the reactor runs."""
         self._server = server
@@ -108,7 +129,7 @@ class OwnSockets:
         self._bound, self._endpoints, self._starting = [], [], []
 
     def _opened(self, server: Acceptor) -> None:
-        server.engine.say_open()
+        server.engine.listening.say_open()
         server.accepting()
 
     def inherited(self) -> None:
@@ -131,7 +152,7 @@ class OwnSockets:
                     continue
                 log.error("{error}; the other sockets are served", error=error)
             else:
-                server.engine.add(listener)
+                server.engine.listening.add(listener)
             return
 
     def close(self) -> Deferred[None]:

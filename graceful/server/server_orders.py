@@ -5,7 +5,8 @@ Each order that changes a deadline also moves the last limit, which does not dep
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
@@ -14,11 +15,18 @@ from twisted.logger import Logger
 
 from graceful.drain import Drain, State
 from graceful.logs import twistd_log
+from graceful.process.orders import OrderRefused
 from graceful.server.drain_limit import DrainLimit
 from graceful.server.engine import Engine
 from graceful.server.shutdown import Shutdown
 
 log = Logger(namespace="graceful")
+
+NO_WORKERS: Final = (
+    "only a supervisor can start and stop workers: start the server with --workers 2, or more; a server that has them"
+    " takes this order by the process and the control socket of its supervisor"
+)
+"""Why the number of workers of this process cannot be changed: it serves itself, alone or as a worker."""
 
 
 class Deploys(Protocol):
@@ -41,6 +49,8 @@ class ServerOrders:
         takes the whole process with it; None if the drain itself ends the process.
     :param deploys: starts a successor; None if this server cannot have one.
     :param label: begins the lines of :meth:`log_in_flight`.
+    :param stop_ordered: is called at each order to stop.
+    :param logs_reopened: is called when a server that does not drain has opened its logs again.
     """
 
     def __init__(
@@ -52,6 +62,8 @@ class ServerOrders:
         reactor: IReactorCore | None,
         deploys: Deploys | None,
         label: str = "",
+        stop_ordered: Callable[[], object] = lambda: None,
+        logs_reopened: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
         self._drain = drain
@@ -60,6 +72,8 @@ class ServerOrders:
         self._reactor = reactor
         self._deploys = deploys
         self._label = label
+        self._stop_ordered = stop_ordered
+        self._logs_reopened = logs_reopened
 
     @property
     def draining(self) -> bool:
@@ -84,6 +98,7 @@ class ServerOrders:
         :param quiet: close idle connections at once: no client sends further requests.
         :param deadline: seconds that exchanges have once the sockets are closed, instead of what the settings say.
         """
+        self._stop_ordered()
         if deadline is not None:
             self._drain.set_deadline(deadline)
             self._limit.move()
@@ -134,11 +149,28 @@ class ServerOrders:
         else:
             log.error("no deploy: it is not known how this server was started, or it has no control socket")
 
+    def set_workers(self, count: int) -> dict[str, Any]:
+        """Refuse: a single process has no workers.
+
+        :raises OrderRefused: always.
+        """
+        raise OrderRefused(NO_WORKERS)
+
+    def change_workers(self, by: int) -> None:
+        """Log that a single process has no workers."""
+        log.error("no change of workers: {why}", why=NO_WORKERS)
+
+    def reload_certificates(self) -> Deferred[dict[str, Any]]:
+        """Load all certificates again; new connections get them."""
+        return self._engine.certificate_watch.reload()
+
     def reopen_logs(self) -> None:
         """Open the access log and twistd's log again by their paths: logrotate has moved them."""
         if self._engine.access_log is not None:
             self._engine.access_log.reopen()
         twistd_log.reopen()
+        if not self.draining:
+            self._logs_reopened()
 
     def log_in_flight(self) -> None:
         """Log every exchange in flight, with its thread's stack."""

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define
 
 from graceful._version import __version__
 from graceful.control.counters import Counters
 from graceful.control.status import (
-    KEPT,
     ExitTime,
     HasSuccessor,
     StateHistory,
-    StatusExchange,
     StatusInputs,
-    StatusSite,
     rotation_of,
 )
+from graceful.control.totals import Totals
 from graceful.drain import State
 from graceful.process.exit import latest_exit
+from graceful.process.interpreter import is_compiled
+from graceful.server.ended_exchanges import EndedExchanges, path_of
 from graceful.threads.stacks import stack_of
-from graceful.web.exchange import PHASES, QUEUED, Exchange
+from graceful.web.exchange import PHASES, QUEUED
 
 if TYPE_CHECKING:
     from graceful.control.health import Health
     from graceful.drain import Drain
-
-
-#: Bytes of a path that are shown, so that it fits in a line of a table.
-LONGEST_PATH: Final = 200
 
 
 class ShutdownProgress(Protocol):
@@ -44,22 +39,27 @@ class ShutdownProgress(Protocol):
     def taken_down(self) -> int:
         """How many exchanges were taken down so far."""
 
+    @property
+    def abandoned(self) -> int:
+        """How many threads were abandoned so far."""
+
 
 @define(eq=False)
 class ServerStatus(StateHistory):
     """Reads an instance's status; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
 
     :ivar inputs, drain, progress, exit_time: None while the instance starts.
-    :ivar ended: the last exchanges that ended since the drain began, newest first.
+    :ivar certificates: returns what is known of the certificates of the listening sockets.
     """
 
     inputs: StatusInputs | None = None
     drain: Drain | None = None
     progress: ShutdownProgress | None = None
     exit_time: ExitTime | None = None
-    ended: deque[dict[str, Any]] | None = None
+    certificates: Callable[[], list[dict[str, Any]]] = list
     _finished_before: int = 0
-    _tally: Counters | None = None
+    _counters: Counters | None = None
+    _ended: EndedExchanges | None = None  # those of the drain
     _downloaded: int = 0
 
     def read_from(
@@ -69,22 +69,20 @@ class ServerStatus(StateHistory):
         progress: ShutdownProgress,
         exit_time: ExitTime,
         takeover: HasSuccessor | None = None,
+        counters: Counters | None = None,
     ) -> None:
-        """Read these from now on: the server is built."""
-        self.inputs, self.drain, self.progress, self.exit_time = inputs, drain, progress, exit_time
-        self.takeover = takeover
+        """Read these from now on: the server is built.
 
-    def count(self) -> None:
-        """Count exchanges that end from now on."""
-        if self.inputs is not None:
-            site = self.inputs.site
-            self._tally = Counters(site.record)
-            site.record = self._tally.record
+        :param counters: count what ends; None if that is not counted.
+        """
+        self.inputs, self.drain, self.progress, self.exit_time = inputs, drain, progress, exit_time
+        self.takeover, self._counters = takeover, counters
 
     def _drain_begins(self) -> None:
         if self.inputs is not None:
             self._finished_before = self.inputs.site.register.finished
-            self._remember_what_ends(self.inputs.site)
+            self._ended = EndedExchanges()
+            self.inputs.site.record_first(self._ended)
 
     @property
     def health(self) -> Health | None:
@@ -109,6 +107,12 @@ class ServerStatus(StateHistory):
         return self.progress.taken_down if self.progress is not None else 0
 
     @property
+    def _abandoned(self) -> int:
+        if self.ending is not None:
+            return self.ending.abandoned
+        return self.progress.abandoned if self.progress is not None else 0
+
+    @property
     def deadline(self) -> float | None:
         """Seconds until the next deadline; None while none runs."""
         if (
@@ -119,29 +123,6 @@ class ServerStatus(StateHistory):
         ):
             return None
         return max(0.0, self.drain.next_deadline - self.inputs.clock.seconds())
-
-    def _remember_what_ends(self, site: StatusSite) -> None:
-        """Keep the last exchanges that end from now on, for the status; only in a drain, to cost nothing before."""
-        ended = self.ended = deque(maxlen=KEPT)
-        record = site.record
-        clock = time.monotonic
-
-        def remember(exchange: Exchange) -> None:
-            interrupted = self._state == State.TAKEDOWN and not exchange.released
-            ended.appendleft(
-                {
-                    "id": exchange.id,
-                    "method": exchange.method,
-                    "path": path_of(exchange),
-                    "status": exchange.status,
-                    "seconds": round((exchange.ended or clock()) - exchange.started, 3),
-                    "taken_down": interrupted,
-                }
-            )
-            if record is not None:
-                record(exchange)
-
-        site.record = remember
 
     def in_flight(self, limit: int | None = None, stacks: bool = False) -> list[dict[str, Any]]:
         """Returns the exchanges in flight, oldest first.
@@ -177,7 +158,8 @@ class ServerStatus(StateHistory):
 
         :param limit: how many exchanges to list; None for all.
         """
-        inputs, register = self.inputs, self.inputs.site.register if self.inputs is not None else None
+        inputs, site = self.inputs, self.inputs.site if self.inputs is not None else None
+        register = site.register if site is not None else None
         exchanges = register.in_flight() if register is not None else []
         busy = len({exchange.connection for exchange in exchanges})
         connections = len(register.connections) if register is not None else 0
@@ -189,10 +171,12 @@ class ServerStatus(StateHistory):
             "since": self._states[-1]["since"],
             "deadline": round(deadline, 3) if deadline is not None else None,
             "sockets": [{"name": name, "state": state} for name, state in inputs.sockets()] if inputs else [],
+            "certificates": self.certificates(),
             "in_flight": self.in_flight(limit),
             "in_flight_count": len(exchanges),
             "threads": dict(zip(("busy", "size", "queued"), inputs.threads() if inputs else (0, 0, 0), strict=True)),
             "connections": {"idle": max(0, connections - busy), "busy": min(busy, connections)},
+            "moved": {"in": site.arrived, "out": site.moved} if site is not None else {"in": 0, "out": 0},
             "finished": finished,
             "taken_down": self.taken_down,
             "latest_exit": round(self.latest_exit, 3),
@@ -205,6 +189,7 @@ class ServerStatus(StateHistory):
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
+            "compiled": is_compiled(),
         }
 
     # -- a supervisor asks its workers for these ----------------------------------------------------------
@@ -216,6 +201,10 @@ class ServerStatus(StateHistory):
     def snapshot_with_counters(self, limit: int | None = None) -> dict[str, Any]:
         """Returns the status with the numbers behind the metrics as `tally`, and what ended recently as `ended`."""
         return {**self.snapshot(limit), "ended": list(self.recently_ended()), "tally": self._numbers()}
+
+    def totals(self) -> Totals:
+        """Returns what was counted."""
+        return Totals().plus([self.snapshot_with_counters(0)])
 
     def exchanges(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Returns what is in flight, oldest first, each with the stack of its thread."""
@@ -230,19 +219,23 @@ class ServerStatus(StateHistory):
 
     def recently_ended(self) -> Sequence[dict[str, Any]]:
         """Returns the last exchanges that ended since the drain began, newest first."""
-        return self.ended or ()
+        return self._ended.rows if self._ended is not None else ()
 
     # -- numbers ------------------------------------------------------------------------------------------
 
     def _numbers(self) -> dict[str, Any]:
         """Returns the numbers of the metrics that are not in the status.
 
-        `phases`: how many exchanges are in which phase; `queue_oldest`: seconds; `abandoned`: threads; `downloaded`:
-        bytes; `ended`: a row for each class of status (see :mod:`graceful.control.counters`), null if not counted.
+        `backlog`: the queues of the listening sockets, see :mod:`graceful.sockets.backlog`; `phases`: how many
+        exchanges are in which phase; `queue_oldest`: seconds; `abandoned`: threads; `downloaded`:
+        bytes; `ended`: a row for each class of status, and `waited`: one for each place (see
+        :mod:`graceful.control.counters`), null if not counted.
         """
-        exchanges = self.inputs.site.register.in_flight() if self.inputs is not None else []
+        site, counters = self.inputs.site if self.inputs is not None else None, self._counters
+        measures = site is not None and site.queue_times is not None
+        exchanges = site.register.in_flight() if site is not None else []
         phases, queued = dict.fromkeys(PHASES, 0), None
-        total = self._tally.downloaded() if self._tally is not None else 0
+        total = counters.downloaded() if counters is not None else 0
         for exchange in exchanges:
             phases[PHASES[exchange.phase]] += 1
             if exchange.phase == QUEUED and queued is None:
@@ -252,16 +245,11 @@ class ServerStatus(StateHistory):
         # Never less than last time, although an exchange may end while this adds up.
         self._downloaded = max(self._downloaded, total)
         return {
+            "backlog": self.inputs.queues() if self.inputs is not None else [],
             "phases": phases,
             "queue_oldest": max(0.0, time.monotonic() - queued.started) if queued is not None else 0.0,
-            "abandoned": self.ending.abandoned if self.ending is not None else 0,
+            "abandoned": self._abandoned,
             "downloaded": self._downloaded,
-            "ended": self._tally.sums() if self._tally is not None else None,
+            "ended": counters.sums() if counters is not None else None,
+            "waited": counters.waits.sums() if counters is not None and measures else None,
         }
-
-
-def path_of(exchange: StatusExchange) -> str:
-    """Returns the path of an exchange for people: without the query, and cut to a readable length."""
-    path = exchange.target.partition(b"?")[0]
-    text = path[:LONGEST_PATH].decode("latin-1").encode("unicode_escape").decode("ascii")
-    return text + "…" if len(path) > LONGEST_PATH else text or "-"

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from inspect import iscoroutinefunction
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from graceful.application import hooks
+from graceful.application import drain_notice, hooks
 from graceful.drain import DrainResult
+from graceful.logs.attempt import attempt, attempt_deferred
 from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN
 from graceful.process.own_process import OwnProcess
 from graceful.reports.outlets import as_json
@@ -38,6 +41,12 @@ class DrainListener(Protocol):
 
     def sockets_closed(self) -> None:
         """Every listening socket is closed."""
+
+    def more_arrive(self) -> bool:
+        """Nothing is left: take no more connections in.  Returns whether some are still on their way."""
+
+    def before_leaving(self) -> Deferred[None]:
+        """Something was taken down: the process leaves only when this fires, so that it can be read."""
 
     def drained(self, result: DrainResult) -> None:
         """The drain is over; the process leaves after this call."""
@@ -67,7 +76,7 @@ class Shutdown:
         self._process = process
         self._finished_before = 0
         self._takedown: DrainTakedown | None = None
-        self._taken_before = 0
+        self._taken_before = self._abandoned = 0
         self._listener = listener
         self._words = words
         self._failed = False
@@ -86,6 +95,11 @@ class Shutdown:
         """How many exchanges were taken down since the start."""
         return self._engine.request_timeouts.taken + (self._takedown.taken if self._takedown is not None else 0)
 
+    @property
+    def abandoned(self) -> int:
+        """How many threads were abandoned, once everything was taken down."""
+        return self._abandoned
+
     def take_down_one(self, number: int) -> list[int]:
         """Take down an exchange, and those behind it on its connection.  Returns the numbers of those interrupted."""
         return take_down_one(self._site, self._engine.request_timeouts, number)
@@ -94,45 +108,55 @@ class Shutdown:
         """Tell the balancer to send requests elsewhere, and the application that the server is going down."""
         # Before the application is told of the drain, since it may finish something at once.
         self._finished_before = self._site.register.finished
-        self._site.going_down = True
+        self._site.go_down()
         hooks.going_down(self)
-        for function in hooks.at_drain:
-            self._engine.callbacks.call(function)
-        self._engine.health.begin_going_down()
+        attempt(drain_notice.wake_all)
+        attempt(self._engine.asgi.notice)
         self._taken_before = self.taken_down
         self._engine.request_timeouts.begin_drain()
-        self._listener.going_down()
+        self._engine.health.begin_going_down()
+        for function in hooks.at_drain:
+            if iscoroutinefunction(function):
+                attempt(self._engine.asgi.tell, function)
+            else:
+                attempt(self._engine.callbacks.call, function)
+        attempt(self._listener.going_down)
 
     def last_requests(self, quiet: bool) -> None:
         """Make every answer from now on the last one on its connection."""
-        site, clock = self._site, self._engine.clock
-        if not site.draining:
-            site.draining = True
-            site.draining_since = clock.seconds()
+        site = self._site
+        begins = not site.draining
+        site.drain(self._engine.clock.seconds(), quiet)
+        if begins:
             log.info("{words}: {count} in flight", words=self._words[0], count=len(site.register.exchanges))
-        site.quiet = site.quiet or quiet
         self._engine.sweep_in_drain()
 
     def close_listeners(self) -> Deferred[None]:
         """Close all listening sockets; each is logged.  Fires when all are closed."""
         if self._process is not None and self._process.pid_file is not None and self._keeps_pid_file:
-            self._process.pid_file.release()  # before "closed" is said: a successor may start at that word
-        closed = self._listener.before_closing().addCallback(lambda ignored: self._engine.close_listeners())
-        return closed.addCallback(lambda ignored: self._listener.sockets_closed())
+            attempt(self._process.pid_file.release)  # before "closed" is said: a successor may start at that word
+        closed = attempt_deferred(self._listener.before_closing)
+        closed.addCallback(lambda ignored: attempt_deferred(self._engine.listening.close))
+        return closed.addCallback(lambda ignored: attempt(self._listener.sockets_closed))
 
     def all_gone(self) -> Deferred[None]:
         """Fire when no connection is left, and no thread works for an exchange any more."""
-        # The sockets are closed: a client whose parked request is ended reconnects to the next instance.
-        self._engine.parking_lot.drain()
+        # The sockets are closed: a client whose parked request or WebSocket is ended reconnects to the next instance.
+        attempt(self._engine.parking_lot.drain)
+        attempt(self._engine.websockets.drain)
         done: Deferred[None] = Deferred()
+        register = self._site.register
 
         def look(ignored: object) -> None:
-            if self._site.register.exchanges or self._engine.interrupt_scheduler.busy:
+            works = register.exchanges or self._engine.interrupt_scheduler.busy or self._engine.asgi.tasks
+            if register.connections:  # one has moved here meanwhile
+                register.all_gone().addCallback(look)
+            elif works or self._listener.more_arrive():
                 self._engine.clock.callLater(LOOK_AGAIN, look, None)
             else:
                 done.callback(None)
 
-        self._site.register.all_gone().addCallback(look)
+        register.all_gone().addCallback(look)
         return done
 
     def has_leftovers(self) -> bool:
@@ -165,7 +189,9 @@ class Shutdown:
         """
         engine = self._engine
         done: Deferred[None] = Deferred()
-        leaving = {function: engine.callbacks.call(function) for function in hooks.at_exit}
+        leaving: dict[Any, Future[Any]] = {function: engine.callbacks.call(function) for function in hooks.at_exit}
+        leaving.update((lifespan.shutdown, lifespan.shutdown()) for lifespan in engine.asgi.lifespans())
+        self._abandoned = self._count_abandoned()
         publisher = engine.reports.publisher
         publisher.end()
         until = engine.clock.seconds() + REPORTS
@@ -179,12 +205,17 @@ class Shutdown:
             for function, call in leaving.items():
                 if not call.done():
                     log.warn("{function!r} has not returned in {limit:g} s", function=function, limit=REPORTS)
-            publisher.give_up()
-            self._end(seconds)
-            done.callback(None)
+            attempt(publisher.give_up)
+            taken = self.taken_down > self._taken_before
+            read = attempt_deferred(self._listener.before_leaving) if taken else succeed(None)
+            read.addCallback(lambda ignored: self._end(seconds)).chainDeferred(done)
 
         look()
         return done
+
+    def _count_abandoned(self) -> int:
+        """Returns how many could not be taken down at the deadline, or were abandoned before it."""
+        return sum(exchange.takedown is not None for exchange in self._engine.working())
 
     def _end(self, seconds: float) -> None:
         takedown = self._takedown
@@ -193,18 +224,18 @@ class Shutdown:
             *(takedown.interrupted.values() if takedown else ()),
         ]
         taken = self.taken_down - self._taken_before
-        # Those that could not be taken down at the deadline, and those abandoned before it.
-        abandoned = sum(exchange.takedown is not None for exchange in self._engine.working())
+        abandoned = self._abandoned = self._count_abandoned()
         finished = self._site.register.finished - self._finished_before - taken
-        self._engine.close()
+        attempt(self._engine.close)
         hooks.gone(self)
         log.info(
-            "{words} in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
+            "{words} in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned{moved}",
             words=self._words[1],
             seconds=seconds,
             finished=finished,
             taken=taken,
             abandoned=abandoned,
+            moved=f", {self._site.moved} connections moved" if self._site.moved else "",
         )
         lines = [self._engine.reports.writer.line(what) for what in interrupted]
         if lines:
@@ -213,6 +244,6 @@ class Shutdown:
         reports = tuple(line["report"] for line in lines if line["report"])
         ending = DrainResult(1 if self._failed else status, seconds, finished, taken, abandoned, reports)
         if self._process is None:
-            self._listener.drained(ending)
+            attempt(self._listener.drained, ending)
         else:
             self._process.leave(self._reactor, ending, REPORTS + EXIT_SECONDS, self._listener.drained)

@@ -8,6 +8,7 @@ supervisor, which also says when to accept.  Everything else about the two is th
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -15,7 +16,10 @@ from twisted.internet.defer import Deferred
 from graceful.drain import Drain, DrainResult
 from graceful.server.engine import Engine
 from graceful.server.server_orders import ServerOrders
+from graceful.takeover.arrival_links import ArrivalLinks
+from graceful.takeover.connection_takers import ConnectionTakers
 from graceful.takeover.predecessor import Predecessor
+from graceful.web.site import Interceptor
 from graceful.web.transport_connection import EndpointFactory
 
 
@@ -26,12 +30,16 @@ class Acceptor(Protocol):
     :ivar drain: its drain, which may have begun before the server accepts.
     :ivar orders: what the server can be told.
     :ivar factory: makes the protocols of connections that an endpoint's plugin accepts.
+    :ivar arrivals: takes in connections that other processes have accepted.
+    :ivar takers: gives connections to other processes; there if orders can come on a socket.
     """
 
     engine: Engine
     drain: Drain
     orders: ServerOrders
     factory: EndpointFactory
+    arrivals: ArrivalLinks
+    takers: ConnectionTakers
 
     def accepting(self) -> None:
         """All sockets accept: enter the state `serving`, unless a drain has begun, and tell the predecessor."""
@@ -46,11 +54,13 @@ class SocketSource(Protocol):
     :ivar control: a connected socket on which orders come; None if the server has a control socket of its own.
     :ivar label: begins the lines that list what is in flight.
     :ivar words: the first words of two log lines: that the server stops, and how the drain has ended.
+    :ivar interceptors: see each exchange before the application does.
     """
 
     control: socket.socket | None
     label: str
     words: tuple[str, str]
+    interceptors: Sequence[Interceptor]
 
     def bind(self, reactor: Any, factory: EndpointFactory, predecessor: Predecessor | None) -> None:
         """Have every socket; nothing is accepted yet.
@@ -65,6 +75,9 @@ class SocketSource(Protocol):
 
     def accept(self, server: Acceptor, reactor: Any) -> None:
         """Accept as soon as the reactor runs and this source allows it."""
+
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors that are this source's, which a child of the application's must not hold open."""
 
     def inherited(self) -> None:
         """The predecessor has let go of everything."""

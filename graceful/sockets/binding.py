@@ -23,6 +23,7 @@ from attrs import frozen
 
 from graceful.sockets.address import DOMAINS, Address
 from graceful.sockets.handshakes import admit_new
+from graceful.sockets.socket_file import bind_file, inode_of
 
 #: The first descriptor that systemd hands over, sd_listen_fds(3).
 FIRST_INHERITED: Final = 3
@@ -114,15 +115,6 @@ def activation(environ: Mapping[str, str], pid: int) -> dict[str, str]:
     }
 
 
-def inode_of(path: str) -> tuple[int, int] | None:
-    """Return the device and inode number at a path, not following links; None if nothing is there."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _fail(address: Address, why: str) -> NoReturn:
     raise BindError(f"cannot listen on {address.text}: {why}") from None
 
@@ -173,14 +165,7 @@ def _bind_unix(address: Address) -> BoundSocket:
     try:
         bound.setblocking(False)
         _clear_stale(address)
-        # No client may connect before the file has its mode: bind(2) creates it by the umask.
-        umask = os.umask(0o177)
-        try:
-            bound.bind(path)
-        finally:
-            os.umask(umask)
-        inode = inode_of(path)
-        os.chmod(path, address.mode)
+        inode = bind_file(bound, path, address.mode)
         bound.listen(address.backlog)
         # Before we listened, another starting instance may have thought the file stale.
         if inode_of(path) != inode:

@@ -2,17 +2,22 @@
 
 A client may believe itself connected while its last acknowledgement is still on the way: closing the
 listening socket then resets it.  accept(2) knows nothing of such half-open handshakes, and the kernel has no
-call for "no new ones, but finish these".  Two things come close, and a client whose SYN is dropped by either
-tries again a second later, and then is refused, or served by a successor:
+call for "no new ones, but finish these".  Three things come close:
 
-* a socket filter that drops the segments that ask for a new connection (SYN) and lets all others pass.  It
-  needs CAP_NET_ADMIN;
+* binding the listening socket to a network interface that does not exist.  The kernel looks for a listening
+  socket when a segment asks for a new connection (SYN), finds none for the interface on which that has come,
+  and refuses the client at once, as it does when the socket is closed.  What completes a handshake under way
+  goes to that handshake, which began without the interface and makes a connection without it.  It needs no
+  privilege since Linux 5.7, but only CAP_NET_RAW can undo it;
+* a socket filter that drops SYNs and lets all other segments pass.  It needs CAP_NET_ADMIN;
 * the least TTL that a segment must have left (RFC 5082 §3), which needs no privilege, set to 255: nearly all
   hosts send with less.  The kernel compares it for segments that reach the listening socket, and those are the
-  SYNs: what completes a handshake under way goes to that handshake.  But a connection inherits it from the
-  socket it was accepted from.
+  SYNs.  But a connection inherits it from the socket it was accepted from, and a host on the same link that
+  sends with 255 is not kept out.
 
-Both are set on the socket, not on the descriptor: if another process holds the socket, they drop its clients, too.
+A client whose SYN is dropped by one of the latter two tries again a second later, and then is refused, or served
+by a successor.  All three are set on the socket, not on the descriptor: if another process holds the socket, its
+clients are kept out, too.
 """
 
 from __future__ import annotations
@@ -26,6 +31,10 @@ from typing import Final
 # <asm-generic/socket.h>; Python has no names for them.
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
+SO_BINDTOIFINDEX: Final = 62
+
+#: The number of an interface that does not exist: the kernel counts from 1, and gives none twice.
+_NOWHERE: Final = 2**31 - 1
 
 # <linux/in.h>, <linux/in6.h>; Python has no names for these either.
 IP_MINTTL: Final = 21
@@ -51,8 +60,20 @@ _NLM_F_DUMP: Final = 0x300
 _TCP_SYN_RECV: Final = 3
 
 
+def refuse_new(listening: socket.socket) -> bool:
+    """Have new handshakes refused on a TCP socket that only this process holds, and that it will not need again.
+
+    :returns: whether they are refused now.  It needs Linux 5.7, or CAP_NET_RAW and Linux 5.0.
+    """
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, _NOWHERE)
+    except OSError:
+        return False
+    return True
+
+
 def drop_new(listening: socket.socket) -> bool:
-    """Let no new handshake begin on a TCP socket that only this process holds.
+    """Have new handshakes dropped on a TCP socket that only this process holds, where `refuse_new` cannot.
 
     Give every connection accepted from it afterwards to `release`.
 
@@ -67,11 +88,16 @@ def release(accepted: socket.socket) -> None:
 
 
 def admit_new(listening: socket.socket) -> None:
-    """Let new handshakes begin again, after either way of dropping them.  Needs no privilege."""
+    """Let new handshakes begin again, after either way of dropping them.  Needs no privilege.
+
+    After `refuse_new` it needs CAP_NET_RAW.
+    """
     # ENOENT: there is no filter, as nearly always.
     with suppress(OSError):
         listening.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
     _set_least_left(listening, 0)
+    with suppress(OSError):
+        listening.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, 0)
 
 
 def _set_least_left(sock: socket.socket, hops: int) -> bool:

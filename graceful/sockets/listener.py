@@ -7,7 +7,7 @@ a successor included.  And it closes at once: every connection that the kernel h
 server had not accepted yet is reset.
 
 A `Listener` therefore accepts itself.  To close, it lets no new handshake begin where it may, accepts until
-the queue is empty, waits a moment for handshakes under way, accepts once more, and only then closes its
+the queue is empty, waits a moment for handshakes under way, which it accepts too, and only then closes its
 descriptor.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -29,12 +29,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from graceful.sockets.binding import BoundSocket
-from graceful.sockets.handshakes import drop_new, half_open, release
+from graceful.sockets.handshakes import drop_new, half_open, refuse_new, release
+from graceful.sockets.reserve import Reserve, connection_waits
 
 log = Logger(namespace="graceful")
 
 
-Accepted = Callable[[socket.socket, Any], None]
+Accepted = Callable[[socket.socket, Any], object]
 
 #: Connections accepted in one turn of the reactor, so that a long queue does not delay its other descriptors.
 A_TURN: Final = 256
@@ -44,6 +45,10 @@ NO_ROOM_PAUSE: Final = 0.1
 
 #: Seconds that a closing listener waits at most for handshakes under way: the round trip to nearly anywhere.
 HANDSHAKES_WAIT: Final = 0.25
+
+#: The same where new clients are refused meanwhile, and not kept waiting: an answer of the kernel's to a SYN that is
+#: lost is sent again after a second (RFC 6298 §2.1), and the client's answer to that takes a round trip.
+SENT_AGAIN_WAIT: Final = 1.5
 
 #: Seconds between two counts of these handshakes.
 HANDSHAKES_LOOK: Final = 0.005
@@ -66,6 +71,8 @@ _THAT_ONE_IS_GONE: Final = frozenset(
         errno.EINTR,
     }
 )
+
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class _Queue(Enum):
@@ -95,6 +102,7 @@ class Listener:
         *,
         half_open: Callable[[int], int] = half_open,
         silent: bool = False,
+        reserve: Reserve | None = None,
     ) -> None:
         """Take over a bound socket; nothing is accepted before `start`.
 
@@ -104,6 +112,7 @@ class Listener:
         :param accepted: called with each new connection's non-blocking socket and its peer's address.
         :param half_open: counts the handshakes under way on a TCP port.
         :param silent: do not say "closed", by which scripts know that a successor may start.
+        :param reserve: makes room for connections when there are no descriptors left.
         """
         self.name = bound.name
         self.paused: str | None = None
@@ -114,9 +123,10 @@ class Listener:
         self._accepted = accepted
         self._half_open = half_open
         self._silent = silent
+        self._reserve = reserve
         self._started = False
         self._closing = False
-        self._refuses_handshakes = False  # no new handshakes begin
+        self._drops_handshakes = False  # in a way that accepted connections inherit
         self._no_room = False  # the last accept found no room; said in the log once, until one succeeds
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
@@ -166,6 +176,12 @@ class Listener:
         self.bound = evolve(self.bound, shared=True, path=None)
         self._finish()
 
+    def rebind(self, known: Sequence[BoundSocket]) -> None:
+        """Take note of what has become known about the socket, if it is among these."""
+        for one in known:
+            if one.socket is self.bound.socket:
+                self.bound = one
+
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once closed.  For the reactor."""
         return self.bound.socket.fileno()
@@ -199,6 +215,12 @@ class Listener:
 
     def _accept_some(self) -> _Queue:
         """Accept until the queue is empty, but at most `A_TURN` times."""
+        queue = self._accept_turn()
+        if self._reserve is not None:
+            self._reserve.refill()
+        return queue
+
+    def _accept_turn(self) -> _Queue:
         for _ in range(A_TURN):
             if self.paused is not None and not self._closing:
                 return _Queue.MAY_HAVE_MORE
@@ -209,15 +231,20 @@ class Listener:
             except OSError as error:
                 if error.errno in _THAT_ONE_IS_GONE:
                     continue
+                if error.errno in _NO_DESCRIPTORS:
+                    if not connection_waits(self.bound.socket):
+                        return _Queue.EMPTY
+                    if self._reserve is not None and self._reserve.give():
+                        continue
                 self._say_no_room(error)
                 return _Queue.NO_ROOM
             if self._no_room:
                 self._no_room = False
                 log.info("socket {name} accepts again", name=self.name)
-            connection.setblocking(False)
-            if self._refuses_handshakes:
-                release(connection)
             try:
+                connection.setblocking(False)
+                if self._drops_handshakes:
+                    release(connection)
                 self._accepted(connection, address)
             except Exception:
                 log.failure("socket {name}: a new connection could not be taken", name=self.name)
@@ -232,7 +259,7 @@ class Listener:
             "socket {name} cannot accept: {reason}; new connections wait in its queue until it can{advice}",
             name=self.name,
             reason=error.strerror,
-            advice="; raise the limit on open files" if error.errno in (errno.EMFILE, errno.ENFILE) else "",
+            advice="; raise the limit on open files" if error.errno in _NO_DESCRIPTORS else "",
         )
 
     async def _close(self, give_up: float) -> None:
@@ -242,13 +269,22 @@ class Listener:
         """
         listening = self.bound.socket
         own_tcp = listening.family != socket.AF_UNIX and not self.bound.shared
-        self._refuses_handshakes = own_tcp and drop_new(listening)
-        port = listening.getsockname()[1] if self._refuses_handshakes else 0
+        wait = self._shut_out_new(listening) if own_tcp else 0.0
         await self._accept_all(give_up)
-        if self._refuses_handshakes:
-            await self._handshakes_done(port)
+        if wait:
+            await self._handshakes_done(listening.getsockname()[1], self._clock.seconds() + wait)
             await self._accept_all(give_up)
         self._finish()
+
+    def _shut_out_new(self, listening: socket.socket) -> float:
+        """Let no new handshake begin; returns for how many seconds those under way are waited for."""
+        refuses = refuse_new(listening)
+        # The kernel chooses among the sockets of workers without looking at their interfaces, while one is left.
+        if not refuses or listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            self._drops_handshakes = drop_new(listening)
+        if refuses:
+            return SENT_AGAIN_WAIT
+        return HANDSHAKES_WAIT if self._drops_handshakes else 0.0
 
     async def _accept_all(self, give_up: float) -> None:
         while not self.closed:
@@ -267,11 +303,15 @@ class Listener:
                 )
                 return
 
-    async def _handshakes_done(self, port: int) -> None:
-        """Wait for clients that have sent their SYN and are about to be connected, but not for long."""
-        give_up = self._clock.seconds() + HANDSHAKES_WAIT
+    async def _handshakes_done(self, port: int, give_up: float) -> None:
+        """Wait for clients that have sent their SYN and are about to be connected, and accept them.
+
+        :param give_up: the clock's time at which to stop waiting.
+        """
         while not self.closed and self._clock.seconds() < give_up and self._half_open(port):
             await deferLater(self._clock, HANDSHAKES_LOOK)
+            if not self.closed:
+                self._accept_some()
 
     def _close_anyway(self, failure: Failure) -> None:
         log.failure("socket {name}: trouble while closing", failure, name=self.name)

@@ -9,7 +9,7 @@ brought down side by side, and those that do not come down in time are named and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -19,8 +19,8 @@ from graceful.process.exit import TAKEDOWN
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import take_down
-from graceful.takedown.thread_interrupt import LOOK_AGAIN, WITHIN, InterruptScheduler, ThreadInterrupt
-from graceful.threads.stacks import stack_of
+from graceful.takedown.thread_interrupt import LATE, LOOK_AGAIN, WITHIN, Interrupt, InterruptScheduler
+from graceful.threads.stacks import kind_of, stack_of
 from graceful.web.connection import Connection, open_connections, spared_exchanges
 from graceful.web.exchange import Exchange
 from graceful.web.site import Site
@@ -28,7 +28,7 @@ from graceful.web.site import Site
 log = Logger(namespace="graceful")
 
 
-#: Seconds that a takedown takes at most: those of its threads, and a few looks more.
+#: Seconds that a takedown takes at most, without pauses: those of its threads, and a few looks more.
 LAST_MOMENT: Final = WITHIN + 4 * LOOK_AGAIN
 assert LAST_MOMENT < TAKEDOWN
 
@@ -38,8 +38,8 @@ class DrainTakedown:
 
     :param site: its connections and exchanges are taken down.
     :param clock: monotonic time.
-    :param working: the exchanges that a thread works for, each with its thread.
-    :param scheduler: brings threads down.
+    :param working: the exchanges that a thread or a task works for, each with that.
+    :param scheduler: brings threads and tasks down.
     :param reports: gets a report of each exchange that is taken down.
     :ivar interrupted: the exchanges that were interrupted.
     :ivar abandoned: how many threads did not end.
@@ -49,7 +49,7 @@ class DrainTakedown:
         self,
         site: Site,
         clock: IReactorTime,
-        working: Callable[[], dict[Exchange, int]],
+        working: Callable[[], dict[Exchange, Any]],
         scheduler: InterruptScheduler,
         reports: Reporter,
     ) -> None:
@@ -75,7 +75,7 @@ class DrainTakedown:
         working = self._working()
         for exchange in dict.fromkeys((*self._site.register.in_flight(), *working)):
             if exchange not in spared and exchange not in self.interrupted:
-                self._log_takedown(exchange, stack_of(working.get(exchange, 0)))
+                self._log_takedown(exchange, working.get(exchange, 0))
         for connection in self._ending(spared):
             self._end(connection)
         for exchange in self._site.register.in_flight():
@@ -90,7 +90,8 @@ class DrainTakedown:
             elif exchange not in self._with_thread:
                 self._reports.taken_down(interruption)
         done: Deferred[None] = Deferred()
-        self._wait(done, self._clock.seconds() + LAST_MOMENT)
+        now = self._clock.seconds()
+        self._wait(done, now, now + LAST_MOMENT)
         return done
 
     def _spared(self) -> set[Exchange]:
@@ -101,16 +102,19 @@ class DrainTakedown:
         connections = open_connections(self._site)
         return [connection for connection in connections if connection.write_token.current not in spared]
 
-    def _log_takedown(self, exchange: Exchange, stack: str) -> None:
-        """Write an exchange to the log before it is interrupted."""
-        now = self._clock.seconds()
+    def _log_takedown(self, exchange: Exchange, worker: Any) -> None:
+        """Write an exchange to the log before it is interrupted.
+
+        :param worker: what works for it; 0 for nothing.
+        """
+        now, stack = self._clock.seconds(), stack_of(worker)
         exchange.report = exchange.report or self._reports.new_id()
         self.interrupted[exchange] = Interruption.of(exchange, "at the deadline", now, stack)
         log.warn(
             "taking down {what} ({report}){stack}",
             what=exchange.describe(now),
             report=exchange.report,
-            stack=f", its thread is here:\n{stack}" if stack else "",
+            stack=f", its {kind_of(worker)} is here:\n{stack}" if stack else "",
         )
 
     def _end(self, connection: Connection) -> None:
@@ -126,21 +130,25 @@ class DrainTakedown:
 
     def _count(self, exchange: Exchange) -> None:
         self._counted.add(exchange)
-        self._site.finished(exchange)
+        exchange.taken_down = True
+        if exchange in self.interrupted:
+            self.interrupted[exchange].status = exchange.status
+        self._site.interrupted(exchange)
 
     @property
     def taken(self) -> int:
         """How many exchanges in flight were interrupted."""
         return len(self._counted)
 
-    def _came_down(self, interrupt: ThreadInterrupt, down: bool) -> None:
+    def _came_down(self, interrupt: Interrupt, down: bool) -> None:
         """A thread has ended, or is abandoned."""
         interruption = self.interrupted[interrupt.exchange]
         interruption.thread_ended(down, interrupt.story)
         if not down:
             log.warn(
-                "{exchange} ({report}): its thread could not be brought down ({story}) and is abandoned; it is here:"
+                "{exchange} ({report}): its {kind} could not be brought down ({story}) and is abandoned; it is here:"
                 "\n{stack}",
+                kind=kind_of(interrupt.thread),
                 exchange=interrupt.exchange,
                 report=interrupt.exchange.report,
                 story=", ".join(interruption.story) or "it was never where that can be done",
@@ -151,12 +159,15 @@ class DrainTakedown:
         elif down:
             del self.interrupted[interrupt.exchange]  # its answer was complete: only its close() was interrupted
 
-    def _wait(self, done: Deferred[None], until: float) -> None:
+    def _wait(self, done: Deferred[None], due: float, until: float) -> None:
+        now = self._clock.seconds()
+        if now - due > LATE:
+            until += now - due  # a pause of the reactor is not held against threads
         spared = self._spared()
         left = len(self._working().keys() - spared)
         ending = self._ending(spared)
-        if (left or ending or self._scheduler.busy) and self._clock.seconds() < until:
-            self._clock.callLater(LOOK_AGAIN, self._wait, done, until)
+        if (left or ending or self._scheduler.busy) and now < until:
+            self._clock.callLater(LOOK_AGAIN, self._wait, done, now + LOOK_AGAIN, until)
             return
         self.abandoned = left
         for connection in ending:

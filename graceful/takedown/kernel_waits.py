@@ -3,10 +3,12 @@
 An exception raised in a thread is met when the thread next runs Python.  One that is in a system call meets it when
 the call returns, which may be never: so what it waits for has to be ended as well.  That is
 
-* a socket that it reads from, writes to or polls: shut down, which ends every wait for it, and leaves its number;
+* a socket that it reads from, writes to or polls: shut down, which ends every wait for it, and leaves its number; one
+  of datagrams gets an error instead, since the resolver of the C library reads the end of one as "look again", and
+  does nothing else until its own time is over;
 * a child process: it gets SIGTERM, and SIGKILL when that does not help.
 
-KernelWaits that Python's own code makes are in :mod:`graceful.takedown.python_waits`.
+Waits that Python's own code makes are in :mod:`graceful.takedown.python_waits`.
 
 A wait may be over when one looks at it, and the descriptor may belong to another file by then.  So everything is
 looked at twice: a wait is ended only if the thread has not run since it was found, as the kernel's counters show.
@@ -25,7 +27,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Final, NamedTuple
 
 from attrs import frozen
@@ -38,6 +40,8 @@ Inode = tuple[int, int]
 #: Entries of a poll, or descriptors of a select, that are looked at: a thread of an application has a few, and more
 #: would hold the reactor thread up.
 LONGEST_POLL: Final = 4096
+#: The families whose datagrams are answered with an error where no socket is.
+_LOOPBACK: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _P_PID: Final = 1  # of waitid(2): the second argument is a process number
 
 
@@ -188,8 +192,7 @@ class KernelWaits:
                     self._known = self._own()
                 if (about.st_dev, about.st_ino) in self._known or self.look(wait.native) != wait:
                     continue
-                if _shut(duplicate):
-                    done.append(f"shut down socket {descriptor}")
+                done.append(f"{_end_socket(duplicate)} socket {descriptor}")
             finally:
                 os.close(duplicate)
         return done
@@ -234,19 +237,34 @@ class _Memory:
         os.close(self._file)
 
 
-def _shut(descriptor: int) -> bool:
-    """Shut a socket down in both directions; the descriptor stays open.
+def _end_socket(descriptor: int) -> str:
+    """End all waits for a socket; the descriptor stays open.
 
-    An unconnected socket raises an error, but its waits end all the same.
+    :returns: what was done to it, in words.
     """
     end = socket.socket(fileno=descriptor)
     try:
-        end.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
+        if end.type == socket.SOCK_DGRAM and end.family in _LOOPBACK:
+            with suppress(OSError):
+                _refuse(end)
+                return "raised an error on"
+        with suppress(OSError):  # an unconnected one raises an error, but its waits end all the same
+            end.shutdown(socket.SHUT_RDWR)
+        return "shut down"
     finally:
         end.detach()
-    return True
+
+
+def _refuse(end: socket.socket) -> None:
+    """Have a socket of datagrams refused: its waits end with ECONNREFUSED.
+
+    :raises OSError: this machine has no loopback address of that family.
+    """
+    with socket.socket(end.family, socket.SOCK_DGRAM) as deaf:
+        deaf.bind((_LOOPBACK[end.family], 0))
+        deaf.connect(deaf.getsockname())  # hears itself alone, and keeps its port from any other socket
+        end.connect(deaf.getsockname())
+        end.send(b"")
 
 
 def end_child(pid: int, hard: bool) -> str:

@@ -15,25 +15,30 @@ from typing import TYPE_CHECKING
 from graceful.web.exchange import Exchange
 
 if TYPE_CHECKING:
-    from graceful.web.exchange import Carrier
+    from graceful.web.carrier import Carrier
 
 
-def take_down(connection: Carrier) -> list[Exchange]:
+def take_down(connection: Carrier[Exchange]) -> list[Exchange]:
     """End a connection, with the exchanges on it: their deadline has come.
 
-    :returns: the exchanges that were interrupted: the one that is being answered, and those queued behind it.
+    :returns: the exchanges that were interrupted: the one that is being answered, and those behind it.
     """
     write_token = connection.write_token
     current = write_token.current
     if current is None:
-        receiving = connection.receiver.refuse(503)
-        if receiving is None:
+        under_way = connection.receiver.under_way()
+        if not under_way:
             connection.close()
             return []
-        return [receiving]
+        for exchange in under_way:
+            exchange.taken_down = True
+        connection.receiver.refuse(503)
+        return under_way
     if write_token.lingering and connection.unsent() == 0:
         return []
     interrupted = [current, *write_token.waiting, *connection.receiver.under_way()]
+    for exchange in interrupted:
+        exchange.taken_down = True
     if not _replace(current, keep=False):
         connection.close(reset=not current.framed)
     current.abandon()
@@ -51,7 +56,9 @@ def interrupt(exchange: Exchange) -> bool:
         return True
     if exchange.ended:
         return False  # set before the last piece was queued: that piece has prevented the substitute
-    return exchange.connection.close(reset=not exchange.framed, only=exchange)
+    exchange.taken_down = True  # before the end, at which it is logged
+    exchange.taken_down = exchange.connection.close(reset=not exchange.framed, only=exchange)
+    return exchange.taken_down
 
 
 def _replace(exchange: Exchange, keep: bool) -> bool:
@@ -61,13 +68,14 @@ def _replace(exchange: Exchange, keep: bool) -> bool:
     :returns: False if the exchange is not current, or its answer has begun.
     """
     connection = exchange.connection
-    substitute = Exchange(connection)
-    substitute.id, substitute.method, substitute.target = exchange.id, exchange.method, exchange.target
-    substitute.version, substitute.report = exchange.version, exchange.report
+    substitute = exchange.substitute()
+    substitute.taken_down = True
     substitute.keep = keep and exchange.keep
     if not connection.write_token.replace(exchange, substitute):
         return False
+    connection.site.replaced(substitute)
     connection.site.disconnected(exchange)
+    exchange.taken_down = True
     exchange.status = 503
     connection.site.answer(substitute, 503)
     return True

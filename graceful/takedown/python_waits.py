@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
+from graceful.takedown import with_blocks
+
 #: A frame that runs this waits for a condition.
 _WAITING: Final = threading.Condition.wait.__code__
 #: A frame that runs one of these waits for a child; not every version of Python has all of them.
@@ -39,14 +41,21 @@ def _frames(thread: int) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def delicate(thread: int) -> bool:
-    """Whether a thread is where no exception may be raised: in code that takes the locks of the whole process.
+def delicate(thread: int, asleep: bool) -> bool:
+    """Whether a thread is where no exception may be raised: where it takes a lock that it would then leave locked.
 
     `Condition.__enter__`, a handler of `logging` and the import system take a lock by a plain call, before the block
-    that releases it has begun.  An exception that comes while they wait for it would leave it locked for ever.
+    that releases it has begun.  An exception that comes while they wait for it would leave it locked for ever.  In
+    CPython 3.14 this is so for every `with LOCK`.
+
+    :param asleep: the thread has not run since the last look at it.
     """
     frame = next(_frames(thread), None)
-    return frame is not None and frame.f_code.co_filename in _DELICATE and frame.f_code is not _WAITING
+    if frame is None:
+        return False
+    if frame.f_code.co_filename in _DELICATE and frame.f_code is not _WAITING:
+        return True
+    return with_blocks.UNSAFE and with_blocks.is_entering(frame, asleep)
 
 
 def in_condition(thread: int) -> tuple[Any, Any] | None:

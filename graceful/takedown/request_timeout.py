@@ -10,7 +10,7 @@ Exchanges that exceed a limit that is only tried out, or `--report-slower-than`,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
@@ -19,9 +19,9 @@ from twisted.logger import Logger
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter
 from graceful.takedown.last_answer import interrupt, take_down
-from graceful.takedown.thread_interrupt import InterruptScheduler, ThreadInterrupt
-from graceful.threads.stacks import stack_of
-from graceful.web.exchange import APPLICATION, QUEUED, SENDING, Exchange
+from graceful.takedown.thread_interrupt import Interrupt, InterruptScheduler
+from graceful.threads.stacks import Worker, kind_of, stack_of
+from graceful.web.exchange import APPLICATION, QUEUED, SENDING, WEBSOCKET, Exchange
 from graceful.web.site import Site
 
 log = Logger(namespace="graceful")
@@ -74,7 +74,7 @@ class RequestTimeouts:
 
     :param site: its exchanges are watched, by its limits.
     :param clock: monotonic time.
-    :param working: the exchanges that a thread works for, each with its thread.
+    :param working: the exchanges that a thread or a task works for, each with that.
     :param queued: the exchanges that wait for a thread.
     :param scheduler: brings threads down.
     :param reports: gets the reports.
@@ -87,11 +87,11 @@ class RequestTimeouts:
         self,
         site: Site,
         clock: IReactorTime,
-        working: Callable[[], dict[Exchange, int]],
+        working: Callable[[], dict[Exchange, Any]],
         queued: Callable[[], list[Exchange]],
         scheduler: InterruptScheduler,
         reports: Reporter,
-        replace: Callable[[int], bool],
+        replace: Callable[[Any], bool],
     ) -> None:
         self._site = site
         self._clock = clock
@@ -130,7 +130,7 @@ class RequestTimeouts:
             if exchange.takedown is None and not exchange.error:  # else there is a report already
                 self._reports.slow(exchange, noted.why, noted.stack)
 
-    def _look_at(self, exchange: Exchange, thread: int, now: float) -> None:
+    def _look_at(self, exchange: Exchange, thread: Worker, now: float) -> None:
         limit = self._site.limits.passed(exchange, now)
         if limit is not None and not limit.report:
             if exchange.in_application or not exchange.ended:  # else it is about to end
@@ -138,10 +138,10 @@ class RequestTimeouts:
         elif exchange not in self._noted:
             if limit is not None:
                 self._note(exchange, thread, f"the limit {limit}, which is only tried out", now)
-            elif self._slow is not None and now - exchange.started >= self._slow:
+            elif self._slow is not None and exchange.phase != WEBSOCKET and now - exchange.started >= self._slow:
                 self._note(exchange, thread, f"{self._slow:g} s", now)
 
-    def _note(self, exchange: Exchange, thread: int, why: str, now: float) -> None:
+    def _note(self, exchange: Exchange, thread: Worker, why: str, now: float) -> None:
         exchange.report = exchange.report or self._reports.new_id()
         self._noted[exchange] = _Noted(why, stack_of(thread))
         log.info("{what} has passed {why} ({report})", what=exchange.describe(now), why=why, report=exchange.report)
@@ -162,14 +162,15 @@ class RequestTimeouts:
             what=exchange.describe(now),
             why=why,
             report=exchange.report,
-            stack=f", its thread is here:\n{stack}" if stack else "",
+            stack=f", its {kind_of(thread)} is here:\n{stack}" if stack else "",
         )
         interrupted = self._end(exchange, cut)
+        interruption.status = exchange.status
         self.taken += len(interrupted)
         if interrupted and self.in_drain is not None:
             self.in_drain.append(interruption)
         for one in interrupted:
-            self._site.finished(one)
+            self._site.interrupted(one)
         if thread:
             self._interrupted[exchange] = interruption
             self._scheduler.start(exchange, thread, self._ended)
@@ -185,6 +186,11 @@ class RequestTimeouts:
         :returns: the exchanges that were interrupted.
         """
         connection = exchange.connection
+        if exchange.phase == WEBSOCKET:
+            exchange.taken_down = True  # before the end, at which it is logged
+            if exchange.handler.take_down():
+                return [exchange]
+            exchange.taken_down = False
         if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
             return take_down(connection)
         behind = [*connection.write_token.waiting, *connection.receiver.under_way()]
@@ -192,14 +198,29 @@ class RequestTimeouts:
             return []
         return [exchange, *(behind if connection.write_token.closed or connection.write_token.closing else ())]
 
-    def _ended(self, thread_interrupt: ThreadInterrupt, down: bool) -> None:
+    def _ended(self, thread_interrupt: Interrupt, down: bool) -> None:
         """Report an exchange: its thread is free again, or lost."""
         exchange = thread_interrupt.exchange
         interruption = self._interrupted.pop(exchange)
         interruption.thread_ended(down, thread_interrupt.story)
-        story = ", ".join(interruption.story)
+        story, kind = ", ".join(interruption.story), kind_of(thread_interrupt.thread)
         if down:
-            log.info("{exchange} ({report}): its thread has come down", exchange=exchange, report=exchange.report)
+            log.info(
+                "{exchange} ({report}): its {kind} has come down",
+                exchange=exchange,
+                report=exchange.report,
+                kind=kind,
+            )
+        elif kind != "thread":
+            log.warn(
+                "{exchange} ({report}): its {kind} could not be brought down ({story}) and is abandoned; it is here:"
+                "\n{stack}",
+                exchange=exchange,
+                report=exchange.report,
+                kind=kind,
+                story=story,
+                stack=stack_of(thread_interrupt.thread),
+            )
         else:
             replaced = self._replace(thread_interrupt.thread)
             log.warn(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -30,6 +30,8 @@ log = Logger(namespace="graceful")
 WITHIN: Final = 4.0
 #: Seconds between two looks at a thread: a wait must last for two of them to be ended.
 LOOK_AGAIN: Final = 0.05
+#: Seconds by which a look may be late.  A longer pause of the reactor, or the machine, is not held against threads.
+LATE: Final = 0.5
 #: Seconds that hooks have before the exception is raised.
 HOOKS: Final = 1.0
 #: Seconds after which a thread that still works gets the exception again.
@@ -40,12 +42,39 @@ SOON: Final = LOOK_AGAIN / 2
 LATER: Final = 0.5
 
 
+class Interrupt(Protocol):
+    """Brings down what works for one exchange, a thread or a task.  Reactor thread.
+
+    :ivar exchange: the exchange.
+    :ivar thread: what works for it.
+    :ivar began: seconds of the clock that :meth:`look` is given as well.
+    :ivar stack: of the worker when it was interrupted, innermost call last.
+    """
+
+    exchange: Exchange
+    began: float
+    stack: str
+
+    @property
+    def thread(self) -> Any: ...
+
+    @property
+    def story(self) -> list[str]:
+        """What was done to bring the worker down, in words."""
+
+    def look(self, now: float) -> None:
+        """Take the next step; call it every :data:`LOOK_AGAIN` seconds while the worker works."""
+
+    def add_time(self, seconds: float) -> None:
+        """Give the worker more time, since it could not be looked at for so long."""
+
+
 class ThreadInterrupt:
     """Brings down the thread of one exchange.  Reactor thread.
 
     :param exchange: the one that the thread works for.
-    :param thread: as `threading.get_ident()` numbers it.
-    :param native: the same thread, as the kernel numbers it.
+    :param async_exc: raises the exception in the thread.
+    :param native: the thread, as the kernel numbers it.
     :param now: seconds of the clock that :meth:`look` is given as well.
     :param waits: finds out what threads wait for.
     :param call: calls a hook in another thread.
@@ -55,21 +84,21 @@ class ThreadInterrupt:
     def __init__(
         self,
         exchange: Exchange,
-        thread: int,
+        async_exc: AsyncExc,
         native: int,
         now: float,
         waits: KernelWaits,
         call: Callable[..., Future[Any]],
     ) -> None:
         self.exchange = exchange
-        self.thread = thread
+        self.thread = async_exc.thread
         self.began = now
-        self.stack = stack_of(thread)
+        self.stack = stack_of(self.thread)
         self._done: list[str] = []
         self._native = native
         self._waits = waits
         self._call = call
-        self._async_exc = exchange.takedown = AsyncExc(thread)
+        self._async_exc = exchange.takedown = async_exc
         self._fired = 0
         self._next_shot = now
         self._called: set[Hook] = set()
@@ -79,6 +108,7 @@ class ThreadInterrupt:
         self._wait: BlockedCall | subprocess.Popen[Any] | None = None
         self._wait_since = now
         self._wait_ended: float | None = None
+        self._asleep_in: BlockedCall | None = None
 
     def look(self, now: float) -> None:
         """Take the next step; call it every :data:`LOOK_AGAIN` seconds while the thread works for the exchange."""
@@ -90,6 +120,12 @@ class ThreadInterrupt:
             self._next_shot = now + AGAIN
         if self._fired:
             self._end_wait(now)
+
+    def add_time(self, seconds: float) -> None:
+        """Give the thread more time, since it could not be looked at for so long."""
+        self.began += seconds
+        self._next_shot += seconds
+        self._calls_until += seconds
 
     @property
     def story(self) -> list[str]:
@@ -116,9 +152,14 @@ class ThreadInterrupt:
     def _shoot(self) -> bool:
         return self._async_exc.inject(self.exchange, Takedown)
 
+    def _is_asleep(self) -> bool:
+        """Whether the thread has not run since this was asked last, as far as the kernel tells."""
+        wait, self._asleep_in = self._asleep_in, self._waits.look(self._native)
+        return wait is not None and wait == self._asleep_in
+
     def _fire(self, now: float) -> bool:
         """Raise `Takedown`, if the thread is where it may be raised."""
-        if delicate(self.thread):
+        if delicate(self.thread, self._is_asleep()):
             return False
         waiting = in_condition(self.thread)
         if waiting is None or now - self.began >= AGAIN:
@@ -152,14 +193,14 @@ def _in_one_place(wait: object, other: object) -> bool:
     return isinstance(wait, BlockedCall) and isinstance(other, BlockedCall) and wait.place == other.place
 
 
-Ended = Callable[[ThreadInterrupt, bool], None]
+Ended = Callable[[Interrupt, bool], None]
 
 
 class InterruptScheduler:
-    """Brings threads down side by side, by one timer.  Reactor thread.
+    """Brings threads and tasks down side by side, by one timer.  Reactor thread.
 
     :param clock: monotonic time.
-    :param working: the exchanges that a thread works for, each with its thread.
+    :param working: the exchanges that a thread or a task works for, each with that.
     :param native: the kernel's number of a thread.
     :param waits: finds out what threads wait for.
     :param call: calls a hook in another thread.
@@ -168,7 +209,7 @@ class InterruptScheduler:
     def __init__(
         self,
         clock: IReactorTime,
-        working: Callable[[], dict[Exchange, int]],
+        working: Callable[[], dict[Exchange, Any]],
         native: Callable[[int], int],
         waits: KernelWaits,
         call: Callable[..., Future[Any]],
@@ -178,21 +219,27 @@ class InterruptScheduler:
         self._native = native
         self._waits = waits
         self._call = call
-        self._under_way: dict[Exchange, tuple[ThreadInterrupt, list[Ended]]] = {}
+        self._under_way: dict[Exchange, tuple[Interrupt, list[Ended]]] = {}
+        self._due = 0.0
 
-    def start(self, exchange: Exchange, thread: int, ended: Ended) -> ThreadInterrupt:
-        """Begin to bring down the thread of an exchange, unless that is under way.
+    def start(self, exchange: Exchange, worker: Any, ended: Ended) -> Interrupt:
+        """Begin to bring down what works for an exchange, unless that is under way.
 
-        :param ended: called with the interrupt, and whether the thread has come down; if False, it is abandoned.
+        :param worker: a thread's `threading.get_ident()`, or a :class:`graceful.asgi.task_table.Work`.
+        :param ended: called with the interrupt, and whether the worker has come down; if False, it is abandoned.
         """
         known = self._under_way.get(exchange)
         if known is not None:
             known[1].append(ended)
             return known[0]
         now = self._clock.seconds()
-        interrupt = ThreadInterrupt(exchange, thread, self._native(thread), now, self._waits, self._call)
+        interrupt: Interrupt
+        if isinstance(worker, int):
+            interrupt = self._interrupt_thread(exchange, AsyncExc(worker), self._native(worker), now)
+        else:
+            interrupt = worker.interrupt(exchange, now, self._interrupt_thread)
         if not self._under_way:
-            self._clock.callLater(LOOK_AGAIN, self._look)
+            self._look_again(now)
         self._under_way[exchange] = interrupt, [ended]
         self._look_at(interrupt, now)
         return interrupt
@@ -202,8 +249,16 @@ class InterruptScheduler:
         """Whether any thread is being brought down."""
         return bool(self._under_way)
 
+    def _look_again(self, now: float) -> None:
+        self._due = now + LOOK_AGAIN
+        self._clock.callLater(LOOK_AGAIN, self._look)
+
     def _look(self) -> None:
         now, working = self._clock.seconds(), self._working()
+        paused = now - self._due
+        if paused > LATE:
+            for interrupt, _ in self._under_way.values():
+                interrupt.add_time(paused)
         self._waits.begin_round()
         for exchange, (interrupt, ended) in list(self._under_way.items()):
             down = working.get(exchange) != interrupt.thread
@@ -214,9 +269,12 @@ class InterruptScheduler:
             else:
                 self._look_at(interrupt, now)
         if self._under_way:
-            self._clock.callLater(LOOK_AGAIN, self._look)
+            self._look_again(now)
 
-    def _look_at(self, interrupt: ThreadInterrupt, now: float) -> None:
+    def _interrupt_thread(self, exchange: Exchange, async_exc: AsyncExc, native: int, now: float) -> ThreadInterrupt:
+        return ThreadInterrupt(exchange, async_exc, native, now, self._waits, self._call)
+
+    def _look_at(self, interrupt: Interrupt, now: float) -> None:
         try:
             interrupt.look(now)
         except Exception:

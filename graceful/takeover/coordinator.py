@@ -20,8 +20,11 @@ from attrs import evolve
 from twisted.logger import Logger
 
 from graceful.drain import State
+from graceful.logs.attempt import attempt
 from graceful.sockets.binding import LISTEN, BoundSocket
-from graceful.takeover.predecessor import Predecessor, limit_draining
+from graceful.takeover.connection_links import Link
+from graceful.takeover.connection_takers import ConnectionTakers
+from graceful.takeover.predecessor import Predecessor, Taking, limit_draining
 from graceful.takeover.socket_handover import SocketHandover
 from graceful.takeover.successor_api import SuccessorApi
 
@@ -33,7 +36,7 @@ log = Logger(namespace="graceful")
 
 
 class Sockets(Protocol):
-    """The owner of the application's sockets: an engine, or a supervisor's workers."""
+    """The application's sockets: those of an engine, or of a supervisor's workers."""
 
     @property
     def clock(self) -> Any:
@@ -75,38 +78,51 @@ class Takeover:
 
     It is the :class:`graceful.takeover.socket_handover.SocketHolder` of the second.
 
-    :param engine: has the application's sockets.
+    :param listening: has the application's sockets.
     :param control: has the sockets for control and status.
     :param drain: begins when the sockets are handed over.
     :param shutdown: is told that the pid file belongs to the successor.
     :param process: None if the server does not own its process: the process could not end, so there is no takeover.
     :param timeout: seconds that a successor has until it accepts.
     :param arm_last_limit: sets the time at which the process ends in any case.
+    :param watch: watches a successor, given the control path and its pid, while this process drains.
     :param ended: called when a takeover by a successor has ended, successfully or not.
+    :param moves: gives this process's own connections to a successor; None if it has none that can move.
+    :param links: makes links on which connections move to that many processes of a successor.
+    :param taking: takes in a predecessor's connections; None if they stay there.
     :ivar handover: the takeover by a successor.
     """
 
     def __init__(
         self,
-        engine: Sockets,
+        listening: Sockets,
         control: ControlServer,
         drain: Draining,
         shutdown: PidFileKeeper,
         process: OwnProcess | None,
         timeout: float,
         arm_last_limit: Callable[[], object],
+        watch: Callable[[str, int], object],
         ended: Callable[[], object] = lambda: None,
+        moves: ConnectionTakers | None = None,
+        links: Callable[[int], Sequence[Link]] = lambda count: (),
+        taking: Taking | None = None,
     ) -> None:
-        self._engine = engine
+        self._listening = listening
         self._control = control
         self._drain = drain
         self._shutdown = shutdown
         self._process = process
         self._arm_last_limit = arm_last_limit
+        self._watch = watch
         self._offered: list[tuple[str, BoundSocket]] = []
         self._takes_over = False
-        self.handover = SocketHandover(engine.clock, self, timeout, ended)
-        control.answer_successors(SuccessorApi(self.handover, self._sockets, engine.foreign).answer)
+        self._moves = moves
+        self._taking = taking
+        self.handover = SocketHandover(listening.clock, self, timeout, ended)
+        control.answer_successors(
+            SuccessorApi(self.handover, self._sockets, listening.foreign, moves, links, control.counted).answer
+        )
 
     @property
     def successor(self) -> int:
@@ -117,7 +133,7 @@ class Takeover:
 
     def _sockets(self) -> list[tuple[str, BoundSocket]]:
         """Returns the sockets that a successor may have, each with its role, as they are when none is offered."""
-        return [*((LISTEN, bound) for bound in self._engine.open_sockets()), *self._control.sockets()]
+        return [*((LISTEN, bound) for bound in self._listening.open_sockets()), *self._control.sockets()]
 
     def cannot_hand_over(self) -> str | None:
         """Returns why a successor cannot have the sockets; None if it can."""
@@ -144,15 +160,18 @@ class Takeover:
         offered, self._offered = [bound for _, bound in self._offered], []
         handed = [bound for number, bound in enumerate(offered) if number in kept]
         self._rebind([bound for bound in offered if bound not in handed])  # the successor has closed these
+        if self._moves is not None:
+            self._moves.begin(handed)
         self._shutdown.give_up_pid_file()
-        self._engine.hand_sockets(handed, pid)
+        self._listening.hand_sockets(handed, pid)
         self._control.hand_over(handed, pid)
         log.info("process {pid} has taken over; this one finishes what it has", pid=pid)
         self._arm_last_limit()
         self._drain.succeeded(handed, pid)
+        self._watch(self._control.asked_path(), pid)
 
     def _rebind(self, known: Sequence[BoundSocket]) -> None:
-        self._engine.rebind(known)
+        self._listening.rebind(known)
         self._control.rebind(known)
 
     # -- as the successor ---------------------------------------------------------------------------------
@@ -173,17 +192,18 @@ class Takeover:
             self._takes_over = False
             if why_not is None:
                 self._inherit(predecessor)
-            predecessor.close()
             done(why_not)
 
         path = self._control.asked_path()
-        predecessor.accepts(call, answered, lambda: limit_draining(path, max_draining))
+        predecessor.accepts(call, answered, lambda: limit_draining(path, max_draining), self._taking)
 
     def _inherit(self, predecessor: Predecessor) -> None:
         """Own the sockets, the control path and the pid file from now on."""
+        # The predecessor has let go of all of it: one step that fails must not leave the others undone.
+        attempt(self._control.inherit_counted, predecessor.counted)
         if self._drain.state != State.GONE:
-            self._control.succeed()
-        self._rebind(predecessor.inheritance())
+            attempt(self._control.succeed)
+        attempt(self._rebind, predecessor.inheritance())
         if self._process is not None and self._process.pid_file is not None:
-            self._process.pid_file.take_over()
+            attempt(self._process.pid_file.take_over)
         log.info("took over from process {pid}", pid=predecessor.pid)

@@ -22,8 +22,9 @@ from typing import Any
 from attrs import asdict, evolve, frozen
 
 from graceful.sockets.address import Address
-from graceful.sockets.binding import BoundSocket, inode_of
+from graceful.sockets.binding import BoundSocket
 from graceful.sockets.handshakes import admit_new
+from graceful.sockets.socket_file import inode_of, set_mode
 
 
 class BadOffer(ValueError):
@@ -140,7 +141,7 @@ def adopt(offer: Offer, fd: int, address: Address) -> BoundSocket:
             adopted.listen(address.backlog)  # the backlog may differ from the predecessor's
         if address.kind == "unix" and offer.path is not None:
             with suppress(OSError):
-                os.chmod(offer.path, address.mode)
+                set_mode(offer.path, offer.inode, address.mode)
     except OSError as error:
         adopted.close()
         raise BadOffer(f"what is offered as {offer.name} cannot be used: {error.strerror}") from None
@@ -172,7 +173,7 @@ def key(address: Address) -> str:
             return f"tcp6:[{host}]:{port!r}" if address.kind == "tcp6" else f"tcp:{host}:{port!r}"
     if address.kind == "unix":
         return f"unix:{os.path.abspath(address.path)}"
-    return address.text
+    return address.where
 
 
 def _address_of(bound: BoundSocket) -> str:

@@ -11,11 +11,11 @@ predecessor must not block the reactor.
 from __future__ import annotations
 
 import os
-import select
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from twisted.logger import Logger
 
 from graceful.control.client import (
     ANSWERS_IN,
@@ -31,46 +31,44 @@ from graceful.control.discovery import beside
 from graceful.drain import State
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
-from graceful.sockets.receive_fds import receive
+from graceful.takeover.connection_arrivals import Source
+from graceful.takeover.connection_links import BadLinks, Link, read_links
 from graceful.takeover.offers import BadOffer, Offer, adopt, inherit, match, reachable
+from graceful.takeover.parcels import FORMAT
+from graceful.takeover.receiving_client import ReceivingClient, has_ended
 from graceful.takeover.socket_handover import PROTOCOL
-from graceful.takeover.successor_api import AT_ONCE, INTERIM
 from graceful.threads.start import NoThread, start_thread
+
+log = Logger(namespace="graceful")
+
 
 #: Seconds that a draining instance has to close its sockets.
 CLOSES_IN: Final = 30.0
-
-#: Seconds that a predecessor whose connection has broken has to exit; after that it is alive, and has only hung up.
-DIES_IN: Final = 1.0
 
 
 class TakeoverError(Exception):
     """This process cannot take over.  The text is one line for the operator."""
 
 
-class _Receiving(ControlClient):
-    """A client that receives descriptors with the interim answers before an answer.
+class Taking(Protocol):
+    """What takes in the connections that move here.  Any thread.
 
-    :ivar descriptors: the received descriptors; close-on-exec.
+    :ivar count: how many processes take.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.descriptors: list[int] = []
+    count: int
 
-    def _before_answer(self) -> None:
-        while self._peek(len(INTERIM)) == INTERIM:
-            self.descriptors += receive(self.socket, len(INTERIM), AT_ONCE)[1]
+    def take(self, links: Sequence[Link]) -> None:
+        """Take in what moves on these links, of which each has as many as the others."""
 
-    def _peek(self, size: int) -> bytes:
-        """Returns the next bytes without consuming them; fewer than `size` only at the end of the stream."""
-        data = b""
-        while len(data) < size:
-            seen = self.socket.recv(size, socket.MSG_PEEK | socket.MSG_WAITALL)
-            if len(seen) == len(data):
-                break
-            data = seen
-        return data
+    def take_from(self, source: Source, pid: int, dead: Callable[[], bool], end: Callable[[], object]) -> None:
+        """Take in what the predecessor itself gives.
+
+        :param source: its control.
+        :param pid: its process number.
+        :param dead: returns whether it has ended, when it has hung up.
+        :param end: called when nothing more comes, in any thread.
+        """
 
 
 class Predecessor:
@@ -79,16 +77,18 @@ class Predecessor:
     Main thread; `accepts` when the reactor runs.
 
     :ivar pid: its process number.
+    :ivar counted: what it has counted when it has let go; None before, and if it does not say.
     :ivar foreign: endpoints that it cannot hand over; they are free soon after it has let go.
     """
 
-    def __init__(self, client: _Receiving, pid: int, offered: Sequence[Offer], foreign: Sequence[str]) -> None:
+    def __init__(self, client: ReceivingClient, pid: int, offered: Sequence[Offer], foreign: Sequence[str]) -> None:
         self.pid = pid
+        self.counted: object = None
         self.foreign = foreign
         self._client = client
         self._process = process_descriptor(client.peer_pid)
         self._offered = offered
-        self._left: dict[int, int] = dict(enumerate(client.descriptors))  # descriptors not claimed yet
+        self._left: dict[int, int] = dict(enumerate(client.take_descriptors()))  # those not claimed yet
         self._kept: dict[int, BoundSocket] = {}
 
     @classmethod
@@ -100,7 +100,7 @@ class Predecessor:
         :raises TakeoverError: an instance answers, and does not hand them over.
         """
         try:
-            client = _Receiving(path)
+            client = ReceivingClient(path)
         except NobodyThere:
             return None
         except ClientError as error:
@@ -159,18 +159,28 @@ class Predecessor:
         self._left.clear()
 
     def accepts(
-        self, call: Callable[..., object], done: Callable[[str | None], object], afterwards: Callable[[], object]
+        self,
+        call: Callable[..., object],
+        done: Callable[[str | None], object],
+        afterwards: Callable[[], object],
+        taking: Taking | None = None,
     ) -> None:
         """Tell the predecessor that this process accepts, so that it lets go.
 
         :param call: calls a function in the reactor thread, from any thread.
         :param done: called in the reactor thread, with None if the predecessor has let go, else with the reason.
         :param afterwards: called after that if it has let go, in a thread that may block.
+        :param taking: takes in the predecessor's connections, which move here; None if they stay there.
         """
 
         def say() -> None:
-            why_not = self._say()
+            why_not, links = self._say(taking)
             call(done, why_not)
+            if why_not is None and taking is not None:
+                taking.take(links)
+                taking.take_from(self._client, self.pid, self._dead, lambda: call(self.close))
+            else:
+                call(self.close)
             if why_not is None:
                 afterwards()
 
@@ -178,26 +188,35 @@ class Predecessor:
             start_thread(say, "graceful takeover", "the thread that tells the predecessor")
         except NoThread as error:
             call(done, str(error))  # the predecessor serves on as soon as this process is gone
+            call(self.close)
 
-    def _say(self) -> str | None:
-        """Post the message.  Returns why the predecessor has not let go; None if it has.  Blocks."""
+    def _say(self, taking: Taking | None) -> tuple[str | None, Sequence[Link]]:
+        """Post the message.  Blocks.
+
+        :returns: why the predecessor has not let go, or None if it has; and the links to processes that have its
+            connections.
+        """
+        wanted = {"moves": taking.count == 1, "links": taking.count} if taking is not None else {}
         try:
-            self._client.post("/takeover/accepts", timeout=None, kept=sorted(self._kept))
+            said = self._client.post(
+                "/takeover/accepts", timeout=None, kept=sorted(self._kept), carries=FORMAT, **wanted
+            )
+            self.counted = said.get("counted")
         except ControlRefused as refused:
-            return str(refused)
+            return str(refused), ()
         except Vanished:
             # It has crashed, and only this process is left to serve; or it has hung up, and still serves.
-            return None if self._dead() else f"process {self.pid} has hung up"
+            return None if self._dead() else f"process {self.pid} has hung up", ()
         except (Silent, ClientError) as error:
-            return str(error)
-        return None
+            return str(error), ()
+        try:
+            return None, read_links(said.get("links", []), self._client.take_descriptors())
+        except BadLinks as error:
+            log.warn("connections stay with process {pid}: {error}", pid=self.pid, error=error)
+            return None, ()
 
     def _dead(self) -> bool:
-        if self._process < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._process, select.POLLIN)
-        return bool(poll.poll(DIES_IN * 1000))
+        return has_ended(self._process)
 
     def inheritance(self) -> list[BoundSocket]:
         """Returns the adopted sockets as they are now that the predecessor has let go of them."""

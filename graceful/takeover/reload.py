@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -20,8 +19,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from graceful.process.child import Child
+from graceful.humanize import ending
+from graceful.process.container import ends_with_this_process
 from graceful.process.origin import VARIABLE, Origin
+from graceful.process.orphan import Orphan
 from graceful.takeover.socket_handover import SocketHandover
 
 log = Logger(namespace="graceful")
@@ -39,6 +40,8 @@ class Reload:
     :param handover: the takeover by the successor.
     :param clock: monotonic.
     :param timeout: seconds from the start of the successor until it accepts.
+    :param start: starts a program that becomes a child of process 1.
+    :param container_ends: returns why a container would end with this process; None if it would not.
     """
 
     def __init__(
@@ -49,8 +52,8 @@ class Reload:
         reactor: Any,
         clock: IReactorTime,
         timeout: float,
-        spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
-        getpid: Callable[[], int] = os.getpid,
+        start: Callable[..., Orphan] = Orphan,
+        container_ends: Callable[[], str | None] = ends_with_this_process,
         kill: Callable[[int, int], object] = os.kill,
     ) -> None:
         self._origin = origin
@@ -59,10 +62,10 @@ class Reload:
         self._reactor = reactor
         self._clock = clock
         self._timeout = timeout
-        self._spawn = spawn
-        self._getpid = getpid
+        self._start = start
+        self._container_ends = container_ends
         self._kill = kill
-        self._child: Child | None = None
+        self._child: Orphan | None = None
         self._timer: IDelayedCall | None = None
         self._gone: Deferred[None] | None = None  # fires when the successor of an abandoned deploy is gone
 
@@ -75,23 +78,35 @@ class Reload:
         origin = self._origin
         environment = {**origin.environment, VARIABLE: self._control() or ""}
         try:
-            process = self._spawn(origin.program(), cwd=origin.directory, env=environment, close_fds=True)
+            self._child = self._start(self._reactor, origin.program(), origin.directory, environment, self)
         except OSError as error:
-            log.error(
-                "no deploy: {command} cannot be started in {directory}: {why}; this one serves on",
-                command=origin.command[0],
-                directory=origin.directory,
-                why=error.strerror,
-            )
+            self._cannot_start(error)
             return
-        self._child = Child(self._reactor, process, self._ended)
         self._timer = self._clock.callLater(self._timeout, self._late)
-        log.info(
-            "deploy: successor, process {pid}, runs {new} (was {old})",
-            pid=process.pid,
-            new=os.path.realpath(origin.application),
-            old=origin.led_to,
-        )
+
+    def started(self, orphan: Orphan) -> None:
+        """The successor runs."""
+        if orphan is self._child:
+            log.info(
+                "deploy: successor, process {pid}, runs {new} (was {old})",
+                pid=orphan.pid,
+                new=os.path.realpath(self._origin.application),
+                old=self._origin.led_to,
+            )
+
+    def not_started(self, orphan: Orphan, error: OSError) -> None:
+        """The successor cannot be started."""
+        if orphan is not self._child:
+            return
+        self._child = None
+        self._look_whether_gone()
+        if self._timer is not None:
+            self._stop_timer()
+            self._cannot_start(error)
+
+    def _cannot_start(self, error: OSError) -> None:
+        origin = self._origin
+        self._say(f"{origin.command[0]} cannot be started in {origin.directory}: {error.strerror}")
 
     def give_up(self) -> Deferred[None]:
         """Abandon a deploy that is under way, since this server stops; fires when its successor is gone.
@@ -103,7 +118,7 @@ class Reload:
             return succeed(None)
         self._stop_timer()
         log.warn("no deploy: it is stopping")
-        self._handover.leaving = True
+        self._handover.abandon()
         if self._child is not None:
             self._child.kill()
         if self._handover.successor:  # a daemon is not a child of this process
@@ -122,22 +137,22 @@ class Reload:
     def _why_not(self) -> str | None:
         if self._timer is not None or self._gone is not None:
             return "one is under way"
-        if self._getpid() == 1:
-            return "the container would end with process 1, which this is"
+        if (why := self._container_ends()) is not None:
+            return why
         if not self._control():
             return "without a control socket nobody can take over"
         return self._handover.obstacle()
 
-    def _ended(self, child: Child, status: int) -> None:
-        """A child has exited; with status 0 if it has become a daemon, which goes on in another process."""
-        if child is not self._child:
-            return  # a child of an earlier deploy
+    def ended(self, orphan: Orphan, status: int) -> None:
+        """The successor has exited; with status 0 if it has become a daemon, which goes on in another process."""
+        if orphan is not self._child:
+            return  # of an earlier deploy
         self._child = None
         self._look_whether_gone()
         if self._timer is not None and status != 0:
             self._stop_timer()
-            how = f"exit status {status}" if status > 0 else f"signal {-status}"
-            self._say(f"the successor, process {child.pid}, has ended with {how}; its own log says why")
+            how = ending(status)
+            self._say(f"the successor, process {orphan.pid}, has ended with {how}; its own log says why")
 
     def _late(self) -> None:
         self._timer = None
@@ -148,6 +163,10 @@ class Reload:
     def takeover_ended(self) -> None:
         """A takeover has ended, by a successor that this process has started or by another; its result is logged."""
         self._stop_timer()
+        if self._handover.handed and self._child is not None:
+            # Before the service manager is told of the successor.
+            self._child.let_go()
+            self._child = None
         self._look_whether_gone()
 
     def _say(self, why: str) -> None:

@@ -64,7 +64,6 @@ class SocketHandover:
     :param ended: called when a takeover has ended, successfully or not.
     :ivar successor: the pid to which the sockets are offered or handed; 0 for none.
     :ivar handed: whether the successor has taken over.
-    :ivar leaving: whether this instance stops and has abandoned its successor.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class SocketHandover:
         self._timer: IDelayedCall | None = None
         self._token: object = None
         self.successor = 0
-        self.handed = self.leaving = False
+        self.handed = self._leaving = False
         self._ended = ended
 
     def offer(self, token: object, pid: int, protocol: object) -> None:
@@ -113,6 +112,10 @@ class SocketHandover:
             return f"process {self.successor} is taking over just now: wait for it"
         return self._holder.cannot_hand_over()
 
+    def abandon(self) -> None:
+        """This instance stops: a successor that has not accepted yet must not."""
+        self._leaving = True
+
     def accepts(self, token: object, kept: Sequence[int]) -> None:
         """The successor accepts connections.
 
@@ -120,7 +123,7 @@ class SocketHandover:
         :param kept: the numbers of the offered sockets that it has kept.
         :raises TakeoverRefused: it must not accept: this instance does not wait for it any more.
         """
-        if self.handed or self.leaving or not self.successor or token is not self._token:
+        if self.handed or self._leaving or not self.successor or token is not self._token:
             raise TakeoverRefused(
                 f"nobody waits for this successor any more: it has taken longer than {self._timeout:g} s"
             )
@@ -153,7 +156,7 @@ class SocketHandover:
         self.successor, self._token = 0, None
 
     def _say(self, pid: int, why: str) -> None:
-        on = "stops" if self.leaving else "serves on"
+        on = "stops" if self._leaving else "serves on"
         log.error("no takeover: process {pid} {why}; this one {on}", pid=pid, why=why, on=on)
         self._ended()
 

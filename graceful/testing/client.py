@@ -1,9 +1,10 @@
-"""A client that forgives nothing: a request is answered as a whole, or it is lost, and that is written down.
+"""A strict client: a request either gets its whole answer, or counts as lost and is recorded.
 
-HTTP libraries hide what a deploy does: they try again, they take an answer that ends early for a whole one, they open
-another connection.  Here every request has a connection of its own and is sent once.  It is lost if that is refused
-while the server should listen, if it is reset, if the answer ends early or does not come; and if the answer is 502,
-503 or 504, by which a server or a balancer says that it has given a request up.
+HTTP libraries hide what a deploy breaks: they send a request again, they accept an answer that ends early, they open
+another connection.  This client opens a connection for each request, and sends it once.  The request is lost if the
+connection is refused while the server should listen, if it is reset, or if the answer ends early or does not come.
+It is also lost if the answer is 502, 503 or 504, by which a server or a balancer tells that it has given up a
+request.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
+#: The statuses by which a server or a balancer tells that it has given up a request.
 GIVEN_UP = (502, 503, 504)
 
 
@@ -21,7 +23,7 @@ GIVEN_UP = (502, 503, 504)
 class Answer:
     """A whole answer.
 
-    :ivar headers: names in lower case; of a name that comes more than once, the last value.
+    :ivar headers: the values by their names in lower case; for a name that comes more than once, the last value.
     """
 
     status: int
@@ -39,17 +41,17 @@ class Lost:
 
 
 class LostRequest(Exception):
-    """A request was lost; it is also in the list of those that were."""
+    """A request was lost; the client's `lost` has it, too."""
 
 
 class Refused(Exception):
-    """No server listens; that is right after a stop, and no request was lost."""
+    """No server listens, and none should: the server was told to stop.  No request was lost."""
 
 
 class Pending:
-    """A request that is on its way.
+    """A request that is on its way, while the test goes on.
 
-    :param send: sends it, and returns the answer.
+    :param send: sends the request, and returns the answer; runs in a thread.
     """
 
     def __init__(self, send: Callable[[], Answer]) -> None:
@@ -66,16 +68,16 @@ class Pending:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, one way or the other."""
+        """Whether the request has ended: it was answered, lost or refused."""
         return not self._thread.is_alive()
 
     def answer(self, timeout: float = 60.0) -> Answer:
         """Wait for the answer.
 
-        :param timeout: seconds.
-        :raises LostRequest: there will be none.
+        :param timeout: seconds to wait at most.
+        :raises LostRequest: the request was lost.
         :raises Refused: no server listens, and none should.
-        :raises TimeoutError: there is none yet.
+        :raises TimeoutError: the time is over, and the request is still on its way.
         """
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -87,16 +89,16 @@ class Pending:
 
 
 class StrictClient:
-    """Sends requests to one server.
+    """Sends requests to one server, and records the lost ones.
 
-    :param listens: whether a server should be listening just now.
-    :param timeout: seconds in which the next byte must come.
-    :ivar port: on 127.0.0.1.
-    :ivar lost: what was lost, in the order in which it was.
+    :param port: the server's port on 127.0.0.1.
+    :param listens: returns whether a server should be listening now.
+    :param timeout: seconds within which the next byte must come.
+    :ivar lost: the lost requests, in the order in which they were lost.
     """
 
-    def __init__(self, listens: Callable[[], bool], timeout: float = 60.0) -> None:
-        self.port = 0
+    def __init__(self, port: int, listens: Callable[[], bool], timeout: float = 60.0) -> None:
+        self._port = port
         self.lost: list[Lost] = []
         self._listens = listens
         self._timeout = timeout
@@ -104,16 +106,18 @@ class StrictClient:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """Send a request, and return its answer.
+        """Send a request.  Returns its answer.
 
-        :raises LostRequest: there is none.
+        An answer of 502, 503 or 504 is returned, and the request counts as lost.
+
+        :raises LostRequest: no whole answer came.
         :raises Refused: no server listens, and none should.
         """
         try:
             answer = self._send(method, path, body, headers or {})
         except ConnectionRefusedError:
             if not self._listens():
-                raise Refused(f"nobody listens on port {self.port}") from None
+                raise Refused(f"no server listens on port {self._port}") from None
             raise self._lose(method, path, "refused") from None
         except (OSError, http.client.HTTPException) as error:
             raise self._lose(method, path, f"{type(error).__name__}: {error}") from None
@@ -126,11 +130,11 @@ class StrictClient:
         return LostRequest(f"{method} {path}: {why}")
 
     def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self._timeout)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout)
         try:
             connection.request(method, path, body, {"Connection": "close", **headers})
             answer = connection.getresponse()
-            data = answer.read()  # raises if it ends short of its length, or without its last chunk
+            data = answer.read()  # raises if the answer ends short of its length, or without its last chunk
             return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, data)
         finally:
             connection.close()

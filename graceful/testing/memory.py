@@ -1,9 +1,9 @@
-"""A server that exists in memory: the same things can be done to it, without a process and without a network.
+"""A stand-in for the server that lives in memory, without a process and without a network, for WSGI applications.
 
-It answers the question "does my application cope?" in milliseconds: a request that runs while the server is replaced,
-a request that comes when no server listens any more, one that outlives the deadline.  It does not answer the question
-whether bytes get lost; that takes :class:`graceful.testing.LiveServer`.  The application is called in the test's own
-process, each request in a thread of its own.
+It tests in milliseconds whether an application copes with a deploy: with a request that runs while the server is
+replaced, a request that comes when no server listens any more, a request that outlives the deadline.  It cannot test
+whether bytes get lost; :class:`graceful.testing.LiveServer` does that.  The application runs in the test's own
+process, each request in the thread that sends it.  :mod:`graceful.testing.memory_asgi` has the form for ASGI.
 """
 
 from __future__ import annotations
@@ -15,26 +15,23 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
+from graceful.application.loading import is_asgi
 from graceful.testing.client import Answer, Lost, LostRequest, Pending, Refused
 
+#: Seconds between two looks at what is in flight.
 _LOOK_AGAIN = 0.002
 
 
-class MemoryServer:
-    """A server for a WSGI callable.
+class ServerInMemory:
+    """What the servers in memory have in common: requests, what is in flight, and the rotation.
 
-    :param application: the callable.
-    :param next_version: makes the callable that serves after a redeploy; by default it is the same one.
-    :ivar lost: the requests that were lost: those whose application raised, or that were given up.
+    :ivar lost: the lost requests: those whose application raised, and those that were taken down.
+    :ivar rotation: `in`, `away` after :meth:`leave`, or `leaving` after :meth:`sigterm`.
     """
 
-    def __init__(
-        self, application: Callable[..., Iterable[bytes]], next_version: Callable[[], Any] | None = None
-    ) -> None:
+    def __init__(self) -> None:
         self.lost: list[Lost] = []
         self.rotation = "in"
-        self._application = application
-        self._next_version = next_version or (lambda: self._application)
         self._lock = threading.Lock()
         self._flying: dict[int, dict[str, Any]] = {}  # under the lock
         self._number = 0  # under the lock
@@ -43,88 +40,140 @@ class MemoryServer:
     # -- requests -----------------------------------------------------------------------------------------
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        """Call the application.
+        """Call the application.  Returns its answer.
 
-        :raises Refused: it has stopped.
+        :param headers: in Python's spelling: ``content_type="text/plain"``.
+        :raises Refused: the server was told to stop.
         :raises LostRequest: the application raised.
         """
-        with self._lock:
-            if not self._listening:
-                raise Refused("nobody listens")
-            application = self._application
-            self._number += 1
-            number = self._number
-            self._flying[number] = {"id": number, "method": method, "path": path.partition("?")[0]}
-        try:
-            return _call(application, method, path, body or b"", headers)
-        except Exception as error:
-            self.lost.append(Lost(method, path, f"{type(error).__name__}: {error}"))
-            raise LostRequest(f"{method} {path}: {type(error).__name__}: {error}") from error
-        finally:
-            with self._lock:
-                del self._flying[number]
+        raise NotImplementedError
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Send a GET, and return its answer."""
+        """Send a GET.  Returns its answer."""
         return self.request("GET", path, None, **headers)
 
     def begin(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Pending:
-        """Send a request, and go on while it is on its way."""
+        """Send a request in a thread.  Returns at once."""
         return Pending(lambda: self.request(method, path, body, **headers))
 
     def arrived(self, path: str, count: int = 1, within: float = 5.0) -> None:
-        """Wait until `count` requests for a path are in flight."""
+        """Wait until `count` requests for a path are in flight.
+
+        :param within: seconds to wait at most.
+        :raises AssertionError: they are not in flight by then.
+        """
         end = time.monotonic() + within
         while sum(exchange["path"] == path for exchange in self.in_flight()) < count:
             assert time.monotonic() < end, f"no {count} requests for {path} are in flight"
             time.sleep(_LOOK_AGAIN)
 
-    # -- what it is told ----------------------------------------------------------------------------------
+    def _begins(self, method: str, path: str) -> int:
+        """Note that a request is in flight.  Returns its number.  Under the lock.
+
+        :raises Refused: the server was told to stop.
+        """
+        if not self._listening:
+            raise Refused("no server listens")
+        self._number += 1
+        self._flying[self._number] = {"id": self._number, "method": method, "path": path.partition("?")[0]}
+        return self._number
+
+    def _ends(self, number: int) -> None:
+        """Note that a request is over."""
+        with self._lock:
+            self._flying.pop(number, None)
+
+    # -- orders -------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """Leave the rotation."""
         self.rotation = "away"
 
     def enter(self) -> None:
-        """Enter it again."""
+        """Enter the rotation again."""
         self.rotation = "in"
 
     def sigterm(self) -> None:
-        """Stop listening; what is in flight goes on."""
+        """Stop listening; the requests in flight go on."""
         with self._lock:
             self._listening = False
         self.rotation = "leaving"
 
     def closed(self) -> None:
-        """It is as soon as it was told to stop."""
-        assert not self._listening, "nobody has told it to stop"
+        """Check that the server was told to stop: from then on its sockets are closed.
+
+        :raises AssertionError: it was not told to stop.
+        """
+        assert not self._listening, "the server was not told to stop"
 
     def gone(self, within: float = 5.0) -> int:
-        """Wait until nothing is in flight; 0, or 70 if something still is and is given up."""
+        """Wait until nothing is in flight.
+
+        :param within: seconds to wait at most, as the server's deadline.
+        :returns: the exit status: 0, or 70 if requests were still in flight and count as taken down.
+        """
         end = time.monotonic() + within
-        while self.in_flight():
+        while left := self.in_flight():
             if time.monotonic() > end:
-                self.lost += [Lost(one["method"], one["path"], "taken down") for one in self.in_flight()]
+                self.lost += [Lost(one["method"], one["path"], "taken down") for one in left]
                 return 70
             time.sleep(_LOOK_AGAIN)
         return 0
 
+    def in_flight(self) -> list[dict[str, Any]]:
+        """Returns the `id`, `method` and `path` of each request in flight, oldest first."""
+        with self._lock:
+            return [dict(exchange) for exchange in self._flying.values()]
+
+
+class MemoryServer(ServerInMemory):
+    """A server in memory for a WSGI callable, with the methods of :class:`graceful.testing.LiveServer`.
+
+    :param application: the callable.
+    :param next_version: returns the callable that serves after a redeploy; by default it is the same one.
+    :ivar lost: the lost requests: those whose application raised, and those that were taken down.
+    :ivar rotation: `in`, `away` after :meth:`leave`, or `leaving` after :meth:`sigterm`.
+    :raises TypeError: it is an ASGI application, which :class:`AsgiMemoryServer` serves.
+    """
+
+    def __init__(
+        self, application: Callable[..., Iterable[bytes]], next_version: Callable[[], Any] | None = None
+    ) -> None:
+        if is_asgi(application):
+            raise TypeError(f"{application!r} is an ASGI application: graceful.testing.AsgiMemoryServer serves it")
+        super().__init__()
+        self._application = application
+        self._next_version = next_version or (lambda: self._application)
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        """Call the application.  Returns its answer.
+
+        :param headers: in Python's spelling: ``content_type="text/plain"``.
+        :raises Refused: the server was told to stop.
+        :raises LostRequest: the application raised.
+        """
+        with self._lock:
+            number = self._begins(method, path)
+            application = self._application
+        try:
+            return _call(application, method, path, body or b"", headers)
+        except Exception as error:
+            self.lost.append(Lost(method, path, f"{type(error).__name__}: {error}"))
+            raise LostRequest(f"{method} {path}: {type(error).__name__}: {error}") from error
+        finally:
+            self._ends(number)
+
     def redeploy(self) -> None:
-        """Have the next version serve; what is in flight is finished by the one before."""
+        """Serve with the next version; the requests in flight are finished by the former one."""
         application = self._next_version()
         with self._lock:
             self._application = application
-
-    def in_flight(self) -> list[dict[str, Any]]:
-        """What is in flight: `id`, `method` and `path` of each, oldest first."""
-        with self._lock:
-            return [dict(exchange) for exchange in self._flying.values()]
 
 
 def _call(
     application: Callable[..., Iterable[bytes]], method: str, path: str, body: bytes, headers: dict[str, str]
 ) -> Answer:
-    """One call, by PEP 3333."""
+    """Call an application as PEP 3333 says.  Returns its answer."""
     target, _, query = path.partition("?")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,

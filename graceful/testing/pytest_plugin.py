@@ -1,7 +1,7 @@
-"""The fixtures for every project that has graceful installed: `app_server`, and `deferred_app_server`.
+"""The pytest fixtures for every project that has graceful installed: `app_server` and `deferred_app_server`.
 
-The second is for tests with pytest-twisted.  pytest finds both by the entry point `pytest11`.  Nothing
-of the server is imported before a test asks for it.
+The second one is for tests with pytest-twisted.  pytest finds both by the entry point `pytest11`.  No module of the
+server is imported before a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def app_server() -> Iterator[Callable[..., LiveServer]]:
     """Start a real server with an application: ``app_server("mysite.wsgi:application", "--deadline", "5")``.
 
-    It is ended with the test.
+    The server is stopped at the end of the test.
     """
     from graceful.testing.server import LiveServer
 
@@ -34,9 +34,9 @@ def app_server() -> Iterator[Callable[..., LiveServer]]:
 
 @pytest.fixture
 def deferred_app_server() -> Iterator[Callable[..., Deferred[DeferredServer]]]:
-    """Start a real server, as `app_server` does, in a test of pytest-twisted: all that waits is a Deferred.
+    """Start a real server in a test with pytest-twisted, as `app_server` does; methods that wait return Deferreds.
 
-    Its servers are ended with the test, and the connections of their clients.
+    The servers, and the connections of their clients, are closed at the end of the test.
     """
     try:
         from pytest_twisted import blockon

@@ -1,8 +1,8 @@
-"""The server inside a test: a process that is started, told things over its control socket, replaced, and ended.
+"""Runs a real server for a test: starts its process, gives it orders, replaces it, and stops it.
 
-It imports what the test can import, since it gets the test's `sys.path`.  Everything it writes is in a temporary
-directory, which goes with it.  A redeploy is the real one: the next process takes the listening sockets over, and the
-one before finishes what it has.
+The server can import what the test can import, since it gets the test's `sys.path`.  It writes only into a temporary
+directory, which is removed when it stops.  A redeploy is a real one: the next process takes over the listening
+sockets, and the former one finishes the requests that it has.
 """
 
 from __future__ import annotations
@@ -23,17 +23,25 @@ from graceful.control.client import ClientError, ControlClient
 from graceful.drain import State
 from graceful.testing.client import Answer, Lost, Pending, StrictClient
 
-#: Seconds in which a server must have started, or have come to a state.
+#: A test's clients are on the same machine: no request is on its way for seconds, and no stop has to wait for one.
+_SHORT: Final = ("--idle-grace", "5")
+
+#: Seconds within which a server must have started, or must have reached a state.
 WITHIN: Final = 30.0
+
+#: Seconds between two looks at a server.
 _LOOK_AGAIN: Final = 0.02
 
 
 class StartFailed(Exception):
-    """The server did not start.  The text has the end of its log."""
+    """The server did not start.  The text has its log."""
 
 
 class _Process:
-    """One process of the server."""
+    """One process of the server.
+
+    :ivar told: it was told to stop, or was replaced; so it need not listen any more.
+    """
 
     def __init__(self, command: list[str], directory: Path, environment: Mapping[str, str]) -> None:
         self.log = directory / f"log-{time.monotonic_ns()}"
@@ -56,13 +64,13 @@ class _Process:
 
 
 class LiveServer:
-    """A `twistd graceful-app` with an application.
+    """A `twistd graceful-app` with an application; a context manager that stops it.
 
     :param application: MODULE:CALLABLE.
-    :param options: of `graceful-app`, such as ``"--deadline", "5"``.
-    :param environment: variables that the server gets beside those of the test.
-    :raises StartFailed: it does not start.
-    :ivar port: on 127.0.0.1.
+    :param options: options of `graceful-app`, such as ``"--deadline", "5"``.
+    :param environment: variables that the server gets in addition to those of the test.
+    :raises StartFailed: the server does not start.
+    :ivar port: the server's port on 127.0.0.1.
     """
 
     def __init__(self, application: str, *options: str, environment: Mapping[str, str] | None = None) -> None:
@@ -75,7 +83,6 @@ class LiveServer:
             **(environment or {}),
         }
         self._control = str(self._directory / "control.sock")
-        self._client = StrictClient(self._listens)
         self._processes: list[_Process] = []
         try:
             self._start("tcp:0:interface=127.0.0.1")
@@ -83,7 +90,8 @@ class LiveServer:
             self.stop()
             raise
         (name,) = (socket["name"] for socket in self._status()["sockets"])
-        self.port = self._client.port = int(name.rpartition(":")[2])
+        self.port = int(name.rpartition(":")[2])
+        self._client = StrictClient(self.port, self._listens)
 
     def __enter__(self) -> LiveServer:
         return self
@@ -97,35 +105,39 @@ class LiveServer:
 
     @property
     def url(self) -> str:
-        """Where it is, without a slash at the end."""
+        """The server's address, such as `http://127.0.0.1:8080`, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def lost(self) -> list[Lost]:
-        """The requests that were lost."""
+        """The lost requests, in the order in which they were lost."""
         return self._client.lost
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        """Send a request, and return its answer; see :meth:`StrictClient.request`.
+        """Send a request.  Returns its answer.
+
+        An answer of 502, 503 or 504 is returned, and the request counts as lost.
 
         :param headers: in Python's spelling: ``content_type="text/plain"``.
+        :raises LostRequest: no whole answer came.
+        :raises Refused: no server listens, and none should.
         """
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return self._client.request(method, path, body, fields)
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Send a GET, and return its answer."""
+        """Send a GET.  Returns its answer; see :meth:`request`."""
         return self.request("GET", path, None, **headers)
 
     def begin(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Pending:
-        """Send a request, and go on while it is on its way."""
+        """Send a request in a thread.  Returns at once."""
         return Pending(lambda: self.request(method, path, body, **headers))
 
     def arrived(self, path: str, count: int = 1, within: float = WITHIN) -> None:
         """Wait until `count` requests for a path are in flight.
 
-        :param within: seconds.
-        :raises AssertionError: they are not.
+        :param within: seconds to wait at most.
+        :raises AssertionError: they are not in flight by then.
         """
         self._wait(
             lambda: sum(exchange["path"] == path for exchange in self.in_flight()) >= count,
@@ -133,45 +145,47 @@ class LiveServer:
             f"no {count} requests for {path} are in flight",
         )
 
-    # -- what it is told ----------------------------------------------------------------------------------
+    # -- orders -------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Have it leave the rotation: its health says that it goes down, and everything is served."""
+        """Have the server leave the rotation: its health says that it goes down, and it still serves everything."""
         self._order("/leave")
 
     def enter(self) -> None:
-        """Have it enter the rotation again."""
+        """Have the server enter the rotation again."""
         self._order("/enter")
 
     def sigterm(self) -> None:
-        """Send it SIGTERM."""
+        """Send SIGTERM to the server."""
         process = self._processes[-1]
         process.told = True
         process.popen.send_signal(signal.SIGTERM)
 
     def closed(self, within: float = WITHIN) -> None:
-        """Wait until its listening sockets are closed.
+        """Wait until the server's listening sockets are closed.
 
-        :param within: seconds.
-        :raises AssertionError: they are not.
+        :param within: seconds to wait at most.
+        :raises AssertionError: they are not closed by then.
         """
         self._wait(self._is_closed, within, "its sockets are not closed")
 
     def gone(self, within: float = WITHIN) -> int:
-        """Wait until it has ended; its exit status, negative for a signal.
+        """Wait until the server has ended.
 
-        :param within: seconds.
-        :raises AssertionError: it has not.
+        :param within: seconds to wait at most.
+        :returns: the exit status; negative if a signal has ended the process.
+        :raises AssertionError: it has not ended by then.
         """
         self._wait(lambda: not self._processes[-1].alive(), within, "it has not ended")
         return self._processes[-1].popen.returncode
 
     def redeploy(self) -> int:
-        """Replace its process by another one, as a deploy does; the new one's number.
+        """Replace the server's process by a new one, as a deploy does.
 
-        The sockets are handed over.  The old process finishes what it has, meanwhile.
+        The new process takes over the sockets.  The old one finishes the requests that it has, while this returns.
 
-        :raises StartFailed: the new one does not start; the old one serves on.
+        :returns: the process id of the new one.
+        :raises StartFailed: the new process does not start; the old one still serves.
         """
         old = self._processes[-1]
         self._start(f"tcp:{self.port}:interface=127.0.0.1", "--takeover")
@@ -179,7 +193,7 @@ class LiveServer:
         return self._processes[-1].popen.pid
 
     def in_flight(self) -> list[dict[str, Any]]:
-        """The exchanges in flight, of all its processes, as `graceful status --json` has them."""
+        """Returns the exchanges in flight in all processes of the server, as `graceful status --json` has them."""
         found: list[dict[str, Any]] = []
         for process in self._processes:
             if process.alive():
@@ -190,15 +204,18 @@ class LiveServer:
                                 found += client.get("/status")["in_flight"]
                                 break
                     except ClientError:
-                        pass  # it is just going, or has its path still to come
+                        pass  # the process is just ending, or has not moved its control socket to that path yet
         return found
 
     def log(self) -> str:
-        """What its processes have written."""
+        """Returns what the server's processes have written to their log."""
         return "".join(process.said() for process in self._processes)
 
     def stop(self) -> list[int]:
-        """End it: SIGTERM, and SIGKILL for what does not end; the exit statuses of its processes, oldest first."""
+        """Stop all processes of the server: by SIGINT, and by SIGKILL if one does not end in time.
+
+        :returns: the exit statuses of the processes, oldest first.
+        """
         for process in self._processes:
             if process.alive():
                 process.popen.send_signal(signal.SIGINT)
@@ -219,7 +236,7 @@ class LiveServer:
         program = Path(sys.executable).with_name("twistd")
         command = [str(program), "-n", "--pidfile=", "graceful-app", "--control", self._control, "--listen", listen]
         process = _Process(
-            [*command, *options, *self._options, self._application], self._directory, self._environment
+            [*command, *_SHORT, *options, *self._options, self._application], self._directory, self._environment
         )
         self._processes.append(process)
         end = time.monotonic() + WITHIN

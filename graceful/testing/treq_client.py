@@ -1,8 +1,8 @@
-"""treq for the server of one test: it takes paths, tries nothing again, and leaves no connection behind.
+"""A treq client for the server of one test: it accepts paths, sends no request twice, and leaves no connection open.
 
-Its pool is persistent, since what happens to a connection that is kept is what a deploy may get wrong; a client that
-opens a connection for each request never sees it.  Twisted's pool sends a GET a second time when a kept connection
-breaks; here it does not, so that a lost request fails in the test.
+Its pool keeps connections, since a deploy may break exactly these; a client that opens a connection for each request
+never sees it.  Twisted's pool sends a GET a second time when a kept connection breaks.  This one does not, so that a
+lost request fails in the test.
 """
 
 from __future__ import annotations
@@ -22,26 +22,30 @@ if TYPE_CHECKING:
     from treq.response import _Response
     from twisted.web._newclient import HTTP11ClientProtocol
 
+    _WrappingFactory = WrappingFactory[ProtocolWrapper]
+else:
+    _WrappingFactory = WrappingFactory  # before Twisted 24.10 it is generic for type checkers alone
 
-class _Watched(WrappingFactory[ProtocolWrapper]):
-    """Has the connections that it makes in a pool's list while they are open."""
+
+class _Watched(_WrappingFactory):
+    """Tells a pool about each connection that is opened, and when it closes."""
 
     def __init__(self, factory: IProtocolFactory, pool: OwnedPool) -> None:
         super().__init__(factory)  # type: ignore[no-untyped-call]
         self._pool = pool
 
     def registerProtocol(self, p: ProtocolWrapper) -> None:
-        """A connection is open."""
+        """Tell the pool that a connection is open."""
         self._pool.opened(p)
 
     def unregisterProtocol(self, p: ProtocolWrapper) -> None:
-        """It is closed."""
+        """Tell the pool that a connection is closed."""
         self._pool.lost(p)
 
 
 @implementer(IStreamClientEndpoint)
 class _WatchedEndpoint:
-    """An endpoint whose connections a pool knows."""
+    """An endpoint that tells a pool about its connections."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, pool: OwnedPool) -> None:
         self._endpoint = endpoint
@@ -54,10 +58,10 @@ class _WatchedEndpoint:
 
 
 class OwnedPool(HTTPConnectionPool):
-    """A pool that knows the connections in use as well as those that it keeps, and can end all of them."""
+    """A pool that knows its connections in use as well as the idle ones, and can close all of them."""
 
     retryAutomatically = False
-    maxPersistentPerHost = 100  # two by default, and a test with more at once would close the others
+    maxPersistentPerHost = 100  # by default 2; if a test uses more at once, the pool would close the others
 
     def __init__(self, reactor: Any) -> None:
         super().__init__(reactor)  # type: ignore[no-untyped-call]
@@ -67,9 +71,9 @@ class OwnedPool(HTTPConnectionPool):
         self._emptied: Deferred[None] = Deferred()
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[HTTP11ClientProtocol]:
-        """Return a Deferred that fires with a connection: a kept one, or a new one.
+        """Returns a Deferred that fires with a connection: a kept one, or a new one.
 
-        It fails with :class:`RuntimeError` once the pool is closed: what a test has left running cannot go on asking.
+        Once the pool is closed, it fails with :class:`RuntimeError`, which ends what a test has left running.
         """
         if self._closed:
             return fail(RuntimeError("the client is closed: its server has been stopped"))
@@ -83,20 +87,20 @@ class OwnedPool(HTTPConnectionPool):
         return connecting.addBoth(ended)
 
     def opened(self, connection: ProtocolWrapper) -> None:
-        """Take note of a connection."""
+        """Note an open connection."""
         self._open.add(connection)
 
     def lost(self, connection: ProtocolWrapper) -> None:
-        """Forget it, since it is closed."""
+        """Forget a connection that is closed."""
         self._open.discard(connection)
         self._look()
 
     def close(self) -> Deferred[None]:
-        """End every connection, also those whose answer was not read; fires when all of them are closed."""
+        """Close every connection, also those whose answer was not read; fires when all are closed."""
         self._closed = True
         for connecting in list(self._connecting):
             connecting.cancel()
-        self.closeCachedConnections()  # type: ignore[no-untyped-call]  # its timers end with this, too
+        self.closeCachedConnections()  # type: ignore[no-untyped-call]  # this also cancels its timers
         for connection in list(self._open):
             connection.abortConnection()
         self._look()
@@ -108,10 +112,10 @@ class OwnedPool(HTTPConnectionPool):
 
 
 class TreqClient(HTTPClient):
-    """A :class:`treq.client.HTTPClient` for which a URL may be a path of the server.
+    """A :class:`treq.client.HTTPClient` whose URLs may be paths of the server.
 
     :param reactor: opens the connections.
-    :param url: returns where the server is now.
+    :param url: returns the server's address, without a path.
     """
 
     def __init__(self, reactor: Any, url: Callable[[], str]) -> None:
@@ -122,7 +126,7 @@ class TreqClient(HTTPClient):
     def request(self, method: str, url: str | bytes | EncodedURL | DecodedURL, **options: Any) -> Deferred[_Response]:
         """Send a request, as :func:`treq.request` does; `get`, `post` and the others call this.
 
-        :param url: such as ``"/report?year=2026"``.
+        :param url: a URL, or a path such as ``"/report?year=2026"``.
         """
         if isinstance(url, bytes):
             url = url.decode("ascii")
@@ -131,5 +135,5 @@ class TreqClient(HTTPClient):
         return super().request(method, EncodedURL.from_text(self._url()).click(url), **options)
 
     def close(self) -> Deferred[None]:
-        """End its connections; fires when they are closed."""
+        """Close the client's connections; fires when they are closed."""
         return self._pool.close()

@@ -1,4 +1,4 @@
-"""A real server in a test of trial: everything that waits is a Deferred.
+"""A real server in a test of trial: each method that waits returns a Deferred.
 
 class ReportTests(AppServerMixin, TestCase):
 
@@ -11,7 +11,7 @@ class ReportTests(AppServerMixin, TestCase):
         self.assertEqual((yield report).status, 200)
         self.assertEqual(server.lost, [])
 
-pytest-twisted has the same by the fixture `deferred_app_server`.
+For pytest-twisted, the fixture `deferred_app_server` does the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class DeferredServer:
-    """A :class:`LiveServer` whose methods return Deferreds; they do the same."""
+    """A :class:`LiveServer` whose waiting methods return Deferreds."""
 
     def __init__(self, server: LiveServer) -> None:
         self._server = server
@@ -40,22 +40,22 @@ class DeferredServer:
 
     @property
     def port(self) -> int:
-        """On 127.0.0.1."""
+        """The server's port on 127.0.0.1."""
         return self._server.port
 
     @property
     def url(self) -> str:
-        """Where it is, without a slash at the end."""
+        """The server's address, such as `http://127.0.0.1:8080`, without a slash at the end."""
         return self._server.url
 
     @property
     def lost(self) -> list[Lost]:
-        """The requests that were lost."""
+        """The lost requests, in the order in which they were lost."""
         return self._server.lost
 
     @property
     def treq(self) -> TreqClient:
-        """A treq client for it: ``await server.treq.get("/report")``.  Its connections end with the server.
+        """A treq client for the server: ``await server.treq.get("/report")``.  :meth:`stop` closes its connections.
 
         :raises ImportError: treq is not installed.
         """
@@ -84,27 +84,27 @@ class DeferredServer:
         return deferToThread(self._server.arrived, path, count)
 
     def leave(self) -> Deferred[None]:
-        """Have it leave the rotation."""
+        """Have the server leave the rotation; fires when it has."""
         return deferToThread(self._server.leave)
 
     def enter(self) -> Deferred[None]:
-        """Have it enter the rotation again."""
+        """Have the server enter the rotation again; fires when it has."""
         return deferToThread(self._server.enter)
 
     def sigterm(self) -> None:
-        """Send it SIGTERM."""
+        """Send SIGTERM to the server."""
         self._server.sigterm()
 
     def closed(self) -> Deferred[None]:
-        """Fires when its listening sockets are closed."""
+        """Fires when the server's listening sockets are closed."""
         return deferToThread(self._server.closed)
 
     def gone(self) -> Deferred[int]:
-        """Fires with its exit status when it has ended."""
+        """Fires with the server's exit status when it has ended."""
         return deferToThread(self._server.gone)
 
     def redeploy(self) -> Deferred[int]:
-        """Replace its process; fires with the new one's number when that serves."""
+        """Replace the server's process; fires with the process id of the new one when that serves."""
         return deferToThread(self._server.redeploy)
 
     def in_flight(self) -> Deferred[list[dict[str, Any]]]:
@@ -112,7 +112,10 @@ class DeferredServer:
         return deferToThread(self._server.in_flight)
 
     def stop(self) -> Deferred[list[int]]:
-        """End it, and the connections of its client; fires with the exit statuses of its processes, oldest first."""
+        """Close the treq client's connections, and stop the server.
+
+        Fires with the exit statuses of the server's processes, oldest first.
+        """
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> list[int]:
@@ -132,7 +135,7 @@ def start(
 ) -> Deferred[DeferredServer]:
     """Start a server; see :meth:`AppServerMixin.serve`.
 
-    :param add_cleanup: called with what ends the server.
+    :param add_cleanup: called with the function that stops the server.
     """
 
     def started(live: LiveServer) -> DeferredServer:
@@ -144,17 +147,17 @@ def start(
 
 
 class AppServerMixin:
-    """For a `twisted.trial.unittest.TestCase`: its servers are ended with the test."""
+    """A mixin for `twisted.trial.unittest.TestCase` that starts servers, and stops them at the end of the test."""
 
     addCleanup: Callable[..., None]
 
     def serve(
         self, application: str, *options: str, environment: Mapping[str, str] | None = None
     ) -> Deferred[DeferredServer]:
-        """Start a server; fires with it when it serves.  Fails with :class:`StartFailed`.
+        """Start a server; fires with it when it serves, or fails with :class:`StartFailed`.
 
         :param application: MODULE:CALLABLE.
-        :param options: of `graceful-app`.
-        :param environment: variables that it gets beside those of the test.
+        :param options: options of `graceful-app`, such as ``"--deadline", "5"``.
+        :param environment: variables that the server gets in addition to those of the test.
         """
         return start(self.addCleanup, application, *options, environment=environment)

@@ -1,11 +1,12 @@
-"""Threads for application code that belongs to no exchange's thread: hooks, `close()` of what is streamed, reports.
+"""Threads for application code that no exchange's thread runs: hooks, reports, `close()` of a streamed answer.
 
-Such callables must not run in the reactor's thread, which has all clients to serve, and cannot wait for a thread of
-the pool: when they are needed most, all of those are stuck.  So here are a few threads beside, which are only
-started when there is something to call, and end when there has been nothing for a while.
+Such callables must not run in the reactor thread, which has all clients to serve.  They cannot wait for a thread of
+the pool either: when they are needed most, all of those are stuck.  So they have a few threads of their own, which
+start when there is something to call, and end when there has been nothing to call for a while.
 
-A callable that does not return must not keep the others from running.  One that is over its time is named in the log,
-and another thread takes its place; how many there may be in all is bounded, and what comes then waits.
+A callable that does not return must not keep the others from running.  A callable that takes too long is named in the
+log, and another thread may start in the place of its own.  The number of all threads is bounded; beyond it, calls
+wait.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from graceful.threads.start import NoThread, start_thread
 log = Logger(namespace="graceful")
 
 
-#: Threads that calls may keep busy, as long as none of them takes too long.
+#: Threads at most, not counting those whose calls take too long.
 SIZE: Final = 4
-#: Threads at most, with those whose calls take too long.
+#: Threads at most, counting those whose calls take too long.
 MOST: Final = 16
 #: Seconds after which a call counts as taking too long: it is logged, and another thread may be started.
 LIMIT: Final = 10.0
@@ -35,7 +36,11 @@ IDLE: Final = 10.0
 
 
 class _Call:
-    """One call, since when it runs, and whether it was named for running too long."""
+    """One call.
+
+    :ivar since: when it began to run, monotonic seconds; 0 while it waits.
+    :ivar named: the log has named it for taking too long.
+    """
 
     __slots__ = ("arguments", "function", "future", "named", "since")
 
@@ -50,9 +55,9 @@ class _Call:
 class CallbackThreads:
     """Runs application callables in threads of its own.
 
-    :param size: how many run side by side, not counting those that are over their time.
-    :param most: how many threads there are at most.
-    :param limit: after how many seconds a call is over its time.
+    :param size: threads at most, not counting those whose calls take too long.
+    :param most: threads at most, counting all.
+    :param limit: seconds after which a call takes too long.
     """
 
     def __init__(self, size: int = SIZE, most: int = MOST, limit: float = LIMIT) -> None:
@@ -67,13 +72,13 @@ class CallbackThreads:
         self._idle = 0
         self._number = 0
         self._closed = False
-        self._refused = False  # the last thread could not be started; said once, and tried again at each look
+        self._refused = False  # the last thread could not be started; logged once, tried again at each look()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Have a function called soon in another thread.  Any thread; does not wait.
 
-        What it raises is logged, and the future has it as well.  After :meth:`close` nothing is
-        called any more, and the future is cancelled.
+        :returns: a future of the call.  An exception of the function is logged, and the future has it as well.  After
+            :meth:`close` no function is called, and the future is cancelled.
         """
         call = _Call(function, arguments)
         with self._changed:
@@ -88,7 +93,10 @@ class CallbackThreads:
         return call.future
 
     def look(self) -> None:
-        """Name what is over its time, and let others run instead.  To be called every second or so, in any thread."""
+        """Log the calls that take too long, and start threads for those that wait.
+
+        The server calls this about every second, in any thread.
+        """
         with self._changed:
             overdue = [call for call in self._overdue() if not call.named]
             if self._waiting:
@@ -98,9 +106,11 @@ class CallbackThreads:
             log.warn("{function!r} has not returned in {limit:g} s", function=call.function, limit=self._limit)
 
     def close(self, timeout: float = 0.0) -> None:
-        """Call nothing more, and end the threads; blocks for at most `timeout` seconds.
+        """Call nothing more, and end the threads.  Blocks.
 
-        They are daemons: one that does not return does not keep the process from ending.
+        A thread that does not end does not keep the process from ending, since all are daemons.
+
+        :param timeout: seconds to wait at most.
         """
         with self._changed:
             self._closed = True
@@ -114,12 +124,12 @@ class CallbackThreads:
             thread.join(max(0.0, until - monotonic()))
 
     def _overdue(self) -> list[_Call]:
-        """The calls that are over their time.  Lock held."""
+        """Returns the running calls that take too long.  Lock held."""
         before = monotonic() - self._limit
         return [call for call in self._running.values() if call.since < before]
 
     def _start_more(self) -> None:
-        """Start a thread, if there may be another one.  Lock held."""
+        """Start another thread, if the bounds permit one.  Lock held."""
         if len(self._threads) >= self._most or len(self._threads) - len(self._overdue()) >= self._size:
             return
         self._number += 1
@@ -134,7 +144,10 @@ class CallbackThreads:
         self._threads.add(thread)
 
     def _next(self) -> _Call | None:
-        """What to call next; None if there has been nothing for a while.  In a thread of ours."""
+        """Wait for the next call.  In a callback thread.
+
+        :returns: None if there was none for a while, or if no more will come; then the thread ends.
+        """
         me = threading.get_ident()
         with self._changed:
             self._running.pop(me, None)

@@ -1,7 +1,7 @@
-"""A few threads for what can block and is no application's code: opening files, fetching their blocks from a disk.
+"""Threads that wait for the disk: they open files, and read blocks of files into memory.
 
-They are kept apart from the application's, all of which may be stuck, and there are only as many as a disk is good
-for.
+The reactor thread must not wait for a disk, and the application's threads may all be stuck.  So there are a few
+threads for the disk alone; a disk serves more of them no faster.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any, Final
 from graceful.threads.pool import Pool
 from graceful.threads.start import NoThread
 
-#: Threads: a disk that hangs blocks as many files at a time.
+#: Threads; when this many calls hang on a disk, all other calls wait.
 SIZE: Final = 4
-#: Calls that may wait for a thread; more than there are connections.
+#: Calls that may wait for a thread; more than a server has connections.
 WAITING: Final = 100_000
 
 Done = Callable[[BaseException | None], None]
 
 
 class DiskThreads:
-    """Threads that start with the first thing there is to do.  Reactor thread.
+    """Runs calls that may wait for the disk, in threads that start with the first call.  Reactor thread.
 
     :param call: calls a function in the reactor thread, from any thread.
     """
@@ -31,10 +31,10 @@ class DiskThreads:
         self._pool: Pool[tuple[Callable[[], object], Done]] | None = None
 
     def do(self, what: Callable[[], object], done: Done) -> None:
-        """Have something done.
+        """Call a function in a thread.
 
-        :param what: called in a thread.
-        :param done: called in the reactor thread afterwards, with what was raised or None.
+        :param what: the function; it may wait for the disk.
+        :param done: called in the reactor thread afterwards, with the exception that was raised, or with None.
         """
         if self._pool is None:
             pool = Pool(SIZE, WAITING, self._run)
@@ -57,9 +57,9 @@ class DiskThreads:
             self._call(done, None)
 
     def stop(self, timeout: float) -> None:
-        """End the threads; those that wait for a disk are left to it.
+        """End the threads; a thread that waits for a disk for longer than `timeout` is left alone.  Blocks.
 
-        :param timeout: how long to wait for them, seconds.
+        :param timeout: seconds to wait for all threads together.
         """
         if self._pool is not None:
             self._pool.stop(timeout)

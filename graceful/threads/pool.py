@@ -1,14 +1,14 @@
-"""The application's threads.
+"""A pool of threads, in which the application answers requests.
 
-`twisted.python.threadpool` drops what is offered after its stop without a word, joins its threads without a
-limit, and takes two locks and a condition for each job; at tens of thousands of requests a second waking threads
-is the larger half of the cost.  So this pool
+`twisted.python.threadpool` silently drops jobs that come after its stop, and joins its threads without a limit.  It
+takes two locks and a condition for each job; at tens of thousands of requests a second, waking threads is the larger
+half of the cost.  So this pool
 
-* keeps its jobs in one deque and wakes at most one thread at a time: a woken thread wakes the next while there is
-  work; and while the hub works through a batch of reads no thread is woken before its end;
-* says no when as many jobs wait as may, instead of letting them grow old;
-* has daemon threads, so that a thread that does not come to an end cannot hold the process, and one deadline for
-  all of them when it stops.
+* keeps its jobs in one deque and wakes at most one thread at a time: a woken thread wakes the next one while there is
+  work; and while the hub works through a batch of reads, no thread is woken before the end of the batch;
+* refuses a job when the queue is full, instead of letting jobs grow old;
+* has daemon threads, so that a thread that never ends cannot hold the process, and at its stop one deadline for all
+  of them.
 """
 
 from __future__ import annotations
@@ -32,32 +32,36 @@ Job = TypeVar("Job")
 class Pool(Generic[Job]):
     """Threads that run one function on each job.
 
-    `list` and `deque` operations are atomic in CPython; that, and looking again after each change, is why there
-    is no lock.
+    It needs no lock, since operations of `list` and `deque` are atomic in CPython, and since each side looks again
+    after each change.
 
-    :param size: how many threads.
+    :param size: the number of threads.
     :param queue: how many jobs may wait when all threads are busy.
-    :param run: called with each job in a thread.  What it raises is logged.
-    :ivar backlog: jobs that wait; any thread.
-    :ivar working: what each busy thread works on, by its `threading.get_ident()`; each thread writes its own.
+    :param run: called with each job in a thread.  An exception that it raises is logged.
+    :param failed: called with a job for which `run` has raised, in the `except` block.
+    :ivar backlog: the jobs that wait; any thread.
+    :ivar working: the job of each busy thread, by its `threading.get_ident()`; each thread writes its own entry.
     """
 
-    def __init__(self, size: int, queue: int, run: Callable[[Job], None]) -> None:
+    def __init__(
+        self, size: int, queue: int, run: Callable[[Job], None], failed: Callable[[Job], object] | None = None
+    ) -> None:
         self.size = size
         self._most = size + queue
         self._run = run
+        self._failed = failed
         self.backlog: deque[Job] = deque()
         self.working: dict[int, Job] = {}
         self.threads: list[threading.Thread] = []
         self._idle: list[threading.Lock] = []
-        self._lost: set[int] = set()  # added to by the reactor thread, left by each thread itself
+        self._lost: set[int] = set()  # the reactor thread adds a lost thread, which removes itself if it comes back
         self._number = 0
         self._waking = self._holding = self._stopping = False
 
     def start(self) -> None:
-        """Start the threads.  After the fork: threads do not survive one.
+        """Start the threads.  Called after the fork, since threads do not survive one.
 
-        :raises NoThread: the system refuses one of them; then the others end, and this pool is of no use.
+        :raises NoThread: the system refuses one of them; then the others end, and this pool cannot be used.
         """
         try:
             for _ in range(self.size):
@@ -71,7 +75,10 @@ class Pool(Generic[Job]):
         self.threads.append(start_thread(self._work, f"graceful-{self._number}"))
 
     def offer(self, job: Job) -> bool:
-        """Have a job run, unless as many wait as may.  Any thread."""
+        """Queue a job for the next free thread.  Any thread.
+
+        :returns: False if the queue is full.
+        """
         if len(self.backlog) + len(self.working) - len(self._lost) >= self._most:
             return False
         self.backlog.append(job)
@@ -79,30 +86,46 @@ class Pool(Generic[Job]):
             self._wake()
         return True
 
+    def withdraw(self, job: Job) -> bool:
+        """Take a job out of the queue.  Any thread.
+
+        :returns: False if it does not wait there.
+        """
+        try:
+            self.backlog.remove(job)  # atomic, since jobs are compared by their identity
+        except ValueError:
+            return False
+        return True
+
     @property
     def queued(self) -> int:
-        """How many jobs wait for a thread."""
+        """The number of jobs that wait for a thread."""
         return len(self.backlog)
 
     def hold(self) -> None:
-        """A batch begins: wake no thread before :meth:`kick`.  Reactor thread."""
+        """Begin a batch: wake no thread before :meth:`kick`.  Reactor thread."""
         self._holding = True
 
     def kick(self) -> None:
-        """The batch is over: wake a thread if there is work."""
+        """End the batch: wake a thread if there is work.  Reactor thread."""
         self._holding = False
         if self.backlog and not self._waking and self._idle:
             self._wake()
 
     def native(self, thread: int) -> int:
-        """The kernel's number of a thread of ours, by its `threading.get_ident()`; 0 if it is not ours."""
+        """Returns the kernel's id of a thread of this pool; 0 for other threads.
+
+        :param thread: its `threading.get_ident()`.
+        """
         return next((one.native_id or 0 for one in self.threads if one.ident == thread), 0)
 
     def replace(self, thread: int) -> bool:
-        """Start a thread in the place of one that does not come back.  Reactor thread.
+        """Start a thread in the place of one that is lost: one that a takedown could not end.  Reactor thread.
 
-        If it comes back all the same, it ends.  False: as many are lost already as the pool has threads, or the
-        system refuses another one.
+        If the lost thread finishes its job after all, it ends.
+
+        :param thread: the lost thread's `threading.get_ident()`.
+        :returns: False if the pool has lost `size` threads already, or if the system refuses another one.
         """
         if len(self._lost) >= self.size:
             return False
@@ -116,9 +139,10 @@ class Pool(Generic[Job]):
         return True
 
     def stop(self, timeout: float) -> list[threading.Thread]:
-        """End the threads that are idle, and wait for the others at most `timeout` seconds together.
+        """End the threads, each when it has no job left.  Blocks.
 
-        Blocks.  Returns the threads that did not end.
+        :param timeout: seconds to wait at most for all of them together.
+        :returns: the threads that have not ended.
         """
         self._stopping = True
         while self._idle:
@@ -127,6 +151,13 @@ class Pool(Generic[Job]):
         for thread in self.threads:
             thread.join(max(0.0, until - monotonic()))
         return [thread for thread in self.threads if thread.is_alive()]
+
+    def _give_up(self, job: Job) -> None:
+        if self._failed is not None:
+            try:
+                self._failed(job)
+            except BaseException:
+                log.failure("a job that has failed could not be ended")
 
     def _wake(self) -> None:
         try:
@@ -149,12 +180,12 @@ class Pool(Generic[Job]):
                     return
                 idle.append(mine)
                 if (backlog and not self._waking) or self._stopping:
-                    # Something came between looking and lying down.
+                    # A job, or the stop, came after this thread had looked and before it was in the list.
                     try:
                         idle.remove(mine)
                         continue
                     except ValueError:
-                        pass  # another thread chose this one meanwhile and is about to release the lock
+                        pass  # another thread has chosen this one and is about to release its lock
                 mine.acquire()
                 self._waking = False
                 try:
@@ -168,6 +199,7 @@ class Pool(Generic[Job]):
                 run(job)
             except BaseException:
                 log.failure("a thread of the pool goes on after this")
+                self._give_up(job)
             del working[me]
             del job
             if me in self._lost:

@@ -49,7 +49,7 @@ class Spool:
 
     def __init__(self, told: Callable[[Spool], None]) -> None:
         self.file: IO[bytes] | None = None
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.told = told
         self.accepted = self.written = 0
         self.dropped = False
@@ -93,6 +93,21 @@ class Spooler:
             return False
         return True
 
+    def go_on(self, file: int, size: int, told: Callable[[Spool], None]) -> Spool:
+        """Go on with a body of which another process has written the beginning to a file.
+
+        :param file: the file's descriptor, which is owned from now on.
+        :param size: bytes of the body that are in it.
+        """
+        spool = Spool(told)
+        spool.file = io.FileIO(file, "r+b")
+        spool.file.seek(size)
+        spool.accepted = spool.written = size
+        if self._thread is None and not self._start():
+            spool.error = OSError("the thread that writes request bodies cannot be started")
+            self._call(told, spool)
+        return spool
+
     def finish(self, spool: Spool, told: Callable[[], None]) -> None:
         """Nothing more will come: rewind the file, then call `told` in the reactor thread, also after an error."""
         if self._thread is None:
@@ -131,7 +146,7 @@ class Spooler:
                 rest = memoryview(data)
                 while rest:
                     rest = rest[spool.file.write(rest) :]
-            except OSError as error:
+            except Exception as error:
                 spool.error = error
                 self._close(spool)
                 self._call(spool.told, spool)
@@ -142,8 +157,12 @@ class Spooler:
     def _finish(self, spool: Spool, told: Callable[[], None]) -> None:
         if spool.file is not None and spool.error is None and not spool.dropped:
             # Unbuffered so far, so that an error came with the write that met it; the application reads lines.
-            spool.file.seek(0)
-            spool.file = io.BufferedReader(spool.file)  # type: ignore[type-var]
+            try:
+                spool.file.seek(0)
+                spool.file = io.BufferedReader(spool.file)  # type: ignore[type-var]
+            except Exception as error:
+                spool.error = error
+                self._close(spool)
         self._call(told)
 
     @staticmethod

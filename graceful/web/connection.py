@@ -1,7 +1,7 @@
 """One client connection: its socket, its receiver and its write token.
 
-The reactor thread reads, times and closes.  The holder of the write token sends.  Servers lose requests when they
-close a connection that seems unused, so closing has its rules here:
+The reactor thread reads, times and closes; how answers are sent is the base class's matter.  Servers lose requests
+when they close a connection that seems unused, so closing has its rules here:
 
 * after the last byte of the last answer only the sending side is shut down, and what the client still sends is
   read and thrown away until it closes too.  A `close` with unread bytes would be a reset, and a reset may
@@ -12,96 +12,98 @@ close a connection that seems unused, so closing has its rules here:
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from fcntl import ioctl
-from termios import TIOCOUTQ
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 
-from graceful.web.exchange import Disconnected, Exchange
-from graceful.web.receiver import Receiver
-from graceful.web.send_buffer import bound_send_buffer
-from graceful.web.write_token import GONE, REACTOR, SEND, Piece, WriteToken
+from graceful.web.exchange import Exchange
+from graceful.web.receiver import READ, Receiver
+from graceful.web.sending_half import SendingHalf
 
 if TYPE_CHECKING:
+    from graceful.web.after_upgrade import AfterUpgrade
     from graceful.web.hub import Hub
+    from graceful.web.request_parser import RequestParser
     from graceful.web.site import Site
 
-#: Bytes of an answer that may wait in memory without its thread: 1 MiB and its framing, so that most answers free
-#: their thread at once.
-HELD: Final = (1 << 20) + 65536
-#: Bytes that may wait while all slow readers together hold too much, and until which a waiting thread waits.
-ROOM: Final = 1 << 18
-#: Bytes of a body up to which copying it behind its head is cheaper than a `sendmsg` of both.
-JOIN: Final = 16384
-#: Bytes read at once.
-READ: Final = 65536
-#: Bytes of a long body that the kernel may hold unsent for one client (TCP_NOTSENT_LOWAT).
-UNSENT: Final = 1 << 18
 Address = tuple[str, int]
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-def accept_connection(site: Site, hub: Hub, sock: socket.socket, peer: Any, server: Address) -> None:
+def accept_connection(site: Site, hub: Hub, sock: socket.socket, peer: Any, server: Address) -> Connection:
     """Make an accepted socket a connection, and begin to read from it.  Reactor thread.
 
     :param peer: what `accept` said of the client.
     :param server: the listener's own address, host and port.
+    :raises OSError: the kernel cannot watch one more descriptor; the connection is closed.
     """
-    address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
-    hub.add(Connection(site, hub, sock, address, server))
+    connection = Connection(site, hub, sock, address_of(peer), server)
+    begin_to_read(hub, connection)
+    return connection
 
 
-class Connection:
+def address_of(name: Any) -> Address | None:
+    """Returns the host and port of a socket's name, as `accept` and `getsockname` say it; None of a Unix socket."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
+
+
+def server_of(sock: socket.socket) -> Address:
+    """Returns the host and port by which a socket's clients know the server; `localhost` and 80 of a Unix socket."""
+    return address_of(sock.getsockname()) or ("localhost", 80)
+
+
+def begin_to_read(hub: Hub, connection: Connection) -> None:
+    """Begin to read from a new connection.  Reactor thread.
+
+    :raises OSError: the kernel cannot watch one more descriptor; the connection is closed.
+    """
+    try:
+        hub.add(connection)
+    except OSError:
+        connection.close()
+        raise
+
+
+class Connection(SendingHalf):
     """A connection on a plain TCP or Unix socket.
 
-    :ivar site: what is served here, with its limits and its register.
     :ivar peer: the client's address as text; empty on a Unix socket.
-    :ivar write_token: decides which thread may send.
-    :ivar receiver: the half that reads, with its `parser`.  Reactor thread.
+    :ivar receiver: the half that reads HTTP, with its `parser`.  Reactor thread.
+    :ivar parser: gets what comes: the receiver's, or that of the protocol which goes on.  Reactor thread.
     :ivar reading: whether what comes is read.  Changed by the reactor thread.
-    :ivar writing: whether the reactor waits to send a rest.  Under the write token's lock.
-    :ivar active: when something last came from or went to the client, monotonic seconds.
-    :ivar answered: whether it has carried an answer: if not, it is fresh, else idle between two.
-    :ivar drained: called when the client has taken all there was, for a producer that waits.  Reactor thread.
-    :ivar pull: sends a piece of a file each time the kernel takes more, while the reactor holds the token; True:
-        there is more.  Reactor thread.
-    :ivar pull_paused: what it would send is not there yet, which is not the client's fault.  Reactor thread.
+    :ivar read_size: bytes read at once.  Reactor thread.
+    :ivar leaving: it is on its way to another process, and nothing is done to it meanwhile.  Reactor thread.
+    :ivar listener: the listener's own address, host and port; a proxy may have told another one for `server`.
+    :ivar facts: what is known of the client's TLS, as mod_ssl of Apache names it; None on a plain connection.
     :ivar memo: where the code that answers keeps what is the same for all exchanges of the connection.
     """
 
     __slots__ = (
-        "_bounded",
         "_gone",
-        "_hub",
         "_register",
         "_reset",
-        "active",
-        "answered",
-        "drained",
-        "fd",
+        "facts",
+        "leaving",
+        "listener",
         "memo",
         "opened",
         "parser",
         "peer",
         "port",
-        "pull",
-        "pull_paused",
+        "read_size",
         "reading",
         "receiver",
         "scheme",
         "server",
-        "site",
-        "sock",
         "trusted",
-        "write_token",
-        "writing",
     )
+
+    #: Whether a connection of this kind can move to another process: all of it is in the kernel.
+    movable = True
 
     def __init__(self, site: Site, hub: Hub, sock: socket.socket, peer: Address | None, server: Address) -> None:
         self.sock = sock
@@ -109,23 +111,19 @@ class Connection:
         self._begin(site, hub, peer, server, "http")
 
     def _begin(self, site: Site, hub: Hub, peer: Address | None, server: Address, scheme: str) -> None:
-        self.site = site
-        self._hub = hub
+        SendingHalf.__init__(self, site, hub)
         self.peer, self.port = peer if peer is not None else ("", 0)
-        self.server = server
+        self.server = self.listener = server
         self.scheme = scheme
+        self.facts: Mapping[str, str] | None = None
         self.trusted = site.trusts(peer)
-        self.write_token: WriteToken[Exchange] = WriteToken()
         self.receiver = Receiver(self, site)
-        self.parser = self.receiver.parser
-        self.active = self.opened = monotonic()
-        self.answered = False
-        self.reading, self.writing = True, False
+        self.parser: RequestParser | AfterUpgrade = self.receiver.parser
+        self.opened = self.active
+        self.reading = True
+        self.read_size = READ
+        self.leaving = False
         self.memo: Any = None
-        self.drained: Callable[[], None] | None = None
-        self.pull: Callable[[], bool] | None = None
-        self.pull_paused = False
-        self._bounded = False  # whether its send buffer has been bounded; belongs to the holder of the token
         self._reset = False
         self._gone: list[Deferred[None]] = []
         self._register = site.register
@@ -141,8 +139,10 @@ class Connection:
 
     def readable(self) -> None:
         """Read what has come, or learn that the client has closed or the connection is broken."""
+        if self.site.mover is not None and self.site.mover.takes(self):
+            return
         try:
-            data = self.sock.recv(READ)
+            data = self.sock.recv(self.read_size)
         except BlockingIOError:
             return
         except OSError:
@@ -167,252 +167,79 @@ class Connection:
             self.active = monotonic()  # the server kept the client waiting
             self.interest()
 
-    def idle(self) -> bool:
-        """Whether nothing is owed to the client, and nothing has come that is not answered."""
-        return self.write_token.idle() and not self.receiver.more_requests()
+    def leave_http(self, reader: AfterUpgrade) -> bytes:
+        """Give what the client sends from now on to another protocol (RFC 9110 §7.8).  Reactor thread, but not while
+        it parses the request.
 
-    def send_interim(self, data: bytes) -> bool:
-        """Send an interim answer (RFC 9110 §15.2), if nothing is being answered.  False: not now."""
-        write_token = self.write_token
-        if not write_token.acquire_for_interim():
-            return False
-        try:
-            rest = self.transmit(data, b"")
-        except OSError:
-            write_token.release()
-            self._hub.call(self.close)
-            return True
-        if rest:
-            write_token.leave_to_reactor(rest, False)
-            self._want_write()
-        else:
-            write_token.release()
-        return True
-
-    # -- sending: the holder of the token -----------------------------------------------------------------
-
-    def transmit(self, head: bytes, data: bytes) -> list[Piece]:
-        """Give bytes to the kernel, holding the token.  Returns what it did not take.
-
-        :raises OSError: the connection is broken.
+        :returns: what has come behind the request already.
         """
-        try:
-            if len(data) > JOIN:
-                if not self._bounded:
-                    self._bounded = True
-                    bound_send_buffer(self.sock)
-                count = self.sock.sendmsg((head, data))
-            else:
-                head += data
-                data = b""
-                count = self.sock.send(head) if head else 0
-                if count == len(head):
-                    return []
-        except BlockingIOError:
-            count = 0
-        if count < len(head):
-            return [memoryview(head)[count:], data] if data else [memoryview(head)[count:]]
-        count -= len(head)
-        return [memoryview(data)[count:]] if count < len(data) else []
-
-    def send(self, exchange: Exchange, head: bytes, data: bytes, last: bool) -> None:
-        """Send a piece of an answer; the thread waits when the client is far behind.
-
-        :param last: this ends the answer.
-        :raises Disconnected: the client will not read it.
-        """
-        write_token = self.write_token
-        while True:
-            acquired = write_token.acquire(exchange)
-            if acquired is SEND:
-                break
-            if acquired is GONE:
-                raise Disconnected
-            if write_token.append(exchange, [head, data], last):
-                self._wait(last)
-                return
-        try:
-            rest = self.transmit(head, data)
-        except OSError:
-            write_token.release()
-            self._hub.call(self.close)
-            raise Disconnected from None
-        if rest:
-            closing = write_token.leave_to_reactor(rest, last)
-            self._want_write()
-            if closing:
-                self._hub.call(self.attend)
-            self._wait(last)
-            return
-        if last:
-            self.answered = True
-            if exchange.keep:
-                self.active = exchange.ended
-                exchange._flushed = True
-            else:
-                self._shut()
-        following = write_token.done(exchange, last)
-        if following is not False:
-            self._follow(following)
-
-    def _wait(self, last: bool) -> None:
-        """Hold a thread back while the client is too far behind; the reactor itself never waits."""
-        budget = self.site.budget
-        if self._hub.in_reactor_thread():
-            return
-        above = HELD if budget.room() else ROOM
-        if not self.write_token.wait(above, ROOM) and not last:
-            raise Disconnected
-
-    def _follow(self, following: Exchange | bool) -> None:
-        if isinstance(following, Exchange):
-            self.site.dispatch(following)
-            if self.write_token.attention:
-                self._hub.call(self.attend)
-        elif following:
-            self._hub.call(self.attend)
-
-    def cut(self, exchange: Exchange) -> None:
-        """End an answer short: what has been said goes out, then the connection ends."""
-        exchange.keep = False
-        try:
-            self.send(exchange, b"", b"", True)
-        except Disconnected:
-            pass
-
-    def abort(self) -> None:
-        """End the connection so that the client cannot take what it has for the whole.  Any thread."""
-        self._hub.call(self.close, True)
-
-    def writable(self) -> None:
-        """The kernel takes more of the rest.  Reactor thread."""
-        write_token = self.write_token
-        try:
-            while (piece := write_token.first_piece()) is not None:
-                count = self.push(piece)
-                self.active = monotonic()
-                write_token.piece_taken(count)
-                if count < len(piece):
-                    return
-            if self.pull is not None:
-                if self.pull():
-                    self._pull_again()
-                    return
-                self.pull = None
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
-            return
-        through, ended, following = write_token.rest_flushed()
-        if not through:
-            return
-        if ended is not None and not ended.keep:
-            self._shut()
-        with write_token.lock:
-            if write_token.holder is not REACTOR:  # else a thread has left another rest already
-                self.writing = False
-                self._arm()
-                self.site.budget.remove(self.write_token)
-        if ended is not None:
-            self.answered = True
-            if ended.keep:
-                ended._flushed = True
-                if ended._released:
-                    self.site.finished(ended)
-        if self.drained is not None:
-            self.drained()
-        self._follow(following)
-
-    def _pull_again(self) -> None:
-        """There is more: the epoll calls, after the other connections have had a turn."""
-
-    def push_file(self, fd: int, offset: int, count: int) -> int:
-        """Give a part of a file to the kernel (sendfile(2)); returns how many bytes it took, 0 at the end.
-
-        :raises OSError: nothing was, or the connection is broken.
-        """
-        return os.sendfile(self.fd, fd, offset, count)
-
-    def begin_pull(self, exchange: Exchange, head: bytes, pull: Callable[[], bool]) -> None:
-        """Have the reactor hold the token, send a head, and then what `pull` sends.  Reactor thread.
-
-        `pull` returns False when it is done, and has then told the write token that the answer ends.
-
-        :raises Disconnected: the client will not read it.
-        """
-        write_token = self.write_token
-        acquired = write_token.acquire(exchange)
-        if acquired is GONE:
-            raise Disconnected
-        self.pull = pull
-        if acquired is SEND:
-            write_token.leave_to_reactor([head], False)
-            self._want_write()
-        else:
-            write_token.append(exchange, [head], False)
-
-    def keep_unsent_low(self, low: bool) -> None:
-        """Have the kernel take only so much of a long body as it can soon send (TCP_NOTSENT_LOWAT).
-
-        It would take megabytes for each client, however slow, and what all of them may have together is bounded.
-        """
-        if self.sock.family != socket.AF_UNIX:
-            try:
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT if low else 0)
-            except OSError:
-                pass  # the client is gone; sending will tell
-
-    def pause_pull(self, paused: bool) -> None:
-        """What is to be sent is not there yet; or it is now.  Reactor thread."""
-        self.pull_paused = paused
-        self.active = monotonic()  # the server kept the client waiting
-        with self.write_token.lock:
-            if self.write_token.holder is REACTOR:
-                self.writing = not paused
-                self._arm()
-
-    def push(self, piece: Piece) -> int:
-        """Give a piece of the rest to the kernel; returns how much it took.
-
-        :raises OSError: nothing was, or the connection is broken.
-        """
-        return self.sock.send(piece)
-
-    def _shut(self) -> None:
-        """After the last byte: nothing more will be sent; what comes is read to its end."""
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the client was faster; reading will tell
-
-    # -- interest -----------------------------------------------------------------------------------------
-
-    def _want_write(self) -> None:
-        """Have the reactor send the rest.  Any thread; the epoll is told without waking the reactor."""
-        self.active = monotonic()
-        with self.write_token.lock:
-            if self.write_token.holder is REACTOR:
-                self.site.budget.add(self.write_token)
-                self.writing = True
-                self._arm()
-
-    def interest(self) -> None:
-        """What is waited for has changed."""
-        with self.write_token.lock:
-            if not self.write_token.closed:
-                self._arm()
+        parser, self.parser = self.receiver.parser, reader
+        data = parser.unparsed
+        parser.close()  # it would be a tenth of what an idle WebSocket costs
+        self.write_token.attention = False
+        self.read(True)
+        return data
 
     def _arm(self) -> None:
         """Tell the epoll what is waited for.  Any thread, under the write token's lock."""
         self._hub.interest(self)
 
+    def idle(self) -> bool:
+        """Whether nothing is owed to the client, and nothing has come that is not answered."""
+        return self.write_token.idle() and not self.receiver.more_requests()
+
+    # -- moving: reactor thread ---------------------------------------------------------------------------
+
+    def take_out(self) -> bool:
+        """Read from it no more, and send nothing, since another process may.  False: a thread sends just now."""
+        if not self.write_token.seize():
+            return False
+        self.leaving = True
+        self._hub.forget(self)
+        return True
+
+    def put_back(self) -> None:
+        """Read from it again, and send: it has not moved.
+
+        :raises OSError: the kernel cannot watch it.
+        """
+        self.leaving = False
+        self._hub.add(self)
+        pulls = self.pull is not None
+        self.writing = self.write_token.let_go(pulls) and not (pulls and self.pull_paused)
+        self.interest()
+        self.attend()
+
+    def take_up(self, exchange: Exchange, rest: bytes, last: bool) -> None:
+        """Go on with an answer that another process has begun.
+
+        :param rest: what the kernel has not taken yet.
+        :param last: whether that is its end.
+        """
+        write_token = self.write_token
+        write_token.request_ready(exchange)
+        write_token.begun = True
+        if rest:
+            write_token.leave_to_reactor([rest], last)
+            self._want_write()
+
     # -- ending: reactor thread ---------------------------------------------------------------------------
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function in the reactor thread.  Any thread."""
+        self._hub.call(function, *args)
+
+    def abort(self, only: Exchange | None = None) -> None:
+        """End the connection so that the client cannot take what it has for the whole.  Any thread.
+
+        :param only: do so only if it is this exchange's turn, and not all of its answer is in the kernel.
+        """
+        self._hub.call(self.close, True, only)
 
     def attend(self) -> None:
         """A sender let go of the token while the reactor wanted to close, or to read on."""
         write_token = self.write_token
-        if write_token.closed:
+        if write_token.closed or self.leaving:
             return
         if write_token.closing or (write_token.eof and (write_token.lingering or self.idle())):
             self.close()
@@ -420,7 +247,8 @@ class Connection:
             self.receiver.ignore()
         else:
             write_token.attention = False
-            self.receiver.attend()
+            if self.parser is self.receiver.parser:  # else another protocol goes on, and waits for no answer
+                self.receiver.attend()
 
     def close(self, reset: bool = False, only: Exchange | None = None) -> bool:
         """Close the descriptor, or have the thread that is sending do so when it lets go.
@@ -450,7 +278,7 @@ class Connection:
 
     def _release(self, reset: bool) -> None:
         """Give the descriptor back; no thread uses it any more."""
-        if reset:
+        if reset and not self.leaving:  # it is the other process's, too
             try:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             except OSError:
@@ -463,6 +291,7 @@ class Connection:
         site, write_token = self.site, self.write_token
         self.drained = self.pull = None
         site.budget.remove(self.write_token)
+        self._register.connections.discard(self)
         for exchange in (*write_token.waiting, *self.receiver.drop()):
             exchange.abandon()
             exchange.release()
@@ -474,7 +303,6 @@ class Connection:
                 site.finished(current)
             else:
                 site.disconnected(current)
-        self._register.connections.discard(self)
         site.connection_gone()
         for gone in self._gone:
             gone.callback(None)
@@ -487,13 +315,6 @@ class Connection:
         self._shut()
         self.parser.ignoring = True
         self.active = monotonic()
-
-    def unsent(self) -> int:
-        """Bytes that the kernel holds and the client's kernel has not confirmed."""
-        try:
-            return int(struct.unpack("i", ioctl(self.fd, TIOCOUTQ, b"\0\0\0\0"))[0])
-        except OSError:
-            return 0
 
 
 def open_connections(site: Site) -> Iterator[Connection]:

@@ -1,11 +1,12 @@
-"""All plain connections in one epoll of our own, itself watched by Twisted's reactor.
+"""All connections on sockets of the server's own in one epoll of our own, itself watched by Twisted's reactor.
 
 A reactor wakes up for each connection, builds a transport around each, and may close a descriptor behind the
 back of a thread that is sending on it.  The hub is one descriptor to the reactor: when it is ready, a batch of
 connections is read in one go, and the worker threads are woken once, at the end of the batch.  Since `epoll_ctl`
 is safe from any thread, a worker that has to leave the rest of an answer says so to the epoll itself.
 
-TLS, other protocols, timers and everything else stay the reactor's.
+That is so with TLS, too: :mod:`graceful.web.tls_connection` encrypts between the application and the socket.  What
+Twisted's endpoints accept (`ssl:` and those of plugins), timers and everything else stay the reactor's.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ log = Logger(namespace="graceful")
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
 #: Connections worked through in one go, before the reactor's timers and other descriptors have their turn.
-BATCH: Final = 128
+BATCH: Final = 16
 
 
-def _nothing() -> None:
-    """The default of `before` and `after`: do nothing."""
+class Batch(Protocol):
+    """Told of each batch of reads: a set of threads wakes one of them at its end, instead of one for each request."""
+
+    def hold(self) -> None:
+        """A batch begins."""
+
+    def kick(self) -> None:
+        """The batch is over."""
 
 
 class Pollable(Protocol):
@@ -59,18 +66,19 @@ class Pollable(Protocol):
 class Hub:
     """The epoll of one server.
 
+    :param reactor: watches the epoll.
+    :param batch: told when a batch begins and ends; None for a hub whose connections need no thread.
     :ivar now: the time of the current batch, monotonic seconds; reactor thread.
-    :ivar before, after: called around each batch: the thread pool collects its wake-ups here.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, batch: Batch | None = None) -> None:
         self._reactor = reactor
         self._epoll = select.epoll()
         self._connections: dict[int, Pollable] = {}
         self._thread = threading.get_ident()
         self.now = monotonic()
-        self.before: Callable[[], None] = _nothing
-        self.after: Callable[[], None] = _nothing
+        self._batches: tuple[Batch, ...] = (batch,) if batch is not None else ()
+        self._loop_threads: set[int] = set()
 
     def start(self) -> None:
         """Have the reactor watch the epoll.  Reactor thread."""
@@ -89,15 +97,32 @@ class Hub:
         self._reactor.callFromThread(function, *args)
 
     def in_reactor_thread(self) -> bool:
-        """Whether the caller is the thread that must never wait."""
+        """Whether the caller is the reactor thread."""
         return threading.get_ident() == self._thread
+
+    def in_loop_thread(self) -> bool:
+        """Whether the caller is a thread that must never wait: the reactor's, or another event loop's."""
+        caller = threading.get_ident()
+        return caller == self._thread or caller in self._loop_threads
+
+    def add_loop(self, thread: int, batch: Batch) -> None:
+        """Know another event loop that answers exchanges.  Any thread.
+
+        :param thread: its thread, as `threading.get_ident()` numbers it.
+        :param batch: told when a batch begins and ends.
+        """
+        self._loop_threads.add(thread)
+        self._batches = (*self._batches, batch)
 
     # -- connections --------------------------------------------------------------------------------------
 
     def add(self, connection: Pollable) -> None:
-        """Begin to read from a connection.  Reactor thread."""
-        self._connections[connection.fd] = connection
+        """Begin to read from a connection.  Reactor thread.
+
+        :raises OSError: the epoll has no room for another descriptor.
+        """
         self._epoll.register(connection.fd, IN)
+        self._connections[connection.fd] = connection
 
     def descriptors(self) -> list[int]:
         """The descriptors of all its connections, and its own.  Reactor thread."""
@@ -129,26 +154,52 @@ class Hub:
         """The reactor ends; :meth:`stop` closes what is open."""
 
     def doRead(self) -> None:
-        """Work through what is ready now."""
+        """Work through what is ready now.  Raises nothing: the reactor would look at the epoll no more."""
         self.now = monotonic()
-        self.before()
         try:
-            connections = self._connections
-            for fd, event in self._epoll.poll(0, BATCH):
+            for batch in self._batches:
+                batch.hold()
+            self._read_batch()
+        except Exception:
+            log.failure("a batch of connections failed")
+        finally:
+            for batch in self._batches:
+                try:
+                    batch.kick()
+                except Exception:
+                    log.failure("the threads could not be woken for a batch of connections")
+
+    def catch_up(self) -> None:
+        """Work through all that has come by now, in as many batches as that needs.  Reactor thread."""
+        for _ in range(len(self._connections) // BATCH + 1):
+            self.doRead()
+
+    def _read_batch(self) -> None:
+        connections = self._connections
+        for fd, event in self._epoll.poll(0, BATCH):
+            try:
                 connection = connections.get(fd)
                 if connection is None:
                     continue  # closed earlier in this batch
-                try:
-                    if event & OUT:
-                        connection.writable()
-                        if event == OUT:
-                            continue
-                    if connection.reading:
-                        connection.readable()
-                    elif event & ~(IN | OUT):
-                        connection.close()
-                except Exception:
-                    log.failure("a connection failed and is closed")
+                if event & OUT:
+                    connection.writable()
+                    if event == OUT:
+                        continue
+                if connection.reading:
+                    connection.readable()
+                elif event & ~(IN | OUT):
                     connection.close()
-        finally:
-            self.after()
+            except Exception:
+                log.failure("a connection failed and is closed")
+                self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        """Close a connection that has failed, whatever it raises now."""
+        connection = self._connections.get(fd)
+        if connection is None:
+            return
+        try:
+            connection.close()
+        except Exception:
+            log.failure("a connection that has failed could not be closed")
+            self.forget(connection)

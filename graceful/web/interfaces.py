@@ -23,6 +23,12 @@ class IAnswerer(Interface):
         that, and nothing is on its way that would find out.
         """
 
+    def works_for(exchange: Exchange) -> bool:
+        """Whether it still works for the exchange, or waits for something that will make it go on.  Reactor thread.
+
+        False also for what a thread does, or what waits for a thread: threads and their queues are asked themselves.
+        """
+
 
 class IHandler(IAnswerer):
     """Answers exchanges."""

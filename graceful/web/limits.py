@@ -15,12 +15,15 @@ from graceful.config.values import Limit
 MARGIN: Final = 5.0
 #: The margin is at most this part of the limit: a quarter.
 _SHARE: Final = 4
+#: The status of an exchange that goes on as a WebSocket.
+_SWITCHED: Final = 101
 
 
 class Timed(Protocol):
-    """What the limits ask of an exchange: its path, and when its time began, monotonic seconds."""
+    """What the limits ask of an exchange: its path and status, and when its time began, monotonic seconds."""
 
     target: bytes
+    status: int
     started: float
     arrived: float
 
@@ -38,7 +41,9 @@ class _LimitTable:
         self._rows = [(limit.prefix.encode("latin-1"), limit) for limit in longest_first]
 
     def of(self, exchange: Timed) -> Limit | None:
-        """The limit of an exchange, if it has one."""
+        """The limit of an exchange, if it has one; a WebSocket that is open is no request any more."""
+        if exchange.status == _SWITCHED:
+            return None
         target = exchange.target
         for prefix, limit in self._rows:
             if target.startswith(prefix):

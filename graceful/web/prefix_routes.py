@@ -29,6 +29,10 @@ class PrefixRoutes:
         """
         self._routes.append((prefix.encode("latin-1"), answer))
 
+    def leaves_to_handler(self, exchange: Exchange) -> bool:
+        """Whether no route may answer an exchange."""
+        return not any(exchange.target.startswith(prefix) for prefix, _ in self._routes)
+
     def before(self, handle: Handle) -> Handle:
         """Return what handles an exchange: a route, or else `handle`."""
         routes = self._routes

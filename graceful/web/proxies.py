@@ -1,21 +1,20 @@
-"""The client's address, when a proxy stands in between.
+"""The client's address and scheme, as the header fields of trusted proxies tell them.
 
-Behind a load balancer every connection comes from the balancer, and the client's address, and whether it
-spoke TLS, are only known from header fields.  Anybody can write such fields: who believes them from everybody
-lets a client choose its own address.  So the peers whose word counts are named, networks or Unix sockets, and
-nobody else's fields are ever looked at.
+Behind a load balancer every connection comes from the balancer.  Only header fields tell the client's address, and
+whether the client spoke TLS.  But every client can write such fields, and a server that believes them from every
+peer lets clients choose their own address.  So the operator names the trusted peers, as networks or as Unix sockets,
+and the server ignores these fields from all other peers.
 
-Each proxy appends the address that it saw, so the list is read from its end: the last entry was written by
-the peer itself, the one before by the proxy named in the last, and so on for as long as the writers are
-trusted.  The first address that is not a trusted proxy's is the client; whatever stands left of it is
-hearsay.  An entry that is no address (`unknown`, an obfuscated `_name`, rubbish) ends the walk at the last
-good one.
+Each proxy appends the address that it saw, so the list is read from its end.  The peer itself wrote the last entry;
+the proxy that the last entry names wrote the one before, and so on for as long as the writers are trusted.  The
+first address that is not a trusted proxy's is the client; a client can have made up everything to the left of it.
+An entry that is no address (`unknown`, an obfuscated `_name`, rubbish) ends the walk at the last good one.
 
-There are two families of fields, `Forwarded` (RFC 7239) and the older X-Forwarded-For and -Proto, and a
-request can carry both: one written by the proxy, the other by the client and passed on.  We cannot know which
-is which.  Nearly every proxy writes the older ones, so where X-Forwarded-For is present `Forwarded` does not
-count for the address, and where X-Forwarded-Proto is present it does not count for the scheme.  A proxy that
-writes `Forwarded` only must therefore remove X-Forwarded-* from what it passes on.
+There are two families of fields, `Forwarded` (RFC 7239) and the older X-Forwarded-For and X-Forwarded-Proto.  A
+request can carry both, one written by the proxy, the other written by the client and passed on; the server cannot
+know which is which.  Nearly every proxy writes the older ones.  So where X-Forwarded-For is present, `Forwarded` does
+not count for the address, and where X-Forwarded-Proto is present, it does not count for the scheme.  A proxy that
+writes only `Forwarded` must therefore remove X-Forwarded-* from what it passes on.
 """
 
 from __future__ import annotations
@@ -29,15 +28,18 @@ from typing import Final, NamedTuple
 from graceful.config.values import UNIX, Address, parse_network
 
 MAX_HOPS: Final = 16
-"""How many entries of a list are looked at, from its end."""
+"""Entries of a list that are read, from its end."""
 
 MAX_LIST: Final = 4096
-"""How many characters of a `Forwarded` list are looked at, from its end."""
+"""Characters of a `Forwarded` list that are read, from its end."""
 
+#: Entries whose result is cached.
 _REMEMBERED: Final = 4096
-_LONGEST_NODE: Final = len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535")
-_NODE: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+)(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
-# No two neighbouring parts can match the same character, so this never tries twice.
+_LONGEST_NODE: Final = 128
+# A port may be obfuscated (RFC 7239 §6).
+_PORT: Final = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+_NODE: Final = re.compile(rf"\[([0-9A-Fa-f:.]+)\]{_PORT}|([0-9.]+){_PORT}|([0-9A-Fa-f:.]+)")
+# No two neighbouring parts can match the same character, so the match never backtracks.
 _PAIR: Final = re.compile(r"[ \t]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)=(?:\"([^\"\\]*)\"|([^ \t\",;\\]*))[ \t]*(?:;|\Z)")
 _LIST_MARK: Final = re.compile('[",]')
 _REQUEST_ID: Final = re.compile(r"[!#-\[\]-~]{1,128}\Z")
@@ -45,11 +47,11 @@ _SCHEMES: Final = frozenset(("http", "https"))
 
 
 class Forwarded(NamedTuple):
-    """What trusted proxies say about a request.
+    """What trusted proxies tell about the client of a request.
 
-    :ivar address: the client's address, or the nearest to it that is known.
-    :ivar scheme: `http` or `https`, or None if nothing is said.
-    :ivar request_id: the proxy's id of the request, or None.
+    :ivar address: the client's address, or the address nearest to the client that is known.
+    :ivar scheme: `http` or `https`; None if no proxy tells it.
+    :ivar request_id: the proxy's id of the request; None if it gives none.
     """
 
     address: str
@@ -70,23 +72,23 @@ def _parse_address(text: str) -> Address:
 
 
 class TrustedProxies:
-    """The proxies whose fields are believed.
+    """The proxies whose header fields the server believes.
 
-    :param networks: each a network in CIDR form, an address, or `unix`.
-    :raises ValueError: one of them is none of these.
+    :param networks: each is a network in CIDR form, an address, or `unix`.
+    :raises ValueError: an entry of `networks` is none of these.
     """
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._unix = UNIX in networks
         self._networks = [parse_network(text) for text in networks if text != UNIX]
-        # Addresses come back; parsing one and comparing it with every network takes microseconds.
+        # The same addresses come again; parsing one and comparing it with every network takes microseconds.
         self._judge = lru_cache(_REMEMBERED)(self._judge_uncached)
 
     def __bool__(self) -> bool:
         return self._unix or bool(self._networks)
 
     def trusts(self, peer_ip: str | None) -> bool:
-        """Whether this peer's fields may be looked at.
+        """Whether the header fields of a peer count.
 
         :param peer_ip: the address of the connection's other end; None on a Unix socket.
         """
@@ -98,12 +100,12 @@ class TrustedProxies:
             return False
 
     def client(self, headers: Sequence[tuple[bytes, bytes]], peer: str) -> Forwarded:
-        """Find out about the client from the fields of a request that a trusted peer sent.
+        """Returns what the fields of a request from a trusted peer tell about the client.
 
-        The work is bounded whatever the fields hold.
+        The work is bounded, whatever the fields hold.
 
         :param headers: the request's fields, names in any case.
-        :param peer: the peer's own address, which is the answer if it does not say another.
+        :param peer: the peer's own address, which is returned if the fields tell no other.
         """
         addresses: list[bytes] = []
         schemes: list[bytes] = []
@@ -134,7 +136,10 @@ class TrustedProxies:
         return Forwarded(address, scheme, request_id)
 
     def _walk(self, entries: Sequence[str], peer: str) -> tuple[str, int]:
-        """The client's address, and how many entries stand behind the one that names it."""
+        """Returns the client's address, and how many entries follow the one that names it in the list.
+
+        :param entries: the list, last entry first.
+        """
         address = peer
         hop = 0
         for number, entry in enumerate(entries):
@@ -169,7 +174,7 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
     def _judge_uncached(self, text: str) -> _Node | None:
-        """What an entry names, with its port taken off; None if that is no address."""
+        """Returns the address in an entry, without its port; None if the entry is no address."""
         match = _NODE.fullmatch(text) if len(text) <= _LONGEST_NODE else None
         if match is None:
             return None
@@ -181,7 +186,7 @@ class TrustedProxies:
 
 
 def _split_from_end(fields: Sequence[bytes]) -> list[str]:
-    """The last entries of a comma-separated list, last first; empty ones are none (RFC 9110 §5.6.1)."""
+    """Returns the last entries of a comma-separated list, last first, without empty ones (RFC 9110 §5.6.1)."""
     parts = b",".join(fields).rsplit(b",", MAX_HOPS)
     if len(parts) > MAX_HOPS:
         del parts[0]
@@ -190,7 +195,7 @@ def _split_from_end(fields: Sequence[bytes]) -> list[str]:
 
 
 def _scheme_at(fields: Sequence[bytes], hop: int) -> str | None:
-    """The scheme written beside the client's address; if not every proxy writes one, the first there is."""
+    """Returns the scheme written beside the client's address; if not every proxy writes one, the leftmost."""
     entries = _split_from_end(fields)
     if not entries:
         return None
@@ -199,10 +204,10 @@ def _scheme_at(fields: Sequence[bytes], hop: int) -> str | None:
 
 
 def _forwarded_from_end(fields: Sequence[bytes]) -> Iterator[str]:
-    """The elements of a `Forwarded` list, last first.
+    """Yields the elements of a `Forwarded` list, last first.
 
-    Read from the end as well, so that a quote which a client left open cannot swallow what proxies appended.
-    That is sound because no element that we can use has a backslash in it, hence no escaped quote.
+    The list is parsed from its end, so that a quote which a client left open cannot hide what proxies appended.
+    That is sound because no usable element has a backslash in it, and so no escaped quote.
     """
     text = b",".join(fields).decode("latin-1")
     whole = len(text) <= MAX_LIST
@@ -227,7 +232,7 @@ def _forwarded_from_end(fields: Sequence[bytes]) -> Iterator[str]:
 
 
 def _pairs(element: str) -> dict[str, str] | None:
-    """The parameters of one element (RFC 7239 §4), names in lower case; None if it is malformed."""
+    """Returns the parameters of one element (RFC 7239 §4), names in lower case; None if it is malformed."""
     pairs: dict[str, str] = {}
     position = 0
     while position < len(element):

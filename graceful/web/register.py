@@ -36,24 +36,35 @@ class Register:
     :ivar exchanges: every exchange in flight by its number; added by the reactor thread, popped by whichever
         thread sees its end: of several that do, one gets it.
     :ivar issued: the last exchange number given out; reactor thread only.
+    :ivar moved: how many exchanges another process goes on with.
     """
 
-    __slots__ = ("connections", "exchanges", "issued")
+    __slots__ = ("connections", "exchanges", "issued", "moved")
 
     def __init__(self) -> None:
         self.connections: set[Interruptible] = set()
         self.exchanges: dict[int, Exchange] = {}
-        self.issued = 0
+        self.issued = self.moved = 0
 
     def add(self, exchange: Exchange) -> None:
         """Number an exchange whose first byte has come, and list it.  Reactor thread."""
         self.issued = exchange.id = self.issued + 1
         self.exchanges[exchange.id] = exchange
 
+    def replace(self, substitute: Exchange) -> None:
+        """List an exchange in the place of the one with its number, which may be over.  Reactor thread."""
+        if substitute.id in self.exchanges:
+            self.exchanges[substitute.id] = substitute
+
+    def leave(self, exchange: Exchange) -> None:
+        """Take an exchange out that another process goes on with.  Reactor thread."""
+        if self.exchanges.pop(exchange.id, None) is not None:
+            self.moved += 1
+
     @property
     def finished(self) -> int:
-        """How many exchanges have ended since the start, in whatever way."""
-        return self.issued - len(self.exchanges)
+        """How many exchanges have ended here since the start, in whatever way."""
+        return self.issued - self.moved - len(self.exchanges)
 
     def in_flight(self) -> list[Exchange]:
         """The exchanges in flight at this moment, oldest first."""

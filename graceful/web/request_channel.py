@@ -1,8 +1,8 @@
-"""What a `twisted.web` request takes for its connection: one exchange.
+"""The channel of a `twisted.web` request, for a request that is one exchange.
 
-A `Request` talks to a *channel*, which in stock Twisted parses HTTP and frames answers.  Here the parsing is done
-already, so the channel is a thin stream over one exchange, as Twisted's own HTTP/2 has it.  The exchange frames,
-counts and ends the answer by its own rules; the drain knows it like any other.
+In stock Twisted a `Request` has a *channel*, which parses HTTP and frames answers.  Here the request is parsed
+already.  So the channel is a thin layer over one exchange, as in Twisted's own HTTP/2.  The exchange frames, counts
+and ends the answer by its own rules, and a drain treats it like any other exchange.
 
 Everything here runs in the reactor thread.
 """
@@ -22,35 +22,37 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
-from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.body_stream import BodyStream
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import Exchange
 
 log = Logger(namespace="graceful")
 
 
-#: Bytes waiting for the client at which a producer is paused.
+#: Bytes that wait for the client; with more, the producer is paused.
 HIGH: Final = 65536
 
 
 class RequestTree(Protocol):
-    """What a channel asks of the tree that answers its request."""
+    """The tree of resources that answers a request, as its channel sees it."""
 
     site: Any
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function in the reactor thread, after what runs there now."""
+        """Call a function in the reactor thread, after the call that runs there now."""
 
     def forget(self, exchange: Exchange) -> None:
-        """The exchange is answered, or another handler answers it."""
+        """Forget an exchange that is answered, or that another handler answers."""
 
 
 class RequestChannel:
-    """What a `Request` takes for its channel and its transport: one exchange.
+    """The channel and transport of a `Request`, over one exchange.
 
     :ivar site: Twisted's site, which finds resources and keeps sessions.
-    :ivar bad_request: the form in the request's body is none.
+    :ivar bad_request: the body claims to be a form, but cannot be parsed as one.
     """
 
-    factory = None  # twisted.web would log through it; our access log does
+    factory = None  # twisted.web would log through it, and graceful's access log has the request already
 
     def __init__(self, tree: RequestTree, exchange: Exchange) -> None:
         self.site = tree.site
@@ -65,11 +67,11 @@ class RequestChannel:
 
     @property
     def transport(self) -> RequestChannel:
-        """A request's `transport` is its stream."""
+        """The request's `transport`, which is this channel."""
         return self
 
     def render(self) -> None:
-        """Make the request, and send it down the tree."""
+        """Make the request, and have the tree answer it."""
         exchange = self._exchange
         request = self._request = self.site.requestFactory(self)
         request.requestHeaders = _headers(exchange)
@@ -84,14 +86,14 @@ class RequestChannel:
             self.fail(500)
 
     def give_to(self, handler: Any, prefix: list[bytes], rest: list[bytes]) -> None:
-        """Let a handler answer instead; the request is forgotten.
+        """Drop the request, and have a handler answer the exchange instead.
 
-        :param prefix: the path segments above it.
-        :param rest: the path segments below it.
+        :param prefix: the path segments above the handler.
+        :param rest: the path segments below the handler.
         """
         self._leave()
         body = self._exchange.body
-        if body is not None and not isinstance(body, list):
+        if body is not None and not isinstance(body, list | BodyStream):
             body.seek(0)
         handler.take(self._exchange, prefix, rest)
 
@@ -100,7 +102,7 @@ class RequestChannel:
         return self._producer is None and not self._connection.write_token.held
 
     def lost(self) -> None:
-        """The client is gone."""
+        """Tell the request that its client is gone."""
         if self._over:
             return
         self._leave()
@@ -109,7 +111,7 @@ class RequestChannel:
         self._exchange.release()
 
     def fail(self, status: int) -> None:
-        """The request will not answer, or not to the end: say so, or cut what has begun."""
+        """Answer with `status` for a request that cannot; if its answer has begun, cut it."""
         if self._over:
             return
         self._leave()
@@ -117,13 +119,16 @@ class RequestChannel:
         self._tell(Failure(ConnectionLost("the answer could not be completed")))
 
     def _leave(self) -> None:
-        """The exchange is no longer this request's."""
+        """Separate the exchange from this request."""
         self._over = True
         self._connection.drained = None
         self._tree.forget(self._exchange)
 
     def _tell(self, reason: Failure) -> None:
-        """End the request; its resource's code runs here, and may fail."""
+        """Tell the request and its producer that the answer ends early.
+
+        The resource's code runs here, and may fail.
+        """
         producer, self._producer = self._producer, None
         if producer is not None:
             try:
@@ -132,10 +137,10 @@ class RequestChannel:
                 log.failure("{exchange}: its producer could not be stopped", exchange=self._exchange)
         self._request.connectionLost(reason)
 
-    # -- what a Request asks of its channel ---------------------------------------------------------------
+    # -- the methods that a Request calls on its channel --------------------------------------------------
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Begin the answer."""
+        """Begin the answer, with its head."""
         fields = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, values in headers.getAllRawHeaders()
@@ -144,11 +149,11 @@ class RequestChannel:
         self._exchange.start(f"{code.decode('ascii')} {reason.decode('latin-1')}", fields)
 
     def flush(self) -> None:
-        """Send the head, although nothing of the body is there yet."""
+        """Send the head, although there is no byte of the body yet."""
         self.write(b"")
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body; a producer that is too fast is paused."""
+        """Send a piece of the body; pause a producer that is ahead of the client."""
         try:
             self._exchange.write(bytes(data))
         except Disconnected:
@@ -162,18 +167,18 @@ class RequestChannel:
         self.write(b"".join(pieces))
 
     def requestDone(self, request: Any) -> None:
-        """The answer is complete."""
+        """Complete the answer, since the request has finished."""
         if self._over:
             return
         self._leave()
         self._exchange.finish_and_release()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """The form in the body is none."""
+        """Note that the body cannot be parsed as a form."""
         self.bad_request = True
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """A producer takes over; it is asked to wait while the client is behind."""
+        """Let a producer write the answer; it is paused while the client is behind."""
         if not streaming:
             producer = _PullToPush(producer, SimpleNamespace(unregisterProducer=self._producer_failed))
         self._producer = producer
@@ -182,18 +187,21 @@ class RequestChannel:
             producer.startStreaming()
 
     def unregisterProducer(self) -> None:
-        """The producer is through."""
+        """Forget the producer, which has written everything."""
         producer, self._producer = self._producer, None
         if isinstance(producer, _PullToPush):
             producer.stopStreaming()
 
     def _producer_failed(self) -> None:
-        """A pull producer has raised, which is logged: there will be no more of this answer."""
+        """Fail the request, since its pull producer has raised; Twisted has logged that."""
         self.unregisterProducer()
         self.fail(500)
 
     def _drained(self) -> None:
-        """The client has taken everything."""
+        """Resume the producer, since the client has taken everything.
+
+        If the client has sent its EOF and nothing more is to come, close the connection: the client is gone.
+        """
         if self._paused:
             self._paused = False
             if self._producer is not None:
@@ -202,14 +210,14 @@ class RequestChannel:
             self._connection.close()
 
     def loseConnection(self) -> None:
-        """A resource wants no more of this connection: what has been said goes out, then it ends."""
+        """Close the connection once what was written has been sent, as a resource asks."""
         connection, exchange = self._connection, self._exchange
         if not self._over:
             exchange.cut()
-            # Not now: a resource may go on to write, or to finish, what the client will not read.
+            # Not at once: after this call the resource may still write to the request, or finish it.
             self._tree.call(self.lost)
         elif connection.write_token.current is exchange:
-            exchange.keep = False  # its last bytes are on their way
+            exchange.keep = False  # the last bytes are being sent; then the connection closes
         elif connection.idle():
             connection.half_close()
 
@@ -218,12 +226,12 @@ class RequestChannel:
         self._connection.abort()
 
     def getPeer(self) -> IAddress:
-        """The client's address, which a trusted proxy may have told; it does not tell the port."""
+        """Returns the client's address; if a trusted proxy told it, the port is 0."""
         connection, peer = self._connection, self._exchange.peer
         return _address(peer, connection.port if peer == connection.peer else 0)
 
     def getHost(self) -> IAddress:
-        """The address that the client has connected to; behind a trusted proxy, with the port of that."""
+        """Returns the address that the client has connected to; behind a trusted proxy, with the proxy's port."""
         host, port = self._connection.server
         return _address(host, self._port_at_proxy() if self._connection.trusted else port)
 
@@ -236,7 +244,7 @@ class RequestChannel:
         return 443 if self.isSecure() else 80
 
     def isSecure(self) -> bool:
-        """Whether the client speaks TLS, with us or with a trusted proxy."""
+        """Whether the client speaks TLS, with this server or with a trusted proxy."""
         return self._exchange.scheme == "https"
 
 
@@ -247,7 +255,7 @@ def _address(host: str, port: int) -> IAddress:
 
 
 def _headers(exchange: Exchange) -> Headers:
-    """The request's fields.  A body that came in chunks is whole by now: it is described by its length."""
+    """Returns the request's fields; a body that came in chunks is complete, so a Content-Length replaces them."""
     headers = Headers()
     for name, value in exchange.headers:
         headers.addRawHeader(name, value)
@@ -257,8 +265,9 @@ def _headers(exchange: Exchange) -> Headers:
     return headers
 
 
-def _content(body: list[bytes] | IO[bytes] | None) -> IO[bytes]:
-    """The body as the file that a request reads."""
+def _content(body: list[bytes] | IO[bytes] | BodyStream | None) -> IO[bytes]:
+    """Returns the body as the file that a request reads."""
     if body is None:
         return io.BytesIO()
+    assert not isinstance(body, BodyStream)  # which only a root that reads it gets
     return io.BytesIO(b"".join(body)) if isinstance(body, list) else body

@@ -18,18 +18,59 @@ from __future__ import annotations
 from typing import Final
 
 import httptools
+from attrs import frozen
 
-from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, TOKEN, RequestRules, Sink
+from graceful.web.chunk_place import ChunkPlace
+from graceful.web.exchange import Exchange
+from graceful.web.known_heads import known_fields, known_line, learn_fields, learn_line
+from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, TOKEN, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
 #: Bytes of the longest method that is passed on; registered ones have at most 17.
 MAX_METHOD: Final = 64
 
-# Methods that llhttp takes for another protocol's.  `GET / RTSP/1.0` it takes for HTTP/1.0, and says nothing of it.
+# Methods that llhttp takes for another protocol's.
 _RTSP: Final = frozenset(
     b"DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH".split()
 )
+# llhttp takes `GET / RTSP/1.0` for HTTP/1.0, and says nothing of it.
+_HTTP: Final = b" HTTP/1."
+_OTHER_PROTOCOLS: Final = (b"RTSP/", b"ICE/")
+#: Bytes of the end of a request line that tell the protocol.
+_LINE_END: Final = 16
+# At the beginning of a line, where nothing else can stand but the field.
+_LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_LENGTH_DIGITS: Final = 8
 _STOPPED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+
+@frozen
+class Place:
+    """Where a request that has not come to its end stands.
+
+    :ivar head: what has come of its head, if that is not complete.
+    :ivar left: bytes that are to come of its body.
+    :ivar chunks: where in its body it is, if that is chunked.
+    """
+
+    head: bytes = b""
+    left: int = 0
+    chunks: ChunkPlace | None = None
+
+
+def _is_one(data: bytes, head_end: int) -> bool:
+    """Whether the body that this head announces by a Content-Length ends where the data ends.
+
+    The field is looked for as nearly all clients write it; another one, or a second one, is for the parser to find.
+    """
+    for name in _LENGTHS:
+        start = data.find(name, 0, head_end)
+        if start >= 0:
+            start += len(name)
+            end = data.find(b"\r", start)
+            digits = data[start:end]
+            return len(digits) < _LENGTH_DIGITS and digits.isdigit() and head_end + 4 + int(digits) == len(data)
+    return False
 
 
 class RequestParser(RequestRules):
@@ -40,23 +81,46 @@ class RequestParser(RequestRules):
     :ivar parsing: bytes that were in `unparsed` are on their way.  Other threads may look.
     """
 
-    __slots__ = ("_start", "held", "parsing", "unparsed")
+    __slots__ = ("_chunks", "_head", "_line", "_start", "held", "parsing", "unparsed")
 
     def __init__(self, sink: Sink, max_body: int) -> None:
         super().__init__(sink, max_body)
         self._parser = httptools.HttpRequestParser(self)
         self._start = self.unparsed = b""
+        # The last bytes of a request line that has not ended yet; None when it has.
+        self._line: bytes | None = None
         self.held = self.parsing = False
+        # What has come of a head that is not complete, and where a chunked body stands: to go on in another process.
+        self._head = b""
+        self._chunks: ChunkPlace | None = None
 
     # -- bytes --------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
         """Parse what has been received, as far as the sink has room."""
-        if self.exchange is not None or self.unparsed or self.held or data.find(END) != len(data) - 4:
+        under_way = self.exchange
+        if (
+            under_way is not None  # looked at first: a body may have no line at all
+            or self.unparsed
+            or self.held
+            or not data.startswith(_HTTP, (line_end := data.find(b"\r\n")) - 9)
+            or ((head_end := data.find(END, line_end)) != len(data) - 4 and not _is_one(data, head_end))
+        ):
             self.unparsed += data
             self.resume()
             return
-        # By far the most of what comes: one head without a body, in one piece.
+        # By far the most of what comes: one request in one piece, and most of them have no body, and came before.
+        sent = data[line_end:] if head_end == len(data) - 4 else b""
+        fields = known_fields(sent)
+        if fields is not None:
+            line = known_line(data[:line_end]) or learn_line(data[:line_end], METHODS)
+            if line is not None:
+                exchange = self._sink.began()
+                exchange.method, exchange.target = line
+                exchange.headers = fields
+                self._sink.complete(exchange)
+                return
+        self._plain = False
         try:
             self._parser.feed_data(data)
         except _STOPPED as error:
@@ -64,7 +128,10 @@ class RequestParser(RequestRules):
         if self.exchange is not None:
             self._special = True
             self._unread += len(data)
+            self._note(data, False)
             self._incomplete(data)
+        elif self._plain:
+            learn_fields(sent, self._headers)
 
     def resume(self) -> None:
         """Go on with what was received earlier: as much of it as the sink has room for now."""
@@ -88,20 +155,56 @@ class RequestParser(RequestRules):
                 end = data.find(END, position) + 4
                 if end == 3:
                     end = size
-            self._parse(data[position:end])
+            in_chunks = self._chunked and self.head_done
+            piece = data[position:end]
+            self._parse(piece)
+            self._note(piece, in_chunks)
             position = end
+
+    def _note(self, data: bytes, in_chunks: bool) -> None:
+        """Note where the request under way stands.
+
+        :param data: what was parsed.
+        :param in_chunks: of a chunked body.
+        """
+        if self.exchange is None:
+            self._head, self._chunks = b"", None
+        elif in_chunks:
+            if self._chunks is None:
+                self._chunks = ChunkPlace()
+            self._chunks.follow(data)
+        elif not self.head_done:
+            self._head += data
+        else:
+            self._head = b""
 
     def _parse(self, data: bytes) -> None:
         self._special = True
         self._unread += len(data)
         if self._start:
             data, self._start = self._start + data, b""
+            self._line = b""
+        elif self.exchange is None:
+            self._line = b""
+        if self._line is not None:
+            self._look_at_line(data)
         try:
             self._parser.feed_data(data)
         except _STOPPED as error:
             self._exceptional(error, data)
         if self.exchange is not None:
             self._incomplete(data)
+
+    def _look_at_line(self, data: bytes) -> None:
+        """Refuse a request of another protocol (RFC 9112 §2.3)."""
+        assert self._line is not None
+        line, end, _ = (self._line + data).lstrip(b"\r\n").partition(b"\r\n")
+        if not end:
+            self._line = line[-_LINE_END:]
+            return
+        self._line = None
+        if line.rpartition(b" ")[2].startswith(_OTHER_PROTOCOLS):
+            self._wrong(400)
 
     def _incomplete(self, data: bytes) -> None:
         """The request is not complete with this."""
@@ -153,10 +256,7 @@ class RequestParser(RequestRules):
         self._parser = httptools.HttpRequestParser(self)
         if self._upgrade:
             self._upgrade = False
-            self._priming = True
-            framing = b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self._length
-            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + END)
-            self._priming = False
+            self._prime()
         self.unparsed = rest + self.unparsed
         self._parse_stash()
 
@@ -164,8 +264,10 @@ class RequestParser(RequestRules):
         """llhttp knows a list of methods; RFC 9110 §9.1 says that any token may be one."""
         data = data.lstrip(b"\r\n")
         method, space, _ = data.partition(b" ")
-        if not TOKEN.match(method) or len(method) > MAX_METHOD:
+        if not TOKEN.match(method):
             self.refuse(400)
+        elif len(method) > MAX_METHOD:
+            self.refuse(501)  # RFC 9112 §3: longer than any that is implemented
         elif space:
             assert self.exchange is not None
             self.exchange.target = b""
@@ -181,17 +283,60 @@ class RequestParser(RequestRules):
         """Answer the request under way with this status, when its turn comes; the framing is lost."""
         self.ignoring = True
         self.unparsed = b""
-        exchange = self.exchange
-        if exchange is None:
-            exchange = self._sink.began()
-        self.exchange = None
+        exchange = self.give_up() or self._sink.began()
         self.head_done = False
         exchange.error, exchange.keep = status, False
         self._sink.complete(exchange)
+
+    def give_up(self) -> Exchange | None:
+        """Let go of the request under way, which will not be complete; it says what is known of it."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None and exchange.target and not self.head_done:
+            exchange.method = (self._method or self._parser.get_method()).decode("ascii")
+            if exchange.headers:
+                exchange.version = self._parser.get_http_version()
+        return exchange
+
+    # -- on the way to another process ----------------------------------------------------------------------
+
+    def place(self) -> Place | None:
+        """Where the request under way stands; None if there is none."""
+        if self.exchange is None:
+            return None
+        if not self.head_done:
+            return Place(head=self._head)
+        if self._chunked:
+            return Place(chunks=self._chunks or ChunkPlace())
+        return Place(left=self._body_left)
+
+    def go_on(self, exchange: Exchange, place: Place) -> None:
+        """Go on in a body whose beginning another process has parsed.  Nothing has been fed yet."""
+        self.exchange = exchange
+        self.head_done = self._special = True
+        pretended, own = (b"", b"") if place.chunks is None else place.chunks.lead()
+        if place.chunks is None:
+            self._length = self._body_left = place.left
+        else:
+            self._chunked = True
+            self._chunks = ChunkPlace(place.chunks.left, b"", False)
+        self._prime(pretended)
+        if own:
+            self.feed(own)
+
+    def _prime(self, pretended: bytes = b"") -> None:
+        """Put a new parser behind a head that announces the body of the request under way.
+
+        :param pretended: what it is to take for the beginning of the body, and not to pass on.
+        """
+        self._priming = True
+        framing = b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self._length
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + END + pretended)
+        self._priming = False
 
     def close(self) -> None:
         """Let go of the parser, which holds on to this object."""
         self.ignoring = True
         self.exchange = None
         self.unparsed = self._start = b""
-        del self._parser
+        if hasattr(self, "_parser"):
+            del self._parser

@@ -3,11 +3,14 @@
 `httptools` (llhttp) is strict about syntax, but it is no gate: it lets through a request without Host, HTTP/0.9 and
 2.0, Transfer-Encoding on HTTP/1.0 and chunk extensions without end, and mixes trailers with headers.  It calls the
 methods here with what it finds, and each of them may refuse the request: with an exception, which ends the parser.
+What is wrong with a field is remembered until the head is complete: the fields behind it tell the logs whose request
+it was, and proxies add theirs at the end.
 """
 
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import Final, Protocol
 
 import httptools
@@ -23,7 +26,20 @@ MAX_FIELDS: Final = 200
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
 # What a field means to the framing, by its name as sent; names are learnt, boundedly.
-_PLAIN, _HOST, _CONNECTION, _PROXY_CONNECTION, _EXPECT, _LENGTH, _CODING, _UPGRADE, _DROP = range(9)
+_PLAIN, _HOST, _CONNECTION, _PROXY_CONNECTION, _EXPECT, _LENGTH, _CODING, _UPGRADE, _DROP, _BAD = range(10)
+# Fields that have one value: which of two counts, a proxy and an application may see differently (RFC 9110 §5.3).  As
+# numbers each has a bit of its own, above the other kinds.
+_SINGLE_VALUED: Final = (
+    b"authorization",
+    b"content-type",
+    b"if-modified-since",
+    b"if-range",
+    b"if-unmodified-since",
+    b"max-forwards",
+    b"proxy-authorization",
+    b"range",
+)
+_SINGLE: Final = 16
 _KINDS: Final = {
     b"host": _HOST,
     b"connection": _CONNECTION,
@@ -32,13 +48,32 @@ _KINDS: Final = {
     b"content-length": _LENGTH,
     b"transfer-encoding": _CODING,
     b"upgrade": _UPGRADE,
+    **{name: _SINGLE << number for number, name in enumerate(_SINGLE_VALUED)},
 }
 _names: dict[bytes, int] = {}
 _hosts: set[bytes] = set()
-_methods: dict[bytes, str] = {}
+#: Methods that the parser has taken before, with their names.
+METHODS: Final[dict[bytes, str]] = {}
 _REMEMBERED: Final = 1024
 _HASH: Final = ord("#")  # as a number it is found ten times as fast
-_HOST_FORM: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?\Z")
+# Three kinds of host (RFC 3986 §3.2.2): an IPv6 address, an address of the future, a name or an IPv4 address.
+_HOST_FORM: Final = re.compile(
+    rb"(?:\[(?:([0-9A-Fa-f:.]+)|[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\]"
+    rb"|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?\Z"
+)
+
+
+def _is_host(value: bytes) -> bool:
+    """Whether this is a host, with a port or without (RFC 9110 §7.2)."""
+    match = _HOST_FORM.match(value)
+    if match is None:
+        return False
+    if match[1] is not None:
+        try:
+            IPv6Address(match[1].decode("ascii"))
+        except ValueError:
+            return False
+    return True
 
 
 class Refuse(Exception):
@@ -55,6 +90,9 @@ class Sink(Protocol):
     def began(self) -> Exchange:
         """The first byte of a request has come."""
 
+    def announced(self, exchange: Exchange) -> None:
+        """A head is complete, behind which a body is to come."""
+
     def expects(self) -> None:
         """The client waits for 100 Continue before it sends the body."""
 
@@ -70,6 +108,8 @@ class Sink(Protocol):
 
 def _learn(name: bytes) -> int:
     # A name with an underscore looks in the environ like its twin with a hyphen: a way past proxies' filters.
+    if not TOKEN.match(name):
+        return _BAD
     kind = _DROP if b"_" in name else _KINDS.get(name.lower(), _PLAIN)
     if len(_names) < _REMEMBERED:
         _names[name] = kind
@@ -88,15 +128,19 @@ class RequestRules:
         "_body_left",
         "_chunked",
         "_expect",
+        "_fault",
+        "_headers",
         "_hosts",
         "_length",
         "_max_body",
         "_method",
         "_parser",
         "_persist",
+        "_plain",
         "_priming",
         "_progress",
         "_refused",
+        "_singles",
         "_sink",
         "_special",
         "_unread",
@@ -107,6 +151,7 @@ class RequestRules:
     )
 
     _parser: httptools.HttpRequestParser
+    __deletable__ = ("_parser",)  # for mypyc, whose attributes cannot be deleted unless it is said
 
     def __init__(self, sink: Sink, max_body: int) -> None:
         self._sink = sink
@@ -117,18 +162,23 @@ class RequestRules:
         self._method: bytes | None = None
         # Bytes of the head under way, or that brought a body no further; of the body that are to come.
         self._unread = self._body_left = 0
-        # What the fields of the head under way have said.
+        # The fields of the head under way, and what they have said.
+        self._headers: list[tuple[bytes, bytes]] = []
         self._hosts = 0
+        self._singles = 0  # which fields of one value it has
         self._length = -1
         self._chunked = self._expect = self._persist = self._upgrade = False
-        self._priming = False  # the parser is being fed a head that the client did not send
+        self._priming = False  # the parser is being fed what the client did not send
         self._progress = False  # something of the body has come
         self._special = False  # the request is more than a plain one in one piece: more is to be reset
+        self._plain = False  # the last request was a head with nothing special
+        self._fault = 0  # the status for what is wrong with a field of the head under way
         self._refused: Refuse | None = None
 
     def on_message_begin(self) -> None:
         if self.exchange is None:
-            self.exchange = self._sink.began()
+            exchange = self.exchange = self._sink.began()
+            exchange.headers = self._headers = []
 
     def on_url(self, part: bytes) -> None:
         if not self._priming:
@@ -148,14 +198,20 @@ class RequestRules:
         if kind:
             if kind == _HOST and value in _hosts:
                 self._hosts += 1
+            elif kind >= _SINGLE:
+                if self._singles & kind:
+                    self._wrong(400)
+                self._singles |= kind
             elif kind == _DROP:
                 return
             else:
                 self._framing(kind, value, exchange)
-        exchange.headers.append((name, value))
+        self._headers.append((name, value))
 
     def _trailer(self, exchange: Exchange, kind: int, name: bytes, value: bytes) -> None:
-        if not self._priming and kind == _PLAIN:
+        if kind == _BAD:
+            self._refuse(400)
+        if not self._priming and (kind == _PLAIN or kind >= _SINGLE):
             if exchange.trailers is None:
                 exchange.trailers = []
             exchange.trailers.append((name, value.rstrip(b" \t")))
@@ -163,9 +219,9 @@ class RequestRules:
     def _framing(self, kind: int, value: bytes, exchange: Exchange) -> None:
         if kind == _HOST:
             self._hosts += 1
-            if not _HOST_FORM.match(value):
-                self._refuse(400)
-            if len(_hosts) < _REMEMBERED:
+            if not _is_host(value):
+                self._wrong(400)
+            elif len(_hosts) < _REMEMBERED:
                 _hosts.add(value)
             return
         self._special = True
@@ -180,18 +236,29 @@ class RequestRules:
             if b"close" in value.lower():
                 exchange.keep = False
         elif kind == _EXPECT:
-            if value.lower() != b"100-continue":
-                self._refuse(417)
-            self._expect = True
+            # A list, which may have empty members (RFC 9110 §10.1.1, §5.6.1).
+            members = {member.strip(b" \t") for member in value.lower().split(b",")} - {b""}
+            if members == {b"100-continue"}:
+                self._expect = True
+            elif members:
+                self._wrong(417)
         elif kind == _LENGTH:
             self._length = int(value)
         elif kind == _CODING:
             # What follows an unknown coding cannot be framed (RFC 9112 §6.1).
             if self._chunked or value.lower() != b"chunked":
-                self._refuse(501)
+                self._wrong(501)
             self._chunked = True
         elif kind == _UPGRADE:
             self._upgrade = True
+            exchange.upgrade = b"websocket" in [token.strip(b" \t") for token in value.lower().split(b",")]
+        elif kind == _BAD:
+            self._wrong(400)
+
+    def _wrong(self, status: int) -> None:
+        """Refuse the request when its head is complete; of several faults the first one counts."""
+        self._special = True
+        self._fault = self._fault or status
 
     def _refuse(self, status: int) -> None:
         self._refused = Refuse(status)
@@ -203,24 +270,24 @@ class RequestRules:
         exchange = self.exchange
         assert exchange is not None
         parser = self._parser
-        # Without a Connection field only HTTP/1.1 persists; asking for the version is four times as dear.
-        if self._special or not parser.should_keep_alive():
-            self._settle_version(exchange, parser.get_http_version())
-        if self._hosts != 1 and exchange.version == "1.1":
-            self._refuse(400)
         method = self._method
         if method is None:
             method = parser.get_method()
         else:
             self._method = None
-        name = _methods.get(method)
+        name = METHODS.get(method)
         if name is None:
-            if method == b"CONNECT":  # never remembered; llhttp would take its body for the next request
-                self._refuse(501)
             name = method.decode("ascii")
-            if len(_methods) < _REMEMBERED:
-                _methods[method] = name
+            if method == b"CONNECT":  # never remembered; llhttp would take its body for the next request
+                self._wrong(501)
+            elif len(METHODS) < _REMEMBERED and method != b"PRI":  # which HTTP/2 has reserved (RFC 9113 §11.6)
+                METHODS[method] = name
         exchange.method = name
+        # Without a Connection field only HTTP/1.1 persists; asking for the version is four times as dear.
+        if self._special or not parser.should_keep_alive():
+            self._settle_version(exchange, parser.get_http_version())
+        if self._hosts != 1 and exchange.version == "1.1":
+            self._refuse(400)
         target = exchange.target
         if len(target) > MAX_TARGET:
             self._refuse(414)
@@ -233,10 +300,12 @@ class RequestRules:
             self._expect_body()
 
     def _settle_version(self, exchange: Exchange, version: str) -> None:
-        """What an HTTP version that may not be 1.1 means (RFC 9112 §2.3, §9.3)."""
+        """What an HTTP version that may not be 1.1 means (RFC 9112 §2.3, §9.3), and whether a field was wrong."""
         self._special = True
+        exchange.version = version
+        if self._fault:
+            self._refuse(self._fault)
         if version == "1.0":
-            exchange.version = "1.0"
             exchange.keep = exchange.keep and self._persist
             if self._chunked or self._hosts > 1:
                 self._refuse(400)
@@ -247,14 +316,21 @@ class RequestRules:
     def _expect_body(self) -> None:
         """The head is complete, and may have announced a body (RFC 9112 §6)."""
         self._progress = True
+        exchange = self.exchange
+        assert exchange is not None
         if self._chunked or self._length > 0:
             if self._length > self._max_body:
                 self._refuse(413)
             self._body_left = max(self._length, 0)
             self._upgrade = self._upgrade and self._parser.should_upgrade()
+            exchange.upgrade = False  # a WebSocket begins with a GET, which has no body (RFC 6455 §4.1)
+            self._sink.announced(exchange)
             if self._expect:
                 self._sink.expects()
         else:
+            if exchange.upgrade:
+                is_get = exchange.method == "GET" and exchange.version == "1.1"
+                exchange.upgrade = is_get and self._parser.should_upgrade()
             self._upgrade = False
 
     def _other_form(self, exchange: Exchange, target: bytes) -> None:
@@ -266,15 +342,18 @@ class RequestRules:
             self._refuse(400)
         cut = min(len(rest) if at < 0 else at for at in (rest.find(b"/"), rest.find(b"?")))
         authority = rest[:cut]
-        if not authority or b"@" in authority or not _HOST_FORM.match(authority):
+        if authority[:1] in (b"", b":") or not _is_host(authority):
             self._refuse(400)
         path = rest[cut:]
         exchange.target = path if path[:1] == b"/" else b"/" + path
         # The authority of the target replaces what Host said (RFC 9112 §3.2.2).
-        exchange.headers = [(n, v) for n, v in exchange.headers if n.lower() != b"host"]
-        exchange.headers.append((b"Host", authority))
+        others = [(n, v) for n, v in exchange.headers if n.lower() != b"host"]
+        exchange.headers = [*others, (b"Host", authority)]
+        self._special = True
 
     def on_body(self, data: bytes) -> None:
+        if self._priming:
+            return
         exchange = self.exchange
         assert exchange is not None
         self._progress = True
@@ -291,11 +370,17 @@ class RequestRules:
         exchange: Exchange = self.exchange  # type: ignore[assignment]
         self.exchange = None
         self.head_done = False
-        self._hosts = 0
+        self._hosts = self._singles = 0
         if self._special:
             self._special = self._chunked = self._expect = self._persist = self._progress = False
             self._unread = self._body_left = 0
             self._length = -1
             if not exchange.keep:
                 self.ignoring = True
+            elif not self._parser.should_keep_alive():
+                # What is ignored here, as a `Connection: close` among the trailers (RFC 9110 §6.5.1), counts for
+                # llhttp, which would refuse the next request.
+                self._parser = httptools.HttpRequestParser(self)
+        else:
+            self._plain = True
         self._sink.complete(exchange)

@@ -1,11 +1,11 @@
-"""Trees of Twisted resources: every one of them gets the real `twisted.web.server.Request` it was written for.
+"""Trees of Twisted resources, each rendered with the real `twisted.web.server.Request` it was written for.
 
-A site is seldom one WSGI application alone: there are static files, an API in klein, a proxied corner.  All of
-Twisted's resources talk to a `Request`; so there is one, and what it talks to is in
-:mod:`graceful.web.request_channel`.
+A site is seldom one WSGI application alone: it also has static files, an API in klein, a proxied path.  All of
+Twisted's resources expect a `Request`.  This module makes one for each exchange that reaches the tree, over a channel
+(:mod:`graceful.web.request_channel`) that stands for the exchange.
 
-The way down the tree is Twisted's.  If it ends at something that answers exchanges itself (a WSGI application),
-the request steps aside and the exchange takes the fast way.
+Twisted finds the resource.  If it is a handler that answers exchanges itself, such as a WSGI application, the request
+is dropped and the handler gets the exchange.
 
 Everything here runs in the reactor thread.
 """
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Request(server.Request):
     """Twisted's request, with three differences.
 
-    Its answer is framed by the exchange.  It steps aside for a handler.  And it reads a form only when somebody
-    looks at `args`: a large upload on its way to a WSGI application must not be parsed in the event loop.
+    The exchange frames its answer.  It gives the exchange to a handler, if the tree has one at its path.  And it
+    parses a form only when `args` is read: a large upload to a WSGI application must not be parsed in the event loop.
     """
 
     channel: Any
@@ -43,7 +43,7 @@ class Request(server.Request):
 
     @property
     def args(self) -> dict[bytes, list[bytes]]:
-        """The arguments of the query, and of a form in the body (see :class:`twisted.web.http.Request`)."""
+        """The arguments of the query and of a form in the body (see :class:`twisted.web.http.Request`)."""
         if self._form_is_unread:
             self._read_form()
         args: dict[bytes, list[bytes]] = self.__dict__["args"]
@@ -55,14 +55,14 @@ class Request(server.Request):
         self.__dict__["args"] = args
 
     def process(self) -> None:
-        """Find the resource, and have it rendered."""
+        """Find the resource in the tree, and render it."""
         if not self._reads_form:
             self._form_is_unread = self.method == b"POST"
             super().process()  # type: ignore[no-untyped-call]
 
     def _read_form(self) -> None:
-        # Twisted reads the form when it receives the request, if the body is not empty, which it takes from the
-        # file's position.  When it really received it, that was at the beginning.
+        # Twisted reads the form in requestReceived(), and takes the file's position for the length of the body.  At
+        # the first call the position was 0, so Twisted took the body for empty; now it is at the end of the file.
         path, position = self.path, self.content.tell()
         self._reads_form = True
         self.content.seek(0, io.SEEK_END)
@@ -72,14 +72,14 @@ class Request(server.Request):
         self.path = path
 
     def render(self, resource: Any) -> None:
-        """Render the resource found for this request, or give the exchange to it."""
+        """Render the resource for this request; if it is a handler, give it the exchange instead."""
         handler = IHandler(resource, None)
         if self.channel is None:
-            return  # a resource that was found late, when the client had left
+            return  # the resource was found after the client had left
         if handler is not None and not self.startedWriting:
             self.channel.give_to(handler, self.prepath, self.postpath)
             return
-        self.args  # noqa: B018 - as every resource expects it, the form is read by now
+        self.args  # noqa: B018 - resources expect the form to be parsed by now
         if self.channel.bad_request:
             self.channel.fail(400)
         else:
@@ -90,10 +90,11 @@ class Request(server.Request):
 
         An empty piece at the beginning sends the head, for a client that waits for events.
         """
-        if self.startedWriting:
+        started = self.startedWriting
+        if started:
             super().write(data)  # type: ignore[no-untyped-call]
             return
-        # Twisted chunks by itself what it takes for HTTP/1.1; the exchange frames it better.
+        # For HTTP/1.1 Twisted would write chunks itself, which the exchange would frame a second time.
         protocol, self.clientproto = self.clientproto, b"HTTP/1.0"
         try:
             super().write(data)  # type: ignore[no-untyped-call]
@@ -103,12 +104,12 @@ class Request(server.Request):
             self.channel.flush()
 
     def finish(self) -> None:
-        """Say that the answer is complete (see :meth:`twisted.web.http.Request.finish`)."""
+        """Complete the answer (see :meth:`twisted.web.http.Request.finish`)."""
         self._finishing = True
         super().finish()  # type: ignore[no-untyped-call]
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """Answer 500; or cut a body that has begun, where Twisted would put an error page behind it."""
+        """Answer 500; if the body has begun, cut it, where Twisted would append an error page to it."""
         if not self.startedWriting:
             return super().processingFailed(reason)  # type: ignore[no-any-return, no-untyped-call]
         self._log.failure("", failure=reason)
@@ -121,8 +122,8 @@ class Request(server.Request):
 class ResourceTree:
     """Answers exchanges from a tree of resources.
 
-    :param root: the tree.
-    :param hub: calls into the reactor thread.
+    :param root: the resource at the root of the tree.
+    :param hub: calls functions in the reactor thread.
     """
 
     def __init__(self, root: IResource, hub: Hub) -> None:
@@ -132,40 +133,49 @@ class ResourceTree:
         self._streams: dict[Exchange, RequestChannel] = {}
 
     def handle(self, exchange: Exchange) -> None:
-        """Find the exchange's resource, and have it rendered."""
+        """Find the resource for an exchange, and render it.  Any thread."""
         if self._hub.in_reactor_thread():
             self._render(exchange)
         else:
             self._hub.call(self._render, exchange)
 
     def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
-        """A tree is always a root."""
+        """Answer an exchange whose path begins at the tree's root, since a tree is always a root."""
         self.handle(exchange)
 
     def disconnected(self, exchange: Exchange) -> None:
-        """Tell the request that its client is gone."""
+        """Tell the exchange's request that its client is gone."""
         stream = self._streams.get(exchange)
         if stream is not None:
             stream.lost()
 
     def parked(self, exchange: Exchange) -> bool:
-        """Whether its resource has neither anything to send nor somebody who makes it."""
+        """Whether the exchange's resource has nothing to send, and no producer that makes more."""
         stream = self._streams.get(exchange)
         return stream is not None and stream.parked()
+
+    def works_for(self, exchange: Exchange) -> bool:
+        """Whether its resource has still to answer."""
+        return exchange in self._streams
 
     def _render(self, exchange: Exchange) -> None:
         write_token = exchange.connection.write_token
         if write_token.closed or write_token.current is not exchange:
-            exchange.abandon()  # the client left, or the deadline came, on the way to this thread
+            exchange.abandon()  # the client left, or the deadline came, before the reactor thread had the call
             exchange.release()
             return
         exchange.handler = self
-        stream = self._streams[exchange] = RequestChannel(self, exchange)
         exchange.phase = APPLICATION
-        stream.render()
+        try:
+            stream = self._streams[exchange] = RequestChannel(self, exchange)
+            stream.render()
+        except Exception:
+            self._streams.pop(exchange, None)
+            exchange.connection.site.fail(exchange)
+            return
         if write_token.eof and self.parked(exchange):
             exchange.connection.close()
 
     def forget(self, exchange: Exchange) -> None:
-        """The exchange is answered, or somebody else's."""
+        """Forget an exchange that is answered, or that another handler answers."""
         self._streams.pop(exchange, None)

@@ -8,8 +8,9 @@ answer is dear, but most of them repeat: the verdict on each name, field and sta
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 PLAIN: Final = 0
 LENGTH: Final = 1
@@ -35,6 +36,27 @@ _KINDS: Final = {
     "x-accel-redirect": OFFER,
     "x-graceful-handover": OFFER,
 }
+
+#: The fields of an answer, names and values, as applications have them.  PEP 3333 asks for a list of tuples; were it
+#: the annotation, a compiled function would refuse all others, lists of lists for example.
+ResponseFields = Sequence[Any]
+
+
+class ResponseHead(NamedTuple):
+    """A head, as far as an application has said it; without what it may leave to the server.
+
+    :ivar code: the status code.
+    :ivar text: the status line and the fields, but for the length.
+    :ivar length: what its Content-Length says, or -1.
+    :ivar data: with the length, as bytes; empty if there is none, or it may have to be left out.
+    """
+
+    code: int
+    text: str
+    length: int
+    data: bytes
+
+
 #: Where Python 3.10 to 3.12 have older words than RFC 9110.
 _REASONS: Final = {
     413: "Content Too Large",
@@ -44,7 +66,8 @@ _REASONS: Final = {
 }
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _STATUS: Final = re.compile(r"[2-9]\d\d(?: [^\x00-\x1f\x7f]*)?\Z")
-_BREAK: Final = re.compile(r"[\r\n\0]")
+#: All controls but the tab, which is the only one that a field's value may hold (RFC 9110 §5.5).
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _REMEMBERED: Final = 1024
 _LONGEST_REMEMBERED: Final = 256
 
@@ -54,12 +77,15 @@ LINES: Final[dict[tuple[str, str], str]] = {}
 STATUSES: Final[dict[str, tuple[int, str]]] = {}
 #: Lengths, by how they were written.
 LENGTHS: Final[dict[str, int]] = {}
+#: Whole heads of fields that have been checked, by status and fields.
+HEADS: Final[dict[tuple[str, tuple[tuple[str, str], ...]], ResponseHead]] = {}
 
 # A method that is looked up of an imported name is made for each call; these are made once.
 known_name: Final = NAMES.get
 known_line: Final = LINES.get
 known_status: Final = STATUSES.get
 known_length: Final = LENGTHS.get
+known_head: Final = HEADS.get
 
 
 def learn_name(name: object) -> int:
@@ -82,12 +108,12 @@ def checked_line(name: str, value: str) -> str:
     """Check a field's value, and return the field as a line of a head.
 
     :raises TypeError: the value is no str.
-    :raises ValueError: the value holds a line break or NUL, or what latin-1 has not.
+    :raises ValueError: the value holds a control character, or what latin-1 has not.
     """
     if type(value) is not str:
         raise TypeError(f"header values must be str, not {value!r}")
-    if _BREAK.search(value):
-        raise ValueError(f"the header {name} holds a line break or NUL")
+    if _CONTROL.search(value):
+        raise ValueError(f"the header {name} holds a control character: {value!r}")
     line = f"{name}: {value}\r\n"
     line.encode("latin-1")
     return line
@@ -113,6 +139,13 @@ def remember_length(value: str, length: int) -> None:
     LENGTHS[value] = length
 
 
+def remember_head(status: str, fields: tuple[tuple[str, str], ...], head: ResponseHead) -> None:
+    """Remember a head all of whose fields have been checked, in case it comes again."""
+    if len(HEADS) >= _REMEMBERED:
+        HEADS.clear()
+    HEADS[status, fields] = head
+
+
 def learn_status(status: object) -> tuple[int, str]:
     """Check a status as PEP 3333 has it (`"200 OK"`), remember it, and return its code and its line of a head.
 
@@ -131,8 +164,8 @@ def learn_status(status: object) -> tuple[int, str]:
 
 
 def bodiless(code: int) -> bool:
-    """Whether answers with this status never have a body (RFC 9112 §6.3)."""
-    return code == 204 or code == 304
+    """Whether answers with this status never have a body (RFC 9112 §6.3, RFC 9110 §15.3.6)."""
+    return code == 204 or code == 304 or code == 205
 
 
 def reason(code: int) -> str:

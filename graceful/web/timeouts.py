@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 
+from graceful.config.settings import ON_ITS_WAY
 from graceful.web.connection import Connection, open_connections
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ LINGER: Final = 2.0
 LINGER_LONGEST: Final = 30.0
 #: Seconds that a new connection has for its first byte, also in a drain: a request may be on its way.
 FRESH_LEAST: Final = 1.0
-#: Seconds past the announced `Keep-Alive: timeout`, for a request that was sent in time.
-GRACE_PAST_ANNOUNCED: Final = 1.0
+#: Seconds past the keep-alive time, for a client with the same one: it closes the connection first.
+PAST_KEEP_ALIVE: Final = 1.0
 
 
 class Sweep:
@@ -45,7 +46,11 @@ class Sweep:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        # How much of a lingering connection's last answer its client had yet to take, and since when.
+        # Not before the announced time is over and what was sent in it has come; `idle_grace` is not shorter either.
+        self._kept = site.settings.keep_alive + PAST_KEEP_ALIVE
+        if announced := site.settings.announced_keep_alive:
+            self._kept = max(self._kept, announced + ON_ITS_WAY)
+        # How much of a connection's last answer its client had yet to take, and since when.
         self._unsent: dict[Connection, tuple[int, float]] = {}
         self._unsent_before = self._unsent
 
@@ -53,8 +58,13 @@ class Sweep:
         """Look at all connections; `now` is in monotonic seconds."""
         self._unsent_before, self._unsent = self._unsent, {}
         for connection in list(open_connections(self._site)):
-            if not connection.write_token.closed:
+            if connection.write_token.closed or connection.leaving:
+                continue
+            try:
                 self.look(connection, now)
+            except Exception:
+                log.failure("a connection failed and is closed")
+                connection.close()
 
     def look(self, connection: Connection, now: float) -> None:
         """Apply the rule that fits the connection's situation."""
@@ -64,7 +74,7 @@ class Sweep:
         receiving = connection.parser.exchange
         if write_token.lingering:
             self._linger(connection, now)
-        elif write_token.held or (connection.pull is not None and not connection.pull_paused):
+        elif connection.stalls():
             if silent > settings.send_timeout:
                 log.info("a client takes nothing: {exchange} is cut", exchange=write_token.current)
                 connection.close(reset=True)
@@ -78,6 +88,8 @@ class Sweep:
             if late:
                 connection.parser.refuse(408)
         elif connection.idle():
+            if self._site.draining and not self._site.quiet:
+                self._count_from_taken(connection, now)
             if now > self._until(connection):
                 connection.half_close()
 
@@ -86,7 +98,7 @@ class Sweep:
         site, settings = self._site, self._site.settings
         if connection.answered:
             since, least, grace = connection.active, 0.0, settings.idle_grace
-            until = since + settings.keep_alive + GRACE_PAST_ANNOUNCED
+            until = since + self._kept
         else:
             since, least, grace = connection.opened, FRESH_LEAST, max(FRESH_LEAST, settings.idle_grace)
             until = since + settings.header_timeout
@@ -95,6 +107,15 @@ class Sweep:
         if site.draining:
             return min(until, max(site.draining_since, since) + grace)
         return until
+
+    def _count_from_taken(self, connection: Connection, now: float) -> None:
+        """The client counts from the moment at which it has all of an answer, which the kernel may have held long."""
+        unsent = connection.unsent()
+        before, _ = self._unsent_before.get(connection, (0, now))
+        if unsent:
+            self._unsent[connection] = unsent, now
+        if unsent != before:  # one that takes nothing is not waited for
+            connection.active = now
 
     def _linger(self, connection: Connection, now: float) -> None:
         """Nothing more will be sent: wait until the client has all of it, and a moment for it to close."""

@@ -41,6 +41,8 @@ UNIX: Final = ("localhost", 80)
 class TransportConnection(Connection):
     """A connection on a transport of Twisted's."""
 
+    movable = False  # its buffers, and the keys of TLS, are in this process
+
     __slots__ = ("_blocked", "_gone_already", "_heard", "_lowest", "_transport")
 
     def __init__(self, site: Site, hub: Hub, transport: Any) -> None:

@@ -63,6 +63,9 @@ class Acquired(IntEnum):
 NOBODY: Final = TokenHolder.NOBODY
 SENDER: Final = TokenHolder.SENDER
 REACTOR: Final = TokenHolder.REACTOR
+
+#: What all connections that have nothing to send share, since an empty deque has 700 bytes.  Nothing is put into it.
+_NO_REST: Final[deque[Piece]] = deque()
 GONE: Final = Acquired.GONE
 SEND: Final = Acquired.SEND
 QUEUE: Final = Acquired.QUEUE
@@ -110,8 +113,8 @@ class WriteToken(Generic[E]):
         self.room: threading.Condition | None = None
         self.holder = NOBODY
         self.current: E | None = None
-        self.waiting: deque[E] = deque()
-        self.rest: deque[Piece] = deque()
+        self.waiting: list[E] = []
+        self.rest = _NO_REST
         self.held = 0
         self.begun = self.last = self.lingering = self.eof = False
         self.closing = self.closed = self.attention = False
@@ -138,7 +141,7 @@ class WriteToken(Generic[E]):
             return self.attention or self.eof
         self.begun = False
         if self.waiting:
-            self.current = self.waiting.popleft()
+            self.current = self.waiting.pop(0)
             return self.current
         self.current = None
         return self.attention or self.eof
@@ -211,6 +214,8 @@ class WriteToken(Generic[E]):
     def _append(self, pieces: list[Piece], last: bool) -> None:
         for piece in pieces:
             if piece:
+                if self.rest is _NO_REST:
+                    self.rest = deque()
                 self.rest.append(piece)
                 self.held += len(piece)
         self.last = last
@@ -230,13 +235,36 @@ class WriteToken(Generic[E]):
 
     # -- the reactor ------------------------------------------------------------------------------------
 
-    def acquire_for_interim(self) -> bool:
-        """Take the token for an interim answer (100 Continue), which only an idle connection can get."""
+    def acquire_for_interim(self, exchange: E | None = None) -> bool:
+        """Take the token for an interim answer (100 Continue).
+
+        :param exchange: the exchange whose turn it is, and whose answer has not begun; None for an idle connection.
+        """
         with self.lock:
-            if self.current is not None or self.holder or self.closing or self.lingering:
+            if self.current is not exchange or self.begun or self.holder or self.closing or self.lingering:
                 return False
             self.holder = SENDER
             return True
+
+    def seize(self) -> bool:
+        """Have nothing sent until :meth:`let_go`, or a close.  False: a sender sends just now."""
+        with self.lock:
+            if self.holder is SENDER or self.closing or self.lingering:
+                return False
+            if self.holder is NOBODY:
+                self.holder, self.last = REACTOR, False
+            return True
+
+    def let_go(self, pulls: bool) -> bool:
+        """Undo :meth:`seize`.  Returns whether there is something to send.
+
+        :param pulls: more is to be sent than the rest.
+        """
+        with self.lock:
+            if self.rest or self.last or pulls:
+                return True
+            self.holder = NOBODY
+            return False
 
     def first_piece(self) -> Piece | None:
         """What the reactor has to send next."""
@@ -265,6 +293,7 @@ class WriteToken(Generic[E]):
             if self.rest or self.holder is not REACTOR:
                 return False, None, False
             self.holder = NOBODY
+            self.rest = _NO_REST
             if not self.last:
                 return True, None, self.attention
             ended = self.current
@@ -320,7 +349,7 @@ class WriteToken(Generic[E]):
                 return False
             self.closed = self.closing = True
             self.holder = NOBODY
-            self.rest.clear()
+            self.rest = _NO_REST
             self.held = 0
             if self.room is not None:
                 self.room.notify_all()

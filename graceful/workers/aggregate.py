@@ -7,57 +7,12 @@ what one does not say counts as nothing, and what cannot be added to the others'
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import add
 from typing import Any, Final
 
-from attrs import define, evolve
+from graceful.control.totals import Picture
 
-from graceful.control.counters import BOUNDS, CLASSES
-
-Picture = dict[str, Any]  # what a worker says of itself, as JSON has said it
-
-#: The lengths of the rows of a histogram: a worker of a version with others is left out of the sums.
-_SHAPE: Final = [len(BOUNDS) + 2] * len(CLASSES)
 #: States of a listening socket; of several workers the last one in this order counts.
 _RANK: Final = ("closed", "paused", "open")
-
-
-@define
-class Totals:
-    """Everything that is counted, and only grows.
-
-    :ivar finished, taken_down: exchanges.
-    :ivar drained: those that have finished since a drain began.
-    :ivar abandoned: threads.
-    :ivar downloaded: bytes.
-    :ivar ended: rows as in :mod:`graceful.control.counters`; None if nobody has counted.
-    """
-
-    finished: int = 0
-    taken_down: int = 0
-    drained: int = 0
-    abandoned: int = 0
-    downloaded: int = 0
-    ended: list[list[float]] | None = None
-
-    def plus(self, pictures: Iterable[Picture]) -> Totals:
-        """These, and what more workers have counted."""
-        total = evolve(self)
-        for picture in pictures:
-            total._add(picture)
-        return total
-
-    def _add(self, picture: Picture) -> None:
-        tally = picture.get("tally") or {}
-        self.finished += picture.get("finished", 0)
-        self.taken_down += picture.get("taken_down", 0)
-        self.drained += (picture.get("drain") or {}).get("finished", 0)
-        self.abandoned += tally.get("abandoned", 0)
-        self.downloaded += tally.get("downloaded", 0)
-        rows: list[list[float]] | None = tally.get("ended")
-        if rows is not None and [len(row) for row in rows] == _SHAPE:
-            before = self.ended or [[0] * size for size in _SHAPE]
-            self.ended = [list(map(add, old, new)) for old, new in zip(before, rows, strict=True)]
 
 
 def named(pid: int, exchange: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +41,17 @@ def phases(tallies: Iterable[dict[str, Any]], known: Iterable[str]) -> dict[str,
         for phase, count in tally.get("phases", {}).items():
             counts[phase] = counts.get(phase, 0) + count
     return counts
+
+
+def certificates(pictures: Iterable[Picture]) -> list[dict[str, Any]]:
+    """Each certificate once: the one that ends first, if workers have different ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for picture in pictures:
+        for one in picture.get("certificates") or ():
+            other = found.get(one["file"])
+            if other is None or one["ends"] < other["ends"]:
+                found[one["file"]] = one
+    return list(found.values())
 
 
 def sockets(pictures: Iterable[Picture], seen: Iterable[str]) -> dict[str, str]:

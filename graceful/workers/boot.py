@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from graceful.workers.reading import read_what_comes
 from graceful.workers.worker import WorkerProcess, WorkerState
 
 #: Seconds that a worker which does not serve yet has to end after SIGTERM, before it is killed.
@@ -28,20 +29,7 @@ def wait_until_ready(coming: Callable[[], Sequence[WorkerProcess]]) -> bool:
     while len(coming()) == count:
         if all(worker.state != WorkerState.STARTING for worker in coming()):
             return True
-        readers = {
-            reader.fileno(): reader
-            for worker in coming()
-            for reader in (worker.channel, worker.child)
-            if reader.fileno() >= 0
-        }
-        poll = select.poll()
-        for descriptor in readers:
-            poll.register(descriptor, select.POLLIN)
-        for descriptor, _ in poll.poll():
-            if (
-                readers[descriptor].fileno() == descriptor
-            ):  # handling one event may have closed the reader of the next
-                readers[descriptor].doRead()
+        read_what_comes(reader for worker in coming() for reader in (worker.channel, worker.child))
     return False
 
 

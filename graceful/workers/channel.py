@@ -5,13 +5,16 @@
     supervisor                                          worker
     ──────────                                          ──────
     sockets  {protocol, sockets: [...], pid}   ──▶      adopts them, imports the application
-                                               ◀──      ready
+                                               ◀──      ready {moves}
     accept                                     ──▶      begins to accept
                                                ◀──      accepts
     sockets  {sockets: [...]}                  ──▶      accepts from these too: their worker is gone
     release  {keys: [...]}                     ──▶      lets go of these: another one accepts
+    take     {pid}                             ──▶      takes in the connections of that process (two descriptors)
+    give                                       ──▶      gives its connections, once succeeded (one descriptor)
     succeeded {pid, handed: [...],             ──▶      another process accepts from these: let go of them, drain
-               alone: [...]}                            of what is left, these it alone holds
+               alone: [...], served: [...]}             of what is left, these it alone holds; connections to the
+                                                        rest may move, as those to the handed ones
                                                ◀──      closing: may I?
     close    {alone: [...]}                    ──▶      these it alone holds: closes them with care
                                                ◀──      closed
@@ -19,7 +22,8 @@
                                                ◀──      failed {why}, instead of ready
 
 Each end learns of the other's death when the channel closes.  A worker may be of another release than its supervisor,
-which stays for years: `protocol` says whether they understand each other.
+which stays for years: `protocol` says whether they understand each other, and `moves` whether the worker knows `take`
+and `give`.
 """
 
 from __future__ import annotations
@@ -136,6 +140,11 @@ class Channel:
         """
         return self._descriptors.popleft() if self._descriptors else None
 
+    def drop_descriptors(self) -> None:
+        """Close those that have come with messages, and were not taken."""
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+
     def _receive(self) -> None:
         data, descriptors = receive(self._socket, A_READ, AT_ONCE)
         self._descriptors.extend(descriptors)
@@ -212,5 +221,4 @@ class Channel:
         if self._reactor is not None and self.open:
             self._reactor.removeReader(self)
         self._socket.close()
-        while self._descriptors:
-            os.close(self._descriptors.popleft())
+        self.drop_descriptors()

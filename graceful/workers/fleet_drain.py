@@ -1,10 +1,10 @@
-"""The way out of all workers together: side by side, with one deadline, and the worst of their exit statuses.
+"""The drain of all workers: side by side, with one deadline, and the worst of their exit statuses.
 
-Each worker drains by itself, as any instance does.  What they cannot do by themselves is to close a socket: the
-supervisor holds it as well.  So a worker that has come so far asks, and the supervisor lets go of its own copies
-before it gives the word, unless a sibling still accepts from them; then the worker is the only one, and closes with
-care.  That an address is `closed` is said when nobody accepts there any more, once, by the supervisor: a successor
-may start at that word.
+Each worker drains by itself, as any instance does.  But it cannot close a socket by itself, since the supervisor
+holds the socket as well.  So a worker asks before it closes.  The supervisor first closes its own copies, unless a
+sibling still accepts from them, and then answers.  Now the worker is the only holder, and closes with care.  The
+supervisor logs once that an address is `closed`, when no process accepts there any more: a successor may start at
+that line.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from graceful.drain import DrainResult, State
+from graceful.logs.attempt import attempt
 from graceful.process.exit import ABANDONED, FINISHED, TAKEN_DOWN
 from graceful.sockets.binding import BoundSocket
+from graceful.takeover.connection_links import Link, make_links
 from graceful.workers.slot_sockets import HeldSocket, SlotSockets
 from graceful.workers.worker import WorkerProcess, WorkerState
 from graceful.workers.worker_pool import WorkerPool
@@ -56,7 +59,7 @@ class FleetDrain:
         self._on_state = on_state
         self._on_gone = on_gone
         self._said: set[str] = set()  # addresses that were said to be closed
-        self._finished = self._taken_down = self._abandoned = 0
+        self._finished = self._taken_down = self._abandoned = self._moved = 0
         self._worst = FINISHED
         self._reports: list[str] = []
         self.state = State.SERVING
@@ -98,12 +101,15 @@ class FleetDrain:
             self._enter(State.CLOSING)
         taken = [bound.socket for bound in handed]
         theirs = [one for one in self._sockets.kept if one.bound.socket in taken]
-        for name in dict.fromkeys(one.bound.name for one in theirs):
+        names = list(dict.fromkeys(one.bound.name for one in theirs))
+        for name in names:
             log.info("socket {name} handed to {pid}", name=name, pid=pid)
         for one in self._sockets.kept:
             one.let_go(unlink=one not in theirs)
         for worker in [*self._pool.serving(), *self._pool.coming()]:
-            worker.succeeded(pid, [one for one in worker.sockets if one in theirs], self._alone(worker, theirs))
+            has = [one for one in worker.sockets if one in theirs]
+            served = [one for one in worker.sockets if one not in theirs and one.bound.name in names]
+            worker.succeeded(pid, has, self._alone(worker, theirs), served)
         for worker in self._pool.waiting_to_close:  # those, too, that have been replaced meanwhile
             worker.close(0, self._alone(worker, theirs))
         self._pool.waiting_to_close.clear()
@@ -135,7 +141,7 @@ class FleetDrain:
         """
         for worker in self._pool.workers():
             if worker.state != WorkerState.STARTING:
-                worker.ask("POST", target, values).addErrback(self._not_obeyed, worker, otherwise)
+                maybeDeferred(worker.ask, "POST", target, values).addErrback(self._not_obeyed, worker, otherwise)
 
     def _not_obeyed(self, failure: Any, worker: WorkerProcess, otherwise: signal.Signals) -> None:
         if worker.state == WorkerState.GONE:
@@ -153,7 +159,7 @@ class FleetDrain:
     def _enter(self, state: State) -> None:
         if state != self.state:
             self.state = state
-            self._on_state(state)
+            attempt(self._on_state, state)
 
     # -- the sockets, for a takeover ----------------------------------------------------------------------
 
@@ -164,6 +170,8 @@ class FleetDrain:
     def rebind(self, known: Sequence[BoundSocket]) -> None:
         """Take note of what has become known about sockets."""
         self._sockets.rebind(known)
+        for worker in self._pool.workers():
+            worker.say_ours()
 
     def hand_sockets(self, handed: Sequence[BoundSocket], pid: int) -> None:
         """Do nothing yet: the workers let go of the sockets in :meth:`succeeded`, which is called next."""
@@ -171,6 +179,18 @@ class FleetDrain:
     def foreign(self) -> list[str]:
         """Returns no endpoint: a supervisor binds nothing that it cannot hand over."""
         return []
+
+    def links(self, count: int) -> list[Link]:
+        """Make links on which the workers' connections move to another instance.
+
+        :param count: of its processes, each of which gets as many links as the others, one after the other.
+        :raises OSError: there are no descriptors left.
+        """
+        givers = [worker for worker in self._pool.serving() if worker.moves]
+        givers += [worker for worker in self._pool.leaving if worker.taker is not None]  # its taker leaves, too
+        return make_links(
+            givers[number % len(givers)].link for number in range(max(count, len(givers)) if givers else 0)
+        )
 
     # -- what happens -------------------------------------------------------------------------------------
 
@@ -216,6 +236,7 @@ class FleetDrain:
             self._taken_down += int(word.get("taken_down", 0))
             self._abandoned += int(word.get("abandoned", 0))
             self._reports += [str(report) for report in word.get("reports", ())]
+            self._moved += _moved(word)
         self._taken_down += worker.lost
         if worker.has_served and status is not None and (status > 0 or (word is None and status < 0)):
             self._worst = max(self._worst, status if status in (TAKEN_DOWN, ABANDONED) else TAKEN_DOWN)
@@ -259,14 +280,21 @@ class FleetDrain:
         assert self.began is not None
         seconds = self.clock.seconds() - self.began
         log.info(
-            "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned",
+            "drained in {seconds:.1f} s: {finished} finished, {taken} taken down, {abandoned} abandoned{moved}",
             seconds=seconds,
             finished=self._finished,
             taken=self._taken_down,
             abandoned=self._abandoned,
+            moved=f", {self._moved} connections moved" if self._moved else "",
         )
         taken = TAKEN_DOWN if self._taken_down else FINISHED
         worst = max(self._worst, taken, ABANDONED if self._abandoned else FINISHED)
         self._on_gone(
             DrainResult(worst, seconds, self._finished, self._taken_down, self._abandoned, tuple(self._reports))
         )
+
+
+def _moved(word: dict[str, Any]) -> int:
+    """Returns how many connections have moved from a worker, by its last word."""
+    picture = word.get("picture")
+    return int(picture.get("moved", {}).get("out", 0)) if isinstance(picture, dict) else 0

@@ -7,7 +7,7 @@ which they are gone; what is left of them even then (a process that was stopped,
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -16,11 +16,13 @@ from graceful.control.health import Health
 from graceful.drain import State
 from graceful.logs import twistd_log
 from graceful.process.exit import EXIT_SECONDS, LastLimit
+from graceful.workers.aggregate import certificates
 from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.fleet_status import FleetStatus
 from graceful.workers.rolling_restart import RollingRestart
 from graceful.workers.worker import WorkerState
 from graceful.workers.worker_client import OBEYED_IN
+from graceful.workers.worker_count import WorkerCount
 from graceful.workers.worker_pool import WorkerPool
 
 #: Seconds that a supervisor gives its workers beyond their own last limit, behind which stands their kernel timer.
@@ -38,6 +40,9 @@ class FleetOrders:
     :param health: of the supervisor's own doors.
     :param last: of the supervisor's process.
     :param rolling_restart: replaces the workers by those of the next release.
+    :param worker_count: changes the number of workers.
+    :param stop_ordered: is called at each order to stop.
+    :param logs_reopened: is called when the logs of an instance that does not drain have been opened again.
     """
 
     def __init__(
@@ -48,6 +53,9 @@ class FleetOrders:
         health: Health,
         last: LastLimit,
         rolling_restart: RollingRestart,
+        worker_count: WorkerCount,
+        stop_ordered: Callable[[], object],
+        logs_reopened: Callable[[], object],
     ) -> None:
         self._pool = pool
         self._fleet_drain = fleet_drain
@@ -55,6 +63,9 @@ class FleetOrders:
         self._health = health
         self._last = last
         self._rolling_restart = rolling_restart
+        self._worker_count = worker_count
+        self._stop_ordered = stop_ordered
+        self._logs_reopened = logs_reopened
 
     @property
     def draining(self) -> bool:
@@ -115,6 +126,7 @@ class FleetOrders:
 
     def stop(self, quiet: bool, deadline: float | None = None) -> None:
         """Begin to drain."""
+        self._stop_ordered()
         self._ensure_limit()
         self._fleet_drain.begin(quiet, deadline)
 
@@ -137,10 +149,30 @@ class FleetOrders:
         """Replace all workers by those of the next release, one at a time."""
         self._rolling_restart.begin()
 
+    def set_workers(self, count: int) -> dict[str, Any]:
+        """Have this number of workers.
+
+        :raises OrderRefused: the number cannot be had.
+        """
+        before = self._worker_count.set(count)
+        return {"workers": count, "before": before}
+
+    def change_workers(self, by: int) -> None:
+        """Have more workers by this number, or fewer if it is negative; a refusal is logged."""
+        self._worker_count.change(by)
+
+    def reload_certificates(self) -> Deferred[dict[str, Any]]:
+        """Have each worker load its certificates again; fires with what they say together."""
+        workers = [worker for worker in self._pool.workers() if worker.state != WorkerState.STARTING]
+        asked = [worker.ask("POST", "/reload-certificates", {}, OBEYED_IN) for worker in workers]
+        return DeferredList(asked, consumeErrors=True).addCallback(_together)
+
     def reopen_logs(self) -> None:
         """Open the log files again by their paths, here and in each worker."""
         twistd_log.reopen()
         self._signal(signal.SIGUSR1)
+        if not self.draining:
+            self._logs_reopened()
 
     def log_in_flight(self) -> None:
         """Have each worker log what it has in flight."""
@@ -151,3 +183,14 @@ class FleetOrders:
             # A signal that has no handler yet would kill.
             if worker.state not in (WorkerState.STARTING, WorkerState.READY):
                 worker.send_signal(number)
+
+
+def _together(answers: list[tuple[bool, Any]]) -> dict[str, Any]:
+    """Returns what workers have said of their certificates, each line once."""
+    said = [told for good, told in answers if good]
+    refused = [why for told in said for why in told["refused"]]
+    refused += [failure.getErrorMessage() for good, failure in answers if not good]
+    return {
+        "certificates": certificates({"certificates": told["certificates"]} for told in said),
+        "refused": list(dict.fromkeys(refused)),
+    }

@@ -1,8 +1,9 @@
-"""How several workers are, as one: what a supervisor says when it is asked for its status.
+"""The status of a supervisor: the statuses of all its workers, put together.
 
-It has the keys that a plain instance's has, so that nothing which reads a status has to know how many processes
-serve; beside them it has `workers`.  Who asks for it is told a fresh one, as soon as all workers have answered, or
-have had their time for that; who looks on, and who is answered within an order, is told what they have said last.
+A program that reads a status does not have to know how many processes serve.  So the supervisor's status has the keys
+of a single process's, and one more, `workers`.  A client that asks for the status gets a fresh one, as soon as all
+workers have answered, or their time for that is over.  The live status page and the answer to an order have what the
+workers last told.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from graceful._version import __version__
 from graceful.control.client import ClientError
 from graceful.control.health import Health
 from graceful.control.status import ExitTime, HasSuccessor, StateHistory, rotation_of
+from graceful.control.totals import Picture, Totals
 from graceful.process.exit import latest_exit
+from graceful.process.interpreter import is_compiled
 from graceful.web.exchange import PHASES
-from graceful.workers.aggregate import Picture, merged, named, phases, sockets, sums
+from graceful.workers.aggregate import certificates, merged, named, phases, sockets, sums
 from graceful.workers.status_poller import SAID_IN, Known, PolledWorker, StatusPoller, refused
 from graceful.workers.worker import WorkerState
 from graceful.workers.worker_client import OBEYED_IN
 
-#: The state of a worker that has not answered in time, or what cannot be understood.
+#: The state of a worker that has not answered in time, or whose answer cannot be understood.
 SILENT: Final = "silent"
 
-#: What is told of each worker as it tells it.
+#: The keys of a worker's status that its row in `workers` repeats.
 TOLD: Final = (
     "since",
     "in_flight_count",
@@ -44,7 +47,7 @@ TOLD: Final = (
 
 
 def memory_of(pid: int) -> int | None:
-    """How many bytes of memory a process holds; None if that cannot be known (proc(5), statm)."""
+    """Returns the resident memory of a process, in bytes; None if it cannot be read (proc(5), statm)."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
@@ -54,37 +57,42 @@ def memory_of(pid: int) -> int | None:
 
 @define(eq=False)
 class FleetStatus(StateHistory):
-    """Says how all workers are together; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
+    """Puts the statuses of all workers together; a :class:`graceful.control.status.StatusSource`.  Reactor thread.
 
-    :param settings: of the supervisor.
-    :param poller: what is known of the workers.
-    :param memory: how many bytes a process holds.
-    :ivar health: what the supervisor's own sites tell a balancer; None while it starts.
-    :ivar exit_time: says when the supervisor is gone; None for as soon as all workers are.
+    :param settings: the settings of the supervisor.
+    :param poller: knows the last status of each worker.
+    :param fork_servers: returns the processes that workers are forked from.
+    :param memory: returns the memory of a process in bytes, by its id.
+    :ivar health: the health that the supervisor's own sites tell a balancer; None while it starts.
+    :ivar exit_time: knows when the supervisor has ended; None while it starts, when :attr:`at_most` counts instead.
     """
 
     poller: StatusPoller = field(kw_only=True)
+    fork_servers: Callable[[], list[dict[str, Any]]] = field(default=list, kw_only=True)
     memory: Callable[[int], int | None] = field(default=memory_of, kw_only=True)
     health: Health | None = None
     exit_time: ExitTime | None = None
     _sockets: dict[str, str] = field(factory=dict)
 
     def read_from(self, health: Health, exit_time: ExitTime, takeover: HasSuccessor) -> None:
-        """Read these from now on: the supervisor is put together."""
+        """Set what the status is read from, once the supervisor is complete."""
         self.health, self.exit_time, self.takeover = health, exit_time, takeover
 
     def _drain_begins(self) -> None:
         self.poller.drain()
 
-    # -- what is known ------------------------------------------------------------------------------------
+    # -- the last known status ----------------------------------------------------------------------------
 
     def _pictures(self) -> list[Picture]:
         return [known.picture for _, known in self.poller.all() if known.picture]
 
     def _left(self, key: str) -> list[float]:
-        """What each worker has said that it has left, seconds; in a drain less what has passed since.
+        """Returns the seconds that remain for each worker: those that it told, less the seconds since then.
 
-        One that has not said anything since the drain began may never do so again: its time passes, too.
+        The seconds of a worker that has not answered since the drain began count from that beginning: it may never
+        answer again.
+
+        :param key: the key of the seconds in a worker's status.
         """
         now, found = self.poller.clock.seconds(), []
         began = now if self.poller.began is None else self.poller.began
@@ -102,28 +110,25 @@ class FleetStatus(StateHistory):
 
     @property
     def latest_exit(self) -> float:
-        """In how many seconds the supervisor is gone in any case; before a drain, from its beginning."""
+        """Seconds until the supervisor has ended in any case; before a drain, counted from its beginning."""
         return self.exit_time.latest_exit() if self.exit_time is not None else self.at_most
 
     @property
     def at_most(self) -> float:
-        """In how many seconds all workers are gone in any case, by what they have said; in a signal handler, too."""
+        """Seconds until all workers have ended in any case, by what they told.  Also read in a signal handler."""
         usual = 0.0 if self.draining else latest_exit(self.settings.lame_duck, self.settings.deadline)
         return max(self._left("latest_exit"), default=usual)
 
     @property
     def in_flight_count(self) -> int:
-        """How many exchanges are in flight."""
+        """The number of exchanges in flight in all workers."""
         return sum(picture["in_flight_count"] for picture in self._pictures())
-
-    def count(self) -> None:
-        """Workers count by themselves."""
 
     def snapshot(self, limit: int | None = None) -> dict[str, Any]:
         """Returns the whole status as it is known, ready for JSON."""
         pictures, deadline, ending = self._pictures(), self.deadline, self.ending
         totals = self.poller.carried.plus(pictures)
-        # That all are closed the supervisor knows before anybody has told it again.
+        # The supervisor knows that all sockets are closed before the workers' next statuses tell it.
         self._sockets = sockets(pictures if not self.state.closed else (), self._sockets)
         return {
             "pid": os.getpid(),
@@ -131,10 +136,12 @@ class FleetStatus(StateHistory):
             "since": self._states[-1]["since"],
             "deadline": round(deadline, 3) if deadline is not None else None,
             "sockets": [{"name": name, "state": state} for name, state in self._sockets.items()],
+            "certificates": certificates(pictures),
             "in_flight": merged((one for picture in pictures for one in picture["in_flight"]), limit),
             "in_flight_count": self.in_flight_count,
             "threads": sums(pictures, "threads", ("busy", "size", "queued")),
             "connections": sums(pictures, "connections", ("idle", "busy")),
+            "moved": {"in": totals.moved_in, "out": totals.moved_out},
             "finished": totals.finished,
             "taken_down": totals.taken_down,
             "latest_exit": round(self.latest_exit, 3),
@@ -145,11 +152,13 @@ class FleetStatus(StateHistory):
             "exit_status": ending.exit_status if ending is not None else None,
             "app_version": self.settings.app_version or None,
             "version": __version__,
+            "compiled": is_compiled(),
             "workers": [self._shown(worker, known) for worker, known in self.poller.all()],
+            "fork_servers": self.fork_servers(),
         }
 
     def _shown(self, worker: PolledWorker, known: Known) -> dict[str, Any]:
-        """A worker, with what is known of it; null where nothing is."""
+        """Returns the row of a worker in `workers`; null where a value is not known."""
         state = worker.state if worker.state == WorkerState.STARTING else known.picture.get("state", worker.state)
         return {
             "number": worker.number,
@@ -160,26 +169,33 @@ class FleetStatus(StateHistory):
         }
 
     def recently_ended(self) -> Sequence[dict[str, Any]]:
-        """The last exchanges that ended since the way out began, newest first."""
+        """Returns the last exchanges that ended in the drain, newest first."""
         return self.poller.ended
+
+    def totals(self) -> Totals:
+        """Returns what all workers have counted, as far as it is known, also those that have ended."""
+        pictures = self._pictures()  # which carries over those that have just ended
+        return self.poller.carried.plus(pictures)
 
     def _with_counters(self, limit: int | None) -> Picture:
         pictures = self._pictures()
         totals = self.poller.carried.plus(pictures)
         tallies = [picture["tally"] for picture in pictures if picture.get("tally")]
         tally = {
+            "backlog": [queue for one in tallies for queue in one.get("backlog", ())],
             "phases": phases(tallies, PHASES),
             "queue_oldest": max((one.get("queue_oldest", 0.0) for one in tallies), default=0.0),
             "abandoned": totals.abandoned,
             "downloaded": totals.downloaded,
             "ended": totals.ended,
+            "waited": totals.waited,
         }
         return {**self.snapshot(limit), "ended": list(self.recently_ended()), "tally": tally}
 
-    # -- what has to be asked for -------------------------------------------------------------------------
+    # -- statuses for which the workers are asked ---------------------------------------------------------
 
     def fresh_snapshot(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
-        """Returns the whole status as soon as all workers have answered, or have had their time for that."""
+        """Returns the whole status as soon as all workers have answered, or their time for that is over."""
         return self.poller.fresh(limit).addCallback(lambda ignored: self.snapshot(limit))
 
     def snapshot_with_counters(self, limit: int | None = None) -> Deferred[dict[str, Any]]:
@@ -187,7 +203,10 @@ class FleetStatus(StateHistory):
         return self.poller.fresh(limit).addCallback(lambda ignored: self._with_counters(limit))
 
     def exchanges(self, limit: int | None = None) -> Deferred[list[dict[str, Any]]]:
-        """What is in flight now, oldest first, each with the stack of its thread; null if its worker is silent."""
+        """Returns the exchanges in flight, oldest first, each with its thread's stack; null if its worker is silent.
+
+        :param limit: how many to return at most; None for all.
+        """
         how = "" if limit is None else f"?limit={limit}"
 
         def known_of(known: Known) -> list[dict[str, Any]]:
@@ -210,7 +229,7 @@ class FleetStatus(StateHistory):
         )
 
     def exchange(self, which: str) -> dict[str, Any] | Deferred[dict[str, Any] | None] | None:
-        """One of them by its id; None if that is not in flight."""
+        """Returns the exchange in flight with an id; None if there is none."""
         worker, number = self._find(which)
         if worker is None:
             return None
@@ -230,7 +249,7 @@ class FleetStatus(StateHistory):
         return said.addErrback(_not_found, [])
 
     def _find(self, which: str) -> tuple[PolledWorker | None, str]:
-        """The worker that an id names, and the number that the exchange has there."""
+        """Returns the worker that an exchange's id names, and the exchange's number in that worker."""
         pid, _, number = which.partition("-")
         if number.isascii() and number.isdigit():
             for worker, _ in self.poller.all():
@@ -240,5 +259,5 @@ class FleetStatus(StateHistory):
 
 
 def _not_found(failure: Failure, instead: Any) -> Any:
-    """What is said instead, if a worker does not know an exchange."""
+    """Returns `instead` if the worker does not know the exchange; else the failure."""
     return instead if refused(failure, 404) else failure

@@ -1,10 +1,9 @@
-"""The supervisor, as its worker sees it: it provides the sockets, and is asked before they are closed.
+"""The supervisor, as its worker sees it: it provides the sockets, and the worker asks before it closes them.
 
-A worker is started by its supervisor's own command line; what makes it a worker is one variable of its environment.
-Its sockets are held by the supervisor, too, so that none of them is ever without a holder while a worker is replaced
-or has been killed.  That is why a worker may not close them as it likes: while the supervisor holds one, the kernel
-goes on completing connections for it, which nobody would accept.  So it asks before, and is told which are its alone
-by then.
+A worker is started by its supervisor's own command line; one variable of its environment makes it a worker.  The
+supervisor holds the worker's sockets, too, so that each has a holder while a worker is replaced or has been killed.
+Therefore a worker may not close a socket as it likes: while the supervisor holds it, the kernel completes connections
+for it, which no process would accept.  So the worker asks before, and the answer tells which sockets it holds alone.
 
 If the supervisor is gone, this worker would be neither replaced nor stopped: it drains, as at SIGTERM.
 """
@@ -15,13 +14,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from graceful.process.parent_death import end_with_parent, outlive_parent
+from graceful.sockets.address import parse
 from graceful.sockets.binding import BoundSocket
+from graceful.takeover.connection_links import BadLinks, Link, read_links
 from graceful.workers.channel import PROTOCOL, Channel, ChannelLost
 
 log = Logger(namespace="graceful")
@@ -34,16 +36,26 @@ VARIABLE: Final = "GRACEFUL_WORKER"
 GETS_IN: Final = 30.0
 
 
+#: Characters of an import's error, and names of changed files, that are passed on.
+LONGEST_ERROR: Final = 16_000
+MOST_FILES: Final = 5
+
+
 class ParentError(Exception):
     """There is no working for this supervisor.  Its text is one line for the operator."""
 
 
 class Held:
-    """A listening socket of a worker, with the number that the supervisor has given it."""
+    """A listening socket of a worker.
 
-    def __init__(self, key: int, bound: BoundSocket) -> None:
+    :param key: the number that the supervisor has given it.
+    :ivar ours: no process outside of the instance holds it.
+    """
+
+    def __init__(self, key: int, bound: BoundSocket, ours: bool) -> None:
         self.key = key
         self.bound = bound
+        self.ours = ours
 
 
 class ParentListener(Protocol):
@@ -58,41 +70,76 @@ class ParentListener(Protocol):
     def release(self, bound: Sequence[BoundSocket]) -> None:
         """Let go of these sockets: another process accepts from them."""
 
-    def succeeded(self, pid: int, handed: Sequence[BoundSocket], alone: Sequence[BoundSocket]) -> None:
+    def give_connections(self, sock: socket.socket) -> None:
+        """Give connections to the process at the other end of a socket, once another process accepts."""
+
+    def take_connections(self, link: Link) -> None:
+        """Take in the connections of a process that leaves."""
+
+    def show_broken(self, text: str | None) -> None:
+        """Show browsers why newer code cannot be imported; None if it can."""
+
+    def succeeded(
+        self,
+        pid: int,
+        handed: Sequence[BoundSocket],
+        alone: Sequence[BoundSocket],
+        served: Sequence[BoundSocket],
+    ) -> None:
         """Drain, since another process accepts.
 
         :param pid: that process.
         :param handed: the sockets that it has.
         :param alone: the sockets that no other process has.
+        :param served: sockets that it does not have, and whose address it serves.
         """
 
-    def supervisor_lost(self) -> None:
-        """Stop: the supervisor is gone."""
+    def supervisor_lost(self, ours: Sequence[BoundSocket]) -> None:
+        """Stop: the supervisor is gone.
+
+        :param ours: the sockets that no process outside of this instance holds.
+        """
 
 
 class Parent:
     """A worker's slot.  Main thread; from `watch` on, the reactor thread.
 
     :param said: what the environment says.
+    :param end_with: has the kernel end this process with the supervisor, whose number it is given, while the
+        application is imported; returns False if there is no such parent.
+    :param outlive: takes that back.
     :ivar number: of the slot, from 1.
     :ivar directory: of the release that it is to run; None if the command line names none.
     :ivar control: a connected socket, on which the supervisor looks and gives orders.
     :ivar supervisor: its process.
+    :ivar error: why the application cannot be imported, with the stack; set before :meth:`failed`.
     """
 
-    def __init__(self, said: str) -> None:
+    def __init__(
+        self,
+        said: str,
+        end_with: Callable[[int], bool] = end_with_parent,
+        outlive: Callable[[], object] = outlive_parent,
+    ) -> None:
+        self._end_with = end_with
+        self._outlive = outlive
         try:
             slot = json.loads(said)
             self.number = int(slot["number"])
             self.directory: str | None = slot["directory"]
-            line, self.control = (_socket(int(slot[name])) for name in ("line", "control"))
+            line, self.control = (inherited(int(slot[name])) for name in ("line", "control"))
         except (KeyError, TypeError, ValueError, OSError):
             raise ParentError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
         self.supervisor = 0
+        self.error = ""
         self._listener: ParentListener
         self._channel = Channel(line)
         self._held: list[Held] = []
         self._asking: Deferred[tuple[int, list[BoundSocket]]] | None = None
+
+    def fileno(self) -> int:
+        """Returns the descriptor of the channel to the supervisor."""
+        return self._channel.fileno()
 
     # -- start --------------------------------------------------------------------------------------------
 
@@ -113,7 +160,10 @@ class Parent:
                 if len(self._take(message)) < len(message["sockets"]):
                     raise ChannelLost("it may not have that many open files: raise the limit")
                 if not message.get("more"):
-                    return [held.bound for held in self._held]
+                    break
+            if not self._end_with(self.supervisor):
+                raise ChannelLost(f"the supervisor, process {self.supervisor}, has ended")
+            return [held.bound for held in self._held]
         except (ChannelLost, KeyError, TypeError, ValueError) as error:
             raise ParentError(f"worker {self.number} gets no sockets: {error}") from None
 
@@ -127,7 +177,7 @@ class Parent:
             adopted = socket.socket(fileno=descriptor)
             adopted.setblocking(False)
             # The supervisor holds it, too, and its path is not ours to remove.
-            taken.append(Held(int(one["key"]), BoundSocket(str(one["name"]), adopted, shared=True)))
+            taken.append(Held(int(one["key"]), _bound(one, adopted), bool(one.get("ours"))))
         self._held = [held for held in self._held if held.bound.socket.fileno() >= 0] + taken
         return [held.bound for held in taken]
 
@@ -143,8 +193,7 @@ class Parent:
 
     def failed(self, why: str) -> None:
         """Say why this worker cannot start; into the log, if the supervisor cannot be reached."""
-        if not self._channel.send("failed", why=why):
-            print(f"graceful: worker {self.number}: {why}", file=sys.stderr)
+        say_failed(self._channel, f"worker {self.number}", why, self.error)
 
     def watch(self, reactor: Any, listener: ParentListener) -> None:
         """Say that everything is imported and built, and listen from now on.
@@ -154,7 +203,8 @@ class Parent:
         self._listener = listener
         self._channel.on_message, self._channel.on_close = self._on_message, self._on_close
         self._channel.watch(reactor)
-        self._channel.send("ready")
+        self._outlive()
+        self._channel.send("ready", moves=True)
 
     # -- while it serves ----------------------------------------------------------------------------------
 
@@ -162,11 +212,15 @@ class Parent:
         """Say that this worker accepts."""
         self._channel.send("accepts")
 
+    def changed(self, files: Sequence[str]) -> None:
+        """Say that files of the application have changed."""
+        self._channel.send("changed", files=list(files)[:MOST_FILES])
+
     def may_close(self) -> Deferred[tuple[int, list[BoundSocket]]]:
         """Ask before the sockets are closed.
 
-        :returns: fires with the process that accepts instead (0: nobody, they are to be closed with care), and with
-            the sockets that nobody else holds any more.
+        :returns: fires with the process that accepts instead (0 if there is none: close the sockets with care), and
+            with the sockets that no other process holds any more.
         """
         asking: Deferred[tuple[int, list[BoundSocket]]] = Deferred()
         if not self._channel.open:
@@ -181,8 +235,13 @@ class Parent:
         self._channel.send("closed")
 
     def gone(self, word: dict[str, Any]) -> None:
-        """Say how this worker has drained."""
+        """Say how this worker has drained.  Nothing that the supervisor says until it hears that is done any more."""
+        self._channel.on_message = self._refuse
         self._channel.send("gone", **word)
+
+    def _refuse(self, message: dict[str, Any]) -> None:
+        """Hang up on the processes that the supervisor has sent here: no event loop answers them."""
+        self._channel.drop_descriptors()
 
     def _on_message(self, message: dict[str, Any]) -> None:
         word = message["word"]
@@ -192,32 +251,71 @@ class Parent:
             self._listener.accept_more(self._take_more(message))
         elif word == "release":
             self._listener.release(self._of(message.get("keys", [])))
+        elif word == "ours":
+            for held in self._held:
+                held.ours = held.key in message.get("keys", [])
+        elif word == "give":
+            if (descriptor := self._channel.take_descriptor()) is not None:
+                self._listener.give_connections(socket.socket(fileno=descriptor))
+        elif word == "take":
+            self._take_connections(message)
+        elif word == "broken":
+            text = message.get("text")
+            self._listener.show_broken(None if text is None else str(text))
         elif word == "succeeded":
-            handed, alone = (self._of(message.get(which, [])) for which in ("handed", "alone"))
-            self._listener.succeeded(int(message["pid"]), handed, alone)
+            handed, alone, served = (self._of(message.get(which, [])) for which in ("handed", "alone", "served"))
+            self._listener.succeeded(int(message["pid"]), handed, alone, served)
         elif word == "close" and self._asking is not None:
             asking, self._asking = self._asking, None
             asking.callback((int(message.get("pid", 0)), self._of(message.get("alone", []))))
         # A word that this version does not know is for another one.
 
+    def _take_connections(self, message: dict[str, Any]) -> None:
+        found = [self._channel.take_descriptor() for _ in range(2)]
+        descriptors = [one for one in found if one is not None]
+        try:
+            (link,) = read_links([message], descriptors)
+        except BadLinks:
+            log.error("no connections move from process {pid}: too many open files", pid=message.get("pid"))
+            return
+        self._listener.take_connections(link)
+
     def _of(self, keys: Sequence[int]) -> list[BoundSocket]:
         return [held.bound for held in self._held if held.key in keys and held.bound.socket.fileno() >= 0]
 
     def _on_close(self) -> None:
+        ours = [held.bound for held in self._held if held.ours and held.bound.socket.fileno() >= 0]
         if self._asking is not None:
             asking, self._asking = self._asking, None
-            asking.callback((0, []))
+            asking.callback((0, ours))
         log.error(
             "the supervisor, process {pid}, is gone: worker {number} stops", pid=self.supervisor, number=self.number
         )
-        self._listener.supervisor_lost()
+        self._listener.supervisor_lost(ours)
 
     def close(self) -> None:
         """Hang up."""
         self._channel.close()
 
 
-def _socket(descriptor: int) -> socket.socket:
+def _bound(said: dict[str, Any], adopted: socket.socket) -> BoundSocket:
+    """Returns a socket as the supervisor describes it; an older one does not say what is spoken there."""
+    endpoint = said.get("endpoint")
+    return BoundSocket(str(said["name"]), adopted, shared=True, address=parse(str(endpoint)) if endpoint else None)
+
+
+def say_failed(channel: Channel, who: str, why: str, error: str) -> None:
+    """Say why a process cannot start to the supervisor; into the log, if that cannot be reached.
+
+    :param who: names the process in the log.
+    :param error: why the application cannot be imported, with the stack; empty if that is not why.
+    """
+    more: dict[str, Any] = {"error": error[:LONGEST_ERROR]} if error else {}
+    if not channel.send("failed", why=why, **more):
+        print(f"graceful: {who}: {why}", file=sys.stderr)
+
+
+def inherited(descriptor: int) -> socket.socket:
     """A descriptor that was inherited; our own children must not have it."""
     os.set_inheritable(descriptor, False)
     return socket.socket(fileno=descriptor)

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from graceful.workers.fleet_status import memory_of
 from graceful.workers.worker import WorkerProcess
-from graceful.workers.worker_pool import ANOTHER, STOPPING, WorkerPool
+from graceful.workers.worker_pool import ANOTHER, REMOVED, STOPPING, WorkerPool
 
 log = Logger(namespace="graceful")
 
@@ -90,7 +90,7 @@ class Recycling:
         return None
 
     def _tell(self, why_not: str | None, worker: WorkerProcess) -> None:
-        if why_not not in (None, ANOTHER, STOPPING):
+        if why_not not in (None, ANOTHER, REMOVED, STOPPING):
             self._wait = PAUSE
             log.error(
                 "worker {number}, process {pid}, goes on: {why}", number=worker.number, pid=worker.pid, why=why_not

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from graceful.process.origin import Origin
@@ -26,15 +26,27 @@ class RollingRestart:
     :param pool: whose workers.
     :param origin: how the supervisor was started; its paths are resolved again for each deploy.
     :param may_not: says why there can be no deploy now, or None.
+    :param ended: called when a deploy has ended, with None or the reason why it has failed.
+    :param preload: has a release imported, for all of its workers; returns why none of them could import it, or None.
     :ivar release: what is served.
     """
 
-    def __init__(self, pool: WorkerPool, origin: Origin, release: Origin, may_not: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        origin: Origin,
+        release: Origin,
+        may_not: Callable[[], str | None],
+        ended: Callable[[str | None], object] = lambda why: None,
+        preload: Callable[[Origin], Deferred[str | None]] = lambda release: succeed(None),
+    ) -> None:
         self._pool = pool
         self._origin = origin
         self._may_not = may_not
         self.under_way = False
         self.release = release
+        self._ended = ended
+        self._preload = preload
 
     def begin(self) -> None:
         """Deploy what the paths lead to now, unless that is under way."""
@@ -53,33 +65,45 @@ class RollingRestart:
         )
 
     async def _roll(self, release: Origin) -> None:
+        failed: str | None = STOPPING
         self.under_way = True
         try:
-            why, replaced = await self._forward(release)
-            if why is None:
-                self.release = release
-                log.info("deployed: all workers run {new}", new=release.application)
-                return
-            if why == STOPPING:
-                log.info("no deploy: {why}", why=why)
-                return
-            log.error(
-                "no deploy: {why}; {back}",
-                why=why,
-                back=f"back to the old release in {len(replaced)}" if replaced else "the old release serves on",
-            )
-            whys = [await self._pool.replace(slot, self.release) for slot in replaced]
-            why = next((why for why in whys if why is not None), None)
-            if why is not None and why != STOPPING:
-                log.critical("no way back in all places: {why}", why=why)
-            elif replaced and why is None:
-                log.info("all workers run {old} again", old=self.release.application)
+            failed = await self._replace_all(release)
         finally:
             self.under_way = False
+            self._ended(failed)
+
+    async def _replace_all(self, release: Origin) -> str | None:
+        """Replace all workers, or none for long.  Returns why they were not replaced."""
+        failed, replaced = await self._forward(release)
+        if failed is None:
+            self.release = release
+            log.info("deployed: all workers run {new}", new=release.application)
+        elif failed == STOPPING:
+            log.info("no deploy: {why}", why=failed)
+        else:
+            await self._back(failed, replaced)
+        return failed
+
+    async def _back(self, failed: str, replaced: list[Slot]) -> None:
+        log.error(
+            "no deploy: {why}; {back}",
+            why=failed,
+            back=f"back to the old release in {len(replaced)}" if replaced else "the old release serves on",
+        )
+        whys = [await self._pool.replace(slot, self.release) for slot in replaced]
+        why = next((why for why in whys if why is not None), None)
+        if why is not None and why != STOPPING:
+            log.critical("no way back in all places: {why}", why=why)
+        elif replaced and why is None:
+            log.info("all workers run {old} again", old=self.release.application)
 
     async def _forward(self, release: Origin) -> tuple[str | None, list[Slot]]:
         """Replace one worker after the other.  Returns why one could not be replaced, and the slots that were."""
         replaced: list[Slot] = []
+        why = await self._preload(release)
+        if why is not None:
+            return why, replaced
         for slot in self._pool.slots:
             why = await self._pool.replace(slot, release)
             if why is not None:

@@ -63,6 +63,7 @@ class Slot:
     :ivar again: the timer that starts another worker.
     :ivar late: the timer that kills `coming` unless it accepts before.
     :ivar awaited: fires when a replacement accepts, or cannot.
+    :ivar removed: there are fewer workers now; what is in it comes to its end, and nothing is started.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Slot:
     again: IDelayedCall | None = None
     late: IDelayedCall | None = None
     awaited: Deferred[str | None] | None = None
+    removed: bool = False
 
     @property
     def empty(self) -> bool:

@@ -7,7 +7,12 @@ the supervisor holds them all, and a sibling accepts for a worker that is gone u
 process of the same user may bind the same address with that option; so the first is bound without it, which fails if
 the address is taken, and gets it afterwards.
 
-Unix sockets, and sockets that come from outside (`fd:`, `systemd:`), are one for all.
+Unix sockets, and sockets that come from outside (`fd:`, `systemd:`), are one for all.  So are the sockets of a slot
+that has been removed: to close one would reset the connections that the kernel is completing for it.
+
+A port below 1024 takes root to bind, and the kernel gives an address to the sockets of one user only.  So a
+supervisor that is to become another user first binds more sockets than it has slots.  They do not listen: no
+connection comes to them until a slot is added, and to listen takes no privilege.
 """
 
 from __future__ import annotations
@@ -16,12 +21,16 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, evolve, field
 
 from graceful.sockets.address import Address
-from graceful.sockets.binding import BindError, BoundSocket, bind, inode_of
+from graceful.sockets.binding import BindError, BoundSocket, bind
+from graceful.sockets.socket_file import inode_of
+
+#: The number of slots that there are sockets for if only root can bind them; or twice as many as at the start.
+RESERVED: Final = 64
 
 
 @define(eq=False)
@@ -29,7 +38,7 @@ class HeldSocket:
     """A listening socket that the supervisor holds.
 
     :ivar key: its number in messages to workers.
-    :ivar slot: the number of the slot that it belongs to; 0 if it is shared by all.
+    :ivar slot: the number of the slot that it belongs to; 0, or that of a removed slot, if it is shared by all.
     :ivar bound: the socket.
     """
 
@@ -71,6 +80,8 @@ class SlotSockets:
 
     count: int
     kept: list[HeldSocket] = field(factory=list)
+    _most: int | None = field(default=None, init=False)  # None: sockets can be bound at any time
+    _reserved: list[BoundSocket] = field(factory=list, init=False)
 
     def wanted(self, addresses: Sequence[Address]) -> list[Address]:
         """Returns the addresses, each once for every socket that it needs."""
@@ -113,13 +124,77 @@ class SlotSockets:
                 self.kept.append(HeldSocket(len(self.kept), slot if several else 0, bound))
                 undo(bound.close)
 
+    def reserve(self, undo: Any) -> None:
+        """Bind sockets for slots that may be added later, since it cannot be done then.  After `bind`.
+
+        :param undo: called with what closes a socket, should start-up fail.
+        """
+        self._most = max(RESERVED, 2 * self.count)
+        for first in self.own(1):
+            # What cannot be bound is missed when it is asked for, and not before.
+            with suppress(BindError):
+                for _ in range(self.count, self._most):
+                    self._reserved.append(_another(first.bound, None))
+                    undo(self._reserved[-1].close)
+
+    def release_reserved(self) -> None:
+        """Close what was bound for slots that may be added: there will be none."""
+        while self._reserved:
+            self._reserved.pop().socket.close()
+
     def of(self, slot: int) -> list[HeldSocket]:
         """Returns the open sockets that a slot's worker accepts from."""
-        return [one for one in self.kept if one.slot in (0, slot) and one.open]
+        return [one for one in self.kept if (one.slot in (0, slot) or one.slot > self.count) and one.open]
 
     def own(self, slot: int) -> list[HeldSocket]:
         """Returns the open sockets that only a slot's worker accepts from."""
         return [one for one in self.kept if one.slot == slot and one.open]
+
+    def check_room(self, count: int) -> None:
+        """Look whether there can be this number of slots.
+
+        :raises BindError: there cannot, since root has bound sockets for fewer; one line for the operator.
+        """
+        if self._most is not None and count > self._most and self.own(1):
+            raise BindError(
+                f"root has bound sockets for {self._most} workers; restart with --workers {count} for more"
+            )
+
+    def widen(self) -> None:
+        """Make room for one more slot: with a socket for each address that slots have their own sockets for.
+
+        :raises BindError: one line for the operator; the number of slots is as before.
+        """
+        number = self.count + 1
+        there = {one.bound.name for one in self.own(number)}  # from before the slot was removed
+        made: list[HeldSocket] = []
+        try:
+            for first in self.own(1):
+                address = first.bound.address
+                if first.bound.name not in there and address is not None:
+                    another = self._one_more(first.bound, address)
+                    made.append(HeldSocket(len(self.kept) + len(made), number, another))
+        except BindError as error:
+            for one in made:
+                one.bound.close()
+            raise BindError(f"{error}; restart with --workers {number} for more") from None
+        self.kept += made
+        self.count = number
+
+    def _one_more(self, first: BoundSocket, address: Address) -> BoundSocket:
+        """Returns a listening socket beside the first of an address: a reserved one if there is one."""
+        if self._most is None:
+            return _another(first, address)
+        found = next((one for one in self._reserved if one.name == first.name), None)
+        if found is None:
+            raise BindError(f"cannot listen on {first.name} with one more socket: all that root has bound are in use")
+        self._reserved.remove(found)
+        found.socket.listen(address.backlog)  # it has the address already
+        return found
+
+    def narrow(self) -> None:
+        """Remove the last slot: its sockets belong to all others now."""
+        self.count -= 1
 
     def open_sockets(self) -> list[BoundSocket]:
         """Returns all open sockets."""
@@ -137,8 +212,11 @@ class SlotSockets:
         return list(dict.fromkeys(one.bound.name for one in self.kept))
 
 
-def _another(first: BoundSocket, address: Address) -> BoundSocket:
-    """Bind one more socket to the address of the first."""
+def _another(first: BoundSocket, address: Address | None) -> BoundSocket:
+    """Bind one more socket to the address of the first.
+
+    :param address: says how to listen; None not to listen yet.
+    """
     other = socket.socket(first.socket.family, socket.SOCK_STREAM)
     try:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -146,7 +224,8 @@ def _another(first: BoundSocket, address: Address) -> BoundSocket:
         other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         other.setblocking(False)
         other.bind(first.socket.getsockname())
-        other.listen(address.backlog)
+        if address is not None:
+            other.listen(address.backlog)
     except OSError as error:
         other.close()
         raise BindError(

@@ -22,7 +22,8 @@ from twisted.python.failure import Failure
 
 from graceful.control.client import ANSWERS_IN, ClientError, ControlRefused
 from graceful.control.status import KEPT
-from graceful.workers.aggregate import Picture, Totals, named
+from graceful.control.totals import Picture, Totals
+from graceful.workers.aggregate import named
 from graceful.workers.worker import WorkerState
 
 log = Logger(namespace="graceful")

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -26,9 +26,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from graceful.control.client import ANSWERS_IN
+from graceful.humanize import ending
 from graceful.process.child import Child
 from graceful.process.origin import Origin
+from graceful.sockets.binding import BoundSocket
+from graceful.takeover.connection_links import Link, make_link
 from graceful.workers.channel import AT_ONCE, PROTOCOL, Channel
+from graceful.workers.fork_server import ForkedProcess
 from graceful.workers.parent import VARIABLE
 from graceful.workers.slot_sockets import HeldSocket
 from graceful.workers.worker_client import WorkerClient
@@ -66,11 +70,18 @@ class WorkerEvents(Protocol):
     def closing(self, worker: WorkerProcess) -> None:
         """The worker asks whether it may close its sockets, and waits for the answer."""
 
+    def changed(self, worker: WorkerProcess, files: list[str]) -> None:
+        """Files of the application that the worker runs have changed."""
+
     def closed(self, worker: WorkerProcess) -> None:
         """The worker has closed its sockets."""
 
     def ended(self, worker: WorkerProcess) -> None:
         """The process of the worker has ended."""
+
+
+def not_forked(release: Origin, number: int, line: int, control: int) -> None:
+    """Returns None: there is no process that has imported the release, to be forked."""
 
 
 @frozen
@@ -80,11 +91,14 @@ class SpawnContext:
     :ivar reactor: Twisted's.
     :ivar clock: monotonic.
     :ivar spawn: as :class:`subprocess.Popen`.
+    :ivar fork: makes the process from one that has imported the release, if there is such a one: see
+        :meth:`graceful.workers.preloading.Preloading.fork`.
     """
 
     reactor: Any
     clock: Any
     spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+    fork: Callable[[Origin, int, int, int], ForkedProcess | None] = not_forked
 
 
 class WorkerProcess:
@@ -101,8 +115,11 @@ class WorkerProcess:
     :ivar word: how it has ended, in its own words; None if it had no time for them.
     :ivar status: the exit status, negative for a signal; None while it lives.
     :ivar why: why it has not started, or what it was ended for; empty if nothing is known.
+    :ivar error: why it has not started, with the stack of the import; empty if that is not known.
     :ivar picture: what it was like when it was last asked; there when it has ended.
     :ivar closed: it has closed its sockets.
+    :ivar moves: its connections can move: its release knows how.
+    :ivar taker: takes its connections, now that it leaves; None if they stay.
     """
 
     def __init__(
@@ -119,9 +136,10 @@ class WorkerProcess:
         self.state = WorkerState.STARTING
         self.word: dict[str, Any] | None = None
         self.status: int | None = None
-        self.why = ""
+        self.why = self.error = ""
         self.picture: dict[str, Any] = {}
-        self.closed = False
+        self.closed = self.moves = False
+        self.taker: WorkerProcess | None = None
         self._events = events
         self._since: float | None = None
         self._until: float | None = None
@@ -135,7 +153,8 @@ class WorkerProcess:
                 control, its_control = socket.socketpair()
                 undo.callback(control.close)
                 with its_control:
-                    process = self._spawn(context.spawn, theirs.fileno(), its_control.fileno())
+                    line, order = theirs.fileno(), its_control.fileno()
+                    process = context.fork(release, number, line, order) or self._spawn(context.spawn, line, order)
             undo.callback(_end, process)
             self.pid = process.pid
             self.client = WorkerClient(context.reactor, context.clock, control)
@@ -189,7 +208,10 @@ class WorkerProcess:
                 "sockets",
                 [one.bound.socket.fileno() for one in some],
                 protocol=PROTOCOL,
-                sockets=[{"key": one.key, "name": one.bound.name} for one in some],
+                sockets=[
+                    {"key": one.key, "name": one.bound.name, "endpoint": _endpoint(one.bound), "ours": one.ours}
+                    for one in some
+                ],
                 more=first + AT_ONCE < len(sockets),
                 **values,
             )
@@ -210,16 +232,50 @@ class WorkerProcess:
         self.sockets = [one for one in self.sockets if one not in sockets]
         self.channel.send("release", keys=_keys(sockets))
 
-    def succeeded(self, pid: int, handed: Sequence[HeldSocket], alone: Sequence[HeldSocket] = ()) -> None:
+    def say_ours(self) -> None:
+        """Tell the worker which of its sockets no process outside of this instance holds."""
+        self.channel.send("ours", keys=_keys([one for one in self.sockets if one.ours]))
+
+    def say_broken(self, text: str | None) -> None:
+        """Tell the worker why the code that should replace it cannot be imported; None if it can."""
+        self.channel.send("broken", text=text)
+
+    def give_connections(self, sock: socket.socket) -> None:
+        """Tell the worker which process takes its connections: the one at the other end of a socket, closed here."""
+        with sock:
+            self.channel.send("give", [sock.fileno()])
+
+    def take_connections(self, link: Link) -> None:
+        """Tell the worker to take in the connections of another process; the link is closed here."""
+        try:
+            self.channel.send("take", link.descriptors(), pid=link.pid)
+        finally:
+            link.close()
+
+    def link(self) -> Link:
+        """Returns a link on which this worker's connections move.
+
+        :raises OSError: there are no descriptors left.
+        """
+        return make_link(self.child.fileno(), self.pid, self.give_connections)
+
+    def succeeded(
+        self,
+        pid: int,
+        handed: Sequence[HeldSocket],
+        alone: Sequence[HeldSocket] = (),
+        served: Sequence[HeldSocket] = (),
+    ) -> None:
         """Tell the worker to drain: another process accepts.
 
-        :param pid: that process.
-        :param handed: from these.
-        :param alone: of the others, what nobody else holds.
+        :param pid: the id of that process.
+        :param handed: the sockets from which it accepts.
+        :param alone: those of the other sockets that no other process holds.
+        :param served: those of the other sockets whose address that process serves on another socket.
         """
         if self.state == WorkerState.SERVING:
             self.state = WorkerState.LEAVING
-        self.channel.send("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone))
+        self.channel.send("succeeded", pid=pid, handed=_keys(handed), alone=_keys(alone), served=_keys(served))
 
     def close(self, pid: int, alone: Sequence[HeldSocket] = ()) -> None:
         """Tell the worker that it may close its sockets.
@@ -238,7 +294,8 @@ class WorkerProcess:
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal; its number cannot be another's before it was waited for."""
         if self.status is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.child.fileno(), number)
 
     def kill(self, why: str) -> None:
         """End it before it accepts, and believe nothing more of it.
@@ -255,15 +312,18 @@ class WorkerProcess:
         if word == "gone":
             self.word = message
         elif word == "failed":
-            self.why = str(message.get("why"))
+            self.why, self.error = str(message.get("why")), str(message.get("error") or "")
         elif self.state == WorkerState.GONE:
             pass  # it was about to, and has died
         elif word == "ready" and self.state == WorkerState.STARTING:
             self.state = WorkerState.READY
+            self.moves = message.get("moves") is True
             self._events.ready(self)
         elif word == "accepts" and self.state == WorkerState.READY:
             self.state, self._since = WorkerState.SERVING, self._clock.seconds()
             self._events.accepts(self)
+        elif word == "changed" and self.state == WorkerState.SERVING:
+            self._events.changed(self, [str(file) for file in message.get("files", ())])
         elif word == "closing":
             self._events.closing(self)
         elif word == "closed":
@@ -296,13 +356,18 @@ class WorkerProcess:
         if self.why:
             return self.why
         assert self.status is not None
-        return f"signal {-self.status}" if self.status < 0 else f"exit status {self.status}"
+        return ending(self.status)
+
+
+def _endpoint(bound: BoundSocket) -> str | None:
+    """Returns the `--listen` string of a socket, which says what is spoken there."""
+    return bound.address.text if bound.address is not None else None
 
 
 def _keys(sockets: Sequence[HeldSocket]) -> list[int]:
     return [one.key for one in sockets]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes] | ForkedProcess) -> None:
     process.kill()
     process.wait()

@@ -1,12 +1,12 @@
-"""Asking one worker: its control API over the one connection that a supervisor has to it.
+"""A client for the control API of one worker, over the supervisor's only connection to it.
 
-The small client of the `graceful` command waits for its answers.  A supervisor must not: it has several workers, and
-one of them may be stuck, or import its application, or be killed in mid-answer.  So each question is a Deferred, with
-a time after which nobody waits for it any more.  Questions are sent one at a time: what has been given up before it
-was sent is never sent, since an order must not be obeyed when it is long forgotten; and the answer to what has been
-sent is still read when nobody waits for it, so that it is not taken for the next one's.
+The client of the `graceful` command blocks until it has its answer.  A supervisor must not block: it has several
+workers, and one of them may be stuck, or import its application, or be killed in mid-answer.  So each question is a
+Deferred with a time-out.  Questions are sent one at a time.  A question that times out before it was sent is never
+sent, since an order must not be obeyed when it is long forgotten.  If it times out after it was sent, its answer is
+still read, so that it is not taken for the answer to the next question.
 
-Do not ask for what is answered late by design (`/wait`, `/events`): everything else would stand behind it.
+Do not ask for what is answered late by design (`/wait`, `/events`): all other questions would wait behind it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ LARGEST: Final = 64 << 20
 
 @define(eq=False)
 class _Question:
-    """What is asked.
+    """One question to the worker.
 
-    :ivar request: as it is sent.
-    :ivar answer: fires with what is said; it has fired already if nobody waits for it any more.
+    :ivar request: the bytes to send.
+    :ivar answer: fires with the decoded answer; it has fired already if the question has timed out.
     """
 
     request: bytes

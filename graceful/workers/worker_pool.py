@@ -1,7 +1,8 @@
 """The workers of an instance: one in each slot, which accepts from the sockets of that slot.
 
-Whatever takes a worker away (a crash, a signal from somebody, a new release, the number of its requests), the pool
-does the same: it starts another worker, and when that accepts, the former one drains.
+A worker may have to be replaced for many reasons: a crash, a signal from another process, a new release, the number
+of its requests.  The pool always does the same: it starts another worker, and when that accepts, the former one
+drains, and its connections move to that one.
 
     start ─▶ coming ─ready─▶ told to accept ─accepts─▶ the slot's worker ─another one accepts─▶ leaving ─▶ gone
 """
@@ -17,18 +18,21 @@ from twisted.logger import Logger
 
 from graceful.process.origin import Origin
 from graceful.workers.boot import ENDS_IN, terminate, wait_until_ready
-from graceful.workers.slot import Slot
+from graceful.workers.slot import Backoff, Slot
+from graceful.workers.slot_keepers import SlotKeepers
 from graceful.workers.slot_sockets import SlotSockets
 from graceful.workers.worker import SpawnContext, WorkerProcess, WorkerState
+from graceful.workers.worker_takers import WorkerTakers
 
 log = Logger(namespace="graceful")
 
 
-#: Why there is no replacement, though nothing went wrong.
+#: The reasons that :meth:`WorkerPool.replace` gives for no replacement, although nothing has failed.
 STOPPING: Final = "it is stopping"
 ANOTHER: Final = "another replacement is wanted"
+REMOVED: Final = "there are fewer workers now"
 
-#: Seconds within which a signal that a worker has got may reach us, too: systemd sends it to all processes of a unit.
+#: Seconds within which the signal that a worker got may reach the supervisor: systemd sends it to all of a unit.
 SAME_SIGNAL: Final = 2.0
 
 
@@ -37,7 +41,7 @@ class CannotStart(Exception):
 
 
 class DrainEvents(Protocol):
-    """What the pool reports once all workers drain."""
+    """Is told what the workers do once all of them drain."""
 
     def closing(self, worker: WorkerProcess) -> None:
         """A worker asks whether it may close its sockets, and waits for the answer."""
@@ -50,7 +54,7 @@ class DrainEvents(Protocol):
 
 
 class PoolListener(Protocol):
-    """The supervisor, as its pool of workers sees it.  Reactor thread."""
+    """Is told what becomes of the workers; the supervisor.  Reactor thread."""
 
     def all_accept(self) -> None:
         """All workers accept for the first time."""
@@ -61,6 +65,9 @@ class PoolListener(Protocol):
     def worker_lost(self, worker: WorkerProcess) -> None:
         """A worker that has served has died without a last word."""
 
+    def files_changed(self, files: list[str]) -> None:
+        """Files of the application have changed."""
+
     def hopeless(self, why: str) -> None:
         """No worker can serve any more."""
 
@@ -68,17 +75,16 @@ class PoolListener(Protocol):
 class WorkerPool:
     """All workers of an instance; a :class:`graceful.workers.worker.WorkerEvents`.  Reactor thread.
 
-    :param sockets: from which the workers accept.
-    :param release: what the workers are to run.
+    :param sockets: the sockets from which the workers accept.
+    :param release: the release that the workers run.
     :param context: the reactor, the clock and the function that starts a process.
-    :param timeout: seconds that a worker has, from its start until it accepts.
-    :param most_leaving: how many may drain in one slot at a time; one more, and the oldest takes down what it has.
+    :param timeout: seconds that a worker has from its start until it accepts.
+    :param most_leaving: workers that may drain in one slot at a time; with more, the oldest takes down its exchanges.
     :param listener: is told what becomes of the workers.
     :ivar away: whether the workers are to be out of the rotation of a balancer.
-    :ivar slots: by their numbers.
     :ivar waiting_to_close: the workers that have asked whether they may close their sockets.
     :ivar leaving: the workers that drain, oldest first.
-    :ivar fleet_drain: is told what happens once all workers drain; None before.
+    :ivar fleet_drain: is told what the workers do once all of them drain; None before.
     """
 
     def __init__(
@@ -99,13 +105,20 @@ class WorkerPool:
         self._opened = False
         self._why = ""  # why the last worker has ended
         self.away = False
-        self.slots = [Slot(number, release) for number in range(1, sockets.count + 1)]
+        self._slots = [Slot(number, release) for number in range(1, sockets.count + 1)]
         self.leaving: list[WorkerProcess] = []
         self.waiting_to_close: list[WorkerProcess] = []
+        self._keepers = SlotKeepers(sockets, self)
+        self._takers = WorkerTakers(self)
         self._listener = listener
         self.fleet_drain: DrainEvents | None = None
 
     # -- the workers -------------------------------------------------------------------------------------
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots, in the order of their numbers, without those that have been removed."""
+        return [slot for slot in self._slots if not slot.removed]
 
     def workers(self) -> list[WorkerProcess]:
         """Returns all workers by their slots, and in a slot the youngest first."""
@@ -117,17 +130,18 @@ class WorkerPool:
 
     def coming(self) -> list[WorkerProcess]:
         """Returns the workers that are being started."""
-        return [slot.coming for slot in self.slots if slot.coming is not None]
+        return [slot.coming for slot in self._slots if slot.coming is not None]
 
-    def _slot(self, worker: WorkerProcess) -> Slot:
-        return self.slots[worker.number - 1]
+    def slot_of(self, worker: WorkerProcess) -> Slot:
+        """Returns the slot that a worker works in."""
+        return self._slots[worker.number - 1]
 
     # -- before the reactor runs --------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start a worker for each slot, and wait until all are ready to accept.  Blocks.
 
-        :raises CannotStart: a worker has ended instead.
+        :raises CannotStart: a worker could not be started, or has ended before it was ready.
         """
         for slot in self.slots:
             try:
@@ -138,7 +152,7 @@ class WorkerPool:
             raise CannotStart(self._why)
 
     def abandon(self) -> None:
-        """End the workers that have not begun to accept, since start-up has failed.  Blocks, briefly."""
+        """End the workers that do not accept yet, since the start-up has failed.  Blocks, briefly."""
         terminate(self.coming())
 
     # -- coming -------------------------------------------------------------------------------------------
@@ -188,17 +202,23 @@ class WorkerPool:
 
     def accepts(self, worker: WorkerProcess) -> None:
         """The new worker accepts; drain the one it replaces."""
-        slot = self._slot(worker)
+        slot = self.slot_of(worker)
         slot.not_late()
         former, slot.worker, slot.coming = slot.worker, worker, None
-        if self.fleet_drain is not None:  # the drain has told it to end, a moment too late
+        if self.fleet_drain is not None:  # the drain has told the new worker to end a moment too late
             self.leaving += [former] if former is not None else []
             return
         log.info("worker {number}, process {pid}, accepts", number=slot.number, pid=worker.pid)
-        self._relieve_keeper(slot)
+        if slot.removed:  # it was told to accept a moment before
+            slot.worker = None
+            self._leave(worker, os.getpid())
+            return
+        self._keepers.relieve(slot)
+        self._keepers.set_right(worker)
         if former is not None:
             self._leave(former, worker.pid)
-        self._cover_empty_slots()
+        self._takers.move_on()
+        self._keepers.cover_empty_slots()
         if not self._opened and len(self.serving()) == len(self.slots):
             self._opened = True
             self._listener.all_accept()
@@ -207,18 +227,19 @@ class WorkerPool:
     # -- going --------------------------------------------------------------------------------------------
 
     def _leave(self, worker: WorkerProcess, pid: int) -> None:
+        self._takers.move_connections(worker)
         worker.succeeded(pid, worker.sockets)
         self.leaving.append(worker)
-        self._forget_keeper(worker)
+        self._keepers.forget(worker)
         here = [one for one in self.leaving if one.number == worker.number]
         for oldest in here[: max(0, len(here) - self._most_leaving)]:
             oldest.ask("POST", "/hurry").addErrback(lambda failure: None)
 
     def closing(self, worker: WorkerProcess) -> None:
-        """The worker asks to close its sockets: it was told to stop, by us or by another process.
+        """The worker asks to close its sockets: it was told to stop, by the supervisor or by another process.
 
-        systemd sends SIGTERM to all processes of a unit, in any order.  Until we know, the worker
-        keeps accepting.
+        systemd sends SIGTERM to all processes of a unit, in any order.  The worker keeps accepting until it is clear
+        whether the supervisor has to stop as well.
         """
         if self.fleet_drain is not None:
             self.fleet_drain.closing(worker)
@@ -227,22 +248,30 @@ class WorkerPool:
             self._clock.callLater(SAME_SIGNAL, self._replace_stopped, worker)
 
     def _replace_stopped(self, worker: WorkerProcess) -> None:
-        """Replace a worker that another process has told to stop; it may close its sockets: we hold them, too."""
+        """Replace a worker that another process has told to stop.
+
+        The worker may close its sockets, since the supervisor holds them as well.
+        """
         if self.fleet_drain is not None:
             return
         self.waiting_to_close.remove(worker)
         if worker.state == WorkerState.GONE:
             return
         worker.close(os.getpid())
-        slot = self._slot(worker)
+        slot = self.slot_of(worker)
         if slot.worker is worker:
             slot.worker = None
             worker.state = WorkerState.LEAVING
             self.leaving.append(worker)
-            self._forget_keeper(worker)
-            self._cover_empty_slots()
+            self._keepers.forget(worker)
+            self._takers.move_on()
+            self._keepers.cover_empty_slots()
             why = "was told to stop by somebody else" if worker.channel.open else "can be heard no more"
             self._restart(slot, f"{worker}, {why}", worker.served_for)
+
+    def changed(self, worker: WorkerProcess, files: list[str]) -> None:
+        """Files of the application have changed."""
+        self._listener.files_changed(files)
 
     def closed(self, worker: WorkerProcess) -> None:
         """The worker has closed its sockets."""
@@ -254,7 +283,7 @@ class WorkerPool:
         self._listener.worker_ended(worker)
         if worker.has_served and worker.word is None:
             self._listener.worker_lost(worker)
-        slot = self._slot(worker)
+        slot = self.slot_of(worker)
         if worker in self.leaving:
             self.leaving.remove(worker)
         elif worker is slot.coming:
@@ -268,15 +297,16 @@ class WorkerPool:
         self._why = worker.why or f"{worker}, has ended with {worker.how()}"
         if not self._accepting:
             return
-        self._forget_keeper(worker)
-        self._cover_empty_slots()
+        self._keepers.forget(worker)
+        self._takers.move_on()
+        self._keepers.cover_empty_slots()
         self._replaced(slot, worker, worker.how())
         what = "has ended" if worker.has_served else "cannot start"
         self._restart(slot, f"{worker}, {what}: {worker.how()}", worker.served_for)
 
     def _restart(self, slot: Slot, what: str, served_for: float) -> None:
         """Start another worker after a pause, if the slot has none and none is coming."""
-        if not slot.empty or self.fleet_drain is not None:
+        if not slot.empty or slot.removed or self.fleet_drain is not None:
             return
         pause = slot.backoff.after(served_for)
         log.error(
@@ -290,27 +320,58 @@ class WorkerPool:
         if not self.serving() and not self.coming() and all(one.backoff.hopeless for one in self.slots):
             self._listener.hopeless(f"no worker can be started: {what}")
 
-    # -- siblings that accept for a slot without a worker -------------------------------------------------
+    # -- more slots, and fewer ----------------------------------------------------------------------------
 
-    def _forget_keeper(self, worker: WorkerProcess) -> None:
-        """Note that the slots which a worker accepted for are without a keeper."""
-        for slot in self.slots:
-            if slot.keeper is worker:
-                slot.keeper = None
+    def check_room(self, count: int) -> None:
+        """Look whether there can be sockets for this number of workers.
 
-    def _cover_empty_slots(self) -> None:
-        """Have a sibling accept for each slot without a worker: the one with the fewest sockets."""
-        siblings = [worker for worker in self.serving() if worker.state == WorkerState.SERVING]
-        for slot in self.slots:
-            if slot.worker is None and slot.keeper is None and siblings:
-                slot.keeper = keeper = min(siblings, key=lambda sibling: len(sibling.sockets))
-                keeper.accept_also(self._sockets.own(slot.number))
+        :raises BindError: there cannot; one line for the operator.
+        """
+        self._sockets.check_room(count)
 
-    def _relieve_keeper(self, slot: Slot) -> None:
-        """Have the keeper let go of the slot's sockets: the slot's own worker accepts from them."""
-        keeper, slot.keeper = slot.keeper, None
-        if keeper is not None:
-            keeper.release_sockets(self._sockets.own(slot.number))
+    def add_slot(self, release: Origin) -> None:
+        """Start one more worker; a sibling accepts for it until it does.
+
+        :param release: what it is to run.
+        :raises BindError: there is no socket for it; one line for the operator.
+        """
+        self._sockets.widen()
+        number = self._sockets.count
+        if len(self._slots) < number:
+            self._slots.append(Slot(number, release))
+        slot = self._slots[number - 1]
+        slot.removed, slot.release, slot.backoff = False, release, Backoff()
+        self._keepers.cover_empty_slots()
+        if slot.coming is None:
+            self._try_to_start(slot)
+
+    def remove_slot(self) -> None:
+        """Have the last worker drain; its siblings accept from its sockets, and its connections move to them."""
+        slot = self.slots[-1]
+        own = self._sockets.own(slot.number)
+        slot.removed = True
+        self._sockets.narrow()
+        for sibling in self.serving():
+            sibling.accept_also(own)
+        slot.keeper = None
+        slot.answer(REMOVED)
+        self._end_coming(slot)
+        former, slot.worker = slot.worker, None
+        if former is not None:
+            log.info(
+                "worker {number}, process {pid}, is one too many, and drains", number=slot.number, pid=former.pid
+            )
+            self._leave(former, os.getpid())
+            self._takers.move_on()
+            self._keepers.cover_empty_slots()
+
+    def _end_coming(self, slot: Slot) -> None:
+        """End what is pending in a slot: a worker that does not accept yet, or the wait for the next attempt."""
+        slot.not_again()
+        slot.not_late()
+        if slot.coming is not None:
+            slot.coming.send_signal(signal.SIGTERM)
+            slot.late = self._clock.callLater(ENDS_IN, self._too_late, slot, slot.coming)
 
     # -- replacing ----------------------------------------------------------------------------------------
 
@@ -320,10 +381,11 @@ class WorkerPool:
         return any(slot.coming is not None or slot.again is not None for slot in self.slots)
 
     def replace(self, slot: Slot, release: Origin | None = None) -> Deferred[str | None]:
-        """Start another worker in a slot, which takes over from the one that is there.
+        """Start another worker in a slot, which takes over from the present one.
 
-        :param release: what it is to run; by default, what runs there.
-        :returns: fires with None when the new worker accepts, or with why it does not; then the former one stays.
+        :param release: the release that the new worker runs; by default the slot's present one.
+        :returns: fires with None when the new worker accepts, or with the reason why it does not; then the former
+            worker stays.
         """
         if self.fleet_drain is not None:
             return succeed(STOPPING)
@@ -343,19 +405,15 @@ class WorkerPool:
         if worker.release is slot.release:
             slot.answer(why_not)
         else:
-            self._try_to_start(slot)  # this was another one, which was on its way already
+            self._try_to_start(slot)  # that worker was started before the caller wanted another release
 
     # -- the end ------------------------------------------------------------------------------------------
 
     def leave_with(self, fleet_drain: DrainEvents) -> None:
-        """Stop replacing workers, and end those that do not accept yet: all drain."""
+        """Stop replacing workers, and end those that do not accept yet, since all workers drain."""
         self.fleet_drain = fleet_drain
-        for slot in self.slots:
-            slot.not_again()
-            slot.not_late()
-            if slot.coming is not None:
-                slot.coming.send_signal(signal.SIGTERM)
-                slot.late = self._clock.callLater(ENDS_IN, self._too_late, slot, slot.coming)
+        for slot in self._slots:
+            self._end_coming(slot)
             slot.answer(STOPPING)
 
 

@@ -7,14 +7,18 @@ of a header field once for each spelling: a copy and a few entries are left for 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
+from graceful.web.body_stream import BodyStream
+from graceful.web.known_heads import KnownFields
 from graceful.wsgi.filewrapper import FileWrapper
 
 if TYPE_CHECKING:
-    from graceful.web.exchange import Carrier, Exchange
+    from graceful.web.carrier import Carrier
+    from graceful.web.exchange import Exchange
 
 _keys: dict[bytes, str] = {}
 _REMEMBERED: Final = 1024
@@ -30,12 +34,15 @@ def _key(name: bytes) -> str:
     return key
 
 
-def of_server() -> dict[str, Any]:
-    """What is the same for every request of this process."""
+def of_server(multiprocess: bool = False) -> dict[str, Any]:
+    """What is the same for every request of this process.
+
+    :param multiprocess: other processes call the same application at the same time.
+    """
     return {
         "wsgi.version": (1, 0),
         "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
+        "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,
         "wsgi.errors": sys.stderr,
         "wsgi.file_wrapper": FileWrapper,
@@ -46,7 +53,7 @@ def of_server() -> dict[str, Any]:
     }
 
 
-def of_connection(server: dict[str, Any], connection: Carrier) -> dict[str, Any]:
+def of_connection(server: dict[str, Any], connection: Carrier[Exchange]) -> dict[str, Any]:
     """What is the same for every request of a connection."""
     base = dict(server)
     host, port = connection.server
@@ -57,7 +64,21 @@ def of_connection(server: dict[str, Any], connection: Carrier) -> dict[str, Any]
     base["wsgi.url_scheme"] = connection.scheme
     if connection.scheme == "https":
         base["HTTPS"] = "on"
+    if connection.facts is not None:
+        base.update(connection.facts)
     return base
+
+
+def add_fields(environ: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Add what the fields of a head become."""
+    for name, value in headers:
+        key = _keys.get(name) or _key(name)
+        if key in environ:
+            # A list field that came in several lines is one list (RFC 9110 §5.3); cookies are joined their own way.
+            joint = "; " if key == "HTTP_COOKIE" else ","
+            environ[key] += joint + value.decode("latin-1")
+        else:
+            environ[key] = value.decode("latin-1")
 
 
 def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
@@ -65,7 +86,17 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
 
     :param base: what :func:`of_connection` made.
     """
-    environ = base.copy()
+    headers = exchange.headers
+    if type(headers) is KnownFields:
+        fields = headers.environ
+        if fields is None:
+            fields = {}
+            add_fields(fields, headers)
+            headers.environ = fields
+        environ = base | fields
+    else:
+        environ = base.copy()
+        add_fields(environ, headers)
     environ["graceful.exchange"] = exchange
     environ["REQUEST_METHOD"] = exchange.method
     environ["REQUEST_URI"] = path = exchange.target.decode("latin-1")
@@ -76,21 +107,12 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
     environ["PATH_INFO"] = path if path != "*" else ""
     if exchange.version != "1.1":
         environ["SERVER_PROTOCOL"] = "HTTP/1.0"
-    for name, value in exchange.headers:
-        key = _keys.get(name) or _key(name)
-        if key in environ:
-            # A list field that came in several lines is one list (RFC 9110 §5.3); cookies are joined their own way.
-            joint = "; " if key == "HTTP_COOKIE" else ","
-            environ[key] += joint + value.decode("latin-1")
-        else:
-            environ[key] = value.decode("latin-1")
     body = exchange.body
-    if body is None:
-        environ["wsgi.input"] = BytesIO()
-    else:
-        environ["wsgi.input"] = _input(body)
-        # If it came in chunks its length was not announced; all of it is here, so it is known.
-        environ.setdefault("CONTENT_LENGTH", str(exchange.received))
+    environ["wsgi.input"] = BytesIO() if body is None else _input(body)
+    if environ.pop("HTTP_TRANSFER_ENCODING", None) is not None:
+        # The chunks are decoded, so their coding is replaced by a length (RFC 9112 §7.1.3): an application that saw
+        # both would decode the body once more.  A Trailer field stays: its fields are in `graceful.trailers`.
+        environ["CONTENT_LENGTH"] = str(exchange.received)
     if exchange.trailers:
         environ["graceful.trailers"] = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in exchange.trailers]
     if exchange.connection.trusted:
@@ -108,7 +130,8 @@ def _from_proxy(environ: dict[str, Any], exchange: Exchange) -> None:
         environ["HTTP_X_REQUEST_ID"] = exchange.own_id
 
 
-def _input(body: list[bytes] | IO[bytes]) -> IO[bytes]:
+def _input(body: list[bytes] | IO[bytes] | BodyStream) -> IO[bytes]:
     if isinstance(body, list):
         return BytesIO(body[0] if len(body) == 1 else b"".join(body))
+    assert not isinstance(body, BodyStream)  # which only a root that reads it gets
     return body

@@ -6,19 +6,19 @@ from typing import Any
 
 from twisted.python.components import registerAdapter
 from twisted.web.resource import IResource
-from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface import implementer
 
 from graceful.threads.pool import Pool
 from graceful.threads.start import NoThread
+from graceful.web.application_resource import ApplicationResource
 from graceful.web.exchange import Exchange
 from graceful.web.interfaces import IHandler
 from graceful.wsgi.runner import Application
 
 
 @implementer(IResource, IHandler)
-class WSGIResource:
+class WSGIResource(ApplicationResource):
     """Serves a WSGI application, anywhere in a tree of resources.
 
     It has the signature of :class:`twisted.web.wsgi.WSGIResource`, which is recognised in a tree as well.
@@ -29,8 +29,8 @@ class WSGIResource:
     :param application: the application, as PEP 3333 has it.
     """
 
-    isLeaf = True
-    server: Any = None
+    known_as = "WSGIResource"
+    serves = "a WSGI application"
 
     def __init__(self, reactor: Any, threadpool: Any, application: Application) -> None:
         self.application = application
@@ -56,45 +56,19 @@ class WSGIResource:
         if not pool.offer(exchange):
             site.answer(exchange, 503)
 
-    def take(self, exchange: Exchange, prefix: list[bytes], rest: list[bytes]) -> None:
-        """Answer below a prefix, which the application sees as its `SCRIPT_NAME`."""
-        end = len(prefix)
-        while end and not prefix[end - 1]:
-            end -= 1  # an application at `a/` is seen at `a`, and asked for `/`
-        exchange.mount = _path(prefix[:end]), _path([*prefix[end:], *rest])
-        self.handle(exchange)
-
     def disconnected(self, exchange: Exchange) -> None:
-        """The thread will notice by itself when it has something to send."""
+        """Drop it if it still waits for a thread; a thread that works for it notices when it sends something."""
+        site, pool = self._known
+        if site is exchange.connection.site and pool is not None and pool.withdraw(exchange):
+            exchange.release()
 
     def parked(self, exchange: Exchange) -> bool:
         """A thread works for it, or will."""
         return False
 
-    # -- IResource, for trees that ask --------------------------------------------------------------------
-
-    def render(self, request: Any) -> int:
-        """Take the exchange over, from a resource that is wrapped around this one.
-
-        :raises RuntimeError: the request is stock Twisted's.
-        """
-        give_to = getattr(request.channel, "give_to", None)
-        if give_to is None:
-            raise RuntimeError("graceful's WSGIResource is served by graceful, not by twisted.web.server.Site")
-        give_to(self, request.prepath, request.postpath)
-        return NOT_DONE_YET
-
-    def getChildWithDefault(self, name: bytes, request: Any) -> Any:
-        """A leaf has no children."""
-        raise RuntimeError("a WSGI application has no child resources")
-
-    def putChild(self, path: bytes, child: Any) -> None:
-        """A leaf has no children."""
-        raise RuntimeError("a WSGI application has no child resources")
-
-
-def _path(segments: list[bytes]) -> str:
-    return b"".join(b"/" + segment for segment in segments).decode("latin-1")
+    def works_for(self, exchange: Exchange) -> bool:
+        """Return False: its thread works for it, or it waits in a queue, and those are asked themselves."""
+        return False
 
 
 def _recognise(resource: TwistedWSGIResource) -> WSGIResource:

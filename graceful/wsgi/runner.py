@@ -1,27 +1,31 @@
-"""One exchange in a thread of the pool: call the application, send what it gives, close what it gave.
+"""Runs a WSGI application for one exchange: calls it, sends its answer, and calls the answer's `close`.
 
-PEP 3333 lets an application answer in many ways (one list, an iterator, `write`, a second `start_response` with
-an error), fail in each of them, and promises it that `close` is called exactly once, whatever happens: also when
-the client has left.  And the wish of every other part of this server is that the thread is soon back.
+PEP 3333 lets an application answer in many ways (one list, an iterator, `write`, a second `start_response` with an
+error), and it may fail in each of them.  The server must call `close` exactly once, whatever happens, also when the
+client has left.  And the thread must soon be free again, since the application's threads are few.
 
-A takedown raises an exception in the thread, and only where the application runs: every way into its code sets
-`in_application`, and every way out of it unsets it and looks for a takedown (see :mod:`graceful.threads.async_exc`).
+A takedown raises an exception in the thread, but only while the thread runs the application's code.  So every way
+into that code sets `in_application`, and every way out of it unsets it and looks for a takedown (see
+:mod:`graceful.threads.async_exc`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from twisted.logger import Logger
 
 from graceful.application.current import set_current
-from graceful.application.deadlines import DeadlineExceeded, Takedown
-from graceful.reports.reporter import DEADLINE, ERROR, Reporter
+from graceful.application.deadlines import Takedown
+from graceful.reports.failed_answer import answer_failure
+from graceful.reports.reporter import ERROR, Reporter
 from graceful.threads.async_exc import NOTHING, clear_pending, set_exception
-from graceful.web.exchange import APPLICATION, SENDING, Disconnected, Exchange
-from graceful.web.site import RETRY_AFTER
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import APPLICATION, SENDING, Exchange
+from graceful.web.response_headers import ResponseFields
 from graceful.wsgi.environ import of_connection, of_request, of_server
 from graceful.wsgi.filewrapper import FileWrapper
 
@@ -34,13 +38,14 @@ Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
 class Runner:
-    """Runs WSGI applications: of each exchange, its handler's.
+    """Answers exchanges, each with the WSGI application of its handler.
 
-    :param reports: gets a report of each that fails.
+    :param reports: gets a report of each exchange that fails.
+    :param multiprocess: other processes call the same applications at the same time.
     """
 
-    def __init__(self, reports: Reporter | None = None) -> None:
-        self._server = of_server()
+    def __init__(self, reports: Reporter | None = None, multiprocess: bool = False) -> None:
+        self._server = of_server(multiprocess)
         self._reports = reports if reports is not None else Reporter()
 
     def __call__(self, exchange: Exchange) -> None:
@@ -58,45 +63,37 @@ class Runner:
         result: Iterable[bytes] | None = None
         handed_over: Callable[[], object] | None = None
         try:
-            environ = exchange.environ = of_request(base, exchange)
-            if exchange.mount is not None:
-                environ["SCRIPT_NAME"], environ["PATH_INFO"] = exchange.mount
-
-            def start_response(
-                status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
-            ) -> Callable[[bytes], None]:
-                was, exchange.in_application = exchange.in_application, False
-                try:
-                    if exchange.takedown is not None:
-                        clear_pending(exchange.takedown)
-                    if exchange.head is not None:
-                        _again(exchange, exc_info)
-                    exchange.start(status, headers)
-                finally:
-                    exchange.in_application = was
-                return exchange.push
-
-            # 1. Into the application's code, where a takedown may be raised.
-            exchange.in_application = True
-            result = exchange.handler.application(environ, start_response)
-            # 2. Out of it; then look for a takedown, and clear what has not been raised yet.
-            exchange.in_application = False
-            if exchange.takedown is not None:
-                clear_pending(exchange.takedown)
-            # 3. Send the answer; _send() goes into an iterator and out of it by the same steps.
-            if type(result) is list and len(result) == 1 and exchange.offer is None:
-                exchange.finish(result[0])
-            else:
-                handed_over = self._send(exchange, result)
+            try:
+                environ = exchange.environ = of_request(base, exchange)
+                if exchange.mount is not None:
+                    environ["SCRIPT_NAME"], environ["PATH_INFO"] = exchange.mount
+                start_response = partial(_start_response, exchange)  # half of what a nested function costs
+                # 1. Enter the application's code, where a takedown may be raised.
+                exchange.in_application = True
+                result = exchange.handler.application(environ, start_response)
+                # 2. Leave it; then look for a takedown, and clear an exception that has not been raised yet.
+                exchange.in_application = False
+                if exchange.takedown is not None:
+                    clear_pending(exchange.takedown)
+                # 3. Send the answer; _send() enters and leaves an iterator by the same steps.
+                if type(result) is list and len(result) == 1 and exchange.offer is None:
+                    exchange.finish(result[0])
+                else:
+                    handed_over = self._send(exchange, result)
+            except BaseException:
+                exchange.in_application = False  # CPython 3.10 looks for exceptions at the beginning of a handler,
+                raise  # so what it raises there, or here, gets to the next one
         except BaseException as error:
             exchange.in_application = False
             takedown = exchange.takedown
             if takedown is not None:
-                with takedown.lock:  # as clear_pending() does it, which must not be called here
+                # As clear_pending() does; its call here could raise the exception.
+                set_exception(takedown.thread, NOTHING)
+                with takedown.lock:
                     set_exception(takedown.thread, NOTHING)
-            self._failed(exchange, error)
+            answer_failure(exchange, error, self._reports)
         finally:
-            # 4. Close what the application gave, and cancel what it wanted to have called.
+            # 4. Call the answer's close(), and cancel the application's hooks.
             if exchange.phase == APPLICATION:
                 exchange.phase = SENDING
             if type(result) is not list:
@@ -106,16 +103,29 @@ class Runner:
             if exchange.hooks is not None:
                 for hook in exchange.hooks.copy():
                     hook.cancel()
-            exchange.environ = None  # which refers to the exchange
-            # 5. Let go: the event loop goes on with the answer, or the exchange is released.
+            exchange.environ = None  # it refers to the exchange, which would be a cycle
+            # 5. Leave the answer to the event loop, or release the exchange.
             if handed_over is not None:
                 handed_over()
             else:
                 exchange.release()
 
     @staticmethod
+    def give_up(exchange: Exchange) -> None:
+        """End an exchange that this class itself has failed to answer.  In the `except` block."""
+        exchange.in_application = False
+        exchange.environ = None
+        if not exchange.ended:
+            exchange.connection.site.fail(exchange)
+        elif not exchange.released:
+            exchange.release()
+
+    @staticmethod
     def _send(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
-        """Send an answer piece by piece.  Returns what hands it over to the event loop, if that takes it."""
+        """Send an answer piece by piece.
+
+        :returns: the function that begins a hand-over, if the event loop sends the answer; else None.
+        """
         write_token = exchange.connection.write_token
         if exchange.offer is not None or type(result) is FileWrapper:
             handed_over = _hand_over(exchange, result)
@@ -144,74 +154,68 @@ class Runner:
         return handed_over
 
     def _close(self, exchange: Exchange, close: Callable[[], object]) -> None:
-        """Close what the application gave."""
+        """Call the `close` of an answer, which is application code."""
         try:
-            exchange.in_application = True
-            close()
-            exchange.in_application = False
-            if exchange.takedown is not None:
-                clear_pending(exchange.takedown)
+            try:
+                exchange.in_application = True
+                close()
+                exchange.in_application = False
+                if exchange.takedown is not None:
+                    clear_pending(exchange.takedown)
+            except BaseException:
+                exchange.in_application = False  # as in __call__()
+                raise
         except BaseException as error:
             exchange.in_application = False
             takedown = exchange.takedown
             if takedown is not None:
+                set_exception(takedown.thread, NOTHING)
                 with takedown.lock:
                     set_exception(takedown.thread, NOTHING)
-                if isinstance(error, Takedown):
-                    return  # it has been said
+                if not isinstance(error, Takedown):
+                    log.info("{exchange}: the takedown ended in {error!r}", exchange=exchange, error=error)
+                return  # the takedown is in the log already, and has a report
             exchange.report = exchange.report or self._reports.new_id()
             log.failure(
                 "{exchange}: close() of the answer failed ({report})", exchange=exchange, report=exchange.report
             )
-            if not exchange.error:  # else there is a report of it already
+            if not exchange.error:  # else the exchange has a report already
                 exchange.error = 500
                 self._reports.failed(exchange, ERROR, error)
 
-    def _failed(self, exchange: Exchange, error: BaseException) -> None:
-        """The application raised: a 500, or, if its answer has begun, a body that is visibly cut."""
-        if isinstance(error, Disconnected):
-            exchange.abandon()
-            return
-        if exchange.takedown is not None:
-            # Its client has its answer.  What the takedown raised may come up as another exception of the code's.
-            exchange.abandon()
-            if not isinstance(error, Takedown):
-                log.info("{exchange}: the takedown ended in {error!r}", exchange=exchange, error=error)
-            return
-        exchange.report = exchange.report or self._reports.new_id()
-        if isinstance(error, DeadlineExceeded):
-            kind, status, extra = DEADLINE, 503, RETRY_AFTER
-            log.warn(
-                "{exchange} [{request}]: {error} ({report})",
-                exchange=exchange,
-                request=exchange.request_id,
-                error=error,
-                report=exchange.report,
-            )
-        else:
-            kind, status, extra = ERROR, 500, ""
-            log.failure(
-                "{exchange} [{request}]: the application failed ({report})",
-                exchange=exchange,
-                request=exchange.request_id,
-                report=exchange.report,
-            )
-        exchange.error = status
-        self._reports.failed(exchange, kind, error)
-        try:
-            exchange.fail(status, extra)
-        except Disconnected:
-            exchange.abandon()
-
 
 def _hand_over(exchange: Exchange, result: Iterable[bytes]) -> Callable[[], object] | None:
-    """Offer the answer to the event loop; once it has begun, it is too late for that."""
+    """Offer an answer to the event loop, unless it has begun.
+
+    :returns: the function that begins a hand-over; None if the thread has to send the answer.
+    """
     hand_over = exchange.connection.site.hand_over
-    return hand_over(exchange, result) if hand_over is not None and not exchange.begun else None
+    if hand_over is None or (exchange.begun and not exchange.resumes):
+        return None
+    return hand_over(exchange, result)
+
+
+def _start_response(
+    exchange: Exchange, status: str, headers: ResponseFields, exc_info: ExcInfo | None = None
+) -> Callable[[bytes], None]:
+    """PEP 3333's `start_response`: leaves the application's code, and enters it again."""
+    was, exchange.in_application = exchange.in_application, False
+    try:
+        if exchange.takedown is not None:
+            clear_pending(exchange.takedown)
+        if exchange.head is not None:
+            _again(exchange, exc_info)
+        exchange.start(status, headers)
+    finally:
+        exchange.in_application = was
+    return exchange.push
 
 
 def _again(exchange: Exchange, exc_info: ExcInfo | None) -> None:
-    """`start_response` was called a second time: only to report an error, and only before anything was sent."""
+    """Permit a second `start_response` only if it reports an error, and only before any byte was sent.
+
+    :raises AssertionError: it reports no error.
+    """
     if exc_info is None:
         raise AssertionError("start_response was called a second time without exc_info")
     exchange.offer = None

@@ -212,6 +212,12 @@ def not_modified(environ: Environ, start: Start) -> Iterable[bytes]:
     return []
 
 
+def lists(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Say the fields as a tuple of lists, where PEP 3333 asks for a list of tuples; `nr` tells heads apart."""
+    start("200 OK", (["Content-Type", "text/plain"], ["X-Number", query(environ)["nr"]], ["content-length", "5"]))
+    return [b"lists"]
+
+
 def spin(environ: Environ, start: Start) -> Iterable[bytes]:
     """Never end, in Python code."""
     while True:
@@ -243,6 +249,7 @@ PATHS: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/wrapped": wrapped,
     "/204": no_content,
     "/304": not_modified,
+    "/lists": lists,
     "/spin": spin,
 }
 

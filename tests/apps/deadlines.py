@@ -6,12 +6,22 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import basic
 
 import graceful
 
 DSN = os.environ.get("POSTGRES", "")
+if DSN or TYPE_CHECKING:  # at the start, since a request has not the time for it
+    import psycopg
+    import psycopg_pool
+    import sqlalchemy
+
+    from graceful.contrib.psycopg import Connection
+    from graceful.contrib.sqlalchemy import obey
+
 done: list[str] = []
 
 
@@ -73,11 +83,23 @@ def hook(environ: basic.Environ) -> str:
     return "not taken down"
 
 
+@cache
+def pool() -> psycopg_pool.ConnectionPool[Any]:
+    """One connection, which every query uses again."""
+    return psycopg_pool.ConnectionPool(DSN, connection_class=Connection, min_size=1, max_size=1, open=True)
+
+
+@cache
+def engine() -> sqlalchemy.Engine:
+    """The same by SQLAlchemy."""
+    made = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(DSN), pool_size=1)
+    obey(made)
+    return made
+
+
 def query(environ: basic.Environ) -> str:
     """A query that takes too long, by the bridge to psycopg."""
-    from graceful.contrib.psycopg import connect
-
-    with connect(DSN) as connection:
+    with pool().connection() as connection:
         say("queries")
         connection.execute("select pg_sleep(1000)")
     return "slept"
@@ -85,14 +107,7 @@ def query(environ: basic.Environ) -> str:
 
 def alchemy(environ: basic.Environ) -> str:
     """The same by SQLAlchemy."""
-    import psycopg
-    import sqlalchemy
-
-    from graceful.contrib.sqlalchemy import obey
-
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(DSN))
-    obey(engine)
-    with engine.connect() as connection:
+    with engine().connect() as connection:
         say("queries")
         connection.execute(sqlalchemy.text("select pg_sleep(1000)"))
     return "slept"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 
 import basic
 from basic import Environ, Start, query
+from event_tickets import send_event, tickets
 
 from graceful import Download, Parked
 
-tickets: dict[str, Parked] = {}
 gone: list[str] = []
 
 
@@ -44,7 +45,8 @@ def park(environ: Environ, start: Start) -> Iterable[bytes]:
     """Wait for news under a `name`, for at most `timeout` seconds."""
     asked = query(environ)
     name = asked["name"]
-    ticket = Parked(float(asked.get("timeout", "60")), at_drain(name, asked["drain"]) if "drain" in asked else None)
+    drain = at_drain(name, asked["drain"]) if "drain" in asked else None
+    ticket = Parked(float(asked.get("timeout", "60")), drain, move="move" in asked)
     ticket.gone.addCallback(lambda ignored: gone.append(name))
     tickets[name] = ticket
     if "now" in asked:
@@ -72,6 +74,15 @@ def events(environ: Environ, start: Start) -> Iterable[bytes]:
     return ticket
 
 
+def feed(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Wait for events under a `name`, also in the next process; tell at once what that is, and what it was asked."""
+    name = query(environ)["name"]
+    ticket = tickets[name] = Parked(60, move=True)
+    start("200 OK", [("Content-Type", "text/event-stream"), *ticket.headers])
+    ticket.send(f"data: {os.getpid()} {environ.get('HTTP_LAST_EVENT_ID')}\n\n".encode())
+    return ticket
+
+
 def answer(environ: Environ, start: Start) -> Iterable[bytes]:
     """Answer who waits under a `name`, and say whether it is in time."""
     asked = query(environ)
@@ -90,12 +101,7 @@ def broadcast(environ: Environ, start: Start) -> Iterable[bytes]:
 
 def send(environ: Environ, start: Start) -> Iterable[bytes]:
     """Send an event to who waits under a `name`; without a `body`, finish."""
-    asked = query(environ)
-    ticket = tickets.get(asked["name"])
-    if ticket is None:
-        in_time = False
-    else:
-        in_time = ticket.send(f"data: {asked['body']}\n\n".encode()) if "body" in asked else ticket.finish()
+    in_time = send_event(query(environ))
     start("200 OK", [("Content-Type", "text/plain")])
     return [str(in_time).encode()]
 
@@ -118,6 +124,7 @@ PATHS: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/redirect": redirect,
     "/park": park,
     "/events": events,
+    "/feed": feed,
     "/answer": answer,
     "/broadcast": broadcast,
     "/send": send,

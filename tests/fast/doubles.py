@@ -29,7 +29,8 @@ from graceful.web import body_spool as body_module
 from graceful.web.body_spool import Spooler
 from graceful.web.connection import Connection
 from graceful.web.exchange import Exchange
-from graceful.web.hub import Hub
+from graceful.web.hub import Batch, Hub
+from graceful.web.prefix_routes import PrefixRoutes
 from graceful.web.site import Site
 from graceful.web.timeouts import Sweep
 
@@ -106,6 +107,10 @@ class Handler:
     def parked(self, exchange: Exchange) -> bool:
         return self.parks
 
+    def works_for(self, exchange: Exchange) -> bool:
+        """Until the test has answered it."""
+        return not exchange.released
+
 
 class SlowDisk(Spooler):
     """The writer of request bodies, without its thread: it does its work when the test says so.
@@ -180,6 +185,9 @@ class Socket:
 
     def fileno(self) -> int:
         return self.real.fileno()
+
+    def getsockname(self) -> Any:
+        return self.real.getsockname()
 
     def recv(self, size: int) -> bytes:
         return self.real.recv(size)
@@ -289,24 +297,40 @@ class Engine:
     :param test: whose cleanup closes everything.
     :param record: called with each exchange that is finished.
     :param proxies: which proxies the site trusts.
+    :param batch: told of each batch of the hub.
     :param settings: of the site.
     :ivar disk: writes large bodies, when it is told to.
     """
 
     def __init__(
-        self, test: SynchronousTestCase, *, record: Any = None, proxies: Any = None, **settings: Any
+        self,
+        test: SynchronousTestCase,
+        *,
+        record: Any = None,
+        proxies: Any = None,
+        batch: Batch | None = None,
+        **settings: Any,
     ) -> None:
         self.test = test
         self.reactor = Reactor()
-        self.hub = Hub(self.reactor)
+        self.hub = Hub(self.reactor, batch)
         self.hub.start()
         self.handler = Handler()
         self.disk = SlowDisk(self.hub.call)
         test.patch(body_module, "tempfile", SimpleNamespace(TemporaryFile=self.disk.open))
-        self.site = Site(None, Settings(**settings), record=record, proxies=proxies, spooler=self.disk)
+        self.routes = PrefixRoutes()
+        self.site = Site(self.handler, Settings(**settings), record=record, proxies=proxies, spooler=self.disk)
         self.sweep = Sweep(self.site)
-        self.site.serve(self.handler)
         test.addCleanup(self.hub.stop)
+
+    def serve(self, handler: Any) -> None:
+        """Have another handler answer from now on, behind the routes that a test has added."""
+        self.site.handle = self.routes.before(handler.handle)
+
+    def route(self, prefix: str, answer: Callable[[Exchange], bool]) -> None:
+        """Have requests below a prefix answered before the handler is asked."""
+        self.routes.add(prefix, answer)
+        self.serve(self.handler)
 
     def connect(self, **options: Any) -> Client:
         """Connect a client."""
@@ -447,7 +471,7 @@ class Case(SynchronousTestCase):
         self.engine.turn()
 
     def nothing_left(self) -> None:
-        """Check that nobody knows any connection or exchange any more."""
+        """Check that no connection and no exchange is known any more."""
         self.engine.turn()
         self.assertEqual((self.engine.open, self.engine.in_flight), (0, []))
 

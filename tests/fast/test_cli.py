@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -49,9 +52,13 @@ class CommandLineTests(CommandTestCase):
     """The command line."""
 
     def test_version_is_the_one_that_a_server_reports(self) -> None:
-        """--version tells the version, the one that a server reports."""
+        """--version tells the version, the one that a server reports, and those of what it runs on."""
         self.assertEqual(self.run_command("--version"), 0)
-        self.assertEqual(self.out.getvalue(), f"graceful {graceful.__version__}\n")
+        self.assertRegex(
+            self.out.getvalue(),
+            rf"\Agraceful {re.escape(graceful.__version__)}, CPython 3\.\S+, Twisted [2-9]\S+, "
+            r"httptools 0\.[^\s,]+(, compiled)?\n\Z",
+        )
 
     def test_help_lists_exit_statuses(self) -> None:
         """--help tells how an instance is started, and what each exit status means."""
@@ -74,6 +81,35 @@ class CommandLineTests(CommandTestCase):
             self.assertEqual(self.run_command(*arguments), 2, arguments)
             self.assertIn("--help", self.one_line())
         self.assertEqual(self.out.getvalue(), "")
+
+
+class BrokenPipeTests(SynchronousTestCase):
+    """The reader of the output leaves."""
+
+    def test_every_command_ends_silently_when_nothing_reads_it(self) -> None:
+        """No traceback, and the status of an end by SIGPIPE, whatever the command writes, little or much."""
+        for arguments in (["--help"], ["--version"], ["status", "--help"], ["deploy", "x"], ["stop"], ["status"]):
+            for lines in (1, 100_000) if "help" not in str(arguments) else (1,):
+                with self.subTest((arguments, lines)):
+                    code = (
+                        "import sys; from importlib import import_module; import graceful.cli as cli\n"
+                        "def run(given):\n    print('line\\n' * int(sys.argv[1]))\n    return 0\n"
+                        "cli._lazily = lambda module, name: run\n"
+                        "sys.stdin.readline(); sys.exit(cli.main(sys.argv[2:]))"
+                    )
+                    process = subprocess.Popen(
+                        [sys.executable, "-c", code, str(lines), *arguments],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                    )
+                    assert process.stdout is not None
+                    process.stdout.close()
+                    process.stdout = None
+                    _, errors = process.communicate(b"\n", 60)
+                    # argparse leaves it at that if its own help cannot be written, where nothing is buffered.
+                    self.assertIn(process.returncode, (141,) if "-" not in arguments[-1] else (0, 141))
+                    self.assertEqual(errors, b"")
 
 
 class UnreachableTests(CommandTestCase):
@@ -117,7 +153,17 @@ class UnreachableTests(CommandTestCase):
         self.addCleanup(os.chdir, before)
         os.chdir(self.directory)
         self.run_command("status")
+        name_it = "; name another control socket by --control PATH or $GRACEFUL_CONTROL\n"
+        self.assertIn(f"/graceful.sock{name_it}", self.one_line())
+
+    def test_control_may_stand_before_the_command(self) -> None:
+        """Before the command or behind it, --control means the same; behind it counts if it is given twice."""
+        self.run_command("--control", os.path.join(self.directory, "typed"), "status")
+        self.assertIn("/typed\n", self.one_line())
+        self.run_command("--control", os.path.join(self.directory, "typed"), "status", "--control", self.path)
         self.assertIn("/graceful.sock\n", self.one_line())
+        self.assertEqual(self.run_command("--control", self.path, "deploy", "deploy.toml"), 2)
+        self.assertIn("deploy has no --control", self.one_line())
 
     def test_a_stale_file(self) -> None:
         """A socket file on which no process listens is no server."""

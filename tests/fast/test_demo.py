@@ -110,7 +110,7 @@ class RequestTests(SynchronousTestCase):
         """Browsers are told not to guess the stream's type, which would hold back its first lines."""
         self.assertEqual(Answer("/stream", "seconds=1").headers["X-Content-Type-Options"], "nosniff")
 
-    def test_default_times(self) -> None:
+    def test_by_default_the_slow_request_takes_20_s_and_the_stream_30_s(self) -> None:
         """Without a time the slow request takes 20 seconds, the stream 30."""
         self.assertEqual(Answer("/slow").slept, [20.0])
         self.assertEqual(Answer("/stream").slept, [1.0] * 30)

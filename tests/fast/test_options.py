@@ -67,7 +67,7 @@ class OptionsTestCase(SynchronousTestCase):
 class AcceptedTests(OptionsTestCase):
     """What can be typed, and what it means."""
 
-    def test_defaults(self) -> None:
+    def test_an_empty_command_line_gives_the_defaults(self) -> None:
         """An empty command line gives the settings' own defaults, the demo, and serving."""
         options = self.parsed()
         self.assertEqual(options.settings, Settings())
@@ -79,13 +79,13 @@ class AcceptedTests(OptionsTestCase):
         settings = Settings()
         self.assertEqual(settings.listen, ("tcp:8080",))
         self.assertEqual((settings.threads, settings.queue), (20, 1000))
-        self.assertEqual((settings.deadline, settings.idle_grace), (200, 5))
+        self.assertEqual((settings.deadline, settings.idle_grace), (200, 10))
         self.assertEqual((settings.keep_alive, settings.header_timeout, settings.send_timeout), (75, 20, 60))
         self.assertEqual(settings.max_body, 1024**3)
         self.assertEqual((settings.trusted_proxy, settings.access_log), ((), None))
         self.assertTrue(os.path.isdir(settings.spool))
 
-    def test_numbers(self) -> None:
+    def test_numbers_and_seconds_are_taken_as_typed(self) -> None:
         """Whole numbers and seconds, also fractions of one, are taken as they are typed."""
         settings = self.parsed(
             *("--threads", "3", "--queue", "0", "--max-connections", "7", "--deadline", "0"),
@@ -95,7 +95,7 @@ class AcceptedTests(OptionsTestCase):
         self.assertEqual((settings.deadline, settings.idle_grace, settings.keep_alive), (0, 0.25, 2))
         self.assertEqual((settings.header_timeout, settings.send_timeout), (1.5, 9))
 
-    def test_sizes(self) -> None:
+    def test_a_size_may_have_a_suffix(self) -> None:
         """A size is in bytes, or has a suffix in either case that multiplies by powers of 1,024."""
         for text, size in {"10": 10, "2K": 2048, "3M": 3 << 20, "4G": 4 << 30, "5m": 5 << 20}.items():
             self.assertEqual(self.parsed("--max-body", text).settings.max_body, size)
@@ -111,14 +111,14 @@ class AcceptedTests(OptionsTestCase):
         typed = [word for network in networks for word in ("--trusted-proxy", network)]
         self.assertEqual(self.parsed(*typed).settings.trusted_proxy, networks)
 
-    def test_request_timeout(self) -> None:
+    def test_request_timeouts_keep_their_order(self) -> None:
         """Limits for all and for some, also to be tried out; the order is kept."""
         typed = ("30", "/api=2.5", "/slow=100:report", "9:report", "/a=b=1")
         options = [word for limit in typed for word in ("--request-timeout", limit)]
         limits = (Limit(30), Limit(2.5, "/api"), Limit(100, "/slow", True), Limit(9, "", True), Limit(1, "/a=b"))
         self.assertEqual(self.parsed(*options).settings.request_timeout, limits)
 
-    def test_reports(self) -> None:
+    def test_the_options_of_reports_are_taken(self) -> None:
         """Where reports go, of what, and what they do not show."""
         hidden = ("--report-hide", "token", "--report-hide", "X-Key")
         settings = self.parsed("--reports", os.curdir, "--report-slower-than", "2.5", *hidden).settings
@@ -126,12 +126,12 @@ class AcceptedTests(OptionsTestCase):
         self.assertEqual((settings.report_slower_than, settings.report_hide), (2.5, ("token", "X-Key")))
         self.assertEqual((self.parsed().settings.reports, self.parsed().settings.report_slower_than), (None, None))
 
-    def test_application(self) -> None:
+    def test_the_application_is_a_module_with_or_without_a_callable(self) -> None:
         """The positional argument names a module, and perhaps a callable in it."""
         self.assertEqual(self.parsed("mysite.wsgi").application, "mysite.wsgi")
         self.assertEqual(self.parsed("mysite.wsgi:site.app").application, "mysite.wsgi:site.app")
 
-    def test_check(self) -> None:
+    def test_check_is_a_flag(self) -> None:
         """--check is a flag."""
         self.assertTrue(self.parsed("--check", "mysite").check)
 
@@ -153,12 +153,12 @@ class AcceptedTests(OptionsTestCase):
 class StartupTests(OptionsTestCase):
     """What is taken over from twistd, once everything that was typed is known to be good."""
 
-    def test_begun(self) -> None:
+    def test_start_up_begins_when_all_options_are_checked(self) -> None:
         """Start-up begins when everything is checked, also for a mere check, which can fail as well."""
         for arguments in ([], ["--check"]):
             self.assertTrue(cast(Startup, self.parsed(*arguments).startup).begun)
 
-    def test_pid_file(self) -> None:
+    def test_twistd_does_not_get_the_pid_file(self) -> None:
         """twistd's pid file is taken out of its hands; it would remove a successor's."""
         options = self.parsed(parent={"pidfile": "twistd.pid", "rundir": self.directory})
         assert options.pid_file is not None and options.parent is not None
@@ -174,7 +174,7 @@ class StartupTests(OptionsTestCase):
         self.assertIsNone(self.parsed(parent={}).pid_file)
         self.assertIsNone(self.parsed().pid_file)
 
-    def test_usual_control(self) -> None:
+    def test_the_control_socket_is_beside_the_pid_file_by_default(self) -> None:
         """The control socket is beside the pid file and called like it, or in the directory."""
         for pid_file, expected in (
             ("twistd.pid", os.path.abspath("graceful.sock")),
@@ -188,7 +188,7 @@ class StartupTests(OptionsTestCase):
         )
         self.assertEqual(self.parsed().control, os.path.abspath("graceful.sock"))
 
-    def test_control(self) -> None:
+    def test_the_control_socket_can_be_chosen_or_left_out(self) -> None:
         """What is asked for instead is the settings'; nothing means none."""
         settings = self.parsed("--control", "mine", parent={"rundir": self.directory}).settings
         self.assertEqual(settings.control, self.inside("mine"))
@@ -196,13 +196,13 @@ class StartupTests(OptionsTestCase):
         self.assertIsNone(self.parsed().settings.control)
         self.assertEqual(self.parsed("--control-mode", "0660", "--control-group", "0").settings.control_mode, 0o660)
 
-    def test_owner(self) -> None:
-        """Whoever twistd will change to is known beforehand."""
+    def test_the_user_that_twistd_changes_to_is_known_beforehand(self) -> None:
+        """The user that twistd will change to is known beforehand."""
         parent = {"nodaemon": True, "uid": 33, "gid": None}
         self.assertEqual(self.parsed(parent=parent).owner, (33, -1))
         self.assertEqual(self.parsed(parent={}).owner, (-1, -1))
 
-    def test_log_format(self) -> None:
+    def test_the_json_log_is_refused_where_twistd_has_no_log(self) -> None:
         """twistd is told to write its log as JSON; where it has no say, that is refused."""
         parent = {"nodaemon": True, "logfile": "-"}
         options = self.parsed("--log-format", "json", parent=parent)
@@ -263,14 +263,14 @@ class RefusedTests(OptionsTestCase):
         for word in words:
             self.assertIn(word, text)
 
-    def test_whole_numbers(self) -> None:
+    def test_a_bad_whole_number_is_refused_by_name_and_value(self) -> None:
         """What is no whole number, or too small a one, is refused by name, value and what is expected."""
         for name, least in {"--threads": "1", "--queue": "0", "--max-connections": "1"}.items():
             for value in ("", "x", "-1", "1.5", "1_0", " 1", "+1", "\u0663", "1e3", "9" * 5000):
                 self.assert_refused(name, value, words=(f"{name} {value}:", f"whole number, {least} or more"))
         self.assert_refused("--threads", "0", words=("--threads 0:", "1 or more"))
 
-    def test_seconds(self) -> None:
+    def test_bad_seconds_are_refused(self) -> None:
         """What is no number of seconds, negative, infinite or longer than a year is refused."""
         for name in ("--deadline", "--idle-grace", "--keep-alive", "--header-timeout", "--send-timeout"):
             for value in ("", "x", "-1", "nan", "inf", "1e400", "1_0", ".", "31536001"):
@@ -278,12 +278,12 @@ class RefusedTests(OptionsTestCase):
         for name in ("--keep-alive", "--header-timeout", "--send-timeout"):
             self.assert_refused(name, "0", words=(f"{name} 0:", "more than 0"))
 
-    def test_sizes(self) -> None:
+    def test_a_bad_size_is_refused(self) -> None:
         """A size with another suffix, a fraction, or of nothing is refused."""
         for value in ("", "x", "-1", "0", "0K", "1T", "1.5M", "1 M", "1KB"):
             self.assert_refused("--max-body", value, words=(f"--max-body {value}:", "number of bytes", "64M"))
 
-    def test_listen(self) -> None:
+    def test_the_bad_endpoint_among_good_ones_is_named_once(self) -> None:
         """A bad endpoint among good ones is the one that is named, once."""
         self.assert_refused("--listen", "tcp:80", "--listen", "tcp:http", words=("--listen tcp:http: ", "number"))
         self.assertEqual(self.refusal("--listen", "unix:").count("unix:"), 2, "once as typed, once as an example")
@@ -308,12 +308,12 @@ class RefusedTests(OptionsTestCase):
         ):
             self.assert_refused(name, value, words=(name, word))
 
-    def test_trusted_proxy(self) -> None:
+    def test_a_bad_network_is_refused(self) -> None:
         """What is no network is refused, and so is one with bits behind its prefix: it trusts more than it says."""
         for value in ("", "x", "10.0.0.0/33", "10.1.2.3/8", "300.1.1.1", "UNIX", "fe80::1%eth0"):
             self.assert_refused("--trusted-proxy", value, words=(f"--trusted-proxy {value}:", "10.0.0.0/8", "unix"))
 
-    def test_request_timeout(self) -> None:
+    def test_a_bad_request_timeout_is_refused_as_typed(self) -> None:
         """A limit that is none is refused, as it was typed."""
         for value in ("", "x", "/a", "/a=", "a=5", "5:reports", "/a=x:report", "-1", "/ä=5"):
             words = (f"--request-timeout {value}:", "/PREFIX=SECONDS")
@@ -321,16 +321,17 @@ class RefusedTests(OptionsTestCase):
         for value in ("0", "/a=0:report", "1000000000"):
             self.assert_refused("--request-timeout", value, words=("--request-timeout ", "more than 0"))
 
-    def test_reports(self) -> None:
+    def test_a_report_directory_that_is_not_writable_is_refused(self) -> None:
         """The directory must be there and writable; a time must be one."""
-        path = self.inside("reports")
+        path = self.inside("nothing/reports")
         self.assert_refused("--reports", path, words=("--reports ", path, "a directory, which this is not"))
         self.assert_refused("--report-slower-than", "0", words=("--report-slower-than 0:", "more than 0"))
 
-    def test_spool(self) -> None:
+    def test_a_spool_directory_that_is_not_writable_is_refused(self) -> None:
         """The spool directory must be there, be a directory, and be writable."""
-        path = self.inside("spool")
+        path = self.inside("nothing/spool")
         self.assert_refused("--spool", path, words=("--spool ", path, "a directory, which this is not"))
+        path = self.inside("spool")
         with open(path, "w"):
             pass
         self.assert_refused("--spool", path, words=("--spool ", path, "a directory, which this is not"))
@@ -339,6 +340,17 @@ class RefusedTests(OptionsTestCase):
         self.patch(os, "access", lambda path, mode: False)
         self.assert_refused("--spool", path, words=("--spool ", path, "written to"))
 
+    def test_directories_are_made_in_one_that_is_there(self) -> None:
+        """The directories of reports and of bodies are made if their parent is there, for the user of the server."""
+        given: list[tuple[Any, ...]] = []
+        self.patch(os, "chown", lambda *arguments: given.append(arguments))
+        for option in ("--spool", "--reports"):
+            path = self.inside(option[2:])
+            self.parsed(option, path, parent={"nodaemon": True, "uid": 1000, "gid": 100, "pidfile": ""})
+            self.assertTrue(os.path.isdir(path))
+            self.assertEqual(os.stat(path).st_mode & 0o027, 0)
+            self.assertEqual(given.pop(), (path, 1000, 100))
+
     def test_no_temporary_directory(self) -> None:
         """A system without a temporary directory is told to give --spool, and can."""
         self.patch(tempfile, "tempdir", None)
@@ -346,7 +358,7 @@ class RefusedTests(OptionsTestCase):
         self.assert_refused(words=("--spool", "No usable temporary directory", "name a directory"))
         self.parsed("--spool", os.curdir)
 
-    def test_access_log(self) -> None:
+    def test_an_access_log_that_cannot_be_written_is_refused(self) -> None:
         """An access log that could not be written is refused."""
         for path in (self.directory, self.inside("none", "access.log"), ""):
             self.assert_refused("--access-log", path, words=("--access-log ", path, "a file that can be written"))
@@ -360,12 +372,16 @@ class RefusedTests(OptionsTestCase):
         words = ("--access-log -:", "daemon", "twistd -n")
         self.assert_refused("--access-log", "-", parent={"nodaemon": 0, "debug": False}, words=words)
 
-    def test_application(self) -> None:
+    def test_a_bad_application_name_is_refused(self) -> None:
         """What cannot be a module and a callable in it is refused, a file's path with a hint of its own."""
-        for value in ("", "a:", ":a", "a:b:c", "a b", "a..b", "a:b()"):
+        for value in ("", "a:", ":a", "a:b:c", "a b", "a..b", "a:b(1)", "a:()", "a()", "a:b()()"):
             self.assert_refused(value, words=(f"{value}: ", "MODULE[:CALLABLE]", "mysite.wsgi:application"))
         for value in ("mysite.py", "mysite/wsgi", "./mysite.py:app"):
             self.assert_refused(value, words=(f"{value}: ", "not a file's path"))
+
+    def test_a_factory_is_an_application_name(self) -> None:
+        """A factory has parentheses."""
+        self.assertEqual(self.parsed("a.b:c.d()").application, "a.b:c.d()")
 
     def test_pid_file_of_another(self) -> None:
         """The pid file of a process that runs is refused before anything happens."""
@@ -377,7 +393,7 @@ class RefusedTests(OptionsTestCase):
         """Options behind the application are not silently taken for anything."""
         self.assert_refused("mysite", "--threads", "5", words=("--threads: ", "behind mysite"))
 
-    def test_unknown(self) -> None:
+    def test_unknown_options_and_flags_with_values_are_refused(self) -> None:
         """An unknown option is refused, and so is a flag with a value."""
         self.assert_refused("--workres", "2", words=("--workres",))
         self.assert_refused("--check=1", words=("--check",))
@@ -386,7 +402,7 @@ class RefusedTests(OptionsTestCase):
 class SettingsTests(SynchronousTestCase):
     """Settings as an embedding program makes them."""
 
-    def test_embedding(self) -> None:
+    def test_settings_have_defaults_for_what_a_tac_leaves_out(self) -> None:
         """A .tac gives what it wants to differ, and gets the defaults for the rest."""
         settings = Settings(listen=("tcp:8080",), deadline=60)
         self.assertEqual((settings.listen, settings.deadline, settings.threads), (("tcp:8080",), 60, 20))
@@ -396,7 +412,7 @@ class SettingsTests(SynchronousTestCase):
         settings = Settings(listen="tcp:8080", trusted_proxy="10.0.0.0/8")
         self.assertEqual((settings.listen, settings.trusted_proxy), (("tcp:8080",), ("10.0.0.0/8",)))
 
-    def test_refused(self) -> None:
+    def test_a_bad_setting_is_a_value_error_that_names_it(self) -> None:
         """A bad value is a ValueError that names the setting, the value and what is expected."""
         bad: list[dict[str, Any]] = [
             {"threads": 0},
@@ -411,7 +427,7 @@ class SettingsTests(SynchronousTestCase):
             self.assertIn(f"{name}={value!r}: expected", str(error))
         self.assertRaises(BadSetting, Settings, listen=())
 
-    def test_frozen(self) -> None:
+    def test_settings_cannot_be_changed(self) -> None:
         """Settings cannot change under a running server."""
         self.assertRaises(attrs.exceptions.FrozenInstanceError, setattr, Settings(), "threads", 1)
 
@@ -431,7 +447,7 @@ class SettingsTests(SynchronousTestCase):
 class HelpTests(OptionsTestCase):
     """What --help shows."""
 
-    def test_every_option(self) -> None:
+    def test_the_help_has_every_option_and_nothing_else(self) -> None:
         """Every option that can be given is in the help, and nothing else."""
         options = Options()
         shown = [option.name for group in GROUPS.values() for option in group]
@@ -439,17 +455,17 @@ class HelpTests(OptionsTestCase):
         for name in shown:
             self.assertIn(f"  --{name}", options.getUsage(80))
 
-    def test_defaults(self) -> None:
+    def test_the_defaults_in_the_help_change_nothing_when_typed(self) -> None:
         """The defaults in the help are those of the settings: typing them changes nothing."""
         rows = [option for group in GROUPS.values() for option in group]
         numeric = [option for option in rows if option.read is not None and option.default[:1] in "0123456789/"]
-        self.assertEqual(len(numeric), 18)
+        self.assertEqual(len(numeric), 22)
         typed = [word for option in numeric for word in (f"--{option.name}", option.default)]
         self.assertEqual(self.parsed(*typed).settings, Settings())
         (listen,) = (option for option in rows if option.name == "listen")
         self.assertEqual((listen.default,), Settings().listen)
 
-    def test_readable(self) -> None:
+    def test_the_help_fits_the_terminal(self) -> None:
         """The help fits the terminal, and shows two whole command lines."""
         for width in (80, 120):
             text = Options().getUsage(width)
@@ -457,11 +473,11 @@ class HelpTests(OptionsTestCase):
             self.assertTrue(all(len(line) <= width for line in head.splitlines()), text)
             self.assertEqual(examples.count("  twistd "), 2)
 
-    def test_examples(self) -> None:
+    def test_the_examples_in_the_help_can_be_typed(self) -> None:
         """What the examples show can be typed."""
         self.parsed("--listen", "tcp:8000:interface=127.0.0.1", "--trusted-proxy", "127.0.0.1", "mysite.wsgi")
 
-    def test_under_twistd(self) -> None:
+    def test_the_help_is_printed_under_twistd(self) -> None:
         """The whole help, with twistd's own command in front, can be printed."""
         options = Options()
         options.parent = usage.Options()
@@ -472,7 +488,7 @@ class HelpTests(OptionsTestCase):
 class ImportTests(SynchronousTestCase):
     """What importing the options brings with it."""
 
-    def test_no_reactor(self) -> None:
+    def test_parsing_options_does_not_install_the_reactor(self) -> None:
         """twistd can still choose a reactor, and fork, after the options are parsed."""
         program = (
             "import sys, graceful, graceful.options; graceful.options.Options().parseOptions([]); "
@@ -489,3 +505,75 @@ class ImportTests(SynchronousTestCase):
 def _environment() -> dict[str, str]:
     root = os.path.dirname(os.path.dirname(graceful.__file__))
     return {**os.environ, "PYTHONPATH": root}
+
+
+class ProgramTests(OptionsTestCase):
+    """Which program a refusal names."""
+
+    def test_a_refusal_names_the_program_that_was_started(self) -> None:
+        """A refusal leads to the help of `graceful-app`, or of the program around it that says its name."""
+        for program in ("graceful-app", "graceful serve"):
+            options, said = Options(), io.StringIO()
+            options.parent = usage.Options()
+            if program != "graceful-app":
+                options.parent.program = program
+            with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
+                options.parseOptions(["--threads", "0"])
+            self.assertTrue(said.getvalue().startswith(f"{program}: --threads 0: expected"))
+            self.assertIn(f"see {program} --help", said.getvalue())
+
+
+class ElsewhereTests(OptionsTestCase):
+    """Options that the command line does not set."""
+
+    def setUp(self) -> None:
+        """Have an environment of our own."""
+        super().setUp()
+        self.environ = {
+            "GRACEFUL_THREADS": "7",
+            "GRACEFUL_REQUEST_TIMEOUT": "30 /api=2",
+            "GRACEFUL_APPLICATION": "shop",
+        }
+        self.patch(os, "environ", self.environ)
+
+    def test_the_command_line_goes_before_the_environment(self) -> None:
+        """What is typed holds, for one value, for repeated ones, and for the application."""
+        options = self.parsed()
+        self.assertEqual(options.settings.threads, 7)
+        self.assertEqual(options.settings.request_timeout, (Limit(30), Limit(2, "/api")))
+        self.assertEqual(options.application, "shop")
+        options = self.parsed("--threads", "3", "--request-timeout", "9", "mysite")
+        self.assertEqual((options.settings.threads, options.settings.request_timeout), (3, (Limit(9),)))
+        self.assertEqual(options.application, "mysite")
+
+    def test_a_refusal_says_where_the_value_is_from(self) -> None:
+        """A bad value of the environment or a misspelt name is refused with its source, or with the nearest name."""
+        for typed, variable, why in (
+            (
+                [],
+                {"GRACEFUL_THREADS": "x"},
+                "--threads x: expected a whole number, 1 or more (from GRACEFUL_THREADS)",
+            ),
+            (["--workres", "2"], {}, "the nearest is --workers"),
+            ([], {"GRACEFUL_TREADS": "1"}, "the nearest is GRACEFUL_THREADS"),
+        ):
+            self.patch(os, "environ", dict(variable))
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
+                self.parsed(*typed)
+            self.assertIn(why, said.getvalue())
+
+    def test_takeover_can_be_set_by_its_variable(self) -> None:
+        """GRACEFUL_TAKEOVER=1 is the option; a path names the server that has started this one."""
+        self.environ["GRACEFUL_TAKEOVER"] = "1"
+        options = self.parsed()
+        self.assertEqual((options.takeover, options.asked_at), (True, None))
+        self.environ["GRACEFUL_TAKEOVER"] = "/run/x.sock"
+        self.assertEqual(self.parsed().asked_at, "/run/x.sock")
+
+    def test_a_file_is_the_last_source(self) -> None:
+        """`--config` sets what neither the command line nor the environment sets."""
+        with open(self.inside("site.toml"), "w") as file:
+            file.write("threads = 2\nqueue = 5\n")
+        settings = self.parsed("--config", self.inside("site.toml")).settings
+        self.assertEqual((settings.threads, settings.queue), (7, 5))

@@ -42,7 +42,7 @@ def library(deferred_app_server: Start, shelf: Shelf) -> Start:
 
 
 @pytest_twisted.ensureDeferred
-async def test_get(library: Start) -> None:
+async def test_get_takes_a_path_and_a_missing_one_is_404(library: Start) -> None:
     """A path is enough of a URL; what is not there is a 404."""
     server = await library()
     response = await server.treq.get("/", params={"any": "thing"})
@@ -52,7 +52,7 @@ async def test_get(library: Start) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_post(library: Start) -> None:
+async def test_a_form_is_answered_with_text_and_json_with_json(library: Start) -> None:
     """A form is answered with text, JSON with JSON."""
     server = await library()
     greeted = await server.treq.post("/greet", data={"name": "Ada"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -49,3 +50,16 @@ def any_home(request: pytest.FixtureRequest) -> Iterator[Home]:
 def module_home() -> Iterator[Home]:
     """Directories for a server that all tests of a module share, found clean at the end."""
     yield from _home(os.getuid())
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes what a test has opened, and ends what it has started, whatever its state."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(params=["takeover", "SIGHUP"])
+def deploy(request: pytest.FixtureRequest) -> str:
+    """Both ways to deploy a single process."""
+    return str(request.param)

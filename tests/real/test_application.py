@@ -31,7 +31,7 @@ def closed(server: Server) -> int:
     return int(get(server.port, "/closed").body)
 
 
-def test_environ(server: Server) -> None:
+def test_the_environ_has_the_request_byte_for_byte(server: Server) -> None:
     """The environ says where the request came from and what was asked, byte for byte."""
     data = request("/environ?a=%C3%A9&b", "Content-Type: text/x", "X-A: 1", "X-A: 2", host="site.example:80")
     with Connection(server.port) as connection:
@@ -64,12 +64,12 @@ def test_lines_of_the_body(server: Server) -> None:
     assert lines == ["first\n", "sec", "ond\n", "third\n", "fourth"]
 
 
-def test_write(server: Server) -> None:
+def test_what_is_written_comes_before_what_is_returned(server: Server) -> None:
     """What the application passes to `write` comes before what it returns."""
     assert get(server.port, "/write").body == b"one two three"
 
 
-def test_file_wrapper(server: Server) -> None:
+def test_a_wrapped_file_arrives_whole(server: Server) -> None:
     """A file that the application gives away whole arrives whole."""
     path = server.home.path / "wrapped"
     content = bytes(range(256)) * 1000
@@ -166,7 +166,7 @@ def test_strangers_may_not_say_who_they_are(server: Server) -> None:
     assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == ("127.0.0.1", "http")
 
 
-def test_trusted_proxy(home: Home) -> None:
+def test_a_trusted_proxy_tells_the_client_to_application_and_log(home: Home) -> None:
     """A trusted proxy says who the client is, for the application and for the access log."""
     log = home.logs / "access.log"
     options = ("--trusted-proxy", "127.0.0.0/8", "--access-log", str(log))

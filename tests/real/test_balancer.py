@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import Connection, get, request
+from tests.support.clients import Connection, Failure, get, request
 from tests.support.command import graceful
 from tests.support.gate import Gate
 from tests.support.haproxy import HEAD
@@ -136,7 +136,7 @@ def pair(home: Home, request: pytest.FixtureRequest) -> object:
 
 
 @pytest.mark.parametrize("pair", [("--lame-duck", "2")], indirect=True)
-def test_lame_duck(home: Home, pair: list[Server]) -> None:
+def test_the_balancer_notices_a_lame_duck_and_no_request_is_lost(home: Home, pair: list[Server]) -> None:
     """SIGTERM alone: the balancer notices by itself while the sockets still accept, and no request is lost."""
     one, two = pair
     with Balancer(home.path, one.port, two.port) as balancer:
@@ -186,7 +186,7 @@ def test_all_threads_stuck(home: Home, pair: list[Server]) -> None:
 
 
 @pytest.mark.parametrize("pair", [("--going-down-status", "404", "--lame-duck", "1")], indirect=True)
-def test_shutdown_sessions(home: Home, pair: list[Server]) -> None:
+def test_shutdown_sessions_cuts_nothing_if_the_check_outlives_the_sockets(home: Home, pair: list[Server]) -> None:
     """`on-marked-down shutdown-sessions` cuts what we finish, unless the check's port outlives the sockets (T6)."""
     one, two = pair
     with ExitStack() as stack:
@@ -233,7 +233,10 @@ def test_shutdown_sessions_without_it(home: Home, pair: list[Server]) -> None:
         victim.terminate()
         victim.wait_closed()
         balancer.wait_state(name, "DOWN")
-        assert client.answer().status == 502
+        try:
+            assert client.answer().status == 502
+        except Failure as lost:  # HAProxy 3 says nothing, and closes
+            assert lost.outcome in ("reset", "stale", "truncated")
         gate.open()
         assert victim.wait() == 0
 

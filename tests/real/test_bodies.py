@@ -82,7 +82,7 @@ def test_disconnect_frees_a_thread_that_waits_for_a_reader(home: Home) -> None:
         assert other.answer().body == b"freed"
 
 
-def test_send_timeout(home: Home) -> None:
+def test_a_client_that_reads_nothing_loses_its_connection(home: Home) -> None:
     """A client that reads nothing for `--send-timeout` loses its connection, and others get the thread."""
     with (
         Server(home, "--threads", "1", "--send-timeout", "1") as server,
@@ -106,7 +106,7 @@ def test_upload_that_stops(home: Home) -> None:
         connection.end()
 
 
-def test_full_queue(home: Home) -> None:
+def test_a_full_queue_answers_503_at_once(home: Home) -> None:
     """With all threads taken and the queue full, further requests get 503 with Retry-After at once."""
     with (
         Server(home, "--threads", "1", "--queue", "2") as server,
@@ -151,7 +151,7 @@ def tiny_disk(path: Path) -> list[str]:
     return ["unshare", *namespaces, "sh", "-c", script, str(path)]
 
 
-def test_disk_full(home: Home) -> None:
+def test_a_body_without_room_on_the_disk_gets_507(home: Home) -> None:
     """A body for which the disk has no room gets 507; everyone else is served, small bodies too."""
     with Server(home, "--spool", str(home.spool), prefix=tiny_disk(home.spool)) as server:
         with Connection(server.port) as idle, Connection(server.port) as connection:

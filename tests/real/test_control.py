@@ -175,7 +175,7 @@ def test_the_servers_own_exit_status(home: Home, gate: Gate, target: str, status
         gate.open()
 
 
-def test_vanished(home: Home, gate: Gate) -> None:
+def test_a_killed_server_has_no_verdict(home: Home, gate: Gate) -> None:
     """A server that is killed has no last word, which is neither success nor a verdict."""
     with Server(home) as server, Connection(server.port) as client:
         client.send(request(gate.target()))
@@ -203,7 +203,7 @@ def test_stop_when_nothing_is_left(home: Home) -> None:
         assert graceful(home, "wait", "gone").returncode == 0
 
 
-def test_quiet(home: Home) -> None:
+def test_with_a_quiet_balancer_idle_connections_do_not_hold_a_stop(home: Home) -> None:
     """With the balancer known to be quiet, idle connections do not hold a stop; without, they do."""
     with Server(home, "--idle-grace", "30") as server, Connection(server.port) as idle:
         assert idle.get("/").status == 200
@@ -214,7 +214,7 @@ def test_quiet(home: Home) -> None:
         assert server.wait() == 0
 
 
-def test_extend(home: Home, gate: Gate) -> None:
+def test_a_moved_deadline_counts_and_moves_the_last_limit(home: Home, gate: Gate) -> None:
     """A moved deadline is shown, and is the one that counts; the last limit moves along."""
     with Server(home, *FAST, "--deadline", "4") as server, Connection(server.port) as client:
         client.send(request(gate.target()))
@@ -248,7 +248,7 @@ def test_take_one_down(home: Home, gate: Gate) -> None:
         server.wait_line("exchange .* by order")
 
 
-def test_lame_duck(home: Home) -> None:
+def test_a_lame_duck_says_that_it_goes_down_and_serves(home: Home) -> None:
     """As a lame duck it says that it is going down, and serves whoever comes; then its sockets close."""
     with Server(home, *FAST, "--lame-duck", "60") as server:
         server.terminate()
@@ -294,6 +294,7 @@ def test_two_in_one_directory(home: Home, gate: Gate) -> None:
             waiting = start_graceful(home, "wait", "gone")
             assert graceful(home, "wait", "closed").returncode == 0
             wait_for(lambda: connected(home.run / f"graceful.sock.{first.pid}"))
+            assert len(status_of(home)["draining"]) == 1  # what was asked before has been read by now
             gate.open()
             assert client.answer().status == 200
             client.end()
@@ -339,7 +340,7 @@ def test_a_stale_file_is_replaced(home: Home) -> None:
         assert status_of(home)["pid"] == server.pid
 
 
-def test_users(home: Home) -> None:
+def test_only_root_and_the_servers_user_may_give_orders(home: Home) -> None:
     """After `--uid`, root and the server's own user may give orders, another may not; it cleans up what it may."""
     assert os.getuid() == 0, "only root can become another user"
     options = ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--umask", "022"]
@@ -375,7 +376,7 @@ def test_users(home: Home) -> None:
 
 
 @pytest.mark.parametrize("daemon", [False, True], ids=["foreground", "daemon"])
-def test_hostile_requests(home: Home, daemon: bool) -> None:
+def test_nonsense_gets_a_clear_answer_and_the_server_goes_on(home: Home, daemon: bool) -> None:
     """What makes no sense gets a clear answer, and the server goes on; under a daemon as well."""
     with Server(home, daemon=daemon) as server, control(home) as client:
         wrong = [
@@ -461,7 +462,7 @@ def test_among_other_services(home: Home) -> None:
         tac.unlink()
 
 
-def test_service_manager(home: Home, gate: Gate) -> None:
+def test_systemd_is_told_of_start_life_and_stop(home: Home, gate: Gate) -> None:
     """systemd hears READY when the sockets accept, signs of life, STOPPING, and how much longer it takes."""
     path = home.path / "notify"
     with ExitStack() as stack:
@@ -501,7 +502,7 @@ def test_service_manager(home: Home, gate: Gate) -> None:
         assert server.wait() == 0
 
 
-def test_json_log(home: Home) -> None:
+def test_every_line_of_the_json_log_is_an_object(home: Home) -> None:
     """Every line of the log is a JSON object, with the text that scripts match in it."""
     with Server(home, "--log-format", "json", "--control", "", daemon=True, wait_open=False) as server:
         server.wait_line("socket .* open", 20)
@@ -514,6 +515,21 @@ def test_json_log(home: Home) -> None:
         told = [json.loads(line)["log_text"] for line in lines]
         assert any(text.startswith("socket tcp:") and f"closed (pid {server.pid})" in text for text in told)
         assert any(text.startswith("drained in") for text in told)
+
+
+def test_control_and_status_answer_when_no_descriptor_is_left(home: Home) -> None:
+    """An application takes every descriptor that becomes free; `graceful` and the status port still answer."""
+    with Server(home, *STATUS, application="hoarder:application", open_files=100) as server:
+        match = server.wait_line(r"status page at http://127\.0\.0\.1:([0-9]+)/")
+        assert get(server.port).status == 200
+        wait_for(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) >= 99)
+        for _ in range(20):
+            assert status_of(home)["state"] == "serving"
+            with Connection(int(match[1])) as client:
+                client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.answer().status == 200
+        assert graceful(home, "stop", "--wait", "gone").returncode == 0
+        assert server.wait() == 0
 
 
 def test_while_it_starts(home: Home, gate: Gate) -> None:

@@ -46,7 +46,7 @@ def queries(postgres: Postgres) -> int:
     return int(found[0])
 
 
-def test_remaining(home: Home) -> None:
+def test_an_application_is_told_how_much_time_it_has(home: Home) -> None:
     """An application is told how much time it has; without a limit, nothing."""
     options = ("--request-timeout", "20", "--request-timeout", "/remaining/long=50")
     with Server(home, *options, application=DEADLINES) as server:
@@ -73,7 +73,7 @@ def test_out_of_time(home: Home) -> None:
     )
 
 
-def test_drain_shortens(home: Home) -> None:
+def test_a_drain_shortens_the_limit_to_its_deadline(home: Home) -> None:
     """A drain leaves as much as its deadline, less a margin; who obeys is finished, not taken down."""
     with Server(home, "--deadline", "2", application=DEADLINES) as server, ExitStack() as stack:
         one, other = (stack.enter_context(Connection(server.port)) for _ in range(2))
@@ -100,7 +100,7 @@ def test_stuck_at_exit(home: Home) -> None:
         server.wait_line("exit_comes.*has not returned in 5 s")
 
 
-def test_hook(home: Home) -> None:
+def test_a_hook_is_called_in_another_thread_at_the_takedown(home: Home) -> None:
     """What only the application can end, it ends: its hook is called in another thread."""
     with Server(home, "--request-timeout", "0.2", "--threads", "1", application=DEADLINES) as server:
         assert get(server.port, "/hook").status == 503
@@ -114,13 +114,16 @@ def test_hook(home: Home) -> None:
     [(DEADLINES, "/query"), (DEADLINES, "/alchemy"), ("django_query:application", "/query")],
     ids=["psycopg", "sqlalchemy", "django"],
 )
-def test_query(home: Home, postgres: Postgres, application: str, path: str) -> None:
+def test_the_database_ends_a_query_whose_time_is_over(
+    home: Home, postgres: Postgres, application: str, path: str
+) -> None:
     """The database ends a query when its time is over, and at the takedown of its request it is cancelled."""
     environment = {"POSTGRES": postgres.dsn}
     with Server(home, "--request-timeout", "2", application=application, environment=environment) as server:
-        asked = time.monotonic()
-        assert get(server.port, path).status == 503
-        assert 1.9 < time.monotonic() - asked < 4
+        for _ in range(3):  # the first one has a connection on which no limit has been set yet
+            asked = time.monotonic()
+            assert get(server.port, path).status == 503
+            assert 1.9 < time.monotonic() - asked < 4
         assert server.log.find_all("taking down") == []
         assert queries(postgres) == 0
     with Server(home, "--deadline", "30", application=application, environment=environment) as server:
@@ -135,7 +138,45 @@ def test_query(home: Home, postgres: Postgres, application: str, path: str) -> N
         wait_for(lambda: queries(postgres) == 0)
 
 
-def test_reports(home: Home) -> None:
+def test_django_answers_503_wherever_the_time_runs_out(home: Home, postgres: Postgres) -> None:
+    """In a middleware within ours, and in what Django leaves to psycopg: a copy, and rows one by one."""
+    environment = {"POSTGRES": postgres.dsn}
+    with Server(
+        home, "--request-timeout", "2", application="django_query:application", environment=environment
+    ) as server:
+        server.tracebacks = None  # Django logs what the middleware has raised
+        for path in ("/inner", "/copy", "/rows"):
+            for _ in range(2):
+                asked = time.monotonic()
+                answer = get(server.port, path)
+                assert (path, answer.status, answer.header("Retry-After")) == (path, 503, "5")
+                assert 1.9 < time.monotonic() - asked < 4
+                assert queries(postgres) == 0
+        assert server.log.find_all("taking down") == []
+        assert get(server.port, "/beside").body == b"0"
+
+
+def test_djangos_pool_gets_a_connection_back_without_a_limit(home: Home, postgres: Postgres) -> None:
+    """A request's limit is on its connection while it lasts, its stream included, and never behind it."""
+    options = ("--request-timeout", "20", "--request-timeout", "/stream=2", "--threads", "1")
+    environment = {"POSTGRES": postgres.dsn}
+    with Server(home, *options, application="django_query:application", environment=environment) as server:
+
+        def limit(said: bytes) -> float:
+            if said.endswith(b"ms"):
+                return int(said.removesuffix(b"ms")) / 1000
+            assert said.endswith(b"s"), said
+            return float(said.removesuffix(b"s"))
+
+        assert 18 < limit(get(server.port, "/quick").body) <= 20.001
+        assert get(server.port, "/beside").body == b"0"
+        said, ended = get(server.port, "/stream").body.splitlines()
+        assert 1 < limit(said) <= 2.001
+        assert ended == b"DeadlineExceeded"
+        assert get(server.port, "/beside").body == b"0"
+
+
+def test_failures_slow_requests_and_takedowns_are_reported_once(home: Home) -> None:
     """What failed, was slow, and was taken down is reported once each, and says nothing that it must not say."""
     options = (
         *("--reports", str(home.logs), "--report-slower-than", "0.3", "--report-hide", "token", "--deadline", "0.5"),
@@ -173,7 +214,7 @@ def test_reports(home: Home) -> None:
     assert "ended its wait for a condition" in down["takedown"]
 
 
-def test_two_hundred(home: Home) -> None:
+def test_two_hundred_takedowns_give_two_hundred_reports(home: Home) -> None:
     """Two hundred that are taken down in one instant give two hundred reports."""
     options = ("--reports", str(home.logs), "--threads", "200", "--deadline", "0")
     with Server(home, *options, application="stalls:application") as server, ExitStack() as stack:
@@ -208,7 +249,7 @@ def test_directory_that_takes_nothing(home: Home) -> None:
         assert "a deliberate failure" in report["tb_text"]
 
 
-def test_sentry(home: Home) -> None:
+def test_sentry_gets_an_event_of_each_report(home: Home) -> None:
     """Where the application has initialised Sentry, that gets an event of each, too."""
     with (
         Sentry() as sentry,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ from tests.support.clients import Connection, request
 from tests.support.docs_site import Site, gone
 from tests.support.fleet import Fleet, events_of
 from tests.support.load import Load
+from tests.support.processes import pause
 from tests.support.server import PROGRAMS
 from tests.support.waiting import wait_for
 
@@ -53,7 +53,7 @@ def test_new_code_answers(site: Site) -> None:
         assert verdict["instances"][0]["old"][0]["exit_status"] == 0
 
 
-def test_broken_version(site: Site) -> None:
+def test_a_broken_version_is_rolled_back_and_nothing_is_lost(site: Site) -> None:
     """A version that cannot be imported is rolled back, and one whose check fails; nothing is lost."""
     with Fleet(site, 2, QUICK) as fleet:
         good = (site.path / "mysite" / "wsgi.py").read_text()
@@ -83,7 +83,7 @@ def test_broken_version(site: Site) -> None:
         assert not (site.path / "deploy.state").exists()
 
 
-def test_left_out(site: Site) -> None:
+def test_without_a_rollback_a_broken_instance_stays_out(site: Site) -> None:
     """Without a rollback it stays out; `before` would have found it; the next deploy puts it back."""
     with Fleet(site, 2, QUICK) as fleet:
         fleet.version("2", extra="\nimport nowhere\n")
@@ -104,7 +104,7 @@ def test_left_out(site: Site) -> None:
         assert fleet.balancer.runtime.servers("app")["app1"].checks == ("health",)
 
 
-def test_killed(site: Site) -> None:
+def test_a_process_that_outlives_its_latest_exit_is_killed(site: Site) -> None:
     """A process that does not end by itself is killed after its latest exit, and the verdict names what it had."""
     with Fleet(site, 1, ["--deadline", "2"]) as fleet:
         fleet.plan("min_up = 0\nmargin = 0.5")
@@ -114,7 +114,7 @@ def test_killed(site: Site) -> None:
             wait_for(lambda: (fleet.status("app1") or {}).get("in_flight_count") == 1)
             with fleet.deploying() as deploy:
                 deploy.until("closed")
-                os.kill(old, signal.SIGSTOP)
+                pause(old)
                 verdict = deploy.verdict()
         assert (verdict["result"], verdict["killed"]) == ("deployed", 1)
         ((one,),) = (instance["old"] for instance in verdict["instances"])
@@ -124,7 +124,7 @@ def test_killed(site: Site) -> None:
         assert fleet.pids().keys() == {"app1"}
 
 
-def test_taken_down(site: Site) -> None:
+def test_a_takedown_is_counted_and_no_failure_of_the_deploy(site: Site) -> None:
     """What was still running at the deadline is no failure of the deploy, but is counted, and its report is named."""
     with Fleet(site, 1, ["--deadline", "0.5"]) as fleet:
         fleet.plan("min_up = 0")
@@ -139,7 +139,7 @@ def test_taken_down(site: Site) -> None:
         assert report in (site.path / "app1.log").read_text()
 
 
-def test_haproxy_restarted(site: Site) -> None:
+def test_a_restarted_haproxy_is_told_again_in_mid_deploy(site: Site) -> None:
     """HAProxy forgets everything in mid-deploy: the instance is taken out again, and put back in the end."""
     with Fleet(site, 2, QUICK) as fleet:
         go = site.path / "go"
@@ -157,7 +157,7 @@ def test_haproxy_restarted(site: Site) -> None:
         assert fleet.balancer.states() == {"app1": "ready", "app2": "ready"}
 
 
-def test_interrupted(site: Site) -> None:
+def test_an_interrupted_deploy_is_finished_by_the_next_one(site: Site) -> None:
     """A second deploy is refused; one that is ended early, or killed, says where it is; the next one goes on."""
     with Fleet(site, 2, QUICK) as fleet:
         started = site.path / "started"
@@ -189,7 +189,7 @@ def test_interrupted(site: Site) -> None:
         assert fleet.balancer.runtime.servers("app")["app1"].checks == ("health",)
 
 
-def test_takeover(site: Site) -> None:
+def test_a_deploy_by_takeover_loses_no_request(site: Site) -> None:
     """Without HAProxy, the next process takes the sockets over: no request of any kind is lost or refused."""
     with Fleet(site, 1, QUICK) as fleet:
         fleet.plan(haproxy=False)
@@ -206,7 +206,7 @@ def test_takeover(site: Site) -> None:
             load.stop().check()
 
 
-def test_nohup(site: Site) -> None:
+def test_the_end_of_the_terminal_changes_nothing_under_nohup(site: Site) -> None:
     """Under nohup(1), the end of the terminal changes nothing."""
     with Fleet(site, 2, QUICK):
         script = "nohup graceful deploy deploy.toml --json > said & until grep -q closed said; do sleep 0.05; done"
@@ -214,7 +214,7 @@ def test_nohup(site: Site) -> None:
         assert events_of((site.path / "said").read_text())[-1]["result"] == "deployed"
 
 
-def test_no_takeover(site: Site) -> None:
+def test_the_old_process_serves_on_if_no_new_one_comes_up(site: Site) -> None:
     """Where nothing new comes up, the old one serves on, and the reason is said."""
     with Fleet(site, 1, QUICK) as fleet:
         fleet.plan("start_within = 2", haproxy=False)
@@ -224,7 +224,7 @@ def test_no_takeover(site: Site) -> None:
         assert fleet.pids() == before
 
 
-def test_dry_run(site: Site) -> None:
+def test_a_dry_run_changes_nothing(site: Site) -> None:
     """It says what would be done, and nothing is."""
     with Fleet(site, 2, QUICK) as fleet:
         before = fleet.pids()

@@ -11,7 +11,8 @@ from tests.support.fleet import Fleet, check_replaced, events_of
 from tests.support.load import Load
 
 QUICK = ("--idle-grace", "1", "--deadline", "20")
-ROUNDS = 20
+#: `bench/deploys.py` has as many as one likes.
+ROUNDS = 5
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def site() -> Iterator[Site]:
         yield site
 
 
-def test_deploys(site: Site) -> None:
+def test_deploys_under_load_replace_all_and_lose_nothing(site: Site) -> None:
     """Deploy after deploy, every process is replaced, and not a single request is lost or refused.
 
     HAProxy would cut whatever a server finishes that it holds to be down; and it never does.
@@ -36,7 +37,7 @@ def test_deploys(site: Site) -> None:
         assert len((site.path / "deploy.history").read_text().splitlines()) == ROUNDS
 
 
-def test_five(site: Site) -> None:
+def test_five_instances_two_at_once_lose_nothing(site: Site) -> None:
     """Five instances, two at once, each connection of HAProxy belonging to one client."""
     with Fleet(site, 5, QUICK, lines="http-reuse never") as fleet, Load(fleet.balancer.port) as load:
         fleet.plan("parallel = 2\nmin_up = 3")

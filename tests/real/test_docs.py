@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import pytest
 import setuptools
@@ -24,8 +24,9 @@ import setuptools
 from graceful.config.settings import Settings
 from graceful.process.exit import ABANDONED, KERNEL_AFTER, TAKEN_DOWN, latest_exit
 from tests.support.clients import Connection, request
+from tests.support.collector import Collector, Span
 from tests.support.docs_blocks import DOCS, PAGES, README, ROOT, blocks, by_name, commands, option_tables
-from tests.support.docs_site import ANYWHERE, LISTEN, Site, check_lines, fetch, gone, lines_of, replaced, shown
+from tests.support.docs_site import ANYWHERE, LISTEN, SERVE, Site, check_lines, fetch, gone, lines_of, replaced, shown
 from tests.support.gate import Gate
 from tests.support.haproxy import ONE_THREAD
 from tests.support.home import UNPRIVILEGED
@@ -33,52 +34,80 @@ from tests.support.load import Load
 from tests.support.nginx import Nginx
 from tests.support.ports import free_port
 from tests.support.server import APPLICATIONS, KEEPS_READING, LOOPBACK, PROGRAMS, Server
+from tests.support.tls import Certificate
 from tests.support.waiting import wait_for
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
 NOT_RUN = {
-    "systemctl": "there is no systemd as process 1 on a test machine; the unit's own command is run",
+    "systemctl": "tests/real/test_systemd.py does it, with the documentation's units",
     "docker-run": "there is no Docker on a test machine; the image's command is run",
+    "request-start": "what proxies send is read in tests/fast/web/test_queue_times.py",
+    "completion": "lines for three shells; tests/real/test_share.py completes with all of them",
     "stop-states": "a drawing",
+    "tracing-install": "the tests are installed with it",
 }
 """The blocks that no test runs, and why."""
 
 COMMANDS = {
     "gunicorn mysite.wsgi": "another server; the tests do not need it",
     "uwsgi --http-socket :8080 --module mysite.wsgi": "another server; the tests do not need it",
+    "uvicorn mysite.asgi:app": "another server; the tests do not need it",
+    "twistd -n graceful-app mysite.asgi:app": "a name; `asgi-run` is run",
+    "graceful reload-certificates": "tests/real/test_tls_listener.py",
     "twistd web": "stock Twisted",
     "twistd web --wsgi": "stock Twisted",
     "twistd -n web --wsgi mysite.wsgi.application": "stock Twisted",
     "uvicorn --interface wsgi mysite.wsgi:app": "another server; the tests do not need it",
-    "twistd -n graceful-app mysite.wsgi": "test_names",
-    "twistd -n graceful-app mysite.wsgi:application": "test_names",
-    "twistd -n graceful-app mysite.wsgi:app": "a name; test_names has its like",
+    "twistd -n graceful-app mysite.wsgi": "test_applications_are_served_by_the_usual_names",
+    "twistd -n graceful-app mysite.wsgi:application": "test_applications_are_served_by_the_usual_names",
+    "pip install 'graceful-app[asgi]'": "the tests are installed with it",
+    "twistd -n graceful-app 'flaskr:create_app()'": "test_applications_are_served_by_the_usual_names has its like",
+    "twistd -n graceful-app mysite.wsgi:app": "a name; test_applications_are_served_by_the_usual_names has its like",
+    "graceful serve": "`start-run` is run",
+    "graceful serve [options] [MODULE[:CALLABLE]]": "tests/real/test_startup.py",
+    "graceful config": "`options-environment` is run",
+    "graceful serve --help": "tests/fast/commands/test_serve.py",
+    "python -m": "a name",
     "twistd graceful-app": "a name",
-    "twistd graceful-app --help": "test_options",
+    "twistd graceful-app --help": "test_the_options_of_the_reference_are_those_of_help",
     "twist graceful-app": "a name",
-    "make demo": "test_demo",
+    "make demo": "test_the_demo_streams_to_its_last_line",
     "make test": "it is what runs this",
+    "make wheels": "it compiles for a minute; `make soak` builds that wheel and tests it",
+    "graceful --version": "tests/fast/test_cli.py",
+    "twistd graceful-app --version": "says what `graceful --version` says",
     "make bench": "a benchmark: it takes minutes, and servers that the tests do not need",
+    "make bench BENCH=--tls": "a benchmark",
     "make redeploy": "a benchmark",
+    "make matrix MATRIX=compiled": "it installs other interpreters, and compiles on each",
+    "make matrix": "it installs other interpreters; `make test` runs its short form",
+    "python bench/asgi_stop.py": "a benchmark",
     "python bench/deploys.py": "a benchmark",
     "python bench/downloads.py --rounds 3": "a benchmark",
+    "python bench/tls_libraries.py": "a benchmark",
+    "python bench/moving.py --idle 1000 --downloads 50 --rounds 100": "a benchmark",
+    "python bench/redeploy.py --redeploys 100": "a benchmark",
     "python bench/redeploy.py --ways takeover --redeploys 100 --requests 1000000": "a benchmark",
+    'python bench/redeploy.py --ways "ASGI takeover" --redeploys 50': "a benchmark",
+    "docker run --init": "see `docker-run`",
+    "graceful status --control /run/graceful-app/graceful.sock": "`control` is run, in its directory",
     "systemctl start": "see `systemctl`",
-    "systemctl reload": "see `systemctl`; tests/real/test_fleets.py does what it does",
+    "systemctl reload": "see `systemctl`",
     "systemctl stop": "see `systemctl`",
     "systemctl restart": "see `systemctl`",
     "systemctl kill": "see `systemctl`",
-    "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; SIGUSR1 is sent by test_logrotate",
+    "systemctl show --property=ExecMainStatus site": "see `systemctl`",
+    "systemctl kill --kill-whom=main --signal=USR1 site": "see `systemctl`; the test of `postrotate` sends SIGUSR1",
     "twistd --python": "a name; see `tac-run`",
-    "pip install .": "test_install",
+    "pip install .": "test_pip_install_makes_an_environment_that_serves",
     "pip install --editable": "what not to do",
-    "graceful status": "test_watching",
-    "graceful status --json": "test_watching",
+    "graceful status": "test_the_watching_commands_say_what_is_shown",
+    "graceful status --json": "test_the_watching_commands_say_what_is_shown",
     "graceful top": "tests/real/test_top.py",
     "graceful stop": "tests/real/test_control.py",
     "graceful stop --wait closed": "tests/real/test_control.py",
-    "graceful stop --wait gone": "test_watching",
+    "graceful stop --wait gone": "test_the_watching_commands_say_what_is_shown",
     "graceful stop --deadline SECONDS": "tests/real/test_control.py",
     "graceful stop --quiet": "tests/real/test_control.py",
     "graceful wait closed": "tests/real/test_control.py",
@@ -86,9 +115,14 @@ COMMANDS = {
     "graceful extend SECONDS": "tests/real/test_control.py",
     "graceful takedown ID": "tests/real/test_control.py",
     "graceful extend": "a name; tests/real/test_control.py",
-    "graceful deploy": "test_deploy_command",
-    "graceful leave": "test_rotation",
-    "graceful enter": "test_rotation",
+    "graceful deploy": "test_the_deploy_command_loses_no_request",
+    "graceful leave": "test_health_leaves_and_enters_the_rotation",
+    "graceful enter": "test_health_leaves_and_enters_the_rotation",
+    "graceful convert gunicorn.conf.py": "`convert` is run",
+    "graceful convert": "`gunicorn-converted` is compared with what it prints",
+    "graceful serve --config site.toml": "a server is started with `unit-counterpart`",
+    "graceful convert uwsgi.ini": "tests/fast/config/test_conversion.py",
+    "graceful workers N": "tests/real/test_worker_count.py",
     "graceful takedown 4712-17": "tests/real/test_workers_told.py",
 }
 """The commands in the text, each with the test that runs it, or the reason why none does."""
@@ -140,14 +174,14 @@ def test_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= 150
 
 
-def test_links() -> None:
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
     """Every file that the README links to exists."""
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_figures() -> None:
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
     """The README's figures are those of the benchmarks, server by server."""
     table = README.read_text().partition("<!-- figures: make bench -->\n")[2].partition("<!-- /figures -->")[0]
     rows = [[cell.strip("* ") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
@@ -171,12 +205,29 @@ def known_options() -> set[str]:
 
 
 @runs("usage")
-def test_options(site: Site) -> None:
+def test_the_options_of_the_reference_are_those_of_help(site: Site) -> None:
     """The options in the reference are those of `--help`, with their defaults and words."""
     wide = site.shell("COLUMNS=2000 twistd graceful-app --help")
     assert options_shown().strip() == option_tables(wide).strip()
     assert set(re.findall(r"  (--[a-z-]+)", wide)) == known_options()
     assert f"Usage: {shown('usage')}" in wide
+
+
+@runs("options-environment", "options-file")
+def test_options_come_from_environment_and_file(site: Site) -> None:
+    """`graceful config` shows what the environment sets; the file of the text serves, and is refused misspelt."""
+    said = site.shell(shown("options-environment"))
+    for line in (
+        'application = "mysite.wsgi"',
+        "threads = 8  # GRACEFUL_THREADS",
+        'trusted-proxy = ["10.0.0.0/8", "unix"]',
+    ):
+        assert line in said
+    site.write("pyproject.toml", shown("options-file"))
+    with site.server(f"exec graceful serve --listen {ANYWHERE}") as server:
+        assert fetch(server.port) == b"Hello, world!"
+    site.write("pyproject.toml", shown("options-file", {"threads": "treads"}))
+    assert "treads: there is no such option; the nearest is threads" in site.shell("graceful serve", status=2)
 
 
 def test_names_of_options() -> None:
@@ -189,7 +240,7 @@ def test_names_of_options() -> None:
 
 
 @runs("stop-formula")
-def test_last_limit() -> None:
+def test_the_last_limit_follows_the_formula_in_the_text() -> None:
     """The last limit is by the formula that the text gives, and units and containers are given longer."""
     deadline = Settings().deadline
     added = sum(map(int, re.findall(r"\+ (\d+)", shown("stop-formula"))))
@@ -205,14 +256,14 @@ def test_last_limit() -> None:
 
 
 @runs("install", "start-install")
-def test_install(site: Site) -> None:
+def test_pip_install_makes_an_environment_that_serves(site: Site) -> None:
     """`pip install` of the package makes an environment in which the README's command serves.
 
     Without a network: the package is a wheel of this checkout, and what it needs is found beside the tests.
     """
     name = re.search(r'^name = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert name is not None
-    for source in ("graceful", "twisted"):
+    for source in ("graceful", "share", "twisted"):
         shutil.copytree(ROOT / source, site.path / source, ignore=shutil.ignore_patterns("__pycache__"))
     for source in ("_graceful_app.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / source, site.path)
@@ -235,15 +286,15 @@ def test_install(site: Site) -> None:
     assert install.endswith(f" -m {readme}")
     site.shell(create)
     site.shell(".venv/bin/python -m pip wheel --no-deps --wheel-dir wheels .", timeout=120)
+    assert not [*site.path.glob("build"), *site.path.glob("*.egg-info")], "the build leaves nothing in the checkout"
     site.shell(install, timeout=120)
-    for source in ("graceful", "twisted"):
+    for source in ("graceful", "share", "twisted"):
         shutil.rmtree(site.path / source)
     (installed,) = site.path.glob(".venv/lib/python*/site-packages")
     (installed / "beside.pth").write_text(f"{beside}\n")
     site.environment["PYTHONPATH"] = str(APPLICATIONS)
     assert site.shell(".venv/bin/python -c 'import graceful; print(graceful.__file__)'").startswith(str(installed))
-    twistd = "exec .venv/bin/python -c 'from twisted.scripts.twistd import run; run()'"
-    with site.server(replaced(serve, {"twistd": twistd, **LISTEN})) as server:
+    with site.server(replaced(serve, {"graceful serve": f"exec .venv/bin/{SERVE['graceful serve']}"})) as server:
         assert fetch(server.port) == b"Hello, world!"
 
 
@@ -265,25 +316,37 @@ def check_served(site: Site, name: str) -> None:
 
 
 @runs("start-names")
-def test_names(site: Site) -> None:
+def test_applications_are_served_by_the_usual_names(site: Site) -> None:
     """Django, Flask and the demo are served, by both usual names, and by the module alone."""
     projects(site)
     check_served(site, "start-names")
 
 
-@runs("start-hello", "start-run", "start-ask")
-def test_hello(site: Site) -> None:
-    """The first application says hello, and Ctrl-C stops it."""
+@runs("start-hello", "start-run", "start-twistd", "start-ask")
+@pytest.mark.parametrize("start", ["start-run", "start-twistd"])
+def test_the_first_application_says_hello_and_ctrl_c_stops_it(site: Site, start: str) -> None:
+    """The first application says hello, started in both ways, and Ctrl-C stops it."""
     site.write("hello.py", shown("start-hello"))
-    with site.server(shown("start-run", LISTEN)) as server:
+    with site.server(shown(start, SERVE if start == "start-run" else LISTEN)) as server:
         said = site.shell(shown("start-ask", {"8080": str(server.port)}))
         assert "Hello, world!" in said
         server.send_signal(signal.SIGINT)
         assert server.wait() == 0
 
 
+@runs("start-reload")
+def test_an_edit_is_served_at_once(site: Site) -> None:
+    """What is edited is served by the server that is started as shown."""
+    site.write("hello.py", shown("start-hello"))
+    _, serve = shown("start-reload", SERVE).splitlines()
+    with site.server(serve) as server:
+        assert b"world" in fetch(server.port, "/")
+        site.write("hello.py", shown("start-hello").replace("world", "reload"))
+        wait_for(lambda: b"reload" in fetch(server.port, "/"), timeout=20)
+
+
 @runs("start-check")
-def test_check(site: Site) -> None:
+def test_check_says_what_it_would_do_or_what_is_wrong(site: Site) -> None:
     """`--check` says what it would do, or what is wrong, by the statuses that the text gives."""
     site.write("hello.py", shown("start-hello"))
     port = free_port()
@@ -295,7 +358,7 @@ def test_check(site: Site) -> None:
 
 
 @runs("start-daemon")
-def test_daemon(site: Site) -> None:
+def test_a_daemon_is_started_and_stopped_by_its_pid_file(site: Site) -> None:
     """A daemon is started, and stopped by its pid file; the next start in that directory is not hindered."""
     site.write("hello.py", shown("start-hello"))
     for _ in range(2):
@@ -332,7 +395,7 @@ def asked(port: int, path: str) -> subprocess.Popen[bytes]:
 
 
 @runs("demo", "watch", "watch-log")
-def test_demo(site: Site) -> None:
+def test_the_demo_streams_to_its_last_line(site: Site) -> None:
     """The demo is what `make demo` runs, its stream goes on to the last line, and the log is as shown."""
     make = ["bash", "-c", shown("demo", {"make": "make --dry-run"})]
     # This test may itself be run by make, which would have another word to say.
@@ -361,7 +424,7 @@ def test_log_of_a_stop(site: Site) -> None:
 
 
 @runs("takedown-run", "takedown-obey")
-def test_limits(site: Site) -> None:
+def test_an_application_that_obeys_its_limit_ends_with_503(site: Site) -> None:
     """An application that obeys, under the options that the text shows: it ends by itself, with 503 and a report."""
     site.write("mysite/wsgi.py", "import time\n" + shown("takedown-obey", {"render(number)": "[time.sleep(0.01)]"}))
     reports = site.path / "reports"
@@ -375,8 +438,27 @@ def test_limits(site: Site) -> None:
     assert len(list(reports.glob("*/OOPS-*"))) == 1
 
 
+@runs("asgi-run", "asgi-events")
+def test_the_event_stream_of_the_text_ends_itself_in_a_stop(site: Site) -> None:
+    """The ASGI application that the text shows is served by the command, and is told of the stop."""
+    site.write("mysite/asgi.py", shown("asgi-events"))
+    with site.server(shown("asgi-run", LISTEN)) as server, Connection(server.port) as stream:
+        pieces: list[bytes] = []
+
+        def take(piece: bytes) -> None:
+            if not pieces:
+                server.terminate()
+            pieces.append(bytes(piece))
+
+        stream.send(request("/events"))
+        stream.answer(consume=take)
+        assert pieces[0].startswith(b"data: news")
+        assert b"".join(pieces).endswith(b"event: bye\ndata: come back\n\n")
+        assert server.wait() == 0
+
+
 @runs("in-flight")
-def test_in_flight(site: Site) -> None:
+def test_sigusr2_logs_what_is_in_flight_as_shown(site: Site) -> None:
     """SIGUSR2 logs what is in flight as shown."""
     with site.server(f"{DEMO} --deadline 0") as server:
         with asked(server.port, "/slow?seconds=20") as slow:
@@ -397,7 +479,7 @@ def test_in_flight(site: Site) -> None:
 
 
 @runs("haproxy", "first-start", "deploy")
-def test_deploy(site: Site) -> None:
+def test_the_deploy_script_loses_no_request(site: Site) -> None:
     """The script in the guide replaces two servers under five kinds of clients, and no request is lost.
 
     HAProxy tries nothing twice, and a start takes so long that it takes the server for dead: each step of the script
@@ -444,7 +526,7 @@ def test_deploy(site: Site) -> None:
 
 
 @runs("readme-deploy", "deploy-file", "deploy-start", "deploy-run", "deploy-said", "deploy-verdict")
-def test_deploy_command(site: Site) -> None:
+def test_the_deploy_command_loses_no_request(site: Site) -> None:
     """The commands of README and guide replace the guide's two servers, and no request is lost."""
     clients, runtime, one, two, status_one, status_two = (str(free_port()) for _ in range(6))
     servers = {"8001": one, "8002": two, "9001": status_one, "9002": status_two}
@@ -498,8 +580,28 @@ def test_deploy_by_takeover(site: Site) -> None:
     assert gone(second, 20)
 
 
-@runs("testing-pytest", "testing-trial", "testing-memory", "testing-treq-trial", "testing-treq-pytest")
-def test_testing(site: Site) -> None:
+ASGI_SITE: Final = """
+import graceful
+
+
+async def application(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+    elif scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data: news\\n\\n", "more_body": True})
+        await graceful.drain_begins()
+        await send({"type": "http.response.body", "body": b"event: bye\\ndata: come back\\n\\n"})
+"""
+
+
+@runs(
+    *("testing-pytest", "testing-trial", "testing-memory", "testing-memory-asgi"),
+    *("testing-treq-trial", "testing-treq-pytest"),
+)
+def test_the_tests_that_the_guide_shows_pass(site: Site) -> None:
     """The tests of a site that the guide shows pass."""
     site.write(
         "mysite/wsgi.py",
@@ -510,13 +612,14 @@ def test_testing(site: Site) -> None:
     )
     site.write("test_pytest.py", shown("testing-pytest"))
     site.write("test_memory.py", shown("testing-memory"))
+    site.write("mysite/asgi.py", ASGI_SITE)
+    site.write("test_memory_asgi.py", shown("testing-memory-asgi"))
     site.write("test_trial.py", shown("testing-trial"))
-    assert "2 passed" in site.shell("python -m pytest -q -p no:cacheprovider test_pytest.py test_memory.py")
-    assert "successes=1" in site.shell("python -m twisted.trial test_trial")
-    site.write("test_treq_trial.py", shown("testing-treq-trial"))
     site.write("test_treq_pytest.py", shown("testing-treq-pytest"))
-    assert "1 passed" in site.shell("python -m pytest -q -p no:cacheprovider test_treq_pytest.py")
-    assert "successes=1" in site.shell("python -m twisted.trial test_treq_trial")
+    site.write("test_treq_trial.py", shown("testing-treq-trial"))
+    files = "test_pytest.py test_memory.py test_memory_asgi.py test_treq_pytest.py"
+    assert "4 passed" in site.shell(f"python -m pytest -q -p no:cacheprovider {files}")
+    assert "successes=2" in site.shell("python -m twisted.trial test_trial test_treq_trial")
 
 
 def pids(site: Site) -> set[int]:
@@ -534,7 +637,7 @@ def listens(port: int) -> bool:
 
 
 @runs("second-instance")
-def test_second_instance(site: Site) -> None:
+def test_a_second_instance_starts_when_the_first_is_closed(site: Site) -> None:
     """A second instance starts with the same pid file and port as soon as the first has said `closed`."""
     port = free_port()
     said = site.shell(shown("second-instance", {"tcp:8080": LOOPBACK.format(port=port)}))
@@ -545,8 +648,24 @@ def test_second_instance(site: Site) -> None:
     assert gone(pid, 20)
 
 
+@runs("tls-listen")
+def test_the_endpoint_of_tls_is_taken(site: Site) -> None:
+    """The server takes the option, and loads the certificate."""
+    certificate = Certificate(site.path)
+    words = shown("tls-listen").replace("/etc/site/site.key", str(certificate.path)).split()
+    command = " ".join(words).replace("/etc/site/site.pem", str(certificate.path))
+    assert "would start, at tcp:0.0.0.0:8443" in site.shell(f"twistd graceful-app --check {command}")
+
+
+@runs("proxy-protocol-listen")
+def test_the_endpoints_of_the_proxy_protocol_are_taken(site: Site) -> None:
+    """The server takes both options."""
+    words = shown("proxy-protocol-listen").replace("/run/", f"{site.path}/").split()
+    assert "would start, at tcp:0.0.0.0:8080, unix:" in site.shell(f"twistd graceful-app --check {' '.join(words)}")
+
+
 @runs("haproxy-lines")
-def test_haproxy_lines(site: Site) -> None:
+def test_haproxy_accepts_the_lines_shown(site: Site) -> None:
     """HAProxy takes the lines, in the frontend of the example."""
     example = (ROOT / "examples" / "haproxy.cfg").read_text()
     bind = "    bind :80\n"
@@ -555,21 +674,25 @@ def test_haproxy_lines(site: Site) -> None:
 
 
 @runs("unit")
-def test_unit(site: Site) -> None:
+def test_systemd_accepts_the_unit_and_its_command_serves(site: Site) -> None:
     """systemd takes the unit where there is one, its command serves, and its statuses are ours."""
     service = unit("unit")["Service"]
     assert service["SuccessExitStatus"].split() == [str(TAKEN_DOWN), str(ABANDONED)]
     verify(site, {"site.service": ("unit",)})
-    with site.server(in_place(service["ExecStart"], {"tcp:8080": ANYWHERE})) as server:
+    assert (service["Type"], service["NotifyAccess"]) == ("notify", "all")
+    control = {"/run/site/graceful.sock": "graceful.sock"}
+    with site.server(in_place(service["ExecStart"], {"tcp:8080": ANYWHERE, **control})) as server:
         assert fetch(server.port) == b"Hello, world!"
         assert not list(site.path.glob("*.pid"))
 
 
 @runs("socket-unit", "socket-service")
-def test_socket_unit(site: Site) -> None:
+def test_with_a_socket_unit_the_next_process_serves_waiting_clients(site: Site) -> None:
     """With systemd's socket, who connects while one process stops is served by the next."""
     verify(site, {"site.service": ("unit", "socket-service"), "site.socket": ("socket-unit",)})
-    command = in_place(unit("socket-service")["Service"]["ExecStart"], {"mysite.wsgi:application": ""})
+    command = in_place(
+        unit("socket-service")["Service"]["ExecStart"], {"mysite.wsgi:application": "", "/run/site/": ""}
+    )
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         activated(site, listening, command) as old,
@@ -610,7 +733,7 @@ def verify(site: Site, files: dict[str, tuple[str, ...]]) -> None:
 
 
 @runs("socket-activate")
-def test_socket_activate(site: Site) -> None:
+def test_socket_activation_starts_the_server_with_the_first_connection(site: Site) -> None:
     """`systemd-socket-activate` starts it with the first connection; where that is not installed, we do it."""
     site.write("mysite/wsgi.py", shown("start-hello"))  # by itself: PYTHONPATH is not passed on
     port = free_port()
@@ -636,7 +759,7 @@ def test_socket_activate(site: Site) -> None:
 
 
 @runs("fd")
-def test_inherited_descriptor(site: Site) -> None:
+def test_a_program_that_holds_the_socket_replaces_the_server(site: Site) -> None:
     """The program that holds the socket itself replaces one server by the next."""
     port = free_port()
     program, deploy, rest = shown("fd", {"8080": str(port)}).partition("# … and for a deploy")
@@ -647,7 +770,7 @@ def test_inherited_descriptor(site: Site) -> None:
 
 
 @runs("access-log")
-def test_access_log(site: Site) -> None:
+def test_a_line_of_the_access_log_is_as_shown(site: Site) -> None:
     """A line of the access log is as shown."""
     site.write("hello.py", shown("start-hello"))
     with site.server(f"{DEMO} --access-log - hello") as server:
@@ -656,8 +779,20 @@ def test_access_log(site: Site) -> None:
         check_lines("access-log", lines_of(server))
 
 
+@runs("access-log-json", "access-log-template")
+def test_other_forms_of_the_access_log_are_as_shown(site: Site) -> None:
+    """A line in JSON has the keys that are shown, and the template that is shown can be used."""
+    with site.server(f"{DEMO} --access-log - --access-log-format json mysite.wsgi") as server:
+        asked(server.port, "/echo?json").communicate()
+        line = server.wait_line(r"\{.*/echo\?json.*\}").group()
+        assert list(json.loads(line)) == list(json.loads(shown("access-log-json")))
+    with site.server(shown("access-log-template", LISTEN)) as server:
+        asked(server.port, "/echo?template").communicate()
+        server.wait_line(r'\dZ 127.0.0.1 "GET /echo\?template HTTP/1.1" 200 0\.\d{6}')
+
+
 @runs("logrotate")
-def test_logrotate(site: Site) -> None:
+def test_postrotate_makes_the_server_write_new_files(site: Site) -> None:
     """After its files were moved, what `postrotate` does makes the server write new ones.
 
     logrotate itself is not run: it would have to be installed for this alone.  What it does is done here.
@@ -691,7 +826,7 @@ def test_logrotate(site: Site) -> None:
 
 
 @runs("uid")
-def test_uid(site: Site) -> None:
+def test_uid_changes_the_user_and_the_logs_are_written(site: Site) -> None:
     """As root the user is changed and the logs are written; as anybody else all but that is tried."""
     logs, port = site.home.logs, free_port()
     places = {"/run/": f"{site.path}/", "/var/log/site": str(logs), "tcp:80 ": f"{LOOPBACK.format(port=port)} "}
@@ -788,8 +923,8 @@ def librarian(site: Site) -> Iterator[Nginx]:
         yield nginx
 
 
-@runs("download-flask", "download-django", "download-wsgi", "parked-django")
-@pytest.mark.parametrize("name", ["download-flask", "download-django", "download-wsgi"])
+@runs("download-flask", "download-django", "download-starlette", "download-wsgi", "parked-django")
+@pytest.mark.parametrize("name", ["download-flask", "download-django", "download-starlette", "download-wsgi"])
 def test_views_of_downloads(site: Site, librarian: Nginx, name: str) -> None:
     """What replaces one's own streaming code sends the file store's file, and Django's other view waits for news."""
     text = shown(name, {LIBRARIAN: librarian.url})
@@ -809,7 +944,7 @@ def test_views_of_downloads(site: Site, librarian: Nginx, name: str) -> None:
 
 
 @runs("download-internal")
-def test_internal_download(site: Site) -> None:
+def test_an_x_accel_redirect_is_taken_over(site: Site) -> None:
     """`X-Accel-Redirect` is taken over."""
     site.write("mysite/wsgi.py", "from handover import application\n")
     file = site.write("files/book.pdf", "a book")
@@ -828,8 +963,31 @@ def test_download_by_prefix(site: Site, librarian: Nginx) -> None:
         assert fetch(server.port) == b"Hello, world!"
 
 
+@runs("download-immutable")
+def test_compressed_and_immutable_files_are_sent_as_shown(site: Site) -> None:
+    """Clients that accept it get what lies compressed beside a file, and keep for a year what its name says."""
+    for number, name in enumerate(("a.css", "a.css.gz", "a.0123456789ab.js")):
+        os.utime(site.write(f"static/{name}", "x" * number), (1000, 1000))
+    options = {**LISTEN, "/srv/static": str(site.path / "static")}
+    with site.server(shown("download-immutable", options)) as server, Connection(server.port) as client:
+        plain = client.get("/static/a.css")
+        packed = client.get("/static/a.css", "Accept-Encoding: br, gzip")
+        same = f"If-None-Match: {packed.header('ETag')}"
+        again = client.get("/static/a.css", "Accept-Encoding: gzip", same)
+        other = client.get("/static/a.css", same)
+        script = client.get("/static/a.0123456789ab.js?v=1")
+        beyond = client.get("/static/a.0123456789ab.js", "Range: bytes=9-")
+    assert (plain.body, plain.header("Content-Encoding"), plain.header("Vary")) == (b"", None, "Accept-Encoding")
+    assert (packed.body, packed.header("Content-Encoding")) == (b"x", "gzip")
+    assert packed.header("Vary") == "Accept-Encoding"
+    assert packed.header("Content-Type") == plain.header("Content-Type") == "text/css"
+    assert (again.status, other.status, plain.header("Cache-Control")) == (304, 200, None)
+    assert script.header("Cache-Control") == "public, max-age=31536000, immutable"
+    assert (beyond.status, beyond.header("Cache-Control")) == (416, None)
+
+
 @runs("downloads-log")
-def test_download_deadline(site: Site) -> None:
+def test_an_overdue_download_is_named_in_the_log_as_shown(site: Site) -> None:
     """A download that is over its deadline is named in the log as shown."""
     with site.write("large", "").open("wb") as large:
         large.truncate(1 << 28)
@@ -843,7 +1001,7 @@ def test_download_deadline(site: Site) -> None:
 
 
 @runs("parked-flask")
-def test_parked(site: Site) -> None:
+def test_a_parked_client_gets_what_another_request_posts(site: Site) -> None:
     """Who waits for news gets what another request posts."""
     site.write("flaskr.py", shown("parked-flask"))
     command = f"twistd -n graceful-app --listen {ANYWHERE} flaskr"
@@ -865,7 +1023,7 @@ def test_example_of_downloads(site: Site) -> None:
 
 
 @runs("control-rotation")
-def test_rotation(site: Site) -> None:
+def test_health_leaves_and_enters_the_rotation(site: Site) -> None:
     """Health leaves the rotation, and enters it again."""
     leave, enter = shown("control-rotation").splitlines()
     with site.server(DEMO) as server:
@@ -877,7 +1035,7 @@ def test_rotation(site: Site) -> None:
 
 
 @runs("control", "control-see", "control-status", "control-stop", "control-curl")
-def test_watching(site: Site) -> None:
+def test_the_watching_commands_say_what_is_shown(site: Site) -> None:
     """The commands say what is shown, before and in the middle of a stop, and the last one how it went."""
     with site.server(f"{DEMO} --app-version 42") as server, asked(server.port, "/slow?seconds=8") as slow:
         in_flight(server, 1)
@@ -898,11 +1056,158 @@ def test_watching(site: Site) -> None:
         site.shell(shown("control-stop"))
 
 
+# -- traces -------------------------------------------------------------------------------------------------
+
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+COLLECTOR = "http://127.0.0.1:4318"
+
+#: Views beside those of the guide: one says by which process it is answered, one stays until the server stops.
+DJANGO_URLS = """
+import os
+import time
+
+import graceful
+from django.http import HttpResponse
+from django.urls import path
+
+
+def process(request):
+    return HttpResponse(str(os.getpid()))
+
+
+def stays(request):
+    while not graceful.draining():
+        time.sleep(0.01)
+    return HttpResponse("stayed")
+
+
+urlpatterns = [path("process", process), path("stays", stays)]
+"""
+FASTAPI_VIEWS = """
+
+import os
+
+import graceful
+
+
+@app.get("/process")
+def process():
+    return os.getpid()
+
+
+@app.get("/stays")
+async def stays():
+    await graceful.drain_begins()
+"""
+
+
+def traced_site(site: Site) -> None:
+    """Make the sites of the guide, with views for the test, and with an exporter that sends nothing by itself."""
+    projects(site)
+    site.write("mysite/urls.py", DJANGO_URLS)
+    site.write("mysite/tracing.py", shown("tracing-module"))
+    site.write("mysite/wsgi.py", shown("tracing-django"))
+    site.write("mysite/asgi.py", shown("tracing-fastapi") + FASTAPI_VIEWS)
+    never = str(3600 * 1000)
+    site.environment |= {
+        "OTEL_BSP_SCHEDULE_DELAY": never,
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+    }
+
+
+def check_traces(site: Site, command: str, collector: Collector, processes: int) -> None:
+    """Ask for pages with a trace and without, stop the server, and compare its log with what was collected.
+
+    :param processes: how many serve; each is asked.
+    """
+    serving: set[bytes] = set()
+
+    def all_asked() -> bool:
+        serving.add(fetch(server.port, "/process"))
+        return len(serving) == processes
+
+    with site.server(command) as server:
+        wait_for(all_asked, 60)
+        with Connection(server.port) as client:
+            client.send(request("/process", f"traceparent: 00-{TRACE}-{CALLER}-01", host="127.0.0.1"))
+            assert client.answer().status == 200
+        in_flight(server, 0)  # an answer may be there before its exchange is over
+        with asked(server.port, "/stays") as stays:
+            in_flight(server, 1)
+            assert not collector.spans
+            server.terminate()
+            stays.communicate()
+        assert server.wait() == 0
+    lines = [json.loads(line) for line in (site.path / "access.log").read_text().splitlines()]
+    logged = {line["trace_id"]: line["target"] for line in lines}
+    assert len(logged) == len(lines) > processes + 1
+    assert {span.trace for span in collector.spans} == logged.keys()
+    assert len(collector.spans) == len(lines)
+    assert Span(TRACE, CALLER) in collector.spans
+    assert "/stays" in logged.values()
+
+
+@runs("tracing-module", "tracing-django", "tracing-fastapi", "tracing-run")
+@pytest.mark.parametrize("workers", [0, 2], ids=["one process", "workers"])
+@pytest.mark.parametrize("application", ["mysite.wsgi", "mysite.asgi:app"])
+def test_spans_and_the_access_log_name_a_trace_by_the_same_id(site: Site, application: str, workers: int) -> None:
+    """Every request has one span, with the id that the log shows; those in memory at a stop are sent."""
+    traced_site(site)
+    with Collector() as collector:
+        options = f"{LISTEN['graceful-app']} --workers {workers or 1}"
+        places = {COLLECTOR: collector.url, "graceful-app": options, "mysite.wsgi": application}
+        check_traces(site, shown("tracing-run", places), collector, workers or 1)
+
+
+@runs("tracing-instrument", "tracing-instrument-exit")
+def test_automatic_instrumentation_sends_the_last_spans(site: Site) -> None:
+    """With OpenTelemetry's command, and two lines in the application, no span is lost at a stop."""
+    traced_site(site)
+    site.shell("django-admin startproject other")
+    plain = (site.path / "other/other/wsgi.py").read_text().replace("other", "mysite")
+    site.write("mysite/wsgi.py", plain + shown("tracing-instrument-exit"))
+    with Collector() as collector:
+        command = shown("tracing-instrument", {COLLECTOR: collector.url, **LISTEN})
+        check_traces(site, command, collector, 2)
+
+
+@pytest.mark.parametrize("timeout", [None, 3], ids=["the server's limit", "the exporter's limit"])
+def test_a_collector_that_does_not_answer_delays_a_stop_by_seconds(site: Site, timeout: int | None) -> None:
+    """The stop gives up after 5 seconds, or when the exporter does, and says what it has waited for."""
+    traced_site(site)
+    if timeout is not None:
+        site.environment["OTEL_EXPORTER_OTLP_TIMEOUT"] = str(timeout)
+    with Collector() as collector:
+        collector.answers.clear()
+        with site.server(shown("tracing-run", {COLLECTOR: collector.url, **LISTEN})) as server:
+            fetch(server.port, "/process")
+            server.terminate()
+            assert server.wait() == 0
+            late = server.log.find_all(r"TracerProvider.shutdown .* has not returned in 5 s")
+            assert bool(late) == (timeout is None)
+            assert bool(server.log.find_all("Failed to export spans batch")) == (timeout is not None)
+        assert not collector.spans
+
+
+def test_a_sampler_that_goes_by_the_id_decides_alone(site: Site) -> None:
+    """What the made field says of the trace does not count for it."""
+    traced_site(site)
+    site.environment |= {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
+    with Collector() as collector:
+        with site.server(shown("tracing-run", {COLLECTOR: collector.url, **LISTEN})) as server:
+            fetch(server.port, "/process")
+            server.terminate()
+            assert server.wait() == 0
+        assert not collector.spans
+
+
 # -- the reactor ------------------------------------------------------------------------------------------------
 
 
 @runs("reactor-run", "reactor-log")
-def test_reactor(site: Site) -> None:
+def test_twistd_web_under_the_graceful_reactor_finishes_and_exits_0(site: Site) -> None:
     """`twistd web` under the graceful reactor finishes what is in flight, says what it should say, and exits 0."""
     site.environment["PYTHONPATH"] += f":{site.path}"  # as if the project were installed
     server = site.server(shown("reactor-run", {"tcp:8080": ANYWHERE}), wait_open=False)
@@ -939,13 +1244,18 @@ def test_reactor_in_a_program(site: Site) -> None:
 
 
 @runs("takeover", "takeover-lines", "takeover-failed", "takeover-readme", "takeover-pid")
-def test_takeover(site: Site) -> None:
+def test_the_command_that_starts_also_takes_over(site: Site) -> None:
     """The command that starts also deploys, the log is as shown, and a predecessor can be named."""
     listen = {"tcp:8080": LOOPBACK.format(port=free_port())}
     command = shown("takeover", listen)
-    with Gate(site.home.path / "gate") as gate, site.server(command) as old:
+    with (
+        Gate(site.home.path / "gate") as gate,
+        site.server(command) as old,
+        Connection(old.port) as kept,  # It is what moves: curl closes what it has opened.
+    ):
         slow = asked(old.port, gate.target())
         gate.wait_reached()
+        assert kept.get("/").status == 200
         site.write("mysite/wsgi.py", "import nowhere\n")
         assert "cannot be imported" in site.shell(command, status=1)
         old.wait_line("no takeover: process")
@@ -963,13 +1273,15 @@ def test_takeover(site: Site) -> None:
             assert slow.communicate()[0] == b"passed"
             stopping.join()
             assert old.wait() == 0
+            assert kept.get("/").status == 200
+            kept.close()
             check_lines("takeover-lines", lines_of(old))
             site.shell(wait, status=2)  # it is there no more
             site.shell(shown("takeover-readme", {"--takeover --listen tcp:8080": f"--check --listen {ANYWHERE}"}))
 
 
 @runs("hang-up", "hang-up-lines")
-def test_hang_up(site: Site) -> None:
+def test_a_hang_up_runs_the_release_that_the_link_leads_to(site: Site) -> None:
     """A hang-up runs the release that the link leads to now, and the log says so."""
     check_deploy_in_place(site, "hang-up", "took over from process", "hang-up-lines")
 
@@ -987,15 +1299,15 @@ def check_deploy_in_place(site: Site, command: str, done: str, lines: str, befor
     shutil.rmtree(site.path / "mysite")
     site.shell(before + shown(command, {"tcp:8080": LOOPBACK.format(port=free_port())}))
     log = site.path / "site.log"
-    wait_for(lambda: done in log.read_text())
+    wait_for(lambda: done in log.read_text(), 60)
     (pid,) = pids(site)
     check_lines(lines, log.read_text().replace(str(site.path), "/srv/site").splitlines())
     os.kill(pid, signal.SIGTERM)
     assert gone(pid, 20)
 
 
-@runs("workers", "workers-lines", "workers-died", "workers-takeover", "workers-watching")
-def test_workers(site: Site) -> None:
+@runs("workers", "workers-lines", "workers-died", "workers-takeover", "workers-watching", "workers-count")
+def test_workers_serve_and_are_replaced_as_the_guide_shows(site: Site) -> None:
     """Workers serve, are replaced when they die, are looked at, and a supervisor with more of them takes over."""
     listen = {"tcp:8080": LOOPBACK.format(port=free_port())}
     with Gate(site.home.path / "gate") as gate, site.server(shown("workers", listen)) as old:
@@ -1010,15 +1322,69 @@ def test_workers(site: Site) -> None:
         check_lines("workers-died", (re.sub("worker [134],", "worker 2,", line) for line in lines_of(old)))
         assert "no exchange 4712-17" in site.shell(take, status=1)
         old.wait_line(r"worker \d, process \d+, accepts", count=5)
+        assert site.shell(shown("workers-count")).startswith("6 workers (were 4)")
+        old.wait_line(r"worker \d, process \d+, accepts", count=7)
         with site.server(shown("workers-takeover", listen)) as new:
             new.wait_line(f"took over from process {old.pid}")
             assert old.wait() == 0
+
+
+@runs("workers-preload", "workers-preload-lines", "workers-unfit-lines")
+def test_workers_share_memory_as_the_guide_shows(site: Site) -> None:
+    """A fork server imports the application; one whose import leaves something behind is not forked."""
+    command = shown("workers-preload", {"tcp:8080": LOOPBACK.format(port=free_port())})
+    with site.server(command) as server:
+        release = str(site.path), "/srv/site/releases/41"
+        check_lines("workers-preload-lines", (line.replace(*release) for line in lines_of(server)))
+    with socket.create_server(("127.0.0.1", 0)) as database:
+        port = database.getsockname()[1]
+        wsgi = site.path / "mysite" / "wsgi.py"
+        leaves = "import socket, threading, time\n"
+        leaves += "threading.Thread(None, time.sleep, 'poller', [99], daemon=True).start()\n"
+        leaves += f"connection = socket.create_connection(('127.0.0.1', {port}))\n"
+        wsgi.write_text(leaves + wsgi.read_text())
+        with site.server(command) as server:
+            there = f"127.0.0.1, port {port}", "10.0.0.7, port 5432"
+            check_lines("workers-unfit-lines", (line.replace(*there) for line in lines_of(server)))
 
 
 @runs("workers-hang-up", "workers-hang-up-lines")
 def test_workers_hang_up(site: Site) -> None:
     """A hang-up has the workers run the release that the link leads to now, and the log says so."""
     check_deploy_in_place(site, "workers-hang-up", "deployed: all workers run", "workers-hang-up-lines")
+
+
+@runs("convert")
+def test_gunicorns_file_is_converted_and_serves(site: Site) -> None:
+    """What gunicorn's file becomes starts the server that it described."""
+    port = free_port()
+    site.write("gunicorn.conf.py", f"bind = '127.0.0.1:{port}'\nthreads = 3\nworkers = 2\npreload_app = True\n")
+    convert, show, serve = shown("convert").splitlines()
+    site.shell(convert)
+    assert "threads = 3" in site.shell(show)
+    with site.server(serve) as server:
+        assert fetch(port, "/echo?converted") == b"converted"
+        server.wait_line(r"worker 2, process \d+, accepts")
+
+
+@runs("gunicorn-file", "gunicorn-converted", "uwsgi-file", "uwsgi-converted")
+def test_files_of_other_servers_become_what_the_guide_shows(site: Site) -> None:
+    """`graceful convert` prints these lines for these files."""
+    for name, path in (("gunicorn", "gunicorn.conf.py"), ("uwsgi", "uwsgi.ini")):
+        site.write(path, shown(f"{name}-file"))
+        assert site.shell(f"graceful convert {path}").rstrip() == shown(f"{name}-converted").rstrip()
+
+
+@runs("unit-file", "unit-counterpart", "uvicorn-counterpart")
+def test_the_counterparts_of_other_configurations_are_complete(site: Site) -> None:
+    """A server starts with each of them; Unit's own is what Unit would be sent, JSON."""
+    assert json.loads(shown("unit-file"))["applications"]["site"]["module"] == "mysite.wsgi"
+    site.write("mysite/asgi.py", "async def app(scope, receive, send): ...\n")
+    (site.path / "static").mkdir()
+    places = {"/srv/static": f"{site.path}/static"}
+    for text in (shown("unit-counterpart", places), shown("uvicorn-counterpart")):
+        site.write("site.toml", text)
+        site.shell("graceful serve --config site.toml --check")
 
 
 @runs("readme-workers")
@@ -1033,7 +1399,7 @@ def test_workers_of_the_readme(site: Site) -> None:
 
 @runs("tree-run", "klein-run")
 @pytest.mark.parametrize(("name", "path"), [("tree-run", "/files/"), ("klein-run", "/api/hello/you")])
-def test_trees(site: Site, name: str, path: str) -> None:
+def test_the_commands_of_the_tree_examples_start_them(site: Site, name: str, path: str) -> None:
     """The examples are started by these commands; other tests say what they do."""
     shutil.copytree(ROOT / "examples", site.path, dirs_exist_ok=True)
     with site.server(shown(name, LISTEN)) as server:
@@ -1042,7 +1408,7 @@ def test_trees(site: Site, name: str, path: str) -> None:
 
 
 @runs("tac-run")
-def test_tac(site: Site) -> None:
+def test_the_command_of_the_tac_example_starts_it(site: Site) -> None:
     """A service of one's own is started by this command, and ended by SIGTERM as twistd ends."""
     shutil.copytree(ROOT / "examples", site.path, dirs_exist_ok=True)
     with site.server(f"export LISTEN={ANYWHERE}; {shown('tac-run')}") as server:

@@ -91,7 +91,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whole(site: Site, way: str) -> None:
+def test_files_of_any_size_arrive_whole(site: Site, way: str) -> None:
     """A large, a small and an empty file arrive whole, with what a client needs to resume; then the next request."""
     with Connection(site.port) as connection:
         for name in ("big.bin", "small.txt", "empty"):
@@ -125,7 +125,7 @@ RANGES = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_ranges(site: Site, way: str) -> None:
+def test_a_range_is_answered_with_its_bytes_or_416(site: Site, way: str) -> None:
     """One range is answered with its bytes; what no byte is in with 416."""
     target = site.ways[way] + "big.bin"
     with Connection(site.port) as connection:
@@ -139,7 +139,7 @@ def test_ranges(site: Site, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_head(site: Site, way: str) -> None:
+def test_head_tells_what_get_would_without_a_body(site: Site, way: str) -> None:
     """HEAD says what GET would, without a body."""
     with Connection(site.port) as connection:
         for name in ("big.bin", "small.txt"):
@@ -150,7 +150,7 @@ def test_head(site: Site, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_conditions(site: Site, way: str) -> None:
+def test_conditions_save_a_file_that_the_client_has(site: Site, way: str) -> None:
     """Who has the file already is told so; who has a part of another version gets the whole."""
     target = site.ways[way] + "big.bin"
     with Connection(site.port) as connection:
@@ -169,7 +169,7 @@ def test_conditions(site: Site, way: str) -> None:
             assert (answer.status, digest(answer.body)) == (200, digest(BIG))
 
 
-def test_file_wrapper(site: Site) -> None:
+def test_a_wrapped_file_is_sent_without_a_thread(site: Site) -> None:
     """`wsgi.file_wrapper` around a file gives the file, to HEAD its length, and the thread is free at once."""
     with Connection(site.port) as connection:
         for name in ("big.bin", "small.txt"):
@@ -227,7 +227,7 @@ def test_status_of_the_upstream(site: Site) -> None:
         "small.txt/more",
     ],
 )
-def test_nothing_outside(site: Site, path: str) -> None:
+def test_nothing_outside_of_the_directory_is_served(site: Site, path: str) -> None:
     """Dots, slashes, NULs, links out of the directory, and what is no file: 404, and a line in the log."""
     for target in (f"/files/{path}", f"/redirect?to=/internal/files/{path.replace('%', '%25')}"):
         before = len(site.server.log)
@@ -270,12 +270,12 @@ def test_inside_of_the_url(home: Home) -> None:
     assert line == b"GET /below/a%20%C3%BC+b?c=d&e=%2F.. HTTP/1.1"
 
 
-def test_links_inside(site: Site) -> None:
+def test_a_link_inside_of_the_directory_is_followed(site: Site) -> None:
     """A symbolic link that stays in its directory is followed."""
     assert get(site.port, "/files/in").body == SMALL
 
 
-def test_methods(site: Site) -> None:
+def test_a_prefix_takes_get_and_head_only(site: Site) -> None:
     """What is served by its prefix takes GET and HEAD."""
     with Connection(site.port) as connection:
         connection.send(request("/files/big.bin", method="DELETE"))

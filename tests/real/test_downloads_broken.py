@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,7 +19,6 @@ from tests.support.nginx import Nginx
 from tests.support.server import Server, resident
 from tests.support.tls import Certificate
 from tests.support.upstream import Script, Upstream, Visit, head, says, silent
-from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
 # More than what the kernel's buffers hold, on their way through two connections.
@@ -76,7 +77,7 @@ def killed_in_the_middle(
         return whole
 
 
-def test_nginx_restarts(server: Server, nginx: Nginx) -> None:
+def test_a_restart_of_nginx_in_mid_download_loses_no_byte(server: Server, nginx: Nginx) -> None:
     """nginx is killed in the middle of a download, and comes back: the client gets every byte, once."""
     answer = killed_in_the_middle(server, nginx, "/file", lambda: None)
     assert (answer.status, digest(answer.body)) == (200, digest(DATA))
@@ -198,7 +199,7 @@ def test_nothing_to_pass_on(server: Server, lie: str) -> None:
     server.wait_line(r"graceful#error\] <exchange \d+ GET /download\S*/file downloading>: ", start=before)
 
 
-def test_refused(server: Server) -> None:
+def test_an_upstream_that_is_not_there_is_a_502(server: Server) -> None:
     """An upstream that is not there is a 502."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -257,7 +258,7 @@ CUT: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.mark.parametrize("lie", CUT)
-def test_cut(server: Server, lie: str) -> None:
+def test_a_body_that_cannot_be_resumed_ends_visibly_short(server: Server, lie: str) -> None:
     """In the middle of the body, what cannot be gone on with ends visibly short, after every byte that was right."""
     got: list[bytes] = []
     before = len(server.log)
@@ -270,7 +271,7 @@ def test_cut(server: Server, lie: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["ends", "resets", "is silent"])
-def test_resumed(server: Server, how: str) -> None:
+def test_a_body_that_breaks_off_is_resumed_by_a_range(server: Server, how: str) -> None:
     """A body that breaks off at any byte is gone on with by a range, and 503s on the way are waited out."""
     data = DATA[:MIB]
     script = {"ends": says, "resets": resets, "is silent": stops}[how]
@@ -308,13 +309,13 @@ def test_without_a_length(server: Server) -> None:
         assert (answer.header("Transfer-Encoding"), answer.body, answer.interim) == ("chunked", b"12345", ())
 
 
-def test_tls(home: Home, tmp_path: Path) -> None:
+def test_an_upstream_is_asked_by_tls_if_its_certificate_is_trusted(home: Home, tmp_path: Path) -> None:
     """An upstream is asked by TLS, and only if its certificate is trusted."""
     certificate = Certificate(tmp_path)
     trusting = {"SSL_CERT_FILE": str(certificate.path)}
     with Upstream(says(head("Content-Length: 2"), b"ok"), tls=certificate.serving()) as upstream:
         for environment, status in ((trusting, 200), ({}, 502)):
-            with Server(home, *QUICK, application=APPLICATION, environment=environment) as server:
+            with Server(home, *QUICK, application=APPLICATION, environment=environment, tls=True) as server:
                 assert asked(server, upstream).status == status
     assert len(upstream.visits) == 1
 
@@ -345,17 +346,33 @@ def test_what_the_upstream_gets_to_see(server: Server) -> None:
 
 
 def test_client_leaves_before_the_answer(home: Home) -> None:
-    """A client that leaves while the upstream thinks ends the upstream's request, though that is not late yet."""
-    with (
-        Server(home, "--idle-grace", "0.5", application=APPLICATION) as server,
-        Upstream(silent) as upstream,
-    ):
+    """A reset ends the upstream's request at once; a client that closes may still read, up to a limit."""
+    options = ("--idle-grace", "0.5", "--upstream-timeout", "3")
+    with Server(home, *options, application=APPLICATION) as server, Upstream(silent) as upstream:
         for number, leave in enumerate((Connection.close, Connection.reset)):
             connection = Connection(server.port)
             connection.send(request(f"/download?target={upstream.url}/file"))
             visit = upstream.visit(number)
             leave(connection)
-            assert visit.left.wait(3)
+            assert visit.left.wait(1 if leave is Connection.reset else 6)
+
+
+def test_client_half_closes_before_the_answer(server: Server) -> None:
+    """A client that says at once that it will send nothing more gets all of a file whose store takes its time."""
+    body, asked = b"late " * 1000, threading.Event()
+
+    def late(visit: Visit) -> None:
+        assert asked.wait(10)
+        visit.send(head(f"Content-Length: {len(body)}") + body)
+
+    with Upstream(late) as upstream, Connection(server.port) as connection:
+        connection.send(request(f"/download?target={upstream.url}/file"))
+        connection.half_close()
+        upstream.visit()
+        assert not select.select([connection.socket], [], [], 0.5)[0], "it was not waited for"
+        asked.set()
+        assert connection.answer().body == body
+        connection.end()
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
@@ -409,13 +426,13 @@ def test_client_takes_nothing(home: Home, nginx: Nginx) -> None:
             connections.append(stack.enter_context(Connection(server.port, receive_buffer=4096)))
             connections[-1].send(request(f"/download?target={target}"))
         server.wait_line("a client takes nothing", count=2)
-        wait_for(lambda: server.in_flight() == 0)
+        server.settle()
         for connection in connections:
             with pytest.raises(Failure, match=r"truncated|reset"):
                 connection.answer()
 
 
-def test_pipelined(server: Server, nginx: Nginx, home: Home) -> None:
+def test_pipelined_downloads_come_one_after_the_other(server: Server, nginx: Nginx, home: Home) -> None:
     """Downloads that were asked for in one packet come one after the other, and what stands behind them, too."""
     targets = (nginx.url + "/file", str(home.path / "files" / "file"))
     with Connection(server.port) as connection:

@@ -1,4 +1,4 @@
-"""Downloads and parked requests in Django and Flask: on graceful with no thread, on gunicorn with the same bytes."""
+"""Downloads and parked requests in Django (WSGI and ASGI) and Flask: with no thread, and the bytes of gunicorn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from tests.support.waiting import wait_for
 MIB = 1024 * 1024
 TEXT = b"".join(b"line %d\n" % number for number in range(600_000))
 FILES = {"big.txt": TEXT, "small.txt": TEXT[:100]}
-SITES = {"django": "django_site.wsgi:application", "flask": "flask_site:app"}
+SITES = {
+    "django": "django_site.wsgi:application",
+    "django by ASGI": "django_site.asgi:application",
+    "flask": "flask_site:app",
+}
+BY_GUNICORN = {"django": "django", "django by ASGI": "django", "flask": "flask"}
+"""The site that gunicorn serves, to compare with: by WSGI."""
 
 
 class Sites:
@@ -51,7 +57,10 @@ class Sites:
             pid_file = f"--pidfile={name}.pid"
             server = Server(home, *options, application=site, environment=environment, twistd_options=[pid_file])
             self.graceful[name] = stack.enter_context(server)
-        self.gunicorn = {name: stack.enter_context(Gunicorn(site, environment)).port for name, site in SITES.items()}
+        ports = {
+            name: stack.enter_context(Gunicorn(SITES[name], environment)).port for name in set(BY_GUNICORN.values())
+        }
+        self.gunicorn = {name: ports[site] for name, site in BY_GUNICORN.items()}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def test_same_on_both(sites: Sites, framework: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("framework", SITES)
-def test_part(sites: Sites, framework: str) -> None:
+def test_ranges_and_conditions_are_answered_for_any_view(sites: Sites, framework: str) -> None:
     """Ranges, conditions and HEAD are answered for a view that knows nothing of them."""
     with Connection(sites.graceful[framework].port) as connection:
         for path in ("/download/big.txt", "/store/big.txt"):
@@ -124,7 +133,7 @@ def test_threads_are_free(sites: Sites, framework: str) -> None:
 
 def test_compressed_is_not_taken_over(sites: Sites) -> None:
     """A body that Django's GZipMiddleware has wrapped is sent by the thread: what it says is what comes."""
-    for port in (sites.graceful["django"].port, sites.gunicorn["django"]):
+    for port in (sites.graceful["django"].port, sites.graceful["django by ASGI"].port, sites.gunicorn["django"]):
         answer = get(port, "/wrapped/big.txt", "Accept-Encoding: gzip")
         assert answer.header("Content-Encoding") == "gzip"
         assert digest(gzip.decompress(answer.body)) == digest(TEXT)
@@ -133,9 +142,10 @@ def test_compressed_is_not_taken_over(sites: Sites) -> None:
     assert get(sites.graceful["django"].port, "/wrapped/big.txt").header("Accept-Ranges") == "bytes"
 
 
-def test_django_sendfile(sites: Sites) -> None:
+@pytest.mark.parametrize("framework", ["django", "django by ASGI"])
+def test_django_sendfile_is_served_as_by_nginx(sites: Sites, framework: str) -> None:
     """What django-sendfile2 sends to an nginx in front is done here; Django's fields are kept."""
-    with Connection(sites.graceful["django"].port) as connection:
+    with Connection(sites.graceful[framework].port) as connection:
         for name, content in FILES.items():
             answer = connection.get(f"/sent/{name}", "Accept-Encoding: gzip")
             assert (answer.status, digest(answer.body)) == (200, digest(content))
@@ -151,7 +161,7 @@ def test_django_sendfile(sites: Sites) -> None:
 
 
 @pytest.mark.parametrize("framework", SITES)
-def test_missing(sites: Sites, framework: str) -> None:
+def test_a_missing_file_is_the_applications_error_or_the_upstreams_404(sites: Sites, framework: str) -> None:
     """A file that is not there is the application's error, and one that the file store has not its 404."""
     server = sites.graceful[framework]
     assert get(server.port, "/store/nothing").status == 404
@@ -163,7 +173,7 @@ def test_missing(sites: Sites, framework: str) -> None:
 
 @pytest.mark.parametrize("on", ["graceful", "gunicorn"])
 @pytest.mark.parametrize("framework", SITES)
-def test_news(sites: Sites, framework: str, on: str) -> None:
+def test_a_parked_client_gets_the_answer_of_another_thread_or_204(sites: Sites, framework: str, on: str) -> None:
     """Who waits gets the answer that another request's thread gives; who waits too long, a 204."""
     port = sites.graceful[framework].port if on == "graceful" else sites.gunicorn[framework]
     with ThreadPoolExecutor(1) as executor:
@@ -178,7 +188,7 @@ def test_news(sites: Sites, framework: str, on: str) -> None:
 
 @pytest.mark.parametrize("on", ["graceful", "gunicorn"])
 @pytest.mark.parametrize("framework", SITES)
-def test_events(sites: Sites, framework: str, on: str) -> None:
+def test_an_event_stream_arrives_piece_by_piece(sites: Sites, framework: str, on: str) -> None:
     """An event stream arrives with its type, piece by piece, and ends."""
     port = sites.graceful[framework].port if on == "graceful" else sites.gunicorn[framework]
     fields = ("Accept-Encoding: gzip",) if on == "graceful" else ()

@@ -54,7 +54,7 @@ def begun(stack: ExitStack, server: Server, target: str) -> Connection:
     return connection
 
 
-def test_many(home: Home, nginx: Nginx, files: Path) -> None:
+def test_a_stop_finishes_100_downloads_and_answers_100_parked_requests(home: Home, nginx: Nginx, files: Path) -> None:
     """With 100 downloads and 100 requests that wait, all of the former arrive, all of the latter are answered.
 
     Who waits is answered when the sockets are closed: by the application in a thread, or else with 204.
@@ -85,7 +85,7 @@ def test_many(home: Home, nginx: Nginx, files: Path) -> None:
                 assert (answer.status, answer.body) == (204, b"")
             assert answer.says_close
             connection.end()
-        wait_for(lambda: server.in_flight() == MANY)  # it has yet to see that some clients have closed
+        server.settle(MANY)  # it has yet to see that some clients have closed
         with ThreadPoolExecutor(10) as executor:
             for answer in executor.map(Connection.answer, downloads):
                 assert digest(answer.body) == digest(DATA)
@@ -95,7 +95,7 @@ def test_many(home: Home, nginx: Nginx, files: Path) -> None:
         assert server.drained() == (2 * MANY, 0, 0)
 
 
-def test_download_deadline(home: Home, nginx: Nginx, files: Path, tmp_path: Path) -> None:
+def test_a_download_is_cut_visibly_at_its_deadline(home: Home, nginx: Nginx, files: Path, tmp_path: Path) -> None:
     """At `--download-deadline` a download is cut visibly and named, with 70; the next instance completes it."""
     mappings = ("--download", f"/store={nginx.url}", "--download", f"/files={files}")
     deadlines = ("--deadline", "0", "--download-deadline", "1.5", *QUICK)
@@ -170,7 +170,7 @@ def test_nothing_has_come_yet(home: Home) -> None:
         assert server.wait() == 70
 
 
-def test_hurry(home: Home, nginx: Nginx) -> None:
+def test_sigquit_cuts_downloads(home: Home, nginx: Nginx) -> None:
     """SIGQUIT cuts downloads as it does everything."""
     with Server(home, "--download", f"/store={nginx.url}") as server, ExitStack() as stack:
         connection = begun(stack, server, "/store/file")
@@ -180,7 +180,7 @@ def test_hurry(home: Home, nginx: Nginx) -> None:
         assert server.wait() == 70
 
 
-def test_tls(home: Home, nginx: Nginx, files: Path, tmp_path: Path) -> None:
+def test_a_stop_waits_for_downloads_over_tls(home: Home, nginx: Nginx, files: Path, tmp_path: Path) -> None:
     """Over TLS downloads arrive as well, whole and in part, and a stop waits for them."""
     certificate = Certificate(tmp_path)
     mappings = ("--download", f"/store={nginx.url}", "--download", f"/files={files}")

@@ -32,7 +32,7 @@ def wait_in_flight(server: Server, target: str) -> None:
         server.wait_line(r"\d+ in flight", count=asked + 1)
 
 
-def test_commands() -> None:
+def test_each_example_names_its_command() -> None:
     """Each example says, in its docstring, the command that runs it."""
     for path in EXAMPLES.iterdir():
         if path.suffix == ".tac":
@@ -57,6 +57,7 @@ def test_files_beside_wsgi(home: Home) -> None:
         reading.send(request("/files/large"))
         wait_in_flight(server, "/slow")
         wait_in_flight(server, "/files/large")
+        server.settle(2)
         server.terminate()
         server.wait_closed()
         assert working.answer().body == b"This is /slow of the application.\n"
@@ -76,6 +77,7 @@ def test_klein_beside_wsgi(home: Home) -> None:
         assert get(server.port, "/api/nothing").status == 404
         connection.send(request("/api/slow/0.5"))
         wait_in_flight(server, "/api/slow")
+        server.settle(1)
         server.terminate()
         server.wait_closed()
         answer = connection.answer()
@@ -96,7 +98,7 @@ def test_client_leaves_klein(home: Home) -> None:
         assert time.monotonic() - told < 5
 
 
-def test_downloads(home: Home) -> None:
+def test_a_stop_of_the_downloads_example_loses_nothing(home: Home) -> None:
     """A stop tells those who wait, and lets the download go on; status 0."""
     file = home.run / "large"
     file.write_bytes(PATTERN * 12)
@@ -128,7 +130,7 @@ def test_downloads(home: Home) -> None:
     file.unlink()
 
 
-def test_embedded(home: Home) -> None:
+def test_the_embedded_server_finishes_what_is_in_flight(home: Home) -> None:
     """The server in somebody's own application finishes what is in flight, and twistd ends as by the signal."""
     with TacServer(home, EXAMPLES / "embedded.tac") as server, Connection(server.port) as connection:
         assert get(server.port).body.startswith(b"The other service has ticked")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import Connection, Failure
+from tests.support.clients import Connection, Failure, request
 from tests.support.command import status_of
 from tests.support.gate import Gate
 from tests.support.home import UNPRIVILEGED, Home
@@ -167,7 +168,66 @@ def test_a_stop_ends_a_deploy(home: Home, daemon: bool) -> None:
         assert not (home.run / "twistd.pid").exists()
 
 
-def test_after_uid(home: Home) -> None:
+def test_successor_is_an_orphan_when_it_is_named(home: Home) -> None:
+    """systemd does not wait for a main process that is the child of another process at the moment it is named."""
+    become_subreaper()
+    with ExitStack() as stack:
+        manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        manager.bind(str(home.path / "notify"))
+        manager.settimeout(20)
+        gate = stack.enter_context(Gate(home.path / "gate"))
+        server = Server(home, *SHORT, environment={"NOTIFY_SOCKET": str(home.path / "notify")})
+        stack.callback(end, server, home)
+        server.start()
+        server.wait_open()
+        client = stack.enter_context(Connection(server.port))
+        client.send(request(gate.target()))  # keeps the predecessor, and with it every child that it has
+        gate.wait_reached()
+        server.send_signal(signal.SIGHUP)
+        named = server.pid
+        while named == server.pid:
+            said = dict(line.split("=", 1) for line in manager.recv(4096).decode().splitlines())
+            named = int(said.get("MAINPID", named))
+        assert server.stays(0)
+        assert parent_of(named) == os.getpid()
+        assert int(server.wait_line(r"deploy: successor, process (\d+), runs")[1]) == named
+        gate.open()
+        assert client.answer().status == 200
+        client.close()
+        assert server.wait() == 0
+
+
+def test_a_successor_that_crashes_is_logged(home: Home) -> None:
+    """A predecessor that still finishes a request says that no process serves; nothing else can."""
+    releases = Releases(home)
+    releases.make("41")
+    with served(home, releases, daemon=False) as server, Gate(home.path / "gate") as gate:
+        with Connection(server.port) as client:
+            client.send(request(gate.target()))
+            gate.wait_reached()
+            server.send_signal(signal.SIGHUP)
+            server.wait_line(f"took over from process {server.pid}")
+            successor = int(server.wait_line(r"deploy: successor, process (\d+), runs")[1])
+            os.kill(successor, signal.SIGKILL)
+            home.disturbed = True
+            server.wait_line(
+                f"the successor, process {successor}, has crashed: no process answers at .*graceful.sock"
+            )
+            os.waitpid(successor, 0)
+            for left in ("twistd.pid", "graceful.sock"):
+                (home.run / left).unlink()
+            gate.open()
+            assert client.answer().status == 200
+            client.end()
+        assert server.wait() == 0
+
+
+def parent_of(pid: int) -> int:
+    """Returns the parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_hang_up_after_uid_starts_a_successor_without_privileges(home: Home) -> None:
     """With --uid, the successor is started without privileges, and gets sockets and pid file all the same."""
     if os.getuid() != 0:
         pytest.skip("needs root")

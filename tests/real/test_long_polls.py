@@ -41,7 +41,7 @@ def parked(stack: ExitStack, server: Server, target: str) -> Connection:
     return connection
 
 
-def test_answer(server: Server) -> None:
+def test_the_answer_comes_from_another_requests_thread(server: Server) -> None:
     """The answer comes from another request's thread, is the whole answer, and a second one is harmless."""
     with ExitStack() as stack:
         connection = parked(stack, server, "/park?name=a")
@@ -61,7 +61,7 @@ def test_answer_before_it_waits(server: Server) -> None:
         assert connection.get("/echo?next").body == b"next"
 
 
-def test_many(server: Server) -> None:
+def test_a_hundred_requests_wait_without_a_thread(server: Server) -> None:
     """A hundred requests wait in no thread, and one broadcast answers them all."""
     with ExitStack() as stack:
         connections = [stack.enter_context(Connection(server.port)) for _ in range(100)]
@@ -75,7 +75,7 @@ def test_many(server: Server) -> None:
             assert connection.get("/echo?next").body == b"next"
 
 
-def test_time_out(server: Server) -> None:
+def test_a_parked_request_is_answered_with_204_after_its_time(server: Server) -> None:
     """When its time is over it is answered with 204, and the connection goes on."""
     with Connection(server.port) as connection:
         answer = connection.get("/park?name=t&timeout=0.2")
@@ -85,7 +85,7 @@ def test_time_out(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["closes", "half-closes", "resets"])
-def test_gone(server: Server, how: str) -> None:
+def test_a_client_that_sends_fin_while_parked_is_gone(server: Server, how: str) -> None:
     """A browser tab that is closed only sends FIN: who waits is gone, the ticket says so, an answer is too late."""
     with ExitStack() as stack:
         connection = parked(stack, server, f"/park?name={how}")
@@ -103,7 +103,7 @@ def test_gone_before_it_parks(server: Server) -> None:
         wait_for(lambda: "early" in get(server.port, "/gone").body.decode().split(","))
 
 
-def test_events(server: Server) -> None:
+def test_an_event_stream_begins_at_once_and_takes_events(server: Server) -> None:
     """An event stream begins at once, takes events one by one, and ends when it is finished."""
     with ExitStack() as stack:
         connection = parked(stack, server, "/events?name=e")
@@ -127,7 +127,7 @@ def test_events_at_drain(home: Home) -> None:
     with Server(home, "--idle-grace", "0.5", application=APPLICATION) as server, ExitStack() as stack:
         stream, poll = parked(stack, server, "/events?name=e"), parked(stack, server, "/park?name=p")
         get(server.port, "/send?name=e&body=one")
-        wait_for(lambda: server.in_flight() == 2)  # its thread notes the end after the client has its answer
+        server.settle(2)
         server.terminate()
         server.wait_closed()
         answer = stream.answer()

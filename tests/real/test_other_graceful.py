@@ -78,7 +78,7 @@ def says(ended: subprocess.CompletedProcess[str], status: int, *words: str) -> N
 
 
 @STARTS
-def test_ours(python: Path, installed: Path, command: Sequence[str]) -> None:
+def test_our_own_package_is_accepted_anywhere(python: Path, installed: Path, command: Sequence[str]) -> None:
     """Our own package is accepted, wherever it is."""
     ended = run(python, command, installed)
     assert (ended.returncode, ended.stderr) == (0, ""), ended
@@ -86,7 +86,9 @@ def test_ours(python: Path, installed: Path, command: Sequence[str]) -> None:
 
 @STARTS
 @pytest.mark.parametrize("deleted", [False, True], ids=["overwritten", "deleted"])
-def test_damaged(python: Path, installed: Path, command: Sequence[str], deleted: bool) -> None:
+def test_an_installation_damaged_by_the_other_project_is_noticed(
+    python: Path, installed: Path, command: Sequence[str], deleted: bool
+) -> None:
     """Installed after ours the other project overwrites the package's first file, and uninstalled it deletes it."""
     first = installed / "graceful" / "__init__.py"
     first.unlink()
@@ -133,7 +135,7 @@ def test_command_that_is_broken(python: Path, installed: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["web", "--version"], ["--help"]], ids=" ".join)
-def test_other_services(python: Path, installed: Path, command: Sequence[str]) -> None:
+def test_twistd_with_another_service_says_nothing(python: Path, installed: Path, command: Sequence[str]) -> None:
     """A twistd that is asked for something else says nothing about it."""
     (installed / "graceful" / "__init__.py").write_text(OTHER)
     ended = run(python, [*TWISTD, *command], installed)

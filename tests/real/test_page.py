@@ -62,7 +62,7 @@ def test_a_drain_in_the_browser(home: Home) -> None:
         page.wait("document.getElementById('state').textContent === 'finishing'")
         assert page.text("sockets").lower().endswith("closed")
         assert page.text("countdown") in ("1:40", "1:39", "1:38")
-        assert "finished" in page.text("notice")
+        assert "Finishing what is in flight" in page.text("notice")
         page.look(width=390, height=800, dark=True)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         heard = page.accessible()
@@ -187,7 +187,7 @@ def test_who_may_ask(home: Home) -> None:
         assert b"http" not in page.body.replace(b"http-equiv", b"")
 
 
-def test_many_watch(home: Home) -> None:
+def test_fifty_watchers_are_told_how_it_ended(home: Home) -> None:
     """Fifty look on, one of them reads nothing, and all the others are told how it ended."""
     with Server(home, *FAST, *STATUS, "--deadline", "30") as server, ExitStack() as stack:
         port = status_port(server)

@@ -211,7 +211,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return Certificate(tmp_path_factory.mktemp("certificate"))
 
 
-def test_tls(home: Home, certificate: Certificate) -> None:
+def test_an_answer_over_tls_is_finished(home: Home, certificate: Certificate) -> None:
     """An answer over TLS is finished, the connection ends with TLS's goodbye, and the socket is named `ssl:`."""
     with (
         Service(home, "web", "--listen", certificate.endpoint, "--wsgi", "streaming.application") as service,
@@ -449,7 +449,7 @@ def graceful(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_control(home: Home) -> None:
+def test_control_of_the_reactor_shows_and_obeys(home: Home) -> None:
     """With GRACEFUL_CONTROL, the `graceful` command sees what is in flight, and gives its orders."""
     path = str(home.run / "control.sock")
     with (
@@ -469,7 +469,7 @@ def test_control(home: Home) -> None:
         service.wait_line(CLOSED)
         assert json.loads(graceful("status", "--json", "--control", path).stdout)["state"] == "finishing"
         extended = graceful("extend", "100", "--control", path).stdout
-        assert re.search(r"has to be gone in 31\d s", extended)
+        assert re.search(r"has to be gone in 3[01]\d s", extended)  # some seconds have passed on a busy machine
         gate.open()
         assert connection.answer().body == WHOLE
         assert service.wait() == waiter.wait(10) == 0

@@ -46,7 +46,7 @@ def test_a_streamed_answer(home: Home) -> None:
         service.kill()
 
 
-def test_a_download(home: Home) -> None:
+def test_on_the_stock_reactor_a_download_ends_too_early(home: Home) -> None:
     """curl is told of a transfer that ends too early."""
     directory, large = files(home, 32 * MIB)
     with stock(home, "web", "--listen", LOOPBACK, "--path", str(directory)) as service:

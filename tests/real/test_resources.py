@@ -126,7 +126,7 @@ def test_application_found_later(server: Server) -> None:
     assert get(server.port, "/deferred/echo?found").body == b"found"
 
 
-def test_wrapped_application(server: Server) -> None:
+def test_a_wrapped_application_is_answered_unchanged(server: Server) -> None:
     """An application in a wrapper, here one that would compress, is answered, as the application says it."""
     answer = get(server.port, "/wrapped/echo?wrapped", "Accept-Encoding: gzip")
     assert (answer.body, answer.header("Content-Encoding")) == (b"wrapped", None)
@@ -149,7 +149,7 @@ def test_bodies_reach_both_kinds(server: Server, target: str, size: int, framing
         assert answer.endswith(f"['{size}', None]")
 
 
-def test_reverse_proxy(server: Server) -> None:
+def test_twisteds_reverse_proxy_works_with_chunked_bodies(server: Server) -> None:
     """Twisted's reverse proxy is a resource like others, also for bodies that come in chunks."""
     data = PATTERN[:200_000]
     sent = request("/proxy/body", "Transfer-Encoding: chunked", method="POST") + chunked([data])
@@ -178,7 +178,7 @@ def test_applications_and_resources_take_turns(server: Server) -> None:
             assert connection.answer().body == expected
 
 
-def test_pipelined_files(server: Server) -> None:
+def test_pipelined_files_come_whole(server: Server) -> None:
     """Files that are asked for behind each other all come whole; each has a producer of its own."""
     with Connection(server.port, receive_buffer=4096) as connection:
         connection.send(request("/files/large") * 3 + request("/files/small.txt"))
@@ -192,7 +192,7 @@ def test_pipelined_files(server: Server) -> None:
 # -- requests as Twisted has them -----------------------------------------------------------------------------
 
 
-def test_form(server: Server) -> None:
+def test_the_fields_of_query_and_form_are_request_args(server: Server) -> None:
     """The fields of query and form are `Request.args`, urlencoded or multipart."""
     urlencoded = "Content-Type: application/x-www-form-urlencoded"
     sent = request("/form?q=1", urlencoded, method="POST", body=b"a=1&a=2&b=%C3%A9")
@@ -203,14 +203,14 @@ def test_form(server: Server) -> None:
     assert json.loads(ask(server.port, sent, "POST").body) == {"file": ["whole"]}
 
 
-def test_broken_form(server: Server) -> None:
+def test_a_broken_multipart_form_is_a_400(server: Server) -> None:
     """A multipart form that is none is answered with 400."""
     multipart = "Content-Type: multipart/form-data; boundary=x"
     answer = ask(server.port, request("/form", multipart, method="POST", body=b"none at all"), "POST")
     assert (answer.status, answer.says_close) == (400, True)
 
 
-def test_session(server: Server) -> None:
+def test_a_session_is_found_by_its_cookie(server: Server) -> None:
     """A session is found again by its cookie."""
     with Connection(server.port) as connection:
         first = connection.get("/session")
@@ -219,7 +219,7 @@ def test_session(server: Server) -> None:
         assert connection.get("/session", f"Cookie: {cookie}").body == b"2"
 
 
-def test_where(server: Server) -> None:
+def test_a_request_knows_its_client_server_and_path(server: Server) -> None:
     """A request knows its client, its server, and its own place."""
     with Connection(server.port) as connection:
         connection.send(request("/where/more%2Fhere/", host="site.example:81"))
@@ -246,13 +246,13 @@ def test_behind_a_proxy(home: Home, files: Path) -> None:
             assert json.loads(connection.answer().body)["url"] == "https://test.example:8443/where"
 
 
-def test_untrusted_proxy(server: Server) -> None:
+def test_an_untrusted_proxy_is_not_believed(server: Server) -> None:
     """What a stranger says about other clients is not believed."""
     there = show(server.port, "/where", "X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https")
     assert (there["ip"], there["secure"]) == ("127.0.0.1", False)
 
 
-def test_unix_socket(home: Home, files: Path) -> None:
+def test_a_request_on_a_unix_socket_has_no_client_address(home: Home, files: Path) -> None:
     """A request on a Unix socket has no client address, and works."""
     path = str(home.run / "socket")
     with site(home, files, listen=[f"unix:{path}"]):
@@ -262,7 +262,7 @@ def test_unix_socket(home: Home, files: Path) -> None:
         assert get(path, "/files/small.txt").body == b"0123456789"
 
 
-def test_star(server: Server) -> None:
+def test_options_star_gets_an_empty_answer(server: Server) -> None:
     """`OPTIONS *` asks about the server, and gets an empty answer."""
     answer = ask(server.port, request("*", method="OPTIONS"), "OPTIONS")
     assert (answer.status, answer.body) == (200, b"")
@@ -271,7 +271,7 @@ def test_star(server: Server) -> None:
 # -- answers ----------------------------------------------------------------------------------------------------
 
 
-def test_missing(server: Server) -> None:
+def test_a_missing_resource_is_a_404(server: Server) -> None:
     """What is not there is answered with 404, and the connection stays."""
     with Connection(server.port) as connection:
         assert connection.get("/directory/nothing").status == 404
@@ -279,7 +279,7 @@ def test_missing(server: Server) -> None:
         assert connection.get("/data").body == b"some data"
 
 
-def test_redirects(server: Server) -> None:
+def test_redirects_are_sent_with_or_without_a_body(server: Server) -> None:
     """Redirects are sent, with their body or without."""
     with Connection(server.port) as connection:
         for target in ("/redirect", "/moved"):
@@ -288,7 +288,7 @@ def test_redirects(server: Server) -> None:
         assert connection.get("/files").header("Location") == "/files/"
 
 
-def test_head(server: Server) -> None:
+def test_head_gets_no_body_from_any_resource(server: Server) -> None:
     """HEAD gets the head of the answer to GET, and no body, from every kind of resource."""
     with Connection(server.port) as connection:
         for target, length in (("/files/small.txt", "10"), ("/data", "9"), ("/form", "2")):
@@ -298,7 +298,7 @@ def test_head(server: Server) -> None:
         assert connection.get("/data").body == b"some data"
 
 
-def test_other_methods(server: Server) -> None:
+def test_a_method_that_a_resource_lacks_is_a_405(server: Server) -> None:
     """A method that a resource does not have is answered with 405 and what it has."""
     with Connection(server.port) as connection:
         answer = connection.get("/files/small.txt", method="POST")
@@ -307,7 +307,7 @@ def test_other_methods(server: Server) -> None:
         assert connection.get("/data", method="BREW").status == 501
 
 
-def test_ranges(server: Server) -> None:
+def test_static_file_answers_ranges(server: Server) -> None:
     """`static.File` answers one range, several, and one that is not there."""
     with Connection(server.port) as connection:
         one = connection.get("/files/small.txt", "Range: bytes=2-4")
@@ -320,7 +320,7 @@ def test_ranges(server: Server) -> None:
         assert connection.get("/files/large", f"Range: bytes={11 * MIB}-").body == PATTERN
 
 
-def test_not_modified(server: Server) -> None:
+def test_a_file_that_the_client_has_is_not_sent_again(server: Server) -> None:
     """A file that the client has already is not sent again."""
     with Connection(server.port) as connection:
         modified = connection.get("/files/small.txt").header("Last-Modified")
@@ -338,7 +338,7 @@ def test_pieces_are_framed_once(server: Server) -> None:
 
 
 @pytest.mark.parametrize("target", ["/pieces", "/data", "/later", "/files/small.txt", "/wsgi/gen"])
-def test_http_10(server: Server, target: str) -> None:
+def test_a_client_of_http_1_0_gets_no_chunks(server: Server, target: str) -> None:
     """A client of HTTP/1.0 gets no chunks, and its connection's end."""
     with Connection(server.port) as connection:
         connection.send(request(target, version="1.0"))
@@ -375,7 +375,7 @@ def test_head_is_sent_when_it_is_flushed(server: Server, module_home: Home) -> N
         assert body == b"4\r\nlate\r\n0\r\n\r\n"
 
 
-def test_failures(server: Server) -> None:
+def test_a_failing_resource_is_a_500_and_the_connection_stays(server: Server) -> None:
     """A resource that fails is answered with 500, wherever it fails, and the connection stays."""
     with Connection(server.port) as connection:
         for target in ("/fail", "/failing-directory/x", "/text"):
@@ -399,7 +399,7 @@ def test_failure_in_the_middle(server: Server) -> None:
     wait_lost(server, "late")
 
 
-def test_producer_fails(server: Server) -> None:
+def test_a_failing_pull_producer_ends_its_answer_short(server: Server) -> None:
     """A pull producer that fails ends its answer, visibly short, instead of leaving it open for ever."""
     server.tracebacks += 1
     with Connection(server.port) as connection, pytest.raises(Failure, match="truncated"):
@@ -417,7 +417,7 @@ def test_finish_is_notified(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "after a half"])
-def test_client_leaves(server: Server, module_home: Home, how: str) -> None:
+def test_notify_finish_fires_when_the_client_leaves(server: Server, module_home: Home, how: str) -> None:
     """`notifyFinish` fires when the client leaves while nothing of its answer is under way."""
     name = how.replace(" ", "-")
     with ExitStack() as stack:
@@ -586,7 +586,7 @@ def test_sessions_do_not_hold_the_exit(home: Home, files: Path) -> None:
         assert time.monotonic() - told < 3
 
 
-def test_deadline(home: Home, files: Path) -> None:
+def test_a_deferred_is_taken_down_at_the_deadline(home: Home, files: Path) -> None:
     """At the deadline a Deferred that has said nothing becomes a 503, a begun answer is cut, and both are told."""
     with (
         site(home, files, "--deadline", "0.3") as server,

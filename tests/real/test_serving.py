@@ -22,7 +22,7 @@ MAX_BODY = 5_000_000
 @pytest.fixture(scope="module")
 def server(module_home: Home) -> Iterator[Server]:
     """One server for all tests here; that it stops cleanly afterwards is one more test."""
-    times = ("--idle-grace", "0.5", "--keep-alive", "7", "--header-timeout", "1")
+    times = ("--idle-grace", "12", "--keep-alive", "7", "--header-timeout", "1")
     bodies = ("--max-body", str(MAX_BODY), "--spool", str(module_home.spool))
     with Server(module_home, *times, *bodies) as running:
         yield running
@@ -87,7 +87,7 @@ def test_empty_lines_before_a_request(server: Server) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 4_000_000])
-def test_upload(server: Server, size: int) -> None:
+def test_an_upload_reaches_the_application_whole(server: Server, size: int) -> None:
     """A body with a Content-Length reaches the application whole, and the next request is found behind it."""
     body = os.urandom(size)
     with Connection(server.port) as connection:
@@ -97,7 +97,7 @@ def test_upload(server: Server, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_537, 4_000_000])
-def test_chunked_upload(server: Server, size: int) -> None:
+def test_a_chunked_upload_reaches_the_application_decoded(server: Server, size: int) -> None:
     """A body in chunked coding reaches the application decoded, and the next request is found behind it."""
     body = os.urandom(size)
     pieces = [body[start : start + 7000] for start in range(0, size, 7000)]
@@ -117,7 +117,7 @@ def test_trailers_are_not_headers(server: Server) -> None:
     assert "HTTP_X_TRAILER" not in environ
 
 
-def test_chunked_answer(server: Server) -> None:
+def test_an_answer_of_unknown_length_is_chunked(server: Server) -> None:
     """An answer of unknown length is chunked for an HTTP/1.1 client, which can go on using the connection."""
     with Connection(server.port) as connection:
         answer = connection.get("/gen")
@@ -125,7 +125,14 @@ def test_chunked_answer(server: Server) -> None:
         assert connection.get("/echo?next").body == b"next"
 
 
-def test_expect_continue(server: Server) -> None:
+def test_header_fields_of_lists_are_sent(server: Server) -> None:
+    """An application that has lists for tuples, and a tuple for the list, is served; the same head comes twice."""
+    for number in ("1", "2", "2"):
+        answer = get(server.port, f"/lists?nr={number}")
+        assert (answer.status, answer.body, answer.header("X-Number")) == (200, b"lists", number)
+
+
+def test_100_continue_is_sent_before_the_body(server: Server) -> None:
     """A client that waits for `100 Continue` gets it before it sends its body."""
     with Connection(server.port) as connection:
         head = request("/upload", "Expect: 100-continue", "Content-Length: 5", method="POST")
@@ -152,7 +159,7 @@ def test_expect_continue_behind_a_slow_request(server: Server) -> None:
         assert connection.answer("POST").body == digest(b"hello")
 
 
-def test_head(server: Server) -> None:
+def test_head_is_answered_without_a_body(server: Server) -> None:
     """HEAD is answered like GET but without a body."""
     with Connection(server.port) as connection:
         assert connection.get("/", method="HEAD").header("Content-Length") == "13"
@@ -170,7 +177,7 @@ def test_no_content_and_not_modified(server: Server) -> None:
         assert connection.get("/echo?next").body == b"next"
 
 
-def test_absolute_form(server: Server) -> None:
+def test_an_absolute_target_is_split_and_its_host_wins(server: Server) -> None:
     """A target with scheme and host is split, and its host wins over the Host field (RFC 9112 §3.2.2)."""
     environ = json.loads(ask(server.port, request("http://other.example/environ?a=b")).body)
     assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/environ", "a=b")
@@ -184,7 +191,7 @@ def test_any_method_token(server: Server, method: str) -> None:
     assert (answer.status, answer.body) == (404, f"{method} /coffee".encode())
 
 
-def test_options_asterisk(server: Server) -> None:
+def test_options_asterisk_has_an_empty_path(server: Server) -> None:
     """`OPTIONS *` reaches the application, with an empty path: it is about no resource."""
     assert ask(server.port, request("*", method="OPTIONS"), "OPTIONS").body == b"OPTIONS "
 
@@ -255,7 +262,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_refused(server: Server, reason: str) -> None:
+def test_a_bad_request_gets_its_own_status_and_a_clean_close(server: Server, reason: str) -> None:
     """What cannot be understood or accepted gets its own status, a short body and a clean close."""
     status, data = REFUSED[reason]
     with Connection(server.port) as connection:
@@ -306,7 +313,7 @@ def test_client_that_half_closes(server: Server) -> None:
 
 
 def test_idle_connection_is_closed_after_the_announced_time(home: Home) -> None:
-    """An idle connection lives a second longer than announced: a request sent in time is not lost."""
+    """An idle connection lives five seconds longer than announced: a request sent in time is not lost."""
     with Server(home, "--keep-alive", "1") as server, ThreadPoolExecutor(8) as executor:
 
         def idle(start: float) -> float:
@@ -320,7 +327,7 @@ def test_idle_connection_is_closed_after_the_announced_time(home: Home) -> None:
 
         # The server looks at its connections now and then: at least one of these begins just before it does.
         for seconds in executor.map(idle, [number / 8 for number in range(8)]):
-            assert 1.99 < seconds < 4
+            assert 5.99 < seconds < 8
 
 
 def test_unfinished_upload_is_not_given_to_the_application(server: Server) -> None:
@@ -341,7 +348,7 @@ def test_reset_connections_harm_nobody(server: Server) -> None:
     assert get(server.port).status == 200
 
 
-def test_unix_socket(home: Home) -> None:
+def test_a_server_on_a_unix_socket_removes_its_file(home: Home) -> None:
     """A server on a Unix socket serves, and takes its socket file away when it stops."""
     path = home.run / "socket"
     with Server(home, "--idle-grace", "0.5", listen=[f"unix:{path}"]) as server:
@@ -352,7 +359,7 @@ def test_unix_socket(home: Home) -> None:
             Connection(str(path))
 
 
-def test_several_listeners(home: Home) -> None:
+def test_each_listener_is_opened_logged_and_closed(home: Home) -> None:
     """Each `--listen` is opened, said, and closed."""
     addresses = ["tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.1"]
     with Server(home, listen=addresses) as server:

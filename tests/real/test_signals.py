@@ -81,7 +81,7 @@ def test_no_connection_at_all(any_home: Home) -> None:
         assert server.drained() == (0, 0, 0)
 
 
-def test_sigterm_twice(home: Home) -> None:
+def test_a_second_sigterm_logs_and_changes_nothing(home: Home) -> None:
     """A second SIGTERM says what is still running, and changes nothing."""
     with Server(home) as server, Gate(home.path / "gate") as gate, Connection(server.port) as connection:
         connection.send(request(gate.target()))
@@ -197,7 +197,7 @@ def test_no_room_for_more_connections(any_home: Home) -> None:
         assert server.wait() == 0
 
 
-def test_clock_step(home: Home) -> None:
+def test_a_jump_of_the_wall_clock_ends_nothing(home: Home) -> None:
     """A wall clock that jumps ahead ends nothing: no deadline, no idle time, no drain."""
     stepped = home.path / "stepped"
     with (
@@ -237,7 +237,7 @@ def wall_clock(server: Server) -> float:
     return parsedate_to_datetime(date).timestamp()
 
 
-def test_sigint(home: Home) -> None:
+def test_sigint_closes_idle_connections_and_a_second_one_takes_down(home: Home) -> None:
     """SIGINT closes idle connections at once and finishes what is in flight; a second one takes it down."""
     with (
         Server(home, "--idle-grace", "60") as server,
@@ -248,6 +248,7 @@ def test_sigint(home: Home) -> None:
         idle.get("/")
         connection.send(request(gate.target()))
         gate.wait_reached()
+        server.settle(1)
         server.send_signal(signal.SIGINT)
         server.wait_closed()
         idle.end()
@@ -260,7 +261,7 @@ def test_sigint(home: Home) -> None:
         assert server.drained() == (0, 1, 0)
 
 
-def test_sigquit(home: Home) -> None:
+def test_sigquit_takes_down_what_is_in_flight(home: Home) -> None:
     """SIGQUIT takes down at once what is in flight."""
     with Server(home) as server, Gate(home.path / "gate") as gate, Connection(server.port) as connection:
         connection.send(request(gate.target()))
@@ -305,7 +306,7 @@ def test_sigusr1_in_the_foreground(home: Home) -> None:
         assert get(server.port).status == 200
 
 
-def test_sigusr2(home: Home) -> None:
+def test_sigusr2_logs_every_exchange_with_its_stack(home: Home) -> None:
     """SIGUSR2 logs every exchange in flight, with its phase and its thread's stack."""
     with (
         Server(home, "--threads", "1") as server,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 import pytest
@@ -11,7 +12,9 @@ from tests.support.clients import Connection, Failure, get, request
 from tests.support.gate import Gate
 from tests.support.home import UNPRIVILEGED, Home
 from tests.support.ports import free_port
-from tests.support.server import KEEPS_READING, LOOPBACK, Server
+from tests.support.processes import alive
+from tests.support.server import KEEPS_READING, LOOPBACK, OPEN, PROGRAMS, Server
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(params=[False, True], ids=["foreground", "daemon"])
@@ -37,7 +40,7 @@ def test_start_and_stop(any_home: Home, daemon: bool) -> None:
         assert get(server.port).body == b"Hello, world!"
 
 
-def test_demo(home: Home) -> None:
+def test_without_a_module_the_demo_is_served(home: Home) -> None:
     """Without a MODULE the built-in demo is served."""
     with Server(home, application=None) as server:
         assert b"kill -TERM" in get(server.port).body
@@ -61,7 +64,7 @@ def test_second_address_in_use(home: Home, daemon: bool) -> None:
         fails(Server(home, listen=listen, daemon=daemon), str(port), "in use")
 
 
-def test_foreign_address(home: Home, daemon: bool) -> None:
+def test_a_foreign_address_ends_the_start(home: Home, daemon: bool) -> None:
     """An address that is not this machine's ends the start."""
     listen = ["tcp:8080:interface=192.0.2.1"]
     fails(Server(home, listen=listen, daemon=daemon), "192.0.2.1")
@@ -89,17 +92,17 @@ def test_no_such_callable(home: Home, daemon: bool) -> None:
         ("--threads", "many"),
         ("--deadline", "-1"),
         ("--trusted-proxy", "nobody"),
-        ("--spool", "/nowhere"),
+        ("--spool", "/nowhere/spool"),
         ("--max-body", "1X"),
     ],
     ids=" ".join,
 )
-def test_bad_option(home: Home, options: tuple[str, str], daemon: bool) -> None:
+def test_a_bad_option_is_refused_by_name_and_value(home: Home, options: tuple[str, str], daemon: bool) -> None:
     """A bad value is refused before anything happens, by a line with the option and the value."""
     fails(Server(home, *options, daemon=daemon), options[0], options[1])
 
 
-def test_bad_endpoint(home: Home, daemon: bool) -> None:
+def test_a_bad_endpoint_is_named(home: Home, daemon: bool) -> None:
     """An endpoint that nobody understands is named."""
     fails(Server(home, listen=["tpc:8080"], daemon=daemon), "tpc")
 
@@ -109,12 +112,20 @@ def test_access_log_that_cannot_be_opened(home: Home, daemon: bool) -> None:
     fails(Server(home, "--access-log", "/nowhere/access.log", daemon=daemon), "/nowhere/access.log")
 
 
-def test_check(home: Home) -> None:
+def test_check_ends_with_0_and_serves_nothing(home: Home) -> None:
     """`--check` ends with 0 when everything is right, and serves nothing."""
     ended = Server(home, "--check").run()
     assert ended.returncode == 0, ended.stdout
     assert " open (pid" not in ended.stdout
     assert home.left_behind() == []
+
+
+def test_a_check_that_fails_says_why_in_one_line(home: Home) -> None:
+    """Also for a daemon, whose failures are logged otherwise: a check has no log."""
+    for application in ("broken_import", "nosuch"):
+        ended = Server(home, "--check", application=application, daemon=True).run()
+        assert ended.returncode == 1
+        assert len(ended.stdout.splitlines()) == 1, ended.stdout
 
 
 def test_check_finds_what_a_start_would(home: Home) -> None:
@@ -202,7 +213,7 @@ def test_stale_pid_file(home: Home, daemon: bool) -> None:
         assert get(server.port).status == 200
 
 
-def test_twist(home: Home) -> None:
+def test_the_server_runs_under_twist(home: Home) -> None:
     """Under `twist`, which has no daemons and no pid file, it serves and stops in the same way."""
     with Server(home, program="twist") as server, Gate(home.path / "gate") as gate:
         with Connection(server.port) as connection:
@@ -216,7 +227,7 @@ def test_twist(home: Home) -> None:
         assert server.drained() == (1, 0, 0)
 
 
-def test_uid(home: Home, daemon: bool) -> None:
+def test_with_uid_the_application_runs_as_that_user(home: Home, daemon: bool) -> None:
     """With `--uid` the application is imported and runs as that user."""
     uid, prefix = (UNPRIVILEGED, KEEPS_READING) if os.getuid() == 0 else (os.getuid(), ())
     for directory in (home.run, home.logs, home.spool):
@@ -233,7 +244,7 @@ def test_uid(home: Home, daemon: bool) -> None:
         assert get(server.port).body == f"imported by {uid}, served by {uid}".encode()
 
 
-def test_inherited_socket(home: Home) -> None:
+def test_an_inherited_socket_is_served_until_the_stop(home: Home) -> None:
     """A listening socket that the process inherits is served, and no longer accepts when it has stopped."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -268,3 +279,36 @@ def test_unix_socket_of_a_dead_server(home: Home) -> None:
         Connection(str(path))
     with Server(home, listen=[f"unix:{path}"]):
         assert get(str(path)).status == 200
+
+
+def test_graceful_serve_is_the_same_server(home: Home) -> None:
+    """`graceful serve` serves a module of the working directory, takes twistd's options, and deploys in place."""
+    module, pid_file = home.run / "shop.py", home.run / "shop.pid"
+    module.write_text("def application(environ, start):\n    start('200 OK', [])\n    return [b'one']\n")
+    options = ("--listen", LOOPBACK.format(port=0), "--pidfile", "shop.pid")
+    command = [str(PROGRAMS / "graceful"), "serve", "shop", *options]
+    try:
+        with Server(home, command=command, environment={"PYTHONDONTWRITEBYTECODE": "1"}) as server:
+            assert get(server.port).body == b"one"
+            assert int(pid_file.read_text()) == server.pid
+            module.write_text(module.read_text().replace("one", "another"))
+            server.send_signal(signal.SIGHUP)
+            successor = int(server.wait_line(OPEN, count=2)["pid"])
+            try:
+                server.wait_line("took over from process")
+                assert get(server.port).body == b"another"
+                wait_for(lambda: int(pid_file.read_text()) == successor)
+            finally:
+                os.kill(successor, signal.SIGTERM)
+            server.wait_line("drained in", count=2)
+            wait_for(lambda: not alive(successor))
+            assert not pid_file.exists()
+            assert server.wait() == 0
+    finally:
+        module.unlink()
+
+
+def test_graceful_serve_says_where_it_looked(home: Home) -> None:
+    """A module that is not there is refused in one line, with the directories in which it was looked for."""
+    server = Server(home, command=[str(PROGRAMS / "graceful"), "serve", "nowhere.wsgi"])
+    fails(server, "nowhere.wsgi cannot be imported", f"looked in {home.run}")

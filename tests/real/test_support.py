@@ -36,7 +36,7 @@ def test_foreground_is_not_a_daemon(site: Site, ended: Server) -> None:
     assert ended.wait() == 71
 
 
-def test_stolen_status(ended: Server) -> None:
+def test_a_status_that_another_caller_collected_is_unknown(ended: Server) -> None:
     """If somebody else has collected a server, its status is not known; it is not taken for a good one."""
     os.waitpid(ended.pid, 0)
     with pytest.raises(ChildProcessError):

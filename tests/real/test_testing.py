@@ -131,14 +131,14 @@ def run(directory: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_pytest(tmp_path: Path) -> None:
+def test_the_pytest_fixture_works_without_configuration(tmp_path: Path) -> None:
     """The fixture is there without being asked for, and does what the guide says."""
     (tmp_path / "site_under_test.py").write_text(SITE)
     (tmp_path / "test_site.py").write_text(WITH_PYTEST)
     assert "4 passed" in run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_site.py")
 
 
-def test_trial(tmp_path: Path) -> None:
+def test_the_trial_mixin_leaves_nothing_in_the_reactor(tmp_path: Path) -> None:
     """So does the mixin; nothing is left in the reactor."""
     (tmp_path / "site_under_test.py").write_text(SITE)
     (tmp_path / "test_site.py").write_text(WITH_TRIAL)

@@ -122,7 +122,9 @@ def test_real_ports_are_said(server: Server) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
-def test_scheme(server: Server, certificate: Certificate, version: ssl.TLSVersion) -> None:
+def test_the_application_sees_https_and_the_clients_address(
+    server: Server, certificate: Certificate, version: ssl.TLSVersion
+) -> None:
     """The application sees https, and the client's own address."""
     with TLSConnection(port(server), certificate.context(version)) as connection:
         environ = json.loads(connection.get("/environ").body)
@@ -131,7 +133,7 @@ def test_scheme(server: Server, certificate: Certificate, version: ssl.TLSVersio
     assert environ["SERVER_PORT"] == str(port(server))
 
 
-def test_proxied_address(server: Server) -> None:
+def test_the_application_sees_the_addresses_of_the_proxy_protocol(server: Server) -> None:
     """The application sees the addresses that the PROXY protocol has told."""
     with proxied(server) as connection:
         environ = json.loads(connection.get("/environ").body)
@@ -166,7 +168,7 @@ def test_trust_is_the_client_s(home: Home) -> None:
             assert json.loads(connection.get("/environ", told).body)["REMOTE_ADDR"] == "198.51.100.1"
 
 
-def test_keep_alive(server: Server, connect: Connect) -> None:
+def test_a_tls_connection_carries_many_requests(server: Server, connect: Connect) -> None:
     """A connection carries many requests, one after the other and pipelined."""
     with connect(server) as connection:
         for number in range(20):
@@ -176,7 +178,7 @@ def test_keep_alive(server: Server, connect: Connect) -> None:
             assert connection.answer().body == b"%d" % number
 
 
-def test_close(server: Server, connect: Connect) -> None:
+def test_a_tls_connection_ends_in_good_order(server: Server, connect: Connect) -> None:
     """A connection that has carried its last answer ends in good order."""
     with connect(server) as connection:
         asked = time.monotonic()
@@ -185,7 +187,7 @@ def test_close(server: Server, connect: Connect) -> None:
         assert time.monotonic() - asked < 1
 
 
-def test_bodies(server: Server, connect: Connect) -> None:
+def test_bodies_of_every_framing_arrive_whole_over_tls(server: Server, connect: Connect) -> None:
     """Bodies of every framing arrive and are sent whole, also when the client is slow."""
     data = PATTERN * 8
     digest = f"{len(data)} {hashlib.sha256(data).hexdigest()}".encode()
@@ -204,7 +206,7 @@ def test_bodies(server: Server, connect: Connect) -> None:
         assert connection.get("/gen").body == b"abcdef"
 
 
-def test_refused_upload(server: Server, connect: Connect) -> None:
+def test_a_client_refused_in_mid_upload_reads_why(server: Server, connect: Connect) -> None:
     """A client that is refused in the middle of its upload reads why."""
     with connect(server) as connection:
         connection.send(request("/upload", f"Content-Length: {1 << 40}", method="POST") + PATTERN)
@@ -223,7 +225,9 @@ def test_client_that_goes_on_sending(server: Server, connect: Connect) -> None:
         connection.end()
 
 
-def test_slow_readers(home: Home, connect: Connect, certificate: Certificate) -> None:
+def test_slow_readers_over_tls_get_every_byte_in_little_memory(
+    home: Home, connect: Connect, certificate: Certificate
+) -> None:
     """More slow readers than threads hold up nobody, hold little memory, and get every byte."""
     size = 16 * MIB
     with Server(home, "--threads", "2", listen=[certificate.endpoint, PROXY]) as server, ExitStack() as stack:
@@ -251,7 +255,9 @@ def test_slow_readers(home: Home, connect: Connect, certificate: Certificate) ->
         assert memory(server, "VmHWM") - before < 16 * MIB
 
 
-def test_resources(home: Home, connect: Connect, certificate: Certificate, tmp_path: Path) -> None:
+def test_a_tree_of_resources_is_served_over_tls(
+    home: Home, connect: Connect, certificate: Certificate, tmp_path: Path
+) -> None:
     """A tree of resources is served as well: it knows that it is safe, and slow downloads hold little memory."""
     (tmp_path / "large").write_bytes(PATTERN * 12)
     files = {"TREE_FILES": str(tmp_path)}
@@ -293,7 +299,7 @@ def test_disconnect_frees_a_thread(server: Server, connect: Connect) -> None:
         assert other.answer().body == b"freed"
 
 
-def test_send_timeout(home: Home, certificate: Certificate) -> None:
+def test_tls_clients_that_take_nothing_are_cut(home: Home, certificate: Certificate) -> None:
     """Clients that take nothing are cut after a while, and leave nothing behind."""
     with Both(home, certificate, "--send-timeout", "0.5", "--deadline", "30") as both:
         for reader in both.connect(receive_buffer=8192):
@@ -318,7 +324,7 @@ def test_handshake_that_never_comes(home: Home, certificate: Certificate) -> Non
 # -- stopping ---------------------------------------------------------------------------------------------------
 
 
-def test_stop(home: Home, connect: Connect, certificate: Certificate) -> None:
+def test_a_stop_over_tls_finishes_what_is_in_flight(home: Home, connect: Connect, certificate: Certificate) -> None:
     """At SIGTERM the socket is closed and says so, what is in flight is finished, idle clients get a last answer."""
     options = ("--idle-grace", "5", "--spool", str(home.spool))
     with (
@@ -338,6 +344,7 @@ def test_stop(home: Home, connect: Connect, certificate: Certificate) -> None:
         reading.socket.recv(0)
         sending.send(request("/upload", f"Content-Length: {2 * MIB}", method="POST") + PATTERN)
         assert idle.get("/").status == 200
+        server.settle(3)
         server.terminate()
         where = port(server, kind)
         server.wait_line(rf"socket {kind}:127\.0\.0\.1:{where} closed \(pid {server.pid}\)")
@@ -415,7 +422,7 @@ def test_answer_in_the_buffers(home: Home, certificate: Certificate) -> None:
         assert both.server.drained() == (2, 0, 0)
 
 
-def test_max_connections(home: Home) -> None:
+def test_connections_beyond_the_maximum_wait(home: Home) -> None:
     """Connections beyond `--max-connections` wait until another one is closed."""
     with Server(home, "--max-connections", "2", listen=[PROXY]) as server, ExitStack() as stack:
         first, second = (stack.enter_context(proxied(server)) for _ in range(2))
@@ -455,7 +462,7 @@ def test_deadline_for_clients_that_do_not_read(home: Home, certificate: Certific
         assert both.server.drained() == (0, 2, 0)
 
 
-def test_deadline(home: Home, certificate: Certificate) -> None:
+def test_tls_exchanges_are_taken_down_at_the_deadline(home: Home, certificate: Certificate) -> None:
     """At the deadline who has no answer gets a 503, who is in the middle of one is cut, and all are named."""
     with (
         Both(home, certificate, "--deadline", "0.5") as both,
@@ -487,7 +494,7 @@ def test_deadline(home: Home, certificate: Certificate) -> None:
         both.server.wait_line(r"taking down .*/big", 1, count=2)
 
 
-def test_check(home: Home, certificate: Certificate) -> None:
+def test_check_finds_a_missing_certificate(home: Home, certificate: Certificate) -> None:
     """`--check` finds that an endpoint's certificate is not there, and says where one that is there would listen."""
     found = Server(home, "--check", listen=[certificate.endpoint]).run()
     assert (found.returncode, "ssl:127.0.0.1:" in found.stdout) == (0, True), found.stdout
@@ -507,7 +514,7 @@ def test_a_broken_endpoint(home: Home, certificate: Certificate) -> None:
         assert "Traceback" not in ended.stdout
 
 
-def test_busy_port(home: Home, certificate: Certificate) -> None:
+def test_a_busy_port_ends_the_start_with_one_line(home: Home, certificate: Certificate) -> None:
     """A port that somebody else listens on ends the start with one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = certificate.endpoint.replace("ssl:0", f"ssl:{taken.getsockname()[1]}")

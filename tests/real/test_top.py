@@ -9,7 +9,11 @@ import select
 import subprocess
 import sys
 import time
+from typing import Any
 
+from rich.console import Console
+
+from graceful.commands.top import picture
 from tests.support.clients import Connection, request
 from tests.support.command import COMMAND
 from tests.support.gate import Gate
@@ -19,7 +23,7 @@ from tests.support.server import Server
 ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def test_live(home: Home) -> None:
+def test_top_shows_exchanges_and_ends_with_the_server(home: Home) -> None:
     """What comes into flight appears, and it ends when the server has gone."""
     with Server(home, "--idle-grace", "0.2", "--app-version", "r42") as server, Gate(home.path / "gate") as gate:
         ours, theirs = pty.openpty()
@@ -57,7 +61,32 @@ def test_live(home: Home) -> None:
             os.close(ours)
 
 
-def test_without_rich() -> None:
+def test_top_says_how_many_it_leaves_out() -> None:
+    """With more in flight than there is room for, the last line says how many are missing."""
+    status: dict[str, Any] = {
+        "state": "serving",
+        "pid": 1,
+        "app_version": None,
+        "rotation": "in",
+        "deadline": None,
+        "threads": {"busy": 20, "size": 20, "queued": 6},
+        "connections": {"busy": 26, "idle": 0},
+        "in_flight_count": 26,
+        "in_flight": [],
+        "finished": 0,
+        "taken_down": 0,
+        "sockets": [],
+    }
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(picture(status))
+    assert shown.get().splitlines()[-1].strip() == "and 26 more"
+    with console.capture() as shown:
+        console.print(picture({**status, "in_flight_count": 0}))
+    assert "more" not in shown.get()
+
+
+def test_top_without_rich_says_what_to_install() -> None:
     """One line says what to install."""
     program = "import sys; sys.modules['rich'] = None; from graceful.cli import main; sys.exit(main(['top']))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)

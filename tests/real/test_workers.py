@@ -20,6 +20,7 @@ from tests.support.command import graceful, status_of
 from tests.support.gate import Gate
 from tests.support.home import UNPRIVILEGED, Home
 from tests.support.load import Load
+from tests.support.processes import alive
 from tests.support.reports import reports
 from tests.support.server import CLOSED, KEEPS_READING, OPEN, Server
 from tests.support.waiting import wait_for
@@ -80,14 +81,6 @@ def served(port: int, times: int = 30) -> Counter[bytes]:
     return Counter(get(port, "/pid").body for _ in range(times))
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs, and has not only been left for somebody to collect."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def application(home: Home, text: str) -> dict[str, Any]:
     """A module of its own for a server, and how it is named."""
     (home.path / "own.py").write_text(text)
@@ -99,7 +92,7 @@ def application(home: Home, text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("daemon", [False, True], ids=["-n", "daemon"])
-def test_all_serve(home: Home, daemon: bool) -> None:
+def test_connections_are_spread_over_all_workers(home: Home, daemon: bool) -> None:
     """Connections are spread over all workers; the supervisor is the one to order about, and says when it is over."""
     with supervisor(home, daemon=daemon) as server:
         answered = served(server.port, 60)
@@ -159,7 +152,7 @@ def test_a_lame_duck(home: Home) -> None:
         assert server.wait() == 0
 
 
-def test_orders(home: Home) -> None:
+def test_orders_reach_the_workers(home: Home) -> None:
     """Leaving and entering, more time, and the taking down of one exchange reach the workers."""
     with ExitStack() as stack:
         server = stack.enter_context(supervisor(home))
@@ -214,7 +207,7 @@ def test_endpoints_that_cannot_be_shared(home: Home) -> None:
     """What a plugin listens on cannot be passed on: that is said."""
     failed = supervisor(home, listen=["ssl:0:privateKey=x:certKey=y"]).run()
     assert failed.returncode != 0
-    assert "only tcp, tcp6, unix, fd and systemd can be shared by workers" in failed.stdout
+    assert "only tcp, tcp6, tls, tls6, unix, fd and systemd can be shared by workers" in failed.stdout
 
 
 def test_an_address_that_is_taken(home: Home) -> None:
@@ -228,7 +221,7 @@ def test_an_address_that_is_taken(home: Home) -> None:
 # -- workers that go --------------------------------------------------------------------------------------
 
 
-def test_killed(home: Home) -> None:
+def test_a_killed_worker_takes_only_its_own_exchanges_with_it(home: Home) -> None:
     """A worker that is killed takes only its own exchanges with it, which are named; another one takes its place."""
     with ExitStack() as stack:
         server = stack.enter_context(supervisor(home, "--reports", str(home.logs)))
@@ -270,7 +263,7 @@ def test_a_sibling_accepts(home: Home) -> None:
         assert sum(served(server.port).values()) == 30
 
 
-def test_all_killed(home: Home) -> None:
+def test_no_client_is_refused_if_all_workers_are_killed(home: Home) -> None:
     """When all are killed at once, clients wait for the next ones, and nobody is refused."""
     with supervisor(home) as server:
         home.disturbed = True
@@ -341,7 +334,7 @@ def test_a_release_that_cannot_start_again(home: Home) -> None:
         complete(home, 2)
 
 
-def test_nobody_left(home: Home) -> None:
+def test_the_supervisor_gives_up_if_no_worker_can_start(home: Home) -> None:
     """When no worker can be started any more, the supervisor gives up, aloud."""
     flag = home.path / "flag"
     with supervisor(home, workers=2, **application(home, DIES.format(flag=str(flag)))) as server:
@@ -373,7 +366,7 @@ def test_the_supervisor_is_killed(home: Home) -> None:
 
 
 @pytest.mark.parametrize("option", [("--max-requests", "150+-40"), ("--max-rss", "200M")], ids=["requests", "rss"])
-def test_recycled(home: Home, option: tuple[str, str]) -> None:
+def test_recycled_workers_lose_no_request(home: Home, option: tuple[str, str]) -> None:
     """Workers that have served enough, or have become too large, are replaced, and nobody notices."""
     with ExitStack() as stack:
         server = stack.enter_context(
@@ -388,7 +381,7 @@ def test_recycled(home: Home, option: tuple[str, str]) -> None:
         load.stop().check()
 
 
-def test_without_privileges(home: Home) -> None:
+def test_with_uid_all_workers_run_as_that_user(home: Home) -> None:
     """With --uid, workers run as that user, also those that are started later, in a directory of root's."""
     if os.getuid() != 0:
         pytest.skip("needs root")

@@ -17,7 +17,8 @@ from tests.support.command import status_of
 from tests.support.gate import Gate
 from tests.support.home import Home
 from tests.support.load import Load
-from tests.support.releases import Releases
+from tests.support.processes import alive, children_of
+from tests.support.releases import Releases, deploy_broken
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
@@ -78,9 +79,7 @@ def test_a_release_that_fails_at_once(home: Home) -> None:
     releases.make("41")
     with served(home, releases, "--takeover-timeout", "5") as server:
         before = pids(home)
-        releases.make("broken", "raise RuntimeError('no database here')")
-        server.send_signal(signal.SIGHUP)
-        server.wait_line("no deploy: release cannot be imported: .*no database here.*; the old release serves on")
+        deploy_broken(releases, server)
         with Gate(home.path / "gate") as gate:
             releases.make("hangs", f"open({str(gate.path)!r}).read()")
             server.send_signal(signal.SIGHUP)
@@ -135,7 +134,7 @@ def test_process_1_of_a_container(home: Home) -> None:
         stack.callback(server.kill)
         server.start()
         server.wait_open()
-        first = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())
+        (first,) = children_of(server.pid)
         os.kill(first, signal.SIGHUP)
         server.wait_line(DEPLOYED)
         assert get(server.port, "/echo?x").body == b"x"
@@ -207,8 +206,10 @@ def test_a_successor_that_fails(home: Home) -> None:
         stack.callback(hanging.kill)
         hanging.start()
         gate.wait_reached()
+        wait_for(lambda: len(children_of(hanging.pid)) == 2)
+        workers = children_of(hanging.pid)
         hanging.kill()
-        gate.open()
+        wait_for(lambda: not any(map(alive, workers)))  # though they hang in the import
         old.wait_line("no takeover: process .* has ended before it accepted", count=2)
         assert len(pids(home)) == 2
         assert get(old.port, "/echo?x").body == b"x"
@@ -240,9 +241,10 @@ def test_an_address_less(home: Home) -> None:
         old = stack.enter_context(Server(home, *SHORT, "--workers", "2", listen=listen))
         wait_for(lambda: len(old.ports) == 2)
         kept, dropped = old.ports
+        gate = stack.enter_context(Gate(home.path / "gate"))
         waiting = stack.enter_context(Connection(dropped))
-        waiting.send(request("/sleep?seconds=1"))
-        wait_for(lambda: status_of(home)["in_flight_count"] == 1)
+        waiting.send(request(gate.target()))
+        gate.wait_reached()
         new = stack.enter_context(
             Server(home, "--takeover", *SHORT, "--workers", "2", listen=[f"tcp:{kept}:interface=127.0.0.1"])
         )
@@ -250,6 +252,7 @@ def test_an_address_less(home: Home) -> None:
         old.wait_line(rf"socket tcp:127.0.0.1:{dropped} closed \(pid {old.pid}\)")
         with pytest.raises(Failure, match="refused"):
             Connection(dropped)
-        assert waiting.answer().body == b"slept"
+        gate.open()
+        assert waiting.answer().body == b"passed"
         waiting.close()
         assert old.wait() == 0

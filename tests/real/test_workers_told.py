@@ -15,6 +15,7 @@ from tests.support.clients import Connection, ask, request
 from tests.support.command import graceful, status_of
 from tests.support.gate import Gate
 from tests.support.home import Home
+from tests.support.processes import pause
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
@@ -94,7 +95,7 @@ def test_a_silent_worker(home: Home) -> None:
         assert one["id"].startswith(f"{one['worker']}-")
         assert "fifo.read()" in told(port, f"/exchanges/{one['id']}")["stack"]
 
-        os.kill(one["worker"], signal.SIGSTOP)
+        pause(one["worker"])
         try:
             status = status_of(home)
             states = {worker["pid"]: worker["state"] for worker in status["workers"]}
@@ -127,7 +128,7 @@ def test_a_stop_with_a_stopped_worker(home: Home) -> None:
         server = stack.enter_context(Server(home, *FAST, *limits, "--workers", "2"))
         wait_for(lambda: all(worker["state"] == "serving" for worker in status_of(home)["workers"]))
         stopped = status_of(home)["workers"][0]["pid"]
-        os.kill(stopped, signal.SIGSTOP)
+        pause(stopped)
         server.terminate()
         assert server.wait(40.0) in (70, 71)
         assert f"process {stopped}, is still there at the last limit, and is killed" in str(server.log)

@@ -116,14 +116,23 @@ def digest(body: bytes) -> str:
 class Connection:
     """One connection to a server, used for one request after the other.
 
-    :param address: the port on 127.0.0.1, or the path of a Unix socket.
+    :param address: the port on the host, or the path of a Unix socket.
     :param timeout: how many seconds may pass without a byte.
     :param receive_buffer: SO_RCVBUF in bytes, for a client that reads slowly.
+    :param host: an address of the machine's loopback.
     :raises Failure: `refused`, if nobody listens.
     """
 
-    def __init__(self, address: int | str, *, timeout: float = 15.0, receive_buffer: int | None = None) -> None:
-        family = socket.AF_INET if isinstance(address, int) else socket.AF_UNIX
+    def __init__(
+        self,
+        address: int | str,
+        *,
+        timeout: float = 15.0,
+        receive_buffer: int | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
+        internet = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family = internet if isinstance(address, int) else socket.AF_UNIX
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
         self._buffer = bytearray()
@@ -134,7 +143,7 @@ class Connection:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             if isinstance(address, int):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.socket.connect(("127.0.0.1", address))
+                self.socket.connect((host, address))
             else:
                 self.socket.connect(address)
         except BaseException as error:
@@ -241,6 +250,10 @@ class Connection:
         some = bytes(self._buffer[:size])
         del self._buffer[:size]
         return some
+
+    def take_some(self) -> None:
+        """Receive some of what comes; `answer` reads it later."""
+        self._receive()
 
     def wait_continue(self) -> None:
         """Read the interim answer that tells the client to send its body."""

@@ -24,6 +24,7 @@ from tests.support.server import APPLICATIONS, LOOPBACK, PROGRAMS, Server
 
 ANYWHERE = LOOPBACK.format(port=0)
 LISTEN = {"graceful-app": f"graceful-app --listen {ANYWHERE}"}
+SERVE = {"graceful serve": f"graceful serve --listen {ANYWHERE}"}
 """What to put in place where a command does not say where to listen."""
 
 _DIFFERS = re.compile(
@@ -99,6 +100,10 @@ def gone(pid: int, within: float = 0.0) -> bool:
         os.close(descriptor)
 
 
+#: Seconds from the last line that a server logs until it has ended.
+LAST_STEPS = 5.0
+
+
 class Site:
     """A directory with a site in it, and the processes that are started there.
 
@@ -127,7 +132,8 @@ class Site:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._look()
-        left = [pid for pid in self._pids - self._children() if not gone(pid)]
+        # One that has said its last line may still be about to end.
+        left = [pid for pid in self._pids - self._children() if not gone(pid, LAST_STEPS)]
         for pid in left:
             os.kill(pid, signal.SIGKILL)
             gone(pid, 10)
@@ -205,5 +211,6 @@ class Site:
         """Return a server that a script starts in the foreground, as the last thing it does."""
         server = Server(self.home, command=["bash", "-euc", command], pass_fds=pass_fds, wait_open=wait_open)
         server.environment.update(self.environment, TMPDIR=str(self.home.temporary))
+        server.without_tls()
         self._servers.append(server)
         return server

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 # Nothing is tried twice: a request that this HAProxy could not bring to its server is lost, and seen to be.  That
 # needs one thread: of two, one may have chosen a server just before "drain", and connect long after.
@@ -65,13 +66,16 @@ class HAProxy:
             self._runtime: int = runtime.getsockname()[1]
             inherited = clients.fileno(), runtime.fileno()
             configuration = directory / "haproxy.cfg"
+            runtime_at = f"fd@{runtime.fileno()}"
             configuration.write_text(
-                (HEAD + CONFIGURATION).format(
-                    clients=clients.fileno(), runtime=f"fd@{runtime.fileno()}", one=one, two=two, reuse=reuse
-                )
+                self.configuration(clients=clients.fileno(), runtime=runtime_at, one=one, two=two, reuse=reuse)
             )
             command = ["haproxy", "-db", "-f", str(configuration)]
             self._process = subprocess.Popen(command, pass_fds=inherited)
+
+    def configuration(self, **values: Any) -> str:
+        """Returns HAProxy's configuration."""
+        return (HEAD + CONFIGURATION).format(**values)
 
     def __enter__(self) -> HAProxy:
         return self
@@ -87,6 +91,13 @@ class HAProxy:
     def enter(self, server: str) -> None:
         """Send a server requests again."""
         self._run(ENTER, server=server, state="ready")
+
+    def ask(self, command: str) -> str:
+        """Returns what HAProxy answers to a command of its runtime interface."""
+        with socket.create_connection(("127.0.0.1", self._runtime), timeout=10) as connection:
+            connection.sendall(command.encode() + b"\n")
+            with connection.makefile() as answer:
+                return answer.read()
 
     def _run(self, script: str, **values: object) -> None:
         """Run a script.  HAProxy answers with status 0 whatever happens: any word of it is an error."""

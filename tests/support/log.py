@@ -35,10 +35,10 @@ class Log:
         with self._changed:
             return len(self._lines)
 
-    def find_all(self, pattern: str, start: int = 0) -> list[tuple[float, re.Match[str]]]:
-        """Return the moments and matches of a pattern in the lines from number `start` on."""
+    def find_all(self, pattern: str, start: int = 0, end: int | None = None) -> list[tuple[float, re.Match[str]]]:
+        """Return the moments and matches of a pattern in the lines from number `start` on, and before `end`."""
         with self._changed:
-            found = [(moment, re.search(pattern, line)) for moment, line in self._lines[start:]]
+            found = [(moment, re.search(pattern, line)) for moment, line in self._lines[start:end]]
         return [(moment, match) for moment, match in found if match is not None]
 
     def wait(self, pattern: str, timeout: float, count: int = 1, start: int = 0) -> tuple[float, re.Match[str]]:
@@ -47,10 +47,13 @@ class Log:
         :raises AssertionError: with the whole log, if it does not come.
         """
         end = time.monotonic() + timeout
+        found: list[tuple[float, re.Match[str]]] = []
         while True:
             with self._changed:
                 known, ended = len(self._lines), self._ended
-            found = self.find_all(pattern, start)
+            # Each line once: of a stack for each of hundreds of exchanges, every further one would cost as much.
+            found += self.find_all(pattern, start, known)
+            start = max(start, known)
             if len(found) >= count:
                 return found[count - 1]
             remaining = end - time.monotonic()

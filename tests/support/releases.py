@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Final
 
 from tests.support.home import Home
+from tests.support.server import Server
 
 RELEASE: Final = """
 from basic import application as basic
@@ -34,3 +36,10 @@ class Releases:
         link.symlink_to(directory)
         link.rename(self.current)
         return directory
+
+
+def deploy_broken(releases: Releases, server: Server) -> None:
+    """Deploy, by SIGHUP, a release that cannot be imported, and wait for the line that says so."""
+    releases.make("broken", "raise RuntimeError('no database here')")
+    server.send_signal(signal.SIGHUP)
+    server.wait_line("no deploy: release cannot be imported: .*no database here.*; the old release serves on")

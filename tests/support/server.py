@@ -17,7 +17,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +24,11 @@ from types import TracebackType
 
 from tests.support.home import Home
 from tests.support.log import Log
+from tests.support.log_followers import FileFollower, Follower, PipeFollower
+from tests.support.waiting import wait_for
 
 APPLICATIONS = Path(__file__).parent.parent / "apps"
+WITHOUT_TLS = Path(__file__).parent / "without_tls"
 PROGRAMS = Path(sys.executable).parent
 OPEN = r"socket (?P<address>\S+) open \(pid (?P<pid>\d+)\)"
 CLOSED = r"socket (?P<address>\S+) closed \(pid (?P<pid>\d+)\)"
@@ -40,10 +42,12 @@ LOOPBACK = "tcp:{port}:interface=127.0.0.1"
 # The interpreter of a test run may live in a home directory that only root can read, so unprivileged users are
 # allowed to read everything, and nothing else: when they are unprivileged from the start,
 UNPRIVILEGED_USER = ("--clear-groups", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-# and when they become so by `twistd --uid`, which otherwise takes all privileges away.
+# and when they become so by `twistd --uid`, which otherwise takes all privileges away: also what they start.
 KEEPS_READING = (
     "setpriv",
     "--securebits=+no_setuid_fixup",
+    "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search",
     "--bounding-set=-all,+dac_read_search,+setuid,+setgid,+chown",
 )
 PR_SET_CHILD_SUBREAPER = 36
@@ -68,7 +72,8 @@ class Server:
     :param program: `twistd`, or `twist`, which knows no daemons.
     :param command: what to run instead of all that: another program that has a server in it.
     :param wait_open: whether to wait until it accepts connections.
-    :ivar tracebacks: how many tracebacks the test expects in the log.
+    :param tls: whether the server can import pyOpenSSL though no word of its command has to do with TLS.
+    :ivar tracebacks: how many tracebacks the test expects in the log; None: any number.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Server:
         program: str = "twistd",
         command: Sequence[str] | None = None,
         wait_open: bool = True,
+        tls: bool = False,
     ) -> None:
         self.home = home
         self.daemon = daemon
@@ -96,13 +102,12 @@ class Server:
         self.log_file = home.logs / LOG_FILE
         self.pid = 0
         self.status: int | None = None
-        self.tracebacks = 0
+        self.tracebacks: int | None = 0
         self._wait_open = wait_open
         self._open_files = open_files
         self._cpu = cpu
         self._pass_fds = pass_fds
-        self._reader: threading.Thread | None = None
-        self._no_more = threading.Event()
+        self._follower: Follower | None = None
         if command is None:
             listen = listen or [LOOPBACK.format(port=port)]
             command = self._command(prefix, program, twistd_options, options, listen, application)
@@ -114,8 +119,15 @@ class Server:
             "TMPDIR": str(home.temporary),
             **(environment or {}),
         }
+        if not tls:
+            self.without_tls()
         if preload is not None:
             self.environment["LD_PRELOAD"] = str(preload)
+
+    def without_tls(self) -> None:
+        """Have the server start without pyOpenSSL, unless a word of its command has to do with TLS."""
+        if not re.search("ssl|tls|https", " ".join(self.command)):
+            self.environment["PYTHONPATH"] = f"{WITHOUT_TLS}:{self.environment['PYTHONPATH']}"
 
     def _command(
         self,
@@ -176,7 +188,8 @@ class Server:
         self._process = process
         if not self.daemon:
             self.pid = process.pid
-            self._read(self._follow_pipe)
+            assert process.stdout is not None
+            self._follower = PipeFollower(process.stdout, self.log)
             return
         become_subreaper()
         assert process.stdout is not None
@@ -189,7 +202,7 @@ class Server:
             raise AssertionError("the parent of the daemon hangs") from None
         assert process.returncode == 0, f"twistd ended with {process.returncode}: {said}"
         self.pid = self.daemon_pid()
-        self._read(self._follow_file)
+        self._follower = FileFollower(self.log_file, self.log)
 
     def daemon_pid(self) -> int:
         """Return the daemon's process number, 0 if it has not written it."""
@@ -229,32 +242,6 @@ class Server:
         if self._cpu is not None:
             os.sched_setaffinity(0, {self._cpu})
 
-    def _read(self, follow: object) -> None:
-        assert callable(follow)
-        self._reader = threading.Thread(target=follow, name="log reader", daemon=True)
-        self._reader.start()
-
-    def _follow_pipe(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.log.add(line.rstrip("\n"))
-        self.log.end()
-
-    def _follow_file(self) -> None:
-        with self.log_file.open(errors="replace") as lines:
-            partial = ""
-            while True:
-                last = self._no_more.is_set()
-                while piece := lines.readline():
-                    partial += piece
-                    if partial.endswith("\n"):
-                        self.log.add(partial.rstrip("\n"))
-                        partial = ""
-                if last:
-                    break
-                self._no_more.wait(0.01)
-        self.log.end()
-
     def wait_line(self, pattern: str, timeout: float = 10.0, count: int = 1, start: int = 0) -> re.Match[str]:
         """Wait for the `count`-th log line from number `start` on that matches, and return the match."""
         return self.log.wait(pattern, timeout, count, start)[1]
@@ -287,6 +274,15 @@ class Server:
             self.wait_line(r"^\s+exchange \d+ ", count=count, start=start)
         return len(self.log.find_all(rf"^\s+exchange \d+ .*: {phase}", start))
 
+    def settle(self, in_flight: int = 0) -> None:
+        """Wait until so many exchanges are in flight: a client has its answer before the server has noted the end.
+
+        A test that counts what a stop finishes waits for this first, if it has been answered before the stop.
+
+        :raises AssertionError: if it says another number for 10 s.
+        """
+        wait_for(lambda: self.in_flight() == in_flight)
+
     def drained(self) -> tuple[int, int, int]:
         """Return what the last line says: how many were finished, taken down and abandoned."""
         match = self.wait_line(DRAINED, 1.0)
@@ -310,7 +306,7 @@ class Server:
         if self.status is None:
             pidfd = os.pidfd_open(self.pid)
             try:
-                if not select.select([pidfd], [], [], timeout)[0]:
+                if not readable(pidfd, timeout):
                     raise AssertionError(f"process {self.pid} still runs after {timeout} s:\n{self.log}")
             finally:
                 os.close(pidfd)
@@ -324,7 +320,7 @@ class Server:
             return False
         pidfd = os.pidfd_open(self.pid)
         try:
-            return not select.select([pidfd], [], [], seconds)[0]
+            return not readable(pidfd, seconds)
         finally:
             os.close(pidfd)
 
@@ -340,20 +336,28 @@ class Server:
         self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         if not self.daemon:
             self._process.returncode = self.status
-        self._no_more.set()
-        if self._reader is not None:
-            self._reader.join(10)
+        if self._follower is not None:
+            self._follower.process_has_ended()
 
     def check_log(self) -> None:
         """Assert that the log has just the tracebacks that the test expects."""
         found = self.log.find_all("Traceback|Unhandled")
         tracebacks = [match for _, match in found if match[0] == "Traceback"]
+        if self.tracebacks is None:
+            return
         assert len(tracebacks) == len(found) == self.tracebacks, f"expected {self.tracebacks} tracebacks:\n{self.log}"
 
 
 def become_subreaper() -> None:
     """Become the parent of daemons that this process starts, to learn their exit status (prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def readable(descriptor: int, seconds: float) -> bool:
+    """Whether a descriptor, of any number, has something to read within that time."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
 
 
 def resident(pid: int) -> int:

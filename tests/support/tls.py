@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,40 @@ class Certificate:
     """A certificate for 127.0.0.1, signed by itself.
 
     :param directory: where its file is made.
-    :ivar endpoint: where a server listens with it, on a port of the kernel's choice.
+    :param file: the name of the file.
+    :param names: DNS names that it is for, too.
+    :param common: its common name.
+    :param days: how many it is valid.
+    :ivar endpoint: where a server listens with it through a plugin of Twisted's, on a port of the kernel's choice.
+    :ivar own: where a server listens with it on a socket of its own.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "certificate.pem"
+    def __init__(
+        self,
+        directory: Path,
+        file: str = "certificate.pem",
+        names: Sequence[str] = (),
+        common: str = "graceful test",
+        days: float = 1,
+    ) -> None:
+        self.path = directory / file
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "graceful test")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
         now = datetime.datetime.now(datetime.timezone.utc)
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        others = (x509.DNSName(one) for one in names)
+        address = (x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *others)
         certificate = (
             x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.SubjectAlternativeName(address), critical=False)
             .sign(key, hashes.SHA256())
         )
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         self.path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+        self.own = f"tls:0:interface=127.0.0.1:certificate={self.path}"
         self.endpoint = f"ssl:0:privateKey={self.path}:certKey={self.path}:interface=127.0.0.1"
 
     def context(self, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:

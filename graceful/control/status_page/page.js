@@ -35,7 +35,7 @@ const WORDS = {
   "serving": "",
   "lame-duck": "Its health says going down; it still accepts and serves.",
   "closing": "It closes its sockets.",
-  "finishing": "The sockets are closed. What is in flight is finished.",
+  "finishing": "The sockets are closed. Finishing what is in flight.",
   "takedown": "The deadline has come: what is left is taken down.",
 };
 
@@ -56,6 +56,8 @@ function showFacts(status) {
   put($("threads"), `${status.threads.busy} of ${status.threads.size}`);
   put($("queued"), String(status.threads.queued));
   put($("connections"), `${status.connections.busy} + ${status.connections.idle} idle`);
+  const moved = status.moved ?? { in: 0, out: 0 };
+  put($("moved"), [moved.in && `${moved.in} here`, moved.out && `${moved.out} away`].filter(Boolean).join(", ") || "0");
   put($("finished"), String(status.drain ? status.drain.finished : status.finished));
   put($("taken-down"), String(status.taken_down));
   put($("version"), `graceful ${status.version}`);
@@ -73,6 +75,8 @@ function showList(list, items, fill) {
 function showSockets(status) {
   showList($("sockets"), status.sockets, socket => [make("code", socket.name),
     make("span", socket.state, "stamp " + socket.state)]);
+  showList($("certificates"), status.certificates ?? [], certificate => [make("code", certificate.file),
+    make("span", "until " + new Date(1000 * certificate.ends).toISOString().slice(0, 10), "quiet")]);
   showList($("states"), status.states, state => [make("span", state.state, state.state),
     make("time", time(state.since))]);
 }

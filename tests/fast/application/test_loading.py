@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from graceful import demo
-from graceful.application.loading import CannotLoad, load
+from graceful.application.loading import CannotLoad, is_asgi, load
 
 
 class LoadTests(SynchronousTestCase):
@@ -102,6 +102,53 @@ class LoadTests(SynchronousTestCase):
         """An object that is no application is refused, and the error names its type."""
         self.write("gl_five", "app = 5\n")
         self.assertIn("gl_five:app is a int", self.refused("gl_five"))
+
+    def test_a_factory_is_called(self) -> None:
+        """`MODULE:FACTORY()` is what it returns; what it raises is said, with the place."""
+        self.write(
+            "gl_factory",
+            "def make():\n    return lambda e, s: []\ndef fail():\n    1 / 0\ndef five():\n    return 5\n",
+        )
+        self.assertTrue(callable(load("gl_factory:make()")))
+        refused = self.refused("gl_factory:fail()")
+        self.assertIn("gl_factory:fail() cannot be made: ZeroDivisionError: division by zero", refused)
+        self.assertIn("gl_factory.py, line 4", refused)
+        self.assertIn("gl_factory:five() is a int", self.refused("gl_factory:five()"))
+
+    def test_what_cannot_be_called_with_two_arguments_is_refused(self) -> None:
+        """A factory without parentheses would answer nothing, so it is refused, with what to write."""
+        self.write("gl_factory", "def make(): pass\ndef asgi(a, b, c): pass\ndef wide(*both, **more): pass\n")
+        self.assertEqual(
+            self.refused("gl_factory:make"),
+            "gl_factory:make does not take the two arguments of a WSGI callable; if it makes the application, write "
+            "gl_factory:make()",
+        )
+        error = self.assertRaises(CannotLoad, load, "gl_factory:asgi", "wsgi")
+        self.assertTrue(str(error).endswith("of a WSGI callable"))
+        self.assertTrue(callable(load("gl_factory:wide")))
+
+    def test_an_asgi_application_is_told_from_a_wsgi_application(self) -> None:
+        """A coroutine function is ASGI, as a function, a method or an object; so is what takes just three."""
+        self.write(
+            "gl_kinds",
+            "import functools\n"
+            "async def coroutine(scope, receive, send): pass\n"
+            "class Object:\n    async def __call__(self, scope, receive, send): pass\n"
+            "made = Object()\n"
+            "part = functools.partial(coroutine)\n"
+            "def three(scope, receive, send): return made(scope, receive, send)\n"
+            "def wsgi(environ, start_response): pass\n"
+            "def wide(*all): pass\n"
+            "class Two:\n    def __init__(self, scope): pass\n",
+        )
+        for name in ("coroutine", "made", "part", "three"):
+            self.assertTrue(is_asgi(load(f"gl_kinds:{name}")), name)
+        for name in ("wsgi", "wide"):
+            self.assertFalse(is_asgi(load(f"gl_kinds:{name}")), name)
+        self.assertTrue(is_asgi(load("gl_kinds:wide", "asgi"), "asgi"))
+        self.assertFalse(is_asgi(load("gl_kinds:wide", "wsgi"), "wsgi"))
+        error = self.assertRaises(CannotLoad, load, "gl_kinds:Two", "asgi")
+        self.assertIn("ASGI 2 is not served", str(error))
 
     def test_tells_why_and_where_the_import_fails(self) -> None:
         """A module that fails says why and where, and the error itself is the cause."""

@@ -88,6 +88,15 @@ class StatusTextTests(SynchronousTestCase):
         """The text of a plain instance does not mention workers."""
         self.assertEqual(text_of(PLAIN), TEXT)
 
+    def test_moved_connections_are_told(self) -> None:
+        """They are told once there are any, in either direction."""
+        for moved, expected in (
+            ({"in": 0, "out": 0}, "2 idle\n"),
+            ({"in": 38, "out": 0}, "2 idle, 38 moved here\n"),
+            ({"in": 38, "out": 5}, "2 idle, 38 moved here, 5 moved to the successor\n"),
+        ):
+            self.assertIn(f"  connections  1 busy, {expected}", text_of({**PLAIN, "moved": moved}))
+
     def test_each_worker_has_a_line(self) -> None:
         """Each has a line with what is known of it; an exchange has the id that it can be taken down by."""
         told = {

@@ -11,17 +11,18 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.config.settings import Settings
-from graceful.control import api
+from graceful.control import api, metrics
 from graceful.control import control_server as module
 from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlSocket
+from graceful.control.counters import Counters
 from graceful.control.health import Health
 from graceful.drain import DrainResult
 from graceful.process.systemd import SystemdNotifier
 from graceful.server.server_status import ServerStatus
 from graceful.sockets.binding import BindError
 from graceful.web.connection import Connection
-from tests.fast.doubles import Case, directory_for, get
+from tests.fast.doubles import Case, Engine, directory_for, get
 
 
 class PlacesTests(SynchronousTestCase):
@@ -54,7 +55,9 @@ class PlacesTests(SynchronousTestCase):
     def test_frees_addresses_before_the_path(self) -> None:
         """When the control path is gone, the addresses are free already."""
         self.taken.close()
+        self.assertFalse(self.server.serves_metrics)
         self.server.bind({}, None)
+        self.assertTrue(self.server.serves_metrics)
         free: list[bool] = []
         site: Any = SimpleNamespace(close=lambda: free.append(os.path.exists(self.path)))
         self.server._sites.append(site)
@@ -68,6 +71,8 @@ class ConnectedTests(Case):
     def setUp(self) -> None:
         """Have an instance, and a supervisor that is connected to it."""
         super().setUp()
+        counters = Counters()
+        self.engine = Engine(self, record=counters.before(None))
         self.patch(module, "monotonic_clock", lambda reactor: self.clock)
         self.clock: Any = SimpleNamespace(
             seconds=lambda: 0.0, start=lambda: None, stop=lambda: None, callLater=lambda *ignored: None
@@ -81,9 +86,10 @@ class ConnectedTests(Case):
             thread_names=dict,
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
+            queues=lambda: [],
         )
-        progress: Any = SimpleNamespace(taken_down=0, latest_exit=lambda: 9.0)
-        self.status.read_from(instance, cast(Any, None), progress, progress)
+        progress: Any = SimpleNamespace(taken_down=0, abandoned=0, latest_exit=lambda: 9.0)
+        self.status.read_from(instance, cast(Any, None), progress, progress, counters=counters)
         self.supervisor, ours = socket.socketpair()
         self.addCleanup(self.supervisor.close)
         self.server = ControlServer(self.engine.site.settings, self.status, None, SystemdNotifier({}))
@@ -114,6 +120,12 @@ class ConnectedTests(Case):
         """A request of a client, at the instance itself."""
         client = self.engine.connect().send(get(1))
         return client, self.engine.asked[-1]
+
+    def test_counts_for_its_supervisor_if_there_can_be_metrics(self) -> None:
+        """A worker counts what ends, although it has no page for metrics; not without the package that makes them."""
+        self.assertTrue(self.server.serves_metrics)
+        self.patch(metrics, "_client", lambda: None)
+        self.assertFalse(self.server.serves_metrics)
 
     def test_logs_orders_as_the_supervisors(self) -> None:
         """Orders are obeyed, and the log says that they are the supervisor's."""

@@ -38,11 +38,12 @@ class StatusPoller(Case):
             thread_names=dict,
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
+            queues=lambda: [],
         )
         self.status.inputs = instance
         self.events = Events(self.status)
         self.reading = ReadApi(self.status, self.events, Metrics(self.status), None)
-        self.engine.site.serve(self.reading)
+        self.engine.serve(self.reading)
 
     def told(self, data: bytes) -> list[tuple[str, Any]]:
         """The events in what a client has got, by their names."""
@@ -137,8 +138,8 @@ class OrdersTests(StatusPoller):
                 return [5] if which == "5" else []
 
         self.control = ControlApi(self.status, self.events, Metrics(self.status))
-        self.control.orders = cast(Any, Orders())
-        self.engine.site.serve(self.control)
+        self.control.obey(cast(Any, Orders()))
+        self.engine.serve(self.control)
 
     def order(self, target: str, body: bytes = b"") -> tuple[int, Any]:
         """Give an order; what is answered."""
@@ -167,6 +168,6 @@ class OrdersTests(StatusPoller):
 
     def test_refuses_orders_while_starting(self) -> None:
         """Orders are refused with 503 while the instance starts."""
-        self.control.orders = None
+        self.engine.serve(ControlApi(self.status, self.events, Metrics(self.status)))
         self.assertEqual(self.order("/stop")[0], 503)
         self.assertEqual(self.given, [])

@@ -19,8 +19,7 @@ class HealthTests(Case):
         """Serve health at the usual path."""
         super().setUp()
         self.health = Health("/+haproxy", 503, "1.2")
-        self.engine.site.route("/+haproxy", self.health.answer)
-        self.engine.site.serve(self.engine.handler)
+        self.engine.route("/+haproxy", self.health.answer)
 
     def told(self, path: str = "/+haproxy", method: str = "GET") -> tuple[int, bytes]:
         """Returns the answer; the application has not been asked."""
@@ -73,6 +72,5 @@ class HealthTests(Case):
         self.health = Health("/x", 404)
         self.health.leave()
         self.engine = type(self.engine)(self)
-        self.engine.site.route("/x", self.health.answer)
-        self.engine.site.serve(self.engine.handler)
+        self.engine.route("/x", self.health.answer)
         self.assertEqual(self.told("/x"), (404, b"away\n"))

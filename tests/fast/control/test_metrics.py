@@ -15,7 +15,8 @@ from graceful.control.metrics import Metrics
 from graceful.drain import DrainResult, State
 from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
-from tests.fast.doubles import Case, get
+from graceful.web.queue_times import QueueTimes
+from tests.fast.doubles import Case, Engine, get
 
 
 def ended(status: int, seconds: float, *, download: bool = False, sent: int = 0) -> Any:
@@ -29,11 +30,12 @@ class TallyTests(Case):
     def test_loses_no_count_of_any_thread(self) -> None:
         """No count of any thread is lost, and everything is handed on."""
         seen: list[Any] = []
-        tally = Counters(seen.append)
+        tally = Counters()
+        record = tally.before(seen.append)
 
         def count() -> None:
             for _ in range(1000):
-                tally.record(ended(200, 0.02))
+                record(ended(200, 0.02))
 
         threads = [threading.Thread(target=count) for _ in range(8)]
         for thread in threads:
@@ -47,11 +49,12 @@ class TallyTests(Case):
 
     def test_counts_in_bucket_and_class(self) -> None:
         """Each duration is in the first bucket that is not less, each status in its class."""
-        tally = Counters(None)
+        tally = Counters()
+        record = tally.before(None)
         for seconds in (0.0, 0.001, 0.0011, 1000.0):
-            tally.record(ended(404, seconds))
-        tally.record(ended(0, 1.0))
-        tally.record(ended(999, 1.0))
+            record(ended(404, seconds))
+        record(ended(0, 1.0))
+        record(ended(999, 1.0))
         sums = tally.sums()
         self.assertEqual(sums[4][:3], [2, 1, 0])
         self.assertEqual(sums[4][len(BOUNDS)], 1)
@@ -64,6 +67,8 @@ class MetricsTests(Case):
     def setUp(self) -> None:
         """Have an instance with something in flight."""
         super().setUp()
+        self.counters = Counters()
+        self.engine = Engine(self, record=self.counters.before(None))
         self.status = ServerStatus(self.engine.site.settings)
         self.instance: Any = SimpleNamespace(
             site=self.engine.site,
@@ -73,10 +78,11 @@ class MetricsTests(Case):
             thread_names=dict,
             threads=lambda: (1, 20, 0),
             sockets=lambda: [],
+            queues=lambda: [],
         )
-        self.status.inputs = self.instance
+        nothing = cast(Any, SimpleNamespace(taken_down=0, abandoned=0, latest_exit=lambda: 0.0))
+        self.status.read_from(self.instance, cast(Any, None), nothing, nothing, counters=self.counters)
         self.metrics = Metrics(self.status)
-        self.metrics.count()
 
     def read(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """Returns what Prometheus' own parser makes of the text, after checking its form."""
@@ -105,6 +111,32 @@ class MetricsTests(Case):
         self.assertEqual(told["graceful_request_duration_seconds_bucket", (("le", "+Inf"),)], 1)
         client.close()
 
+    def test_clients_that_wait_are_counted_by_socket(self) -> None:
+        """The queues of all sockets of one name are added up; one that several processes share counts once."""
+        self.instance.queues = lambda: [
+            ("tcp:a:80", 1, 3),
+            ("tcp:a:80", 2, 4),
+            ("tcp:a:80", 1, 3),
+            ("tcp:b:80", 3, 0),
+        ]
+        told = self.read()
+        waiting = [told["graceful_backlog_connections", (("socket", name),)] for name in ("tcp:a:80", "tcp:b:80")]
+        self.assertEqual(waiting, [7, 0])
+
+    def test_times_in_the_queue_are_a_histogram_of_each_place(self) -> None:
+        """How long exchanges wait here and in a proxy is a histogram each; without a measurement there is none."""
+        self.assertNotIn("graceful_queue_seconds_count", [name for name, _ in self.read()])
+        self.engine.site.queue_times = QueueTimes()
+        for before in (None, 0.3):
+            self.counters.waits.count(0.002, before)
+        told = self.read()
+        name = "graceful_queue_seconds"
+        here, proxy = (("where", "server"),), (("where", "proxy"),)
+        self.assertEqual([told[f"{name}_count", labels] for labels in (here, proxy)], [2, 1])
+        self.assertEqual([told[f"{name}_sum", labels] for labels in (here, proxy)], [0.004, 0.3])
+        counts = [told[f"{name}_bucket", (("le", bound), *here)] for bound in ("0.001", "0.0025", "+Inf")]
+        self.assertEqual(counts, [0, 2, 2])
+
     def test_exactly_one_state_is_1(self) -> None:
         """Exactly one state is 1; the deadline has a value only while it runs."""
         for state in State:
@@ -116,11 +148,18 @@ class MetricsTests(Case):
 
     def test_shows_taken_down_and_abandoned(self) -> None:
         """Exchanges taken down and threads abandoned have their metrics."""
-        self.status.progress = cast(Any, SimpleNamespace(taken_down=2, latest_exit=lambda: 0.0))
+        self.status.progress = cast(Any, SimpleNamespace(taken_down=2, abandoned=0, latest_exit=lambda: 0.0))
         self.status.ending = DrainResult(71, 1.0, 3, 2, 1)
         told = self.read()
         self.assertEqual(told["graceful_taken_down_total", ()], 2)
         self.assertEqual(told["graceful_abandoned_total", ()], 1)
+
+    def test_moved_connections_are_counted_by_direction(self) -> None:
+        """Connections that have moved here and away are counted apart."""
+        self.engine.site.arrived, self.engine.site.moved = 38, 5
+        told = self.read()
+        name = "graceful_connections_moved_total"
+        self.assertEqual([told[name, (("direction", way),)] for way in ("in", "out")], [38, 5])
 
     def test_downloads_never_go_back(self) -> None:
         """The bytes of downloads, under way and ended, only grow."""
@@ -142,9 +181,6 @@ class MetricsTests(Case):
         client.close()
 
     def test_without_the_package(self) -> None:
-        """Without prometheus-client nothing is counted, and there is no text."""
+        """Without prometheus-client there is no text."""
         self.patch(module, "_client", lambda: None)
-        self.engine.site.record = None
-        self.metrics.count()
-        self.assertIsNone(self.engine.site.record)
         self.assertFalse(self.metrics.available)

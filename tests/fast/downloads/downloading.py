@@ -204,8 +204,7 @@ class DownloadCase(Case):
         site.hand_over = AnswerHandOver(call, disk, self.relays, self.parking_lot, internal)
         mappings = [parse_mapping(f"/{text}") for text in there if self.mapped]
         for mapping in mappings:
-            site.route(mapping.prefix, self.public(mappings).answer)
-        site.serve(self.engine.handler)
+            self.engine.route(mapping.prefix, self.public(mappings).answer)
         self.closed: list[str] = []
 
     def public(self, mappings: Sequence[Mapping]) -> PublicPrefixes:

@@ -17,8 +17,9 @@ from graceful.downloads.file_sender import FileSender
 from graceful.downloads.files import BLOCK, open_file
 from graceful.downloads.targets import File
 from graceful.takedown.last_answer import take_down
-from graceful.web.connection import UNSENT, Connection, open_connections
+from graceful.web.connection import Connection, open_connections
 from graceful.web.exchange import DOWNLOADING, SENDING, Exchange
+from graceful.web.sending_half import UNSENT
 from graceful.web.transport_connection import SLICE, EndpointFactory, EndpointProtocol, TransportConnection
 from tests.fast.doubles import GET, MIB, Client, get, parse_answers
 from tests.fast.downloads.downloading import DownloadCase
@@ -224,6 +225,19 @@ class TroubleTests(Case):
             self.patch(os, "pread", fail)
 
         self.cut(happen, "Input/output error")
+
+    def test_a_refused_sendfile_is_replaced_by_reading(self) -> None:
+        """A filter of system calls, or a file system without sendfile(2): the client gets the file all the same."""
+        for number in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+
+            def refuse(*arguments: int, number: int = number) -> int:
+                raise OSError(number, os.strerror(number))
+
+            self.patch(os, "sendfile", refuse)
+            client, _ = self.begin()
+            (answer,) = parse_answers(client.take())
+            self.assertEqual((answer.whole, len(answer.body)), (True, os.path.getsize(self.path)))
+            self.leave(client)
 
     def test_broken_client_is_not_logged_as_error(self) -> None:
         """A client that has left is no error in the log."""

@@ -66,7 +66,7 @@ class OpenTests(Case):
         for name in (b"nothing", b"nothing/file", b"file/x", b"x" * 300, b"/".join([b"x" * 200] * 30)):
             self.refused(name)
 
-    def test_refuses_directory(self) -> None:
+    def test_a_directory_is_refused(self) -> None:
         """A directory is no file."""
         self.assertEqual(self.refused(b"sub"), "it is no regular file")
 
@@ -75,7 +75,7 @@ class OpenTests(Case):
         os.mkfifo(self.base + b"/pipe")
         self.assertEqual(self.refused(b"pipe"), "it is no regular file")
 
-    def test_refuses_socket(self) -> None:
+    def test_a_socket_is_refused(self) -> None:
         """A socket is refused."""
         with socket.socket(socket.AF_UNIX) as sock:
             before = os.getcwd()
@@ -84,7 +84,7 @@ class OpenTests(Case):
             sock.bind("s")
             self.refused(b"s")
 
-    def test_refuses_device(self) -> None:
+    def test_a_device_is_refused(self) -> None:
         """A device is refused."""
         self.assertRaises(RefusedPath, open_file, File(b"/dev/zero"))
 

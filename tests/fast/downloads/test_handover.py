@@ -380,6 +380,17 @@ class RedirectTests(Case):
             self.assertNotIn("x-accel-redirect", answer.fields)
             self.assertEqual(result.log, ["closed"])
 
+    def test_a_name_may_be_quoted_or_not(self) -> None:
+        """A name beyond ASCII is found quoted and unquoted, as nginx finds it; dots are refused in both."""
+        self.file(b"content", "\xe9\x85.txt")
+        for name in ("%C3%A9%C2%85.txt", "\xc3\xa9\xc2\x85.txt", "%C3\xa9%c2\x85.txt"):
+            self.redirecting("/internal/files/" + name)
+            answer = self.get()
+            self.assertEqual((answer.status, answer.body), (200, b"content"), name)
+        for name in ("../\xc3\xa9.txt", "\xc3\xa9/../../x", "\xc0\xae\xc0\xae/x", "\u0101.txt"):
+            self.redirecting("/internal/files/" + name)
+            self.assertEqual(self.get().status, 404, name)
+
     def test_keeps_the_applications_status(self) -> None:
         """The application's status is the answer's."""
         self.file(b"page", "404.html")

@@ -11,11 +11,12 @@ from twisted.web._newclient import ResponseFailed, ResponseNeverReceived
 from zope.interface.verify import verifyObject
 
 from graceful.downloads.headers import ApplicationHead
-from graceful.downloads.relay import PAUSE_ABOVE, PROGRESS, RETRY_DELAYS, Relay
+from graceful.downloads.relay import PAUSE_ABOVE, Relay
+from graceful.downloads.rest_of_file import PROGRESS, RETRY_DELAYS
 from graceful.takedown.last_answer import take_down
-from graceful.web.connection import UNSENT
 from graceful.web.exchange import DOWNLOADING, Exchange
 from graceful.web.interfaces import IAnswerer, IHandler
+from graceful.web.sending_half import UNSENT
 from tests.fast.doubles import GET, HOST, Client, get, parse_answers
 from tests.fast.downloads.downloading import DownloadCase, Question, Response
 
@@ -395,35 +396,54 @@ class HalfClosedTests(Case):
         self.assertEqual((self.got(client).body, client.eof), (PIECE * 2, True))
         self.nothing_left()
 
-    def test_half_closed_client_is_closed_while_nothing_flows(self) -> None:
-        """While nothing is there to be sent the client is gone: before the head, and between two upstreams."""
-        client, _ = self.begin()
-        client.finish()
-        self.assertTrue(self.question.cancelled)
-        self.nothing_left()
-        client, response = self.flowing()
+    def test_half_closed_client_gets_its_answer(self) -> None:
+        """A client that half-closes before the upstream has answered gets the whole answer."""
+        for before in (True, False):
+            client, exchange = self.ask()
+            if before:
+                client.finish()
+            self.start_relay(exchange, URL)
+            self.engine.turn()
+            if not before:
+                client.finish()
+            self.tick(2)
+            response = self.question.answer(200, length=len(PIECE))
+            response.data(PIECE)
+            response.end()
+            self.assertEqual((self.got(client).body, client.eof), (PIECE, True))
+            self.nothing_left()
+
+    def test_half_closed_client_gets_the_rest_of_a_broken_upstream(self) -> None:
+        """A client that half-closes while the upstream is to be asked for the rest gets the rest."""
+        client, response = self.flowing(length=2 * len(PIECE))
         response.data(PIECE)
         response.end(whole=False)
         client.finish()
+        self.clock.advance(RETRY_DELAYS[0])
+        place = ("Content-Range", f"bytes {len(PIECE)}-{2 * len(PIECE) - 1}/{2 * len(PIECE)}")
+        rest = self.question.answer(206, *STRONG, place, length=len(PIECE))
+        rest.data(PIECE)
+        rest.end()
+        self.assertEqual((self.got(client).body, client.eof), (PIECE * 2, True))
         self.nothing_left()
 
-    def test_half_closed_client_is_closed_at_the_beginning(self) -> None:
-        """A client that was half closed before its relay began is closed."""
-        client, exchange = self.ask()
-        client.finish()
-        self.start_relay(exchange, URL)
-        self.engine.turn()
-        self.assertTrue(self.question.cancelled)
-        self.nothing_left()
-
-    def test_half_closed_client_is_closed_when_the_upstream_is_silent(self) -> None:
-        """A half-closed client is closed when its upstream falls silent: nothing else would notice that it left."""
+    def test_half_closed_client_waits_for_a_silent_upstream_as_long_as_others(self) -> None:
+        """An upstream that falls silent ends the answer after its limit, also if it is for a half-closed client."""
         client, response = self.flowing()
         response.data(PIECE)
         client.finish()
-        self.tick(1)
+        self.tick(SILENCE - 1)
         self.assertFalse(response.closed)
-        self.tick(1)
+        self.tick(2)
+        self.assertTrue(response.closed)
+
+    def test_half_closed_client_that_has_left_ends_the_upstream(self) -> None:
+        """Sending shows that a client which has half-closed has in fact left."""
+        client, response = self.flowing()
+        client.finish()
+        client.close()
+        response.data(PIECE)
+        self.engine.turn()
         self.assertTrue(response.closed)
         self.nothing_left()
 

@@ -210,7 +210,7 @@ class ResolveTests(SynchronousTestCase):
             for prefix in ("/files", "/remote"):
                 self.refused(prefix + path)
 
-    def test_refuses_directory(self) -> None:
+    def test_a_directory_is_refused(self) -> None:
         """A directory is no file."""
         for path in ("/files", "/files/", "/files/a/", "/files?a"):
             self.assertEqual(self.refused(path), "it is a directory")

@@ -35,6 +35,7 @@ class Exchange:
 
     target: bytes = b"/path"
     peer: str = "192.0.2.1"
+    scheme: str = "http"
     method: str = "GET"
     version: str = "1.1"
     status: int = 200
@@ -43,6 +44,7 @@ class Exchange:
     started: float = CLOCK
     ended: float = CLOCK + 0.001234
     request_id: str = "run-1"
+    trace_id: str | None = None
 
 
 def line(exchange: Exchange) -> str:
@@ -55,7 +57,7 @@ def line(exchange: Exchange) -> str:
 class LineTests(SynchronousTestCase):
     """What a line looks like."""
 
-    def test_everything(self) -> None:
+    def test_a_line_is_the_combined_format_with_duration_and_request_id(self) -> None:
         """A line is the combined format, the seconds it took, and the request id."""
         headers = [(b"Host", b"h"), (b"Referer", b"http://a/?b=c"), (b"User-Agent", b"curl/8 (x; y)")]
         self.assertEqual(
@@ -64,7 +66,7 @@ class LineTests(SynchronousTestCase):
             '"http://a/?b=c" "curl/8 (x; y)" 0.001234 run-1',
         )
 
-    def test_nothing(self) -> None:
+    def test_unknown_values_are_hyphens(self) -> None:
         """What is unknown is a hyphen: a Unix socket's peer, the fields, and a request that was no request."""
         self.assertEqual(
             line(Exchange(peer="", target=b"", method="-", status=400, sent=0)),
@@ -81,13 +83,13 @@ class LineTests(SynchronousTestCase):
             headers = [(referer, b"r"), (b"X-Refer", b"no"), (agent, b"a"), (b"Connection", b"no")]
             self.assertIn(' "r" "a" ', line(Exchange(headers=headers)))
 
-    def test_times(self) -> None:
+    def test_a_line_has_the_time_of_the_beginning_and_the_duration_in_microseconds(self) -> None:
         """The time is when the exchange began, to the second; the duration has microseconds."""
         self.assertIn("[23/Nov/2026:13:55:59 +0000]", line(Exchange(started=CLOCK - 0.001)))
         self.assertIn("[23/Nov/2026:13:56:00 +0000]", line(Exchange(started=CLOCK + 0.999)))
         self.assertIn('"-" 3600.500000 run-1', line(Exchange(ended=CLOCK + 3600.5)))
 
-    def test_stamps(self) -> None:
+    def test_time_stamps_are_utc_with_english_months(self) -> None:
         """Time stamps are UTC whatever the local time, with English months and two digits."""
         self.addCleanup(time.tzset)
         elsewhere = patch.dict(os.environ, {"TZ": "XST-9"})
@@ -102,7 +104,7 @@ class LineTests(SynchronousTestCase):
             [f"09/{name}" for name in months],
         )
 
-    def test_order(self) -> None:
+    def test_lines_stand_in_the_order_of_the_exchanges(self) -> None:
         """The lines stand in the order of the exchanges, each with its own time."""
         batch = [Exchange(b"/%d" % number, started=CLOCK + number / 2) for number in range(100)]
         lines = format_lines(batch, MOMENT - CLOCK).decode().splitlines()
@@ -122,7 +124,7 @@ class ForgeryTests(SynchronousTestCase):
             Exchange(method=text.decode("latin-1")),
         ]
 
-    def test_every_byte(self) -> None:
+    def test_no_byte_breaks_a_line_or_passes_for_its_escape(self) -> None:
         """Whatever byte is sent, the line is one line of printable ASCII in which it can be told from its escape."""
         pattern = re.compile(r'\S+ - - \[[^]]+\] "(?:[^"\\]|\\.)*" 200 13 "(?:[^"\\]|\\.)*" "(?:[^"\\]|\\.)*" \S+ .*')
         seen: list[set[str]] = [set() for _ in self.forms(b"")]
@@ -140,7 +142,7 @@ class ForgeryTests(SynchronousTestCase):
         for exchange in self.forms(forged):
             self.assertIn(r"\x0a6.6.6.6", line(exchange))
 
-    def test_same_marks(self) -> None:
+    def test_a_forged_line_with_as_many_quotes_and_ends_is_escaped(self) -> None:
         """A line whose quotes and ends only add up to those of a good one is escaped as well."""
         for target in (b'""""""\n', b'\n""""""', b'"', b'"""""" \n"""""" \n'):
             self.assertNotIn("\n", line(Exchange(target=target)))
@@ -152,7 +154,7 @@ class ForgeryTests(SynchronousTestCase):
         self.assertEqual(lines, [line(good), line(bad), line(good)])
         self.assertIn(r'"GET /\"bad HTTP/1.1"', lines[1])
 
-    def test_escape(self) -> None:
+    def test_quotes_and_backslashes_get_a_backslash_and_other_bytes_their_number(self) -> None:
         """Quotes and backslashes get a backslash, everything else that is not printable ASCII its number."""
         self.assertEqual(escape('a "b" \\c\n\xe9\x7f'), r"a \"b\" \\c\x0a\xe9\x7f")
 
@@ -222,7 +224,7 @@ class LogTestCase(SynchronousTestCase):
 class FileTests(LogTestCase):
     """The log without its thread, one round at a time."""
 
-    def test_written(self) -> None:
+    def test_recorded_exchanges_are_written_in_order_with_one_write(self) -> None:
         """What was recorded is in the file after one round, in order, with one write."""
         disk = Disk()
         log = self.make(write=disk.write)
@@ -231,17 +233,17 @@ class FileTests(LogTestCase):
         self.assertEqual(self.numbers(content=disk.content), list(range(500)))
         self.assertEqual(disk.calls, 1)
 
-    def test_one_call(self) -> None:
+    def test_recording_is_one_call_into_c(self) -> None:
         """Recording is one call into C, which no other thread can get into the middle of."""
         self.assertIsInstance(self.make().record, types.BuiltinMethodType)
 
-    def test_idle(self) -> None:
+    def test_nothing_is_written_when_nothing_was_recorded(self) -> None:
         """A round without anything to write does not write."""
         disk = Disk()
         self.assertEqual(self.make(write=disk.write).write_pending(), 0)
         self.assertEqual(disk.calls, 0)
 
-    def test_appended(self) -> None:
+    def test_an_instance_and_its_successor_append_to_an_existing_file(self) -> None:
         """A file that is there is continued, by an instance and its successor at the same time."""
         with open(self.path, "w") as file:
             file.write(line(Exchange(b"/0")) + "\n")
@@ -252,16 +254,16 @@ class FileTests(LogTestCase):
             log.write_pending()
         self.assertEqual(self.numbers(), [0, 1, 2, 3, 4])
 
-    def test_private(self) -> None:
+    def test_a_new_file_is_not_readable_for_all_users(self) -> None:
         """A new file is not readable by everybody: there are clients' addresses in it."""
         self.make()
         self.assertEqual(os.stat(self.path).st_mode & 0o137, 0)
 
-    def test_unopenable(self) -> None:
+    def test_a_file_that_cannot_be_opened_is_an_error_at_the_start(self) -> None:
         """A file that cannot be opened is an error at the start."""
         self.assertRaises(OSError, self.make, os.path.join(self.path, "none"))
 
-    def test_standard_output(self) -> None:
+    def test_standard_output_is_neither_reopened_nor_closed(self) -> None:
         """A hyphen is standard output, which is neither reopened nor closed."""
         descriptors: list[int] = []
 
@@ -277,7 +279,7 @@ class FileTests(LogTestCase):
         self.assertEqual(descriptors, [1])
         self.assertFalse(os.path.exists("-"))
 
-    def test_clock_step(self) -> None:
+    def test_times_follow_a_step_of_the_wall_clock(self) -> None:
         """Times are made of the clocks as they are when a line is written, so a step is followed."""
         wall = [float(MOMENT)]
         log = AccessLog(self.path, clock=lambda: CLOCK, wall=lambda: wall[0])
@@ -292,9 +294,9 @@ class FileTests(LogTestCase):
 
 
 class ReopenTests(LogTestCase):
-    """After somebody moved the file."""
+    """The log is reopened after its file was moved."""
 
-    def test_nothing_lost(self) -> None:
+    def test_no_line_is_lost_between_the_old_and_the_new_file(self) -> None:
         """Lines before and after are all in one of the two files, those that were not yet written in the new one."""
         log = self.make()
         self.record(log, 1)
@@ -307,7 +309,7 @@ class ReopenTests(LogTestCase):
         log.write_pending()
         self.assertEqual((self.numbers(self.path + ".1"), self.numbers()), ([1, 2], [3]))
 
-    def test_old_descriptor(self) -> None:
+    def test_the_old_file_is_closed(self) -> None:
         """The old file is let go."""
         log = self.make()
         before = set(os.listdir("/proc/self/fd"))
@@ -316,7 +318,7 @@ class ReopenTests(LogTestCase):
             log.write_pending()
         self.assertEqual(len(os.listdir("/proc/self/fd")), len(before))
 
-    def test_unopenable(self) -> None:
+    def test_the_old_file_stays_in_use_if_the_new_one_cannot_be_opened(self) -> None:
         """If the path cannot be opened, that is said, and the old file is written on."""
         log = self.make()
         os.rename(self.path, self.path + ".1")
@@ -330,7 +332,7 @@ class ReopenTests(LogTestCase):
         self.assertIn(self.path, text)
         self.assertIn(os.strerror(errno.EISDIR), text)
 
-    def test_torn_line(self) -> None:
+    def test_a_torn_line_is_whole_in_the_new_file(self) -> None:
         """A line that a full disk has torn is whole in the new file, and nothing before it is there twice."""
         disk = Disk(room=len(line(Exchange(b"/1"))) + 20)
         log = self.make(write=disk.write)
@@ -345,7 +347,7 @@ class ReopenTests(LogTestCase):
 class FullDiskTests(LogTestCase):
     """What happens while lines cannot be written."""
 
-    def test_kept(self) -> None:
+    def test_lines_are_kept_until_they_can_be_written(self) -> None:
         """Lines are kept and written as soon as that is possible, in order, each once."""
         disk = Disk(room=100)
         log = self.make(write=disk.write)
@@ -358,7 +360,7 @@ class FullDiskTests(LogTestCase):
         log.write_pending()
         self.assertEqual(self.numbers(content=disk.content), list(range(20)))
 
-    def test_said_once(self) -> None:
+    def test_a_failing_and_a_working_disk_are_each_logged_once(self) -> None:
         """That it cannot write, and that it can again, is each said once, with the reason."""
         disk = Disk(room=0)
         log = self.make(write=disk.write)
@@ -373,7 +375,7 @@ class FullDiskTests(LogTestCase):
         self.assertIn(f"{self.path} cannot be written ({os.strerror(errno.ENOSPC)})", trouble)
         self.assertIn("written again, 0 lines were dropped", well)
 
-    def test_bounded(self) -> None:
+    def test_lines_beyond_the_bound_are_dropped_and_counted(self) -> None:
         """Beyond the bound lines are dropped, which is said once and counted; the kept ones are written."""
         disk = Disk(room=0)
         log = self.make(write=disk.write, kept=10)
@@ -390,7 +392,7 @@ class FullDiskTests(LogTestCase):
         self.assertIn("10 lines wait to be written, from now on lines are dropped", dropping)
         self.assertIn("18 lines were dropped", well)
 
-    def test_flush(self) -> None:
+    def test_a_flush_that_cannot_write_everything_returns_false(self) -> None:
         """A flush that could not write everything says so."""
         disk = Disk(room=0)
         log = self.make(write=disk.write)
@@ -400,7 +402,7 @@ class FullDiskTests(LogTestCase):
         disk.room = -1
         self.assertTrue(log.flush())
 
-    def test_close(self) -> None:
+    def test_lines_that_were_never_written_are_counted_at_the_close(self) -> None:
         """Lines that can never be written are counted at the end."""
         log = self.make(write=Disk(room=0).write, kept=3)
         self.record(log, 1, 2)
@@ -410,7 +412,7 @@ class FullDiskTests(LogTestCase):
             self.assertFalse(log.close())
         self.assertIn("5 lines could not be written and are lost", self.said(events)[-1])
 
-    def test_gathered(self) -> None:
+    def test_exchanges_that_wait_behind_a_stuck_write_are_bounded(self) -> None:
         """While a write does not return, what gathers behind it is bounded; that lines are lost is said."""
         self.patch(graceful.logs.access_log, "_GATHERED", 4)
         disk = Disk()
@@ -423,7 +425,7 @@ class FullDiskTests(LogTestCase):
 
 
 class Stuck:
-    """Stands for `os.write` into a pipe that nobody reads, until it is let go."""
+    """Stands for `os.write` into a pipe that no process reads, until it is released."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -457,13 +459,13 @@ class Wake:
         """Nothing to forget."""
 
     def set(self) -> None:
-        """Nobody waits."""
+        """Do nothing: no thread waits."""
 
 
 class ThreadTests(LogTestCase):
     """The log with its thread."""
 
-    def test_nothing_lost(self) -> None:
+    def test_everything_that_many_threads_record_is_written_once(self) -> None:
         """What many threads record at once is all in the file when the log is closed, each exactly once."""
         log = self.make()
         log.start()
@@ -478,7 +480,7 @@ class ThreadTests(LogTestCase):
         self.assertTrue(log.close(30))
         self.assertEqual(sorted(self.numbers()), list(range(20000)))
 
-    def test_flush(self) -> None:
+    def test_a_flush_writes_everything_that_was_recorded_before(self) -> None:
         """After a flush everything recorded before it is in the file, without waiting for the next look."""
         self.patch(graceful.logs.access_log, "IDLE_INTERVAL", 60.0)
         log = self.make()
@@ -521,7 +523,7 @@ class ThreadTests(LogTestCase):
         self.assertTrue(log.close(30))
         self.assertEqual(self.numbers(), [1])
 
-    def test_stuck(self) -> None:
+    def test_a_stuck_write_holds_up_neither_recording_nor_flush_nor_close(self) -> None:
         """A write that does not return holds up neither who records nor, for long, who flushes or closes."""
         stuck = Stuck()
         log = self.make(write=stuck.write)
@@ -538,7 +540,7 @@ class ThreadTests(LogTestCase):
         self.assertTrue(log.close(30))
         self.assertEqual(self.numbers(content=stuck.content), [1, 2])
 
-    def test_survives(self) -> None:
+    def test_an_exchange_that_cannot_be_formatted_costs_only_its_batch(self) -> None:
         """An exchange that cannot be formatted costs its batch, and is told, but not the thread."""
         log = self.make()
         log.start()
@@ -563,7 +565,7 @@ class ThreadTests(LogTestCase):
         log._run()
         self.assertEqual(wake.waited, [0.25, 0.25, 0.02, 0.25])
 
-    def test_daemon(self) -> None:
+    def test_the_writer_does_not_keep_the_process_alive(self) -> None:
         """The writer does not keep the process alive."""
         log = self.make()
         log.start()

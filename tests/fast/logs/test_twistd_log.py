@@ -17,7 +17,7 @@ DRAINED = "drained in 1.0 s: 5 finished, 0 taken down, 0 abandoned\n"
 
 
 class SharedTests(SynchronousTestCase):
-    """Nobody's line is written over."""
+    """No line of another process is overwritten."""
 
     def setUp(self) -> None:
         """Make a log with a line of a predecessor in it."""
@@ -28,6 +28,13 @@ class SharedTests(SynchronousTestCase):
         """Write as the predecessor."""
         with open(self.path, "a") as log:
             log.write(line)
+
+    def test_a_log_that_cannot_be_opened_ends_the_start_in_one_line(self) -> None:
+        """A daemon in a directory that it may not write to says which file it is, and what to do."""
+        logs.write({"nodaemon": False, "logfile": "/nonexistent/site.log"}, False)
+        line = str(self.assertRaises(SystemExit, logs.text_observer))
+        self.assertIn("/nonexistent/site.log", line)
+        self.assertIn("--logfile", line)
 
     def lines(self, as_json: bool, observer: Callable[[], FileLogObserver]) -> list[str]:
         """Open the log, have the predecessor write its last line, and then begin; what is in the log."""
@@ -41,14 +48,14 @@ class SharedTests(SynchronousTestCase):
         with open(self.path) as log:
             return log.readlines()
 
-    def test_text(self) -> None:
+    def test_text_that_another_process_wrote_stays(self) -> None:
         """What was written between our opening it and our first line stays."""
         old, drained, begun = self.lines(False, logs.text_observer)
         self.assertEqual((old, drained), ("socket closed\n", DRAINED))
         self.assertIn("starting up", begun)
 
-    def test_json(self) -> None:
-        """So it does in front of JSON."""
+    def test_text_that_another_process_wrote_stays_in_front_of_json(self) -> None:
+        """Text that another process wrote stays in front of JSON."""
         old, drained, begun = self.lines(True, logs.json_observer)
         self.assertEqual((old, drained), ("socket closed\n", DRAINED))
         self.assertEqual(json.loads(begun)["log_text"], "starting up")

@@ -1,4 +1,4 @@
-"""The clock that nobody can set."""
+"""The monotonic clock, which a step of the wall clock does not move."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ClockTests(SynchronousTestCase):
         self.clock.start()
         self.calls: list[Any] = []
 
-    def test_provides_IReactorTime(self) -> None:
+    def test_the_clock_provides_IReactorTime(self) -> None:
         """It tells the time that it is given, as a reactor would."""
         self.assertTrue(verifyObject(IReactorTime, self.clock))
         self.assertEqual(self.clock.seconds(), 1000.0)
@@ -95,7 +95,7 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual((self.hand.times_set, self.hand.set_for), (2, 0.5))
 
     def test_does_not_make_a_cancelled_call(self) -> None:
-        """A call that is cancelled is not made, and nobody holds on to it."""
+        """A call that is cancelled is not made, and its function is released."""
         call = self.clock.callLater(1, self.calls.append, "no")
         self.clock.callLater(1, self.calls.append, "yes")
         call.cancel()
@@ -201,8 +201,8 @@ class TimerfdTests(SynchronousTestCase):
         self.clock.start()
         self.addCleanup(self.clock.stop)
 
-    def test_provides_IReadDescriptor(self) -> None:
-        """The reactor finds what it asks of a reader; other programs do not inherit it, and nobody waits in it."""
+    def test_the_timer_provides_IReadDescriptor(self) -> None:
+        """The timer is a reader for the reactor; other programs do not inherit it, and a read does not block."""
         (alarm,) = self.reactor.reading
         self.assertIsInstance(alarm, TimerfdAlarm)
         self.assertTrue(verifyObject(IReadDescriptor, alarm))

@@ -302,7 +302,7 @@ class ProcessTests(SynchronousTestCase):
         self.assertEqual(done.stderr.count("\n"), 1)
 
     def test_ends_a_stuck_interpreter(self) -> None:
-        """Nor does an extension that never gives the interpreter back: the kernel ends that one."""
+        """An extension that never releases the GIL does not hold the process: the kernel ends it."""
         done = self.run_code("exit.KERNEL_AFTER = 0.1\nlimit.arm(0.1)\nctypes.PyDLL(None).sleep(60)")
         self.assertEqual(done.returncode, -signal.SIGALRM)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.process.pidfile import PidFile, PidFileBusy, PidFileError, alive
+from graceful.process.pidfile import PidFile, PidFileBusy, PidFileError
 
 SOMEBODY = 4711
 ME = str(os.getpid())
@@ -35,7 +35,7 @@ class Case(SynchronousTestCase):
         return made
 
     def put(self, text: str) -> None:
-        """Let somebody have written the file."""
+        """Have another process write the file."""
         with open(self.path, "w") as file:
             file.write(text)
 
@@ -67,6 +67,15 @@ class StartTests(Case):
         self.assertEqual(self.files(), {"app.pid": ME})
         self.assertFalse(os.get_inheritable(made._fd))
         self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode) & 0o022, 0)
+
+    def test_a_file_with_a_second_name_is_not_written(self) -> None:
+        """In a directory of the service user's it may be a hard link to a file of root's."""
+        victim = os.path.join(self.directory, "shadow")
+        with open(victim, "w") as file:
+            file.write("secret")
+        os.link(victim, self.path)
+        self.assertIn("remove it", str(self.assertRaises(PidFileError, self.pid_file().write)))
+        self.assertEqual(self.files()["shadow"], "secret")
 
     def test_refuses_the_file_of_a_living_process(self) -> None:
         """A living process's file is refused, before the fork and after, and left as it is."""
@@ -251,7 +260,7 @@ class StopTests(Case):
         self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
 
     def test_leaves_a_replaced_file_alone(self) -> None:
-        """A file that somebody has put in the place of ours is left alone."""
+        """A file that another process has put in the place of ours is left alone."""
         for stop in (PidFile.release, PidFile.remove):
             made = self.pid_file()
             made.write()
@@ -264,7 +273,7 @@ class StopTests(Case):
             os.unlink(self.path)
 
     def test_leaves_an_overwritten_file_alone(self) -> None:
-        """So is ours if somebody has written something else into it, as stock twistd does."""
+        """Our file is left alone if another process has written into it, as stock twistd does."""
         for stop in (PidFile.release, PidFile.remove):
             made = self.pid_file()
             made.write()
@@ -285,23 +294,6 @@ class StopTests(Case):
             os._exit(0)
         os.waitpid(pid, 0)
         self.assertEqual(self.files(), {"app.pid": ME})
-
-
-class AliveTests(SynchronousTestCase):
-    """Which processes live."""
-
-    def test_tells_living_processes_from_dead_ones(self) -> None:
-        """We do; one that has ended does not; another user's does; a number too large for one does not."""
-        pid = os.fork()
-        if not pid:
-            os._exit(0)
-        os.waitpid(pid, 0)
-        self.assertEqual((alive(os.getpid()), alive(pid), alive(2**70)), (True, False, False))
-
-        def refuse(pid: int, number: int) -> None:
-            raise PermissionError
-
-        self.assertTrue(alive(1, refuse))
 
 
 class TakeoverTests(Case):

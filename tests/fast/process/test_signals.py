@@ -43,6 +43,9 @@ class Server:
     def log_in_flight(self) -> None:
         self.done.append("say")
 
+    def change_workers(self, by: int) -> None:
+        self.done.append(f"workers {by:+}")
+
 
 class SignalTests(SynchronousTestCase):
     """The handlers of the signals are called as the kernel would."""
@@ -53,11 +56,15 @@ class SignalTests(SynchronousTestCase):
         self.terminal = False
         self.later: list[tuple[Callable[..., object], tuple[object, ...]]] = []
         self.handlers: dict[int, Any] = {}
+        self.background = False
+        self.suspended: list[tuple[int, Any]] = []
         self.signals = Signals(
             self.server,
             lambda function, *args: self.later.append((function, args)),
             lambda: self.terminal,
             self.handlers.__setitem__,
+            lambda: self.background,
+            lambda number: self.suspended.append((number, self.handlers[number])),
         )
         self.signals.install()
 
@@ -77,7 +84,8 @@ class SignalTests(SynchronousTestCase):
         """Every signal that has a meaning has a handler."""
         self.assertEqual(
             set(self.handlers),
-            {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2},
+            {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+            | {signal.SIGTTIN, signal.SIGTTOU},
         )
 
     def test_sigterm_stops_each_time(self) -> None:
@@ -114,7 +122,7 @@ class SignalTests(SynchronousTestCase):
         self.send(signal.SIGTERM)
         self.assertEqual(self.send(signal.SIGINT), (["limit"], ["stop quietly"]))
 
-    def test_sigquit_hurries(self) -> None:
+    def test_sigquit_takes_down_what_is_in_flight(self) -> None:
         """SIGQUIT takes down at once what is in flight."""
         self.assertEqual(self.send(signal.SIGQUIT), (["limit"], ["hurry"]))
 
@@ -125,6 +133,18 @@ class SignalTests(SynchronousTestCase):
     def test_sigusr2_logs_what_is_in_flight(self) -> None:
         """SIGUSR2 logs what is in flight, and stops nothing."""
         self.assertEqual(self.send(signal.SIGUSR2), ([], ["say"]))
+
+    def test_sigttin_and_sigttou_change_the_number_of_workers(self) -> None:
+        """SIGTTIN asks for one worker more, SIGTTOU for one fewer; neither suspends."""
+        self.assertEqual(self.send(signal.SIGTTIN, signal.SIGTTOU), ([], ["workers +1", "workers -1"]))
+        self.assertEqual(self.suspended, [])
+
+    def test_the_terminal_still_suspends_its_background_job(self) -> None:
+        """What its terminal sends to a background job suspends it, and is no order, also the next time."""
+        self.background = True
+        for _ in range(2):
+            self.assertEqual(self.send(signal.SIGTTOU), ([], []))
+        self.assertEqual(self.suspended, [(signal.SIGTTOU, signal.SIG_DFL)] * 2)
 
     def test_sighup_from_closed_terminal_stops(self) -> None:
         """SIGHUP from a terminal that is closed is a SIGTERM."""

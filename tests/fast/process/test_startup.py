@@ -58,7 +58,7 @@ class TerminalTests(Case):
         self.assertFalse(os.get_inheritable(self.terminal._fd))
 
     def test_can_be_closed(self) -> None:
-        """Nor does a daemon that has started; saying something is then harmless."""
+        """A daemon that has started does not hold the terminal; to say something is then harmless."""
         self.terminal.close()
         self.terminal.close()
         self.assertEqual(os.read(self.read_end, 1), b"")
@@ -185,7 +185,7 @@ class StartupTests(Case):
     """Steps."""
 
     def setUp(self) -> None:
-        """Begin a start in a terminal that we see; nobody is to wait for a fork of this process."""
+        """Begin a start in a terminal that the test reads; no process waits for a fork of this one."""
         super().setUp()
         self.patch(WaitingParent, "install", lambda self: None)
         self.printed: list[BaseException] = []

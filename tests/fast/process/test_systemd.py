@@ -9,7 +9,24 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.process.systemd import LONGEST, SystemdNotifier
+from graceful.process.systemd import LONGEST, SystemdNotifier, take
+
+
+class TakeTests(SynchronousTestCase):
+    """What a process is told is taken out of its environment."""
+
+    def test_children_inherit_nothing_that_systemd_says(self) -> None:
+        """Everything that systemd says is taken, and nothing else."""
+        said = {
+            "NOTIFY_SOCKET": "/n",
+            "WATCHDOG_USEC": "1",
+            "WATCHDOG_PID": "2",
+            "LISTEN_PID": "3",
+            "LISTEN_FDS": "1",
+        }
+        environ = {**said, "PATH": "/bin"}
+        self.assertEqual(take(environ), said)
+        self.assertEqual(environ, {"PATH": "/bin"})
 
 
 class NotifyTests(SynchronousTestCase):
@@ -42,6 +59,23 @@ class NotifyTests(SynchronousTestCase):
         self.assertEqual(self.heard(), ["STATUS=" + "x" * LONGEST])
         notify.alive()
         self.assertEqual(self.heard(), ["WATCHDOG=1"])
+
+    def test_a_predecessor_sends_the_time_of_its_drain_when_the_unit_stops(self) -> None:
+        """After a takeover nothing is sent; when the unit stops, only how long this process still takes."""
+        notify = SystemdNotifier({"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": "3000000"})
+        notify.hand_over(4712)
+        self.assertEqual(self.heard(), ["MAINPID=4712"])
+        self.assertIsNone(notify.watchdog)
+        notify.stopping(212)
+        notify.status("serving")
+        notify.status("finishing: 2 in flight", 100)  # would put off the watchdog of the main process
+        self.assertRaises(BlockingIOError, self.heard)
+        notify.unit_stops()
+        notify.stopping(212)
+        notify.status("serving")
+        self.assertRaises(BlockingIOError, self.heard)
+        notify.status("finishing: 2 in flight", 100)
+        self.assertEqual(self.heard(), ["EXTEND_TIMEOUT_USEC=105000000"])
 
     def test_sends_to_an_abstract_address(self) -> None:
         """An @ stands for the zero byte of an abstract address."""

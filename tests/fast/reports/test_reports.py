@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from unittest import skipIf
 
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -29,6 +30,7 @@ from graceful.reports.writer import HIDDEN, Report, ReportWriter
 from graceful.web.exchange import APPLICATION, Exchange
 from graceful.wsgi.runner import Runner
 from tests.fast.doubles import Case, get, parse_answers
+from tests.support.reports import NO_OOPS
 from tests.support.waiting import wait_for
 
 SOON = 10
@@ -87,7 +89,7 @@ class WriterTests(Case):
         self.assertEqual(self.writer.interruption(self.interruption(down=False))["thread"], "abandoned")
         self.assertEqual(self.writer.interruption(self.interruption())["thread"], "none")
 
-    def test_hides_secrets(self) -> None:
+    def test_cookies_and_credentials_are_hidden(self) -> None:
         """Cookies, credentials, and what the operator has named do not stand in it."""
         told = self.writer.interruption(self.interruption(SECRET))
         self.assertNotIn("secret", as_json(told))
@@ -111,6 +113,7 @@ class WriterTests(Case):
         self.assertEqual((told["report"], told["age"], told["outcome"]), ("OOPS-1", 12.5, "abandoned"))
         self.assertEqual(self.writer.line(self.interruption())["outcome"], "taken down")
 
+    @skipIf(NO_OOPS, NO_OOPS)
     def test_can_be_written_as_bson(self) -> None:
         """A report can be written as BSON."""
         from oops_datedir_repo import serializer_bson
@@ -251,6 +254,7 @@ class DirectoryTests(SynchronousTestCase):
         self.addCleanup(directory.cleanup)
         self.path = Path(directory.name)
 
+    @skipIf(NO_OOPS, NO_OOPS)
     def test_writes_oops_with_the_extra(self) -> None:
         """With the extra they are OOPS reports, which its own tools read."""
         from oops_datedir_repo.serializer import read

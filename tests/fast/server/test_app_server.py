@@ -7,10 +7,12 @@ from typing import Any, cast
 from twisted.internet import endpoints
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from graceful.config.settings import Settings
+from graceful.server import instance
 from graceful.server.app_server import AppServer
 from graceful.sockets.binding import BindError
 
@@ -61,6 +63,15 @@ class EmbeddingTests(SynchronousTestCase):
         """A client that connects before the site exists gets no connection."""
         self.server.privilegedStartService()
         self.assertIsNone(self.endpoint.factory.buildProtocol(None))
+
+    def test_start_says_what_the_operator_should_know_about_the_interpreter(self) -> None:
+        """Each caveat is a line in the log, whatever becomes of the start."""
+        self.patch(instance, "caveats", lambda: ["it is too new", "it has no lock"])
+        self.endpoint.answer = fail(OSError(98, "Address in use"))
+        with capturedLogs() as events, self.assertRaises(BindError):
+            self.server.startService()
+        lines = [formatEvent(event) for event in events]
+        self.assertEqual(lines[:2], ["it is too new", "it has no lock"])
 
     def test_start_fails_when_endpoint_cannot_listen(self) -> None:
         """An endpoint that cannot listen ends the start at once."""

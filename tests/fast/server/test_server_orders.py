@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from graceful.process.exit import EXIT_SECONDS, LastLimit, latest_exit
 from graceful.server.drain_limit import DrainLimit
 from graceful.server.server_orders import ServerOrders
 from graceful.workers.fleet_orders import BEYOND, FleetOrders
+from graceful.workers.worker import WorkerState
 
 
 class Work:
@@ -108,7 +110,9 @@ class FleetTests(SynchronousTestCase):
         )
         fleet_drain = self.fleet_drain
         test, nothing = cast(Any, self), cast(Any, None)  # the test is their status, and the limit
-        self.orders = FleetOrders(nothing, fleet_drain, test, nothing, test, nothing)
+        self.orders = FleetOrders(
+            nothing, fleet_drain, test, nothing, test, nothing, nothing, lambda: None, lambda: None
+        )
         self.orders.arm_last_limit()
         fleet_drain.state, fleet_drain.began = "finishing", 0.0
 
@@ -151,3 +155,42 @@ class FleetTests(SynchronousTestCase):
         self.assertEqual((self.remaining_seconds, self.killed), (EXIT_SECONDS, 0))
         self.pass_by(0.5)
         self.assertEqual((self.remaining_seconds, self.killed), (EXIT_SECONDS - 0.5, 1))
+
+
+class LogTests(SynchronousTestCase):
+    """A server that serves has the others open their logs again; one that drains is one of the others."""
+
+    def setUp(self) -> None:
+        """Count how often the order is passed on."""
+        self.passed_on = 0
+
+    def pass_on(self) -> None:
+        """Count."""
+        self.passed_on += 1
+
+    def test_server_passes_a_rotation_on_unless_it_drains(self) -> None:
+        """Two servers that drain would signal each other without end."""
+        nothing = cast(Any, None)
+        engine, drain = cast(Any, SimpleNamespace(access_log=None)), Drain(Clock(), cast(Any, Work()), 200, 3600, 10)
+        orders = ServerOrders(engine, drain, nothing, nothing, None, None, logs_reopened=self.pass_on)
+        orders.reopen_logs()
+        self.assertEqual(self.passed_on, 1)
+        drain.begin(False)
+        orders.reopen_logs()
+        self.assertEqual(self.passed_on, 1)
+
+    def test_supervisor_passes_a_rotation_on_unless_it_drains(self) -> None:
+        """Its workers get theirs in both cases."""
+        signals: list[int] = []
+        worker = SimpleNamespace(state=WorkerState.SERVING, send_signal=signals.append)
+        pool: Any = SimpleNamespace(workers=lambda: [worker])
+        fleet_drain: Any = SimpleNamespace(began=None)
+        nothing = cast(Any, None)
+        orders = FleetOrders(
+            pool, fleet_drain, nothing, nothing, nothing, nothing, nothing, lambda: None, logs_reopened=self.pass_on
+        )
+        orders.reopen_logs()
+        fleet_drain.began = 1.0
+        orders.reopen_logs()
+        self.assertEqual(self.passed_on, 1)
+        self.assertEqual(signals, [signal.SIGUSR1] * 2)

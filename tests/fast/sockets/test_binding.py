@@ -22,6 +22,7 @@ from graceful.sockets import binding
 from graceful.sockets.address import parse
 from graceful.sockets.binding import BindError, BoundSocket, activation, bind
 from graceful.sockets.handshakes import SO_ATTACH_FILTER, SO_DETACH_FILTER
+from graceful.sockets.socket_file import bind_file
 
 
 class Case(SynchronousTestCase):
@@ -52,7 +53,7 @@ class Case(SynchronousTestCase):
         self.assertTrue(fcntl.fcntl(listening, fcntl.F_GETFL) & os.O_NONBLOCK)
 
     def listening(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
-        """A socket that somebody else has made, blocking and inheritable."""
+        """Returns a socket as another program made it: blocking and inheritable."""
         made = socket.socket(family)
         if family == socket.AF_UNIX:
             made.bind(b"\0graceful-%d" % made.fileno())
@@ -104,7 +105,7 @@ class TcpTests(Case):
         self.assertEqual(self.bound(f"tcp:{where[1]}:interface=127.0.0.1").socket.getsockname(), where)
 
     def test_refuses_a_port_in_use(self) -> None:
-        """A port that somebody listens on is refused, though they would share it."""
+        """A port on which another process listens is refused, even if that process would share it."""
         other = socket.socket()
         self.addCleanup(other.close)
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -128,7 +129,7 @@ class TcpTests(Case):
         self.patch(binding.socket, "socket", Refusing)
         self.assert_refused("tcp:80", "port 80 needs root", "--uid")
 
-    def test_refuses_plugins(self) -> None:
+    def test_endpoints_of_plugins_are_refused(self) -> None:
         """What a plugin has to listen on is no business of ours."""
         self.assertRaises(ValueError, bind, parse("ssl:443"), {})
 
@@ -155,20 +156,13 @@ class UnixTests(Case):
 
     def test_never_too_open(self) -> None:
         """At no moment can those connect whom the mode excludes."""
-        modes = []
-        chmod = os.chmod
-
-        def seen(path: str, mode: int) -> None:
-            modes.append(stat.S_IMODE(os.stat(path).st_mode))
-            chmod(path, mode)
-
         self.addCleanup(os.umask, os.umask(0))
-        self.patch(os, "chmod", seen)
+        self.patch(os, "chmod", None)  # the file is made with its mode
         self.bound(f"unix:{self.path}:mode=660")
-        self.assertEqual(modes, [0o600])
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o660)
 
     def test_replaces_a_stale_file(self) -> None:
-        """A socket file on which nobody answers is replaced."""
+        """A socket file on which no process answers is replaced."""
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(self.path)
             dead.listen()
@@ -179,7 +173,7 @@ class UnixTests(Case):
         self.assertEqual(os.listdir(self.directory), ["s"])
 
     def test_leaves_a_file_in_use_alone(self) -> None:
-        """A socket file on which somebody answers is left alone, also if their queue is full."""
+        """A socket file on which a process answers is left alone, also if its queue is full."""
         other = self.bound(f"unix:{self.path}:backlog=1")
         other.socket.listen(0)
         for _ in range(3):
@@ -210,13 +204,13 @@ class UnixTests(Case):
 
     def test_fails_if_the_path_was_taken_before_listening(self) -> None:
         """An instance whose path was taken between bind and listen does not start without a path."""
-        chmod = os.chmod
 
-        def thought_stale(path: str, mode: int) -> None:
-            chmod(path, mode)
+        def thought_stale(listening: socket.socket, path: str, mode: int) -> tuple[int, int] | None:
+            inode = bind_file(listening, path, mode)
             os.unlink(path)
+            return inode
 
-        self.patch(os, "chmod", thought_stale)
+        self.patch(binding, "bind_file", thought_stale)
         self.assert_refused(f"unix:{self.path}", "another process has just taken it")
 
     def test_keeps_a_file_that_is_not_a_socket(self) -> None:
@@ -231,7 +225,7 @@ class UnixTests(Case):
         self.assert_refused("unix:/nonexistent/x.sock", "no directory /nonexistent")
 
     def test_leaves_the_path_of_a_successor(self) -> None:
-        """On close, a path that leads to somebody else's socket by now is left alone."""
+        """On close, a path that leads to another process's socket by now is left alone."""
         bound = self.bound(f"unix:{self.path}")
         os.unlink(self.path)
         successor = self.bound(f"unix:{self.path}")

@@ -6,6 +6,7 @@ when the client has sent its first bytes.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections.abc import Callable
@@ -13,19 +14,19 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.sockets import handshakes
-from graceful.sockets.handshakes import admit_new, drop_new, filter_new, half_open, release
+from graceful.sockets.handshakes import admit_new, drop_new, filter_new, half_open, refuse_new, release
 
-ESTABLISHED, SYN_SENT = 1, 2
-CAP_NET_ADMIN = 12
+ESTABLISHED, SYN_SENT, CLOSED = 1, 2, 7
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 
 Address = tuple[str, int]
 
 
-def may_filter() -> bool:
-    """Whether this process may put a filter on a TCP socket."""
+def may(capability: int) -> bool:
+    """Whether this process has a capability, capabilities(7)."""
     with open("/proc/self/status") as status:
         effective = next(line for line in status if line.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1)
+    return bool(int(effective.split()[1], 16) >> capability & 1)
 
 
 def state(client: socket.socket) -> int:
@@ -51,11 +52,13 @@ class HandshakeTests(SynchronousTestCase):
         made.listen(1024)
         return made
 
-    def client(self, where: Address) -> socket.socket:
+    def client(self, where: Address, ttl: int = 64) -> socket.socket:
         """A client that has begun to connect."""
         made = socket.socket(socket.AF_INET6 if ":" in where[0] else socket.AF_INET)
         self.addCleanup(made.close)
         made.setblocking(False)
+        if made.family == socket.AF_INET:
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
         made.connect_ex(where)
         return made
 
@@ -98,7 +101,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(half_open(made.getsockname()[1]), 400)
 
     def test_counts_none_without_sock_diag(self) -> None:
-        """Without sock_diag nobody waits for anything."""
+        """Without sock_diag no half-open connection is counted."""
 
         class Refusing(socket.socket):
             def __init__(self, family: int, *more: int) -> None:
@@ -107,16 +110,52 @@ class HandshakeTests(SynchronousTestCase):
         self.patch(socket, "socket", Refusing)
         self.assertEqual(half_open(80), 0)
 
+    def test_new_handshakes_are_refused_only(self) -> None:
+        """A new handshake is refused at once, and one that had begun is completed, and makes a usual connection."""
+
+        def refused(made: socket.socket, where: Address) -> None:
+            early = self.connected(where)
+            self.assertTrue(refuse_new(made))
+            for _ in range(2):
+                late = self.client(where)
+                self.assertEqual(state(late), CLOSED)
+                self.assertEqual(late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), errno.ECONNREFUSED)
+            self.assertEqual(half_open(where[1]), 1)
+            early.send(b"hello")
+            self.assertTrue(readable(made))
+            accepted, _ = made.accept()
+            self.addCleanup(accepted.close)
+            self.assertTrue(readable(accepted))
+            self.assertEqual(accepted.recv(10), b"hello")
+            early.send(b"more")
+            self.assertTrue(readable(accepted))
+            self.assertEqual(accepted.recv(10), b"more")
+            accepted.send(b"good bye")
+            self.assertTrue(readable(early))
+
+        self.each_family(refused)
+
+    def test_clients_with_the_highest_ttl_are_refused(self) -> None:
+        """A client whose segments have the highest TTL there is, which is not dropped, is refused like all others."""
+        made = self.listening()
+        where = made.getsockname()
+        self.patch(handshakes, "filter_new", lambda listening: False)
+        self.assertTrue(drop_new(made))
+        near = self.client(where, ttl=255)
+        self.assertEqual(state(near), ESTABLISHED)
+        self.assertTrue(refuse_new(made))
+        self.assertEqual(state(self.client(where, ttl=255)), CLOSED)
+
     def test_filter_drops_new_handshakes_only(self) -> None:
         """With the filter on, no new handshake begins, and one that had begun is completed."""
 
         def filtered(made: socket.socket, where: Address) -> None:
             early = self.connected(where)
-            may = may_filter()
-            self.assertEqual(filter_new(made), may)
+            filters = may(CAP_NET_ADMIN)
+            self.assertEqual(filter_new(made), filters)
             late = self.client(where)
-            self.assertEqual(state(late), SYN_SENT if may else ESTABLISHED)
-            self.assertEqual(half_open(where[1]), 1 if may else 2)
+            self.assertEqual(state(late), SYN_SENT if filters else ESTABLISHED)
+            self.assertEqual(half_open(where[1]), 1 if filters else 2)
             early.send(b"hello")
             self.assertTrue(readable(made))
             accepted, _ = made.accept()
@@ -162,8 +201,9 @@ class HandshakeTests(SynchronousTestCase):
 
         with Refusing() as made:
             self.assertFalse(drop_new(made))
+            self.assertFalse(refuse_new(made))
 
-    def test_admit_new_undoes_both_ways(self) -> None:
+    def test_admit_new_undoes_each_way(self) -> None:
         """Whatever kept clients out, they get in again; where nothing did, nothing happens."""
         made = self.listening()
         admit_new(made)
@@ -174,3 +214,7 @@ class HandshakeTests(SynchronousTestCase):
         drop_new(made)
         admit_new(made)
         self.connected(made.getsockname())
+        refuse_new(made)
+        admit_new(made)
+        if may(CAP_NET_RAW):
+            self.connected(made.getsockname())

@@ -26,8 +26,10 @@ from graceful.sockets.listener import (
     HANDSHAKES_LOOK,
     HANDSHAKES_WAIT,
     NO_ROOM_PAUSE,
+    SENT_AGAIN_WAIT,
     Listener,
 )
+from graceful.sockets.reserve import Reserve
 
 
 class Readers:
@@ -71,8 +73,9 @@ class Queue:
 
     family = socket.AF_INET
 
-    def __init__(self, *left: Connection | int) -> None:
+    def __init__(self, *left: Connection | int, one_of_several: bool = False) -> None:
         self.left = list(left)
+        self.one_of_several = one_of_several
         self.log: list[str] = []
 
     def accept(self) -> tuple[Connection, tuple[str, int]]:
@@ -91,6 +94,11 @@ class Queue:
     def getsockname(self) -> tuple[str, int]:
         """Be somewhere."""
         return "0.0.0.0", 8080
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """Say whether it is one of several sockets that listen on one port."""
+        assert option == socket.SO_REUSEPORT
+        return self.one_of_several
 
     def shutdown(self, how: int) -> None:
         """End the listening of everybody who holds it: the step before the close."""
@@ -118,10 +126,13 @@ class Case(SynchronousTestCase):
         self.taken: list[Any] = []
         self.filtered: list[Any] = []
         self.half_open: list[int] = []
-        self.may_filter = False
+        self.may_filter = self.may_refuse = False
+        self.refused: list[Any] = []
         self.patch(module, "drop_new", self.drop_new)
+        self.patch(module, "refuse_new", self.refuse_new)
         self.released: list[Any] = []
         self.patch(module, "release", self.released.append)
+        self.patch(module, "connection_waits", lambda queue: bool(queue.left))
         logs = capturedLogs()
         self.events = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
@@ -131,7 +142,12 @@ class Case(SynchronousTestCase):
         self.filtered.append(listening)
         return self.may_filter
 
-    def listener(self, queue: Queue, **more: Any) -> Listener:
+    def refuse_new(self, listening: Any) -> bool:
+        """Refuse new clients, if the kernel can."""
+        self.refused.append(listening)
+        return self.may_refuse
+
+    def listener(self, queue: Queue, reserve: Reserve | None = None, **more: Any) -> Listener:
         """Make a listener on a queue, and start it."""
         bound = BoundSocket("tcp:0.0.0.0:8080", cast(socket.socket, queue), **more)
         made = Listener(
@@ -140,6 +156,7 @@ class Case(SynchronousTestCase):
             bound,
             lambda connection, address: self.taken.append(connection),
             half_open=lambda port: self.half_open.pop(0) if self.half_open else 0,
+            reserve=reserve,
         )
         made.start()
         return made
@@ -166,7 +183,7 @@ class AcceptTests(Case):
         self.assertEqual(seen, [("192.0.2.7", 1234)] * 2)
         self.assertEqual([cast(Connection, one).blocking for one in connections], [False, False])
 
-    def test_provides_IReadDescriptor(self) -> None:
+    def test_the_listener_provides_IReadDescriptor(self) -> None:
         """The reactor finds what it asks of a reader."""
         made = self.listener(Queue())
         self.assertTrue(verifyObject(IReadDescriptor, made))
@@ -208,6 +225,65 @@ class AcceptTests(Case):
             self.assertEqual(self.taken, [first, second])
             self.assertEqual((first.closed, second.closed), (False, False))
 
+    def test_a_listener_with_a_reserve_accepts_without_descriptors(self) -> None:
+        """Each connection gets the place of a reserved descriptor; what is free again goes back into the reserve."""
+        free = [5, 6, 7]
+        reserve = Reserve(2, free.pop, free.append)
+        reserve.refill()
+        free.clear()
+
+        class Full(Queue):
+            """Like the kernel it asks for a descriptor first."""
+
+            def accept(self) -> tuple[Connection, tuple[str, int]]:
+                if not free:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                taken = super().accept()
+                free.pop()
+                return taken
+
+        def refuse() -> int:
+            if not free:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return free.pop()
+
+        reserve._make = refuse
+        first, second, third = Connection(), Connection(), Connection()
+        queue = Full(first)
+        made = self.listener(queue, reserve=reserve)
+        made.doRead()
+        self.assertEqual((self.taken, self.lines()), ([first], []))
+        queue.left.append(second)
+        made.doRead()
+        self.assertEqual((self.taken, self.lines()), ([first, second], []))
+        queue.left.append(third)
+        made.doRead()
+        self.assertEqual(self.taken, [first, second])
+        self.assertIn("cannot accept", self.lines()[0])
+        free.append(5)  # the first one has ended
+        reserve.refill()
+        self.assertEqual(free, [])
+        self.clock.advance(NO_ROOM_PAUSE)
+        made.doRead()
+        self.assertEqual(self.taken, [first, second, third])
+
+    def test_an_empty_queue_needs_no_room(self) -> None:
+        """The kernel asks for a descriptor before it looks into the queue: an empty one is no reason to wait."""
+
+        class Full(Queue):
+            """Has no descriptor for anyone."""
+
+            def accept(self) -> tuple[Connection, tuple[str, int]]:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        made = self.listener(Full())
+        made.doRead()
+        self.assertIn(made, self.reactor.reading)
+        done: list[None] = []
+        made.close(60).addCallback(done.append)
+        self.clock.advance(1)
+        self.assertEqual((done, self.lines()), ([None], [CLOSED]))
+
     def test_logs_no_room_once(self) -> None:
         """The log has one line when it begins, with what to do, and one when it works again."""
         queue = Queue(errno.EMFILE, Connection())
@@ -223,7 +299,7 @@ class AcceptTests(Case):
         self.assertEqual(self.lines()[1:], ["socket tcp:0.0.0.0:8080 accepts again"])
 
     def test_retries_unknown_errors_after_a_pause(self) -> None:
-        """An error that nobody has thought of is retried after a pause, not at once for ever."""
+        """An unexpected error is retried after a pause, not at once for ever."""
         made = self.listener(Queue(errno.EINVAL))
         made.doRead()
         self.assertEqual(self.reactor.reading, set())
@@ -274,6 +350,18 @@ class AcceptTests(Case):
         made.doRead()
         self.assertEqual((first.closed, self.taken), (True, [second]))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_a_connection_that_cannot_be_prepared_does_not_end_the_accepting(self) -> None:
+        """What is raised out of `doRead` would have the reactor close the listening socket."""
+
+        class Unruly(Connection):
+            def setblocking(self, blocking: bool) -> None:
+                raise OSError(errno.ENOMEM, "no")
+
+        first, second = Unruly(), Connection()
+        self.listener(Queue(first, second)).doRead()
+        self.assertEqual((first.closed, self.taken), (True, [second]))
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
 
 class CloseTests(Case):
@@ -343,17 +431,49 @@ class CloseTests(Case):
         self.assertEqual(self.released, self.taken)
         self.assert_closed(queue, done)
 
-    def test_waits_only_briefly_for_handshakes(self) -> None:
-        """They are not waited for longer than a round trip to nearly anywhere."""
-        self.may_filter = True
+    def waits(self, seconds: float) -> None:
+        """Check that handshakes that are never complete are waited for so long."""
         self.half_open = [1] * 1000
         queue = Queue()
         done = self.listener(queue).close(within=100)
-        steps = round(HANDSHAKES_WAIT / HANDSHAKES_LOOK)
+        steps = round(seconds / HANDSHAKES_LOOK)
         self.clock.pump([HANDSHAKES_LOOK] * (steps - 1))
         self.assertNoResult(done)
         self.clock.pump([HANDSHAKES_LOOK] * 2)
         self.assert_closed(queue, done)
+
+    def test_waits_only_briefly_for_handshakes(self) -> None:
+        """They are not waited for longer than a round trip to nearly anywhere."""
+        self.may_filter = True
+        self.waits(HANDSHAKES_WAIT)
+
+    def test_waits_for_a_lost_segment_of_a_handshake(self) -> None:
+        """Where new clients are refused at once, there is time for the kernel to send something a second time."""
+        self.may_refuse = True
+        self.waits(SENT_AGAIN_WAIT)
+        self.assertEqual((len(self.refused), self.filtered), (1, []))
+
+    def test_accepts_while_it_waits_for_handshakes(self) -> None:
+        """A client whose handshake is complete does not wait for those of others, and needs no release."""
+        self.may_refuse = True
+        self.half_open = [1] * 1000
+        queue = Queue()
+        done = self.listener(queue).close(within=0)
+        queue.left = [Connection()]
+        self.clock.advance(HANDSHAKES_LOOK)
+        self.assertEqual((len(self.taken), self.released), (1, []))
+        self.assertNoResult(done)
+        self.half_open = []
+        self.clock.advance(HANDSHAKES_LOOK)
+        self.assert_closed(queue, done)
+
+    def test_drops_what_reaches_one_of_several_sockets(self) -> None:
+        """A worker's socket refuses new clients only when those of its siblings do; till then it drops them."""
+        self.may_refuse = self.may_filter = True
+        queue = Queue(Connection(), one_of_several=True)
+        self.assert_closed(queue, self.listener(queue).close(within=0))
+        self.assertEqual((self.refused, self.filtered), ([queue], [queue]))
+        self.assertEqual(self.released, self.taken)
 
     def test_waits_for_none_if_it_cannot_refuse_new_ones(self) -> None:
         """Where the door cannot be shut, new handshakes would come for ever: none is waited for."""
@@ -366,7 +486,7 @@ class CloseTests(Case):
         """Nothing is done to a socket that a successor holds as well, except closing our descriptor."""
         queue = Queue(Connection())
         self.assert_closed(queue, self.listener(queue, shared=True).close(within=0))
-        self.assertEqual(self.filtered, [])
+        self.assertEqual((self.filtered, self.refused), ([], []))
         self.assertEqual(len(self.taken), 1)
 
     def test_retries_without_room(self) -> None:
@@ -418,9 +538,10 @@ class RealSocketTests(Case):
     """With sockets of the kernel's."""
 
     def setUp(self) -> None:
-        """Let the filter be the real one."""
-        drop_new, release = module.drop_new, module.release
+        """Let the kernel do it."""
+        refuse_new, drop_new, release = module.refuse_new, module.drop_new, module.release
         super().setUp()
+        self.patch(module, "refuse_new", refuse_new)
         self.patch(module, "drop_new", drop_new)
         self.patch(module, "release", release)
 

@@ -37,6 +37,6 @@ class ReceiveTests(SynchronousTestCase):
         self.theirs.close()
         self.assertEqual(receive(self.ours, 100, 10), (b"", []))
 
-    def test_obeys_flags(self) -> None:
+    def test_flags_are_passed_to_the_system_call(self) -> None:
         """Flags are obeyed."""
         self.assertRaises(BlockingIOError, receive, self.ours, 100, 10, socket.MSG_DONTWAIT)

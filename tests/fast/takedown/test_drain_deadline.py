@@ -17,7 +17,8 @@ from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.stacks import stack_of
 from graceful.web.body_spool import MEMORY
 from graceful.web.connection import Connection
-from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import Exchange
 from tests.fast.doubles import CLOSE, EXPECT, GET, HOST, MIB, Case, Client, Engine, get, parse_answers, post
 
 
@@ -236,6 +237,18 @@ class DeadlineTests(Case):
         for client in clients:
             self.assertEqual([answer.status for answer in parse_answers(client.take())], [503])
             self.assertFalse(client.socket.reset, "a reset could destroy the answer that was just sent")
+
+    def test_a_pause_of_the_reactor_is_not_held_against_threads(self) -> None:
+        """A thread that ends as soon as the reactor can look again has come down."""
+        client, exchange = self.threaded()
+        through, _ = self.start()
+        client.close()
+        self.clock.advance(3 * LAST_MOMENT)
+        self.engine.turn()
+        self.assertEqual(through, [])
+        self.ends(exchange)
+        self.wait(0.1)
+        self.assertEqual((through, self.takedown.taken, self.takedown.abandoned), ([None], 1, 0))
 
     def test_counts_a_thread_without_client_once(self) -> None:
         """A thread that goes on for a client that has left counts as well, once."""

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 from twisted.logger import capturedLogs, formatEvent
 
+from graceful.takedown import kernel_waits
 from graceful.takedown.kernel_waits import WAITING_CALLS, BlockedCall, Inode, KernelWaits
 from graceful.takedown.python_waits import in_condition
+from tests.apps import silent_resolver
 from tests.fast.takedown.waiting_threads import SOON, ThreadCase
 from tests.support.waiting import wait_for
 
@@ -63,13 +66,51 @@ class KernelTests(ThreadCase):
             self.assertEqual(self.ends(lambda mine=mine, wait=wait: wait(mine)), [f"shut down socket {number}"])
             self.assertEqual(mine.fileno(), number)
 
-    def test_shuts_down_listening_and_datagram_sockets(self) -> None:
-        """A listening socket and one for datagrams are shut down."""
+    def test_shuts_down_a_listening_socket(self) -> None:
+        """A thread that accepts connections goes on when the listening socket is shut down."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.assertEqual(self.ends(listener.accept), [f"shut down socket {listener.fileno()}"])
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+
+    def test_a_socket_of_datagrams_gets_an_error(self) -> None:
+        """A wait for datagrams ends with an error, connected or not, and the socket stays open."""
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            for connected in (False, True):
+                with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+                    datagrams.bind((address, 0))
+                    if connected:
+                        datagrams.connect((address, 9))
+
+                    def wait(datagrams: socket.socket = datagrams) -> None:
+                        with self.assertRaises(ConnectionRefusedError):
+                            datagrams.recv(1)
+
+                    self.assertEqual(self.ends(wait), [f"raised an error on socket {datagrams.fileno()}"])
+                    self.assertGreater(datagrams.fileno(), 0)
+        self.assertEqual(self.errors, [])
+
+    def test_a_socket_of_datagrams_without_a_loopback_address_is_shut_down(self) -> None:
+        """Where no error can be had (a Unix socket, or a machine without that family), it is shut down."""
+        mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with mine, other:
+            self.assertEqual(self.ends(lambda: mine.recv(1)), [f"shut down socket {mine.fileno()}"])
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+            mock.patch.dict(kernel_waits._LOOPBACK, {socket.AF_INET: "192.0.2.1"}),
+        ):
             datagrams.bind(("127.0.0.1", 0))
             self.assertEqual(self.ends(lambda: datagrams.recv(1)), [f"shut down socket {datagrams.fileno()}"])
+
+    def test_a_name_that_is_looked_up_is_given_up(self) -> None:
+        """The C library gives a name up at an error; the end of its socket would have it look again, in a loop."""
+        thread = self.waiting(silent_resolver.look_up)
+
+        def ended() -> bool:
+            if wait := self.waits.look(thread.native_id or 0):
+                self.waits.end(wait, False)
+            return not thread.is_alive()
+
+        wait_for(ended)
+        self.assertIsInstance(self.errors[0], socket.gaierror)
 
     def test_sends_child_sigterm_then_sigkill(self) -> None:
         """A child process that is waited for gets SIGTERM, and SIGKILL the next time."""
@@ -113,8 +154,11 @@ class KernelTests(ThreadCase):
         """A thread that has run since it was looked at is left alone, though it waits for the same again."""
         mine, other = self.pair()
         buffer = bytearray(1)
-        thread = self.waiting(lambda: [mine.recv_into(buffer) for _ in range(2)])
-        wait = self.asleep(thread)
+        thread = self.waiting(lambda: [mine.recv_into(buffer) for _ in range(3)])
+        first = self.asleep(thread)
+        other.send(b"w")
+        wait_for(lambda: self.waits.look(first.native) not in (None, first))
+        wait = self.asleep(thread)  # the first call may be made at another place of the stack (CPython 3.15)
         other.send(b"x")
         wait_for(lambda: self.waits.look(wait.native) not in (None, wait))
         later = self.asleep(thread)

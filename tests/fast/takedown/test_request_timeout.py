@@ -13,7 +13,8 @@ from graceful.config.values import Limit
 from graceful.reports.interruption import Interruption
 from graceful.takedown.last_answer import interrupt
 from graceful.takedown.request_timeout import LOOK, RequestTimeouts, take_down_one
-from graceful.web.exchange import APPLICATION, Disconnected, Exchange
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import APPLICATION, Exchange
 from tests.fast.doubles import MIB, Case, Client, Engine, get, parse_answers, virtual_time
 
 

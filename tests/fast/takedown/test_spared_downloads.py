@@ -173,12 +173,16 @@ class StoppingTests(Case):
             clock=self.clock,
             working=lambda: self.working,
             parking_lot=self.parking_lot,
+            websockets=SimpleNamespace(drain=lambda: None),
             sweep_in_drain=lambda: None,
             interrupt_scheduler=self.scheduler,
             reports=self.reports,
             request_timeouts=SimpleNamespace(taken=0),
+            asgi=SimpleNamespace(tasks=(), notice=lambda: None),
         )
-        self.stopping = Shutdown(engine, None, None, cast(Any, None))
+        self.arriving = False
+        listener = cast(Any, SimpleNamespace(more_arrive=lambda: self.arriving))
+        self.stopping = Shutdown(engine, None, None, listener)
 
     def test_downloads_are_not_left_over(self) -> None:
         """Downloads are no others; everything else is, also an idle connection."""
@@ -223,6 +227,21 @@ class StoppingTests(Case):
             self.parking_lot.tick(self.clock.seconds())
             self.engine.turn()
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [204])
+        self.assertNoResult(gone)
+        client.close()
+        self.engine.turn()
+        self.clock.advance(1)
+        self.successResultOf(gone)
+
+    def test_waits_for_connections_that_arrive(self) -> None:
+        """One that moves here at the last moment is waited for, too."""
+        self.arriving = True
+        gone = self.stopping.all_gone()
+        self.clock.advance(1)
+        self.assertNoResult(gone)
+        client = self.engine.connect()
+        self.arriving = False
+        self.clock.advance(1)
         self.assertNoResult(gone)
         client.close()
         self.engine.turn()

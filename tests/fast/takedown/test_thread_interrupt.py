@@ -77,7 +77,7 @@ class InterruptTests(Case):
         self.patch(thread_module, "in_condition", lambda thread: self.in_condition)
         self.patch(thread_module, "leave_condition", lambda condition, waiter, fire: self.leaves and fire())
         self.patch(thread_module, "child_of", lambda thread: self.child)
-        self.patch(thread_module, "delicate", lambda thread: self.delicate)
+        self.patch(thread_module, "delicate", lambda thread, asleep: self.delicate)
         self.patch(thread_module, "end_child", lambda pid, hard: f"{'SIGKILL' if hard else 'SIGTERM'} to {pid}")
         self.scheduler = InterruptScheduler(
             self.clock, lambda: self.working, lambda thread: NATIVE, self.waits, self.call
@@ -120,6 +120,21 @@ class InterruptTests(Case):
         self.assertEqual((self.ended, interrupt.story), ([(interrupt, True)], ["raised Takedown"]))
         self.assertEqual((self.scheduler.busy, self.clock.getDelayedCalls()), (False, []))
 
+    def test_a_thread_that_has_not_run_since_the_last_look_is_asleep(self) -> None:
+        """Where the bytecode decides whether it may be hit, it counts that the thread has not run."""
+        asked: list[bool] = []
+        self.patch(thread_module, "delicate", lambda thread, asleep: asked.append(asleep) or True)
+        self.waits.now = wait(1)
+        self.start()
+        self.pass_time(LOOK_AGAIN)
+        self.waits.now = wait(2)
+        self.pass_time(LOOK_AGAIN)
+        self.pass_time(LOOK_AGAIN)
+        self.waits.now = None
+        self.pass_time(2 * LOOK_AGAIN)
+        self.assertEqual(asked, [False, True, False, True, False, False])
+        self.assertEqual(self.shots, [])
+
     def test_ends_when_thread_works_for_another(self) -> None:
         """A thread that works for another exchange has come down."""
         self.start()
@@ -139,6 +154,19 @@ class InterruptTests(Case):
         self.assertEqual(len(self.shots), WITHIN / AGAIN)
         self.assertEqual(interrupt.story, [f"raised Takedown {len(self.shots)} times"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_pause_of_the_reactor_is_not_held_against_a_thread(self) -> None:
+        """After a pause a thread has as much time left as before, and the next exception comes no earlier."""
+        self.waits.now = wait(1)
+        self.start()
+        self.clock.advance(3 * WITHIN)
+        self.assertEqual((self.ended, self.shots), ([], [0]))
+        self.pass_time(2 * LOOK_AGAIN)
+        self.assertEqual(len(self.waits.ended), 1)
+        self.pass_time(WITHIN - 4 * LOOK_AGAIN)
+        self.assertEqual(self.ended, [])
+        self.pass_time(3 * LOOK_AGAIN)
+        self.assertEqual([down for _, down in self.ended], [False])
 
     def test_ends_wait_at_the_second_look(self) -> None:
         """The wait that it was in ends at the second look, and not before."""

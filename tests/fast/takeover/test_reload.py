@@ -6,8 +6,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
@@ -80,39 +78,20 @@ class OriginTests(SynchronousTestCase):
         self.assertEqual(found.environment, {"PWD": self.release, "A": "b"})
 
 
-class Process:
-    """A successor; a real process, so that its exit can be watched."""
+class Successor:
+    """A successor that is being started."""
 
-    def __init__(self, test: SynchronousTestCase) -> None:
-        self._real = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        self.pid = self._real.pid
-        self.killed = False
-        test.addCleanup(self._end)
-
-    def _end(self) -> None:
-        self._real.kill()
-        self._real.communicate()
-
-    def wait(self) -> int:
-        """Returns exit status 1."""
-        return 1
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.done: list[str] = []
 
     def kill(self) -> None:
         """Note the call."""
-        self.killed = True
+        self.done.append("kill")
 
-
-class Reactor:
-    """Keeps the readers."""
-
-    def __init__(self) -> None:
-        self.readers: list[Any] = []
-
-    def addReader(self, reader: Any) -> None:
-        self.readers.append(reader)
-
-    def removeReader(self, reader: Any) -> None:
-        self.readers.remove(reader)
+    def let_go(self) -> None:
+        """Note the call."""
+        self.done.append("let go")
 
 
 class ReloadTests(SynchronousTestCase):
@@ -120,43 +99,47 @@ class ReloadTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Make an instance that could deploy."""
-        self.clock, self.reactor, self.holder = Clock(), Reactor(), SocketHolder()
+        self.clock, self.holder = Clock(), SocketHolder()
         self.handover = SocketHandover(self.clock, self.holder, TIMEOUT, lambda: self.reload.takeover_ended())
-        self.started: list[tuple[list[str], dict[str, Any]]] = []
-        self.processes: list[Process] = []
+        self.started: list[tuple[list[str], str, dict[str, str]]] = []
+        self.processes: list[Successor] = []
         self.trouble: OSError | None = None
         self.control: str | None = "/run/site.sock"
-        self.pid = 4711
+        self.container_ends: str | None = None
         self.killed: list[tuple[int, int]] = []
         origin = Origin(("/srv/bin/twistd", "-n"), "/srv", {"A": "b"}, "/srv")
         self.reload = Reload(
             origin,
             lambda: self.control,
             self.handover,
-            self.reactor,
+            None,
             self.clock,
             TIMEOUT,
-            self.spawn,
-            lambda: self.pid,
+            self.start,
+            lambda: self.container_ends,
             lambda pid, number: self.killed.append((pid, number)),
         )
         logs = capturedLogs()
         self.events = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
-        self.addCleanup(self.forget)
 
-    def forget(self) -> None:
-        """Stop watching processes."""
-        for reader in list(self.reactor.readers):
-            reader.connectionLost(None)
-
-    def spawn(self, command: list[str], **how: Any) -> Any:
-        """Start a process."""
+    def start(
+        self, reactor: object, program: list[str], directory: str, environment: dict[str, str], listener: object
+    ) -> Any:
+        """Begin to start a process."""
+        self.assertIs(listener, self.reload)
         if self.trouble is not None:
             raise self.trouble
-        self.started.append((command, how))
-        self.processes.append(Process(self))
+        self.started.append((program, directory, environment))
+        self.processes.append(Successor(5000 + len(self.processes)))
         return self.processes[-1]
+
+    def deploy(self) -> Any:
+        """Deploy until the successor runs; returns it."""
+        self.reload.deploy()
+        found: Any = self.processes[-1]
+        self.reload.started(found)
+        return found
 
     def said(self) -> str:
         """Returns the last line of the log."""
@@ -164,11 +147,10 @@ class ReloadTests(SynchronousTestCase):
 
     def test_starts_same_command_in_same_directory(self) -> None:
         """The command and the directory are the same; the environment names the control path to ask at."""
-        self.reload.deploy()
-        command, how = self.started[0]
-        self.assertEqual((command, how["cwd"]), (["/srv/bin/twistd", "-n"], "/srv"))
-        self.assertEqual(how["env"], {"A": "b", VARIABLE: "/run/site.sock"})
-        self.assertEqual(self.said(), f"deploy: successor, process {self.processes[0].pid}, runs /srv (was /srv)")
+        self.deploy()
+        environment = {"A": "b", VARIABLE: "/run/site.sock"}
+        self.assertEqual(self.started, [(["/srv/bin/twistd", "-n"], "/srv", environment)])
+        self.assertEqual(self.said(), "deploy: successor, process 5000, runs /srv (was /srv)")
 
     def test_refuses_second_deploy_until_first_has_ended(self) -> None:
         """A second deploy is refused until the first has ended."""
@@ -182,22 +164,57 @@ class ReloadTests(SynchronousTestCase):
 
     def test_fails_when_successor_exits_early(self) -> None:
         """A successor that exits before it asks for the sockets has failed."""
+        for status, how in ((1, "exit status 1"), (-9, "signal 9")):
+            successor = self.deploy()
+            self.reload.ended(successor, status)
+            self.assertEqual(
+                self.said(),
+                f"no deploy: the successor, process {successor.pid}, has ended with {how}; "
+                "its own log says why; this one serves on",
+            )
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_becomes_daemon(self) -> None:
+        """A successor that ends well before it asks for the sockets has become a daemon, and is waited for."""
+        self.reload.ended(self.deploy(), 0)
+        self.assertIn("deploy: successor", self.said())
         self.reload.deploy()
-        self.reactor.readers[0].doRead()
+        self.assertEqual(self.said(), "no deploy: one is under way; this one serves on")
+
+    def test_fails_when_successor_cannot_be_started(self) -> None:
+        """A launcher that cannot start the program ends the deploy with one line; the next one is possible."""
+        self.reload.deploy()
+        before = len(self.events)
+        self.reload.not_started(self.processes[0], OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
         self.assertEqual(
             self.said(),
-            f"no deploy: the successor, process {self.processes[0].pid}, has ended with exit status 1; "
-            "its own log says why; this one serves on",
+            "no deploy: /srv/bin/twistd cannot be started in /srv: Resource temporarily unavailable; "
+            "this one serves on",
         )
-        self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([], []))
+        self.assertEqual((len(self.events), self.clock.getDelayedCalls()), (before + 1, []))
         self.reload.deploy()
         self.assertEqual(len(self.started), 2)
+
+    def test_lets_go_of_successor_before_it_is_named(self) -> None:
+        """A successor is a child of process 1 before the service manager learns that it is the main process."""
+        successor = self.deploy()
+        self.handover.offer(self, successor.pid, PROTOCOL)
+        self.holder.hand_over = lambda kept, pid: successor.done.append("named")  # type: ignore[method-assign]
+        self.handover.accepts(self, [])
+        self.assertEqual(successor.done, ["let go", "named"])
+
+    def test_keeps_successor_whose_takeover_fails(self) -> None:
+        """A successor that has not accepted is not let go of: its end is reported."""
+        successor = self.deploy()
+        self.handover.offer(self, successor.pid, PROTOCOL)
+        self.handover.lost(self)
+        self.assertEqual(successor.done, [])
 
     def test_kills_successor_that_is_too_late(self) -> None:
         """A successor that takes too long is killed."""
         self.reload.deploy()
         self.clock.advance(TIMEOUT)
-        self.assertTrue(self.processes[0].killed)
+        self.assertEqual(self.processes[0].done, ["kill"])
         self.assertEqual(self.said(), "no deploy: the successor has not accepted within 60 s; this one serves on")
 
     def test_does_not_kill_successor_that_has_taken_over(self) -> None:
@@ -206,7 +223,7 @@ class ReloadTests(SynchronousTestCase):
         self.handover.offer(self, self.processes[0].pid, PROTOCOL)
         self.handover.accepts(self, [])
         self.clock.advance(TIMEOUT * 2)
-        self.assertFalse(self.processes[0].killed)
+        self.assertEqual(self.processes[0].done, ["let go"])
 
     def test_stop_kills_successor_and_waits_for_it(self) -> None:
         """A stop kills the successor, and waits until it does not hold the sockets any more."""
@@ -214,10 +231,10 @@ class ReloadTests(SynchronousTestCase):
         self.handover.offer(self, 1, PROTOCOL)
         given_up = self.reload.give_up()
         self.assertEqual(self.said(), "no deploy: it is stopping")
-        self.assertTrue(self.processes[0].killed)
+        self.assertEqual(self.processes[0].done, ["kill"])
         self.assertEqual(self.killed, [(1, signal.SIGKILL)])  # a daemon is not a child
         self.assertRaises(TakeoverRefused, self.handover.accepts, self, [])
-        self.reactor.readers[0].doRead()
+        self.reload.ended(self.processes[0], -9)
         self.assertNoResult(given_up)
         self.handover.lost(self)
         self.successResultOf(given_up)
@@ -230,7 +247,7 @@ class ReloadTests(SynchronousTestCase):
         self.reload.deploy()
         given_up = self.reload.give_up()
         self.assertNoResult(given_up)
-        self.reactor.readers[0].doRead()
+        self.reload.ended(self.processes[0], -9)
         self.successResultOf(given_up)
         self.assertEqual((self.said(), self.killed), ("no deploy: it is stopping", []))
 
@@ -248,7 +265,7 @@ class ReloadTests(SynchronousTestCase):
         self.handover.offer(self, self.processes[0].pid, PROTOCOL)
         self.handover.accepts(self, [])
         self.successResultOf(self.reload.give_up())
-        self.assertEqual((self.processes[0].killed, self.killed), (False, []))
+        self.assertEqual((self.processes[0].done, self.killed), (["let go"], []))
 
     def test_end_of_earlier_successor_does_not_end_deploy(self) -> None:
         """The exit of an earlier successor says nothing about the current one."""
@@ -256,9 +273,9 @@ class ReloadTests(SynchronousTestCase):
         self.handover.offer(self, 1, PROTOCOL)
         self.handover.lost(self)
         self.reload.deploy()
-        self.reactor.readers[0].doRead()
+        self.reload.ended(self.processes[0], -9)
         self.clock.advance(TIMEOUT)
-        self.assertTrue(self.processes[1].killed)
+        self.assertEqual(self.processes[1].done, ["kill"])
 
     def test_logs_why_it_cannot_deploy(self) -> None:
         """Each reason against a deploy is logged in one line."""
@@ -269,10 +286,12 @@ class ReloadTests(SynchronousTestCase):
             "no deploy: /srv/bin/twistd cannot be started in /srv: No such file or directory; this one serves on",
         )
         self.trouble = None
-        self.pid = 1
+        self.container_ends = "the container would end with process 1, which this is"
         self.reload.deploy()
-        self.assertIn("process 1", self.said())
-        self.pid, self.control = 4711, None
+        self.assertEqual(
+            self.said(), "no deploy: the container would end with process 1, which this is; this one serves on"
+        )
+        self.container_ends, self.control = None, None
         self.reload.deploy()
         self.assertIn("control socket", self.said())
         self.control, self.holder.why = "/run/site.sock", "it is stopping"

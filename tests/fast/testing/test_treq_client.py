@@ -7,11 +7,14 @@ from importlib.abc import MetaPathFinder
 from typing import Any, cast
 from unittest.mock import patch
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectingCancelledError, ConnectionDone
+from twisted.internet.interfaces import IHostResolution, IReactorPluggableNameResolver
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
+from zope.interface import implementer
 
 from graceful.testing.server import LiveServer
 from graceful.testing.treq_client import TreqClient
@@ -46,6 +49,32 @@ class Wire(StringTransport):
         self.abortConnection()
 
 
+@implementer(IHostResolution)
+class Addresses:
+    """Resolves addresses to themselves, which the reactor in memory does not before Twisted 24.10."""
+
+    name = "127.0.0.1"
+
+    def cancel(self) -> None:
+        """It is done at once."""
+
+    def resolveHostName(self, receiver: Any, name: str, portNumber: int = 0, *ignored: Any, **more: Any) -> Addresses:
+        """Resolve an address."""
+        receiver.resolutionBegan(self)
+        receiver.addressResolved(IPv4Address("TCP", name, portNumber))
+        receiver.resolutionComplete()
+        return self
+
+
+@implementer(IReactorPluggableNameResolver)
+class Reactor(MemoryReactorClock):
+    """A reactor in memory that resolves addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nameResolver = Addresses()
+
+
 class NoTreq(MetaPathFinder):
     """Finds what is installed, except treq."""
 
@@ -60,7 +89,7 @@ class TreqClientTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have a client."""
-        self.reactor = MemoryReactorClock()
+        self.reactor = Reactor()
         self.client = TreqClient(self.reactor, lambda: "http://127.0.0.1:8080")
 
     def accept(self) -> Wire:

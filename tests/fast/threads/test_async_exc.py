@@ -269,20 +269,20 @@ class GuardTests(SynchronousTestCase):
 
         return explore(build), raised
 
-    def test_every_order(self) -> None:
+    def test_in_no_order_is_it_raised_outside_of_the_application(self) -> None:
         """In no order is it raised outside of the application, or left over; in many it is raised."""
         for application in (one_list, pieces, writes, closes):
             orders, raised = self.explore(application)
             self.assertGreater(orders, 50, application)
             self.assertGreater(raised, 10, application)
 
-    def test_two_shots(self) -> None:
-        """Nor when a thread gets it twice."""
+    def test_two_exceptions_for_one_thread_are_not_raised_outside_either(self) -> None:
+        """Two exceptions for one thread are not raised outside of the application either."""
         for application in (one_list, writes):
             _, raised = self.explore(application, 2)
             self.assertGreater(raised, 10)
 
-    def test_can_fail(self) -> None:
+    def test_the_model_notices_a_late_exception_that_is_not_cleared(self) -> None:
         """The test sees it when a late one is not cleared."""
         with patch.object(guard, "clear_pending", lambda async_exc: None):
             self.assertRaises(Violation, self.explore, one_list)
@@ -300,7 +300,7 @@ class GuardTests(SynchronousTestCase):
 class RealTests(SynchronousTestCase):
     """With the interpreter's own exceptions."""
 
-    def test_many_times(self) -> None:
+    def test_a_real_thread_is_never_hit_outside_of_the_application(self) -> None:
         """A thread that goes in and out as fast as it can is never hit outside, whenever it is aimed at."""
         exchange: Any = SimpleNamespace(in_application=False, takedown=None)
         hits = outside = 0
@@ -320,6 +320,7 @@ class RealTests(SynchronousTestCase):
                     except Takedown:
                         exchange.in_application = False
                         async_exc = exchange.takedown
+                        guard.set_exception(async_exc.thread, NOTHING)
                         with async_exc.lock:
                             guard.set_exception(async_exc.thread, NOTHING)
                         hits += 1
@@ -341,13 +342,13 @@ class RealTests(SynchronousTestCase):
         self.assertEqual(outside, 0)
         self.assertGreater(hits, 0)
 
-    def test_nobody_there(self) -> None:
+    def test_a_thread_that_has_ended_is_not_hit(self) -> None:
         """A thread that is gone is not hit."""
         exchange: Any = SimpleNamespace(in_application=True)
         self.assertFalse(AsyncExc(1).inject(exchange, Takedown))
 
     def test_nothing_is_raised_outside_the_application(self) -> None:
-        """Nor is one that is not inside, or that is just leaving."""
+        """A thread that is not in the application, or is just leaving it, is not hit."""
         exchange: Any = SimpleNamespace(in_application=False)
         async_exc = AsyncExc(threading.get_ident())
         self.assertFalse(async_exc.inject(exchange, Takedown))
@@ -365,14 +366,14 @@ class HookTests(SynchronousTestCase):
         self.called: list[str] = []
 
     def test_hook_is_called_once(self) -> None:
-        """It is called once, whoever asks how often."""
+        """A hook is called once, however often it is asked to run."""
         hook = Hook(lambda: self.called.append("x"), self.all)
         hook.run()
         hook.run()
         self.assertEqual(self.called, ["x"])
 
-    def test_cancelled(self) -> None:
-        """After it was cancelled it is not called, and nobody knows it any more."""
+    def test_a_cancelled_hook_is_not_called(self) -> None:
+        """A cancelled hook is not called, and the exchange does not keep it."""
         with Hook(lambda: self.called.append("x"), self.all) as hook:
             self.assertEqual(self.all, [hook])
         hook.run()
@@ -396,8 +397,8 @@ class HookTests(SynchronousTestCase):
         self.assertEqual(self.called, ["ended"])
         runner.join(SOON)
 
-    def test_that_hangs(self) -> None:
-        """But not for ever."""
+    def test_cancelling_a_hook_that_hangs_waits_only_for_a_while(self) -> None:
+        """To cancel a hook that hangs waits only for a while."""
         self.patch(guard, "HOOK_LIMIT", 0.01)
         begun, end = threading.Event(), threading.Event()
         hook = Hook(lambda: (begun.set(), end.wait(SOON)), self.all)

@@ -36,7 +36,7 @@ class AsideTests(SynchronousTestCase):
         self.addCleanup(end.set)
         return end.set
 
-    def test_another_thread(self) -> None:
+    def test_a_function_is_called_in_another_thread(self) -> None:
         """A function is called in another thread, with its arguments; the future has what it returns."""
         me = threading.get_ident()
         thread, arguments = self.make().call(lambda *them: (threading.get_ident(), them), 1, 2).result(SOON)
@@ -56,7 +56,7 @@ class AsideTests(SynchronousTestCase):
         self.assertEqual(aside.call(lambda: 5).result(SOON), 5)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_bounded(self) -> None:
+    def test_no_more_than_size_calls_run_side_by_side(self) -> None:
         """No more than `size` run side by side; what comes then waits for one of them."""
         aside = self.make(size=2)
         release = self.stuck(aside)
@@ -81,7 +81,7 @@ class AsideTests(SynchronousTestCase):
         aside.look()
         self.assertFalse(future.running() or future.done())
 
-    def test_looked_at(self) -> None:
+    def test_a_look_starts_a_thread_when_a_call_takes_too_long(self) -> None:
         """What waits gets a thread at the next look, when what it waits for has gone over its time."""
         aside = self.make(size=1)
         self.stuck(aside)
@@ -100,7 +100,7 @@ class AsideTests(SynchronousTestCase):
         thread.join(SOON)
         self.assertFalse(thread.is_alive())
 
-    def test_closed(self) -> None:
+    def test_nothing_is_called_after_the_close(self) -> None:
         """After the close nothing is called, neither what waits nor what comes; idle threads are gone."""
         aside = self.make(size=1)
         thread = aside.call(threading.current_thread).result(SOON)

@@ -68,7 +68,7 @@ class CrewTests(SynchronousTestCase):
         self.assertEqual(threading.active_count(), before)
         self.disk.stop(LONG)
 
-    def test_too_much(self) -> None:
+    def test_calls_beyond_the_bound_are_refused(self) -> None:
         """What is too much is refused, in the reactor's own time, and not dropped."""
         self.patch(module, "WAITING", 0)
         go_on = threading.Event()

@@ -145,7 +145,7 @@ class RefusedPoolTests(Case):
             raise NoThread("a thread", RuntimeError(REFUSED))
 
         self.engine.site.pool_for = pool_for
-        self.engine.site.serve(WSGIResource(None, None, lambda environ, start: []))
+        self.engine.serve(WSGIResource(None, None, lambda environ, start: []))
         for _ in range(2):
             client = self.engine.connect().send(GET)
             (answer,) = parse_answers(client.take())

@@ -119,7 +119,31 @@ class JobTests(Case):
         self.at_rest(pool)
         self.assertEqual(pool.working, {})
 
-    def test_let_go(self) -> None:
+    def test_a_failed_job_is_given_up(self) -> None:
+        """What ends a job that has failed is called in the job's thread, and may fail as well."""
+        given_up: list[int] = []
+        done = threading.Event()
+
+        def fail(job: int) -> None:
+            raise ZeroDivisionError
+
+        def give_up(job: int) -> None:
+            given_up.append(job)
+            if job == 2:
+                done.set()
+            raise ArithmeticError
+
+        pool: Pool[int] = Pool(1, 10, fail, give_up)
+        pool.start()
+        self.addCleanup(pool.stop, LONG)
+        pool.offer(1)
+        pool.offer(2)
+        self.assertTrue(done.wait(LONG))
+        self.at_rest(pool)
+        self.assertEqual(given_up, [1, 2])
+        self.flushLoggedErrors()
+
+    def test_a_waiting_thread_keeps_nothing_of_its_last_job(self) -> None:
         """A thread that waits keeps nothing of its last job alive."""
         pool = self.pool(1)
         gone = threading.Event()
@@ -152,7 +176,7 @@ class FullTests(Case):
             self.at_rest(pool)
             self.assertTrue(pool.offer(lambda: None))
 
-    def test_no_queue(self) -> None:
+    def test_without_a_queue_each_idle_thread_takes_a_job(self) -> None:
         """Without a queue each idle thread takes a job, also of jobs that come all at once."""
         for _ in range(100):
             pool = self.pool(3, 0)
@@ -191,7 +215,7 @@ class LostTests(Case):
         self.at_rest(pool)
         self.gates(pool, 1)
 
-    def test_bounded(self) -> None:
+    def test_no_more_threads_are_replaced_than_the_pool_has(self) -> None:
         """No more are replaced than the pool has threads."""
         pool = self.pool(1)
         self.gates(pool, 1)
@@ -206,7 +230,7 @@ class WakeTests(Case):
     """Threads that lie down, and jobs that come in that moment."""
 
     def test_threads_are_woken_at_the_end_of_a_batch(self) -> None:
-        """In a batch nobody is woken before its end, and then as many as there is work for."""
+        """In a batch no thread is woken before its end; then as many are as there is work for."""
         pool = self.pool(3)
         self.at_rest(pool)
         gates = [Gate() for _ in range(3)]
@@ -220,7 +244,7 @@ class WakeTests(Case):
             self.assertTrue(gate.begun.wait(LONG))
 
     def test_batch_of_nothing(self) -> None:
-        """A batch without a job wakes nobody."""
+        """A batch without a job wakes no thread."""
         pool = self.pool(2)
         self.at_rest(pool)
         pool.hold()
@@ -256,7 +280,7 @@ class WakeTests(Case):
                     return False
         return True
 
-    def test_nothing_sleeps(self) -> None:
+    def test_no_job_is_left_while_a_thread_sleeps(self) -> None:
         """However threads lie down and jobs arrive, singly or in batches, no job is left lying."""
         interval = sys.getswitchinterval()
         self.addCleanup(sys.setswitchinterval, interval)
@@ -270,7 +294,7 @@ class WakeTests(Case):
                 pool.stop(LONG)
 
     def test_nothing_sleeps_among_many(self) -> None:
-        """Nor when several threads offer at the same time, one of them in batches."""
+        """No job is left, either, when several threads offer at the same time, one of them in batches."""
         for size in (1, 2, 5):
             pool = self.pool(size)
             results: list[bool] = []
@@ -367,8 +391,8 @@ class StopTests(Case):
         self.assertEqual(pool.stop(LONG), [])
         self.assertFalse(any(thread.is_alive() for thread in pool.threads))
 
-    def test_at_once(self) -> None:
-        """So do threads that have only just begun."""
+    def test_threads_that_have_just_begun_end_at_once(self) -> None:
+        """Threads that have only just begun end at once, too."""
         for _ in range(20):
             self.assertEqual(self.pool(5).stop(LONG), [])
 

@@ -64,7 +64,7 @@ class UploadTests(Case):
             self.assertEqual(self.bodies(client), [b"/upload", b"/2"])
             self.assertEqual(self.engine.in_flight, [])
 
-    def test_behind_another(self) -> None:
+    def test_a_large_body_waits_for_the_exchange_before_it(self) -> None:
         """A large body that is through while another exchange runs waits for its turn."""
         client, exchange = self.ask(get(1) + post(MEMORY + 10))
         self.engine.disk.work()
@@ -74,7 +74,7 @@ class UploadTests(Case):
         self.answer(self.engine.asked[1])
         self.assertEqual(self.bodies(client), [b"/1", b"/upload"])
 
-    def test_slow_disk(self) -> None:
+    def test_a_client_faster_than_the_disk_is_held_back(self) -> None:
         """A client faster than the disk is held back by a bound, and let go when the disk has caught up."""
         client = self.engine.connect()
         size = 20 * HIGH
@@ -126,13 +126,13 @@ class UploadTests(Case):
         self.answer(self.engine.asked[0])
         self.assertTrue(all(file.closed for file in self.engine.disk.files))
 
-    def test_full_disk(self) -> None:
-        """A full disk gives this client a 507 and does nobody else any harm."""
+    def test_a_full_disk_gives_507_to_one_client_only(self) -> None:
+        """A full disk gives this client a 507 and does no other client any harm."""
         for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             self.trouble(code, 507, whole=True)
             self.trouble(code, 507, whole=False)
 
-    def test_broken_disk(self) -> None:
+    def test_a_broken_disk_gives_500(self) -> None:
         """Any other trouble gives a 500."""
         self.trouble(errno.EIO, 500, whole=True)
         self.trouble(errno.EIO, 500, whole=False)
@@ -319,11 +319,11 @@ class SpoolerTests(SynchronousTestCase):
         self.assertTrue(file.closed)
 
     def test_full_from_the_start(self) -> None:
-        """So does a file that cannot even be opened."""
+        """A file that cannot be opened fails its request."""
         self.failing(OSError(errno.ENOSPC, "full"))
 
     def test_cannot_even_be_closed(self) -> None:
-        """So does one that cannot be closed, either."""
+        """A file that cannot be closed fails its request."""
 
         class Broken(io.BytesIO):
             def write(self, data: Any) -> int:
@@ -334,19 +334,33 @@ class SpoolerTests(SynchronousTestCase):
 
         self.failing(Broken())
 
-    def test_unexpected_error_does_not_end_the_thread(self) -> None:
-        """The thread lives on whatever happens to one body."""
+    def test_unexpected_error_ends_its_body_and_not_the_thread(self) -> None:
+        """A body whose writing raises anything is given up, and the thread goes on with the others."""
         self.files(ZeroDivisionError(), io.BytesIO())
         self.spooler.write(self.spool, b"x")
         other = Spool(self.told.append)
         self.spooler.write(other, b"good")
         self.finish(other)
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertIsInstance(self.spool.error, ZeroDivisionError)
         assert other.file is not None
         self.assertEqual(other.file.read(), b"good")
 
+    def test_a_file_that_cannot_be_rewound_is_an_error_of_its_body(self) -> None:
+        """The end of the body is told all the same, or its request would wait for ever."""
+
+        class Stuck(io.BytesIO):
+            def seek(self, *place: int) -> int:
+                raise OSError(errno.EIO, "stuck")
+
+        file = Stuck()
+        self.files(file)
+        self.spooler.write(self.spool, b"x")
+        self.finish(self.spool)
+        self.assertEqual((self.spool.file, file.closed), (None, True))
+        self.assertIsInstance(self.spool.error, OSError)
+
     def test_dropped_body_is_closed(self) -> None:
-        """A body that nobody wants is closed, in the middle of a write, before its end is written and after."""
+        """A body that is not wanted is closed: in the middle of a write, before its end is written and after."""
         for moment in ("in a write", "before its end", "after its end"):
             gate = Gate()
             self.files(gate, io.BytesIO())

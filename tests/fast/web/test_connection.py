@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 from collections.abc import Callable
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.takedown.last_answer import take_down
 from graceful.web.body_spool import HIGH, MEMORY
-from graceful.web.connection import HELD, JOIN, ROOM
-from graceful.web.exchange import LINGERING, Disconnected, Exchange
+from graceful.web.connection import accept_connection
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import LINGERING, Exchange
 from graceful.web.proxies import TrustedProxies
 from graceful.web.receiver import PIPELINE
+from graceful.web.sending_half import HELD, JOIN, ROOM
 from graceful.web.site import Budget
 from graceful.web.write_token import REACTOR, SENDER, WriteToken
 from tests.fast.doubles import (
@@ -48,7 +53,7 @@ class KeepAliveTests(Case):
             self.assertEqual(self.bodies(client), [b"/%d" % number])
         self.assertEqual(self.engine.open, 1)
 
-    def test_last_one(self) -> None:
+    def test_the_connection_ends_after_an_answer_that_says_close(self) -> None:
         """After an answer that says close the client gets the end, and its own end ends the connection."""
         client, exchange = self.ask(CLOSE)
         self.answer(exchange)
@@ -58,7 +63,7 @@ class KeepAliveTests(Case):
         self.nothing_left()
         self.assertTrue(client.socket.closed)
 
-    def test_client_leaves(self) -> None:
+    def test_an_idle_client_that_closes_is_gone_at_once(self) -> None:
         """An idle client that closes is gone at once."""
         client, exchange = self.ask()
         self.answer(exchange)
@@ -75,7 +80,7 @@ class KeepAliveTests(Case):
         self.assertTrue(all(file.closed for file in self.engine.disk.files))
 
     def test_told_when_gone(self) -> None:
-        """Whoever waits for the end of a connection is told of it, once."""
+        """A caller that waits for the end of a connection is told of it, once."""
         client = self.engine.connect()
         told: list[int] = []
         for number in range(2):
@@ -86,12 +91,12 @@ class KeepAliveTests(Case):
         client.connection.close()
         self.assertEqual(told, [0, 1])
 
-    def test_peer(self) -> None:
+    def test_an_exchange_knows_its_client(self) -> None:
         """An exchange knows its client, who has no address on a Unix socket."""
         self.assertEqual(self.ask()[1].peer, "192.0.2.1")
         self.assertEqual(self.ask(peer=None)[1].peer, "")
 
-    def test_trusted_proxy(self) -> None:
+    def test_only_a_trusted_proxy_is_believed_about_the_client(self) -> None:
         """What a trusted proxy says of the client is taken over, what another one says is not."""
         self.engine = Engine(self, proxies=TrustedProxies(["192.0.2.0/24"]))
         fields = b"X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Request-Id: r-1\r\n\r\n"
@@ -106,7 +111,7 @@ class KeepAliveTests(Case):
 class PipelineTests(Case):
     """Requests that come before the answers."""
 
-    def test_in_order(self) -> None:
+    def test_pipelined_requests_are_answered_in_order(self) -> None:
         """One is answered at a time, and the answers come in the order of the requests."""
         client, _ = self.ask(get(0) + get(1) + get(2))
         for number in range(3):
@@ -188,7 +193,7 @@ class PipelineTests(Case):
         client.send(get(3) * 100)
         self.assertEqual((self.bodies(client), client.eof, len(self.engine.asked)), ([b"/"], True, 1))
 
-    def test_application_closes(self) -> None:
+    def test_requests_behind_a_closing_answer_end_with_the_connection(self) -> None:
         """Requests behind an answer with which the application closes end with the connection."""
         client, exchange = self.ask(get(0) + get(1) + get(2))
         exchange.start("200 OK", [("Connection", "close")])
@@ -198,7 +203,7 @@ class PipelineTests(Case):
         self.nothing_left()
 
     def test_thrown_away_when_the_application_closes(self) -> None:
-        """Nor is more of them kept: requests that wait unread, or a body that the disk is slow to take."""
+        """Bytes behind a closing answer are thrown away: unread requests, and a body for a slow disk."""
         client, exchange = self.ask(b"".join(get(number) for number in range(50)))
         exchange.start("200 OK", [("Connection", "close")])
         self.end(exchange)
@@ -240,7 +245,7 @@ class HalfCloseTests(Case):
             self.assertEqual((self.bodies(client), client.eof), ([b"x"] * count, True))
             self.nothing_left()
 
-    def test_after_many(self) -> None:
+    def test_all_pipelined_requests_are_answered_before_the_half_close_counts(self) -> None:
         """All of many pipelined requests are answered before the end is noticed."""
         client = self.engine.connect()
         client.send(b"".join(get(number) for number in range(100))).finish()
@@ -275,7 +280,7 @@ class HalfCloseTests(Case):
         self.assertEqual((self.bodies(client), client.eof), ([b"taken"], True))
         self.nothing_left()
 
-    def test_parked(self) -> None:
+    def test_a_parked_client_that_half_closes_is_gone(self) -> None:
         """A client whose exchange waits for something with no thread is taken to be gone."""
         self.engine.handler.parks = True
         client, exchange = self.ask()
@@ -284,7 +289,7 @@ class HalfCloseTests(Case):
         exchange.release()
         self.nothing_left()
 
-    def test_slow_reader(self) -> None:
+    def test_a_half_closed_slow_reader_gets_the_whole_answer(self) -> None:
         """It gets all of a long answer, and then the end."""
         client, exchange = self.ask(buffer=5000)
         client.finish()
@@ -317,7 +322,7 @@ class SlowReaderTests(Case):
         client.close()
         self.nothing_left()
 
-    def test_streamed(self) -> None:
+    def test_later_pieces_are_sent_behind_the_rest(self) -> None:
         """Pieces that come while there is a rest are sent behind it."""
         client, exchange = self.ask(buffer=5000)
         self.stream(exchange, *[bytes([65 + number]) * 40_000 for number in range(10)])
@@ -340,8 +345,8 @@ class SlowReaderTests(Case):
                 self.assertEqual(self.bodies(client), [body], (size, count))
                 self.assertEqual(self.engine.in_flight, [])
 
-    def test_leaves_meanwhile(self) -> None:
-        """A client that leaves with a rest unsent ends the exchange, and whoever still makes it is told."""
+    def test_a_client_that_leaves_with_a_rest_unsent_ends_the_exchange(self) -> None:
+        """A client that leaves with a rest unsent ends the exchange, and the sender is told."""
         client, exchange = self.ask(buffer=5000)
         self.stream(exchange, b"x" * MIB)
         client.close()
@@ -502,7 +507,7 @@ class WaitingTests(Case):
         self.answer(exchange, body=b"x" * 5 * MIB)
         self.assertEqual(self.bodies(client), [b"x" * 5 * MIB])
 
-    def test_budget(self) -> None:
+    def test_waiting_bytes_are_counted_only_while_they_wait(self) -> None:
         """What slow clients have waiting is counted while it waits, and not any more when they are gone."""
         budget = self.engine.site.budget = Budget(limit=100_000)
         self.assertTrue(budget.room())
@@ -566,7 +571,7 @@ class SenderTests(Case):
         self.engine.turn()
         self.assertTrue(client.socket.closed and client.socket.reset)
 
-    def test_room_meanwhile(self) -> None:
+    def test_the_reactor_does_not_send_while_a_sender_holds_the_token(self) -> None:
         """A socket that takes more in that moment is no business of the reactor: the sender holds the token."""
         client, exchange = self.ask()
         holders: list[object] = []
@@ -593,7 +598,7 @@ class SenderTests(Case):
         self.answer(self.engine.asked[1])
         self.assertEqual(self.bodies(client), [b"x", b"/1"])
 
-    def test_end_meanwhile(self) -> None:
+    def test_a_client_that_ends_during_its_answer_is_closed_after_it(self) -> None:
         """A client whose end comes while its answer is being sent is closed after it."""
         client, exchange = self.ask()
 
@@ -609,7 +614,7 @@ class SenderTests(Case):
 class ContinueTests(Case):
     """100 Continue (RFC 9110 §10.1.1)."""
 
-    def test_at_once(self) -> None:
+    def test_100_continue_is_sent_before_the_body_comes(self) -> None:
         """A client that waits for it gets it before its body is sent, and the answer after."""
         client = self.engine.connect()
         client.send(EXPECT)
@@ -618,7 +623,7 @@ class ContinueTests(Case):
         self.answer(self.engine.asked[0])
         self.assertEqual(self.bodies(client), [b"/"])
 
-    def test_behind_another(self) -> None:
+    def test_100_continue_comes_after_the_answer_before_it(self) -> None:
         """Behind an exchange that still runs it comes after that one's answer."""
         client, exchange = self.ask(get(1) + get(2) + EXPECT)
         self.assertEqual(client.take(), b"")
@@ -650,7 +655,7 @@ class ContinueTests(Case):
         self.answer(self.engine.asked[3])
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [200])
 
-    def test_in_pieces(self) -> None:
+    def test_the_reactor_sends_the_rest_of_100_continue_first(self) -> None:
         """What the kernel does not take of it is sent by the reactor, before everything else."""
         client = self.engine.connect()
         client.socket.script.append(5)
@@ -679,7 +684,7 @@ class ContinueTests(Case):
             self.nothing_left()
             self.assertTrue(client.socket.closed)
 
-    def test_refused_instead(self) -> None:
+    def test_a_body_that_is_too_large_is_refused_instead_of_100_continue(self) -> None:
         """A body that is too large is refused before it is sent."""
         self.engine = Engine(self, max_body=4)
         client = self.engine.connect()
@@ -691,7 +696,7 @@ class ContinueTests(Case):
 class LingerTests(Case):
     """After the last answer."""
 
-    def test_unread_input(self) -> None:
+    def test_a_client_that_still_sends_gets_the_whole_answer(self) -> None:
         """A client that still sends when its answer is complete gets the whole answer, not a reset."""
         self.engine = Engine(self, max_body=10)
         client = self.engine.connect()
@@ -806,7 +811,7 @@ class DrainTests(Case):
 class ActiveTests(Case):
     """When something last happened, by which the time-outs are measured."""
 
-    def test_active(self) -> None:
+    def test_bytes_and_answers_count_as_activity_and_the_application_does_not(self) -> None:
         """What comes, what goes, and an answer's end are something; what the application does is not."""
         clock = virtual_time(self)
         self.engine = Engine(self)
@@ -833,20 +838,72 @@ class ActiveTests(Case):
 class HubTests(Case):
     """The epoll of all connections."""
 
-    def test_one_fails(self) -> None:
+    def test_a_connection_that_fails_is_closed_and_the_others_are_served(self) -> None:
         """A connection whose handling fails is closed, and the others of the batch are served."""
         victim, other = self.engine.connect(), self.engine.connect()
 
-        def fail(exchange: Exchange) -> None:
-            if exchange.connection is victim.connection:
-                raise ZeroDivisionError
+        def fail(data: bytes) -> None:
+            raise ZeroDivisionError
 
-        self.engine.handler.answer = fail
+        self.patch(victim.connection, "parser", SimpleNamespace(ignoring=False, feed=fail))
         victim.end.send(GET)
         other.end.send(GET)
         self.engine.turn()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertEqual((len(self.engine.asked), self.engine.open), (2, 1))
+        self.assertEqual((len(self.engine.asked), self.engine.open), (1, 1))
+
+    def test_nothing_is_raised_out_of_a_batch(self) -> None:
+        """The reactor would look at the epoll no more, and the server would be deaf."""
+
+        class Unwilling:
+            def hold(self) -> None:
+                pass
+
+            def kick(self) -> None:
+                raise ZeroDivisionError
+
+        class Broken:
+            writing, reading = False, True
+
+            def __init__(self, fd: int) -> None:
+                self.fd = fd
+
+            def readable(self) -> None:
+                raise ZeroDivisionError
+
+            close = writable = readable
+
+        self.engine = Engine(self, batch=Unwilling())
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        self.addCleanup(there.close)
+        self.engine.hub.add(Broken(there.fileno()))
+        here.send(b"x")
+        client = self.engine.connect().send(GET)
+        self.assertEqual(len(self.engine.asked), 1)
+        self.assertNotIn(there.fileno(), self.engine.hub.descriptors())
+        client.close()
+        self.assertGreater(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_a_connection_that_the_epoll_refuses_is_closed(self) -> None:
+        """Nothing is left of it that a later connection with its number would be taken for."""
+        real, refused = self.engine.hub._epoll, []
+
+        class Full:
+            def register(self, fd: int, events: int) -> None:
+                refused.append(fd)
+                raise OSError(errno.ENOSPC, "full")
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+        self.engine.hub._epoll = Full()  # type: ignore[assignment]
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        with self.assertRaises(OSError):
+            accept_connection(self.engine.site, self.engine.hub, there, None, ("localhost", 80))
+        self.engine.hub._epoll = real
+        self.assertEqual((there.fileno(), self.engine.open, self.engine.hub._connections), (-1, 0, {}))
 
     def test_closed_in_the_same_batch(self) -> None:
         """A connection that was closed earlier in a batch is not read any more."""
@@ -865,8 +922,15 @@ class HubTests(Case):
     def test_around_each_batch(self) -> None:
         """What is to be done before and after a batch is done, also if a connection fails."""
         order: list[str] = []
-        self.engine.hub.before = lambda: order.append("before")
-        self.engine.hub.after = lambda: order.append("after")
+
+        class Recorder:
+            def hold(self) -> None:
+                order.append("before")
+
+            def kick(self) -> None:
+                order.append("after")
+
+        self.engine = Engine(self, batch=Recorder())
         self.engine.handler.answer = lambda exchange: order.append("read")
         clients = [self.engine.connect() for _ in range(3)]
         for client in clients:
@@ -881,7 +945,7 @@ class HubTests(Case):
         client.close()
         self.assertEqual(self.engine.open, 0)
 
-    def test_stop(self) -> None:
+    def test_a_stop_closes_all_connections(self) -> None:
         """Stopping closes all connections, and the reactor watches nothing any more."""
         engine = Engine(SynchronousTestCase())
         clients = [Client(engine) for _ in range(3)]

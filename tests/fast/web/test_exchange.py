@@ -1,4 +1,4 @@
-"""What an answer is on the wire: its framing, which never lies, and its head, into which nobody smuggles anything."""
+"""An answer on the wire: its framing, which never lies, and its head, into which no client smuggles anything."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.web.exchange import Disconnected, Exchange
-from graceful.web.response_headers import learn_name, learn_status, reason
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import Exchange
+from graceful.web.response_headers import HEADS, learn_name, learn_status, reason
 from tests.fast.doubles import Answer, Client, Engine, parse_answers
 
 HOST = b"Host: a\r\n"
@@ -69,20 +70,20 @@ class Case(SynchronousTestCase):
 class FramingTests(Case):
     """How the length of a body is said (RFC 9112 §6)."""
 
-    def test_one_piece(self) -> None:
+    def test_a_body_in_one_piece_gets_a_content_length(self) -> None:
         """A body in one piece gets its Content-Length, also an empty one, and the connection goes on."""
         for body in (b"hello", b"", b"x" * 100_000):
             answer, client = self.answered(last=body)
             self.assertEqual(answer.fields["content-length"], str(len(body)))
             self.assertEqual((answer.body, answer.whole, client.eof), (body, True, False))
 
-    def test_chunks(self) -> None:
+    def test_a_body_of_unknown_length_is_chunked(self) -> None:
         """A body of unknown length is chunked; empty pieces do not end it."""
         answer, client = self.answered(b"one", b"", b"two" * 10_000, last=b"three")
         self.assertEqual(answer.fields["transfer-encoding"], "chunked")
         self.assertEqual((answer.body, answer.whole, client.eof), (b"one" + b"two" * 10_000 + b"three", True, False))
 
-    def test_announced(self) -> None:
+    def test_a_body_with_an_announced_length_is_sent_as_it_is(self) -> None:
         """A body whose length the application says is sent as it is."""
         answer, client = self.answered(b"he", b"llo", fields=(("content-length", "5"),))
         self.assertEqual((answer.fields["content-length"], answer.body, client.eof), ("5", b"hello", False))
@@ -108,7 +109,7 @@ class FramingTests(Case):
             self.assertEqual(client.eof, not goes_on)
             self.assertEqual(answer.fields["connection"], "keep-alive" if goes_on else "close")
 
-    def test_head(self) -> None:
+    def test_head_gets_the_fields_of_get_and_no_body(self) -> None:
         """HEAD gets the fields of GET where they are known, and never a body."""
         for fields, pieces, last, length in (
             ((), (), b"hello", "5"),
@@ -122,7 +123,7 @@ class FramingTests(Case):
             self.assertNotIn("transfer-encoding", answer.fields)
             self.assertFalse(client.eof)
 
-    def test_no_content(self) -> None:
+    def test_204_and_304_have_no_body(self) -> None:
         """204 and 304 never have a body; 204 no length either, 304 the one that is said (RFC 9110 §8.6)."""
         for status, fields, length in (
             ("204 No Content", (("Content-Length", "5"),), None),
@@ -134,6 +135,20 @@ class FramingTests(Case):
                 answer, client = self.answered(*pieces, last=b"hello", status=status, fields=fields)
                 self.assertEqual(answer.fields.get("content-length"), length)
                 self.assertFalse(client.eof)
+
+    def test_205_has_no_content_and_says_so(self) -> None:
+        """205 has no content (RFC 9110 §15.3.6), but is framed as other answers are: its length is 0."""
+        for fields in ((), (("Content-Length", "5"),)):
+            for pieces in ((), (b"hel", b"lo")):
+                for method in ("GET", "HEAD"):
+                    answer, client = self.answered(
+                        *pieces, last=b"hello", status="205 Reset Content", method=method, fields=fields
+                    )
+                    self.assertEqual((answer.fields["content-length"], answer.body), ("0", b""))
+                    self.assertNotIn("transfer-encoding", answer.fields)
+                    client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+                    self.engine.answer(self.engine.asked[-1], b"next")
+                    self.assertEqual(self.read(client).body, b"next")
 
     def test_more_than_announced(self) -> None:
         """What is behind the announced length is dropped, and the connection goes on: the framing is whole."""
@@ -157,7 +172,7 @@ class FramingTests(Case):
         answer, client = self.answered(b"he", last=b"ll", fields=(("Content-Length", "5"),))
         self.assertEqual((answer.body, answer.whole, client.eof), (b"hell", False, True))
 
-    def test_bytes_only(self) -> None:
+    def test_pieces_that_are_no_bytes_are_refused(self) -> None:
         """Pieces that are no bytes are refused, whatever the framing."""
         client, exchange = self.ask()
         exchange.start("200 OK", [])
@@ -174,7 +189,7 @@ class FramingTests(Case):
         self.assertEqual(client.take(), b"")
 
     def test_after_the_end(self) -> None:
-        """An application that writes after the end of its answer harms nobody, even while the client is behind."""
+        """An application that writes after the end of its answer harms no client, even one that is behind."""
         client, exchange = self.ask()
         client.socket.script.append(BlockingIOError())
         exchange.start("200 OK", [])
@@ -186,7 +201,7 @@ class FramingTests(Case):
         self.assertRaises(Disconnected, exchange.write, b"three")
         self.assertEqual(client.take(), b"")
 
-    def test_counted(self) -> None:
+    def test_the_bytes_of_the_body_are_counted_without_framing(self) -> None:
         """The exchange counts the bytes of the body, not those of its framing."""
         for version, method, expected in (("1.1", "GET", 8), ("1.0", "GET", 8), ("1.1", "HEAD", 0)):
             exchange = self.ask(method, version)[1]
@@ -199,7 +214,7 @@ class FramingTests(Case):
 class HeadTests(Case):
     """The head of an answer."""
 
-    def test_fields(self) -> None:
+    def test_fields_are_sent_in_order_and_as_often_as_given(self) -> None:
         """Fields are sent as they are, in order and as often as they are said; ours follow."""
         client, exchange = self.ask()
         exchange.start(
@@ -214,14 +229,14 @@ class HeadTests(Case):
             [b"Content-Length", b"Server", b"Date", b"Connection", b"Keep-Alive"],
         )
 
-    def test_no_reason(self) -> None:
+    def test_a_status_without_a_reason_keeps_its_space(self) -> None:
         """A status without a reason still gets the space that the status line needs (RFC 9112 §4)."""
         client, exchange = self.ask()
         exchange.start("299", [])
         exchange.finish(b"")
         self.assertTrue(client.take().startswith(b"HTTP/1.1 299 \r\n"))
 
-    def test_injection(self) -> None:
+    def test_a_line_break_or_nul_in_the_head_is_refused(self) -> None:
         """A line break or NUL in a name, a value or the status is refused."""
         for evil in ("\r", "\n", "\r\n", "\0", "\r\nX: y", "\n\n<html>", "\r\n\r\nHTTP/1.1 200 OK"):
             for place in (evil, "a" + evil, evil + "a", "a" + evil + "a"):
@@ -230,18 +245,27 @@ class HeadTests(Case):
                 self.refused(ValueError, "200 " + place)
                 self.refused(ValueError, "200 OK", ("X-A", "good"), ("X-B", place), ("X-C", "good"))
 
-    def test_break_moved(self) -> None:
+    def test_every_control_in_a_value_is_refused_but_the_tab(self) -> None:
+        """BEL, VT, ESC or DEL in a value would reach terminals, logs and other programs behind the client."""
+        for control in (*range(9), *range(10, 32), 127):
+            self.refused(ValueError, "200 OK", ("X-A", f"a{chr(control)}b"))
+        client, exchange = self.ask()
+        exchange.start("200 OK", [("X-A", "a\tb"), ("X-B", "\x80\xff")])
+        exchange.finish(b"")
+        self.assertIn(b"X-A: a\tb\r\nX-B: \x80\xff\r\n", client.take())
+
+    def test_a_break_in_one_field_is_not_hidden_by_a_missing_one_elsewhere(self) -> None:
         """A break in one field is not hidden by one that is missing elsewhere."""
         self.refused(ValueError, "200 OK", ("X-A", "v\r"), ("X-B", "\nv"))
         self.refused(ValueError, "200 OK", ("X-A", "v\r\n"), ("Connection", "keep-alive"))
 
-    def test_names(self) -> None:
+    def test_a_field_name_that_is_no_token_is_refused(self) -> None:
         """A name that is no token is refused, however often (RFC 9110 §5.1)."""
         for name in ("", "a b", "a:", "a\t", "\xe4", "a(b", "a/b", "[", "a\x7f"):
             for _ in range(2):
                 self.refused(ValueError, "200 OK", (name, "v"))
 
-    def test_types(self) -> None:
+    def test_only_str_is_accepted_in_the_head(self) -> None:
         """Only str will do, as PEP 3333 has it."""
         for status, fields in (
             (b"200 OK", []),
@@ -261,7 +285,7 @@ class HeadTests(Case):
         self.refused(ValueError, "200 OK", ("X-A", "\u20ac"))
         self.refused(ValueError, "200 \u20ac")
 
-    def test_statuses(self) -> None:
+    def test_a_status_is_three_digits_and_a_reason(self) -> None:
         """A status is three digits, no interim one, and a reason."""
         for status in (
             "",
@@ -282,7 +306,7 @@ class HeadTests(Case):
         for status, code in (("200 OK", 200), ("299 ", 299), ("999 \xe4", 999), ("418 I'm a teapot", 418)):
             self.assertEqual(learn_status(status)[0], code)
 
-    def test_lengths(self) -> None:
+    def test_a_bad_or_contradictory_content_length_is_refused(self) -> None:
         """A Content-Length that is none, or two that differ, are refused; the same twice is said once."""
         for value in ("", "-1", "+5", "5 ", " 5", "0x5", "5,5", "five", "\u0665", "\xb2", "1_0"):
             self.refused(ValueError, "200 OK", ("Content-Length", value))
@@ -296,9 +320,9 @@ class HeadTests(Case):
         fields = tuple((name.upper(), "chunked") for name in dropped)
         answer, client = self.answered(last=b"hello", fields=fields)
         self.assertEqual(set(answer.fields), {"content-length", "server", "date", "connection", "keep-alive"})
-        self.assertEqual((answer.fields["keep-alive"], answer.body, client.eof), ("timeout=75", b"hello", False))
+        self.assertEqual((answer.fields["keep-alive"], answer.body, client.eof), ("timeout=5", b"hello", False))
 
-    def test_app_closes(self) -> None:
+    def test_connection_close_of_the_application_is_obeyed(self) -> None:
         """`Connection: close` of the application is heeded; `keep-alive` is not its to say."""
         answer, client = self.answered(last=b"", fields=(("Connection", "Close"),))
         self.assertEqual((answer.fields["connection"], client.eof), ("close", True))
@@ -317,13 +341,16 @@ class HeadTests(Case):
         answer, _ = self.answered(last=b"", fields=(("Server", "mine"),))
         self.assertEqual((answer.fields["server"], answer.fields["date"] != "then"), ("mine", True))
 
-    def test_announced_time(self) -> None:
-        """The keep-alive time that is set is announced."""
-        self.engine = Engine(self, keep_alive=7.5)
+    def test_the_keep_alive_time_is_announced_in_whole_seconds(self) -> None:
+        """The keep-alive time is announced in whole seconds, and not at all if it is shorter than one."""
+        self.engine = Engine(self, keep_alive=3.5)
         answer, _ = self.answered(last=b"")
-        self.assertEqual(answer.fields["keep-alive"], "timeout=7")
+        self.assertEqual(answer.fields["keep-alive"], "timeout=3")
+        self.engine = Engine(self, keep_alive=0.5)
+        answer, _ = self.answered(last=b"")
+        self.assertEqual((answer.fields["connection"], "keep-alive" in answer.fields), ("keep-alive", False))
 
-    def test_remembered(self) -> None:
+    def test_few_names_are_remembered_and_all_are_checked(self) -> None:
         """However many names and statuses an application makes up, all are still checked, and few remembered."""
         for number in range(3000):
             learn_name(f"X-{number}")
@@ -335,7 +362,7 @@ class HeadTests(Case):
         self.refused(ValueError, "200 OK", ("X Y", "v"))
         self.assertTrue(self.answered(last=b"", fields=(("cOnNeCtIoN", "close"),))[1].eof)
 
-    def test_reasons(self) -> None:
+    def test_the_servers_own_statuses_have_the_reasons_of_rfc_9110(self) -> None:
         """The server's own statuses are worded as RFC 9110 has them, and an unknown one does no harm."""
         self.assertEqual(
             [reason(code) for code in (413, 414, 416, 507)],
@@ -344,10 +371,71 @@ class HeadTests(Case):
         self.assertEqual(reason(299), "Unknown")
 
 
+class RememberedHeadTests(Case):
+    """A head that comes again is not put together again."""
+
+    FIELDS = (
+        [],
+        [("Content-Type", "text/plain")],
+        [("Content-Type", "text/plain"), ("Content-Length", "5")],
+        [("Content-Length", "5"), ("Content-Length", "5")],
+        [("Content-Length", "7"), ("X-A", "1")],
+        [("Content-Length", "3"), ("X-A", "1")],
+        [("Date", "today"), ("Content-Length", "5")],
+        [("Server", "mine"), ("Content-Length", "5")],
+        [("Connection", "close"), ("Content-Length", "5")],
+        [("Transfer-Encoding", "chunked"), ("Content-Length", "5")],
+        [("X-A", "1"), ("X-A", "2"), ("Content-Length", "5")],
+    )
+
+    def test_the_same_head_is_the_same_bytes(self) -> None:
+        """Whatever an application says, the client gets the same the first time and the third."""
+        for method in ("GET", "HEAD", "POST"):
+            for version in ("1.1", "1.0"):
+                for status in ("200 OK", "404 Not Found", "204 No Content", "304 Not Modified", "205 Reset Content"):
+                    for fields in self.FIELDS:
+                        for pieces in ((), (b"he", b"llo")):
+                            answers = []
+                            for clear in (True, False, False):
+                                if clear:
+                                    HEADS.clear()
+                                client, exchange = self.ask(method, version)
+                                exchange.start(status, fields)
+                                for piece in pieces:
+                                    exchange.write(piece)
+                                exchange.finish(b"" if pieces else b"hello")
+                                exchange.release()
+                                answers.append((client.take(), client.eof))
+                            self.flushLoggedErrors()
+                            self.assertEqual(answers[0], answers[1], (method, version, status, fields, pieces))
+                            self.assertEqual(answers[0], answers[2], (method, version, status, fields, pieces))
+
+    def test_a_remembered_head_says_close_in_a_drain(self) -> None:
+        """What was remembered before a drain is not sent with `Connection: keep-alive` in it."""
+        fields = (("Content-Type", "text/plain"), ("Content-Length", "5"))
+        for draining in (False, False, False, True):
+            self.engine.site.draining = draining
+            answer, client = self.answered(last=b"hello", fields=fields)
+        self.assertEqual((answer.fields["connection"], client.eof), ("close", True))
+
+    def test_heads_of_lists_are_sent_like_those_of_tuples(self) -> None:
+        """PEP 3333 asks for tuples; an application that has lists is served."""
+        for _ in range(3):
+            answer, _client = self.answered(last=b"hello", fields=(["X-A", "1"], ["Content-Length", "5"]))  # type: ignore[arg-type]
+            self.assertEqual((answer.fields["x-a"], answer.body), ("1", b"hello"))
+
+    def test_a_bounded_number_of_heads_is_remembered(self) -> None:
+        """However many different heads an application says."""
+        for number in range(2500):
+            for _ in range(2):
+                self.answered(last=b"hello", fields=(("X-Number", str(number)), ("Content-Length", "5")))
+        self.assertLessEqual(len(HEADS), 1024)
+
+
 class FailTests(Case):
     """Answers of the server's own, and answers that cannot be completed."""
 
-    def test_fail(self) -> None:
+    def test_a_failure_replaces_the_answer_and_closes(self) -> None:
         """A failure is a short text with its status, in place of what the application had said, and a close."""
         client, exchange = self.ask()
         exchange.start("200 OK", [("Content-Length", "7"), ("X-A", "b"), ("Date", "then")])
@@ -361,14 +449,14 @@ class FailTests(Case):
         self.assertNotIn("x-a", answer.fields)
         self.assertNotEqual(answer.fields["date"], "then")
 
-    def test_overload(self) -> None:
+    def test_503_says_when_to_come_again(self) -> None:
         """503 says when to come again, and need not end the connection."""
         client, exchange = self.ask()
         self.engine.site.answer(exchange, 503)
         answer = self.read(client)
         self.assertEqual((answer.status, answer.fields["retry-after"], client.eof), (503, "5", False))
 
-    def test_to_head(self) -> None:
+    def test_a_failure_answers_head_without_a_body(self) -> None:
         """A failure answers HEAD without a body."""
         client, exchange = self.ask("HEAD")
         exchange.fail(500)
@@ -405,7 +493,7 @@ class FailTests(Case):
         self.assertEqual((self.read(client, "HEAD").status, client.eof, client.socket.reset), (200, True, False))
 
     def test_sending_to_a_gone_client_raises_disconnected(self) -> None:
-        """To a client that has left nothing can be sent, and whoever tries is told."""
+        """To a client that has left nothing can be sent, and the caller that tries is told."""
         client, exchange = self.ask()
         client.close()
         exchange.start("200 OK", [])
@@ -417,7 +505,7 @@ class FailTests(Case):
 class DescribeTests(Case):
     """What people read of an exchange."""
 
-    def test_describe(self) -> None:
+    def test_an_exchange_is_described_in_one_line(self) -> None:
         """One line says what it is, from whom, how far and how old; no target can break it."""
         client, exchange = self.ask()
         exchange.target = b"/\xff\r\n<x>"
@@ -441,7 +529,7 @@ class DescribeTests(Case):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=30)
 
-    def test_request_id(self) -> None:
+    def test_the_request_id_is_unique_or_the_proxys(self) -> None:
         """An exchange has an id that no other one has, unless a proxy has given it one."""
         ids = {self.ask()[1].request_id for _ in range(3)}
         self.engine = Engine(self)

@@ -39,15 +39,15 @@ class LimitsTests(Case):
         self.assertIsNone(self.until(limits, b"/"))
         self.assertFalse(limits.any)
 
-    def test_prefixes(self) -> None:
+    def test_the_longest_prefix_counts(self) -> None:
         """The longest prefix counts, and of two that are the same the last."""
         limits = Limits([Limit(10), Limit(1, "/a"), Limit(99, "/a/b"), Limit(2, "/a/b")])
         found = [self.until(limits, target) for target in (b"/", b"/a", b"/a?b", b"/a/b/c")]
         self.assertEqual(found, [10, 1, 1, 2])
         self.assertTrue(limits.any)
 
-    def test_tried_out(self) -> None:
-        """One that is only tried out is told to nobody, and does not stand before another one."""
+    def test_a_limit_that_is_tried_out_does_not_count(self) -> None:
+        """A limit that is tried out is not told to the application, and does not hide another one."""
         limits = Limits([Limit(10), Limit(1, "/a", report=True)])
         self.assertEqual(self.until(limits, b"/a"), 10)
         exchange = self.engine.in_flight[-1]
@@ -65,14 +65,14 @@ class LimitsTests(Case):
         self.assertIsNone(limits.passed(exchange, self.clock.seconds() + 104.9))
         self.assertEqual(limits.passed(exchange, self.clock.seconds() + 105), Limit(100))
 
-    def test_body(self) -> None:
+    def test_the_time_of_the_body_is_not_the_applications(self) -> None:
         """The time that a client takes to send its body is not the application's."""
         client = self.engine.connect().send(post(5)[:-1])
         self.clock.advance(60)
         client.send(b"u")
         self.assertEqual((Limits([Limit(10)]).until(self.engine.asked[-1]) or 0) - self.clock.seconds(), 10)
 
-    def test_drain(self) -> None:
+    def test_a_drain_shortens_the_limit_to_its_deadline(self) -> None:
         """A drain leaves as much as its deadline, less a margin, and never more than there was."""
         end = self.clock.seconds() + 200
         limits = Limits([Limit(50, "/short")], deadline=200, takedown_at=lambda: end)
@@ -83,7 +83,7 @@ class LimitsTests(Case):
         end += 100
         self.assertEqual(self.until(limits, b"/"), 115)
 
-    def test_shown(self) -> None:
+    def test_a_limit_is_shown_as_it_is_typed(self) -> None:
         """A limit is shown as it is typed."""
         limits = [Limit(1.5), Limit(10, "/a"), Limit(10, "/a", True)]
         self.assertEqual([str(limit) for limit in limits], ["1.5", "/a=10", "/a=10:report"])
@@ -111,7 +111,7 @@ class ApplicationTests(AppCase):
         self.get(data)
         return found[0] if found else None
 
-    def test_remaining(self) -> None:
+    def test_the_remaining_time_is_never_negative(self) -> None:
         """What is left is the same for the code and in the environ, and never less than nothing."""
         self.assertEqual(self.told(lambda environ: graceful.remaining()), 10)
         self.assertEqual(self.told(lambda environ: environ["graceful.exchange"].remaining()), 10)
@@ -129,7 +129,7 @@ class ApplicationTests(AppCase):
         self.told(lambda environ: graceful.check())
         self.assertEqual((graceful.remaining(), graceful.check()), (None, None))
 
-    def test_other_threads(self) -> None:
+    def test_the_limit_follows_a_copied_context(self) -> None:
         """It follows into code that copies its context."""
 
         def ask(environ: Any) -> Any:
@@ -142,7 +142,7 @@ class ApplicationTests(AppCase):
 
         self.assertEqual(self.told(ask), 10)
 
-    def test_check(self) -> None:
+    def test_check_raises_when_no_time_is_left(self) -> None:
         """To check does nothing as long as there is time; then it raises, and the client gets 503."""
 
         def ask(environ: Any) -> Any:
@@ -171,7 +171,7 @@ class ApplicationTests(AppCase):
         self.serve(application, validate=False)
         self.assertFalse(self.get().whole)
 
-    def test_at_most(self) -> None:
+    def test_a_time_out_is_never_longer_than_the_remaining_time(self) -> None:
         """A time-out of one's own is never longer than what is left."""
 
         def ask(environ: Any) -> Any:
@@ -183,7 +183,7 @@ class ApplicationTests(AppCase):
         self.assertEqual(self.told(ask), [10, 10, 3])
         self.assertEqual((at_most(None), at_most(3)), (None, 3))
 
-    def test_draining(self) -> None:
+    def test_draining_tells_whether_the_server_is_about_to_stop(self) -> None:
         """Whether the server is about to stop; outside of an exchange, whether any is."""
         self.assertFalse(self.told(lambda environ: graceful.draining()))
         hooks.going_down(self)
@@ -205,7 +205,7 @@ class ApplicationTests(AppCase):
         self.told(ask)
         kept[0].run()
 
-    def test_no_cycle(self) -> None:
+    def test_an_ended_exchange_does_not_refer_to_the_environ(self) -> None:
         """The exchange does not refer to the environ any more when it has ended: that refers to it."""
         environ = self.environ()
         self.assertIsNone(environ["graceful.exchange"].environ)
@@ -214,7 +214,7 @@ class ApplicationTests(AppCase):
 class RegisteredTests(SynchronousTestCase):
     """What is called at the drain and at the exit."""
 
-    def test_decorators(self) -> None:
+    def test_hooks_can_be_registered_by_decorators(self) -> None:
         """They can be used as decorators."""
         self.patch(hooks, "at_drain", [])
         self.patch(hooks, "at_exit", [])
@@ -227,6 +227,6 @@ class RegisteredTests(SynchronousTestCase):
 
         self.assertEqual((hooks.at_drain, hooks.at_exit), ([drain], [leave]))
 
-    def test_context(self) -> None:
+    def test_outside_of_an_exchange_there_is_no_current_one(self) -> None:
         """Outside of an exchange there is none."""
         self.assertIsNone(contextvars.Context().run(current.get))

@@ -41,8 +41,8 @@ class FrontTests(Case):
         """Without routes nothing stands in between."""
         self.assertEqual(self.front.before(self.otherwise), self.otherwise)
 
-    def test_prefix(self) -> None:
-        """A route is asked for what begins with its prefix, and nobody else then."""
+    def test_a_route_answers_what_begins_with_its_prefix(self) -> None:
+        """Only the route is asked for what begins with its prefix."""
         self.route("/health", "health")
         self.route("/files", "files")
         for target, order in (
@@ -69,21 +69,19 @@ class FrontTests(Case):
         self.route("/c", "never", answers=False)
         self.assertEqual(self.asked(b"/c"), ["never", "application"])
 
-    def test_latin_1(self) -> None:
+    def test_prefixes_are_bytes_as_sent(self) -> None:
         """Prefixes are bytes as they are sent."""
         self.route("/\xe4", "raw")
         self.assertEqual((self.asked(b"/\xe4"), self.asked("/\xe4".encode())), (["raw"], ["application"]))
 
-    def test_site(self) -> None:
+    def test_a_site_asks_its_routes_first(self) -> None:
         """A site asks its routes first."""
-        site = self.engine.site
         exchange = self.ask()[1]
 
         def answer(asked: Exchange) -> bool:
             self.order.append("route")
             return True
 
-        site.route("/1", answer)
-        site.serve(self.engine.handler)
+        self.engine.route("/1", answer)
         self.ask(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
         self.assertEqual((self.order, self.engine.asked), (["route"], [exchange]))

@@ -38,7 +38,7 @@ class Connection:
 class ExchangeTests(SynchronousTestCase):
     """Exchanges in flight."""
 
-    def test_numbers(self) -> None:
+    def test_each_exchange_gets_a_number_of_its_own(self) -> None:
         """Each gets a number of its own, in order, and is listed by it, oldest first."""
         register = Register()
         exchanges = [SimpleNamespace() for _ in range(3)]
@@ -48,7 +48,7 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(register.in_flight(), exchanges)
         self.assertEqual((register.issued, register.finished), (3, 0))
 
-    def test_finished(self) -> None:
+    def test_an_exchange_that_is_not_in_flight_is_finished(self) -> None:
         """What is not in flight any more is finished."""
         register = Register()
         for _ in range(5):
@@ -69,7 +69,7 @@ class AllGoneTests(SynchronousTestCase):
         """Without a connection there is nothing to wait for."""
         self.successResultOf(self.register.all_gone())
 
-    def test_last_one(self) -> None:
+    def test_the_wait_ends_with_the_last_connection(self) -> None:
         """It is over with the last connection, in whatever order they go."""
         connections = [Connection(self.register) for _ in range(3)]
         gone = self.register.all_gone()
@@ -79,7 +79,7 @@ class AllGoneTests(SynchronousTestCase):
         connections[2].go()
         self.successResultOf(gone)
 
-    def test_later_ones(self) -> None:
+    def test_connections_accepted_during_the_wait_are_waited_for(self) -> None:
         """A connection that is accepted while others are waited for is waited for, too."""
         first = Connection(self.register)
         gone = self.register.all_gone()
@@ -100,7 +100,7 @@ class AllGoneTests(SynchronousTestCase):
         first.go()
         self.successResultOf(gone)
 
-    def test_asked_twice(self) -> None:
+    def test_any_number_of_waits_end(self) -> None:
         """Any number of waits end."""
         connection = Connection(self.register)
         waits = [self.register.all_gone() for _ in range(2)]
@@ -174,7 +174,7 @@ class LifeTests(Case):
         self.assertEqual(records, [exchange.id])
 
     def test_once_among_threads(self) -> None:
-        """So it is if two threads see it at the same time."""
+        """It is counted once if two threads see it at the same time."""
         for _ in range(50):
             records: list[int] = []
             self.engine.site.record = lambda exchange, records=records: records.append(exchange.id)
@@ -202,7 +202,7 @@ class LifeTests(Case):
             self.assertIs(exchange.body, None)
         self.assertTrue(self.engine.disk.files[0].closed)
 
-    def test_all_gone(self) -> None:
+    def test_the_wait_for_all_connections_ends_with_the_last_real_one(self) -> None:
         """The wait for all connections ends with the last real one."""
         first, _ = self.ask(get(1))
         gone = self.engine.site.register.all_gone()

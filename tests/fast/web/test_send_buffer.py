@@ -1,4 +1,4 @@
-"""A client that is near gets a smaller send buffer, once, with the first large answer; nobody else does."""
+"""A client that is near gets a smaller send buffer, once, with the first large answer; no other client does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.web.connection import JOIN
 from graceful.web.send_buffer import BUFFER, NEAR, bound_send_buffer, round_trip
+from graceful.web.sending_half import JOIN
 from tests.fast.doubles import GET, MIB, Case
 
 
@@ -54,18 +54,18 @@ class NearbyTests(Case):
         self.assertEqual(self.buffers(NEAR + 1, MIB), [])
 
     def test_unknown_round_trip_keeps_the_default(self) -> None:
-        """So it is where the round trip is not known: on a Unix socket, or before there was one."""
+        """The buffer is left alone where the round trip is not known: on a Unix socket, or before there was one."""
         self.assertEqual(self.buffers(None, MIB), [])
 
     def test_all_ones_mean_no_round_trip(self) -> None:
         """All ones mean that there was no round trip yet."""
         self.assertEqual(self.buffers(0xFFFFFFFF, MIB), [])
 
-    def test_small_answers(self) -> None:
+    def test_small_answers_cost_no_further_system_call(self) -> None:
         """Small answers cost no system call more."""
         self.assertEqual(self.buffers(NEAR, 13, JOIN), [])
 
-    def test_client_leaves(self) -> None:
+    def test_a_client_that_leaves_is_no_error(self) -> None:
         """A client that goes away meanwhile is no error here."""
         bound_send_buffer(Gone())  # type: ignore[arg-type]
 
@@ -77,7 +77,7 @@ class NearbyTests(Case):
 class KernelTests(SynchronousTestCase):
     """What the kernel tells of real sockets."""
 
-    def test_loopback(self) -> None:
+    def test_a_client_on_this_machine_gets_the_buffer_that_is_asked_for(self) -> None:
         """A client on this machine is near, and gets the buffer that is asked for, as far as the kernel allows."""
         with (
             socket.create_server(("127.0.0.1", 0)) as listening,
@@ -93,7 +93,7 @@ class KernelTests(SynchronousTestCase):
             bound_send_buffer(accepted)
             self.assertEqual(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), expected)
 
-    def test_unix(self) -> None:
+    def test_a_unix_socket_has_no_round_trip(self) -> None:
         """There is no round trip on a Unix socket."""
         left, right = socket.socketpair()
         with left, right:

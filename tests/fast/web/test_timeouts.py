@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from graceful.config.settings import ON_ITS_WAY
 from graceful.web.body_spool import HIGH, MEMORY
 from graceful.web.connection import Connection
-from graceful.web.timeouts import FRESH_LEAST, GRACE_PAST_ANNOUNCED, LINGER, LINGER_LONGEST
+from graceful.web.timeouts import FRESH_LEAST, LINGER, LINGER_LONGEST, PAST_KEEP_ALIVE
 from tests.fast.doubles import CLOSE, EXPECT, GET, Case, Client, Engine, get, parse_answers, post, virtual_time
 
 KEEP_ALIVE = 75
 HEADER = 20
 SEND = 60
-GRACE = 5
+GRACE = 10
 LONG = 100_000.0
 
 
@@ -67,14 +68,33 @@ class Timed(Case):
         return client
 
 
+class FailingTests(Timed):
+    """A connection whose look raises."""
+
+    def test_it_is_closed_and_the_others_are_looked_at(self) -> None:
+        """One fault does not keep the rest of the connections open for ever."""
+        victim, other = self.idle(), self.idle()
+        look = self.engine.sweep.look
+
+        def look_at(connection: Connection, now: float) -> None:
+            if connection is victim.connection:
+                raise ZeroDivisionError
+            look(connection, now)
+
+        self.patch(self.engine.sweep, "look", look_at)
+        self.ends_after(other, KEEP_ALIVE + PAST_KEEP_ALIVE)
+        self.assertTrue(victim.socket.closed)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
 class FreshTests(Timed):
     """Accepted, and not a byte has come."""
 
-    def test_fresh(self) -> None:
+    def test_a_silent_fresh_connection_lives_as_long_as_a_head_may_take(self) -> None:
         """A connection on which nothing comes lives as long as a head may take."""
         self.ends_after(self.engine.connect(), HEADER)
 
-    def test_empty_lines(self) -> None:
+    def test_empty_lines_do_not_prolong_a_fresh_connection(self) -> None:
         """Empty lines do not prolong it."""
         client = self.engine.connect()
         self.wait(HEADER - 1)
@@ -90,7 +110,7 @@ class FreshTests(Timed):
         self.answer(self.engine.asked[0])
         self.assertEqual(self.bodies(client), [b"/"])
 
-    def test_drain(self) -> None:
+    def test_in_a_drain_a_fresh_connection_has_the_idle_grace(self) -> None:
         """In a drain it has the idle grace, counted from the drain's beginning or its own accept."""
         client = self.engine.connect()
         self.wait(7)
@@ -113,8 +133,8 @@ class FreshTests(Timed):
         self.drain()
         self.ends_after(client, FRESH_LEAST)
 
-    def test_quiet(self) -> None:
-        """When nobody sends any more it has that second from its accept, and an older one is closed at once."""
+    def test_with_quiet_clients_a_fresh_connection_has_one_second(self) -> None:
+        """With quiet clients it has one second from its accept; an older one is closed at once."""
         old = self.engine.connect()
         self.wait(2)
         fresh = self.engine.connect()
@@ -129,9 +149,9 @@ class FreshTests(Timed):
 class IdleTests(Timed):
     """Between two exchanges."""
 
-    def test_idle_is_kept_a_second_longer_than_announced(self) -> None:
-        """An idle connection is kept a second longer than announced."""
-        self.ends_after(self.idle(), KEEP_ALIVE + GRACE_PAST_ANNOUNCED)
+    def test_idle_is_kept_a_second_longer_than_is_set(self) -> None:
+        """An idle connection is kept a second longer than is set, for a balancer with the same time."""
+        self.ends_after(self.idle(), KEEP_ALIVE + PAST_KEEP_ALIVE)
 
     def test_counts_from_the_answer(self) -> None:
         """The time counts from the end of the last answer, also if that took long to make or to send."""
@@ -141,7 +161,7 @@ class IdleTests(Timed):
             self.answer(exchange, body=b"x" * size)
             self.wait(taken_late)
             client.take()
-            self.ends_after(client, KEEP_ALIVE + GRACE_PAST_ANNOUNCED)
+            self.ends_after(client, KEEP_ALIVE + PAST_KEEP_ALIVE)
 
     def test_every_request_counts(self) -> None:
         """Each exchange begins the time anew."""
@@ -151,9 +171,9 @@ class IdleTests(Timed):
             client.send(get(number))
             self.answer(self.engine.asked[-1])
             self.assertEqual(self.bodies(client), [b"/%d" % number])
-        self.ends_after(client, KEEP_ALIVE + GRACE_PAST_ANNOUNCED)
+        self.ends_after(client, KEEP_ALIVE + PAST_KEEP_ALIVE)
 
-    def test_drain(self) -> None:
+    def test_in_a_drain_an_idle_connection_has_the_idle_grace(self) -> None:
         """In a drain it has the idle grace for one last request."""
         client = self.idle()
         self.wait(10)
@@ -161,11 +181,11 @@ class IdleTests(Timed):
         self.ends_after(client, GRACE)
 
     def test_drain_near_the_end(self) -> None:
-        """A drain never prolongs its time, and never takes the second past the announced time from it."""
+        """A drain never prolongs its time."""
         client = self.idle()
         self.wait(KEEP_ALIVE - 1)
         self.drain()
-        self.ends_after(client, 1 + GRACE_PAST_ANNOUNCED)
+        self.ends_after(client, 1 + PAST_KEEP_ALIVE)
 
     def test_drain_without_grace(self) -> None:
         """Without a grace it is closed at once."""
@@ -175,6 +195,58 @@ class IdleTests(Timed):
         self.drain()
         self.clock.advance(0.01)
         self.sweep()
+        client.take()
+        self.assertTrue(client.eof)
+
+    def announced(self, client: Client) -> int:
+        """Have a client send a request; how long the answer says that it may use the connection."""
+        client.send(GET)
+        self.answer(self.engine.asked[-1])
+        (answer,) = parse_answers(client.take())
+        return int(answer.fields.get("keep-alive", "timeout=0").removeprefix("timeout="))
+
+    def test_nothing_is_closed_within_the_announced_time(self) -> None:
+        """In a drain too, the announced time is over before it is closed, and a request has time to come."""
+        for times in (
+            {},
+            {"keep_alive": 2},
+            {"idle_grace": 7.5},
+            {"idle_grace": ON_ITS_WAY},
+            {"keep_alive": 30, "idle_grace": 100},
+        ):
+            for drains in (False, True):
+                self.start(**times)
+                client = self.engine.connect()
+                announced = self.announced(client)
+                if drains:
+                    self.drain()
+                self.wait(announced + ON_ITS_WAY - 0.1)
+                client.take()
+                self.assertFalse(client.eof, (times, drains))
+
+    def test_what_is_announced(self) -> None:
+        """Clients are told what a drain keeps to, and the shorter of the two times, if it is a second at least."""
+        for grace, keep_alive, announced in ((10, 75, 5), (10, 2, 2), (7.9, 75, 2), (5.9, 75, 0), (0, 75, 0)):
+            self.start(idle_grace=grace, keep_alive=keep_alive)
+            self.assertEqual(self.announced(self.engine.connect()), announced)
+
+    def test_an_answer_that_is_taken_late_counts_from_then(self) -> None:
+        """In a drain the grace counts from the moment at which the client has all of its answer."""
+        client, exchange = self.ask()
+        self.answer(exchange, body=b"x" * 20_000)
+        self.drain()
+        self.wait(GRACE - 1)
+        self.assertTrue(client.connection.unsent())
+        client.take()
+        self.sweep()  # this one sees it
+        self.ends_after(client, GRACE)
+
+    def test_a_client_that_takes_nothing_is_not_waited_for(self) -> None:
+        """In a drain a client that does not take what the kernel holds for it has the grace, and no more."""
+        client, exchange = self.ask()
+        self.answer(exchange, body=b"x" * 20_000)
+        self.drain()
+        self.wait(GRACE + 2)
         client.take()
         self.assertTrue(client.eof)
 
@@ -188,8 +260,8 @@ class IdleTests(Timed):
         (answer,) = parse_answers(client.take())
         self.assertEqual((answer.fields["connection"], client.eof), ("close", True))
 
-    def test_quiet(self) -> None:
-        """When nobody sends any more it is closed at once."""
+    def test_with_quiet_clients_an_idle_connection_is_closed_at_once(self) -> None:
+        """With quiet clients an idle connection is closed at once."""
         client = self.idle()
         self.wait(1)
         self.drain(quiet=True)
@@ -206,7 +278,7 @@ class ReceivingTests(Timed):
         (answer,) = (answer for answer in parse_answers(client.take()) if answer.status >= 200)
         self.assertEqual((answer.status, answer.fields["connection"], client.eof), (408, "close", True))
 
-    def test_head(self) -> None:
+    def test_a_head_has_one_limit_in_all(self) -> None:
         """A head has one limit in all, however it trickles."""
         client = self.engine.connect()
         for _ in range(HEADER - 1):
@@ -226,7 +298,7 @@ class ReceivingTests(Timed):
         self.wait(0.2)
         self.refused(client)
 
-    def test_body(self) -> None:
+    def test_a_body_may_take_any_time_but_not_pause_for_too_long(self) -> None:
         """A body may take any time, but not pause for too long."""
         client = self.engine.connect()
         data = post(1000)
@@ -240,7 +312,7 @@ class ReceivingTests(Timed):
         self.wait(0.2)
         self.refused(client)
 
-    def test_slow_disk(self) -> None:
+    def test_a_client_that_waits_for_the_disk_is_not_refused(self) -> None:
         """A client that we keep waiting, since our disk is behind, is not refused for it, nor when it may go on."""
         client = self.engine.connect()
         data = post(4 * HIGH)
@@ -293,7 +365,7 @@ class ReceivingTests(Timed):
         self.answer(exchange)
         self.assertEqual([answer.status for answer in parse_answers(client.take())], [200, 408])
 
-    def test_drain(self) -> None:
+    def test_a_drain_changes_nothing_for_a_request_that_has_begun(self) -> None:
         """A drain changes nothing for a request that has begun."""
         client = self.engine.connect()
         client.send(b"GET")
@@ -308,7 +380,7 @@ class ReceivingTests(Timed):
 class OursTests(Timed):
     """What takes long on our side."""
 
-    def test_application(self) -> None:
+    def test_an_exchange_may_wait_and_run_without_a_time_out(self) -> None:
         """An exchange may wait and run as long as it likes, in a drain, too."""
         client, exchange = self.ask()
         self.wait(1000)
@@ -318,7 +390,7 @@ class OursTests(Timed):
         self.assertEqual(self.bodies(client), [b"/"])
 
     def test_pauses_of_a_stream(self) -> None:
-        """So may a streaming one between its pieces."""
+        """A streaming exchange may pause between its pieces as long as it likes."""
         client, exchange = self.ask()
         self.stream(exchange, b"one")
         self.wait(1000)
@@ -327,7 +399,7 @@ class OursTests(Timed):
         self.end(exchange, b"three")
         self.assertEqual(self.bodies(client), [b"onetwothree"])
 
-    def test_pipelined(self) -> None:
+    def test_requests_behind_a_running_exchange_are_not_late(self) -> None:
         """Requests that wait behind it, also unread ones, are not late for it."""
         client = self.ask(b"".join(get(number) for number in range(50)))[0]
         self.wait(1000)
@@ -355,7 +427,7 @@ class SendingTests(Timed):
         (answer,) = parse_answers(got)
         self.assertTrue(answer.whole)
 
-    def test_takes_nothing(self) -> None:
+    def test_a_client_that_takes_nothing_is_reset(self) -> None:
         """A client that takes nothing for too long is cut off by a reset, so that nothing looks whole."""
         for version in (b"1.0", b"1.1"):
             client, exchange = self.ask(GET.replace(b"1.1", version), buffer=5000)
@@ -399,7 +471,7 @@ class LingeringTests(Timed):
         self.assertTrue(client.socket.closed, "too late")
         self.assertFalse(client.socket.reset)
 
-    def test_silent(self) -> None:
+    def test_a_silent_client_has_a_moment_to_close_after_its_answer(self) -> None:
         """A client that has everything and is silent has a moment to close, however long its answer was made."""
         for waits in (0, 10, 1000):
             client = self.lingering(waits=waits)
@@ -407,8 +479,8 @@ class LingeringTests(Timed):
             self.closed_after(client, LINGER)
         self.nothing_left()
 
-    def test_refused(self) -> None:
-        """So has one that was refused for its silence."""
+    def test_a_refused_client_has_a_moment_to_close(self) -> None:
+        """A client that was refused for its silence has a moment to close."""
         client = self.engine.connect()
         client.send(b"GET")
         self.wait(HEADER + 1)
@@ -416,12 +488,12 @@ class LingeringTests(Timed):
         self.closed_after(client, LINGER)
 
     def test_idle_too_long_lingers(self) -> None:
-        """So has one that was idle for too long."""
+        """A client that was idle for too long has a moment to close."""
         client = self.idle()
-        self.ends_after(client, KEEP_ALIVE + GRACE_PAST_ANNOUNCED)
+        self.ends_after(client, KEEP_ALIVE + PAST_KEEP_ALIVE)
         self.closed_after(client, LINGER)
 
-    def test_still_sends(self) -> None:
+    def test_a_client_that_still_sends_is_read_for_longer(self) -> None:
         """One that still sends is read for longer, so as not to destroy its answer, but not for ever."""
         client = self.lingering()
         client.take()
@@ -450,14 +522,14 @@ class LingeringTests(Timed):
             self.wait(LINGER + 1)
             self.nothing_left()
 
-    def test_takes_nothing(self) -> None:
+    def test_a_lingering_client_that_takes_nothing_is_given_up(self) -> None:
         """One that takes nothing for too long is given up."""
         client = self.lingering()
         self.wait(1)
         self.closed_after(client, SEND)
         self.nothing_left()
 
-    def test_vanished(self) -> None:
+    def test_a_connection_with_a_broken_socket_is_closed(self) -> None:
         """A connection whose socket is broken is closed like a silent one."""
         client = self.lingering()
         self.patch(client.connection, "fd", socket.socket().detach() + 1000)
@@ -467,7 +539,7 @@ class LingeringTests(Timed):
 class SweepTests(Timed):
     """The look at all connections."""
 
-    def test_closed_meanwhile(self) -> None:
+    def test_connections_that_close_during_a_sweep_do_no_harm(self) -> None:
         """Connections that go while others are looked at do no harm."""
         clients = [self.engine.connect() for _ in range(5)]
         self.clock.advance(LONG)

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from graceful.web.connection import open_connections
 from graceful.web.site import Site
 from graceful.web.transport_connection import EndpointFactory
+from tests.fast.doubles import Handler
 
 
 @implementer(ITCPTransport)
@@ -57,7 +58,7 @@ class ForeignConnectionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Connect a client."""
-        self.site = Site(None)
+        self.site = Site(Handler())
         self.taken = 0
         factory = EndpointFactory()
         factory.serve(self.site, cast(Any, None), self.count)
@@ -75,8 +76,8 @@ class ForeignConnectionTests(SynchronousTestCase):
         """Small pieces of an answer do not wait for the client to acknowledge the ones before."""
         self.assertTrue(self.transport.no_delay)
 
-    def test_counted(self) -> None:
-        """Whoever counts connections is told when this one counts."""
+    def test_a_listener_is_told_when_the_connection_counts(self) -> None:
+        """The listener that counts connections is told when this one counts."""
         self.assertEqual(self.taken, 1)
 
     def test_in_the_register_until_gone(self) -> None:

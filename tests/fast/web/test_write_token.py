@@ -16,10 +16,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.config.settings import Settings
 from graceful.takedown import last_answer as connections
-from graceful.web import connection as connection_module
 from graceful.web import receiver as receiver_module
+from graceful.web import sending_half as sending_half_module
 from graceful.web.connection import Connection
-from graceful.web.exchange import Disconnected, Exchange
+from graceful.web.disconnected import Disconnected
+from graceful.web.exchange import Exchange
 from graceful.web.site import Site
 from graceful.web.write_token import WriteToken
 from tests.fast.doubles import CONTINUE, parse_answers
@@ -130,8 +131,7 @@ class World:
         self.started: list[str] = []
         self._writing = False
         self._reactor = True
-        self.site = Site(None, Settings())
-        self.site.serve(self)
+        self.site = Site(self, Settings())
         self.kernel = Kernel(scheduler, takes)
         self.connection = Connection(self.site, self, self.kernel, ("192.0.2.1", 1), ("", 80))  # type: ignore[arg-type]
         scheduler.spawn("reactor", self._run)
@@ -141,7 +141,7 @@ class World:
         self.scheduler.checkpoint("calls the reactor")
         self._calls.append((function, args))
 
-    def in_reactor_thread(self) -> bool:
+    def in_loop_thread(self) -> bool:
         return False
 
     def interest(self, connection: Connection) -> None:
@@ -171,6 +171,10 @@ class World:
 
     def parked(self, exchange: Exchange) -> bool:
         return False
+
+    def works_for(self, exchange: Exchange) -> bool:
+        """Until it is answered."""
+        return True
 
     # -- the reactor thread
     def _possible(self) -> list[Callable[[], None]]:
@@ -295,7 +299,7 @@ def get(path: str, fields: str = "") -> bytes:
 
 
 class TurnTests(SynchronousTestCase):
-    """Whatever the order, nobody writes out of turn, and no request sleeps."""
+    """In any order, no side writes out of turn, and no request is left waiting."""
 
     def run_all(
         self,
@@ -306,7 +310,7 @@ class TurnTests(SynchronousTestCase):
         preemptions: int = 2,
     ) -> None:
         def build(scheduler: Scheduler) -> Callable[[], None]:
-            with patch.object(connection_module, "WriteToken", checked_token(scheduler)):
+            with patch.object(sending_half_module, "WriteToken", checked_token(scheduler)):
                 world = World(scheduler, list(script), answer, list(takes or []))
 
             def end() -> None:
@@ -331,11 +335,11 @@ class TurnTests(SynchronousTestCase):
         self.run_all([received(get("/1")), received(get("/2"))], judge=self.both_answered, preemptions=3)
         self.assertGreater(self.orders, 20)  # the scheduler did look
 
-    def test_pipelined(self) -> None:
+    def test_requests_that_came_together_are_answered_in_turn(self) -> None:
         """Requests that came together are answered one after the other."""
         self.run_all([received(get("/1") + get("/2"))], pieces, judge=self.both_answered)
 
-    def test_slow_client(self) -> None:
+    def test_the_reactor_sends_the_rest_and_nothing_overtakes_it(self) -> None:
         """What the kernel does not take is sent by the reactor, and nothing overtakes it."""
         self.run_all([received(get("/1")), received(get("/2"))], pieces, takes=[10, 0, 7], judge=self.both_answered)
 
@@ -367,7 +371,7 @@ class TurnTests(SynchronousTestCase):
         """A request that waits behind the broken answer leaves the register, too."""
         self.run_all([received(get("/1") + get("/2")), reset])
 
-    def test_half_close(self) -> None:
+    def test_a_client_that_half_closes_gets_its_answer(self) -> None:
         """A client that closes after its request still gets its answer, and then the connection ends."""
 
         def judge(world: World) -> None:
@@ -385,7 +389,7 @@ class TurnTests(SynchronousTestCase):
 
         self.run_all([received(get("/1")), end_of_input], pieces, takes=[10, 0], judge=judge)
 
-    def test_last_answer(self) -> None:
+    def test_after_connection_close_the_clients_close_ends_the_connection(self) -> None:
         """After `Connection: close` the sending side is shut, and the client's close ends it."""
 
         def judge(world: World) -> None:
@@ -395,7 +399,7 @@ class TurnTests(SynchronousTestCase):
         self.run_all([received(get("/1", "Connection: close\r\n")), end_of_input], judge=judge, preemptions=3)
 
     def test_takedown_meets_answer(self) -> None:
-        """At the deadline there is one status line at the most, whoever wrote it."""
+        """At the deadline there is at most one status line, whichever side wrote it."""
 
         def judge(world: World) -> None:
             if world.kernel.received.count(b"HTTP/1.1") > 1:
@@ -415,7 +419,7 @@ class TurnTests(SynchronousTestCase):
         self.run_all([received(get("/1")), take_down], pieces, takes=[10, 0], judge=judge)
 
     def test_takedown_behind_a_continue(self) -> None:
-        """Nor are there two when the first of them waited behind 100 Continue, which the client has yet to take."""
+        """There is one status line also if the first one waits behind 100 Continue."""
         head = b"POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
 
         def judge(world: World) -> None:

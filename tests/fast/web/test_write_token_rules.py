@@ -74,7 +74,7 @@ class Case(SynchronousTestCase):
         self.assertFalse(self.write_token.leave_to_reactor(list(pieces), last))
 
     def closing(self) -> None:
-        """Have the reactor ask to close while somebody sends."""
+        """Have the reactor ask to close while a thread sends."""
         self.assertIs(self.write_token.acquire(self.one), SEND)
         self.assertFalse(self.write_token.close())
 
@@ -86,7 +86,7 @@ class Case(SynchronousTestCase):
 class SenderTests(Case):
     """Only the holder sends."""
 
-    def test_one_sender(self) -> None:
+    def test_while_one_sends_another_queues_behind_it(self) -> None:
         """While one sends, another has to queue behind it."""
         self.assertIs(self.write_token.acquire(self.one), SEND)
         self.assertIs(self.write_token.holder, SENDER)
@@ -115,7 +115,7 @@ class SenderTests(Case):
         self.assertIs(self.write_token.done(self.one, True), True)
         self.assertEqual((self.write_token.current, list(self.write_token.waiting)), (self.one, [self.two]))
 
-    def test_attention(self) -> None:
+    def test_the_reactor_is_called_at_each_change_it_wants_to_hear_of(self) -> None:
         """A reactor that wants to hear of the next change of turn is called: at each, not only at an answer's end."""
         for last in (False, True):
             self.write_token.attention = True
@@ -167,7 +167,7 @@ class RestTests(Case):
             self.assertLessEqual(len(got), 6)
         self.assertEqual((got, self.write_token.held), (b"abcdef", 0))
 
-    def test_let_go(self) -> None:
+    def test_the_reactor_releases_the_token_when_nothing_is_left(self) -> None:
         """The reactor lets go when nothing is left, and not while something was added meanwhile."""
         self.leave(b"x")
         self.write_token.piece_taken(1)
@@ -203,6 +203,20 @@ class RestTests(Case):
         self.assertFalse(self.write_token.append(self.two, [b"y"], False))
         self.assertEqual(list(self.write_token.rest), [b"x"])
 
+    def test_what_one_connection_leaves_is_no_other_connections_rest(self) -> None:
+        """Though those that have nothing to send have one empty rest together, before and behind that."""
+        other: Any = WriteToken()
+        self.assertIs(self.write_token.rest, other.rest)
+        self.leave(b"x")
+        self.assertEqual((list(self.write_token.rest), list(other.rest)), ([b"x"], []))
+        self.write_token.piece_taken(1)
+        self.assertEqual(self.write_token.rest_flushed(), (True, None, False))
+        self.assertIs(self.write_token.rest, other.rest)
+        self.leave(b"y")
+        self.assertTrue(self.write_token.close())
+        self.assertIs(self.write_token.rest, other.rest)
+        self.assertFalse(other.rest)
+
     def test_dropped_while_closing(self) -> None:
         """A sender that leaves a rest while the reactor wants to close drops it, lets go, and calls the reactor."""
         self.closing()
@@ -216,7 +230,7 @@ class WaitTests(Case):
     """A thread that is far ahead of its client waits."""
 
     def wait(self, *steps: Callable[[], object], above: int = 10, until: int = 4) -> tuple[bool, int]:
-        """Wait; whether somebody reads it, and how many of the steps were not needed."""
+        """Wait for room.  Returns whether the client still reads, and how many steps were not needed."""
         room = Room(self.write_token.lock, list(steps))
         self.write_token.room = cast(Any, room)
         return self.write_token.wait(above, until), len(room.steps)
@@ -231,12 +245,12 @@ class WaitTests(Case):
         self.assertEqual(self.wait(), (True, 0))
 
     def test_until_there_is_room(self) -> None:
-        """Then it waits until enough is gone, however often it is told to look."""
+        """With too much waiting, a wait lasts until enough is gone, however often it looks."""
         self.leave(b"x" * 11)
         self.assertEqual(self.wait(self.take(3), self.take(3), self.take(1), self.take(1)), (True, 1))
 
-    def test_closed(self) -> None:
-        """It waits no longer than there is somebody to read."""
+    def test_a_wait_ends_when_the_connection_is_closed(self) -> None:
+        """A wait ends when the connection is closed."""
         self.leave(b"x" * 11)
         self.assertEqual(self.wait(self.closed, self.closed), (False, 1))
         self.assertEqual(self.wait(), (False, 0))
@@ -293,7 +307,7 @@ class ReactorTests(Case):
         self.write_token.leave_to_reactor([b"x"], False)
         self.assertFalse(self.write_token.idle())
 
-    def test_linger(self) -> None:
+    def test_only_an_idle_connection_is_ended_without_an_answer(self) -> None:
         """Only such a connection is ended without an answer, and then answers nothing any more."""
         self.assertFalse(self.write_token.linger())
         self.idle()
@@ -314,7 +328,7 @@ class ReactorTests(Case):
         self.assertIs(self.write_token.done(self.one, True), True)
         self.assertTrue(self.write_token.end_of_input())
 
-    def test_replace(self) -> None:
+    def test_another_exchange_replaces_one_whose_answer_has_not_begun(self) -> None:
         """Another exchange takes the place of one whose answer has not begun."""
         self.assertTrue(self.write_token.replace(self.one, self.two))
         self.assertIs(self.write_token.acquire(self.one), GONE)
@@ -332,7 +346,7 @@ class ReactorTests(Case):
         self.assertFalse(self.write_token.replace(self.one, self.two))
 
     def test_answer_behind_the_rest_is_not_replaced(self) -> None:
-        """Nor of one whose beginning waits behind 100 Continue, which the client has yet to take."""
+        """An answer whose beginning waits behind 100 Continue is not replaced."""
         self.idle()
         self.write_token.acquire_for_interim()
         self.write_token.leave_to_reactor([b"continue"], False)
@@ -352,7 +366,7 @@ class ReactorTests(Case):
         self.assertFalse(self.write_token.append(self.one, [b"answer"], True))
         self.assertIs(self.write_token.acquire(self.one), GONE)
 
-    def test_close(self) -> None:
+    def test_a_connection_is_closed_once(self) -> None:
         """A connection is closed once; nothing is left of it, and nothing begins on it."""
         self.leave(b"x", last=True)
         self.closed()
@@ -365,7 +379,7 @@ class ReactorTests(Case):
         self.assertFalse(self.write_token.request_ready(self.two))
 
     def test_close_while_somebody_sends(self) -> None:
-        """One on which somebody sends is closed when that one has let go."""
+        """A connection on which a thread sends is closed when the thread has released the token."""
         self.closing()
         self.assertEqual(
             (self.write_token.closing, self.write_token.attention, self.write_token.closed), (True, True, False)

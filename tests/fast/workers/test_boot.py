@@ -1,4 +1,4 @@
-"""The first workers, before the reactor runs; their processes are real, so that they can be waited for."""
+"""The first workers, before the reactor runs; their processes are real, since `boot` waits for them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.fast.workers.test_worker import Case
 
 
 class BootTests(Case):
-    """Two of them."""
+    """Two workers, whose processes are real."""
 
     def setUp(self) -> None:
-        """Start them."""
+        """Start both workers."""
         super().setUp()
         self.workers: list[WorkerProcess] = []
         self.lines: list[Channel] = []
@@ -26,7 +26,7 @@ class BootTests(Case):
             self.start()
 
     def start(self) -> None:
-        """Start one."""
+        """Start a worker."""
         worker = self.make()
         self.workers.append(worker)
         self.lines.append(self.its)
@@ -35,24 +35,24 @@ class BootTests(Case):
         self.addCleanup(self.forget, worker)
 
     def forget(self, worker: WorkerProcess) -> None:
-        """Have its end noticed."""
+        """Kill a worker that still runs, and have the supervisor notice its end."""
         if worker.child.fileno() >= 0:
             worker.child.kill()
             worker.child.doRead()
 
     def coming(self) -> list[WorkerProcess]:
-        """Those that have not ended."""
+        """Returns the workers that have not ended."""
         return [worker for worker in self.workers if worker.status is None]
 
     def test_waits_for_all_in_any_order(self) -> None:
-        """It is waited for all, in whatever order they are ready."""
+        """The wait ends when all workers are ready, in whatever order."""
         for line in reversed(self.lines):
             line.send("ready")
         self.assertTrue(wait_until_ready(self.coming))
         self.assertEqual(self.staff.told.count("ready"), 2)
 
-    def test_one_ends(self) -> None:
-        """Then it is waited for nobody else; why it has ended is known."""
+    def test_the_wait_ends_when_a_worker_ends(self) -> None:
+        """If a worker ends, the wait for the others ends, and the reason is known."""
         self.lines[0].send("ready")
         self.lines[1].send("failed", why="wiki cannot be imported")
         self.lines[1].close()
@@ -60,28 +60,28 @@ class BootTests(Case):
         self.assertFalse(wait_until_ready(self.coming))
         self.assertEqual(self.workers[1].how(), "wiki cannot be imported")
 
-    def test_ready_and_gone(self) -> None:
-        """One that has ended after it was ready is missing all the same."""
+    def test_a_worker_that_ends_after_it_was_ready_is_missing(self) -> None:
+        """A worker that has ended after it was ready counts as missing."""
         self.lines[0].send("ready")
         self.lines[0].close()
         self.assertFalse(wait_until_ready(self.first_is_gone))
 
     def first_is_gone(self) -> list[WorkerProcess]:
-        """Have the first one end once it has been heard."""
+        """Have the first worker end once it has said that it is ready.  Returns the others."""
         if "ready" in self.staff.told and "ended" not in self.staff.told:
             self.processes[0].kill()
             self.processes[0].wait()
             self.workers[0].child.doRead()
         return self.coming()
 
-    def test_dismissed(self) -> None:
-        """They are told to end, and have ended."""
+    def test_terminated_workers_have_ended(self) -> None:
+        """`terminate` ends all workers, and nothing is watched any more."""
         terminate(self.workers)
         self.assertEqual([worker.status for worker in self.workers], [-15, -15])
         self.assertEqual(self.reactor.readers, [])
 
-    def test_dismissed_by_force(self) -> None:
-        """One that does not end in time is killed, and the others are not."""
+    def test_a_worker_that_ignores_sigterm_is_killed(self) -> None:
+        """A worker that does not end in time is killed, and the others are not."""
         self.patch(boot, "ENDS_IN", 0.2)
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which it inherits
         try:
@@ -96,5 +96,5 @@ class BootTests(Case):
 
     @staticmethod
     def there(process: subprocess.Popen[Any]) -> bool:
-        """Whether a process is still there."""
+        """Whether a process still exists."""
         return os.path.exists(f"/proc/{process.pid}")

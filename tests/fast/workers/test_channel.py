@@ -1,4 +1,4 @@
-"""What a supervisor and a worker say to each other, on a pair of sockets."""
+"""The channel between a supervisor and a worker: messages over a pair of sockets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.fast.doubles import Reactor
 
 
 class ChannelTests(SynchronousTestCase):
-    """Two ends."""
+    """A channel, and the other end of its pair of sockets."""
 
     def setUp(self) -> None:
-        """Make them; one is the reactor's."""
+        """Make both ends; the reactor watches one of them."""
         self.other, sock = socket.socketpair()
         self.addCleanup(self.other.close)
         self.channel = Channel(sock)
@@ -29,17 +29,17 @@ class ChannelTests(SynchronousTestCase):
         self.channel.on_close = lambda: self.heard.append("lost")
 
     def watched(self) -> Channel:
-        """From now on it is the reactor's."""
+        """Have the reactor watch the channel from now on."""
         self.channel.watch(self.reactor)
         return self.channel
 
     def sends(self, data: bytes) -> None:
-        """The other end says this, and the reactor notices."""
+        """Have the other end send data, and the reactor notice."""
         self.other.sendall(data)
         self.channel.doRead()
 
     def file(self) -> int:
-        """A descriptor."""
+        """Returns an open descriptor."""
         descriptor = os.open(os.devnull, os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
         return descriptor
@@ -47,7 +47,7 @@ class ChannelTests(SynchronousTestCase):
     # -- speaking and hearing -----------------------------------------------------------------------------
 
     def test_message_arrives_as_sent_with_its_descriptors(self) -> None:
-        """A message is heard as it was said, and its descriptors come with it."""
+        """A message arrives as it was sent, and its descriptors come with it."""
         other = Channel(self.other)
         other.send("sockets", [self.file(), self.file()], sockets=[1, 2])
         self.assertEqual(self.channel.receive(1.0), {"word": "sockets", "sockets": [1, 2]})
@@ -58,8 +58,8 @@ class ChannelTests(SynchronousTestCase):
             self.assertFalse(os.get_inheritable(descriptor))
             os.close(descriptor)
 
-    def test_several_at_once(self) -> None:
-        """Each is heard by itself, and what is not whole later."""
+    def test_messages_that_come_together_are_read_one_by_one(self) -> None:
+        """Messages that come together are read one by one; an incomplete one waits for its rest."""
         self.watched()
         self.sends(b'{"word": "a"}\n{"word": "b"}\n{"wor')
         self.assertEqual(self.heard, [{"word": "a"}, {"word": "b"}])
@@ -67,7 +67,7 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(self.heard[2:], [{"word": "c"}])
 
     def test_read_never_blocks(self) -> None:
-        """The reactor is never kept waiting, whatever it was woken for; nor is that the end."""
+        """A read never blocks, whatever has woken the reactor, and does not close the channel."""
         self.patch(module, "TAKES_IN", 60.0)
         self.watched().doRead()
         self.channel.send("a")
@@ -76,20 +76,20 @@ class ChannelTests(SynchronousTestCase):
         self.assertTrue(self.channel.open)
 
     def test_receive_fails_after_timeout_or_close(self) -> None:
-        """Waiting for the first word has a limit, and an end if there is nobody."""
+        """`receive` fails after its time-out, and when the other end is closed."""
         self.assertRaises(ChannelLost, self.channel.receive, 0.01)
         self.assertTrue(self.channel.open)
         self.other.close()
         self.assertRaises(ChannelLost, self.channel.receive, None)
 
-    def test_not_understood(self) -> None:
-        """What is no message ends the line."""
+    def test_nonsense_closes_the_channel(self) -> None:
+        """Data that is no message closes the channel."""
         for data in (b"nonsense\n", b"[]\n", b'{"word": 1}\n', b"\xff\n"):
             self.other.sendall(data)
             self.assertRaises(ChannelLost, self.channel.receive, 1.0)
 
     def test_failing_handler_does_not_close_the_channel(self) -> None:
-        """Trouble with one message is no trouble of the next, nor of the line."""
+        """A handler that fails for one message gets the next one, and the channel stays open."""
 
         def heard(message: dict[str, Any]) -> None:
             self.heard.append(message["needed"])
@@ -104,7 +104,7 @@ class ChannelTests(SynchronousTestCase):
     # -- the end ------------------------------------------------------------------------------------------
 
     def test_closes_once_after_the_last_message(self) -> None:
-        """What was said before the end is heard; that it has ended is told once."""
+        """Messages that came before the end are read; the close is reported once."""
         self.watched()
         self.other.sendall(b'{"word": "a"}\n{"half')
         self.other.close()
@@ -113,8 +113,8 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(self.heard, [{"word": "a"}, "lost"])
         self.assertEqual((self.channel.open, self.reactor.readers), (False, []))
 
-    def test_lost_by_nonsense(self) -> None:
-        """One who cannot be understood is lost, too."""
+    def test_nonsense_is_reported_as_a_close(self) -> None:
+        """Data that is no message is reported as a close."""
         self.watched()
         self.sends(b"nonsense\n")
         self.assertEqual(self.heard, ["lost"])
@@ -148,15 +148,15 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(self.heard, ["lost"])
 
     def test_full_channel_is_given_up(self) -> None:
-        """One who leaves the line full is given up after a while: nothing can follow half a message."""
+        """If the other end leaves the channel full for too long, the channel is closed: half a message was sent."""
         self.patch(module, "TAKES_IN", 0.05)
         self.watched()
         self.channel.send("long", text="x" * (4 << 20))
         self.channel.doRead()
         self.assertEqual(self.heard, ["lost"])
 
-    def test_hear_out(self) -> None:
-        """The last words of one who has died are heard, however many; that it is gone is known."""
+    def test_receive_rest_reads_all_last_messages(self) -> None:
+        """`receive_rest` reads all messages of an end that has closed, and notices the close."""
         self.watched()
         self.other.sendall(b'{"word": "a"}\n' + b'{"word": "' + b"b" * 150_000 + b'"}\n')
         self.other.close()
@@ -164,8 +164,8 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual([message["word"][0] for message in self.heard], ["a", "b"])
         self.assertEqual((self.channel.open, self.reactor.readers), (False, []))
 
-    def test_hear_out_a_child(self) -> None:
-        """Nobody is waited for who holds the other end by inheritance."""
+    def test_receive_rest_does_not_wait_for_a_process_that_inherited_the_end(self) -> None:
+        """`receive_rest` does not wait for a process that still holds the other end by inheritance."""
         self.patch(module, "TAKES_IN", 60.0)
         self.watched()
         self.other.sendall(b'{"word": "a"}\n')
@@ -173,8 +173,8 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(self.heard, [{"word": "a"}])
         self.assertFalse(self.channel.open)
 
-    def test_hang_up(self) -> None:
-        """Nothing is heard any more, not even what is there; what has come with it is closed."""
+    def test_nothing_is_read_after_close(self) -> None:
+        """After `close` no message is read, not even one that is there; its descriptors are closed."""
         self.watched()
         other = Channel(self.other)
         other.send("a")

@@ -1,4 +1,4 @@
-"""What was lost with a worker that has died is named, and reported."""
+"""The exchanges of a worker that has died are named in the log, and reported."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Published:
 
 
 class CrashReportsTests(Workforce):
-    """What `CrashReports` tells."""
+    """A worker that has died, and reports of its exchanges."""
 
     def setUp(self) -> None:
-        """Have a worker that has died."""
+        """Have a worker die."""
         super().setUp()
         self.wanted = True
         reports = Reporter()
@@ -58,14 +58,14 @@ class CrashReportsTests(Workforce):
         self.lines()
 
     def named(self) -> list[dict[str, Any]]:
-        """What the log names."""
+        """Returns the exchanges that the log names."""
         said, *interrupted = self.lines()
         self.assertRegex(said, r"worker 1, process \d+, has ended with signal 9; it had \d in flight when it was")
         found: list[dict[str, Any]] = json.loads(interrupted[0].partition(": ")[2]) if interrupted else []
         return found
 
     def test_logs_each_exchange_with_its_report(self) -> None:
-        """Each is named in the log, with the report that it has."""
+        """The log names each exchange that was lost, with its report."""
         self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
         self.crash_reports.of(self.worker)
         (report,) = self.published.reports
@@ -74,22 +74,22 @@ class CrashReportsTests(Workforce):
         self.assertEqual((report["kind"], report["exchange"], report["duration"]), ("lost", "1001-7", 2.5))
         self.assertIn("has ended with signal 9", report["value"])
 
-    def test_nowhere_to_report_to(self) -> None:
-        """Without a slot for reports it is named all the same."""
+    def test_exchanges_are_named_without_reports(self) -> None:
+        """Without a place for reports, the log still names the exchanges."""
         self.wanted = False
         self.worker.picture = {"in_flight": [SEEN], "in_flight_count": 1}
         self.crash_reports.of(self.worker)
         self.assertEqual((self.published.reports, self.named()[0]["report"]), ([], None))
 
-    def test_nothing_in_flight(self) -> None:
-        """Then there is nothing to name."""
+    def test_a_worker_without_exchanges_has_nothing_to_name(self) -> None:
+        """For a worker that had nothing in flight, no exchange is named."""
         for picture in ({}, {"in_flight": [], "in_flight_count": 0}):
             self.worker.picture = picture
             self.crash_reports.of(self.worker)
             self.assertEqual((self.named(), self.published.reports), ([], []))
 
     def test_end_waits_for_reports_within_a_limit(self) -> None:
-        """It is waited for what is being written, and not for ever."""
+        """The end waits for reports that are being written, within a limit."""
         for waits, done in ((1.0, False), (REPORTS + 1, True)):
             ended: list[bool] = []
             self.published.calls.clear()

@@ -1,4 +1,4 @@
-"""The way out of all workers together: what is closed when, what is said of it, and how it ends."""
+"""The drain of all workers: when sockets are closed, what the log says, and with which status it ends."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SUCCESSOR = 4711
 
 
 class Case(Workforce):
-    """All accept, and may be told to stop."""
+    """Three workers that accept, and the drain of all of them."""
 
     def setUp(self) -> None:
-        """Have a way out."""
+        """Make the drain."""
         super().setUp()
         self.states: list[str] = []
         self.endings: list[DrainResult] = []
@@ -29,24 +29,24 @@ class Case(Workforce):
         self.lines()
 
     def held(self) -> list[int]:
-        """The sockets that the supervisor holds."""
+        """Returns the keys of the sockets that the supervisor holds."""
         return [one.key for one in self.sockets.kept if one.open]
 
     def closed(self) -> list[str]:
-        """The addresses that were said to be closed since this was asked last."""
+        """Returns the addresses that the log called closed since the last call."""
         said = [re.fullmatch(r"socket (.*) closed \(pid (\d+)\)", line) for line in self.lines()]
         self.assertLessEqual({found[2] for found in said if found}, {str(os.getpid())})
         return [found[1] for found in said if found]
 
     def may_close(self, worker: WorkerProcess) -> list[int]:
-        """Have one ask; what it has alone."""
+        """Have a worker ask whether it may close.  Returns the sockets that no other process holds."""
         worker.says("closing")
         ((word, values),) = worker.told("close")
         self.assertEqual((word, values["pid"]), ("close", 0))
         return cast(list[int], values["alone"])
 
     def over(self) -> DrainResult:
-        """Check that it is over, and nothing is left; how it has ended."""
+        """Check that the drain is over and nothing is left.  Returns its result."""
         self.no_timers()
         self.assertEqual((self.fleet_drain.state, self.held(), self.states.count("gone")), ("gone", [], 1))
         (ending,) = self.endings
@@ -54,10 +54,10 @@ class Case(Workforce):
 
 
 class StopTests(Case):
-    """By order."""
+    """A drain that an order begins."""
 
     def test_address_closes_with_its_last_worker(self) -> None:
-        """Side by side; an address is closed when the last has closed it, and said to be once."""
+        """An address is closed when its last worker has closed it, and the log says so once."""
         self.fleet_drain.begin(False)
         self.assertEqual([worker.orders() for worker in self.workers], [[("/stop", {"quiet": False})]] * 3)
         self.assertEqual((self.states, self.held()), (["lame-duck"], [1, 2, 3, 9]))
@@ -78,8 +78,8 @@ class StopTests(Case):
         self.assertEqual(self.lines(), ["drained in 7.0 s: 6 finished, 0 taken down, 0 abandoned"])
         self.assertEqual(self.over(), DrainResult(0, 7.0, 6, 0, 0, ()))
 
-    def test_one_has_asked_before(self) -> None:
-        """A signal to all has reached it first: it is answered when it has reached us, as if it had asked then."""
+    def test_a_worker_that_asked_before_the_drain_is_answered(self) -> None:
+        """A worker that the signal reached before the supervisor is answered when the drain begins."""
         self.first.says("closing")
         self.assertEqual(self.first.told("close"), [])
         self.fleet_drain.begin(False)
@@ -89,8 +89,8 @@ class StopTests(Case):
         self.assertEqual(self.first.told("close"), [])
         self.assertEqual(self.coming(), [])
 
-    def test_one_has_asked_before_a_takeover(self) -> None:
-        """Then it is answered; what the successor has dropped it closes with care, like everybody."""
+    def test_a_worker_that_asked_before_a_takeover_is_answered(self) -> None:
+        """A worker that asked before a takeover is answered, and closes with care what the successor dropped."""
         self.first.says("closing")
         dropped = self.sockets.kept[0]
         self.fleet_drain.succeeded([one.bound for one in self.sockets.kept if one is not dropped], SUCCESSOR)
@@ -99,8 +99,8 @@ class StopTests(Case):
             [("succeeded", {"pid": SUCCESSOR, "handed": [9], "alone": [1]}), ("close", {"pid": 0, "alone": [1]})],
         )
 
-    def test_one_has_asked_and_was_replaced(self) -> None:
-        """It still waits for its answer, and would for ever."""
+    def test_a_replaced_worker_that_asked_is_answered(self) -> None:
+        """A worker that asked, and was replaced since, gets its answer."""
         self.first.says("closing")
         self.pool.replace(self.slot(1))
         self.arrive()
@@ -108,8 +108,8 @@ class StopTests(Case):
         self.fleet_drain.succeeded(self.sockets.open_sockets(), SUCCESSOR)
         self.assertEqual(self.first.told("close"), [("close", {"pid": 0, "alone": []})])
 
-    def test_all_ask_at_once(self) -> None:
-        """What is for all goes with the last who asks; who may still accept from it keeps it from being ended."""
+    def test_the_last_worker_that_asks_gets_the_shared_socket(self) -> None:
+        """The last worker that asks gets the shared socket alone; each of the others keeps its address open."""
         self.fleet_drain.begin(False)
         self.assertEqual(self.may_close(self.first), [1])
         self.assertEqual(self.may_close(self.second), [2])
@@ -121,15 +121,15 @@ class StopTests(Case):
             worker.says("closed")
         self.assertEqual(self.closed(), [TCP, UNIX])
 
-    def test_others_hold_it(self) -> None:
-        """What somebody outside holds, too, nobody has alone."""
+    def test_a_socket_that_another_process_holds_is_no_workers_alone(self) -> None:
+        """A socket that another process holds, too, is not given to a worker alone."""
         self.sockets.kept[0].bound = kept(1, 1, TCP, shared=True).bound
         self.fleet_drain.begin(False)
         self.assertEqual(self.may_close(self.first), [])
         self.assertEqual(self.held(), [2, 3, 9])
 
-    def test_a_former_one_drains(self) -> None:
-        """It has let go long ago, or is just about to: then its successor has nothing alone, and nothing is said."""
+    def test_a_former_worker_that_drains_keeps_its_slots_socket_shared(self) -> None:
+        """While a former worker drains, its successor in the slot does not hold the socket alone."""
         self.pool.replace(self.slot(1))
         worker = self.arrive()
         self.fleet_drain.begin(False)
@@ -142,15 +142,15 @@ class StopTests(Case):
             one.says("closed")
         self.assertEqual(self.closed(), [TCP, UNIX])
 
-    def test_a_former_one_asks(self) -> None:
-        """What its successor accepts from is not let go of for it."""
+    def test_a_former_worker_that_asks_does_not_close_its_successors_socket(self) -> None:
+        """A former worker that asks does not take the socket from which its successor accepts."""
         self.pool.replace(self.slot(1))
         self.arrive()
         self.fleet_drain.begin(False)
         self.assertEqual((self.may_close(self.first), self.held()), ([], [1, 2, 3, 9]))
 
-    def test_a_former_one_ends(self) -> None:
-        """Then nothing is left behind, and nobody gets anything."""
+    def test_the_sockets_of_a_former_worker_go_to_no_sibling(self) -> None:
+        """When a former worker ends, no sibling gets its sockets, since its successor has them."""
         self.pool.replace(self.slot(1))
         self.arrive()
         self.fleet_drain.begin(False)
@@ -158,7 +158,7 @@ class StopTests(Case):
         self.assertEqual([worker.told() for worker in (self.second, self.third)], [[], []])
 
     def test_queue_of_dead_worker_goes_to_one_that_accepts(self) -> None:
-        """What is left in its queue is for one that still accepts, and not for one that closes already."""
+        """The queue of a worker that has died goes to one that still accepts, not to one that closes."""
         self.fleet_drain.begin(False)
         self.may_close(self.second)
         self.first.end()
@@ -169,8 +169,8 @@ class StopTests(Case):
         self.third.says("closed")
         self.assertEqual(self.closed(), [TCP, UNIX])
 
-    def test_dies_when_nobody_accepts(self) -> None:
-        """Then nobody ever will: clients are not left waiting, until everybody is gone, in a queue."""
+    def test_a_dead_workers_socket_is_closed_if_no_worker_accepts(self) -> None:
+        """If a worker dies when no other accepts, its socket is closed: clients must not wait in its queue."""
         self.fleet_drain.begin(False)
         self.may_close(self.second)
         self.may_close(self.third)
@@ -182,8 +182,8 @@ class StopTests(Case):
         self.third.says("closed")
         self.assertEqual(self.closed(), [TCP, UNIX])
 
-    def test_dies_after_the_answer(self) -> None:
-        """One that cannot say any more that it has closed, has."""
+    def test_a_worker_that_dies_after_the_answer_counts_as_closed(self) -> None:
+        """A worker that dies after it was told to close has closed its sockets."""
         self.fleet_drain.begin(False)
         for worker in self.workers:
             self.may_close(worker)
@@ -193,8 +193,8 @@ class StopTests(Case):
         self.third.end()
         self.assertEqual(self.closed(), [TCP, UNIX])
 
-    def test_all_die(self) -> None:
-        """It is over, and everything said in its order."""
+    def test_the_drain_ends_if_all_workers_die(self) -> None:
+        """If all workers die, the drain passes through all its states and ends."""
         self.fleet_drain.begin(False)
         for worker in self.workers:
             worker.end()
@@ -212,8 +212,8 @@ class StopTests(Case):
         self.assertEqual(self.closed(), [TCP, UNIX])
         self.assertEqual(self.over().exit_status, 0)  # what was lost was lost before
 
-    def test_one_has_asked_and_is_gone(self) -> None:
-        """It is over once, though there is somebody to be answered."""
+    def test_a_drain_ends_once_although_a_dead_worker_had_asked(self) -> None:
+        """The drain ends only once, although a worker that is gone had asked."""
         self.first.says("closing")
         for worker in self.workers:
             worker.end()
@@ -221,7 +221,7 @@ class StopTests(Case):
         self.assertEqual((self.states.count("gone"), len(self.endings)), (1, 1))
 
     def test_keeper_accepts_until_it_closes(self) -> None:
-        """Who has accepted for others goes on until it closes."""
+        """A worker that accepts for an empty slot goes on with that until it closes."""
         self.first.end()
         self.second.told()
         self.fleet_drain.begin(False)
@@ -229,7 +229,7 @@ class StopTests(Case):
         self.assertEqual(self.may_close(self.second), [2, 1])
 
     def test_waits_for_worker_told_to_accept(self) -> None:
-        """One that was told to accept a moment before keeps it from being over, and addresses from closed."""
+        """The drain waits for a worker that was told to accept just before it began."""
         self.pool.replace(self.slot(1))
         worker = self.next()
         worker.says("ready")
@@ -247,7 +247,7 @@ class StopTests(Case):
         self.over()
 
     def test_starting_worker_is_not_asked(self) -> None:
-        """One that is not ready accepts from nothing, and cannot be asked."""
+        """A worker that is not ready is not asked, since it accepts from no socket."""
         self.pool.replace(self.slot(1))
         worker = self.next()
         self.fleet_drain.begin(False)
@@ -262,7 +262,7 @@ class StopTests(Case):
         self.assertEqual(self.over().exit_status, 0)
 
     def test_second_order_passes_on_what_is_new(self) -> None:
-        """What is new in a second order is passed on; nothing else happens."""
+        """A second order passes on to the workers what is new, and does nothing else."""
         self.fleet_drain.begin(False)
         self.fleet_drain.begin(True, 3.0)
         self.assertEqual(
@@ -270,8 +270,8 @@ class StopTests(Case):
         )
         self.assertEqual(self.states, ["lame-duck"])
 
-    def test_hurry(self) -> None:
-        """From wherever it is."""
+    def test_hurry_is_passed_on_in_any_state(self) -> None:
+        """`hurry` begins a drain, or hurries the one that runs."""
         self.fleet_drain.hurry()
         self.assertEqual(self.first.orders(), [("/stop", {"quiet": True}), "/hurry"])
         self.fleet_drain.hurry()
@@ -279,7 +279,7 @@ class StopTests(Case):
         self.assertEqual(self.states, ["lame-duck"])
 
     def test_silent_worker_gets_a_signal(self) -> None:
-        """One that does not answer gets a signal, which reaches it as soon as it can be reached at all."""
+        """A worker that does not answer gets a signal, which it obeys as soon as it can; a dead one gets none."""
         self.fleet_drain.begin(False)
         self.fleet_drain.hurry()
         for _, _, answer in self.first.asked:
@@ -291,8 +291,8 @@ class StopTests(Case):
             answer.errback(Silent("the worker has not answered"))
         self.assertEqual((self.second.signals, self.lines()), ([], []))
 
-    def test_silent_while_coming(self) -> None:
-        """One that does not accept has got its signal; another one might kill it."""
+    def test_a_silent_worker_that_does_not_accept_gets_no_second_signal(self) -> None:
+        """A worker that does not accept yet gets SIGTERM only: a second signal might kill it."""
         self.pool.replace(self.slot(1))
         worker = self.next()
         worker.says("ready")
@@ -301,8 +301,8 @@ class StopTests(Case):
             answer.errback(Silent("the worker has not answered"))
         self.assertEqual(worker.signals, [signal.SIGTERM])
 
-    def test_kill(self) -> None:
-        """Whoever is left."""
+    def test_kill_kills_the_workers_that_are_left(self) -> None:
+        """`kill` sends SIGKILL to each worker that has not ended."""
         self.fleet_drain.begin(False)
         self.first.end()
         self.fleet_drain.kill()
@@ -310,35 +310,35 @@ class StopTests(Case):
 
 
 class StatusTests(Case):
-    """The worst of them."""
+    """The exit status: the worst one of the workers."""
 
     def ended(self, *how: dict[str, Any]) -> DrainResult:
-        """Have them end."""
+        """Have each worker end in a given way.  Returns the result."""
         self.fleet_drain.begin(False)
         for worker, one in zip(self.workers, how, strict=True):
             worker.finish(**one)
         return self.over()
 
     def test_abandoned_is_worse_than_taken_down(self) -> None:
-        """Abandoned is worse than taken down, by what they say."""
+        """A worker that abandoned a thread decides the exit status, not one that took an exchange down."""
         ending = self.ended({"finished": 2}, {"taken_down": 1}, {"abandoned": 1})
         self.assertEqual((ending.exit_status, ending.abandoned), (71, 1))
 
-    def test_taken_down(self) -> None:
-        """Likewise."""
+    def test_taken_down_is_worse_than_finished(self) -> None:
+        """A worker that took exchanges down decides the exit status; the numbers are sums."""
         ending = self.ended({"finished": 2}, {"taken_down": 1}, {"taken_down": 2})
         self.assertEqual((ending.exit_status, ending.finished, ending.taken_down), (70, 2, 3))
 
-    def test_by_status(self) -> None:
-        """By how its process has ended, also if it has said something better before."""
+    def test_the_status_of_a_process_counts_even_if_its_word_is_better(self) -> None:
+        """The exit status of a worker's process counts, even if its last word was better."""
         self.assertEqual(self.ended({}, {"status": 71}, {"status": 70}).exit_status, 71)
 
-    def test_unknown_status(self) -> None:
-        """Anything else that is not well is no better than taken down."""
+    def test_an_unknown_exit_status_counts_as_taken_down(self) -> None:
+        """Any other exit status than 0 counts as taken down."""
         self.assertEqual(self.ended({}, {"status": 1}, {}).exit_status, 70)
 
     def test_killed_worker_counts_its_last_in_flight(self) -> None:
-        """What it had in flight when it was last asked is taken down."""
+        """The exchanges that a killed worker had in flight when it was last asked count as taken down."""
         self.fleet_drain.begin(False)
         self.first.picture = {"in_flight_count": 2}
         self.first.end()
@@ -348,8 +348,8 @@ class StatusTests(Case):
         ending = self.over()
         self.assertEqual((ending.exit_status, ending.finished, ending.taken_down), (70, 6, 2))
 
-    def test_killed_by_itself(self) -> None:
-        """One that has ended well without a word, and had nothing to lose, has lost nothing."""
+    def test_a_worker_that_ends_well_without_a_word_has_lost_nothing(self) -> None:
+        """A worker that ends with 0, without a last word and with nothing in flight, has lost nothing."""
         self.fleet_drain.begin(False)
         self.first.end(0)
         self.second.finish()
@@ -357,7 +357,7 @@ class StatusTests(Case):
         self.assertEqual(self.over().exit_status, 0)
 
     def test_collects_reports_of_all(self) -> None:
-        """The reports of all workers are in the result."""
+        """The result has the reports of all workers."""
         self.fleet_drain.begin(False)
         for worker in self.workers:
             worker.end(70, taken_down=1, reports=[f"report-{worker.number}"])
@@ -365,14 +365,14 @@ class StatusTests(Case):
 
 
 class SuccessionTests(Case):
-    """Another instance accepts."""
+    """A drain because a successor accepts."""
 
     def handed(self, *keys: int) -> None:
-        """Hand over."""
+        """Hand sockets over to the successor, by their keys."""
         self.fleet_drain.succeeded([one.bound for one in self.sockets.kept if one.key in keys], SUCCESSOR)
 
     def test_all_let_go_of_all_sockets(self) -> None:
-        """All let go of everything, and it is closed when they have."""
+        """All workers release all sockets, and an address is closed when the last one has."""
         self.handed(1, 2, 3, 9)
         self.assertEqual(
             self.lines(), [f"socket {TCP} handed to {SUCCESSOR}", f"socket {UNIX} handed to {SUCCESSOR}"]
@@ -391,8 +391,8 @@ class SuccessionTests(Case):
             worker.finish()
         self.assertEqual(self.over().exit_status, 0)
 
-    def test_dropped(self) -> None:
-        """What the successor does not want is closed with care, by all who have it."""
+    def test_sockets_that_the_successor_drops_are_closed_with_care(self) -> None:
+        """A socket that the successor does not want is closed with care by each worker that holds it."""
         self.handed(1)
         told = [worker.told()[0][1] for worker in self.workers]
         self.assertEqual([one["handed"] for one in told], [[1], [], []])
@@ -402,8 +402,8 @@ class SuccessionTests(Case):
             worker.says("closed")
         self.assertEqual(self.closed(), [TCP, UNIX])
 
-    def test_while_lame_duck(self) -> None:
-        """A successor may come when it is stopping already, as long as it accepts."""
+    def test_a_successor_may_come_to_a_lame_duck(self) -> None:
+        """A successor may come during the lame duck, while the workers still accept."""
         self.fleet_drain.begin(False)
         self.handed(1, 2, 3, 9)
         self.assertEqual(self.states, ["lame-duck", "closing"])
@@ -412,7 +412,7 @@ class SuccessionTests(Case):
         self.assertEqual(self.states, ["lame-duck", "closing", "finishing"])
 
     def test_worker_about_to_accept_is_told_of_successor(self) -> None:
-        """It is told, too, should it be about to accept; and if it is not, it ends like any other that comes."""
+        """A worker that is being started is told of the successor, too; if it does not accept, it is ended."""
         self.pool.replace(self.slot(1))
         worker = self.next()
         self.handed(1, 2, 3, 9)
@@ -421,7 +421,7 @@ class SuccessionTests(Case):
         self.assertEqual(worker.signals, [signal.SIGTERM, signal.SIGKILL])
 
     def test_sockets_of_dead_worker_stay_with_successor(self) -> None:
-        """What it had is the successor's: no worker here gets it."""
+        """The sockets of a worker that dies belong to the successor: no sibling gets them."""
         self.handed(1, 2, 3, 9)
         for worker in self.workers:
             worker.told()

@@ -1,4 +1,4 @@
-"""The supervisor, as its worker sees it."""
+"""The supervisor, as a worker sees it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PID = 4711
 
 
 class PostTests(SynchronousTestCase):
-    """A worker's slot, and the supervisor's end of its line."""
+    """A worker's end of the channel, and the supervisor's end."""
 
     def setUp(self) -> None:
-        """Be the supervisor of number 2."""
+        """Be the supervisor of worker 2."""
         ours, theirs = socket.socketpair()
         control, its_control = socket.socketpair()
         self.addCleanup(control.close)
@@ -35,26 +35,33 @@ class PostTests(SynchronousTestCase):
         for sock in (theirs, its_control):
             sock.set_inheritable(True)  # as whoever was started with it finds it
         said = {"number": 2, "line": theirs.detach(), "control": its_control.detach(), "directory": "/srv/41"}
-        self.parent = Parent(json.dumps(said))
+        self.tied: list[int] = []  # the supervisors that it would end with
+        self.is_there = True
+        self.parent = Parent(json.dumps(said), self.end_with, self.tied.clear)
         self.addCleanup(self.parent.close)
         self.addCleanup(self.parent.control.close)
         self.reactor = Reactor()
         self.done: list[Any] = []
 
+    def end_with(self, supervisor: int) -> bool:
+        """Note which process it would end with."""
+        self.tied.append(supervisor)
+        return self.is_there
+
     def listening(self) -> socket.socket:
-        """A listening socket."""
+        """Returns a listening socket."""
         sock = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(sock.close)
         return sock
 
     def offer(self, *keys: int, more: bool = False, protocol: int = PROTOCOL, **others: Any) -> list[socket.socket]:
-        """Send sockets; they."""
+        """Send sockets to the worker.  Returns them."""
         sockets = [self.listening() for _ in keys]
         self.supervisor.send(
             "sockets",
             [sock.fileno() for sock in sockets],
             protocol=protocol,
-            sockets=[{"key": key, "name": f"tcp:{key}"} for key in keys],
+            sockets=[{"key": key, "name": f"tcp:{key}", "ours": key != 3} for key in keys],
             pid=PID,
             more=more,
             **others,
@@ -62,7 +69,7 @@ class PostTests(SynchronousTestCase):
         return sockets
 
     def watched(self, *keys: int) -> None:
-        """Give it sockets, and let it come to where it listens to us."""
+        """Give the worker sockets, and have it listen to the supervisor."""
         self.offer(*keys)
         for bound in self.parent.sockets():
             self.addCleanup(bound.socket.close)
@@ -79,20 +86,22 @@ class PostTests(SynchronousTestCase):
             "accept_more": "more",
             "release": "release",
             "succeeded": "succeeded",
+            "give_connections": "give",
+            "take_connections": "take",
             "supervisor_lost": "lost",
         }
         listener: Any = SimpleNamespace(**{method: note(word) for method, word in words.items()})
         parent.watch(self.reactor, listener)
-        self.assertEqual(self.supervisor.receive(1.0), {"word": "ready"})
+        self.assertEqual(self.supervisor.receive(1.0), {"word": "ready", "moves": True})
 
     def names(self, bound: list[Any]) -> list[str]:
-        """What sockets are called."""
+        """Returns the names of sockets, and closes them at the end of the test."""
         for one in bound:
             self.addCleanup(one.socket.close)
         return [one.name for one in bound]
 
     def turn(self) -> list[Any]:
-        """Have it hear what there is; what it has done."""
+        """Have the worker read what the supervisor sent.  Returns what it was made to do."""
         for reader in list(self.reactor.readers):
             reader.doRead()
         done = self.done[:]
@@ -101,14 +110,30 @@ class PostTests(SynchronousTestCase):
 
     # -- start --------------------------------------------------------------------------------------------
 
+    def test_ends_with_the_supervisor_until_it_listens(self) -> None:
+        """While the application is imported, the kernel ends the worker with its supervisor; later it drains."""
+        self.offer(1)
+        for bound in self.parent.sockets():
+            self.addCleanup(bound.socket.close)
+        self.assertEqual(self.tied, [PID])
+        self.parent.watch(self.reactor, SimpleNamespace())  # type: ignore[arg-type]
+        self.assertEqual(self.tied, [])
+
+    def test_a_supervisor_that_has_ended_is_told_of(self) -> None:
+        """A worker whose supervisor has died meanwhile does not start."""
+        self.is_there = False
+        self.offer(1)
+        with self.assertRaisesRegex(ParentError, "worker 2 gets no sockets: the supervisor, process 4711, has ended"):
+            self.parent.sockets()
+
     def test_reads_environment_and_keeps_descriptors_from_children(self) -> None:
-        """What the environment says; its descriptors are nobody's who is started from here."""
+        """The worker reads its environment, and processes that it starts do not inherit its descriptors."""
         self.assertEqual((self.parent.number, self.parent.directory), (2, "/srv/41"))
         self.assertFalse(self.parent.control.get_inheritable())
         self.assertFalse(os.get_inheritable(self.parent._channel.fileno()))
 
-    def test_told_nonsense(self) -> None:
-        """Whoever sets that variable by hand is told so in a line."""
+    def test_a_bad_environment_variable_is_an_error(self) -> None:
+        """A variable that was set by hand is an error in one line."""
         for said in (
             "",
             "[]",
@@ -119,7 +144,7 @@ class PostTests(SynchronousTestCase):
             self.assertRaises(ParentError, Parent, said)
 
     def test_gets_sockets_in_order_over_several_messages(self) -> None:
-        """In their order, however many messages they come in; they are not ours alone, nor ours to block on."""
+        """The sockets come in order over several messages; they are shared, and do not block."""
         self.offer(4, 2, more=True)
         self.offer(7)
         bound = self.parent.sockets()
@@ -128,31 +153,31 @@ class PostTests(SynchronousTestCase):
         self.assertEqual(self.parent.supervisor, PID)
 
     def cannot(self) -> str:
-        """Why there are no sockets."""
+        """Returns why the worker gets no sockets."""
         return str(self.assertRaises(ParentError, self.parent.sockets))
 
-    def test_another_version(self) -> None:
-        """A supervisor of another version is not understood, and there is a way out."""
+    def test_a_supervisor_of_another_version_is_refused(self) -> None:
+        """A supervisor of another version is refused, by an error that says what to do."""
         self.offer(1, protocol=PROTOCOL + 1)
         self.assertIn("start with --takeover", self.cannot())
 
     def test_silent_supervisor_times_out(self) -> None:
-        """A supervisor that says nothing is not waited for for ever."""
+        """The worker does not wait for ever for a supervisor that sends nothing."""
         self.patch(module, "GETS_IN", 0.01)
         self.assertIn("worker 2 gets no sockets", self.cannot())
 
-    def test_gone(self) -> None:
-        """Nor is one that is gone."""
+    def test_a_supervisor_that_is_gone_is_an_error(self) -> None:
+        """The worker does not wait for a supervisor that is gone."""
         self.supervisor.close()
         self.assertIn("worker 2 gets no sockets", self.cannot())
 
     def test_nonsense_is_refused(self) -> None:
-        """Nor is one that says nonsense taken at its word."""
+        """A supervisor that sends nonsense is refused."""
         self.supervisor.send("sockets", protocol=PROTOCOL, pid="x")
         self.assertIn("worker 2 gets no sockets", self.cannot())
 
     def test_does_not_start_with_some_of_the_sockets(self) -> None:
-        """One that cannot have all of them does not start with some; the others are closed."""
+        """A worker that cannot have all sockets does not start with some; they are closed."""
         self.offer(1, 2)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = os.dup(0)
@@ -164,13 +189,13 @@ class PostTests(SynchronousTestCase):
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         self.assertIn("raise the limit", why)
 
-    def test_failed(self) -> None:
-        """It says why it cannot start."""
+    def test_the_supervisor_is_told_why_the_worker_cannot_start(self) -> None:
+        """The worker tells the supervisor why it cannot start."""
         self.parent.failed("wiki cannot be imported")
         self.assertEqual(self.supervisor.receive(1.0), {"word": "failed", "why": "wiki cannot be imported"})
 
-    def test_failed_with_nobody_to_tell(self) -> None:
-        """An application that closes all descriptors has closed the line as well: then it is said into the log."""
+    def test_a_failure_is_logged_if_the_channel_is_closed(self) -> None:
+        """If the application has closed the channel's descriptor, the failure is written to the log."""
         os.close(self.parent._channel.fileno())
         self.addCleanup(self.parent._channel._socket.detach)
         with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -179,8 +204,8 @@ class PostTests(SynchronousTestCase):
 
     # -- while it serves ----------------------------------------------------------------------------------
 
-    def test_orders(self) -> None:
-        """Each is passed on, with the sockets that are meant; one that nobody knows is for another version."""
+    def test_orders_are_passed_on_with_their_sockets(self) -> None:
+        """Each order is passed on with the sockets that it means; an unknown one is ignored."""
         self.watched(1, 2)
         self.supervisor.send("accept")
         self.supervisor.send("dance")
@@ -188,17 +213,35 @@ class PostTests(SynchronousTestCase):
         self.assertEqual(self.turn() + self.turn(), [("accept",), ("more", ["tcp:3"])])
         self.supervisor.send("release", keys=[3, 8])
         self.supervisor.send("succeeded", pid=5, handed=[1], alone=[2])
-        self.assertEqual(self.turn(), [("release", ["tcp:3"]), ("succeeded", 5, ["tcp:1"], ["tcp:2"])])
+        self.assertEqual(self.turn(), [("release", ["tcp:3"]), ("succeeded", 5, ["tcp:1"], ["tcp:2"], [])])
 
-    def test_closed_already(self) -> None:
-        """What it has closed by itself is not meant any more."""
+    def test_ends_of_links_are_passed_on(self) -> None:
+        """The end on which connections go, and the end on which they come; what is incomplete is closed."""
+        self.watched(1)
+        ours, theirs = socket.socketpair()
+        self.supervisor.send("give", [theirs.fileno()])
+        self.supervisor.send("take", [theirs.fileno(), ours.fileno()], pid=5)
+        (_, given), (_, link) = self.turn() + self.turn()
+        self.assertEqual((given.family, link.sock.family, link.pid), (socket.AF_UNIX, socket.AF_UNIX, 5))
+        given.close()
+        link.close()
+        theirs.close()
+        with capturedLogs() as logged:
+            self.supervisor.send("take", [ours.fileno()], pid=5)
+            self.supervisor.send("give")
+            self.assertEqual(self.turn() + self.turn(), [])
+        self.assertIn("no connections move from process 5", str(formatEvent(logged[0])))
+        ours.close()
+
+    def test_an_order_leaves_out_sockets_that_are_closed(self) -> None:
+        """An order leaves out the sockets that the worker has closed by itself."""
         self.watched(1, 2)
         self.parent._held[0].bound.socket.close()
         self.supervisor.send("succeeded", pid=5, handed=[1, 2], alone=[1])
-        self.assertEqual(self.turn(), [("succeeded", 5, ["tcp:2"], [])])
+        self.assertEqual(self.turn(), [("succeeded", 5, ["tcp:2"], [], [])])
 
-    def test_again_and_again(self) -> None:
-        """A socket may come, go and come; it is not remembered for longer, nor taken for the new one."""
+    def test_a_socket_may_come_and_go_again_and_again(self) -> None:
+        """A socket may come, go and come again; the old one is forgotten, and not taken for the new one."""
         self.watched(1)
         for _ in range(5):
             self.offer(3)
@@ -208,8 +251,8 @@ class PostTests(SynchronousTestCase):
             self.parent._held[-1].bound.socket.close()
         self.assertLessEqual(len(self.parent._held), 2)
 
-    def test_no_room_for_more(self) -> None:
-        """One that has no room for another's sockets goes on with its own, and says so."""
+    def test_a_worker_without_room_for_more_sockets_keeps_its_own(self) -> None:
+        """A worker without room for a sibling's socket serves on with its own, and logs that."""
         self.watched(1)
         self.offer(3, 4)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -227,8 +270,8 @@ class PostTests(SynchronousTestCase):
             ["worker 2 cannot accept from tcp:4 in another's stead: too many open files; raise the limit"],
         )
 
-    def test_may_close(self) -> None:
-        """It is asked, and answered with who accepts instead, and with what nobody else holds."""
+    def test_may_close_fires_with_the_supervisors_answer(self) -> None:
+        """The worker asks, and gets the process that accepts instead, and the sockets that no other process holds."""
         self.watched(1, 2)
         answer = self.parent.may_close()
         self.assertEqual(self.supervisor.receive(1.0), {"word": "closing"})
@@ -238,29 +281,41 @@ class PostTests(SynchronousTestCase):
         pid, alone = self.successResultOf(answer)
         self.assertEqual((pid, self.names(alone)), (0, ["tcp:2"]))
 
-    def test_answered_without_a_question(self) -> None:
-        """An answer that nobody has asked for is nobody's."""
+    def test_an_answer_without_a_question_is_ignored(self) -> None:
+        """An answer without a question is ignored."""
         self.watched(1)
         self.supervisor.send("close", pid=0, alone=[])
         self.turn()
         self.assertNoResult(self.parent.may_close())
 
-    def test_nobody_to_ask(self) -> None:
-        """If the supervisor is gone, before or after the question, that is the answer."""
+    def test_a_lost_supervisor_leaves_what_no_successor_holds(self) -> None:
+        """The worker knows which of its sockets it may end for all: not those that another instance holds, too."""
+        for said, known in (((), ["tcp:1", "tcp:2"]), (([2, 3],), ["tcp:2", "tcp:3"]), (([2], []), [])):
+            with self.subTest(said=said):
+                self.setUp()
+                self.watched(1, 2, 3)
+                for keys in said:
+                    self.supervisor.send("ours", keys=keys)
+                self.turn()
+                self.supervisor.close()
+                self.assertEqual(self.turn(), [("lost", known)])
+
+    def test_may_close_fires_if_the_supervisor_is_gone(self) -> None:
+        """If the supervisor is gone, before or after the question, the worker may close."""
         self.watched(1)
         answer = self.parent.may_close()
         self.supervisor.close()
         with capturedLogs() as logged:
-            self.assertEqual(self.turn(), [("lost",)])
+            self.assertEqual(self.turn(), [("lost", ["tcp:1"])])
         self.assertEqual(
             [formatEvent(event) for event in logged], [f"the supervisor, process {PID}, is gone: worker 2 stops"]
         )
-        self.assertEqual(self.successResultOf(answer), (0, []))
+        self.assertEqual(self.successResultOf(answer), (0, [self.parent._held[0].bound]))
         self.assertEqual(self.successResultOf(self.parent.may_close()), (0, []))
         self.assertEqual(self.turn(), [])
 
     def test_reports_its_progress(self) -> None:
-        """What it says of itself."""
+        """The worker reports that it accepts, that it has closed, and its last word."""
         self.watched(1)
         self.parent.accepts()
         self.parent.closed()
@@ -269,3 +324,16 @@ class PostTests(SynchronousTestCase):
             [self.supervisor.receive(1.0) for _ in range(3)],
             [{"word": "accepts"}, {"word": "closed"}, {"word": "gone", "finished": 3}],
         )
+
+    def test_nothing_is_done_after_gone(self) -> None:
+        """What the supervisor sends before it hears that this worker is gone is closed: its sender waits."""
+        self.watched(1)
+        self.parent.gone({"finished": 3})
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.supervisor.send("give", [theirs.fileno()])
+        theirs.close()
+        self.supervisor.send("accept")
+        self.assertEqual(self.turn(), [])
+        ours.settimeout(1)
+        self.assertEqual(ours.recv(1), b"")

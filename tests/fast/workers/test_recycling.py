@@ -1,4 +1,4 @@
-"""Replacing workers that have served long enough, or have become too large."""
+"""Workers that have served enough requests, or have become too large, are replaced."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MIB = 1 << 20
 
 
 class RecyclingTests(Workforce):
-    """Three workers, of which is known what they have served and what they hold."""
+    """Three workers, whose numbers of requests and whose memory the test sets."""
 
     def setUp(self) -> None:
-        """All accept."""
+        """Have all workers accept."""
         super().setUp()
         self.workers = self.open()
         self.finished: dict[int, int] = {}
@@ -22,7 +22,7 @@ class RecyclingTests(Workforce):
         self.lines()
 
     def recycling(self, max_requests: tuple[int, int] | None = None, max_rss: int | None = None) -> Recycling:
-        """What looks at them."""
+        """Returns the object that replaces workers."""
 
         def jitter(least: int, most: int) -> int:
             self.assertEqual(least, -most)
@@ -38,7 +38,7 @@ class RecyclingTests(Workforce):
         )
 
     def test_replaces_at_its_own_number_of_requests(self) -> None:
-        """Each has a limit of its own, which it keeps; at that, another one takes its place."""
+        """Each worker has its own limit of requests; when it reaches that, another one replaces it."""
         recycling = self.recycling((100, 5))
         for finished, number in ((96, None), (97, 3), (99, None), (100, 2), (102, None), (103, 1)):
             self.finished = {1: finished, 2: finished, 3: finished}
@@ -52,8 +52,8 @@ class RecyclingTests(Workforce):
                 self.arrive()
                 self.lines()
 
-    def test_one_at_a_time(self) -> None:
-        """However many have had their time."""
+    def test_only_one_worker_is_replaced_at_a_time(self) -> None:
+        """Only one worker is replaced at a time, however many have reached their limit."""
         self.finished = dict.fromkeys((1, 2, 3), 100)
         recycling = self.recycling((10, 0))
         recycling.look()
@@ -64,8 +64,8 @@ class RecyclingTests(Workforce):
         recycling.look()
         self.assertEqual([worker.number for worker in self.coming()], [2])
 
-    def test_not_while_one_is_missing(self) -> None:
-        """One that has died, and is to be started again, comes first."""
+    def test_no_worker_is_replaced_while_another_is_missing(self) -> None:
+        """While a worker that died is missing, no other is replaced."""
         self.finished = dict.fromkeys((1, 2), 100)
         recycling = self.recycling((10, 0))
         self.workers[2].end()
@@ -73,7 +73,7 @@ class RecyclingTests(Workforce):
         self.assertEqual(self.coming(), [])
 
     def test_replaces_by_memory(self) -> None:
-        """By what its process holds, if that is known."""
+        """A worker whose process holds too much memory is replaced, if its memory is known."""
         self.rss = {self.workers[0].pid: None, self.workers[1].pid: 300 * MIB - 1, self.workers[2].pid: 300 * MIB}
         recycling = self.recycling(None, 300 * MIB)
         recycling.look()
@@ -83,8 +83,8 @@ class RecyclingTests(Workforce):
         self.assertEqual([worker.number for worker in self.coming()], [3])
         self.assertIn("holds 300 MiB", self.lines()[0])
 
-    def test_too_large_from_the_start(self) -> None:
-        """All come to their turn, whoever has served longest first, though each is too large again at once."""
+    def test_workers_that_are_always_too_large_take_turns(self) -> None:
+        """If each worker is too large at once, they are replaced in turns, the oldest first."""
         recycling = self.recycling(None, MIB)
         numbers = []
         for _ in range(4):
@@ -102,7 +102,7 @@ class RecyclingTests(Workforce):
         self.assertEqual(self.coming(), [])
 
     def test_retries_later_if_replacement_cannot_start(self) -> None:
-        """If the new one cannot start, it is tried again after a while: each attempt imports the application."""
+        """If the new worker cannot start, the next attempt waits: each one imports the application."""
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
         recycling.look()
@@ -114,8 +114,8 @@ class RecyclingTests(Workforce):
         recycling.look()
         self.assertEqual(len(self.coming()), 1)
 
-    def test_deployed_meanwhile(self) -> None:
-        """Whoever is replaced by a deploy has not gone on."""
+    def test_a_worker_that_a_deploy_replaces_does_not_go_on(self) -> None:
+        """The log does not say that a worker goes on which a deploy replaces."""
         self.finished = {1: 100}
         recycling = self.recycling((10, 0))
         recycling.look()
@@ -134,8 +134,8 @@ class RecyclingTests(Workforce):
         recycling.look()
         self.assertEqual(self.coming(), [])
 
-    def test_stopped_meanwhile(self) -> None:
-        """Nor is anything said of one that was about to be replaced."""
+    def test_a_stop_logs_nothing_about_a_worker_about_to_be_replaced(self) -> None:
+        """A stop logs nothing about a worker that was about to be replaced."""
         fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.finished = {1: 100}
         self.recycling((10, 0)).look()

@@ -1,4 +1,4 @@
-"""Deploying with workers: forward one at a time, and the way back."""
+"""A deploy with workers: each is replaced in turn, and all go back if one fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fast.workers.workforce import NEW, OLD, WorkerProcess, Workforce, ori
 
 
 class Paths:
-    """How the supervisor was started; the paths lead to another release each time."""
+    """The paths by which the supervisor was started; a test sets the release to which they lead."""
 
     def __init__(self) -> None:
         self.leads_to = NEW
@@ -25,7 +25,7 @@ class RollingRestartTests(Workforce):
     """Three workers of the old release."""
 
     def setUp(self) -> None:
-        """All accept."""
+        """Have all workers accept."""
         super().setUp()
         self.paths, self.why_not = Paths(), cast("str | None", None)
         self.roll = RollingRestart(self.pool, cast(Any, self.paths), OLD, lambda: self.why_not)
@@ -33,15 +33,15 @@ class RollingRestartTests(Workforce):
         self.lines()
 
     def running(self) -> list[str]:
-        """What runs in each slot."""
+        """Returns the release that runs in each slot."""
         return [slot.worker.release.application if slot.worker else "" for slot in self.pool.slots]
 
     def said(self) -> list[str]:
-        """What was logged of the deploy."""
+        """Returns the lines of the log about the deploy."""
         return [line for line in self.lines() if "deploy" in line or "no way back" in line or "again" in line]
 
     def test_each_accepts_before_the_next_starts(self) -> None:
-        """Each one accepts before the next one is started."""
+        """Each new worker accepts before the next one is started."""
         self.roll.begin()
         self.assertEqual(self.said(), ["deploy: workers that run /srv/new (was /srv/old), one at a time"])
         for number in (1, 2, 3):
@@ -54,8 +54,8 @@ class RollingRestartTests(Workforce):
         self.assertFalse(self.roll.under_way)
         self.no_timers()
 
-    def test_first_fails(self) -> None:
-        """Then nothing has changed."""
+    def test_nothing_changes_if_the_first_worker_fails(self) -> None:
+        """If the first new worker fails, nothing has changed."""
         self.roll.begin()
         worker = self.next()
         worker.says("failed", why="wiki cannot be imported")
@@ -65,8 +65,8 @@ class RollingRestartTests(Workforce):
         self.assertFalse(self.roll.under_way)
         self.no_timers()
 
-    def test_later_one_fails(self) -> None:
-        """Then what was replaced is replaced once more, and whatever is started next is of the old release."""
+    def test_replaced_workers_go_back_if_a_later_one_fails(self) -> None:
+        """If a later worker fails, those that were replaced go back, and later starts are of the old release."""
         self.roll.begin()
         self.arrive()
         self.arrive()
@@ -81,8 +81,8 @@ class RollingRestartTests(Workforce):
         self.assertIs(self.roll.release, OLD)
         self.no_timers()
 
-    def test_no_process(self) -> None:
-        """Likewise if one cannot even be started."""
+    def test_workers_stay_if_no_process_can_be_started(self) -> None:
+        """If no process can be started on the way back, the new worker stays, and the log says so."""
         self.roll.begin()
         self.cannot = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self.arrive()
@@ -91,8 +91,8 @@ class RollingRestartTests(Workforce):
         self.assertFalse(self.roll.under_way)
         self.no_timers()
 
-    def test_no_way_back(self) -> None:
-        """One slot that cannot go back keeps no other from it; what is started there later is of the old release."""
+    def test_one_slot_that_cannot_go_back_does_not_keep_others(self) -> None:
+        """If one slot cannot go back, the others do; the next start in that slot is of the old release."""
         self.roll.begin()
         self.arrive()
         self.arrive()
@@ -109,7 +109,7 @@ class RollingRestartTests(Workforce):
         self.assertIs(self.arrive().release, OLD)
 
     def test_refuses_a_second_deploy_at_once(self) -> None:
-        """One at a time; and the next one knows what this one has deployed."""
+        """A second deploy at the same time is refused; a later one knows what the first has deployed."""
         self.roll.begin()
         self.roll.begin()
         self.assertEqual(self.said()[1:], ["no deploy: one is under way; the workers serve on"])
@@ -121,14 +121,14 @@ class RollingRestartTests(Workforce):
         self.assertIn("deploy: workers that run /srv/newer (was /srv/new)", self.said()[0])
 
     def test_refuses_while_something_else_is_under_way(self) -> None:
-        """There may be something else under way."""
+        """A deploy is refused while something else is under way."""
         self.why_not = "a successor is on its way"
         self.roll.begin()
         self.assertEqual(self.said(), ["no deploy: a successor is on its way; the workers serve on"])
         self.assertEqual(self.coming(), [])
 
-    def test_one_dies(self) -> None:
-        """One that was replaced, and dies, is started again as what it was; and goes back with the others."""
+    def test_a_replaced_worker_that_dies_restarts_in_the_new_release(self) -> None:
+        """A replaced worker that dies is started again in the new release, and goes back with the others."""
         self.roll.begin()
         first = self.arrive()
         first.end()
@@ -144,7 +144,7 @@ class RollingRestartTests(Workforce):
         self.no_timers()
 
     def test_stop_ends_the_deploy(self) -> None:
-        """A deploy is over when everybody leaves: nothing is started, and nobody is left waiting."""
+        """A stop ends a deploy: no worker is started, and the log says why."""
         fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.roll.begin()
         self.arrive()
@@ -156,8 +156,8 @@ class RollingRestartTests(Workforce):
         worker.end(-15)
         self.assertEqual(self.coming(), [])
 
-    def test_stop_on_the_way_back(self) -> None:
-        """Likewise."""
+    def test_a_stop_ends_the_way_back(self) -> None:
+        """A stop also ends the way back."""
         fleet_drain = FleetDrain(self.clock, self.pool, self.sockets, lambda state: None, lambda ending: None)
         self.roll.begin()
         self.arrive()

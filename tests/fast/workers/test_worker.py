@@ -1,4 +1,4 @@
-"""One worker, as its supervisor sees it; its process is real only so that its end can be watched."""
+"""One worker, as its supervisor sees it; its process is real, so that its end can be watched."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WorkerClient:
 
 
 class WorkerEvents:
-    """Writes down what it is told."""
+    """Records the events of a worker."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -57,17 +57,17 @@ class WorkerEvents:
 
 
 class Case(SynchronousTestCase):
-    """Something to start workers with."""
+    """A supervisor that can start workers."""
 
     def setUp(self) -> None:
-        """Have what starts something else."""
+        """Make a clock, a reactor, and what records events."""
         self.patch(module, "WorkerClient", WorkerClient)
         self.clock, self.reactor, self.staff = Clock(), Reactor(), WorkerEvents()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.options: dict[str, Any] = {}
 
     def spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a process that waits; its end of the line is ours."""
+        """Start a process that waits; the test has its end of the channel."""
         said = json.loads(options["env"]["GRACEFUL_WORKER"])
         self.options = {"command": command, **options, **said}
         self.its = Channel(socket.socket(fileno=os.dup(said["line"])))
@@ -79,14 +79,14 @@ class Case(SynchronousTestCase):
 
     @staticmethod
     def end(process: subprocess.Popen[bytes]) -> None:
-        """Leave nothing behind."""
+        """Kill a process."""
         process.kill()
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
 
     def kept(self, count: int) -> list[HeldSocket]:
-        """So many sockets in the supervisor's keeping."""
+        """Returns `count` sockets that the supervisor holds."""
         pair = socket.socketpair()
         for sock in pair:
             self.addCleanup(sock.close)
@@ -99,10 +99,10 @@ class Case(SynchronousTestCase):
 
 
 class StartTests(Case):
-    """From nothing."""
+    """The start of a worker."""
 
     def test_starts_command_of_its_release(self) -> None:
-        """By the command line of its release, in its directory; and it has its number and its descriptors."""
+        """A worker is started by its release's command, in its directory, with its number and descriptors."""
         worker = self.make()
         self.addCleanup(worker.client.close)
         options = self.options
@@ -112,7 +112,7 @@ class StartTests(Case):
         self.assertEqual(worker.pid, self.processes[0].pid)
 
     def test_sends_all_sockets_in_several_messages(self) -> None:
-        """It gets all sockets, in as many messages as that takes."""
+        """A worker gets all its sockets, in as many messages as they need."""
         worker = self.make(AT_ONCE + 2)
         self.addCleanup(worker.client.close)
         keys, more = [], True
@@ -129,7 +129,7 @@ class StartTests(Case):
 
     @staticmethod
     def open_files() -> set[str]:
-        """What the process has open."""
+        """Returns the open files of this process."""
         found = set()
         for number in os.listdir("/proc/self/fd"):
             with contextlib.suppress(FileNotFoundError):  # the one by which the directory was read
@@ -152,8 +152,8 @@ class StartTests(Case):
         self.assertEqual(self.open_files(), before)
         self.assertEqual(self.reactor.readers, [])
 
-    def test_no_line(self) -> None:
-        """Without room for a pair of sockets."""
+    def test_a_start_without_a_pair_of_sockets_leaves_nothing(self) -> None:
+        """A start that gets no pair of sockets leaves nothing behind."""
         real, count = socket.socketpair, [0]
 
         def socketpair() -> Any:
@@ -165,8 +165,8 @@ class StartTests(Case):
         self.patch(socket, "socketpair", socketpair)
         self.nothing_left()
 
-    def test_no_process(self) -> None:
-        """Without room for a process."""
+    def test_a_start_without_a_process_leaves_nothing(self) -> None:
+        """A start that gets no process leaves nothing behind."""
 
         def spawn(command: list[str], **options: Any) -> Any:
             raise OSError("no room")
@@ -174,8 +174,8 @@ class StartTests(Case):
         self.patch(self, "spawn", spawn)
         self.nothing_left()
 
-    def test_no_control(self) -> None:
-        """Without room in the reactor."""
+    def test_a_start_without_a_control_connection_leaves_nothing(self) -> None:
+        """A start whose control connection fails leaves nothing behind."""
 
         def asking(*arguments: Any) -> Any:
             raise OSError("no room")
@@ -183,8 +183,8 @@ class StartTests(Case):
         self.patch(module, "WorkerClient", asking)
         self.nothing_left()
 
-    def test_no_watching(self) -> None:
-        """Without room for a descriptor of the process: one that nobody watches must not be left."""
+    def test_a_start_without_a_pidfd_leaves_no_process(self) -> None:
+        """A start that gets no descriptor of its process kills the process, which nothing would watch."""
 
         def pidfd_open(pid: int) -> int:
             raise OSError("no room")
@@ -194,10 +194,10 @@ class StartTests(Case):
 
 
 class LifeTests(Case):
-    """From what it says to what it is."""
+    """The life of a worker, from its start to its end."""
 
     def setUp(self) -> None:
-        """Start one."""
+        """Start a worker."""
         super().setUp()
         self.worker = self.make()
         self.addCleanup(self.worker.client.close)
@@ -207,13 +207,13 @@ class LifeTests(Case):
         os.close(descriptor)
 
     def says(self, *words: str, **values: Any) -> None:
-        """Have it say something, and the reactor notice."""
+        """Have the worker send messages, and the reactor notice."""
         for word in words:
             self.its.send(word, **values)
         self.worker.channel.doRead()
 
     def ends(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it, and have the reactor notice."""
+        """End the worker's process by a signal, and have the reactor notice."""
         self.processes[0].send_signal(number)
         poll = select.poll()
         poll.register(self.worker.child, select.POLLIN)
@@ -221,7 +221,7 @@ class LifeTests(Case):
         self.worker.child.doRead()
 
     def test_messages_out_of_turn_are_ignored(self) -> None:
-        """Each in its turn; what comes out of turn means nothing."""
+        """Each message changes the state in its turn only; one that comes out of turn is ignored."""
         for word, state in (
             ("accepts", "starting"),
             ("ready", "ready"),
@@ -236,8 +236,8 @@ class LifeTests(Case):
         self.assertEqual(self.staff.told, ["ready", "accepts", "closing", "closed"])
         self.assertTrue(self.worker.closed)
 
-    def test_served_for(self) -> None:
-        """From when it accepts until it has ended, and no longer."""
+    def test_served_for_counts_from_accepting_to_the_end(self) -> None:
+        """`served_for` counts from the moment in which the worker accepts until it has ended."""
         self.says("ready")
         self.clock.advance(3)
         self.assertEqual((self.worker.served_for, self.worker.has_served), (0.0, False))
@@ -249,8 +249,8 @@ class LifeTests(Case):
         self.clock.advance(3)
         self.assertEqual(self.worker.served_for, 3.0)
 
-    def test_last_word(self) -> None:
-        """However long it is, and though nobody has read it before the process has ended."""
+    def test_a_long_last_word_is_read_after_the_end(self) -> None:
+        """A last word is read however long it is, also after the process has ended."""
         self.says("ready", "accepts")
         self.its.send("closing")
         self.its.send("gone", finished=3, reports=["r" * 100] * 1000)
@@ -262,8 +262,8 @@ class LifeTests(Case):
         self.assertEqual((self.worker.state, self.worker.status, self.worker.closed), ("gone", -15, True))
         self.assertEqual(self.worker.how(), "signal 15")
 
-    def test_believed_no_more(self) -> None:
-        """One that has died was about to accept: it does not, and nobody makes room for it."""
+    def test_a_dead_workers_accepts_is_ignored(self) -> None:
+        """A worker that died just as it was about to accept does not accept."""
         self.says("ready")
         self.its.send("accepts")
         self.its.close()
@@ -272,14 +272,14 @@ class LifeTests(Case):
         self.assertFalse(self.worker.has_served)
 
     def test_reason_sent_before_death_is_known(self) -> None:
-        """Why it could not start is known, though it was not read before the process has ended."""
+        """The reason why a worker could not start is known, also if it is read after the end of the process."""
         self.its.send("failed", why="wiki cannot be imported")
         self.its.close()
         self.ends()
         self.assertEqual(self.worker.how(), "wiki cannot be imported")
 
-    def test_nothing_left(self) -> None:
-        """When it has ended, nobody watches anything, and no signal is sent to whoever has its number now."""
+    def test_nothing_is_watched_or_signalled_after_the_end(self) -> None:
+        """After its end nothing is watched, and no signal is sent: another process may have its id."""
         self.its.close()
         self.worker.channel.doRead()
         self.ends()
@@ -287,14 +287,14 @@ class LifeTests(Case):
         self.patch(os, "kill", lambda pid, number: self.fail("sent"))
         self.worker.send_signal(signal.SIGTERM)
 
-    def test_descendants(self) -> None:
-        """Somebody who has inherited its end of the line delays nothing."""
+    def test_a_descendant_that_holds_the_channel_delays_nothing(self) -> None:
+        """A process that has inherited the worker's end of the channel delays nothing."""
         self.says("ready")
         self.ends()
         self.assertEqual(self.staff.told, ["ready", "ended"])
 
-    def test_hangs_up(self) -> None:
-        """One that dies is not taken for one that is deaf."""
+    def test_a_dying_worker_that_closes_its_channel_is_not_asked_to_stop(self) -> None:
+        """A worker that closes its channel because it dies only ends."""
         self.says("ready", "accepts")
         self.its.close()
         self.worker.channel.doRead()
@@ -304,15 +304,15 @@ class LifeTests(Case):
         self.assertEqual(self.staff.told, ["ready", "accepts", "ended"])
 
     def test_serving_worker_without_channel_stops(self) -> None:
-        """One that serves, and can be heard no more, stops by itself."""
+        """A worker that serves, and whose channel is closed, stops by itself."""
         self.says("ready", "accepts")
         self.its.close()
         self.worker.channel.doRead()
         self.clock.advance(DIES_IN)
         self.assertEqual(self.staff.told, ["ready", "accepts", "closing"])
 
-    def test_deaf_from_the_start(self) -> None:
-        """One that does not serve yet is of no use."""
+    def test_a_starting_worker_without_a_channel_is_killed(self) -> None:
+        """A worker that does not serve yet, and whose channel is closed, is killed."""
         self.its.close()
         self.worker.channel.doRead()
         self.clock.advance(DIES_IN)
@@ -320,7 +320,7 @@ class LifeTests(Case):
         self.assertEqual((self.worker.status, self.worker.how()), (-9, "it can be heard no more"))
 
     def test_killed_worker_cannot_accept(self) -> None:
-        """One that was killed for being late is not in time."""
+        """A worker that was killed for being late cannot accept any more."""
         self.says("ready")
         self.worker.kill("it is late")
         self.says("accepts")
@@ -331,14 +331,14 @@ class LifeTests(Case):
     # -- what it is told ----------------------------------------------------------------------------------
 
     def heard(self) -> dict[str, Any]:
-        """What it hears next; what comes beside it is closed."""
+        """Returns the next message that the worker gets, and closes its descriptors."""
         message = self.its.receive(1.0)
         while (descriptor := self.its.take_descriptor()) is not None:
             os.close(descriptor)
         return message
 
-    def test_more_sockets(self) -> None:
-        """It gets what it has not, and lets go of what it has."""
+    def test_a_worker_gets_and_releases_further_sockets(self) -> None:
+        """A worker gets only sockets that it has not, and releases those that it was given."""
         (first,), (other,) = self.worker.sockets, self.kept(1)
         other.key = 7
         self.worker.accept_also([first, other])
@@ -348,18 +348,27 @@ class LifeTests(Case):
         self.assertEqual(self.heard(), {"word": "release", "keys": [7]})
         self.assertEqual(self.worker.sockets, [first])
 
+    def test_a_link_has_its_other_end_at_the_worker(self) -> None:
+        """The supervisor keeps neither end, and sends a taker the descriptor of the process that gives."""
+        link = self.worker.link()
+        self.assertEqual((link.pid, self.heard()), (self.worker.pid, {"word": "give"}))
+        self.assertEqual(link.sock.recv(1), b"")  # the worker has closed its own
+        self.worker.take_connections(link)
+        self.assertEqual(link.sock.fileno(), -1)
+        self.assertEqual(self.heard(), {"word": "take", "pid": link.pid})
+
     def test_succeeded_worker_drains(self) -> None:
-        """One that serves drains from now on; one that is still coming may accept all the same, and has to end."""
+        """A worker that serves drains once it is succeeded; one that is coming may still accept."""
         self.worker.succeeded(5, self.worker.sockets)
-        self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [0], "alone": []})
+        self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [0], "alone": [], "served": []})
         self.assertEqual(self.worker.state, "starting")
         self.says("ready", "accepts")
         self.worker.succeeded(5, [], self.worker.sockets)
-        self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [], "alone": [0]})
+        self.assertEqual(self.heard(), {"word": "succeeded", "pid": 5, "handed": [], "alone": [0], "served": []})
         self.assertEqual(self.worker.state, "leaving")
 
     def test_lost_is_what_was_in_flight_without_last_word(self) -> None:
-        """What it had in flight when it was last asked is lost, unless it has had a last word."""
+        """A worker has lost what it had in flight when it was last asked, unless it has sent a last word."""
         self.worker.picture = {"in_flight_count": 2}
         self.assertEqual(self.worker.lost, 2)
         self.says("gone", finished=1)

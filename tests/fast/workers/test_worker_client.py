@@ -1,4 +1,4 @@
-"""Asking a worker: one question at a time, an answer for each, and none for the wrong one, whatever becomes of it."""
+"""Questions to a worker: one is sent at a time, and each gets its own answer or an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JSON = "application/json; charset=utf-8"
 
 
 def answer(value: Any, status: int = 200, kind: str = JSON) -> bytes:
-    """What a worker says."""
+    """Returns the bytes of a worker's answer."""
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     return f"HTTP/1.1 {status} Word\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -31,7 +31,7 @@ class WorkerClientTests(SynchronousTestCase):
     """A worker whose answers the test makes."""
 
     def setUp(self) -> None:
-        """Connect."""
+        """Connect to the worker."""
         self.clock = Clock()
         self.transport = StringTransport()
         ours, theirs = socket.socketpair()
@@ -46,19 +46,19 @@ class WorkerClientTests(SynchronousTestCase):
         self.asking = WorkerClient(SimpleNamespace(adoptStreamConnection=adopt), self.clock, ours, "worker 4712")
 
     def sent(self) -> list[bytes]:
-        """The request lines that were sent since this was last looked at."""
+        """Returns the request lines that were sent since the last call."""
         data = self.transport.value()
         self.transport.clear()
         return [line for line in data.split(b"\r\n") if line.endswith(b"HTTP/1.1")]
 
     def fails(self, asked: Deferred[Any], kind: type[ClientError]) -> ClientError:
-        """The error that something was answered with."""
+        """Returns the error with which a question has failed."""
         error = self.failureResultOf(asked, kind).value
         assert isinstance(error, kind)
         return error
 
-    def test_one_after_the_other(self) -> None:
-        """The next question is sent when the answer to the one before is here, in whatever pieces that comes."""
+    def test_questions_are_sent_one_after_the_other(self) -> None:
+        """The next question is sent when the answer to the one before is complete, however it is cut."""
         first, second = self.asking.ask("GET", "/status"), self.asking.ask("POST", "/stop", {"quiet": True})
         self.assertEqual(self.ours.fileno(), -1)
         self.assertEqual(self.sent(), [b"GET /status HTTP/1.1"])
@@ -74,8 +74,8 @@ class WorkerClientTests(SynchronousTestCase):
         self.clock.advance(10)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_what_is_not_json(self) -> None:
-        """Text is told as it is; JSON that is none is an error, and the next question is asked all the same."""
+    def test_text_is_returned_and_bad_json_is_an_error(self) -> None:
+        """Text is returned as it is; bad JSON is an error, and the next question is sent all the same."""
         text, broken, next = (self.asking.ask("GET", target) for target in ("/metrics", "/status", "/status"))
         self.asking.dataReceived(answer(b"x 1\n", kind="text/plain"))
         self.asking.dataReceived(answer(b"{"))
@@ -85,7 +85,7 @@ class WorkerClientTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(next), [])
 
     def test_refusal_has_status_and_text(self) -> None:
-        """What a worker will not do, or does not know, is an error with its status and its words."""
+        """A refusal is an error with the worker's status and text."""
         refused, unknown = self.asking.ask("POST", "/enter"), self.asking.ask("GET", "/tally")
         self.asking.dataReceived(answer({"error": "the server is stopping"}, 409))
         self.asking.dataReceived(answer(b"Not Found", 404, "text/plain"))
@@ -95,7 +95,7 @@ class WorkerClientTests(SynchronousTestCase):
             self.assertEqual((error.status, str(error)), (status, text))
 
     def test_stuck_worker_times_out(self) -> None:
-        """One that is stuck is given up after a while: with it, what was to be asked next; the rest goes on later."""
+        """A question to a stuck worker is given up after a while, with those behind it; later ones are sent."""
         stuck = self.asking.ask("GET", "/status", timeout=2)
         order = self.asking.ask("POST", "/hurry", timeout=3)
         self.clock.advance(2)
@@ -112,7 +112,7 @@ class WorkerClientTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(later), [])
 
     def test_worker_that_ends_in_mid_answer_has_vanished(self) -> None:
-        """One that ends in mid-answer has not answered; nor can it be asked any more."""
+        """A worker that ends in the middle of an answer has not answered, and cannot be asked any more."""
         asked, waiting = self.asking.ask("GET", "/status"), self.asking.ask("GET", "/status")
         self.asking.dataReceived(answer({"pid": 4712})[:-3])
         self.asking.connectionLost(Failure(ConnectionDone()))
@@ -122,7 +122,7 @@ class WorkerClientTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_close_answers_all_who_wait(self) -> None:
-        """To hang up answers all who wait; twice is once."""
+        """`close` fails all questions that wait; a second call does nothing."""
         asked = self.asking.ask("GET", "/status")
         self.asking.close()
         self.asking.close()
@@ -130,7 +130,7 @@ class WorkerClientTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnecting)
 
     def test_invalid_answer_closes_the_connection(self) -> None:
-        """What is no answer, was not asked for, or is too large, ends the connection."""
+        """Nonsense, an answer without a question, or one that is too large closes the connection."""
         self.patch(module, "LARGEST", 1000)
         for said in (
             b"220 mail.example ESMTP\r\n",
@@ -146,8 +146,8 @@ class WorkerClientTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnecting)
         self.fails(self.asking.ask("GET", "/status"), Vanished)
 
-    def test_asking_in_an_answer(self) -> None:
-        """Whoever is answered may ask at once, or hang up."""
+    def test_a_callback_may_ask_again_or_close(self) -> None:
+        """The callback of an answer may ask the next question at once, or close the connection."""
         again: list[Deferred[Any]] = []
         first = self.asking.ask("GET", "/one")
         first.addCallback(lambda said: again.append(self.asking.ask("GET", "/two")))

@@ -1,4 +1,4 @@
-"""Keeping every slot staffed, whatever happens in whatever order."""
+"""The pool keeps a worker in every slot, whatever happens in whatever order."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.fast.workers.workforce import NEW, OLD, TCP, TIMEOUT, WorkerProcess, 
 
 
 class StartTests(Workforce):
-    """All together."""
+    """The first start of all workers."""
 
     def test_all_accept_once_told(self) -> None:
-        """They accept when all are told to, not when they are ready; `all_accept` is told when all do."""
+        """Ready workers accept when they are told to; `all_accept` is told when all of them do."""
         for worker in self.coming():
             worker.says("ready")
             self.assertEqual(worker.told(), [])
@@ -32,16 +32,16 @@ class StartTests(Workforce):
         self.assertEqual(self.pool.workers(), workers)
         self.no_timers()
 
-    def test_ready_late(self) -> None:
-        """One that is ready later is told then."""
+    def test_a_worker_that_is_ready_later_is_told_to_accept(self) -> None:
+        """A worker that becomes ready after the others is told to accept then."""
         worker = self.coming()[0]
         self.pool.accept()
         self.assertEqual(worker.told(), [])
         worker.says("ready")
         self.assertEqual(worker.told(), ["accept"])
 
-    def test_never_accepts(self) -> None:
-        """From the moment it may, each has its time to accept; then it is killed, and another one is started."""
+    def test_a_worker_that_does_not_accept_in_time_is_killed(self) -> None:
+        """A worker that does not accept in its time is killed, and another one is started."""
         workers = self.coming()
         for worker in workers:
             worker.says("ready")
@@ -59,23 +59,23 @@ class StartTests(Workforce):
         self.no_timers()
 
     def test_start_failure_says_which_where_and_why(self) -> None:
-        """A process that cannot be started says which, where, and why."""
+        """The error of a process that cannot be started says which, where, and why."""
         self.cannot = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         error = self.assertRaises(CannotStart, self.pool.start)
         self.assertEqual(str(error), "twistd cannot be started in /srv/old: No such file or directory")
 
 
 class RestartTests(Workforce):
-    """One is gone."""
+    """A worker ends."""
 
     def setUp(self) -> None:
-        """All accept."""
+        """Have all workers accept."""
         super().setUp()
         self.first, self.second, self.third = self.open()
         self.lines()
 
     def test_dead_worker_is_replaced_and_covered_by_a_sibling(self) -> None:
-        """Another one is started at once, and a sibling accepts meanwhile; when it accepts, that one lets go."""
+        """Another worker is started at once; until it accepts, a sibling accepts for its slot."""
         self.clock.advance(STEADY)
         self.first.end()
         self.assertEqual(self.events, ["open", f"lost {self.first.pid}"])
@@ -90,8 +90,8 @@ class RestartTests(Workforce):
         self.assertEqual(self.pool.serving(), [worker, self.second, self.third])
         self.no_timers()
 
-    def test_the_keeper_dies(self) -> None:
-        """Then the next sibling accepts for both; and nobody twice for the same."""
+    def test_if_the_keeper_dies_the_next_sibling_accepts_for_both(self) -> None:
+        """If the keeper of a slot dies, the next sibling accepts for both slots, and no slot has two keepers."""
         self.first.end()
         self.second.end()
         self.assertEqual(self.third.told(), [("sockets", [1]), ("sockets", [2])])
@@ -103,8 +103,8 @@ class RestartTests(Workforce):
         one.says("ready", "accepts")
         self.assertEqual(self.third.told(), [("release", [1])])
 
-    def test_all_die(self) -> None:
-        """The first that accepts again does so for all."""
+    def test_the_first_worker_that_accepts_does_so_for_all_slots(self) -> None:
+        """If all workers die, the first new one that accepts does so for all empty slots."""
         for worker in (self.first, self.second, self.third):
             worker.end()
         self.clock.advance(0)
@@ -114,14 +114,14 @@ class RestartTests(Workforce):
         three.says("ready", "accepts")
         self.assertEqual(one.told(), [("release", [3])])
 
-    def test_least_is_asked(self) -> None:
-        """Who accepts from more sockets already is asked last."""
+    def test_the_sibling_with_the_fewest_sockets_is_the_keeper(self) -> None:
+        """The sibling that accepts from the fewest sockets becomes the keeper."""
         self.second.sockets.append(kept(7, 7, TCP))
         self.first.end()
         self.assertEqual((self.second.told(), self.third.told()), ([], [("sockets", [1])]))
 
-    def test_pauses_grow(self) -> None:
-        """One that dies again and again is started after longer and longer pauses; one that has served is not."""
+    def test_pauses_grow_for_a_worker_that_dies_again_and_again(self) -> None:
+        """The pauses before a restart grow for a worker that dies again and again, and begin again once it served."""
         self.first.end()
         for pause in BACKOFF[1:4]:
             self.clock.advance(0)
@@ -137,7 +137,7 @@ class RestartTests(Workforce):
         self.assertEqual(len(self.coming()), 1)
 
     def test_logs_a_death_in_one_line(self) -> None:
-        """What has happened, who is left, and when there is another one, in a line."""
+        """One line of the log says what happened, how many workers are left, and when another one starts."""
         self.clock.advance(STEADY)
         self.first.end()
         self.assertEqual(
@@ -159,8 +159,8 @@ class RestartTests(Workforce):
             ],
         )
 
-    def test_no_process(self) -> None:
-        """Without room for a process, it is tried again."""
+    def test_a_start_is_tried_again_if_no_process_can_be_had(self) -> None:
+        """If no process can be started, the pool tries again after a pause."""
         self.cannot = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self.first.end()
         self.clock.advance(0)
@@ -170,8 +170,8 @@ class RestartTests(Workforce):
         self.arrive()
         self.no_timers()
 
-    def test_told_to_stop(self) -> None:
-        """One that somebody else tells to stop is let go, and replaced; its word is waited for."""
+    def test_a_worker_that_another_process_stops_is_replaced(self) -> None:
+        """A worker that another process has told to stop may close, and is replaced; its last word still counts."""
         self.first.says("closing")
         self.assertEqual(self.first.told(), [])  # the same signal may reach us, too
         self.clock.advance(SAME_SIGNAL)
@@ -186,8 +186,8 @@ class RestartTests(Workforce):
         self.assertEqual(self.events, ["open"])
         self.no_timers()
 
-    def test_told_to_stop_again_and_again(self) -> None:
-        """An application that ends each worker as soon as it serves is not restarted as fast as it can."""
+    def test_workers_that_stop_as_soon_as_they_serve_restart_after_pauses(self) -> None:
+        """An application that stops each worker as soon as it serves is restarted after growing pauses."""
         self.first.says("closing")
         self.clock.advance(SAME_SIGNAL)
         self.clock.advance(0)
@@ -197,8 +197,8 @@ class RestartTests(Workforce):
         self.clock.advance(BACKOFF[1])
         self.assertEqual(len(self.coming()), 1)
 
-    def test_told_to_stop_while_replaced(self) -> None:
-        """Then there is one on its way already."""
+    def test_a_worker_that_stops_while_it_is_replaced_needs_no_other(self) -> None:
+        """If a worker stops while its replacement is coming, no other worker is started."""
         self.pool.replace(self.slot(1))
         self.first.says("closing")
         self.clock.advance(SAME_SIGNAL)
@@ -207,8 +207,8 @@ class RestartTests(Workforce):
         self.assertEqual(self.pool.leaving, [self.first])
         self.assertIs(self.slot(1).worker, worker)
 
-    def test_told_to_stop_while_coming(self) -> None:
-        """One that never comes to accept is no worker that stops, but one that cannot start."""
+    def test_a_worker_that_stops_before_it_accepts_cannot_start(self) -> None:
+        """A worker that stops before it accepts counts as one that cannot start."""
         replaced = self.pool.replace(self.slot(1))
         worker = self.next()
         worker.says("ready", "closing")
@@ -219,7 +219,7 @@ class RestartTests(Workforce):
         self.assertIs(self.slot(1).worker, self.first)
 
     def test_worker_without_channel_is_replaced(self) -> None:
-        """One that can be heard no more is replaced, since it stops; one that does not serve yet is killed."""
+        """A worker that serves and whose channel is closed is replaced; one that does not serve yet is killed."""
         self.first.channel.open = False
         self.first._on_close()
         self.clock.advance(1)
@@ -233,8 +233,8 @@ class RestartTests(Workforce):
         worker.says("ready", "accepts")
         self.assertIs(self.slot(1).worker, None)
 
-    def test_dies_while_it_drains(self) -> None:
-        """What it had in flight is reported, too; one that has said its last word has lost nothing."""
+    def test_a_worker_that_dies_in_its_drain_is_reported(self) -> None:
+        """The exchanges of a worker that dies in its drain are reported, unless it has sent its last word."""
         for last, lost in (({}, True), ({"finished": 1}, False)):
             self.pool.replace(self.slot(1))
             former = self.slot(1).worker
@@ -243,8 +243,8 @@ class RestartTests(Workforce):
             former.end(-9, **last)
             self.assertEqual(f"lost {former.pid}" in self.events, lost)
 
-    def test_known_while_it_is_reported(self) -> None:
-        """One that has died is still among the workers when others are told, who look up what is known of it."""
+    def test_a_dead_worker_is_still_listed_while_its_end_is_reported(self) -> None:
+        """A worker that has died is still in the list while its end is reported, so that it can be looked up."""
         seen: list[Any] = []
         self.patch(self, "worker_ended", lambda worker: seen.append(worker in self.pool.workers()))
         self.patch(self, "worker_lost", lambda worker: seen.append(worker in self.pool.workers()))
@@ -290,7 +290,7 @@ class RestartTests(Workforce):
         self.assertNotIn("no worker can be started", str(self.events))
 
     def test_new_worker_leaves_rotation_before_it_accepts(self) -> None:
-        """One that comes while all are out of the rotation leaves it before it accepts, or is silent."""
+        """While all are out of the rotation, a new worker leaves it before it accepts, or has not answered."""
         self.pool.away = True
         for answer in ({}, Silent("")):
             self.pool.replace(self.slot(1))
@@ -304,15 +304,15 @@ class RestartTests(Workforce):
 
 
 class ReplaceTests(Workforce):
-    """Another one is wanted."""
+    """A worker is replaced by order."""
 
     def setUp(self) -> None:
-        """All accept."""
+        """Have all workers accept."""
         super().setUp()
         self.first, self.second, self.third = self.open()
 
     def test_former_worker_drains_when_new_one_accepts(self) -> None:
-        """It comes, and the former one lets go of all its sockets and drains."""
+        """When the new worker accepts, the former one releases all its sockets and drains."""
         replaced = self.pool.replace(self.slot(1), NEW)
         self.assertTrue(self.pool.busy)
         self.assertNoResult(replaced)
@@ -325,15 +325,15 @@ class ReplaceTests(Workforce):
         self.no_timers()
 
     def test_former_worker_stays_if_new_one_fails(self) -> None:
-        """It fails, and the former one goes on; nobody else is started."""
+        """If the new worker fails, the former one serves on, and no other is started."""
         replaced = self.pool.replace(self.slot(1), NEW)
         self.next().end(1)
         self.assertEqual(self.successResultOf(replaced), "exit status 1")
         self.assertEqual((self.first.told(), self.coming(), self.slot(1).worker), ([], [], self.first))
         self.no_timers()
 
-    def test_no_process(self) -> None:
-        """Likewise if it cannot even be started."""
+    def test_the_former_worker_stays_if_no_process_can_be_had(self) -> None:
+        """If no process can be started, the former worker serves on."""
         self.cannot = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         replaced = self.pool.replace(self.slot(1), NEW)
         self.assertEqual(self.successResultOf(replaced), "twistd cannot be started in /srv/new: Too many open files")
@@ -341,7 +341,7 @@ class ReplaceTests(Workforce):
         self.no_timers()
 
     def test_late_worker_is_killed(self) -> None:
-        """It is killed; and not taken for one that accepts, even if it says so with its last breath."""
+        """A new worker that is too late is killed, and cannot accept any more."""
         replaced = self.pool.replace(self.slot(1), NEW)
         worker = self.next()
         worker.says("ready")
@@ -352,8 +352,8 @@ class ReplaceTests(Workforce):
         self.assertEqual(self.successResultOf(replaced), "it has not accepted within 60 s")
         self.no_timers()
 
-    def test_the_former_dies(self) -> None:
-        """Then the one that comes accepts for nobody less; if it does not, another one is started."""
+    def test_a_replacement_goes_on_if_the_former_worker_dies(self) -> None:
+        """If the former worker dies, the coming one takes its slot; if that fails, another one is started."""
         replaced = self.pool.replace(self.slot(1), NEW)
         self.first.end()
         self.clock.advance(0)
@@ -368,8 +368,8 @@ class ReplaceTests(Workforce):
         self.assertEqual(len(self.pool.serving()), 3)
         self.no_timers()
 
-    def test_restart_pending(self) -> None:
-        """Whoever was to be started later is started now, as what is wanted."""
+    def test_a_pending_restart_becomes_the_replacement(self) -> None:
+        """A worker that was to be started after a pause is started at once, in the release that is wanted."""
         self.first.end()
         replaced = self.pool.replace(self.slot(1), NEW)
         self.assertIs(self.next().release, NEW)
@@ -377,8 +377,8 @@ class ReplaceTests(Workforce):
         self.assertIs(self.successResultOf(replaced), None)
         self.no_timers()
 
-    def test_another_is_coming(self) -> None:
-        """It is let come, or fail; then what is wanted is started."""
+    def test_a_replacement_waits_for_the_worker_that_is_coming(self) -> None:
+        """If a worker is coming already, it accepts or fails first; then the one that is wanted is started."""
         for fails in (False, True):
             release = NEW if not fails else OLD
             slot = self.slot(1)
@@ -394,7 +394,7 @@ class ReplaceTests(Workforce):
             self.no_timers()
 
     def test_second_replacement_answers_the_first_caller(self) -> None:
-        """Who has waited first is told that there will be another one, and not left waiting."""
+        """A second order tells the caller of the first that another replacement is wanted."""
         first = self.pool.replace(self.slot(1))
         second = self.pool.replace(self.slot(1), NEW)
         self.assertEqual(self.successResultOf(first), "another replacement is wanted")
@@ -403,8 +403,8 @@ class ReplaceTests(Workforce):
         self.arrive()
         self.assertIs(self.successResultOf(second), None)
 
-    def test_too_many_leave(self) -> None:
-        """The oldest of a slot is told to hurry if one more leaves than may; other slots count for themselves."""
+    def test_the_oldest_of_too_many_leaving_workers_is_hurried(self) -> None:
+        """If too many workers of a slot drain, the oldest is hurried; each slot counts by itself."""
         for slot in self.pool.slots:
             for _ in range(2):
                 self.pool.replace(slot)
@@ -415,8 +415,8 @@ class ReplaceTests(Workforce):
         self.assertEqual(self.second.orders(), ["/hurry"])
         self.assertEqual((self.first.orders(), self.third.orders()), ([], []))
 
-    def test_keeper_is_replaced(self) -> None:
-        """Who has accepted for others lets go of all; the new one, or a sibling, does so now."""
+    def test_a_replaced_keeper_releases_all_its_sockets(self) -> None:
+        """A keeper that is replaced releases all its sockets; the new worker or a sibling becomes the keeper."""
         self.third.end()
         self.assertEqual(self.first.told(), [("sockets", [3])])
         self.pool.replace(self.slot(1))
@@ -430,7 +430,7 @@ class DeployAtOnceTests(Workforce):
     """SIGHUP has come while the instance was starting."""
 
     def test_opens_once_all_accept(self) -> None:
-        """It is open when all accept, whatever is on its way in their stead."""
+        """The instance is open when all workers accept, even if replacements are coming."""
         workers = self.coming()
         replaced = self.pool.replace(self.slot(1), NEW)
         for worker in workers:
@@ -446,7 +446,7 @@ class DeployAtOnceTests(Workforce):
 
 
 class FleetDrain:
-    """Writes down what it is told."""
+    """Records what the drain is told."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
@@ -462,15 +462,15 @@ class FleetDrain:
 
 
 class EndTests(Workforce):
-    """Everybody leaves."""
+    """The drain of all workers."""
 
     def setUp(self) -> None:
-        """All accept."""
+        """Make what records the drain."""
         super().setUp()
         self.fleet_drain = FleetDrain()
 
     def test_replaces_none_while_draining(self) -> None:
-        """No worker is replaced in a drain: not one that ends, nor a pending one, nor by order."""
+        """No worker is started in a drain: not for one that ends, nor after a pause, nor by order."""
         first, second, _ = self.open()
         first.end()
         self.pool.leave_with(self.fleet_drain)
@@ -482,7 +482,7 @@ class EndTests(Workforce):
         self.no_timers()
 
     def test_starting_worker_ends_with_the_drain(self) -> None:
-        """It is told to, then killed; whoever waits for it is told why it does not come."""
+        """A worker that is coming gets SIGTERM, then SIGKILL; the caller that waits for it is told why."""
         self.open()
         replaced = self.pool.replace(self.slot(1))
         worker = self.next()
@@ -496,8 +496,8 @@ class EndTests(Workforce):
         worker.end()
         self.no_timers()
 
-    def test_who_comes_ends_in_time(self) -> None:
-        """Then nobody is killed, and nothing is left to be done."""
+    def test_a_coming_worker_that_ends_in_time_is_not_killed(self) -> None:
+        """A coming worker that ends in time is not killed."""
         self.open()
         self.pool.replace(self.slot(1))
         worker = self.next()
@@ -505,8 +505,8 @@ class EndTests(Workforce):
         worker.end(0)
         self.no_timers()
 
-    def test_accepts_all_the_same(self) -> None:
-        """One that was told to accept a moment before does; the former one is still there, and not forgotten."""
+    def test_a_worker_that_was_told_to_accept_still_does_in_a_drain(self) -> None:
+        """A worker that was told to accept just before the drain does, and the former one stays listed."""
         first, second, third = self.open()
         self.pool.replace(self.slot(1))
         worker = self.next()
@@ -520,8 +520,8 @@ class EndTests(Workforce):
         self.assertEqual(self.fleet_drain.told, [("ended", first)])
         self.assertEqual(self.pool.workers(), [worker, second, third])
 
-    def test_before_they_accept(self) -> None:
-        """Nobody is told to accept any more."""
+    def test_no_worker_is_told_to_accept_in_a_drain(self) -> None:
+        """No worker is told to accept once the drain has begun."""
         workers = self.coming()
         for worker in workers:
             worker.says("ready")
@@ -532,8 +532,8 @@ class EndTests(Workforce):
             worker.finish()
         self.no_timers()
 
-    def test_out_of_the_rotation(self) -> None:
-        """Nor is one that has left the rotation meanwhile."""
+    def test_a_worker_that_has_left_the_rotation_does_not_accept_in_a_drain(self) -> None:
+        """A worker that has just left the rotation is not told to accept once the drain has begun."""
         self.open()
         self.pool.away = True
         self.pool.replace(self.slot(1))
@@ -544,7 +544,7 @@ class EndTests(Workforce):
         self.assertEqual(worker.told(), [])
 
     def test_events_go_to_the_drain(self) -> None:
-        """What workers report during a drain goes to the drain."""
+        """The events of workers go to the drain once it has begun."""
         first, second, third = self.open()
         self.pool.leave_with(self.fleet_drain)
         first.says("closing", "closed")

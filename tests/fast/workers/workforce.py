@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -25,7 +26,7 @@ TCP, UNIX = "tcp:127.0.0.1:80", "unix:/run/site"
 
 
 def origin(name: str) -> Origin:
-    """A release."""
+    """Returns a release."""
     return Origin(("twistd", "graceful-app"), f"/srv/{name}", {}, f"/srv/{name}")
 
 
@@ -46,14 +47,14 @@ class Socket:
 
 
 def kept(key: int, slot: int, name: str, shared: bool = False) -> HeldSocket:
-    """A socket that the supervisor holds."""
+    """Returns a socket that the supervisor holds."""
     return HeldSocket(key, slot, BoundSocket(name, cast(Any, Socket()), shared=shared))
 
 
 class Channel:
-    """Writes down what is said.
+    """Records the messages that are sent.
 
-    :ivar said: the words, each with its values.
+    :ivar said: the messages, each a word with its values.
     """
 
     def __init__(self) -> None:
@@ -70,8 +71,8 @@ class Channel:
 class WorkerProcess(process.WorkerProcess):
     """A worker without a process.
 
-    :ivar signals: what it was sent.
-    :ivar asked: what it was asked, each with its answer.
+    :ivar signals: the signals that it was sent.
+    :ivar asked: the questions that it was asked, each with its answer.
     """
 
     count = 0
@@ -87,7 +88,8 @@ class WorkerProcess(process.WorkerProcess):
         context.spawn()
         self.number, self.release, self.sockets, self._events = number, release, list(sockets), events
         self.state, self.word, self.status, self.why, self.closed = "starting", None, None, "", False
-        self.picture = {}
+        self.picture, self.error = {}, ""
+        self.moves, self.taker = False, None
         self._since = self._until = self._deaf = None
         self._clock = context.clock
         WorkerProcess.count += 1
@@ -107,15 +109,22 @@ class WorkerProcess(process.WorkerProcess):
         if self.status is None:
             self.signals.append(number)
 
+    def link(self) -> Any:
+        self.channel.send("give")
+        return SimpleNamespace(giver=self, close=lambda: None)
+
+    def take_connections(self, link: Any) -> None:
+        self.channel.send("take", pid=link.giver.pid)
+
     # -- as the test wants it -----------------------------------------------------------------------------
 
     def says(self, *words: str, **values: Any) -> None:
-        """Have it say something."""
+        """Have the worker send a message."""
         for word in words:
             self._on_message({"word": word, **values})
 
     def end(self, status: int = -9, **word: Any) -> None:
-        """Have its process end, with a last word if one is given."""
+        """Have the worker's process end, with a last word if one is given."""
         if word:
             self.says("gone", **word)
         self.status, self.closed, self.state, self._until = status, True, "gone", self._clock.seconds()
@@ -123,11 +132,11 @@ class WorkerProcess(process.WorkerProcess):
         self._events.ended(self)
 
     def finish(self, finished: int = 0, taken_down: int = 0, abandoned: int = 0, status: int = 0) -> None:
-        """Have it end as one does that has drained."""
+        """Have the worker end as one does that has drained."""
         self.end(status, finished=finished, taken_down=taken_down, abandoned=abandoned)
 
     def told(self, *words: str) -> list[Any]:
-        """What it was told since this was asked last; of these words, or all."""
+        """Returns the messages that the worker got since the last call: those with one of `words`, or all."""
         said, self.channel.said = self.channel.said, []
         told: list[Any] = []
         for word, values in said:
@@ -138,7 +147,7 @@ class WorkerProcess(process.WorkerProcess):
         return told
 
     def orders(self) -> list[Any]:
-        """What it was asked to do since this was asked last."""
+        """Returns the orders that the worker got since the last call."""
         asked, self.asked = self.asked, []
         return [(target, values) if values else target for target, values, _ in asked]
 
@@ -169,27 +178,30 @@ class Workforce(SynchronousTestCase):
     # -- what the pool tells ------------------------------------------------------------------------------
 
     def all_accept(self) -> None:
-        """All workers accept."""
+        """Record that all workers accept."""
         self.events.append("open")
 
     def worker_ended(self, worker: Any) -> None:
-        """A worker has ended."""
+        """Do nothing when a worker ends."""
 
     def worker_lost(self, worker: Any) -> None:
-        """A worker has died."""
+        """Record that a worker has died."""
         self.events.append(f"lost {worker.pid}")
 
+    def files_changed(self, files: list[str]) -> None:
+        """Do nothing when files have changed."""
+
     def hopeless(self, why: str) -> None:
-        """There is no use in going on."""
+        """Record that no worker can serve any more."""
         self.events.append(why)
 
     def spawn(self) -> None:
-        """Start nothing, or fail as the test wants it."""
+        """Start no process, or fail as the test wants it."""
         if self.cannot is not None:
             raise self.cannot
 
     def open(self) -> list[WorkerProcess]:
-        """Have all accept; they, by their slots."""
+        """Have all workers accept.  Returns them, by their slots."""
         workers = self.coming()
         for worker in workers:
             worker.says("ready")
@@ -201,31 +213,31 @@ class Workforce(SynchronousTestCase):
         return workers
 
     def coming(self) -> list[WorkerProcess]:
-        """Those that are being started."""
+        """Returns the workers that are being started."""
         return cast(list[WorkerProcess], self.pool.coming())
 
     def next(self) -> WorkerProcess:
-        """The one that is being started."""
+        """Returns the only worker that is being started."""
         (worker,) = self.coming()
         return worker
 
     def arrive(self) -> WorkerProcess:
-        """Have the one that is being started accept."""
+        """Have the only worker that is being started accept.  Returns it."""
         worker = self.next()
         worker.says("ready", "accepts")
         worker.told()
         return worker
 
     def slot(self, number: int) -> Slot:
-        """A slot."""
+        """Returns a slot, by its number."""
         return self.pool.slots[number - 1]
 
     def lines(self) -> list[str]:
-        """What was logged since this was asked last."""
+        """Returns the lines that were logged since the last call."""
         logged: list[LogEvent] = list(self.logged)
         self.logged.clear()
         return [str(formatEvent(event)) for event in logged]
 
     def no_timers(self) -> None:
-        """Check that nothing is left to be done."""
+        """Check that no timer is set."""
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -20,6 +20,7 @@ from graceful.web.exchange import Exchange
 from graceful.web.interfaces import IHandler
 from graceful.web.proxies import TrustedProxies
 from graceful.wsgi import WSGIResource
+from graceful.wsgi.environ import of_server
 from graceful.wsgi.filewrapper import FileWrapper
 from graceful.wsgi.runner import Runner
 from tests.fast.doubles import CLOSE, GET, HOST, SERVER, Answer, Case, Client, Engine, get, parse_answers, post
@@ -111,7 +112,7 @@ def ok(start_response: Any, *fields: tuple[str, str]) -> Any:
 class AnswerTests(AppCase):
     """Every way in which PEP 3333 lets an application answer."""
 
-    def test_list(self) -> None:
+    def test_a_list_of_one_piece_is_the_body_with_its_length(self) -> None:
         """A list of one piece is the whole body, with its length."""
 
         def answer(start_response: Any) -> Any:
@@ -123,7 +124,7 @@ class AnswerTests(AppCase):
             self.assertEqual((got.status, got.body, got.whole), (200, b"hello", True))
             self.assertEqual(got.fields.get("content-length"), None if validate else "5")
 
-    def test_several_pieces(self) -> None:
+    def test_several_pieces_are_sent_in_order_without_empty_ones(self) -> None:
         """Lists, tuples, generators and iterators of several pieces are sent in order, empty pieces left out."""
         pieces = [b"one", b"", b"two", b"three"]
         for make in (list, tuple, iter, lambda p: (piece for piece in p), lambda p: Body(*p)):
@@ -146,7 +147,7 @@ class AnswerTests(AppCase):
             got = self.answered(answer)
             self.assertEqual((got.status, got.body, got.fields["content-length"]), (200, b"", "0"))
 
-    def test_announced(self) -> None:
+    def test_an_announced_length_is_sent_as_it_is(self) -> None:
         """A length that the application announces is sent as it is."""
 
         def answer(start_response: Any) -> Any:
@@ -156,7 +157,7 @@ class AnswerTests(AppCase):
         got = self.answered(answer)
         self.assertEqual((got.fields["content-length"], got.body), ("6", b"onetwo"))
 
-    def test_started_late(self) -> None:
+    def test_a_generator_may_start_its_answer_with_its_first_piece(self) -> None:
         """A generator may start its answer when it is first asked for a piece."""
 
         def answer(start_response: Any) -> Any:
@@ -165,7 +166,7 @@ class AnswerTests(AppCase):
 
         self.assertEqual(self.answered(answer, validate=False).body, b"late")
 
-    def test_write(self) -> None:
+    def test_what_is_written_comes_before_what_is_returned(self) -> None:
         """What is written comes before what is returned."""
         for returned in ([], [b"three"], [b"thr", b"ee"]):
 
@@ -195,7 +196,7 @@ class AnswerTests(AppCase):
         self.assertTrue(seen[2].endswith(b"\r\n\r\n3\r\none\r\n"))
         self.assertEqual(seen[:2], [b"", b""])
 
-    def test_no_body(self) -> None:
+    def test_head_204_and_304_have_no_body(self) -> None:
         """HEAD, 204 and 304 work whatever the application returns."""
         for method, status, pieces in (
             ("HEAD", "200 OK", [b"a", b"b"]),
@@ -211,7 +212,7 @@ class AnswerTests(AppCase):
             got = self.get(GET.replace(b"GET", method.encode()), method)
             self.assertEqual((got.status, got.body), (int(status[:3]), b""))
 
-    def test_file(self) -> None:
+    def test_file_wrapper_sends_and_closes_a_file(self) -> None:
         """`wsgi.file_wrapper` sends a file, and closes it."""
         file = io.BytesIO(b"x" * 200_000)
 
@@ -223,7 +224,7 @@ class AnswerTests(AppCase):
         self.assertEqual(self.get().body, b"x" * 200_000)
         self.assertTrue(file.closed)
 
-    def test_errors_stream(self) -> None:
+    def test_wsgi_errors_can_be_written_to(self) -> None:
         """`wsgi.errors` can be written to."""
         self.patch(sys, "stderr", io.StringIO())
 
@@ -238,7 +239,7 @@ class AnswerTests(AppCase):
         self.get()
         self.assertEqual(sys.stderr.getvalue(), "line\nmore\n")  # type: ignore[attr-defined]
 
-    def test_all_methods(self) -> None:
+    def test_wsgiref_validate_finds_nothing_wrong(self) -> None:
         """Whatever the request, `wsgiref.validate` finds nothing wrong, and the next one follows."""
 
         def application(environ: Environ, start_response: Any) -> Any:
@@ -289,7 +290,7 @@ class FailureTests(AppCase):
             self.assertEqual((got.status, got.body), (500, b"500 Internal Server Error\n"))
             self.assertEqual(len(self.errors()), 1)
 
-    def test_in_iteration(self) -> None:
+    def test_an_error_in_the_iteration_is_a_500_or_a_cut(self) -> None:
         """An error in the iteration is a 500 as long as nothing was sent, then a cut."""
 
         def answer(*pieces: Any) -> Callable[[Any], Any]:
@@ -304,7 +305,7 @@ class FailureTests(AppCase):
         self.cut(answer(b"one", fail, b"two"), b"one")
         self.assertEqual(len(self.errors()), 3)
 
-    def test_after_write(self) -> None:
+    def test_an_error_after_write_cuts_the_answer(self) -> None:
         """An error behind a `write` cuts the answer."""
 
         def answer(start_response: Any) -> Any:
@@ -324,7 +325,7 @@ class FailureTests(AppCase):
             self.assertEqual(self.answered(answer).status, 500)
             self.assertEqual(len(self.flushLoggedErrors(error)), 1)
 
-    def test_no_answer(self) -> None:
+    def test_an_application_without_an_answer_is_a_500(self) -> None:
         """Without `start_response`, with None for an answer, or with something that is none, it is a 500."""
         for result in ([], [b"a"], None, 5, ["text"], [b"", "text"], ("text", b"a")):
 
@@ -346,7 +347,7 @@ class FailureTests(AppCase):
         self.cut(answer, b"one")
         self.assertEqual(len(self.errors(TypeError)), 1)
 
-    def test_bad_head(self) -> None:
+    def test_a_bad_status_or_field_is_the_applications_error(self) -> None:
         """A status or field that must not be sent is the application's error, which it may catch."""
 
         def careless(start_response: Any) -> Any:
@@ -364,7 +365,7 @@ class FailureTests(AppCase):
         self.assertEqual(len(self.errors(ValueError)), 1)
         self.assertEqual(self.answered(careful, validate=False).status, 400)
 
-    def test_second_start(self) -> None:
+    def test_a_second_start_response_without_exc_info_is_an_error(self) -> None:
         """A second `start_response` without `exc_info` is an error, and does not replace the first."""
 
         def careless(start_response: Any) -> Any:
@@ -385,7 +386,7 @@ class FailureTests(AppCase):
         got = self.answered(careful, validate=False)
         self.assertEqual((got.status, got.body), (200, b"first"))
 
-    def test_error_page(self) -> None:
+    def test_a_second_start_response_with_exc_info_replaces_the_first(self) -> None:
         """With `exc_info` a second one replaces the first, as long as nothing was sent."""
 
         def answer(start_response: Any) -> Any:
@@ -428,7 +429,7 @@ class FailureTests(AppCase):
         self.cut(answer, b"one")
         self.assertEqual(len(self.errors()), 1)
 
-    def test_wrong_length(self) -> None:
+    def test_no_more_bytes_than_announced_are_sent(self) -> None:
         """Never more bytes than announced are sent, and with fewer the connection ends."""
         for pieces, body in (
             ([b"hello, ", b"world"], b"hello"),
@@ -446,7 +447,7 @@ class FailureTests(AppCase):
             (got,) = parse_answers(client.take())
             self.assertEqual((got.body, got.whole, client.eof), (body, body == b"hello", body != b"hello"))
 
-    def test_next_one(self) -> None:
+    def test_the_next_client_is_served_after_a_failure(self) -> None:
         """After a failure the next client is served, and nothing stays in the register."""
 
         def application(environ: Environ, start_response: Any) -> Any:
@@ -479,7 +480,7 @@ class CloseTests(AppCase):
         self.assertEqual(body.closed, 1)
         return client, self.engine.asked[-1]
 
-    def test_in_order(self) -> None:
+    def test_close_is_called_when_all_is_sent(self) -> None:
         """When all is sent."""
         for data in (GET, CLOSE):
             client, _ = self.closed(Body(b"one", b"two"), data=data)
@@ -493,7 +494,7 @@ class CloseTests(AppCase):
             self.closed(Body(*pieces))
         self.assertEqual(len(self.errors()), 2)
 
-    def test_not_iterable(self) -> None:
+    def test_close_is_called_if_the_answer_cannot_be_iterated(self) -> None:
         """When it cannot even be iterated over."""
 
         class Odd(Body):
@@ -502,7 +503,7 @@ class CloseTests(AppCase):
         self.closed(Odd())
         self.assertEqual(len(self.errors(TypeError)), 1)
 
-    def test_bad_piece(self) -> None:
+    def test_close_is_called_if_a_piece_is_no_bytes(self) -> None:
         """When a piece is no bytes."""
         self.closed(Body(b"one", "two"))
         self.assertEqual(len(self.errors(TypeError)), 1)
@@ -533,7 +534,7 @@ class CloseTests(AppCase):
         self.assertEqual((body.closed, self.flushLoggedErrors()), (1, []))
         self.nothing_left()
 
-    def test_generator(self) -> None:
+    def test_the_finally_of_a_generator_runs(self) -> None:
         """A generator's `finally` runs, when it is through and when its client leaves."""
         for script in ([], [BrokenPipeError()]):
             seen: list[int] = []
@@ -552,7 +553,7 @@ class CloseTests(AppCase):
             client.send(GET)
             self.assertEqual(seen, [1])
 
-    def test_close_fails(self) -> None:
+    def test_a_close_that_fails_is_logged(self) -> None:
         """A `close` that fails is logged, and the answer is whole all the same."""
 
         class Bad(Body):
@@ -565,7 +566,7 @@ class CloseTests(AppCase):
         self.assertEqual((len(self.errors()), self.engine.in_flight), (1, []))
 
     def test_after_the_last_byte(self) -> None:
-        """It is called when the answer is complete, so that nobody waits for it."""
+        """`close` is called when the answer is complete, so that the client does not wait for it."""
         client = self.engine.connect()
         got: list[bytes] = []
 
@@ -636,7 +637,7 @@ class EnvironTests(AppCase):
         for key in ("CONTENT_TYPE", "CONTENT_LENGTH", "HTTPS"):
             self.assertNotIn(key, environ)
 
-    def test_its_own(self) -> None:
+    def test_each_request_has_an_environ_of_its_own(self) -> None:
         """Each request has an environ of its own: what one application puts there no other one sees."""
         seen: list[Environ] = []
 
@@ -653,7 +654,7 @@ class EnvironTests(AppCase):
             [("http", False, "/1"), ("http", False, "/2")],
         )
 
-    def test_paths(self) -> None:
+    def test_the_path_is_decoded_once(self) -> None:
         """The path is decoded once, into latin-1 of its bytes; the query and REQUEST_URI stay as they were sent."""
         for target, path, query in (
             (b"/", "/", ""),
@@ -677,18 +678,18 @@ class EnvironTests(AppCase):
                 (path, query, target.decode()),
             )
 
-    def test_other_forms(self) -> None:
+    def test_an_absolute_target_gives_its_path_and_authority(self) -> None:
         """An absolute target gives its path and its authority; `*` gives no path."""
         environ = self.environ(b"GET http://b:81/x?y HTTP/1.1\r\n" + HOST + b"\r\n")
         self.assertEqual((environ["PATH_INFO"], environ["QUERY_STRING"], environ["HTTP_HOST"]), ("/x", "y", "b:81"))
         environ = self.environ(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n")
         self.assertEqual((environ["PATH_INFO"], environ["REQUEST_URI"]), ("", "*"))
 
-    def test_protocol(self) -> None:
+    def test_the_protocol_is_the_requests(self) -> None:
         """The protocol is the request's."""
         self.assertEqual(self.environ(b"GET / HTTP/1.0\r\n\r\n")["SERVER_PROTOCOL"], "HTTP/1.0")
 
-    def test_fields(self) -> None:
+    def test_fields_are_latin_1_with_folded_names(self) -> None:
         """Fields are latin-1, their names folded; the type and length of the body have keys of their own."""
         environ = self.environ(
             b"POST / HTTP/1.1\r\n" + HOST + b"content-TYPE: text/plain; charset=x\r\nX-Some-Thing: \xe4\xff\r\n"
@@ -701,12 +702,34 @@ class EnvironTests(AppCase):
         self.assertNotIn("HTTP_CONTENT_TYPE", environ)
         self.assertNotIn("HTTP_CONTENT_LENGTH", environ)
 
-    def test_repeated(self) -> None:
+    def test_a_decoded_body_is_announced_by_its_length_alone(self) -> None:
+        """A body that came in chunks has a length, and its coding is not said: it would be decoded once more."""
+        head = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: Chunked\r\nTE: trailers\r\nTrailer: X-T\r\n\r\n"
+        for body, chunks in (
+            (b"", b""),
+            (b"abc", b"3\r\nabc\r\n"),
+            (b"u" * MEMORY * 2, b"20000\r\n" + b"u" * 0x20000 + b"\r\n"),
+        ):
+            environ = self.environ(head + chunks + b"0\r\nX-T: 1\r\n\r\n")
+            self.assertEqual(environ["CONTENT_LENGTH"], str(len(body)))
+            self.assertNotIn("HTTP_TRANSFER_ENCODING", environ)
+            self.assertEqual((environ["HTTP_TE"], environ["HTTP_TRAILER"]), ("trailers", "X-T"))
+            self.assertEqual(environ["graceful.trailers"], [("X-T", "1")])
+
+    def test_workers_are_several_processes(self) -> None:
+        """PEP 3333: whether another process may call the application at the same time."""
+        self.assertEqual([of_server(several)["wsgi.multiprocess"] for several in (False, True)], [False, True])
+
+    def test_a_request_without_a_body_announces_none(self) -> None:
+        """No length is made up for a request that has no body."""
+        self.assertNotIn("CONTENT_LENGTH", self.environ())
+
+    def test_a_repeated_field_is_one_list(self) -> None:
         """A field that comes in several lines is one list, cookies joined their own way."""
         environ = self.environ(GET[:-2] + b"X-A: 1\r\nCookie: a=1\r\nx-a: 2\r\ncookie: b=2\r\nX-A: 3\r\n\r\n")
         self.assertEqual((environ["HTTP_X_A"], environ["HTTP_COOKIE"]), ("1,2,3", "a=1; b=2"))
 
-    def test_underscores(self) -> None:
+    def test_a_field_with_an_underscore_does_not_pass_for_its_twin(self) -> None:
         """A field with an underscore cannot pass for its twin with a hyphen."""
         environ = self.environ(GET[:-2] + b"X_Real_IP: 1\r\nX-Real-IP: 2\r\nRemote_Addr: 3\r\nX_Only: 4\r\n\r\n")
         self.assertEqual((environ["HTTP_X_REAL_IP"], environ["REMOTE_ADDR"]), ("2", "192.0.2.1"))
@@ -729,18 +752,18 @@ class EnvironTests(AppCase):
             if not key.startswith(("HTTP_", "wsgi.input", "graceful.exchange")):
                 self.assertEqual(environ[key], value, key)
 
-    def test_many_names(self) -> None:
+    def test_many_made_up_names_are_all_told_right(self) -> None:
         """However many names clients make up, all are told right."""
         for start in range(0, 2000, 100):
             lines = b"".join(b"X-M%d: %d\r\n" % (number, number) for number in range(start, start + 100))
             environ = self.environ(GET[:-2] + lines + b"\r\n")
             self.assertEqual(environ[f"HTTP_X_M{start + 99}"], str(start + 99))
 
-    def test_unix(self) -> None:
+    def test_a_client_on_a_unix_socket_has_no_address(self) -> None:
         """On a Unix socket the client has no address."""
         self.assertEqual(self.environ(peer=None)["REMOTE_ADDR"], "")
 
-    def test_proxy(self) -> None:
+    def test_only_a_trusted_proxy_replaces_the_clients_address(self) -> None:
         """What a trusted proxy tells of the client replaces what the connection says; another's does not."""
         fields = b"X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Request-Id: r-1\r\n\r\n"
         self.engine = Engine(self, proxies=TrustedProxies(["192.0.2.0/24"]))
@@ -775,7 +798,7 @@ class EnvironTests(AppCase):
         )
         self.assertEqual(seen, ["203.0.113.1", "192.0.2.1", "203.0.113.2"])
 
-    def test_mounted(self) -> None:
+    def test_below_a_prefix_script_name_and_path_info_are_split(self) -> None:
         """Below a prefix, the application's part of the path is its own, and both together the whole."""
         resource = WSGIResource(None, None, lambda environ, start_response: [])
         seen: list[Exchange] = []
@@ -819,7 +842,7 @@ class InputTests(AppCase):
         self.engine.settle()
         return result[0]
 
-    def test_methods(self) -> None:
+    def test_no_method_of_the_input_reads_past_the_body(self) -> None:
         """All methods work, wherever the body is, and none reads past its end."""
         for size in (700, MEMORY + 7000):
             for chunked in (False, True):
@@ -854,7 +877,7 @@ class InputTests(AppCase):
         stream = self.environ(post(MEMORY + 10))["wsgi.input"]
         self.assertTrue(stream.closed)
 
-    def test_trailers(self) -> None:
+    def test_trailers_are_apart_from_the_fields(self) -> None:
         """Trailers are told apart from the fields, also of an empty body."""
         for chunk in (b"", b"1\r\na\r\n"):
             environ = self.environ(
@@ -871,12 +894,12 @@ class InputTests(AppCase):
 class FileWrapperTests(Case):
     """`wsgi.file_wrapper` by itself."""
 
-    def test_blocks(self) -> None:
+    def test_a_file_wrapper_reads_blocks_of_the_given_size(self) -> None:
         """It reads in blocks of the size it is told."""
         self.assertEqual(list(FileWrapper(io.BytesIO(b"abcdefg"), 3)), [b"abc", b"def", b"g"])
         self.assertEqual(list(FileWrapper(io.BytesIO())), [])
 
-    def test_close(self) -> None:
+    def test_a_file_wrapper_closes_its_file(self) -> None:
         """It closes what can be closed."""
         file = io.BytesIO()
         FileWrapper(file).close()
@@ -902,7 +925,7 @@ class ResourceTests(AppCase):
 
     def serve_in_threads(self, application: Application) -> None:
         """Have an application run by the pool's threads."""
-        self.engine.site.serve(WSGIResource(None, None, application))
+        self.engine.serve(WSGIResource(None, None, application))
 
     def until(self, client: Client, count: int) -> list[Answer]:
         """Wait until a client has so many answers."""
@@ -914,7 +937,7 @@ class ResourceTests(AppCase):
         client.end.setblocking(False)
         return answers
 
-    def test_interfaces(self) -> None:
+    def test_the_resource_and_twisteds_own_are_handlers(self) -> None:
         """It is a resource and a handler, and so is Twisted's own."""
         resource = WSGIResource(None, None, lambda environ, start_response: [])
         verifyObject(IResource, resource)
@@ -923,7 +946,7 @@ class ResourceTests(AppCase):
         recognised = IHandler(TwistedWSGIResource(None, None, application))
         self.assertIs(recognised.application, application)
 
-    def test_threads(self) -> None:
+    def test_requests_of_several_clients_are_answered_side_by_side(self) -> None:
         """Requests of several clients are answered side by side, in threads, those of one client in order."""
         self.pool(2)
         barrier = threading.Barrier(2)
@@ -976,7 +999,7 @@ class ResourceTests(AppCase):
         self.assertTrue(done.wait(LONG))
         self.assertNotIn(threading.get_ident(), closed)
 
-    def test_overload(self) -> None:
+    def test_a_full_queue_answers_503_and_keeps_the_connection(self) -> None:
         """With all threads taken so many wait, and the next is told 503, while its connection goes on."""
         self.pool(1, 1)
         go_on = threading.Event()

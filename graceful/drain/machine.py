@@ -11,11 +11,10 @@ means in each state:
                                                                        ▼  │
                                                                     takedown ──ended──▶ gone
 
-There are two deadlines.  What holds a thread is taken down at the first.  A download holds none, and a site that
-deploys twenty times a day would never complete a long one: it is spared until the second.
+There are two deadlines (:mod:`graceful.drain.schedule`): what is spared at the first has until the second.
 
-A caller that stops a server needs three things: to begin, at most once; to know when the next deadline comes, also
-before it is certain; and to be told when the drain is over, however often and however late it asks.
+A caller that stops a server needs three things: to begin, at most once; to know when the next deadline comes; and to
+be told when the drain is over, however often and however late it asks.
 
 Nothing here knows what is drained: sockets, connections and threads are behind :class:`Drainable`.
 """
@@ -23,64 +22,19 @@ Nothing here knows what is drained: sockets, connections and threads are behind 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import Protocol
 
-from attrs import frozen
 from automat import TypeMachineBuilder
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from graceful.drain.schedule import DrainSchedule
+from graceful.drain.state import State
+from graceful.logs.attempt import attempt, attempt_deferred
 
-class State(str, Enum):
-    """How far an instance is, in the order in which it goes from state to state.
-
-    The values are those of the status.  A state is a string, so that it can be compared with what another process
-    has said, formatted, and dumped as JSON.
-    """
-
-    STARTING = "starting"
-    SERVING = "serving"
-    LAME_DUCK = "lame-duck"
-    CLOSING = "closing"
-    FINISHING = "finishing"
-    TAKEDOWN = "takedown"
-    GONE = "gone"
-
-    __str__ = str.__str__
-
-    @classmethod
-    def parse(cls, text: object) -> State | None:
-        """Returns the state that another process has reported; None for a word that is no state."""
-        try:
-            return cls(text)
-        except ValueError:
-            return None
-
-    @property
-    def accepts(self) -> bool:
-        """Whether the listening sockets are open and stay open for now."""
-        return self in (State.SERVING, State.LAME_DUCK)
-
-    @property
-    def draining(self) -> bool:
-        """Whether the drain has begun, or is over."""
-        return self not in (State.STARTING, State.SERVING)
-
-    @property
-    def leaving(self) -> bool:
-        """Whether the instance gives its control path and its pid file to a newcomer."""
-        return self is State.CLOSING or self.closed
-
-    @property
-    def closed(self) -> bool:
-        """Whether the listening sockets are closed, or another process accepts from them."""
-        return self is State.FINISHING or self.past_deadline
-
-    @property
-    def past_deadline(self) -> bool:
-        """Whether the deadline cannot be moved any more."""
-        return self in (State.TAKEDOWN, State.GONE)
+log = Logger(namespace="graceful")
 
 
 class Drainable(Protocol):
@@ -172,20 +126,9 @@ class Drain:
     ) -> None:
         self._clock = clock
         self._work = work
-        self._deadline = deadline
-        self._download_deadline = download_deadline
-        self._lame_duck = lame_duck
+        self._schedule = DrainSchedule(clock, deadline, download_deadline, lame_duck)
         self._entered = entered
         self._state = State.SERVING
-        #: When the drain began, and when the sockets were closed, seconds of the clock; None before.
-        self._began: float | None = None
-        self._closed: float | None = None
-        #: Nothing is waited for any more.
-        self._hurried = False
-        #: No client sends requests on idle connections any more.
-        self._quiet = False
-        #: The first deadline has come; it may have been put off since.
-        self._deadline_has_come = False
         self._over = False
         self._timer: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
@@ -201,44 +144,33 @@ class Drain:
     @property
     def next_deadline(self) -> float | None:
         """When the next deadline comes, seconds of the clock; None before the sockets are closed."""
-        return None if self._closed is None else self._deadline_at(self._past_first_deadline())
+        return self._schedule.next_deadline
 
     def takedown_at(self) -> float | None:
         """Returns when what holds a thread is taken down, seconds of the clock; None while serving.  Any thread."""
-        if self._began is None:
-            return None
-        if self._hurried:
-            return self._began
-        closed = self._closed
-        if closed is None:
-            closed = self._began + (0.0 if self._quiet else self._lame_duck)
-        return self._deadline + closed
+        return self._schedule.takedown_at()
 
     def seconds_ahead(self, spared: bool) -> tuple[float, float]:
         """Returns what is ahead if the drain takes as long as it may: seconds as a lame duck, and until the deadline.
 
         :param spared: count until the second deadline.
         """
-        now = self._clock.seconds()
-        deadline = self._longest(spared)
-        if self._closed is not None:
-            return 0.0, 0.0 if self._state.past_deadline else max(0.0, self._closed + deadline - now)
-        if self._began is None:
-            return self._lame_duck, deadline
-        if self._state != State.LAME_DUCK:
-            return 0.0, deadline
-        return max(0.0, self._began + self._lame_duck - now), deadline
+        return self._schedule.seconds_ahead(self._state, spared)
 
     def set_deadline(self, seconds: float) -> None:
         """Set the first deadline.
 
         :param seconds: from the closing of the sockets.
         """
-        self.extend(seconds - self._deadline)
+        self._schedule.set_deadline(seconds)
+        self._deadline_moved()
 
     def extend(self, seconds: float) -> None:
         """Move the first deadline by `seconds`, which may be negative; no effect once the takedown has begun."""
-        self._deadline = max(0.0, self._deadline + seconds)
+        self._schedule.extend(seconds)
+        self._deadline_moved()
+
+    def _deadline_moved(self) -> None:
         if self._state == State.FINISHING:
             self._set_timer()
 
@@ -257,7 +189,7 @@ class Drain:
 
     def succeeded(self) -> Deferred[None]:
         """Begin to stop, with the sockets in a successor's hands: no balancer needs time to look elsewhere."""
-        self._lame_duck = 0.0
+        self._schedule.skip_lame_duck()
         done = self.begin()
         if self._state == State.LAME_DUCK:
             self._machine.lame_duck_over()
@@ -269,29 +201,10 @@ class Drain:
 
     # -- the deadlines ------------------------------------------------------------------------------------
 
-    def _longest(self, spared: bool) -> float:
-        """Returns the seconds from the closing of the sockets to a deadline: the second one for what is spared."""
-        return max(self._deadline, self._download_deadline) if spared else self._deadline
-
-    def _deadline_at(self, second: bool) -> float:
-        """Returns when the first or the second deadline comes, seconds of the clock."""
-        assert self._closed is not None
-        return self._closed + self._longest(second)
-
-    def _past_first_deadline(self) -> bool:
-        """Whether the next deadline is the second: the first has come, and was not put off since."""
-        return self._deadline_has_come and self._clock.seconds() >= self._deadline_at(False)
-
-    def _nothing_is_spared(self) -> bool:
-        """Whether the second deadline has come, or a caller is in a hurry."""
-        return self._hurried or self._clock.seconds() >= self._deadline_at(True)
-
     def _set_timer(self) -> None:
         """Have the timer fire at the next deadline."""
         self._stop_timer()
-        at = self._deadline_at(self._past_first_deadline())
-        delay = 0.0 if self._hurried else max(0.0, at - self._clock.seconds())
-        self._timer = self._clock.callLater(delay, self._deadline_came)
+        self._timer = self._clock.callLater(self._schedule.until_next_deadline(), self._deadline_came)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():
@@ -299,8 +212,8 @@ class Drain:
 
     def _deadline_came(self) -> None:
         """Take down what is overdue; if only downloads are left, wait for their own deadline."""
-        self._deadline_has_come = self._clock.seconds() >= self._deadline_at(False)
-        if self._nothing_is_spared() or self._work.has_leftovers():
+        self._schedule.deadline_came()
+        if self._schedule.nothing_is_spared() or self._work.has_leftovers():
             self._machine.overdue()
         else:
             self._set_timer()
@@ -309,40 +222,45 @@ class Drain:
 
     def _enter(self, state: State) -> None:
         self._state = state
-        self._entered(state)
+        attempt(self._entered, state)
 
-    def _start(self) -> None:
-        self._began = self._clock.seconds()
-        self._work.going_down()
+    def _start(self, quiet: bool) -> None:
+        if quiet:
+            self._schedule.be_quiet()
+        self._schedule.begin()
+        attempt(self._work.going_down)
 
     def _wait_as_lame_duck(self) -> None:
-        self._timer = self._clock.callLater(self._lame_duck, self._machine.lame_duck_over)
+        self._timer = self._clock.callLater(self._schedule.lame_duck, self._machine.lame_duck_over)
 
     def _close(self) -> None:
         """Close the sockets before the wait: while requests still come in, a wait has no end."""
         self._enter(State.CLOSING)
-        self._work.last_requests(self._quiet)
-        self._work.close_listeners().addCallback(lambda ignored: self._machine.closed())
+        attempt(self._work.last_requests, self._schedule.quiet)
+        attempt_deferred(self._work.close_listeners).addCallback(lambda ignored: self._machine.closed())
 
     def _wait(self) -> None:
         """The sockets are closed: wait for what is left, until the deadline."""
         self._enter(State.FINISHING)
-        if self._closed is None:
-            self._closed = self._clock.seconds()
+        self._schedule.sockets_closed()
         self._set_timer()
-        self._work.all_gone().addCallback(lambda ignored: self._machine.emptied())
+        gone = maybeDeferred(self._work.all_gone)
+        gone.addCallbacks(lambda ignored: self._machine.emptied(), self._cannot_wait)
+
+    def _cannot_wait(self, failure: Failure) -> None:
+        log.failure("what is in flight cannot be watched: it has until the deadline", failure)
 
     def _take_down(self) -> None:
         """The deadline has come for what is still there."""
         self._enter(State.TAKEDOWN)
         self._stop_timer()
-        self._work.take_down(self._nothing_is_spared()).addCallback(self._took_down)
+        attempt_deferred(self._work.take_down, self._schedule.nothing_is_spared()).addCallback(self._took_down)
 
     def _took_down(self, ignored: object) -> None:
         """Wait on for what was spared; if its deadline has come meanwhile, take that down as well."""
         if not self._work.has_spared():
             self._machine.ended()
-        elif self._nothing_is_spared():
+        elif self._schedule.nothing_is_spared():
             self._take_down()
         else:
             self._machine.spared()
@@ -351,8 +269,7 @@ class Drain:
         """Nothing is left, whether it has finished or was taken down."""
         self._enter(State.GONE)
         self._stop_timer()
-        assert self._began is not None
-        self._work.finish(self._clock.seconds() - self._began).addCallback(self._tell_waiting)
+        attempt_deferred(self._work.finish, self._schedule.seconds_since_begin).addCallback(self._tell_waiting)
 
     def _tell_waiting(self, ignored: object) -> None:
         self._over = True
@@ -376,9 +293,8 @@ gone = builder.state("gone")
 def begin(inputs: Inputs, drain: Drain, quiet: bool) -> None:
     """Tell the balancer, and give it time to notice; one that is known to be quiet needs none."""
     drain._enter(State.LAME_DUCK)
-    drain._quiet = quiet
-    drain._start()
-    if drain._lame_duck > 0 and not quiet:
+    drain._start(quiet)
+    if drain._schedule.lame_duck > 0 and not quiet:
         drain._wait_as_lame_duck()
     else:
         inputs.lame_duck_over()
@@ -388,7 +304,7 @@ def begin(inputs: Inputs, drain: Drain, quiet: bool) -> None:
 def begin_again_as_lame_duck(inputs: Inputs, drain: Drain, quiet: bool) -> None:
     """A second request to stop changes nothing, unless it knows that the balancer has noticed."""
     if quiet:
-        drain._quiet = True
+        drain._schedule.be_quiet()
         inputs.lame_duck_over()
 
 
@@ -402,7 +318,8 @@ def noticed(inputs: Inputs, drain: Drain) -> None:
 @lame_duck.upon(Inputs.hurry).to(closing)
 def hurry_as_lame_duck(inputs: Inputs, drain: Drain) -> None:
     """Wait for nothing, but close the sockets in order all the same."""
-    drain._hurried = drain._quiet = True
+    drain._schedule.hurry()
+    drain._schedule.be_quiet()
     noticed(inputs, drain)
 
 
@@ -418,15 +335,15 @@ def begin_again(inputs: Inputs, drain: Drain, quiet: bool) -> None:
 @serving.upon(Inputs.hurry).to(closing)
 def hurry_from_serving(inputs: Inputs, drain: Drain) -> None:
     """Wait for nothing, but close the sockets in order all the same."""
-    drain._hurried = drain._quiet = True
-    drain._start()
+    drain._schedule.hurry()
+    drain._start(quiet=True)
     drain._close()
 
 
 @closing.upon(Inputs.hurry).loop()
 def hurry_while_closing(inputs: Inputs, drain: Drain) -> None:
     """The sockets are nearly closed; the takedown follows at once."""
-    drain._hurried = True
+    drain._schedule.hurry()
 
 
 @closing.upon(Inputs.closed).to(finishing)
@@ -451,7 +368,7 @@ def too_late(inputs: Inputs, drain: Drain) -> None:
 @takedown.upon(Inputs.hurry).loop()
 def hurry(inputs: Inputs, drain: Drain) -> None:
     """Take down everything, also what would be spared; if a takedown is under way, another one follows it."""
-    drain._hurried = True
+    drain._schedule.hurry()
     if drain.state != State.TAKEDOWN:
         drain._take_down()
 
@@ -476,23 +393,3 @@ gone.upon(Inputs.hurry).loop().returns(None)
 gone.upon(Inputs.begin).loop().returns(None)
 
 Machine = builder.build()
-
-
-@frozen
-class DrainResult:
-    """How a drain has gone.
-
-    :ivar exit_status: the exit status of the process, or what it would be.
-    :ivar seconds: how long the drain took.
-    :ivar finished: exchanges that ended by themselves in it.
-    :ivar taken_down: exchanges that were interrupted.
-    :ivar abandoned: threads that did not end.
-    :ivar reports: the ids of the reports on what was interrupted.
-    """
-
-    exit_status: int
-    seconds: float
-    finished: int
-    taken_down: int
-    abandoned: int
-    reports: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.base import DelayedCall
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -418,7 +418,7 @@ class SecondDeadlineTests(Case):
         self.follows("gone", state="gone")
 
     def test_ends_during_the_takedown(self) -> None:
-        """So does what ends while the others are being taken down."""
+        """A drain whose downloads end during the takedown ends with the takedown."""
         self.clock.advance(DEADLINE)
         self.work.spares = False
         self.work.end_takedown()
@@ -549,3 +549,58 @@ class SucceededTests(SynchronousTestCase):
         steps = list(work.steps)
         drain.succeeded()
         self.assertEqual((drain.state, work.steps), ("finishing", steps))
+
+
+class FailingStepTests(SynchronousTestCase):
+    """A step that raises, or whose Deferred fails: the stop goes on to its end."""
+
+    def drained(self, name: str, fail_with: Callable[[], Any]) -> Work:
+        """Let a drain with a failing step pass."""
+        clock, work = StrictClock(), Work(at_once=True)
+
+        def fail(*arguments: object) -> Any:
+            work.steps.append(f"{name} fails")
+            return fail_with()
+
+        self.patch(work, name, fail)
+        drain = Drain(clock, work, DEADLINE, DEADLINE, 0.0, lambda state: None)
+        done = drain.begin()
+        clock.advance(DEADLINE)
+        self.successResultOf(done)
+        self.assertIn(f"{name} fails", work.steps)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        return work
+
+    def test_the_stop_goes_on_when_a_step_raises(self) -> None:
+        """The pid file, the balancer, the sockets, the takedown: none of them can lose the stop."""
+
+        def raise_it() -> None:
+            raise ZeroDivisionError
+
+        for name in ("going_down", "last_requests", "close_listeners", "all_gone", "finish"):
+            self.drained(name, raise_it)
+
+    def test_the_stop_goes_on_when_a_deferred_fails(self) -> None:
+        """A step that fails later is no different."""
+        for name in ("close_listeners", "all_gone", "finish"):
+            self.drained(name, lambda: fail(ZeroDivisionError()))
+
+    def test_the_stop_goes_on_when_the_takedown_fails(self) -> None:
+        """What could not be taken down is left to the end of the process."""
+        clock, work = StrictClock(), Work(at_once=True)
+        self.patch(work, "all_gone", lambda: Deferred())
+        self.patch(work, "take_down", lambda everything: fail(ZeroDivisionError()))
+        done = Drain(clock, work, DEADLINE, DEADLINE, 0.0, lambda state: None).begin()
+        clock.advance(DEADLINE)
+        self.successResultOf(done)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_the_stop_goes_on_when_a_listener_to_its_states_fails(self) -> None:
+        """The service manager or a client of control may not take its states."""
+
+        def fail_with(state: object) -> None:
+            raise ZeroDivisionError
+
+        done = Drain(StrictClock(), Work(at_once=True), DEADLINE, DEADLINE, 0.0, fail_with).begin()
+        self.successResultOf(done)
+        self.assertGreater(len(self.flushLoggedErrors(ZeroDivisionError)), 2)

@@ -1,0 +1,47 @@
+"""Whether a blocked loop's thread is in the application's code, where an exception of a takedown may be raised.
+
+The same thread runs the loop itself, and the server's part of a session, which may hold a connection's write token.
+An exception that is raised there would leave the loop or the connection in pieces.  What the thread does is seen
+from its frames: the innermost one that belongs to a known file decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import sys
+from typing import Final
+
+_SERVER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_LOOP: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep
+_SELECT: Final = os.path.abspath(selectors.__file__)
+#: The functions of the server that call the application, by file and name.
+_CALLERS: Final = frozenset(
+    (os.path.join(_SERVER, "asgi", file), name)
+    for file, name in (
+        ("asgi_host.py", "_logged"),
+        ("http_session.py", "run"),
+        ("lifespan.py", "_run"),
+        ("loop_thread.py", "_run"),
+        ("websocket_task.py", "run"),
+    )
+)
+
+
+def in_application_code(thread: int) -> bool:
+    """Whether a thread that runs an event loop is in code that is neither the loop's nor the server's.
+
+    :param thread: its `threading.get_ident()`.
+    """
+    frame = sys._current_frames().get(thread)
+    depth = 0
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_SERVER):
+            return depth > 0 and (name, frame.f_code.co_name) in _CALLERS
+        if name.startswith(_LOOP) or name == _SELECT:
+            return depth > 0
+        depth += 1
+        frame = frame.f_back
+    return False

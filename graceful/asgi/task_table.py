@@ -1,0 +1,184 @@
+"""The tasks that work for exchanges: the asyncio counterpart of a pool of threads.
+
+A drain, a takedown and the status ask who works for an exchange.  For a WSGI application that is a thread, for an
+ASGI application a task; this table knows all of them, from the moment at which an exchange is left to the loop, which
+may be blocked and not begin it, until its coroutine has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.logger import Logger
+
+from graceful.application.current import set_current
+from graceful.application.deadlines import Takedown
+from graceful.asgi.coroutine_stack import stack_of_task
+from graceful.asgi.loop_thread import LoopThread
+from graceful.asgi.task_interrupt import InterruptThread, TaskInterrupt
+from graceful.reports.failed_answer import answer_failure
+from graceful.reports.reporter import Reporter
+from graceful.threads.stacks import stack_of
+from graceful.web.exchange import APPLICATION, SENDING
+
+if TYPE_CHECKING:
+    from graceful.web.exchange import Exchange
+
+log = Logger(namespace="graceful")
+
+
+class Job(Protocol):
+    """What is to be done for an exchange.
+
+    :ivar handed_over: whether another party gives the answer and releases the exchange, whatever becomes of the job.
+    """
+
+    @property
+    def handed_over(self) -> bool: ...
+
+    async def run(self) -> bool:
+        """Do it.  Returns whether another party releases the exchange.  The loop's thread."""
+
+
+class Work:
+    """What works for one exchange: a task, or a place in the loop's queue.
+
+    :param exchange: the exchange.
+    :param job: what is to be done for it.
+    :param thread: the loop's thread.
+    :ivar task: the task; None until it has begun.
+    """
+
+    __slots__ = ("exchange", "job", "task", "thread")
+
+    #: What the log calls a worker of this kind.
+    kind = "task"
+
+    def __init__(self, exchange: Exchange, job: Job, thread: LoopThread) -> None:
+        self.exchange = exchange
+        self.job = job
+        self.thread = thread
+        self.task: asyncio.Task[None] | None = None
+
+    def stack(self) -> str:
+        """Returns the stack of the task, innermost await last; of a blocked loop, its thread's.  Any thread."""
+        task = self.task
+        return stack_of(self.thread.ident) if task is None or self.runs_now() else stack_of_task(task)
+
+    def runs_now(self) -> bool:
+        """Whether the loop's thread runs this task's code.  Any thread."""
+        task = self.task
+        return task is not None and asyncio.current_task(self.thread.loop) is task
+
+    def cancel(self) -> None:
+        """Cancel the task.  Any thread; does not wait."""
+        self.thread.call(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def interrupt(self, exchange: Exchange, now: float, interrupt_thread: InterruptThread) -> TaskInterrupt:
+        """Begin to bring it down.  Reactor thread.
+
+        :param now: monotonic seconds.
+        :param interrupt_thread: brings down the loop's thread, if that is blocked.
+        """
+        return TaskInterrupt(self, now, interrupt_thread)
+
+
+class TaskTable:
+    """Starts tasks that work for exchanges, and knows them.
+
+    :param thread: the loop's thread.
+    :param reports: gets a report of each exchange whose coroutine raises.
+    """
+
+    def __init__(self, thread: LoopThread, reports: Reporter) -> None:
+        self._thread = thread
+        self._reports = reports
+        self._works: dict[Exchange, Work] = {}  # any thread; single operations are atomic
+
+    # -- any thread ---------------------------------------------------------------------------------------
+
+    def start(self, exchange: Exchange, job: Job) -> None:
+        """Have a job done for an exchange, in a task of its own.
+
+        When it returns, the exchange is released if the job has finished or abandoned it.  When it raises, the client
+        gets 500, or sees its answer cut, and there is a report.
+        """
+        work = self._works[exchange] = Work(exchange, job, self._thread)
+        self._thread.call(self._begin, work)
+
+    def __contains__(self, exchange: object) -> bool:
+        return exchange in self._works
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def job_of(self, exchange: Exchange) -> Job | None:
+        """Returns what is to be done for an exchange; None if that is done."""
+        work = self._works.get(exchange)
+        return None if work is None else work.job
+
+    def working(self) -> dict[Exchange, Work]:
+        """Returns the exchanges that a task works for, each with its work."""
+        return self._works.copy()
+
+    # -- the loop's thread --------------------------------------------------------------------------------
+
+    def _begin(self, work: Work) -> None:
+        exchange = work.exchange
+        write_token = exchange.connection.write_token
+        if write_token.current is not exchange or write_token.closed:
+            self._works.pop(exchange, None)
+            exchange.abandon()  # the client left, or the deadline came, before the loop came to it
+            exchange.release()
+            return
+        work.task = self._thread.loop.create_task(self._run(work))
+
+    async def _run(self, work: Work) -> None:
+        exchange = work.exchange
+        exchange.phase = APPLICATION
+        set_current(exchange)
+        released = False
+        try:
+            released = await work.job.run()
+        except BaseException as error:
+            released = work.job.handed_over
+            self._failed(exchange, error, released)
+        finally:
+            try:
+                if exchange.phase == APPLICATION:
+                    exchange.phase = SENDING
+                if exchange.hooks is not None:
+                    for hook in exchange.hooks.copy():
+                        hook.cancel()
+                exchange.environ = None
+            finally:  # whatever a hook or an exception of a takedown that comes late does: a drain waits for this
+                self._works.pop(exchange, None)
+                if not released:
+                    exchange.release()
+
+    def _failed(self, exchange: Exchange, error: BaseException, handed_over: bool) -> None:
+        try:
+            if (exchange.ended or handed_over) and not isinstance(error, Takedown | asyncio.CancelledError):
+                self._failed_late(exchange, error)
+            elif not handed_over:
+                answer_failure(exchange, error, self._reports)
+        except (Exception, Takedown):  # of a takedown: one that comes late
+            exchange.connection.site.fail(exchange)
+
+    def _failed_late(self, exchange: Exchange, error: BaseException) -> None:
+        """The answer was complete, or left to another party, and what the application did then has failed."""
+        if exchange.takedown is not None or exchange.error:
+            return
+        exchange.report = exchange.report or self._reports.new_id()
+        log.failure(
+            "{exchange}: the application failed after its answer ({report})",
+            exchange=exchange,
+            report=exchange.report,
+        )
+        exchange.error = 500
+        self._reports.failed(exchange, "error", error)

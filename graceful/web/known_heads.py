@@ -1,0 +1,83 @@
+"""Heads of requests that come again are not parsed again.
+
+A browser sends the same ten fields with each of its requests, a proxy or a client program the same three, and parsing
+them costs more than everything else that the server does for a small request.  So what was parsed is remembered by
+its bytes, for all connections together, boundedly.  Only plain heads are: no body, nothing about the connection,
+HTTP/1.1 and one Host.  For those the parser's verdict on the fields depends on nothing but their bytes, nor that on
+an ordinary request line.
+
+What is remembered is shared by requests of several clients, and therefore immutable.  Reactor thread, except as said.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+#: Fields of as many heads are remembered, and as many request lines.
+REMEMBERED: Final = 512
+#: Hashes of as many are kept to see that fields come again.
+SEEN_ONCE: Final = 4096
+#: Bytes of the fields of a head, with its line breaks, and of a request line, that are remembered.
+LONGEST_FIELDS: Final = 4096
+LONGEST_LINE: Final = 256
+
+# Of an origin-form target only characters that every parser takes (RFC 3986 §3.3), and no fragment.
+_LINE: Final = re.compile(rb"([A-Z]+) (/[!$-;=?-Z_a-z~]*) HTTP/1\.1\Z")
+
+
+class KnownFields(tuple[tuple[bytes, bytes], ...]):
+    """The fields of a head that may come again: name and value of each, as an exchange has them.
+
+    :ivar environ: the same as PEP 3333 has them, once a thread has made that; never changed.  Any thread.
+    :ivar lowered: the same as ASGI has them, once that was asked for; never changed.  Any thread.
+    """
+
+    environ: dict[str, Any] | None = None
+    lowered: list[tuple[bytes, bytes]] | None = None
+
+
+_fields: dict[bytes, KnownFields] = {}
+# Hashes of fields that have come once.  What a proxy makes unique for each request is not worth more.
+_once: set[int] = set()
+_lines: dict[bytes, tuple[str, bytes]] = {}
+
+# A method that is looked up of an imported name is made for each call; these are made once.
+known_fields: Final = _fields.get
+known_line: Final = _lines.get
+
+
+def learn_fields(data: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    """Remember the fields of a plain head, if they have come before.
+
+    :param data: as they were sent, from the line break before them to the empty line.
+    :param fields: what was parsed.
+    """
+    if len(data) > LONGEST_FIELDS:
+        return
+    key = hash(data)
+    if key not in _once:
+        if len(_once) >= SEEN_ONCE:
+            _once.clear()
+        _once.add(key)
+    else:
+        if len(_fields) >= REMEMBERED:
+            _fields.clear()  # those that really come again will soon be back
+        _fields[data] = KnownFields(fields)
+
+
+def learn_line(line: bytes, methods: dict[bytes, str]) -> tuple[str, bytes] | None:
+    """Remember an ordinary request line.
+
+    :param line: as it was sent, without its line break.
+    :param methods: those that the parser has taken before, with their names.
+    :returns: method and target; None if the line is one for the parser.
+    """
+    match = _LINE.match(line) if len(line) <= LONGEST_LINE else None
+    name = methods.get(match[1]) if match is not None else None
+    if match is None or name is None:
+        return None
+    if len(_lines) >= REMEMBERED:
+        _lines.clear()
+    known = _lines[line] = name, match[2]
+    return known

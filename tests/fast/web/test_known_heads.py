@@ -1,0 +1,163 @@
+"""Heads that come again: the same request, or the same refusal, as if each had been parsed."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.web import known_heads, request_parser
+from graceful.web.known_heads import LONGEST_FIELDS, LONGEST_LINE, REMEMBERED, SEEN_ONCE, KnownFields
+from graceful.wsgi.environ import add_fields
+from tests.fast.web.test_request_parser import END, GET, HOST, Request, Sink, feed, outcome
+
+METHODS = [b"GET", b"POST", b"HEAD", b"OPTIONS", b"CONNECT", b"PRI", b"DESCRIBE", b"M-SEARCH", b"FOO", b"get", b""]
+TARGETS = [
+    b"/",
+    b"/a?b=c%20d",
+    b"*",
+    b"//x",
+    b"http://other.example/x",
+    b"/#a",
+    b"/\xff",
+    b'/"<>\\^`{|}',
+    b"/a b",
+    b"a",
+]
+VERSIONS = [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"RTSP/1.0", b"ICE/1.0", b"http/1.1", b""]
+FIELDS = [
+    HOST,
+    b"Host: a,b\r\n",
+    b"Host: \r\n",
+    b"User-Agent: \t some thing \r\n",
+    b"Accept: */*\r\nAccept: text/html\r\n",
+    b"Cookie: a=1\r\n",
+    b"X_Forwarded_For: 1\r\n",
+    b"Range: bytes=0-1\r\n",
+    b"Connection: close\r\n",
+    b"Connection: keep-alive\r\n",
+    b"Proxy-Connection: close\r\n",
+    b"Content-Length: 0\r\n",
+    b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Upgrade: websocket\r\nConnection: upgrade\r\n",
+    b"bad name: 1\r\n",
+    b"Folded: 1\r\n 2\r\n",
+    b"Bare: 1\n",
+    b"Control: \x01\r\n",
+    b": nothing\r\n",
+]
+
+lines = st.tuples(st.sampled_from(METHODS), st.sampled_from(TARGETS), st.sampled_from(VERSIONS)).map(b" ".join)
+ordinary = st.sampled_from([b"GET / HTTP/1.1", b"GET /a HTTP/1.1", b"POST / HTTP/1.1"])
+fields = st.lists(st.sampled_from(FIELDS), max_size=4).map(b"".join)
+plain = st.sampled_from([HOST, HOST + b"Accept: */*\r\n", b"Cookie: a=1\r\nCookie: b=2\r\n" + HOST])
+heads = st.tuples(ordinary | lines, plain | fields).map(lambda head: head[0] + END + head[1] + END)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A head with a byte too many, too few, or wrong."""
+    head = draw(heads)
+    at = draw(st.integers(0, len(head)))
+    return head[:at] + draw(st.binary(max_size=2)) + head[at + draw(st.integers(0, 2)) :]
+
+
+def slow(*pieces: bytes) -> list[Request | int]:
+    """What becomes of these bytes if nothing is remembered."""
+    with patch.object(request_parser, "known_fields", lambda data: None):
+        return outcome(*pieces)
+
+
+class SameTests(SynchronousTestCase):
+    """Remembered or parsed."""
+
+    @given(st.lists(heads | damaged() | st.binary(max_size=30), min_size=1, max_size=5))
+    @example([GET + END, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\nGET /x HTTP/1.1\r\n\r\n"])
+    @example([line + END + HOST + END for line in (b"PRI / HTTP/1.1", b"PRI /HTTP/1.1", b"GET / HTTP/1.1")])
+    @settings(max_examples=500, deadline=None)
+    def test_a_head_that_comes_again_is_the_same_request(self, pieces: list[bytes]) -> None:
+        """For any bytes on a connection there are the same requests, or the same refusal, as without a memory."""
+        for piece in 2 * pieces:
+            outcome(piece)
+        self.assertEqual(outcome(*pieces), slow(*pieces))
+        self.assertEqual(outcome(*pieces), slow(*pieces))
+
+    @given(heads | damaged())
+    @settings(max_examples=300, deadline=None)
+    def test_an_ordinary_line_fits_any_fields_that_are_known(self, head: bytes) -> None:
+        """What was learnt with one request line holds with each other that is not left to the parser."""
+        rest = head.partition(END)[2]
+        for _ in range(2):
+            outcome(b"GET /first HTTP/1.1" + END + rest)
+        self.assertEqual(outcome(head), slow(head))
+
+
+class MemoryTests(SynchronousTestCase):
+    """What is remembered, and how much."""
+
+    def setUp(self) -> None:
+        """Begin with nothing."""
+        for memory in (known_heads._fields, known_heads._once, known_heads._lines):
+            memory.clear()  # type: ignore[attr-defined]
+
+    def headers(self, *pieces: bytes) -> list[object]:
+        """The fields of the exchanges that these bytes become."""
+        seen: list[object] = []
+
+        class Looking(Sink):
+            def complete(self, exchange: object) -> None:
+                seen.append(exchange.headers)  # type: ignore[attr-defined]
+                super().complete(exchange)  # type: ignore[arg-type]
+
+        with patch("tests.fast.web.test_request_parser.Sink", Looking):
+            feed(*pieces)
+        return seen
+
+    def test_fields_are_shared_by_all_connections(self) -> None:
+        """The third request with the same fields, of whatever client, has what was parsed of the second one's."""
+        self.headers(GET + END)
+        self.assertEqual(known_heads._fields, {})
+        self.headers(GET + END)
+        first, second = self.headers(b"GET /other HTTP/1.1\r\n" + HOST + END, GET + END)
+        self.assertIs(type(first), KnownFields)
+        self.assertIs(first, second)
+
+    def test_what_says_something_about_the_connection_is_not_remembered(self) -> None:
+        """Nothing with a body, another version, or a word about the connection."""
+        for more in (b"Connection: close\r\n", b"Content-Length: 0\r\n", b"Upgrade: h2c\r\n"):
+            for _ in range(2):
+                self.headers(GET + more + END)
+        for _ in range(2):
+            self.headers(b"GET / HTTP/1.0\r\n" + HOST + END)
+        self.assertEqual(known_heads._fields, {})
+
+    def test_the_memory_is_bounded(self) -> None:
+        """However many different heads come, a bounded number of them is held; large ones never are."""
+        for number in range(2 * REMEMBERED + 1):
+            for _ in range(2):
+                self.headers(GET + b"X-Number: %d\r\n" % number + END)
+            self.headers(b"GET /%d HTTP/1.1\r\n" % number + HOST + END)
+        self.assertGreater(len(known_heads._fields), 0)
+        self.assertLessEqual(len(known_heads._fields), REMEMBERED)
+        for number in range(2 * SEEN_ONCE + 1):
+            known_heads.learn_fields(b"%d" % number, [])
+        self.assertLessEqual(len(known_heads._once), SEEN_ONCE)
+        self.assertLessEqual(len(known_heads._lines), REMEMBERED)
+        known_heads._fields.clear()
+        known_heads._lines.clear()
+        for _ in range(2):
+            self.headers(GET + b"X-Long: " + b"x" * LONGEST_FIELDS + END + END)
+        self.assertEqual(known_heads._fields, {})
+        self.headers(GET + END, GET + END, GET + END, b"GET /" + b"x" * LONGEST_LINE + b" HTTP/1.1\r\n" + HOST + END)
+        self.assertEqual(list(known_heads._lines), [b"GET / HTTP/1.1"])
+
+    def test_the_environ_of_known_fields_is_made_once(self) -> None:
+        """Fields in several lines are joined in it as always."""
+        twice = KnownFields([(b"Accept", b"a"), (b"Accept", b"b"), (b"Cookie", b"c=1"), (b"Cookie", b"d=2")])
+        environ: dict[str, str] = {}
+        add_fields(environ, twice)
+        self.assertEqual(environ, {"HTTP_ACCEPT": "a,b", "HTTP_COOKIE": "c=1; d=2"})
