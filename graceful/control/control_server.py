@@ -97,6 +97,8 @@ class ControlServer:
         self._reactor: Any = None
         self._inherited: BoundSocket | None = None  # the control socket, while a predecessor still answers there
         self._control_site: ControlSite | None = None
+        self._status_site: ControlSite | None = None
+        self._awaits_counts = False  # a predecessor counts on, and answers on the status page's sockets
         self._since_second = 0.0
 
     # -- up -----------------------------------------------------------------------------------------------
@@ -109,6 +111,7 @@ class ControlServer:
         :param predecessor: has handed its own sockets over, and uses them until this process accepts.
         :raises ControlError, BindError, TakeoverError: one line for the operator.
         """
+        self._awaits_counts = predecessor is not None
         if predecessor is not None and self._control is not None:
             self._control.expect()
             self._inherited = predecessor.claim_path(CONTROL, self._control.path)
@@ -136,8 +139,8 @@ class ControlServer:
 
     def _yield_addresses(self) -> None:
         """Free the addresses of the status page for a successor; open connections go on."""
-        for site in self._sites[1:]:
-            site.close()
+        if self._status_site is not None:
+            self._status_site.close()
 
     def serve(self, sock: socket) -> None:
         """Answer on a connected socket as on the control socket's connections; called before `open`.
@@ -180,11 +183,13 @@ class ControlServer:
             self._scrapes = Scrapes(clock)
             read_api = ReadApi(self._status, self._events, self._metrics, SameOrigin(names), self._scrapes.seen)
             self._apis.append(read_api)
-            self._sites.append(ControlSite(reactor, clock, hub, self._status_sockets, read_api))
+            self._status_site = ControlSite(reactor, clock, hub, self._status_sockets, read_api)
+            self._sites.append(self._status_site)
         if self._status_sockets or self._connected:
             self._metrics.load()
         for site in self._sites:
-            site.open()
+            if site is self._control_site or not self._awaits_counts:
+                site.open()
         connected, self._connected = self._connected, []
         for sock in connected:
             assert self._control_site is not None
@@ -219,7 +224,7 @@ class ControlServer:
     def sockets(self) -> list[tuple[str, BoundSocket]]:
         """Returns what a successor gets beside the application's sockets, each with its role."""
         control, at = self._control, self._control_site
-        found = [(STATUS, bound) for site in self._sites if site is not at for bound in site.sockets()]
+        found = [(STATUS, bound) for bound in self._status_site.sockets()] if self._status_site is not None else []
         if at is not None and control is not None and control.where == control.path:
             found += [(CONTROL, bound) for bound in at.sockets()]
         return found
@@ -241,7 +246,13 @@ class ControlServer:
         self._news.hand_over(pid)
 
     def succeed(self) -> None:
-        """Take the control path, which the predecessor has let go of."""
+        """Take the control path, which the predecessor has let go of, and answer on the status page.
+
+        Not before: metrics without what the predecessor has counted would look like a restart.
+        """
+        self._awaits_counts = False
+        if self._status_site is not None:
+            self._status_site.open()
         inherited, self._inherited = self._inherited, None
         if inherited is None or self._control is None or self._control_site is None:
             return
@@ -256,9 +267,8 @@ class ControlServer:
 
         From now on Prometheus reads only the successor: connections on which it would ask this process are closed.
         """
-        for site in self._sites:
-            if site is not self._control_site:
-                site.close_idle()
+        if self._status_site is not None:
+            self._status_site.close_idle()
         return self._count_handover.hand_over()
 
     def inherit_counted(self, told: object) -> None:
@@ -310,7 +320,7 @@ class ControlServer:
 
         :param within: seconds.
         """
-        listens = any(site.sockets() for site in self._sites if site is not self._control_site)
+        listens = self._status_site is not None and bool(self._status_site.sockets())
         return self._scrapes.next(within) if self._scrapes is not None and listens else succeed(None)
 
     def end(self, ending: DrainResult) -> None:

@@ -66,11 +66,13 @@ class ControlSite:
         self._hub = hub
         self._listeners: list[Listener] = []
         self._reserve = Reserve()
+        self._is_open = False
         for one in bound:
             self.add(one)
 
     def open(self) -> None:
         """Begin to accept."""
+        self._is_open = True
         self._reserve.refill()
         for listener in self._listeners:
             listener.start()
@@ -131,15 +133,18 @@ class ControlSite:
         self._sweep(now)
 
     def close_idle(self) -> None:
-        """Make each answer the last one of its connection, and close the connections on which none is owed."""
+        """Make each answer the last one of its connection, and close those on which none is owed any more.
+
+        A client that has just connected is about to ask: it has its time (see :mod:`graceful.web.timeouts`).
+        """
         self.site.drain(self._clock.seconds(), quiet=True)
         for connection in list(open_connections(self.site)):
-            if connection.idle():
-                connection.close()
+            if connection.answered and connection.idle():
+                connection.half_close()
 
     def accept_waiting(self) -> None:
-        """Accept the connections that the kernel has completed by now."""
-        for listener in self._listeners:
+        """Accept the connections that the kernel has completed by now; none if we have not begun to."""
+        for listener in self._listeners if self._is_open else ():
             listener.doRead()
 
     def close(self) -> None:

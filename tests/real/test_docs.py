@@ -1065,6 +1065,7 @@ COLLECTOR = "http://127.0.0.1:4318"
 #: Views beside those of the guide: one says by which process it is answered, one stays until the server stops.
 DJANGO_URLS = """
 import os
+import pathlib
 import time
 
 import graceful
@@ -1077,6 +1078,7 @@ def process(request):
 
 
 def stays(request):
+    pathlib.Path("stays").touch()
     while not graceful.draining():
         time.sleep(0.01)
     return HttpResponse("stayed")
@@ -1087,6 +1089,7 @@ urlpatterns = [path("process", process), path("stays", stays)]
 FASTAPI_VIEWS = """
 
 import os
+import pathlib
 
 import graceful
 
@@ -1098,6 +1101,7 @@ def process():
 
 @app.get("/stays")
 async def stays():
+    pathlib.Path("stays").touch()
     await graceful.drain_begins()
 """
 
@@ -1133,9 +1137,8 @@ def check_traces(site: Site, command: str, collector: Collector, processes: int)
         with Connection(server.port) as client:
             client.send(request("/process", f"traceparent: 00-{TRACE}-{CALLER}-01", host="127.0.0.1"))
             assert client.answer().status == 200
-        in_flight(server, 0)  # an answer may be there before its exchange is over
         with asked(server.port, "/stays") as stays:
-            in_flight(server, 1)
+            wait_for((site.path / "stays").exists)
             assert not collector.spans
             server.terminate()
             stays.communicate()

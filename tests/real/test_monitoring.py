@@ -229,6 +229,29 @@ def test_prometheus_learns_of_all_that_is_taken_down(home: Home, options: tuple[
         wait_for(lambda: "ExchangesTakenDown" in prometheus.firing())
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_no_counter_goes_down_in_a_takeover(home: Home, options: tuple[str, ...]) -> None:
+    """Metrics read on a connection of their own, at any moment of it, know what the predecessor has counted."""
+    status = free_port()
+    options = (*options, "--status-listen", LOOPBACK.format(port=status))
+    counted: list[float] = []
+
+    def read() -> float:
+        text = ask(status, request("/metrics", "Connection: close", host=f"127.0.0.1:{status}")).body.decode()
+        return _requests({family.name: family for family in text_string_to_metric_families(text)})["2xx"]
+
+    with Server(home, *options) as first:
+        for _ in range(3):
+            assert get(first.port).status == 200
+        wait_for(lambda: read() == 3)
+        with Server(home, "--takeover", *options, port=first.port, wait_open=False) as second:
+            while not second.log.find_all("took over from process"):
+                counted.append(read())
+            assert first.wait() == 0
+            counted.append(read())
+    assert set(counted) == {3}
+
+
 @contextmanager
 def _stuck(server: Server, prometheus: Prometheus) -> Iterator[Connection]:
     """A request that never ends by itself, but comes down at once."""

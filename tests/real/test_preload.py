@@ -307,7 +307,8 @@ def test_an_edit_is_forked_with_reload(home: Home, stack: ExitStack) -> None:
         wait_for(lambda shown=shown: get(server.port, "/release").body == shown, 20)  # type: ignore[misc]
     edit(site, "TEXT = broken\n")
     server.wait_line("no deploy: .*name 'broken' is not defined.*the old release serves on")
-    assert b"NameError: name &#x27;broken&#x27; is not defined" in get(server.port, "/", "Accept: text/html").body
+    message = b"NameError: name &#x27;broken&#x27; is not defined"
+    wait_for(lambda: message in get(server.port, "/", "Accept: text/html").body)  # the workers are told afterwards
     assert get(server.port, "/release").body == b"third"
 
 

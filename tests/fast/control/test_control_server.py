@@ -20,9 +20,9 @@ from graceful.control.health import Health
 from graceful.drain import DrainResult
 from graceful.process.systemd import SystemdNotifier
 from graceful.server.server_status import ServerStatus
-from graceful.sockets.binding import BindError
+from graceful.sockets.binding import BindError, BoundSocket
 from graceful.web.connection import Connection
-from tests.fast.doubles import Case, Engine, directory_for, get
+from tests.fast.doubles import Case, Engine, Reactor, directory_for, get
 
 
 class PlacesTests(SynchronousTestCase):
@@ -65,6 +65,42 @@ class PlacesTests(SynchronousTestCase):
         self.assertEqual((free, os.path.exists(self.path)), ([True], False))
 
 
+class SuccessorTests(Case):
+    """The status page of a successor, on the sockets of its predecessor."""
+
+    def test_reads_no_metrics_from_a_successor_before_it_knows_the_counts(self) -> None:
+        """Before it has heard what its predecessor has counted, it leaves the status page's clients to that."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        name = f"tcp:{listening.getsockname()[1]}:interface=127.0.0.1"
+        bound = BoundSocket(name, listening, shared=True)
+        predecessor: Any = SimpleNamespace(claim=lambda role, wanted: [bound])
+        settings = Settings(status_listen=(name,))
+        status: Any = ServerStatus(settings)
+        reactor = Reactor()
+        self.patch(module, "monotonic_clock", lambda reactor: quiet_clock())
+        server = ControlServer(settings, status, None, SystemdNotifier({}))
+        self.addCleanup(server.close)
+        server.bind({}, None, predecessor)
+        server.open(reactor, cast(Any, None))
+        self.assertNotIn(listening.fileno(), watched(reactor))
+        server.inherit_counted({"finished": 3})
+        server.succeed()
+        self.assertIn(listening.fileno(), watched(reactor))
+
+
+def watched(reactor: Reactor) -> list[int]:
+    """The descriptors that a reactor reads."""
+    return [reader.fileno() for reader in reactor.readers]
+
+
+def quiet_clock() -> Any:
+    """A clock on which nothing is ever called."""
+    return SimpleNamespace(
+        seconds=lambda: 0.0, start=lambda: None, stop=lambda: None, callLater=lambda *ignored: None
+    )
+
+
 class ConnectedTests(Case):
     """A control server without any listening socket, as a worker has it: for one client, to the end of either."""
 
@@ -74,9 +110,7 @@ class ConnectedTests(Case):
         counters = Counters()
         self.engine = Engine(self, record=counters.before(None))
         self.patch(module, "monotonic_clock", lambda reactor: self.clock)
-        self.clock: Any = SimpleNamespace(
-            seconds=lambda: 0.0, start=lambda: None, stop=lambda: None, callLater=lambda *ignored: None
-        )
+        self.clock = quiet_clock()
         self.status = ServerStatus(self.engine.site.settings)
         instance: Any = SimpleNamespace(
             site=self.engine.site,
