@@ -74,9 +74,7 @@ def test_edits_are_deployed_without_a_loss(home: Home) -> None:
             wait_for(lambda text=text: get(server.port).body == text, timeout=20)
         edit(helper, "TEXT = broken\n")
         server.wait_line("no deploy: .*name 'broken' is not defined.*the old release serves on")
-        wait_for(
-            lambda: b"NameError" in get(server.port, "/", "Accept: text/html").body
-        )  # the worker is told afterwards
+        wait_for(lambda: b"NameError" in get(server.port, "/", "Accept: text/html").body)
         former = f"edit {EDITS}"
         page = stack.enter_context(Chromium()).page(f"http://127.0.0.1:{server.port}/")
         shown = page.wait("document.querySelector('pre')?.textContent")
