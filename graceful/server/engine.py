@@ -58,7 +58,6 @@ from graceful.web.prefix_routes import PrefixRoutes
 from graceful.web.proxies import TrustedProxies
 from graceful.web.queue_times import QueueTimes
 from graceful.web.register import Register
-from graceful.web.resource_tree import ResourceTree
 from graceful.web.site import Interceptor, Site
 from graceful.web.timeouts import Sweep
 from graceful.web.trace_context import TraceContext
@@ -164,7 +163,7 @@ class Engine:
             routes.add(mapping.prefix, public.answer)
         media_types.load()
         internal = [parse_mapping(text) for text in settings.internal_download]
-        handler = IHandler(root, None) or ResourceTree(root, hub)
+        handler = root if IHandler.providedBy(root) else _serve_resource(root, hub)
         traces = TraceContext.needed(settings)
         record = self.access_log.record if self.access_log is not None else None
         register = Register()
@@ -337,3 +336,12 @@ class Engine:
             self.access_log.close()
         self._hub.stop()
         self.clock.stop()
+
+
+def _serve_resource(root: Root, hub: Hub) -> IHandler:
+    """Returns what answers from a root that does not answer by itself."""
+    # Most of twisted.web, a good part of a start, which a server of an application alone does not need.
+    from graceful.web.resource_tree import ResourceTree
+    from graceful.wsgi.twisted_resource import handler_of
+
+    return handler_of(root) or ResourceTree(root, hub)

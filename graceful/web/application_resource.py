@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from twisted.web.server import NOT_DONE_YET
-
 from graceful.web.exchange import Exchange
 
 
@@ -47,6 +45,8 @@ class ApplicationResource:
         give_to = getattr(request.channel, "give_to", None)
         if give_to is None:
             raise RuntimeError(f"graceful's {self.known_as} is served by graceful, not by twisted.web.server.Site")
+        from twisted.web.server import NOT_DONE_YET  # a request has it loaded, and no start needs it
+
         give_to(self, request.prepath, request.postpath)
         return NOT_DONE_YET
 

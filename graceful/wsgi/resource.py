@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.python.components import registerAdapter
 from twisted.web.resource import IResource
-from twisted.web.wsgi import WSGIResource as TwistedWSGIResource
 from zope.interface import implementer
 
 from graceful.threads.pool import Pool
@@ -21,7 +19,8 @@ from graceful.wsgi.runner import Application
 class WSGIResource(ApplicationResource):
     """Serves a WSGI application, anywhere in a tree of resources.
 
-    It has the signature of :class:`twisted.web.wsgi.WSGIResource`, which is recognised in a tree as well.
+    It has the signature of :class:`twisted.web.wsgi.WSGIResource`, which is recognised as well
+    (:mod:`graceful.wsgi.twisted_resource`).
 
     :param reactor: not needed any more; a thread answers by itself.
     :param threadpool: tells how many threads, by its `max`, and is otherwise left alone: all applications that
@@ -69,11 +68,3 @@ class WSGIResource(ApplicationResource):
     def works_for(self, exchange: Exchange) -> bool:
         """Return False: its thread works for it, or it waits in a queue, and those are asked themselves."""
         return False
-
-
-def _recognise(resource: TwistedWSGIResource) -> WSGIResource:
-    """Twisted's own resource is served the fast way, too."""
-    return WSGIResource(resource._reactor, resource._threadpool, resource._application)
-
-
-registerAdapter(_recognise, TwistedWSGIResource, IHandler)

@@ -23,6 +23,7 @@ from graceful.wsgi import WSGIResource
 from graceful.wsgi.environ import of_server
 from graceful.wsgi.filewrapper import FileWrapper
 from graceful.wsgi.runner import Runner
+from graceful.wsgi.twisted_resource import handler_of
 from tests.fast.doubles import CLOSE, GET, HOST, SERVER, Answer, Case, Client, Engine, get, parse_answers, post
 from tests.support.waiting import wait_for
 
@@ -943,7 +944,7 @@ class ResourceTests(AppCase):
         verifyObject(IResource, resource)
         verifyObject(IHandler, resource)
         application = lambda environ, start_response: []  # noqa: E731
-        recognised = IHandler(TwistedWSGIResource(None, None, application))
+        recognised = handler_of(TwistedWSGIResource(None, None, application))
         self.assertIs(recognised.application, application)
 
     def test_requests_of_several_clients_are_answered_side_by_side(self) -> None:
