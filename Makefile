@@ -26,6 +26,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+
+# Where it is set, each server that a test starts would compile again most of what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo manual test wheels compiled lowest bench redeploy soak matrix install clean \
 	system lint types wheel fast lowest-parser quick pythons docs tests
 
