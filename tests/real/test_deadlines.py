@@ -123,7 +123,7 @@ def test_the_database_ends_a_query_whose_time_is_over(
         for _ in range(3):  # the first one has a connection on which no limit has been set yet
             asked = time.monotonic()
             assert get(server.port, path).status == 503
-            assert 1.9 < time.monotonic() - asked < 4
+            assert 1.9 < time.monotonic() - asked < 7
         assert server.log.find_all("taking down") == []
         assert queries(postgres) == 0
     with Server(home, "--deadline", "30", application=application, environment=environment) as server:
@@ -150,7 +150,7 @@ def test_django_answers_503_wherever_the_time_runs_out(home: Home, postgres: Pos
                 asked = time.monotonic()
                 answer = get(server.port, path)
                 assert (path, answer.status, answer.header("Retry-After")) == (path, 503, "5")
-                assert 1.9 < time.monotonic() - asked < 4
+                assert 1.9 < time.monotonic() - asked < 7
                 assert queries(postgres) == 0
         assert server.log.find_all("taking down") == []
         assert get(server.port, "/beside").body == b"0"

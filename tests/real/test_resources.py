@@ -485,7 +485,7 @@ def test_connection_is_lost_by_the_resource(server: Server, by: str) -> None:
         # The client has yet to close; the request need not wait for that.
         sent = time.monotonic()
         wait_lost(server, f"lose-{by}")
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - sent < 1.9  # less than a server lingers
     with Connection(server.port) as connection:
         connection.send(request(f"/lose?by={by}&whole=no"))
         with pytest.raises(Failure, match="truncated"):

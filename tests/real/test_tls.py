@@ -184,7 +184,7 @@ def test_a_tls_connection_ends_in_good_order(server: Server, connect: Connect) -
         asked = time.monotonic()
         assert connection.get("/", "Connection: close").says_close
         connection.end()
-        assert time.monotonic() - asked < 1
+        assert time.monotonic() - asked < 1.9  # less than a server lingers
 
 
 def test_bodies_of_every_framing_arrive_whole_over_tls(server: Server, connect: Connect) -> None:
