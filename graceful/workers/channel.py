@@ -62,6 +62,9 @@ LONGEST: Final = 1 << 20
 TAKES_IN: Final = 5.0
 
 
+OnMessage = Callable[[dict[str, Any]], object]
+
+
 class ChannelLost(Exception):
     """The other end is gone, or has sent what is not a message."""
 
@@ -71,8 +74,6 @@ class Channel:
     """One end of the channel.  `receive` waits for a message; from `watch` on, the reactor does.
 
     :param sock: a connected Unix stream socket, ours from now on.
-    :ivar on_message: called with each message.
-    :ivar on_close: called once when the other end has closed the channel.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -81,8 +82,8 @@ class Channel:
         self._data = b""
         self._descriptors: deque[int] = deque()
         self._reactor: Any = None
-        self.on_message: Callable[[dict[str, Any]], object] = lambda message: None
-        self.on_close: Callable[[], object] = lambda: None
+        self._on_message: OnMessage = lambda message: None
+        self._on_close: Callable[[], object] = lambda: None
 
     @property
     def open(self) -> bool:
@@ -92,7 +93,7 @@ class Channel:
     # -- sending ------------------------------------------------------------------------------------------
 
     def send(self, word: str, descriptors: Sequence[int] = (), **values: Any) -> bool:
-        """Send a message; it is lost if the other end is gone, which `on_close` tells.
+        """Send a message; it is lost if the other end is gone, which `watch` tells.
 
         :param descriptors: sent with it, at most `AT_ONCE`.
         :returns: whether it could be sent.
@@ -164,8 +165,13 @@ class Channel:
 
     # -- in the reactor -----------------------------------------------------------------------------------
 
-    def watch(self, reactor: Any) -> None:
-        """Have the reactor read: from now on `on_message` gets every message, in the reactor thread."""
+    def watch(self, reactor: Any, on_message: OnMessage, on_close: Callable[[], object] = lambda: None) -> None:
+        """Have the reactor read from now on.  Everything is called in the reactor thread.
+
+        :param on_message: called with each message.
+        :param on_close: called once when the other end has closed the channel.
+        """
+        self._on_message, self._on_close = on_message, on_close
         self._reactor = reactor
         reactor.addReader(self)
 
@@ -181,9 +187,13 @@ class Channel:
         """Read a message, or the end of the channel.  For the reactor."""
         self._receive_some()
 
+    def refuse(self) -> None:
+        """Handle no message from now on, and close the descriptors that come with them."""
+        self._on_message = lambda message: self.drop_descriptors()
+
     def receive_rest(self) -> None:
         """Handle what the other end sent before it died, and close.  `on_close` is not called."""
-        self.on_close = lambda: None
+        self._on_close = lambda: None
         while self.open and self._receive_some():
             pass
         self.close()
@@ -202,7 +212,7 @@ class Channel:
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
-            self.on_message(message)
+            self._on_message(message)
         except Exception:
             # If the reactor caught it, it would drop the channel without telling us.
             log.failure("trouble with what the other end of the line has said: {word}", word=message["word"])
@@ -214,7 +224,7 @@ class Channel:
     def _end(self) -> None:
         if self.open:
             self.close()
-            self.on_close()
+            self._on_close()
 
     def close(self) -> None:
         """Close this end; no message is handled any more."""

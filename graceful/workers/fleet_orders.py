@@ -114,13 +114,13 @@ class FleetOrders:
 
     def leave(self) -> Deferred[None]:
         """Leave the rotation of a balancer; everything is served as always."""
-        self._pool.away = True
+        self._pool.leave_rotation()
         self._health.leave()
         return self._all("/leave")
 
     def enter(self) -> Deferred[None]:
         """Enter it again."""
-        self._pool.away = False
+        self._pool.enter_rotation()
         self._health.enter()
         return self._all("/enter")
 

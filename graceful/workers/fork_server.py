@@ -99,9 +99,8 @@ class ForkServer:
             undo.callback(process.wait)
             undo.callback(process.kill)
             self.pid = process.pid
-            self._channel.on_message = self._on_message
             self._child = Child(reactor, process, self._ended)
-            self._channel.watch(reactor)
+            self._channel.watch(reactor, self._on_message)
             undo.pop_all()
 
     def __str__(self) -> str:

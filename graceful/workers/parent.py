@@ -201,8 +201,7 @@ class Parent:
         :param listener: does what the supervisor says.
         """
         self._listener = listener
-        self._channel.on_message, self._channel.on_close = self._on_message, self._on_close
-        self._channel.watch(reactor)
+        self._channel.watch(reactor, self._on_message, self._on_close)
         self._outlive()
         self._channel.send("ready", moves=True)
 
@@ -235,13 +234,13 @@ class Parent:
         self._channel.send("closed")
 
     def gone(self, word: dict[str, Any]) -> None:
-        """Say how this worker has drained.  Nothing that the supervisor says until it hears that is done any more."""
-        self._channel.on_message = self._refuse
-        self._channel.send("gone", **word)
+        """Say how this worker has drained.
 
-    def _refuse(self, message: dict[str, Any]) -> None:
-        """Hang up on the processes that the supervisor has sent here: no event loop answers them."""
-        self._channel.drop_descriptors()
+        Nothing that the supervisor says until it hears that is done any more.  The channel hangs up on the processes
+        that it has sent here: no event loop answers them.
+        """
+        self._channel.refuse()
+        self._channel.send("gone", **word)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         word = message["word"]

@@ -159,9 +159,8 @@ class WorkerProcess:
             self.pid = process.pid
             self.client = WorkerClient(context.reactor, context.clock, control)
             undo.callback(self.client.close)
-            self.channel.on_message, self.channel.on_close = self._on_message, self._on_close
             self._say_sockets(self.sockets, pid=os.getpid())
-            self.channel.watch(context.reactor)
+            self.channel.watch(context.reactor, self._on_message, self._on_close)
             self.child = Child(context.reactor, process, self._ended)
             undo.pop_all()
 

@@ -81,7 +81,6 @@ class WorkerPool:
     :param timeout: seconds that a worker has from its start until it accepts.
     :param most_leaving: workers that may drain in one slot at a time; with more, the oldest takes down its exchanges.
     :param listener: is told what becomes of the workers.
-    :ivar away: whether the workers are to be out of the rotation of a balancer.
     :ivar waiting_to_close: the workers that have asked whether they may close their sockets.
     :ivar leaving: the workers that drain, oldest first.
     :ivar fleet_drain: is told what the workers do once all of them drain; None before.
@@ -104,7 +103,7 @@ class WorkerPool:
         self._accepting = False
         self._opened = False
         self._why = ""  # why the last worker has ended
-        self.away = False
+        self._away = False
         self._slots = [Slot(number, release) for number in range(1, sockets.count + 1)]
         self.leaving: list[WorkerProcess] = []
         self.waiting_to_close: list[WorkerProcess] = []
@@ -194,7 +193,7 @@ class WorkerPool:
         """The worker has imported the application; tell it to accept."""
         if not self._accepting or self.fleet_drain is not None:
             return
-        if self.away:
+        if self._away:
             left = worker.ask("POST", "/leave").addErrback(lambda failure: None)
             left.addCallback(lambda said: worker.accept() if self.fleet_drain is None else None)
         else:
@@ -223,6 +222,14 @@ class WorkerPool:
             self._opened = True
             self._listener.all_accept()
         self._replaced(slot, worker, None)
+
+    def leave_rotation(self) -> None:
+        """Have those that come stay out of the rotation of a balancer, as those that are there are told to."""
+        self._away = True
+
+    def enter_rotation(self) -> None:
+        """Have those that come enter it."""
+        self._away = False
 
     # -- going --------------------------------------------------------------------------------------------
 

@@ -25,12 +25,10 @@ class ChannelTests(SynchronousTestCase):
         self.addCleanup(self.channel.close)
         self.reactor = Reactor()
         self.heard: list[Any] = []
-        self.channel.on_message = self.heard.append
-        self.channel.on_close = lambda: self.heard.append("lost")
 
-    def watched(self) -> Channel:
+    def watched(self, on_message: Any = None) -> Channel:
         """Have the reactor watch the channel from now on."""
-        self.channel.watch(self.reactor)
+        self.channel.watch(self.reactor, on_message or self.heard.append, lambda: self.heard.append("lost"))
         return self.channel
 
     def sends(self, data: bytes) -> None:
@@ -94,8 +92,7 @@ class ChannelTests(SynchronousTestCase):
         def heard(message: dict[str, Any]) -> None:
             self.heard.append(message["needed"])
 
-        self.channel.on_message = heard
-        self.watched()
+        self.watched(heard)
         self.sends(b'{"word": "a"}\n{"word": "b", "needed": 1}\n')
         self.assertEqual(self.heard, [1])
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
@@ -175,7 +172,6 @@ class ChannelTests(SynchronousTestCase):
 
     def test_nothing_is_read_after_close(self) -> None:
         """After `close` no message is read, not even one that is there; its descriptors are closed."""
-        self.watched()
         other = Channel(self.other)
         other.send("a")
         other.send("b", [self.file()])
@@ -185,7 +181,7 @@ class ChannelTests(SynchronousTestCase):
             self.heard.append(message["word"])
             self.channel.close()
 
-        self.channel.on_message = heard
+        self.watched(heard)
         self.channel.doRead()
         self.assertEqual(self.heard, ["a"])
         self.assertEqual(len(os.listdir("/proc/self/fd")), before - 1)

@@ -291,7 +291,7 @@ class RestartTests(Workforce):
 
     def test_new_worker_leaves_rotation_before_it_accepts(self) -> None:
         """While all are out of the rotation, a new worker leaves it before it accepts, or has not answered."""
-        self.pool.away = True
+        self.pool.leave_rotation()
         for answer in ({}, Silent("")):
             self.pool.replace(self.slot(1))
             worker = self.next()
@@ -535,7 +535,7 @@ class EndTests(Workforce):
     def test_a_worker_that_has_left_the_rotation_does_not_accept_in_a_drain(self) -> None:
         """A worker that has just left the rotation is not told to accept once the drain has begun."""
         self.open()
-        self.pool.away = True
+        self.pool.leave_rotation()
         self.pool.replace(self.slot(1))
         worker = self.next()
         worker.says("ready")
