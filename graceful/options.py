@@ -101,6 +101,7 @@ class Options(usage.Options):
         self.startup: Startup
         self.pid_file: PidFile | None = None
         self.supervisor: Parent | Preload | None = None
+        self._import_error = ""  # why the application cannot be imported, with the stack, for the supervisor
         self.limit = LastLimit()
         self.preloaded: Any = None
         self.control: str | None = None
@@ -244,13 +245,13 @@ class Options(usage.Options):
             return load(self.application, self.interface)
         except CannotLoad as error:
             if self.reload and self.supervisor is not None:
-                self.supervisor.error = stack_of_import(error)
-                print(self.supervisor.error, file=sys.stderr)
+                self._import_error = stack_of_import(error)
+                print(self._import_error, file=sys.stderr)
             raise
 
     def _tell_supervisor(self, why: str) -> None:
         assert self.supervisor is not None
-        self.supervisor.failed(why)
+        self.supervisor.failed(why, self._import_error)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse, and refuse in one line, which twistd would bury under its whole help."""

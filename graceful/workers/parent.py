@@ -112,7 +112,6 @@ class Parent:
     :ivar directory: of the release that it is to run; None if the command line names none.
     :ivar control: a connected socket, on which the supervisor looks and gives orders.
     :ivar supervisor: its process.
-    :ivar error: why the application cannot be imported, with the stack; set before :meth:`failed`.
     """
 
     def __init__(
@@ -131,7 +130,6 @@ class Parent:
         except (KeyError, TypeError, ValueError, OSError):
             raise ParentError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
         self.supervisor = 0
-        self.error = ""
         self._listener: ParentListener
         self._channel = Channel(line)
         self._held: list[Held] = []
@@ -191,9 +189,12 @@ class Parent:
             )
         return taken
 
-    def failed(self, why: str) -> None:
-        """Say why this worker cannot start; into the log, if the supervisor cannot be reached."""
-        say_failed(self._channel, f"worker {self.number}", why, self.error)
+    def failed(self, why: str, error: str = "") -> None:
+        """Say why this worker cannot start; into the log, if the supervisor cannot be reached.
+
+        :param error: why the application cannot be imported, with the stack; empty if that is not why.
+        """
+        say_failed(self._channel, f"worker {self.number}", why, error)
 
     def watch(self, reactor: Any, listener: ParentListener) -> None:
         """Say that everything is imported and built, and listen from now on.

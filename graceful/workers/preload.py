@@ -66,7 +66,6 @@ class Preload:
     :param fork: as :func:`os.fork`.
     :param leave: as :func:`os._exit`: what the application has registered with `atexit` is for workers.
     :ivar directory: of the release that it is to import; None if the command line names none.
-    :ivar error: why the application cannot be imported, with the stack; set before :meth:`failed`.
     """
 
     def __init__(
@@ -82,13 +81,15 @@ class Preload:
             self._channel = Channel(inherited(int(told["line"])))
         except (KeyError, TypeError, ValueError, OSError):
             raise PreloadError(f"{VARIABLE} is for a supervisor to set, and says nothing that can be used") from None
-        self.error = ""
         self._fork_process = fork
         self._leave = leave
 
-    def failed(self, why: str) -> None:
-        """Say why the application cannot be imported; into the log, if the supervisor cannot be reached."""
-        say_failed(self._channel, "fork server", why, self.error)
+    def failed(self, why: str, error: str = "") -> None:
+        """Say why the application cannot be imported; into the log, if the supervisor cannot be reached.
+
+        :param error: the same, with the stack.
+        """
+        say_failed(self._channel, "fork server", why, error)
 
     def serve(self, load: Callable[[], Any]) -> tuple[Parent, Any]:
         """Import the application, and fork for as long as the supervisor wants workers.

@@ -108,8 +108,7 @@ class PreloadTests(SynchronousTestCase):
     def test_a_failure_is_told_with_its_stack(self) -> None:
         """To the supervisor; to the log if there is none."""
         preload = self.make()
-        preload.error = "Traceback"
-        preload.failed("no module")
+        preload.failed("no module", "Traceback")
         self.assertEqual(self.said(), [{"word": "failed", "why": "no module", "error": "Traceback"}])
         self.line.close()
         preload.failed("no module")
