@@ -117,7 +117,7 @@ def test_a_blocked_loop_blocks_only_the_application(home: Home) -> None:
             began = time.monotonic()
             while status_of(home)["in_flight_count"] < 2:
                 assert time.monotonic() - began < 20
-            server.wait_line(r"the asyncio loop has been blocked for \d s", timeout=15)
+            server.wait_line(r"the asyncio loop has been blocked for \d s")
             server.wait_line("in block")
             server.terminate()
             assert client.answer().status == 503
@@ -152,10 +152,10 @@ def test_sigterm_ends_a_start_up_that_hangs(home: Home) -> None:
     server.start()
     try:
         server.wait_line("hanging in start-up", timeout=30)
-        server.wait_line(r"start-up \(lifespan.startup\) is not complete after 10 s", timeout=20)
+        server.wait_line(r"start-up \(lifespan.startup\) is not complete after 10 s")
         server.send_signal(signal.SIGTERM)
         assert server.wait(10) == 1
-        server.wait_line("stopped by SIGTERM while starting", timeout=2)
+        server.wait_line("stopped by SIGTERM while starting")
     finally:
         server.kill()
 

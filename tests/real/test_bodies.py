@@ -16,6 +16,7 @@ from tests.support.clients import Connection, Failure, ask, get, request
 from tests.support.gate import Gate
 from tests.support.home import Home
 from tests.support.server import Server
+from tests.support.waiting import PATIENCE
 
 MIB = 1024 * 1024
 PATTERN = bytes(range(256)) * 4096
@@ -135,7 +136,7 @@ def test_a_full_queue_answers_503_at_once(home: Home) -> None:
 
 def wait_readable(connections: list[Connection], number: int) -> list[Connection]:
     """Wait until `number` of the connections have something to read, and return these."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         readable = [connection for connection in connections if select.select([connection.socket], [], [], 0)[0]]
         if len(readable) >= number:

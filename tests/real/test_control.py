@@ -505,7 +505,7 @@ def test_systemd_is_told_of_start_life_and_stop(home: Home, gate: Gate) -> None:
 def test_every_line_of_the_json_log_is_an_object(home: Home) -> None:
     """Every line of the log is a JSON object, with the text that scripts match in it."""
     with Server(home, "--log-format", "json", "--control", "", daemon=True, wait_open=False) as server:
-        server.wait_line("socket .* open", 20)
+        server.wait_line("socket .* open")
         os.rename(server.log_file, f"{server.log_file}.1")
         server.send_signal(signal.SIGUSR1)
         wait_for(server.log_file.exists)

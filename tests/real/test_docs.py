@@ -35,7 +35,7 @@ from tests.support.nginx import Nginx
 from tests.support.ports import free_port
 from tests.support.server import APPLICATIONS, KEEPS_READING, LOOPBACK, PROGRAMS, Server
 from tests.support.tls import Certificate
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -342,7 +342,7 @@ def test_an_edit_is_served_at_once(site: Site) -> None:
     with site.server(serve) as server:
         assert b"world" in fetch(server.port, "/")
         site.write("hello.py", shown("start-hello").replace("world", "reload"))
-        wait_for(lambda: b"reload" in fetch(server.port, "/"), timeout=20)
+        wait_for(lambda: b"reload" in fetch(server.port, "/"))
 
 
 @runs("start-check")
@@ -379,7 +379,7 @@ DEMO = f"twistd -n graceful-app --listen {ANYWHERE}"
 
 def in_flight(server: Server, count: int) -> None:
     """Wait until so many exchanges are in flight."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     said = len(server.log.find_all("in flight"))
     while True:
         server.send_signal(signal.SIGUSR2)

@@ -10,7 +10,7 @@ from tests.support.clients import Connection, digest, get, request
 from tests.support.home import Home
 from tests.support.server import Server
 from tests.support.tac import TacServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 MIB = 1024 * 1024
@@ -24,7 +24,7 @@ def example(home: Home, name: str) -> Server:
 
 def wait_in_flight(server: Server, target: str) -> None:
     """Wait until the server says that an exchange for this target is in the application."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while not server.log.find_all(rf"{target}\S* from .*in the application"):
         assert time.monotonic() < end, f"{target} is not in flight:\n{server.log}"
         asked = len(server.log.find_all(r"\d+ in flight"))

@@ -192,12 +192,12 @@ def deployed_or_refused(server: Server, home: Home) -> None:
     first = server.pid
     server.tracebacks = None
     server.send_signal(signal.SIGHUP)
-    server.wait_line(r"no deploy|no takeover|has taken over", timeout=20)
-    wait_for(lambda: served(server.port), 20)
+    server.wait_line(r"no deploy|no takeover|has taken over")
+    wait_for(lambda: served(server.port))
     for _ in range(10):
         assert get(server.port, "/echo?x").body == b"x"
     if server.log.find_all("has taken over"):
-        wait_for(lambda: main_process(home) not in (0, first), 20)
+        wait_for(lambda: main_process(home) not in (0, first))
     last = main_process(home)
     for _ in range(10):
         assert get(server.port, "/pid").body == b"%d" % last

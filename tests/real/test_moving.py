@@ -33,7 +33,7 @@ def replaced_here(server: Server, home: Home, deploy: str) -> int:
     if deploy == "SIGHUP":
         become_subreaper()
         server.send_signal(signal.SIGHUP)
-    server.wait_line(r"process \d+ has taken over", timeout=20)
+    server.wait_line(r"process \d+ has taken over")
     wait_for(lambda: pid_in(home) not in (0, server.pid))
     return pid_in(home)
 
@@ -120,7 +120,7 @@ def test_a_successor_that_dies_costs_no_connection_that_it_has_not_taken(home: H
     successor = Server(home, "--takeover", *SHORT, port=server.port, wait_open=False)
     stack.callback(successor.kill)
     successor.start()
-    server.wait_line(r"process \d+ has taken over", timeout=20)
+    server.wait_line(r"process \d+ has taken over")
     os.kill(successor.pid, signal.SIGKILL)
     home.disturbed = True
     gate.open()

@@ -200,10 +200,10 @@ def test_a_successor_that_dies_leaves_what_it_has_not_taken(home: Home, stack: E
     successor = Server(home, "--takeover", *SHORT, port=server.port, wait_open=False)
     stack.callback(successor.kill)
     successor.start()
-    server.wait_line(r"process \d+ has taken over", timeout=20)
+    server.wait_line(r"process \d+ has taken over")
     successor.kill()
     home.disturbed = True
-    server.wait_line(r"process \d+, has crashed", timeout=20)
+    server.wait_line(r"process \d+, has crashed")
     start = time.monotonic()
     gate.open()
     assert client.answer().body == b"passed"

@@ -173,7 +173,7 @@ def test_a_deploy_of_a_broken_release_changes_nothing(home: Home, stack: ExitSta
         releases.make("hangs", f"open({str(gate.path)!r}).read()")
         server.send_signal(signal.SIGHUP)
         gate.wait_reached()
-        server.wait_line("no deploy: it has not been imported within 8 s; the old release serves on", timeout=20)
+        server.wait_line("no deploy: it has not been imported within 8 s; the old release serves on")
     assert workers(home) == before
     releases.make("42")
     server.send_signal(signal.SIGHUP)
@@ -258,7 +258,7 @@ def test_nothing_outlives_a_killed_supervisor(home: Home, stack: ExitStack, vict
         for pid in [*everything, server.pid]:
             os.kill(pid, signal.SIGTERM)
     assert server.wait() == (-signal.SIGKILL if victim == "supervisor" else 0)
-    wait_for(lambda: not [pid for pid in everything if alive(pid)], 20)
+    wait_for(lambda: not [pid for pid in everything if alive(pid)])
 
 
 def test_workers_come_and_go_with_preload(home: Home, stack: ExitStack) -> None:
@@ -304,7 +304,7 @@ def test_an_edit_is_forked_with_reload(home: Home, stack: ExitStack) -> None:
     server.tracebacks = 1
     for text, shown in (("second", b"second"), ("third", b"third")):
         edit(site, RELEASE % text)
-        wait_for(lambda shown=shown: get(server.port, "/release").body == shown, 20)  # type: ignore[misc]
+        wait_for(lambda shown=shown: get(server.port, "/release").body == shown)  # type: ignore[misc]
     edit(site, "TEXT = broken\n")
     server.wait_line("no deploy: .*name 'broken' is not defined.*the old release serves on")
     message = b"NameError: name &#x27;broken&#x27; is not defined"

@@ -71,7 +71,7 @@ def test_edits_are_deployed_without_a_loss(home: Home) -> None:
         for number in range(1, EDITS + 1):
             edit(helper, f"TEXT = b'edit {number}'\n")
             text = b"edit %d" % number
-            wait_for(lambda text=text: get(server.port).body == text, timeout=20)
+            wait_for(lambda text=text: get(server.port).body == text)
         edit(helper, "TEXT = broken\n")
         server.wait_line("no deploy: .*name 'broken' is not defined.*the old release serves on")
         wait_for(lambda: b"NameError" in get(server.port, "/", "Accept: text/html").body)
@@ -82,7 +82,7 @@ def test_edits_are_deployed_without_a_loss(home: Home) -> None:
         page.wait(f"frames[0]?.document.body?.textContent.includes('{former}')")
         assert get(server.port).body == former.encode()
         edit(helper, "TEXT = b'mended'\n")
-        wait_for(lambda: get(server.port).body == b"mended", timeout=20)
+        wait_for(lambda: get(server.port).body == b"mended")
         page.call("Page.reload")
         page.wait("document.body.textContent == 'mended'")
         clients.stop()

@@ -16,6 +16,7 @@ from tests.support.clients import Answer, Connection, Failure, ask, chunked, get
 from tests.support.gate import Gate
 from tests.support.home import Home
 from tests.support.server import Server
+from tests.support.waiting import PATIENCE
 
 MIB = 1024 * 1024
 PATTERN = bytes(range(256)) * 4096
@@ -65,7 +66,7 @@ def wait_lost(server: Server, name: str) -> None:
 
 def wait_gone(server: Server, *said: str) -> None:
     """Wait until `notifyFinish` has said one of these in the server."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     with Connection(server.port) as connection:
         while not {*said} & {*(known := json.loads(connection.get("/gone").body))}:
             assert time.monotonic() < end, f"no {said!r} in {known}"
@@ -604,7 +605,7 @@ def test_a_deferred_is_taken_down_at_the_deadline(home: Home, files: Path) -> No
             reading.answer()
         assert server.wait() == 70
         assert server.drained() == (0, 2, 0)
-        server.wait_line("waiting lost: ConnectionLost", 1)
-        server.wait_line("reading stopped", 1)
-        server.wait_line(r"taking down .*/never", 1)
-        server.wait_line(r"taking down .*/push", 1)
+        server.wait_line("waiting lost: ConnectionLost")
+        server.wait_line("reading stopped")
+        server.wait_line(r"taking down .*/never")
+        server.wait_line(r"taking down .*/push")

@@ -57,7 +57,7 @@ def stalling(home: Home, postgres: Postgres, *options: str, **more: Any) -> Serv
 
 def interrupted(server: Server) -> dict[str, dict[str, Any]]:
     """What the last line of a drain names, by path."""
-    line = server.wait_line(r"interrupted: (\[.*\])$", 1)
+    line = server.wait_line(r"interrupted: (\[.*\])$")
     return {entry["url"].partition("example")[2]: entry for entry in json.loads(line[1])}
 
 

@@ -304,7 +304,7 @@ def test_tls_clients_that_take_nothing_are_cut(home: Home, certificate: Certific
     with Both(home, certificate, "--send-timeout", "0.5", "--deadline", "30") as both:
         for reader in both.connect(receive_buffer=8192):
             reader.send(request(f"/one?bytes={20 * MIB}"))
-        both.server.wait_line("a client takes nothing", 5, count=2)
+        both.server.wait_line("a client takes nothing", count=2)
         told = both.stop()
         assert both.server.wait() == 0
         assert time.monotonic() - told < 5
@@ -490,8 +490,8 @@ def test_tls_exchanges_are_taken_down_at_the_deadline(home: Home, certificate: C
         assert time.monotonic() - told < 6
         assert both.server.drained() == (0, 4, 0)
         for target in (one.target(), two.target()):
-            both.server.wait_line(rf"taking down .*{re.escape(target)}", 1)
-        both.server.wait_line(r"taking down .*/big", 1, count=2)
+            both.server.wait_line(rf"taking down .*{re.escape(target)}")
+        both.server.wait_line(r"taking down .*/big", count=2)
 
 
 def test_check_finds_a_missing_certificate(home: Home, certificate: Certificate) -> None:

@@ -342,7 +342,7 @@ def test_the_supervisor_gives_up_if_no_worker_can_start(home: Home) -> None:
         flag.touch()
         for pid in workers_of(home).values():
             os.kill(pid, signal.SIGKILL)
-        server.wait_line(r"no worker can be started: .*the flag is set", timeout=20)
+        server.wait_line(r"no worker can be started: .*the flag is set")
         assert server.wait() == 1
         home.disturbed = False  # it has cleaned up itself
 
@@ -375,7 +375,7 @@ def test_recycled_workers_lose_no_request(home: Home, option: tuple[str, str]) -
         load = stack.enter_context(Load(server.port))
         why = r"has served \d+ requests" if option[0] == "--max-requests" else r"holds \d+ MiB"
         for count in (1, 2):
-            server.wait_line(rf"worker \d, process \d+, {why}: another one takes its place", count=count, timeout=20)
+            server.wait_line(rf"worker \d, process \d+, {why}: another one takes its place", count=count)
         server.wait_line(ACCEPTS, count=5)
         load.mark()
         load.stop().check()

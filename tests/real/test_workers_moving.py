@@ -69,7 +69,7 @@ def deploy(server: Server, count: int = 1) -> None:
     """Replace both workers, and wait until the former ones are gone."""
     server.send_signal(signal.SIGHUP)
     server.wait_line(DEPLOYED, count=count, timeout=30)
-    server.wait_line(LEFT, count=2 * count, timeout=20)
+    server.wait_line(LEFT, count=2 * count)
 
 
 def test_connections_move_at_a_deploy_of_workers(any_home: Home, stack: ExitStack) -> None:
@@ -191,7 +191,7 @@ def test_a_stop_moves_nothing(home: Home, stack: ExitStack) -> None:
     clients = [stack.enter_context(Connection(server.port)) for _ in range(10)]
     ask(clients)
     os.kill(workers_of(home)[1], signal.SIGTERM)
-    server.wait_line(LEFT, timeout=20)
+    server.wait_line(LEFT)
     server.terminate()
     assert server.wait() == 0
     assert all(match[2] is None for _, match in server.log.find_all(LEFT))

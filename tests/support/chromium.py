@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import PATIENCE
+
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -134,7 +136,7 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, expression: str, timeout: float = 15.0) -> Any:
+    def wait(self, expression: str, timeout: float = PATIENCE) -> Any:
         """Wait until an expression is true, and return its value."""
         until = time.monotonic() + timeout
         while not (value := self.evaluate(expression)):

@@ -10,12 +10,13 @@ from typing import Any
 
 from tests.support.home import Home
 from tests.support.server import PROGRAMS, UNPRIVILEGED_USER
+from tests.support.waiting import PATIENCE
 
 COMMAND = str(PROGRAMS / "graceful")
 
 
 def graceful(
-    where: Home | Path, *arguments: str, uid: int | None = None, timeout: float = 30.0
+    where: Home | Path, *arguments: str, uid: int | None = None, timeout: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end, in a server's directory.
 

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from urllib.parse import urlencode
 
+from tests.support.waiting import PATIENCE
+
 
 class Gate:
     """One gate, to be passed by one thread.
@@ -38,7 +40,7 @@ class Gate:
         """Return the request target whose application code stops at this gate."""
         return f"{path}?{urlencode({'path': str(self.path)})}"
 
-    def wait_reached(self, timeout: float = 10.0) -> None:
+    def wait_reached(self, timeout: float = PATIENCE) -> None:
         """Wait until the application stands at the gate."""
         end = time.monotonic() + timeout
         while self._writer is None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.support.ports import free_port
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 CONFIGURATION = """
 global: {{scrape_interval: {every}, evaluation_interval: {every}}}
@@ -68,7 +68,7 @@ class Prometheus:
         found = self._ask(f"/query?query={urllib.parse.quote(expression)}")
         return float(found["result"][0]["value"][1]) if found is not None and found["result"] else None
 
-    def wait_value(self, expression: str, value: float, timeout: float = 30.0) -> None:
+    def wait_value(self, expression: str, value: float, timeout: float = PATIENCE) -> None:
         """Wait until an expression has a value.
 
         :raises AssertionError: it has not in `timeout` seconds.

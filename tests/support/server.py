@@ -25,7 +25,7 @@ from types import TracebackType
 from tests.support.home import Home
 from tests.support.log import Log
 from tests.support.log_followers import FileFollower, Follower, PipeFollower
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 APPLICATIONS = Path(__file__).parent.parent / "apps"
 WITHOUT_TLS = Path(__file__).parent / "without_tls"
@@ -209,7 +209,7 @@ class Server:
         pid_file = self.home.run / "twistd.pid"
         return int(pid_file.read_text()) if pid_file.exists() else 0
 
-    def run(self, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
+    def run(self, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run the command to its end instead of starting a server: for a start that must fail, or `--check`.
 
         :raises AssertionError: if it does not end.
@@ -242,11 +242,11 @@ class Server:
         if self._cpu is not None:
             os.sched_setaffinity(0, {self._cpu})
 
-    def wait_line(self, pattern: str, timeout: float = 10.0, count: int = 1, start: int = 0) -> re.Match[str]:
+    def wait_line(self, pattern: str, timeout: float = PATIENCE, count: int = 1, start: int = 0) -> re.Match[str]:
         """Wait for the `count`-th log line from number `start` on that matches, and return the match."""
         return self.log.wait(pattern, timeout, count, start)[1]
 
-    def wait_open(self, timeout: float = 30.0) -> float:
+    def wait_open(self, timeout: float = PATIENCE) -> float:
         """Wait until the first listener accepts; return the moment (`time.monotonic`) it was known."""
         return self.log.wait(OPEN, timeout)[0]
 
@@ -279,13 +279,13 @@ class Server:
 
         A test that counts what a stop finishes waits for this first, if it has been answered before the stop.
 
-        :raises AssertionError: if it says another number for 10 s.
+        :raises AssertionError: if it says another number for all of that time.
         """
         wait_for(lambda: self.in_flight() == in_flight)
 
     def drained(self) -> tuple[int, int, int]:
         """Return what the last line says: how many were finished, taken down and abandoned."""
-        match = self.wait_line(DRAINED, 1.0)
+        match = self.wait_line(DRAINED)
         return int(match["finished"]), int(match["taken_down"]), int(match["abandoned"])
 
     def send_signal(self, number: signal.Signals) -> float:

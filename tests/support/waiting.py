@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
+
+#: Seconds to wait for what is to come soon, but is no promise of the server's: a busy machine takes its time.
+PATIENCE: Final = 40.0
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
     """Wait until a condition holds.
 
     :raises AssertionError: if it does not in `timeout` seconds.
