@@ -75,7 +75,7 @@ QUICK_TESTS := $(patsubst %,tests/real/test_%.py,serving application downloads) 
 
 MATRIX := full
 
-# What is measured runs on the distribution's Python, whichever the tests run on.
+# What is measured, and the scanner of TLS, run on the distribution's Python, whichever the tests run on.
 MEASURED := $(VENV)/measured
 MEASURED_PYTHON := $(or $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& echo /usr/bin/python3),$(PYTHON))
@@ -285,9 +285,9 @@ $(VENV)/.applications-installed: dist/.built $(VENV)/.applications
 	$(APPLICATIONS)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
 	touch $@
 
-# The scanner of TLS wants an older `cryptography` than the tests have.
+# The scanner of TLS wants an older `cryptography` than the tests have, and cannot be installed on the newest Python.
 $(VENV)/.scanner: pyproject.toml | dist/.built
-	$(call make_environment,$(SCANNER))
+	$(MEASURED_PYTHON) -m venv --clear --without-pip $(SCANNER)
 	$(call install_into,$(SCANNER)) "$(WHEEL)[scanner]"
 	touch $@
 
