@@ -413,11 +413,11 @@ def test_the_demo_streams_to_its_last_line(site: Site) -> None:
 @runs("stop-log")
 def test_log_of_a_stop(site: Site) -> None:
     """The log of a stop with something taken down is as shown, and the status is 71."""
-    with site.server(f"{DEMO} --deadline 3") as server:
-        with asked(server.port, "/slow?seconds=2") as short, asked(server.port, "/slow?seconds=60") as long:
+    with site.server(f"{DEMO} --deadline 7") as server:
+        with asked(server.port, "/slow?seconds=6") as short, asked(server.port, "/slow?seconds=60") as long:
             in_flight(server, 2)
             server.terminate()
-            assert b"2 seconds later" in short.communicate()[0]
+            assert b"6 seconds later" in short.communicate()[0]
             assert b"503" in long.communicate()[0]
         assert server.wait() == ABANDONED
         check_lines("stop-log", lines_of(server))
@@ -696,14 +696,14 @@ def test_with_a_socket_unit_the_next_process_serves_waiting_clients(site: Site) 
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         activated(site, listening, command) as old,
-        asked(old.port, "/slow?seconds=2") as slow,
+        asked(old.port, "/slow?seconds=6") as slow,
     ):
         in_flight(old, 1)
         old.terminate()
         old.wait_closed()
         with asked(old.port, "/fast") as waiting, activated(site, listening, command) as new:
             assert waiting.communicate()[0] == f"Served by process {new.pid}.\n".encode()
-        assert b"2 seconds later" in slow.communicate()[0]
+        assert b"6 seconds later" in slow.communicate()[0]
         assert old.wait() == 0
 
 
@@ -1037,7 +1037,7 @@ def test_health_leaves_and_enters_the_rotation(site: Site) -> None:
 @runs("control", "control-see", "control-status", "control-stop", "control-curl")
 def test_the_watching_commands_say_what_is_shown(site: Site) -> None:
     """The commands say what is shown, before and in the middle of a stop, and the last one how it went."""
-    with site.server(f"{DEMO} --app-version 42") as server, asked(server.port, "/slow?seconds=8") as slow:
+    with site.server(f"{DEMO} --app-version 42") as server, asked(server.port, "/slow?seconds=20") as slow:
         in_flight(server, 1)
         site.shell(shown("control-curl"))
         assert fetch(server.port, "/fast")
@@ -1051,7 +1051,7 @@ def test_the_watching_commands_say_what_is_shown(site: Site) -> None:
         check_lines("control-status", lines)
         assert json.loads("{" + told)["state"] == "finishing"
         site.shell("\n".join(commands[-2:]))
-        assert b"8 seconds later" in slow.communicate()[0]
+        assert b"20 seconds later" in slow.communicate()[0]
         assert server.wait() == 0
         site.shell(shown("control-stop"))
 

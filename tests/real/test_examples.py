@@ -53,7 +53,7 @@ def test_files_beside_wsgi(home: Home) -> None:
     ):
         assert get(server.port, "/any/where").body == b"This is /any/where of the application.\n"
         assert b"large" in get(server.port, "/files/").body
-        working.send(request("/slow?seconds=0.5"))
+        working.send(request("/slow?seconds=5"))
         reading.send(request("/files/large"))
         wait_in_flight(server, "/slow")
         wait_in_flight(server, "/files/large")
