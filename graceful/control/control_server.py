@@ -250,7 +250,6 @@ class ControlServer:
 
         Not before: metrics without what the predecessor has counted would look like a restart.
         """
-        self._awaits_counts = False
         if self._status_site is not None:
             self._status_site.open()
         inherited, self._inherited = self._inherited, None

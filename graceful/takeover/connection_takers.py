@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = Logger(namespace="graceful")
 
 
-#: Seconds within which a taker has to ask for more; it does so many times a second.
+#: Seconds within which a taker has to ask for more, as it does many times a second.
 ASKS_IN: Final = 2.0
 
 #: 2 ** 32 divided by the golden ratio: its multiples are spread evenly, also for descriptors that are all even.

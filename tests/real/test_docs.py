@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +34,7 @@ from tests.support.nginx import Nginx
 from tests.support.ports import free_port
 from tests.support.server import APPLICATIONS, KEEPS_READING, LOOPBACK, PROGRAMS, Server
 from tests.support.tls import Certificate
-from tests.support.waiting import PATIENCE, wait_for
+from tests.support.waiting import wait_for
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -377,18 +376,6 @@ def test_a_daemon_is_started_and_stopped_by_its_pid_file(site: Site) -> None:
 DEMO = f"twistd -n graceful-app --listen {ANYWHERE}"
 
 
-def in_flight(server: Server, count: int) -> None:
-    """Wait until so many exchanges are in flight."""
-    end = time.monotonic() + PATIENCE
-    said = len(server.log.find_all("in flight"))
-    while True:
-        server.send_signal(signal.SIGUSR2)
-        said += 1
-        if server.wait_line(r"(\d+) in flight", count=said)[1] == str(count):
-            return
-        assert time.monotonic() < end, f"never {count} in flight"
-
-
 def asked(port: int, path: str) -> subprocess.Popen[bytes]:
     """Ask a server for something that may take long."""
     return subprocess.Popen(["curl", "-sN", f"http://127.0.0.1:{port}{path}"], stdout=subprocess.PIPE)
@@ -415,7 +402,7 @@ def test_log_of_a_stop(site: Site) -> None:
     """The log of a stop with something taken down is as shown, and the status is 71."""
     with site.server(f"{DEMO} --deadline 7") as server:
         with asked(server.port, "/slow?seconds=6") as short, asked(server.port, "/slow?seconds=60") as long:
-            in_flight(server, 2)
+            server.settle(2)
             server.terminate()
             assert b"6 seconds later" in short.communicate()[0]
             assert b"503" in long.communicate()[0]
@@ -462,11 +449,11 @@ def test_sigusr2_logs_what_is_in_flight_as_shown(site: Site) -> None:
     """SIGUSR2 logs what is in flight as shown."""
     with site.server(f"{DEMO} --deadline 0") as server:
         with asked(server.port, "/slow?seconds=20") as slow:
-            in_flight(server, 1)
+            server.settle(1)
             with asked(server.port, "/stream?seconds=30") as stream:
                 assert stream.stdout is not None
                 stream.stdout.readline()
-                in_flight(server, 2)
+                server.settle(2)
                 server.wait_line("exchange 2 .* bytes sent")
                 check_lines("in-flight", lines_of(server))
                 server.terminate()
@@ -698,7 +685,7 @@ def test_with_a_socket_unit_the_next_process_serves_waiting_clients(site: Site) 
         activated(site, listening, command) as old,
         asked(old.port, "/slow?seconds=6") as slow,
     ):
-        in_flight(old, 1)
+        old.settle(1)
         old.terminate()
         old.wait_closed()
         with asked(old.port, "/fast") as waiting, activated(site, listening, command) as new:
@@ -1038,7 +1025,7 @@ def test_health_leaves_and_enters_the_rotation(site: Site) -> None:
 def test_the_watching_commands_say_what_is_shown(site: Site) -> None:
     """The commands say what is shown, before and in the middle of a stop, and the last one how it went."""
     with site.server(f"{DEMO} --app-version 42") as server, asked(server.port, "/slow?seconds=20") as slow:
-        in_flight(server, 1)
+        server.settle(1)
         site.shell(shown("control-curl"))
         assert fetch(server.port, "/fast")
         commands = shown("control", {"graceful top": "true"}).splitlines()
