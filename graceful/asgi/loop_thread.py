@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from graceful.application.deadlines import Takedown
 from graceful.asgi.give_way import GiveWay
 from graceful.threads.async_exc import NOTHING, set_exception
-from graceful.threads.start import start_thread
+from graceful.threads.start import NoThread, start_thread
 
 log = Logger(namespace="graceful")
 
@@ -46,18 +46,20 @@ class LoopThread:
 
     :param make_loop: makes the loop.
     :param clock: returns monotonic seconds.
-    :ivar loop: the loop.
+    :ivar loop: the loop; there is none before it runs, since most servers never need one.
     :ivar ident: the thread as `threading.get_ident()` numbers it; 0 before it runs.
     :ivar native: the thread as the kernel numbers it.
     """
+
+    loop: asyncio.AbstractEventLoop
 
     def __init__(
         self,
         make_loop: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.loop = make_loop()
         self.ident = self.native = 0
+        self._make_loop = make_loop
         self._clock = clock
         self._thread: threading.Thread | None = None
         # Any thread; single operations are atomic.
@@ -68,11 +70,16 @@ class LoopThread:
         self._give_way = GiveWay()
 
     def start(self) -> None:
-        """Start the thread.  Called after the fork, since threads do not survive one.
+        """Make the loop, and start the thread.  Called after the fork, since threads do not survive one.
 
         :raises NoThread: the system refuses it.
         """
-        self._thread = thread = start_thread(self._run, "graceful-asyncio", "the thread of the asyncio loop")
+        self.loop = self._make_loop()
+        try:
+            self._thread = thread = start_thread(self._run, "graceful-asyncio", "the thread of the asyncio loop")
+        except NoThread:
+            self.loop.close()
+            raise
         self.ident, self.native = thread.ident or 0, thread.native_id or 0
 
     # -- any thread ---------------------------------------------------------------------------------------
@@ -127,7 +134,6 @@ class LoopThread:
         """
         thread, self._stopping = self._thread, True
         if thread is None:
-            self.loop.close()
             return True
         self.call(self.loop.stop)
         thread.join(timeout)

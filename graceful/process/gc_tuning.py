@@ -7,7 +7,8 @@ request, and an exchange is freed with its last reference.  The imported modules
 examining a framework's thousands of functions finds nothing either.
 
 So the imported objects are frozen, and the collector runs less often.  The cost is memory: an application's own
-cycles are not looked for before there are `YOUNG` new containers, a few megabytes.
+cycles are not looked for before there are `YOUNG` new containers, a few megabytes.  The same holds while the server
+is imported: a fifth of the time of a start went into the collector, which found next to nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ YOUNG: Final = 10_000
 _DEFAULTS: Final = ((700, 10, 10), (2000, 10, 10))
 
 
+def spare_imports() -> None:
+    """Exempt what Twisted has imported from collection, and collect less often from now on.
+
+    Call it before the server and the application are imported.
+    """
+    gc.freeze()
+    _collect_less_often()
+
+
 def freeze_startup_objects() -> None:
     """Exempt every object that exists now from collection, and collect less often.
 
@@ -31,6 +41,10 @@ def freeze_startup_objects() -> None:
     """
     gc.collect()
     gc.freeze()
+    _collect_less_often()
+
+
+def _collect_less_often() -> None:
     thresholds = gc.get_threshold()
     if thresholds in _DEFAULTS:
         gc.set_threshold(YOUNG, *thresholds[1:])

@@ -34,6 +34,9 @@ class GracefulApp:
         from _graceful_app import check
 
         check(self.tapname)
+        from graceful.process.gc_tuning import spare_imports
+
+        spare_imports()
         from graceful.options import Options
 
         return Options

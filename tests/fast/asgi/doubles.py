@@ -27,7 +27,8 @@ class TurnedLoop(LoopThread):
     """A loop in the test's own thread, which comes round in `turn` alone."""
 
     def __init__(self) -> None:
-        super().__init__(asyncio.new_event_loop)
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
 
     def start(self) -> None:
         self.ident, self.native = threading.get_ident(), threading.get_native_id()

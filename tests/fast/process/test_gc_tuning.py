@@ -24,6 +24,17 @@ class SettleTests(SynchronousTestCase):
             collector.freeze_startup_objects()
             self.assertEqual(gc.get_threshold(), (collector.YOUNG, 10, 10))
 
+    def test_imports_are_spared(self) -> None:
+        """What Twisted has imported is not looked at any more, and what comes then less often; a choice is kept."""
+        imported: list[object] = [object()]
+        gc.set_threshold(700, 10, 10)
+        collector.spare_imports()
+        self.assertFalse(any(one is imported for one in gc.get_objects()))
+        self.assertEqual(gc.get_threshold(), (collector.YOUNG, 10, 10))
+        gc.set_threshold(700, 5, 5)
+        collector.freeze_startup_objects()
+        self.assertEqual(gc.get_threshold(), (700, 5, 5))
+
     def test_keeps_thresholds_of_the_application(self) -> None:
         """An application that has set thresholds keeps them, also if it has none looked for."""
         for chosen in ((0, 10, 10), (700, 5, 5), (50_000, 20, 100)):
