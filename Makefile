@@ -92,8 +92,8 @@ demo: install
 	exec $(BIN)/twistd -n graceful-app
 
 test: system dist/.built $(VENV)/.runtime
-	$(MAKE) BESIDE=1 --jobs=2 --output-sync=target $(VENV)/.test lint types wheel fast lowest-parser pythons docs \
-		quick $(VENV)/.scanner
+	$(MAKE) BESIDE=1 --jobs=2 --output-sync=target $(VENV)/.test pythons quick fast types lowest-parser docs wheel lint \
+		$(VENV)/.scanner
 	$(MAKE) tests
 
 wheels: wheel dist/.compiled
@@ -207,7 +207,7 @@ $(VENV)/.python:
 	    tools/apt-missing $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 	fi
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(PIP) install 'pip>=22.3' 'setuptools>=77'
+	$(PIP) install 'pip>=25' 'setuptools>=77'
 	touch $@
 
 # Two processes of pip in one environment would be in each other's way.

@@ -117,10 +117,13 @@ class Interpreter:
         :param kind: for "full", it also gets the wheel as it is now, and for "compiled" one that it compiles itself.
         """
         python, done = self.environment / "bin" / "python", self.environment / f".done-{kind}"
+        # To copy pip into an environment takes longer than all that is installed there; the tree cannot use this one.
+        own: tuple[str, ...] = () if self.in_tree else ("--without-pip",)
+        run_pip = (python, "-m", "pip") if self.in_tree else (sys.executable, "-m", "pip", "--python", python)
         # Most of what is installed is never imported; Python compiles the rest by itself.
-        pip = (python, "-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check", "install", "--no-compile")
+        pip = (*run_pip, "--quiet", "--quiet", "--disable-pip-version-check", "install", "--no-compile")
         if not done.exists() or done.stat().st_mtime < (ROOT / "pyproject.toml").stat().st_mtime:
-            if self.run(self.program, "-m", "venv", self.environment):
+            if self.run(self.program, "-m", "venv", *own, self.environment):
                 return False
             if self.run(*pip, *(one.replace("WHEEL", wheel) for one in NEEDS[kind])):
                 return False
