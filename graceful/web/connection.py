@@ -306,6 +306,8 @@ class Connection(SendingHalf):
         site.connection_gone()
         for gone in self._gone:
             gone.callback(None)
+        if current is not None and current.released:
+            write_token.forget()  # it refers to the connection: the collector would have to find both
 
     def half_close(self) -> None:
         """Close an idle connection; what has come meanwhile is still a request."""

@@ -54,10 +54,23 @@ class Receiver:
     :ivar parser: finds the requests in what the client sends.
     """
 
-    __slots__ = ("_connection", "_expects", "_site", "_spool", "_spooled", "_stream", "_upgrade", "parser")
+    _connection: ReceivingCarrier
+    __deletable__ = ("_connection",)  # for mypyc, whose attributes cannot be deleted unless it is said
+    __slots__ = (
+        "_connection",
+        "_expects",
+        "_site",
+        "_spool",
+        "_spooled",
+        "_stream",
+        "_upgrade",
+        "_write_token",
+        "parser",
+    )
 
     def __init__(self, connection: ReceivingCarrier, site: Site) -> None:
         self._connection = connection
+        self._write_token = connection.write_token
         self._site = site
         self.parser = RequestParser(self, site.settings.max_body)
         self._expects = False
@@ -79,7 +92,7 @@ class Receiver:
         if begun is not None and self._stream is not None:
             begun.error = 400  # if it waits behind others, which are answered
             self._break_stream()
-            if self._connection.write_token.current is begun:
+            if self._write_token.current is begun:
                 return True
         elif begun is not None:
             # Only this one can never be answered; those before it are.
@@ -87,7 +100,7 @@ class Receiver:
             begun.abandon()
             self._drop_spool()
             begun.release()
-        return self._connection.write_token.end_of_input() and self._spooled is None
+        return self._write_token.end_of_input() and self._spooled is None
 
     def full(self) -> bool:
         """Whether nothing more can be taken in for now.
@@ -97,7 +110,7 @@ class Receiver:
         """
         stream = self._stream
         return (
-            len(self._connection.write_token.waiting) >= PIPELINE
+            len(self._write_token.waiting) >= PIPELINE
             or self._spooled is not None
             or (stream is not None and stream.full())
             or (self._upgrade is not None and self._upgrade_is_open())
@@ -105,7 +118,7 @@ class Receiver:
 
     def _upgrade_is_open(self) -> bool:
         """Whether the answer is still to come that decides which protocol goes on."""
-        write_token = self._connection.write_token
+        write_token = self._write_token
         with write_token.lock:
             is_open = self._upgrade is write_token.current or self._upgrade in write_token.waiting
         if not is_open:
@@ -119,9 +132,9 @@ class Receiver:
         return bool(
             parser.unparsed
             or parser.parsing
-            or (parser.exchange is not None and parser.exchange is not self._connection.write_token.current)
+            or (parser.exchange is not None and parser.exchange is not self._write_token.current)
             or self._spooled is not None
-            or self._connection.write_token.waiting
+            or self._write_token.waiting
         )
 
     def settled(self) -> bool:
@@ -135,7 +148,7 @@ class Receiver:
             and self._stream is None
             and self._upgrade is None
             and (spool is None or (spool.error is None and not spool.behind))
-            and not any(isinstance(one.body, BodyStream) for one in self._connection.write_token.waiting)
+            and not any(isinstance(one.body, BodyStream) for one in self._write_token.waiting)
         )
 
     def stalled(self) -> bool:
@@ -184,9 +197,9 @@ class Receiver:
 
     def pause(self) -> None:
         """Read on when an answer is done, or the disk has caught up; which may have been just now."""
-        if self._connection.leaving:
+        write_token = self._write_token
+        if write_token.closed or self._connection.leaving:
             return
-        write_token = self._connection.write_token
         write_token.attention = True
         if write_token.lingering:
             self.ignore()
@@ -197,6 +210,8 @@ class Receiver:
             if not self.parser.unparsed:
                 return
             self.parser.resume()
+            if self._write_token.closed:  # by what answers a request that was in there
+                return
         self.parser.held = True
         self._connection.read(False)
 
@@ -239,7 +254,7 @@ class Receiver:
         self._say_continue()
 
     def _say_continue(self) -> None:
-        self._connection.write_token.attention = True  # before looking: an answer that ends just now will call
+        self._write_token.attention = True  # before looking: an answer that ends just now will call
         if not self._connection.leaving and self._connection.send_interim(CONTINUE):
             self._expects = False
             self._connection.active = monotonic()  # the client has waited for this
@@ -293,8 +308,8 @@ class Receiver:
         exchange.phase = QUEUED
         if exchange.upgrade:
             self._upgrade = exchange
-            self.parser.held = connection.write_token.attention = True  # before the answer, whose end calls `attend`
-        if connection.write_token.request_ready(exchange):
+            self.parser.held = self._write_token.attention = True  # before the answer, whose end calls `attend`
+        if self._write_token.request_ready(exchange):
             self._site.dispatch(exchange)
         elif self.full():
             self.parser.held = True
@@ -330,6 +345,7 @@ class Receiver:
         self._spooled = None
         self._drop_spool()
         self.parser.close()
+        del self._connection  # else the collector would have to find each connection that has ended
         return lost
 
     # -- a body that the application reads while it arrives -----------------------------------------------
@@ -340,13 +356,13 @@ class Receiver:
         connection.read_size = READ_OF_BODY
         self._stream = exchange.body = BodyStream(lambda: connection.call(self._stream_has_room))
         exchange.phase = QUEUED
-        connection.write_token.attention = True  # its answer may end before its body
-        if connection.write_token.request_ready(exchange):
+        self._write_token.attention = True  # its answer may end before its body
+        if self._write_token.request_ready(exchange):
             self._site.dispatch(exchange)
 
     def _stream_has_room(self) -> None:
         """The application has read what has come."""
-        if not self._connection.write_token.closed:
+        if not self._write_token.closed:
             self.pause()
 
     def _break_stream(self) -> None:
@@ -367,7 +383,7 @@ class Receiver:
         self._break_stream()
         substitute = exchange.substitute()
         substitute.error, substitute.keep = exchange.error, False
-        if self._connection.write_token.replace(exchange, substitute):
+        if self._write_token.replace(exchange, substitute):
             self._site.replaced(substitute)
             self._site.disconnected(exchange)
             self._site.answer(substitute, substitute.error)

@@ -334,9 +334,9 @@ class RequestParser(RequestRules):
         self._priming = False
 
     def close(self) -> None:
-        """Let go of the parser, which holds on to this object."""
+        """Let go of the parser and of the sink, which hold on to this object."""
         self.ignoring = True
         self.exchange = None
         self.unparsed = self._start = b""
         if hasattr(self, "_parser"):
-            del self._parser
+            del self._parser, self._sink

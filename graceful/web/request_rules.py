@@ -151,7 +151,8 @@ class RequestRules:
     )
 
     _parser: httptools.HttpRequestParser
-    __deletable__ = ("_parser",)  # for mypyc, whose attributes cannot be deleted unless it is said
+    _sink: Sink
+    __deletable__ = ("_parser", "_sink")  # for mypyc, whose attributes cannot be deleted unless it is said
 
     def __init__(self, sink: Sink, max_body: int) -> None:
         self._sink = sink

@@ -306,6 +306,11 @@ class WriteToken(Generic[E]):
             self.eof = True
             return self.lingering or self.current is None
 
+    def forget(self) -> None:
+        """The descriptor is closed, and the current exchange is over."""
+        with self.lock:
+            self.current = None
+
     def idle(self) -> bool:
         """Nothing is being answered, and nothing is left to send."""
         with self.lock:

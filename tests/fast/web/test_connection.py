@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +80,39 @@ class KeepAliveTests(Case):
             self.engine.disk.work()
         self.assertEqual(self.engine.asked, [])
         self.assertTrue(all(file.closed for file in self.engine.disk.files))
+
+    def test_the_collector_finds_nothing_of_an_ended_connection(self) -> None:
+        """All that belongs to a connection is freed with its last reference: nothing refers to itself in a circle."""
+
+        def idle() -> None:
+            client, exchange = self.ask()
+            self.answer(exchange)
+            client.close()
+
+        def told_to_close() -> None:
+            client, exchange = self.ask(CLOSE)
+            self.answer(exchange)
+            client.close()
+
+        def unfinished(data: bytes) -> None:
+            self.engine.connect().send(data).close()
+            self.engine.disk.work()
+
+        for turn in (idle, told_to_close, *(partial(unfinished, data) for data in (b"", GET[:-2], post(100)[:-1]))):
+            turn()  # what is kept for all connections is made by the first
+            self.engine.asked.clear()
+            gc.collect()
+            gc.disable()
+            self.addCleanup(gc.enable)
+            turn()
+            self.engine.asked.clear()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            self.addCleanup(gc.garbage.clear)
+            try:
+                gc.collect()
+            finally:
+                gc.set_debug(0)
+            self.assertEqual([type(one).__name__ for one in gc.garbage], [], turn)
 
     def test_told_when_gone(self) -> None:
         """A caller that waits for the end of a connection is told of it, once."""
