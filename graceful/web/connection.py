@@ -125,14 +125,14 @@ class Connection(SendingHalf):
         self.leaving = False
         self.memo: Any = None
         self._reset = False
-        self._gone: list[Deferred[None]] = []
+        self._gone: tuple[Deferred[None], ...] = ()
         self._register = site.register
         self._register.connections.add(self)
 
     def when_gone(self) -> Deferred[None]:
         """Return a new Deferred that fires when the connection is closed.  Reactor thread."""
         gone: Deferred[None] = Deferred()
-        self._gone.append(gone)
+        self._gone += (gone,)
         return gone
 
     # -- reading: reactor thread --------------------------------------------------------------------------
@@ -187,6 +187,11 @@ class Connection(SendingHalf):
     def idle(self) -> bool:
         """Whether nothing is owed to the client, and nothing has come that is not answered."""
         return self.write_token.idle() and not self.receiver.more_requests()
+
+    def rest(self) -> None:
+        """Give back, while it is idle, what its next request makes again: half of its memory.  Reactor thread."""
+        self.memo = None
+        self.receiver.parser.rest()
 
     # -- moving: reactor thread ---------------------------------------------------------------------------
 

@@ -41,6 +41,9 @@ _LINE_END: Final = 16
 # At the beginning of a line, where nothing else can stand but the field.
 _LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _LENGTH_DIGITS: Final = 8
+#: What each connection has between two requests: the fields of the last one would be a third of its memory.  Nothing
+#: is put into it.
+_NO_FIELDS: Final[list[tuple[bytes, bytes]]] = []
 _STOPPED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
@@ -85,7 +88,6 @@ class RequestParser(RequestRules):
 
     def __init__(self, sink: Sink, max_body: int) -> None:
         super().__init__(sink, max_body)
-        self._parser = httptools.HttpRequestParser(self)
         self._start = self.unparsed = b""
         # The last bytes of a request line that has not ended yet; None when it has.
         self._line: bytes | None = None
@@ -122,7 +124,7 @@ class RequestParser(RequestRules):
                 return
         self._plain = False
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
         except _STOPPED as error:
             self._exceptional(error, data)
         if self.exchange is not None:
@@ -130,14 +132,29 @@ class RequestParser(RequestRules):
             self._unread += len(data)
             self._note(data, False)
             self._incomplete(data)
-        elif self._plain:
+            return
+        if self._plain:
             learn_fields(sent, self._headers)
+        self._headers = _NO_FIELDS
+
+    def _feed(self, data: bytes) -> None:
+        """Have llhttp parse something.  Connections whose heads are all known never need its parser.
+
+        :raises httptools.HttpParserError: it has stopped; or a callback has raised.
+        """
+        try:
+            parser = self._parser
+        except AttributeError:
+            parser = self._parser = httptools.HttpRequestParser(self)
+        parser.feed_data(data)
 
     def resume(self) -> None:
         """Go on with what was received earlier: as much of it as the sink has room for now."""
         self.parsing = True
         self._parse_stash()
         self.parsing = False
+        if self.exchange is None:
+            self._headers = _NO_FIELDS
 
     def _parse_stash(self) -> None:
         data, self.unparsed = self.unparsed, b""
@@ -189,7 +206,7 @@ class RequestParser(RequestRules):
         if self._line is not None:
             self._look_at_line(data)
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
         except _STOPPED as error:
             self._exceptional(error, data)
         if self.exchange is not None:
@@ -330,13 +347,19 @@ class RequestParser(RequestRules):
         """
         self._priming = True
         framing = b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self._length
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + END + pretended)
+        self._feed(b"POST / HTTP/1.1\r\n" + framing + END + pretended)
         self._priming = False
+
+    def rest(self) -> None:
+        """Let go of llhttp's parser between two requests."""
+        if hasattr(self, "_parser"):
+            del self._parser
 
     def close(self) -> None:
         """Let go of the parser and of the sink, which hold on to this object."""
         self.ignoring = True
         self.exchange = None
         self.unparsed = self._start = b""
-        if hasattr(self, "_parser"):
-            del self._parser, self._sink
+        self.rest()
+        if hasattr(self, "_sink"):
+            del self._sink

@@ -36,6 +36,8 @@ LINGER_LONGEST: Final = 30.0
 FRESH_LEAST: Final = 1.0
 #: Seconds past the keep-alive time, for a client with the same one: it closes the connection first.
 PAST_KEEP_ALIVE: Final = 1.0
+#: Seconds of silence after which an idle connection gives back what its next request makes again.
+RESTS: Final = 1.0
 
 
 class Sweep:
@@ -92,6 +94,8 @@ class Sweep:
                 self._count_from_taken(connection, now)
             if now > self._until(connection):
                 connection.half_close()
+            elif silent > RESTS:
+                connection.rest()
 
     def _until(self, connection: Connection) -> float:
         """When an idle connection has had its time, monotonic seconds."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from enum import IntEnum
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 Piece = bytes | memoryview
 
@@ -64,8 +64,10 @@ NOBODY: Final = TokenHolder.NOBODY
 SENDER: Final = TokenHolder.SENDER
 REACTOR: Final = TokenHolder.REACTOR
 
-#: What all connections that have nothing to send share, since an empty deque has 700 bytes.  Nothing is put into it.
+#: What all connections that have nothing to send share, since an empty deque has 700 bytes, and those behind whose
+#: exchange nothing waits.  Nothing is put into them.
 _NO_REST: Final[deque[Piece]] = deque()
+_NONE_WAITS: Final[list[Any]] = []
 GONE: Final = Acquired.GONE
 SEND: Final = Acquired.SEND
 QUEUE: Final = Acquired.QUEUE
@@ -113,7 +115,7 @@ class WriteToken(Generic[E]):
         self.room: threading.Condition | None = None
         self.holder = NOBODY
         self.current: E | None = None
-        self.waiting: list[E] = []
+        self.waiting: list[E] = _NONE_WAITS  # replaced by the first that has to wait
         self.rest = _NO_REST
         self.held = 0
         self.begun = self.last = self.lingering = self.eof = False
@@ -129,7 +131,10 @@ class WriteToken(Generic[E]):
             if self.current is None and not self.closing:
                 self.current = exchange
                 return True
-            self.waiting.append(exchange)
+            if self.waiting:
+                self.waiting.append(exchange)
+            else:
+                self.waiting = [exchange]
             return False
         finally:
             lock.release()

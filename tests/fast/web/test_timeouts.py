@@ -8,7 +8,7 @@ from typing import Any
 from graceful.config.settings import ON_ITS_WAY
 from graceful.web.body_spool import HIGH, MEMORY
 from graceful.web.connection import Connection
-from graceful.web.timeouts import FRESH_LEAST, LINGER, LINGER_LONGEST, PAST_KEEP_ALIVE
+from graceful.web.timeouts import FRESH_LEAST, LINGER, LINGER_LONGEST, PAST_KEEP_ALIVE, RESTS
 from tests.fast.doubles import CLOSE, EXPECT, GET, Case, Client, Engine, get, parse_answers, post, virtual_time
 
 KEEP_ALIVE = 75
@@ -66,6 +66,40 @@ class Timed(Case):
         self.answer(exchange)
         client.take()
         return client
+
+
+class RestingTests(Timed):
+    """What an idle connection keeps."""
+
+    def test_an_idle_connection_gives_back_what_its_next_request_makes_again(self) -> None:
+        """After a moment of silence the parser and what was remembered are gone, and the next request is as any."""
+        field = b"X-Unknown: %d\r\n\r\n"
+        client, exchange = self.ask(GET[:-2] + field % 1)
+        self.answer(exchange)
+        connection = client.connection
+        parser = connection.receiver.parser
+        connection.memo = {}
+        self.wait(RESTS)
+        self.assertEqual((connection.memo, hasattr(parser, "_parser")), ({}, True))
+        self.wait(1.0)
+        self.assertEqual((connection.memo, hasattr(parser, "_parser")), (None, False))
+        client.take()
+        for data in (GET[:-2] + field % 2, post(100), GET[:-2] + field % 3):
+            client.send(data[:10]).send(data[10:])
+            self.answer(self.engine.asked[-1])
+            self.assertEqual([answer.status for answer in parse_answers(client.take())], [200])
+
+    def test_a_connection_in_use_keeps_all(self) -> None:
+        """While a request is under way or being answered, nothing is given back."""
+        client = self.engine.connect().send(GET[:10])
+        parser = client.connection.receiver.parser
+        self.wait(3.0)
+        self.assertTrue(hasattr(parser, "_parser"))
+        client.send(GET[10:])
+        self.wait(3.0)
+        self.assertTrue(hasattr(parser, "_parser"))
+        self.answer(self.engine.asked[-1])
+        self.assertEqual(len(self.bodies(client)), 1)
 
 
 class FailingTests(Timed):
