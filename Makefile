@@ -4,6 +4,7 @@
 #   make test     every check and every test; installs what it needs, also with apt (as root or by sudo)
 #   make lowest   run the fast tests with the lowest versions of the dependencies that pyproject.toml allows
 #   make bench    measure the throughput beside other servers; BENCH="--rounds 15" passes options
+#   make figures  the same, and write the README's table and those of the documentation, and the plot, from the result
 #   make redeploy count what clients lose when servers are redeployed under load; BENCH="--redeploys 100" passes options
 #   make matrix   the tests of takedowns and all fast ones on each CPython from 3.10 to 3.15 that can be had;
 #                 MATRIX=compiled makes the compiled wheel of each, and tests that
@@ -30,7 +31,7 @@ SHELL := /bin/bash
 # Where it is set, each server that a test starts would compile again most of what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo manual test wheels compiled lowest bench redeploy soak matrix install clean \
+.PHONY: demo manual test wheels compiled lowest bench figures redeploy soak matrix install clean \
 	system lint types wheel fast lowest-parser quick pythons docs tests
 
 # One thing after the other, whatever is said on the command line, but for those that `make test` has run beside each
@@ -105,9 +106,14 @@ manual: $(VENV)/.test
 	mkdir -p share/man/man1
 	cp docs/_build/man/graceful.1 share/man/man1/
 
-bench: $(MEASURED)/.installed
+bench: $(MEASURED)/.installed $(MEASURED)-compiled/.installed
 	tools/apt-missing wrk
 	$(MEASURED)/bin/python bench/throughput.py $(BENCH)
+
+figures: $(MEASURED)/.installed $(MEASURED)-compiled/.installed
+	tools/apt-missing wrk
+	$(MEASURED)/bin/python bench/throughput.py --json $(MEASURED)/throughput.json $(BENCH)
+	$(MEASURED)/bin/python bench/publish.py $(MEASURED)/throughput.json
 
 redeploy: $(MEASURED)/.installed
 	$(MEASURED)/bin/python bench/redeploy.py $(BENCH)
@@ -242,6 +248,20 @@ $(MEASURED)/.bench: pyproject.toml | dist/.built
 $(MEASURED)/.installed: dist/.built $(MEASURED)/.bench
 	$(PIP_MEASURED) install --no-deps --no-index --force-reinstall $(WHEEL)
 	$(MEASURED)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	touch $@
+
+# The same with the compiled wheel, which is made by the Python that is measured.
+$(MEASURED)-compiled/.installed: dist/.built $(MEASURED)/.bench | $(VENV)/.test
+	if ! $(MEASURED)/bin/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then \
+	    tools/apt-missing gcc $$($(MEASURED)/bin/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'); \
+	fi
+	$(call make_environment,$(MEASURED)-compiled)
+	$(MEASURED)-compiled/bin/python tools/borrow.py $(MEASURED)
+	$(PIP_MEASURED) install 'mypy>=2.4,<3' 'mypy-zope>=1.0.17,<2' 'setuptools>=77'
+	GRACEFUL_COMPILE=1 $(PIP_MEASURED) wheel --no-deps --no-build-isolation --wheel-dir $(MEASURED)-compiled/wheel .
+	$(PIP) --python $(MEASURED)-compiled install --no-compile --no-deps --no-index --ignore-installed \
+	    $(MEASURED)-compiled/wheel/graceful_app-*.whl
+	$(MEASURED)-compiled/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
 	touch $@
 
 # What the fast tests need, and no more: what pyproject.toml no longer names is gone from here, too.

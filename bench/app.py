@@ -13,13 +13,16 @@ SLEEP = 0.01
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
-    """Answer `/` with 13 bytes, `/sleep` with the same after 10 ms, `/big` with 1 MiB."""
+    """Answer `/` with 13 bytes, `/sleep` with the same after 10 ms, `/big` with 1 MiB, `/upload` with the length."""
     path = environ["PATH_INFO"]
     body = SMALL
     if path == "/sleep":
         time.sleep(SLEEP)
     elif path == "/big":
         body = BIG
+    elif path == "/upload":
+        length = environ.get("CONTENT_LENGTH")
+        body = str(len(environ["wsgi.input"].read(int(length) if length else -1))).encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
 

@@ -55,7 +55,8 @@ class Scenario:
     :param path: the path of its requests.
     :param headers: the header fields of its requests, beside `Host`.
     :param upload: bytes of the body of each request, which then is a POST.
-    :param load: makes the load: `wrk`, or what `asgi_load.py` knows.
+    :param script: makes wrk's requests: the name of a file beside this one.
+    :param load: makes the load: `wrk`, or one of `LOADS`.
     :param connections: how many.
     :param interface: of the applications that it loads.
     """
@@ -65,11 +66,17 @@ class Scenario:
     path: str
     headers: dict[str, str]
     upload: int = 0
+    script: str = ""
     load: str = "wrk"
     connections: int = CONNECTIONS
     interface: str = "wsgi"
 
 
+LOADS = {"websocket": "asgi_load.py", "events": "asgi_load.py", "open": "open_loop.py"}
+"""What else makes load, and the program that does: it prints as wrk does."""
+
+MIX = "mix.lua"
+"""The script of the scenario that has bodies of several kinds."""
 HANDSHAKES = "handshake"
 """The name of the scenario that wrk cannot do."""
 
@@ -81,6 +88,12 @@ SCENARIOS = {
         Scenario("big", "`/big`, 1 MiB", "/big", {}),
         Scenario("headers", "`/` with 9 headers as a browser sends them", "/", BROWSER),
         Scenario(HANDSHAKES, "`/`, a TLS handshake for each request", "/", {}),
+        Scenario("unique", "`/` with these and one that never comes again", "/", BROWSER, script="unique.lua"),
+        Scenario("post", "a POST of 10 KiB", "/upload", {}, upload=10 << 10),
+        Scenario("mix", "GET, POST and chunked POST in turns", "/", {}, script=MIX),
+        Scenario("small-256", "`/`, 256 connections", "/", {}, connections=256),
+        Scenario("small-1000", "`/`, 1,000 connections", "/", {}, connections=1000),
+        Scenario("open", "`/`, 2,000 requests begin each second, whatever is answered", "/", {}, load="open"),
         Scenario("close", "`/`, a new connection for each request", "/", {"Connection": "close"}),
         Scenario("asgi", "ASGI: `/`, 13 bytes", "/", {}, interface="asgi"),
         Scenario("asgi-json", "ASGI: 1 KiB of JSON through Starlette", "/json", {}, interface="asgi"),
@@ -105,6 +118,10 @@ SCENARIOS = {
 }
 
 
+class LoadFailed(Exception):
+    """A server does not bear a load: connections are refused, or end, or are not answered in time."""
+
+
 @frozen
 class Cell:
     """The figures of one server under one kind of load.
@@ -113,6 +130,8 @@ class Cell:
     :param cpu: CPU time of all the server's processes for one request, in microseconds.
     :param p50: the median time until an answer was complete, in milliseconds.
     :param p99: the time that 99 of 100 answers took at most, in milliseconds.
+    :param p999: the time that 999 of 1,000 took at most; None from wrk, which asks again when it has its answer, and
+        so leaves out the requests that would have come meanwhile.
     :param foreign: CPU time that other processes than the server and wrk used, as a share of one cpu.
     :param attempts: how often the cell was measured until `foreign` was small enough, or `ATTEMPTS`.
     :param faults: the complaints of wrk or the server; if there are any, the figures mean nothing.
@@ -125,6 +144,7 @@ class Cell:
     cpu: float
     p50: float
     p99: float
+    p999: float | None
     foreign: float
     attempts: int
     faults: list[str]
@@ -202,9 +222,10 @@ def run_handshakes(server: Server, seconds: int, cpu: int) -> str:
 def _load(server: Server, scenario: Scenario, seconds: int) -> list[str]:
     if scenario.load != "wrk":
         numbers = map(str, (server.port, scenario.connections, seconds))
-        return [sys.executable, str(HERE / "asgi_load.py"), scenario.load, *numbers]
+        return [sys.executable, str(HERE / LOADS[scenario.load]), scenario.load, *numbers]
     headers = [f"--header={name}: {value}" for name, value in scenario.headers.items()]
-    body = [f"--script={HERE / 'upload.lua'}"] if scenario.upload else []
+    script = "upload.lua" if scenario.upload else scenario.script
+    body = [f"--script={HERE / script}"] if script else []
     shape = ["--threads=1", f"--connections={scenario.connections}", f"--duration={seconds}s", "--latency"]
     return ["wrk", *shape, *headers, *body, f"{server.url}{scenario.path}"]
 
@@ -212,18 +233,19 @@ def _load(server: Server, scenario: Scenario, seconds: int) -> list[str]:
 def run_load(server: Server, scenario: Scenario, seconds: int, cpu: int) -> str:
     """Load a server for some seconds from one cpu.  Returns the output of wrk, or of what prints as wrk does.
 
-    :raises ServerFailed: the load failed.
+    :raises LoadFailed: the server does not bear it.
     """
     if scenario.name == HANDSHAKES:
         return run_handshakes(server, seconds, cpu)
     load = subprocess.run(
         ["taskset", "--cpu-list", str(cpu), *_load(server, scenario, seconds)],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env={**os.environ, "BODY": str(scenario.upload)},
     )
     if load.returncode:
-        raise server.failure(f"{scenario.load} ended with exit status {load.returncode}: {load.stdout}")
+        said = (load.stdout + load.stderr).strip().splitlines() or ["nothing"]
+        raise LoadFailed(f"{scenario.load} ended with exit status {load.returncode}: {said[-1]}")
     return load.stdout
 
 
@@ -234,18 +256,18 @@ def _find(pattern: str, text: str) -> re.Match[str]:
     return match
 
 
-def read_wrk(said: str) -> tuple[int, float, float, float]:
-    """Returns from wrk's output: requests, requests a second, and the latencies p50 and p99 in milliseconds.
+def read_wrk(said: str) -> tuple[int, float, float, float, float | None]:
+    """Returns from wrk's output: requests, requests a second, and the latencies p50, p99 and p99.9 in milliseconds.
 
     :raises ValueError: the text is not wrk's output.
     """
     requests = int(_find(r"^\s*(\d+) requests in ", said)[1])
     rate = float(_find(r"^Requests/sec:\s*([0-9.]+)", said)[1])
-    p50, p99 = (
-        float(match[1]) * UNITS[match[2]]
-        for match in (_find(rf"^\s*{part}%\s+([0-9.]+)(us|ms|s|m)$", said) for part in (50, 99))
-    )
-    return requests, rate, p50, p99
+    found = re.findall(r"^\s*(50|99|99\.9)%\s+([0-9.]+)(us|ms|s|m)$", said, re.MULTILINE)
+    latency = {part: float(number) * UNITS[unit] for part, number, unit in found}
+    if not {"50", "99"} <= set(latency):
+        raise ValueError(f"not what wrk prints:\n{said}")
+    return requests, rate, latency["50"], latency["99"], latency.get("99.9")
 
 
 def complaints(said: str) -> list[str]:
@@ -262,7 +284,7 @@ def measure_once(server: Server, scenario: Scenario, number: int, seconds: int, 
     said = run_load(server, scenario, seconds, cpu)
     used = server_time(server) - used
     foreign = (foreign_time(own) - foreign) / (time.monotonic() - begin)
-    requests, rate, p50, p99 = read_wrk(said)
+    requests, rate, p50, p99, p999 = read_wrk(said)
     return Cell(
         server=server.kind.name,
         scenario=scenario.name,
@@ -271,6 +293,7 @@ def measure_once(server: Server, scenario: Scenario, number: int, seconds: int, 
         cpu=used / max(requests, 1) * 1e6,
         p50=p50,
         p99=p99,
+        p999=p999,
         foreign=foreign,
         attempts=attempt,
         faults=complaints(said),
@@ -287,8 +310,12 @@ def measure(server: Server, scenario: Scenario, number: int, seconds: int, cpu: 
     """
     cells: list[Cell] = []
     for attempt in range(1, ATTEMPTS + 1):
-        run_load(server, scenario, WARM_UP, cpu)
-        cells.append(measure_once(server, scenario, number, seconds, cpu, attempt))
+        try:
+            run_load(server, scenario, WARM_UP, cpu)
+            cells.append(measure_once(server, scenario, number, seconds, cpu, attempt))
+        except LoadFailed as error:
+            server_time(server)  # that of a server which has ended cannot be told
+            return Cell(server.kind.name, scenario.name, number, 0, 0, 0, 0, None, 0, attempt, [str(error)])
         server.empty_logs()
         if cells[-1].faults or not cells[-1].noisy:
             return cells[-1]

@@ -28,15 +28,10 @@ def _row(cells: Iterable[str]) -> str:
 
 def table(cells: Sequence[Cell], scenario: str, servers: Sequence[str], reference: str) -> str:
     """Returns a table in Markdown of one scenario: a line for each server, with its ratio to the reference."""
-    heading = (
-        "server",
-        "req/s, median [min-max]",
-        f"× {reference}",
-        "CPU µs/req",
-        "p50 ms",
-        "p99 ms",
-        "notes",
-    )
+    figured = {"cpu": "CPU µs/req", "p50": "p50 ms", "p99": "p99 ms"}
+    if any(cell.p999 is not None for cell in cells):
+        figured["p999"] = "p99.9 ms"
+    heading = ("server", "req/s, median [min-max]", f"× {reference}", *figured.values(), "notes")
     lines = [_row(heading), _row(["---"] + ["---:"] * (len(heading) - 2) + ["---"])]
     good = {server: [cell for cell in cells if cell.server == server and not cell.faults] for server in servers}
     base = median(cell.rate for cell in good[reference]) if good.get(reference) else None
@@ -48,10 +43,10 @@ def table(cells: Sequence[Cell], scenario: str, servers: Sequence[str], referenc
             figures = [
                 f"{_number(median(rates))} [{_number(min(rates))}-{_number(max(rates))}]",
                 f"{median(rates) / base:.2f}" if base else "-",
-                *(_number(median(getattr(cell, name) for cell in valid)) for name in ("cpu", "p50", "p99")),
+                *(_number(median(getattr(cell, name) for cell in valid)) for name in figured),
             ]
         else:
-            figures = ["-"] * 5
+            figures = ["-"] * (len(heading) - 2)
         lines.append(_row([server, *figures, _notes(rounds) or ALL_KINDS[server].unable.get(scenario, "")]))
     return "\n".join(lines)
 

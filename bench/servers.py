@@ -23,6 +23,8 @@ from attrs import define, field, frozen
 
 HERE = Path(__file__).parent
 PROGRAMS = Path(sys.executable).parent
+COMPILED = PROGRAMS.parent.with_name("measured-compiled") / "bin"
+"""The programs of the environment that has the compiled wheel, and borrows the rest: `make bench` makes it."""
 THREADS = 20
 START_TIMEOUT = 30.0
 """Seconds that a server may take until it answers."""
@@ -184,6 +186,7 @@ KINDS = {
         Kind("ours", "graceful-app", _ours()),
         # The same again, to see by how much two equal servers differ.
         Kind("ours2", "graceful-app", _ours()),
+        Kind("ours-compiled", "graceful-app", _ours(program=(str(COMPILED / "twistd"),))),
         Kind("ours-nolog", "graceful-app", _ours(log=False)),
         Kind(
             "ours-noregister",
@@ -333,14 +336,14 @@ class Server:
         finally:
             connection.close()
 
-    def post(self, path: str, body: bytes) -> bytes:
-        """Send a body.  Returns that of the answer.
+    def post(self, path: str, body: bytes, chunked: bool = False) -> bytes:
+        """Send a body, with its length or in chunks.  Returns that of the answer.
 
         :raises ServerFailed: the answer has another status than 200.
         """
         connection = self._connection(30)
         try:
-            connection.request("POST", path, body)
+            connection.request("POST", path, iter([body]) if chunked else body, encode_chunked=chunked)
             response = connection.getresponse()
             if response.status != 200:
                 raise self.failure(f"POST {path} was answered with {response.status}")

@@ -36,9 +36,9 @@ from attrs import asdict
 from app import BIG, SMALL
 from asgi_app import RECORD
 from interpreter import interpreter
-from measure import HANDSHAKES, SCENARIOS, Cell, Scenario, measure
+from measure import HANDSHAKES, MIX, SCENARIOS, Cell, Scenario, measure
 from report import report
-from servers import Kind, Server, ServerFailed, versions
+from servers import COMPILED, Kind, Server, ServerFailed, versions
 from tls_servers import ALL_KINDS, TLS_KINDS, make_certificate
 
 PEERS = ("stock", "gunicorn", "waitress", "cheroot", "uwsgi", "granian", "fastpysgi")
@@ -92,8 +92,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--tls", action="store_true", help="compare servers that speak TLS, and their handshakes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every cell to this file")
     options = parser.parse_args(arguments)
+    own = ["ours", "ours-compiled"] if COMPILED.exists() else ["ours"]
     options.servers = options.servers or (
-        list(TLS_KINDS) if options.tls else [*PEERS, "ours", *ASGI_PEERS, "ours-asgi"]
+        list(TLS_KINDS) if options.tls else [*PEERS, *own, *ASGI_PEERS, "ours-asgi"]
     )
     plain = [name for name in SCENARIOS if name != HANDSHAKES]
     options.scenarios = options.scenarios or (["small", "big", HANDSHAKES] if options.tls else plain)
@@ -109,10 +110,12 @@ def check_answers(server: Server, scenario: Scenario) -> None:
     """
     if scenario.load != "wrk":
         return  # it checks every answer itself
-    if scenario.upload:
-        length = server.post(scenario.path, bytes(scenario.upload))
-        if length != str(scenario.upload).encode():
-            raise server.failure(f"of {scenario.upload} bytes the application got {length[:40]!r}")
+    if scenario.upload or scenario.script == MIX:
+        for chunked in (False, True) if scenario.script == MIX else (False,):
+            sent = scenario.upload or 20
+            got = server.post("/upload", bytes(sent), chunked)
+            if got != str(sent).encode():
+                raise server.failure(f"of {sent} bytes{' in chunks' * chunked} the application got {got[:40]!r}")
         return
     expected = BIG if scenario.path == "/big" else SMALL
     closing = "Connection" in scenario.headers

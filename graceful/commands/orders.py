@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from graceful.commands.common import DONE, connect, control_path
-from graceful.drain import State
+from graceful.drain.state import State
 
 
 def leave(arguments: argparse.Namespace) -> int:

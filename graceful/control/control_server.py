@@ -30,7 +30,8 @@ from graceful.control.same_origin import SameOrigin
 from graceful.control.scrapes import Scrapes
 from graceful.control.service_news import ServiceNews
 from graceful.control.status import StatusSource
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.logs.attempt import attempt
 from graceful.process.clock import monotonic_clock
 from graceful.process.orders import ControlOrders

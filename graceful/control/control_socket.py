@@ -27,7 +27,7 @@ from twisted.logger import Logger
 
 from graceful.control.client import ClientError, ControlClient, NobodyThere
 from graceful.control.discovery import beside
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.sockets.address import LONGEST_UNIX_PATH
 from graceful.sockets.socket_file import bind_file, inode_of, set_owner
 

@@ -6,7 +6,7 @@ import glob
 import re
 
 from graceful.control.client import ClientError, ControlClient, NobodyThere
-from graceful.drain import State
+from graceful.drain.state import State
 
 
 def connect_beside(path: str) -> list[ControlClient]:

@@ -22,7 +22,7 @@ from graceful._version import __version__
 from graceful.control.counters import BOUNDS, CLASSES, PLACES
 from graceful.control.status import StatusSource
 from graceful.control.totals import Totals
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.sockets.backlog import clients_waiting
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from graceful.control.status import StatusSource
-from graceful.drain import DrainResult
+from graceful.drain.result import DrainResult
 from graceful.process.systemd import SystemdNotifier
 
 #: Seconds between two lines: `systemctl status` shows the last one.

@@ -24,7 +24,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from graceful.control.health import Health
 from graceful.control.totals import Totals
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.sockets.backlog import Queue
 
 if TYPE_CHECKING:

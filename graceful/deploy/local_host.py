@@ -22,7 +22,7 @@ from graceful.control.client import ClientError, ControlClient, NobodyThere, pro
 from graceful.control.discovery import connect_beside
 from graceful.deploy.host import ProcessError, Reply, ServerHandle
 from graceful.deploy.plan import Plan
-from graceful.drain import State
+from graceful.drain.state import State
 
 #: Seconds that a server has to answer with its status: one that is stuck must not hold up the others for long.
 STATUS_IN: Final = 1.0

@@ -11,7 +11,7 @@ from typing import Any, Final
 from graceful.deploy.host import Command, Host, ProcessError, ServerHandle
 from graceful.deploy.plan import PlannedInstance
 from graceful.deploy.steps import BadVersion, StepLog, Steps
-from graceful.drain import State
+from graceful.drain.state import State
 
 #: How often a check is made before it counts as failed, and the seconds between: an application may warm up.
 TRIES: Final = 3

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from graceful.deploy.host import ProcessError, ServerHandle
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.process.exit import latest_exit
 
 #: Seconds that a server has if it never told its latest exit: what it has with the default options.

@@ -1,10 +1,11 @@
-"""What others see of a drain: the state that an instance is in, and at the end how the drain has gone."""
+"""The states that an instance is in: what the status says, and what commands wait for.
+
+Commands import this module, so it imports next to nothing.
+"""
 
 from __future__ import annotations
 
 from enum import Enum
-
-from attrs import frozen
 
 
 class State(str, Enum):
@@ -56,23 +57,3 @@ class State(str, Enum):
     def past_deadline(self) -> bool:
         """Whether the deadline cannot be moved any more."""
         return self in (State.TAKEDOWN, State.GONE)
-
-
-@frozen
-class DrainResult:
-    """How a drain has gone.
-
-    :ivar exit_status: the exit status of the process, or what it would be.
-    :ivar seconds: how long the drain took.
-    :ivar finished: exchanges that ended by themselves in it.
-    :ivar taken_down: exchanges that were interrupted.
-    :ivar abandoned: threads that did not end.
-    :ivar reports: the ids of the reports on what was interrupted.
-    """
-
-    exit_status: int
-    seconds: float
-    finished: int
-    taken_down: int
-    abandoned: int
-    reports: tuple[str, ...] = ()

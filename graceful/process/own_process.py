@@ -9,7 +9,7 @@ from typing import Any
 from attrs import field, frozen
 from twisted.internet.error import ReactorNotRunning
 
-from graceful.drain import DrainResult
+from graceful.drain.result import DrainResult
 from graceful.logs.attempt import attempt
 from graceful.process.exit import LastLimit
 from graceful.process.origin import Origin

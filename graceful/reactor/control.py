@@ -17,7 +17,9 @@ from graceful.config.settings import Settings
 from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlError, ControlSocket
 from graceful.control.health import Health
-from graceful.drain import Drain, DrainResult, State
+from graceful.drain.machine import Drain
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.process.clock import MonotonicClock
 from graceful.process.orders import OrderRefused
 from graceful.process.systemd import SystemdNotifier

@@ -42,7 +42,7 @@ class ReactorDrainListener(Protocol):
 
 
 class ReactorDrainable:
-    """Drains the ports and connections of a reactor: a :class:`graceful.drain.Drainable`.  Reactor thread.
+    """Drains the ports and connections of a reactor: a :class:`graceful.drain.machine.Drainable`.  Reactor thread.
 
     :param tracker: knows the ports, the connections, and what is in flight.
     :param listener: told when the drain begins and when it is over.

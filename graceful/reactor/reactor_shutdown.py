@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.drain import Drain, State
+from graceful.drain.machine import Drain
+from graceful.drain.state import State
 from graceful.process.clock import monotonic_clock
 from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN, latest_exit
 from graceful.reactor.drainable import LAST_MOMENT, ReactorDrainable

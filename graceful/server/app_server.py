@@ -19,7 +19,9 @@ from graceful.config.settings import BadSetting, Settings
 from graceful.control.control_server import ControlServer
 from graceful.control.counters import Counters
 from graceful.control.log_rotation import LogRotation
-from graceful.drain import Drain, DrainResult, State
+from graceful.drain.machine import Drain
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.process.exit import EXIT_SECONDS
 from graceful.process.own_process import OwnProcess
 from graceful.server.drain_limit import DrainLimit

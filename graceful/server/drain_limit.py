@@ -6,7 +6,8 @@ process that was given an hour more must not be ended by a watchdog that knows o
 
 from __future__ import annotations
 
-from graceful.drain import Drain, State
+from graceful.drain.machine import Drain
+from graceful.drain.state import State
 from graceful.process.exit import EXIT_SECONDS, LastLimit, latest_exit
 from graceful.web.register import Register
 

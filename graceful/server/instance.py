@@ -19,7 +19,7 @@ from graceful.config.settings import Settings
 from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlSocket
 from graceful.control.status import StatusSource
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.logs import twistd_log as logs
 from graceful.process.exit import EXIT_SECONDS
 from graceful.process.forked_children import ForkedChildren

@@ -16,7 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from graceful.config.settings import Settings
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.process.own_process import OwnProcess, systemd_sockets
 from graceful.server.socket_source import Acceptor
 from graceful.sockets.address import Address, parse

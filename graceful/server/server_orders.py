@@ -13,7 +13,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
-from graceful.drain import Drain, State
+from graceful.drain.machine import Drain
+from graceful.drain.state import State
 from graceful.logs import twistd_log
 from graceful.process.orders import OrderRefused
 from graceful.server.drain_limit import DrainLimit

@@ -20,7 +20,7 @@ from graceful.control.status import (
     rotation_of,
 )
 from graceful.control.totals import Totals
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.process.exit import latest_exit
 from graceful.process.interpreter import is_compiled
 from graceful.server.ended_exchanges import EndedExchanges, path_of
@@ -29,7 +29,7 @@ from graceful.web.exchange import PHASES, QUEUED
 
 if TYPE_CHECKING:
     from graceful.control.health import Health
-    from graceful.drain import Drain
+    from graceful.drain.machine import Drain
 
 
 class ShutdownProgress(Protocol):

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from graceful.application import drain_notice, hooks
-from graceful.drain import DrainResult
+from graceful.drain.result import DrainResult
 from graceful.logs.attempt import attempt, attempt_deferred
 from graceful.process.exit import ABANDONED, EXIT_SECONDS, FINISHED, REPORTS, TAKEN_DOWN
 from graceful.process.own_process import OwnProcess
@@ -53,7 +53,7 @@ class DrainListener(Protocol):
 
 
 class Shutdown:
-    """Drains an engine; a `graceful.drain.Drainable`.  Reactor thread.
+    """Drains an engine; a `graceful.drain.machine.Drainable`.  Reactor thread.
 
     :param engine: is drained.
     :param reactor: stopped at the end, if the server owns its process.

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from graceful.drain import Drain, DrainResult
+from graceful.drain.machine import Drain
+from graceful.drain.result import DrainResult
 from graceful.server.engine import Engine
 from graceful.server.server_orders import ServerOrders
 from graceful.takeover.arrival_links import ArrivalLinks

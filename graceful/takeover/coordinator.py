@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import evolve
 from twisted.logger import Logger
 
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.logs.attempt import attempt
 from graceful.sockets.binding import LISTEN, BoundSocket
 from graceful.takeover.connection_links import Link

@@ -28,7 +28,7 @@ from graceful.control.client import (
     process_descriptor,
 )
 from graceful.control.discovery import beside
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.sockets.address import Address
 from graceful.sockets.binding import BoundSocket
 from graceful.takeover.connection_arrivals import Source

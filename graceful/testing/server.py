@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from graceful.control.client import ClientError, ControlClient
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.testing.client import Answer, Lost, Pending, StrictClient
 
 #: A test's clients are on the same machine: no request is on its way for seconds, and no stop has to wait for one.

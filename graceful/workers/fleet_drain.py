@@ -18,7 +18,8 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.logs.attempt import attempt
 from graceful.process.exit import ABANDONED, FINISHED, TAKEN_DOWN
 from graceful.sockets.binding import BoundSocket

@@ -13,7 +13,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, DeferredList
 
 from graceful.control.health import Health
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.logs import twistd_log
 from graceful.process.exit import EXIT_SECONDS, LastLimit
 from graceful.workers.aggregate import certificates

@@ -16,7 +16,8 @@ from attrs import asdict, evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.process.own_process import OwnProcess
 from graceful.server.socket_source import Acceptor
 from graceful.sockets.binding import BoundSocket

@@ -18,7 +18,8 @@ from twisted.logger import Logger
 from graceful.config.settings import HEALTH_PATH, Settings
 from graceful.control.health import Health
 from graceful.control.log_rotation import LogRotation
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.logs.attempt import attempt
 from graceful.process.clock import monotonic_clock
 from graceful.process.exit import EXIT_SECONDS, latest_exit

@@ -41,7 +41,7 @@ from graceful.workers.worker_client import WorkerClient
 class WorkerState(str, Enum):
     """How far a worker is, as its supervisor sees it.
 
-    The worker's own :class:`graceful.drain.State` is in its status.  To its supervisor a worker is `leaving` from
+    Its own :class:`graceful.drain.state.State` is in its status.  To its supervisor a worker is `leaving` from
     the moment it should accept nothing more, whatever its own drain still waits for.
     """
 

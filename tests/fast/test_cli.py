@@ -83,6 +83,17 @@ class CommandLineTests(CommandTestCase):
         self.assertEqual(self.out.getvalue(), "")
 
 
+class ImportTests(SynchronousTestCase):
+    """What a command waits for before it begins."""
+
+    def test_orders_and_the_status_import_no_server(self) -> None:
+        """A script that asks often is not kept waiting by Twisted, nor by what classes are made with."""
+        modules = ", ".join(f"graceful.commands.{name}" for name in ("orders", "status", "stop"))
+        program = f"import sys, graceful.cli, {modules}; sys.exit(bool({{'attr', 'twisted'}} & sys.modules.keys()))"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
+
+
 class BrokenPipeTests(SynchronousTestCase):
     """The reader of the output leaves."""
 

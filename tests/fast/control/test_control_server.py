@@ -17,7 +17,7 @@ from graceful.control.control_server import ControlServer
 from graceful.control.control_socket import ControlSocket
 from graceful.control.counters import Counters
 from graceful.control.health import Health
-from graceful.drain import DrainResult
+from graceful.drain.result import DrainResult
 from graceful.process.systemd import SystemdNotifier
 from graceful.server.server_status import ServerStatus
 from graceful.sockets.binding import BindError, BoundSocket

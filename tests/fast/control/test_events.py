@@ -12,7 +12,8 @@ from graceful.control.events import HISTORY, MOST, Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
 from graceful.control.read_api import ReadApi
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.server.server_status import ServerStatus
 from tests.fast.doubles import Case, get
 

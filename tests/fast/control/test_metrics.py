@@ -12,7 +12,8 @@ from graceful.control import metrics as module
 from graceful.control.counters import BOUNDS, Counters
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 from graceful.web.queue_times import QueueTimes

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.control.service_news import ServiceNews
-from graceful.drain import State
+from graceful.drain.state import State
 
 
 class Notifier:

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.drain import Drain
+from graceful.drain.machine import Drain
 
 DEADLINE = 200.0
 

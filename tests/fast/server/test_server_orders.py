@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.drain import Drain
+from graceful.drain.machine import Drain
 from graceful.process.exit import EXIT_SECONDS, LastLimit, latest_exit
 from graceful.server.drain_limit import DrainLimit
 from graceful.server.server_orders import ServerOrders

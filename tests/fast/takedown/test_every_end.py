@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 from twisted.internet.task import Clock
 
 from graceful.control.counters import CLASSES, Counters
-from graceful.drain import State
+from graceful.drain.state import State
 from graceful.logs.access_lines import format_lines
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter

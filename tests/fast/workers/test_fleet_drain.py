@@ -8,7 +8,7 @@ import signal
 from typing import Any, cast
 
 from graceful.control.client import Silent
-from graceful.drain import DrainResult
+from graceful.drain.result import DrainResult
 from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.worker_pool import SAME_SIGNAL
 from tests.fast.workers.workforce import TCP, UNIX, WorkerProcess, Workforce, kept

@@ -23,7 +23,8 @@ from graceful.control.events import Events
 from graceful.control.health import Health
 from graceful.control.metrics import Metrics
 from graceful.control.totals import Totals
-from graceful.drain import DrainResult, State
+from graceful.drain.result import DrainResult
+from graceful.drain.state import State
 from graceful.server.server_status import ServerStatus
 from graceful.web.exchange import PHASES
 from graceful.workers.aggregate import sockets
