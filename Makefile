@@ -11,7 +11,8 @@
 #   make soak     twenty minutes of deploys, kills and limits under load, and then as many of deploys of real
 #                 applications under their real clients; BENCH="--minutes 60" passes options to the first
 #   make manual   make the manual page and the completions of shells again
-#   make wheels   build the wheel for all, and the compiled one for the Python at hand, in dist/ and dist/compiled/
+#   make wheels   build the wheel for all, and the compiled one for the Python at hand, in dist/ and dist/manylinux/;
+#                 MATRIX=compiled of `make matrix` leaves those of all versions there
 #   make install  only bring the installed copy up to date with the sources
 #   make clean    remove what all this has made
 #
@@ -97,8 +98,12 @@ test: system dist/.built $(VENV)/.runtime
 		$(VENV)/.scanner
 	$(MAKE) tests
 
-wheels: wheel dist/.compiled
-	$(BIN)/twine check --strict dist/compiled/*
+# A wheel that says `linux` is for this machine alone; auditwheel looks which versions of glibc it can run with.
+wheels: wheel dist/.compiled $(VENV)/.labels
+	rm -rf dist/manylinux
+	PATH=$$PWD/$(BIN):$$PATH auditwheel repair --wheel-dir dist/manylinux dist/compiled/*.whl
+	$(BIN)/python tools/check_wheel.py dist/manylinux/*.whl
+	$(BIN)/twine check --strict dist/manylinux/*
 
 manual: $(VENV)/.test
 	$(BIN)/python tools/completions.py
@@ -129,7 +134,7 @@ soak: $(VENV)/.test install $(VENV)/.scanner $(VENV)/.applications-installed
 	$(MAKE) compiled
 
 # Debian's unstable release has what this machine has not; as root, it is installed below .venv.
-matrix: $(VENV)/.test install
+matrix: $(VENV)/.test $(VENV)/.labels install
 	$(BIN)/python tools/matrix.py $(MATRIX) $(WHEEL)
 
 install: $(VENV)/.installed
@@ -303,6 +308,10 @@ $(VENV)/.applications: pyproject.toml | dist/.built
 $(VENV)/.applications-installed: dist/.built $(VENV)/.applications
 	$(call install_into,$(APPLICATIONS)) --no-deps --no-index --force-reinstall $(WHEEL)
 	$(APPLICATIONS)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	touch $@
+
+$(VENV)/.labels: pyproject.toml | $(VENV)/.test
+	$(PIP) install --no-compile "$(WHEEL)[labels]"
 	touch $@
 
 # The scanner of TLS wants an older `cryptography` than the tests have, and cannot be installed on the newest Python.

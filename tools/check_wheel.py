@@ -46,7 +46,8 @@ def differences(wheel: Path, root: Path = ROOT) -> list[str]:
     shared = [path for path in (root / "share").rglob("*") if path.is_file()]
     sources |= {f"{data}/{path.relative_to(root)}": path.read_bytes() for path in shared}
     with ZipFile(wheel) as archive:
-        packed = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
+        names = [name for name in archive.namelist() if not name.endswith("/") and ".dist-info/" not in name]
+        packed = {name: archive.read(name) for name in names}
     missing = []
     if not wheel.name.endswith(PURE):
         modules = {name.partition(".")[0]: name for name in packed if name.endswith(".so")}

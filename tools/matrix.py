@@ -7,7 +7,7 @@
 Installed is what is on PATH, or what pyenv has.  An environment is made for each version, once, in `.venv/matrix`.
 For `full` and `compiled`, others come from Debian's unstable release, in a directory of its own (debootstrap),
 if this runs as root; each version that cannot be had is named.  With versions behind the wheel, only these are tried.
-The end is a table.
+Each compiled wheel is left in `dist/manylinux`.  The end is a table.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ class Interpreter:
             if self.run("env", "GRACEFUL_COMPILE=1", *pip[:-2], *build):
                 return False
             wheel = str(next(built.glob("*.whl")))
+            label(wheel)
         return kind == "short" or self.run(*pip, "--no-deps", "--no-index", "--force-reinstall", wheel) == 0
 
     def place(self, kind: str) -> Path:
@@ -147,6 +148,14 @@ class Interpreter:
             shutil.copytree(ROOT / name, copy / name)
         shutil.copy(ROOT / "pyproject.toml", copy)
         return copy
+
+
+def label(wheel: str) -> None:
+    """Put a copy of a compiled wheel into `dist/manylinux`, whose name says with which glibc it runs."""
+    programs = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    place = str(ROOT / "dist" / "manylinux")
+    subprocess.run(["auditwheel", "repair", "--wheel-dir", place, wheel], env=environment, check=True)
 
 
 def versions() -> list[str]:
