@@ -53,7 +53,6 @@ from graceful.config.sources import (
     is_true,
     nearest,
 )
-from graceful.config.versions import versions
 from graceful.process import systemd
 from graceful.process.exit import LastLimit
 from graceful.process.origin import VARIABLE, Origin
@@ -153,6 +152,8 @@ class Options(usage.Options):
 
     def opt_version(self) -> NoReturn:
         """Show the versions and exit."""
+        from graceful.config.versions import versions  # a start need not wait for what finds them
+
         print(versions())
         sys.exit(0)
 
