@@ -268,6 +268,8 @@ def go_on(connection: Connection, carried: Carried, resume: Mapping[str, Resume]
         exchange.phase = QUEUED
         if token.request_ready(exchange):
             connection.site.dispatch(exchange)
+    if token.closed:
+        return  # by what answers: its client is gone
     if carried.begun is not None and carried.place is not None:
         receiver.go_on(carried.begun.exchange(connection), carried.place, carried.begun.file)
     elif carried.place is not None:

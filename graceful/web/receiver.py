@@ -88,6 +88,7 @@ class Receiver:
         """The client will send nothing more (RFC 9112 §9.6).  True: nothing is owed to it."""
         parser = self.parser
         parser.ignoring = True
+        self._expects = False
         begun = parser.give_up()
         if begun is not None and self._stream is not None:
             begun.error = 400  # if it waits behind others, which are answered

@@ -219,7 +219,7 @@ class RequestChannel:
         elif connection.write_token.current is exchange:
             exchange.keep = False  # the last bytes are being sent; then the connection closes
         elif connection.idle():
-            connection.half_close()
+            self._tree.call(connection.half_close)  # not at once: this may be called while a request is parsed
 
     def abortConnection(self) -> None:
         """End the connection at once."""

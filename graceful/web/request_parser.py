@@ -22,7 +22,7 @@ from attrs import frozen
 
 from graceful.web.chunk_place import ChunkPlace
 from graceful.web.exchange import Exchange
-from graceful.web.known_heads import known_fields, known_line, learn_fields, learn_line
+from graceful.web.known_heads import known_fields, known_line, learn_line
 from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, TOKEN, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
@@ -122,7 +122,7 @@ class RequestParser(RequestRules):
                 exchange.headers = fields
                 self._sink.complete(exchange)
                 return
-        self._plain = False
+        self._sent = sent
         try:
             self._feed(data)
         except _STOPPED as error:
@@ -133,8 +133,6 @@ class RequestParser(RequestRules):
             self._note(data, False)
             self._incomplete(data)
             return
-        if self._plain:
-            learn_fields(sent, self._headers)
         self._headers = _NO_FIELDS
 
     def _feed(self, data: bytes) -> None:
@@ -270,6 +268,8 @@ class RequestParser(RequestRules):
 
     def _continue(self, rest: bytes) -> None:
         """We do not upgrade (RFC 9110 §7.8 lets us): the rest is the request's body, and then the next one."""
+        if self.ignoring:
+            return  # it was the last one
         self._parser = httptools.HttpRequestParser(self)
         if self._upgrade:
             self._upgrade = False

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import httptools
 
 from graceful.web.exchange import Exchange
+from graceful.web.known_heads import learn_fields
 
 #: Bytes of a request target; RFC 9112 §3 asks for at least 8,000.
 MAX_TARGET: Final = 8190
@@ -136,10 +137,10 @@ class RequestRules:
         "_method",
         "_parser",
         "_persist",
-        "_plain",
         "_priming",
         "_progress",
         "_refused",
+        "_sent",
         "_singles",
         "_sink",
         "_special",
@@ -172,7 +173,8 @@ class RequestRules:
         self._priming = False  # the parser is being fed what the client did not send
         self._progress = False  # something of the body has come
         self._special = False  # the request is more than a plain one in one piece: more is to be reset
-        self._plain = False  # the last request was a head with nothing special
+        # The fields of the head that is being parsed, as they were sent, if there is nothing but it.
+        self._sent = b""
         self._fault = 0  # the status for what is wrong with a field of the head under way
         self._refused: Refuse | None = None
 
@@ -382,6 +384,7 @@ class RequestRules:
                 # What is ignored here, as a `Connection: close` among the trailers (RFC 9110 §6.5.1), counts for
                 # llhttp, which would refuse the next request.
                 self._parser = httptools.HttpRequestParser(self)
-        else:
-            self._plain = True
+        elif self._sent:
+            # Before anything else can come: what answers the request may read from the connection.
+            learn_fields(self._sent, self._headers)
         self._sink.complete(exchange)

@@ -174,6 +174,11 @@ class ResourceTree:
             exchange.connection.site.fail(exchange)
             return
         if write_token.eof and self.parked(exchange):
+            self.call(self._end_parked, exchange)  # not at once: this may be called while a request is parsed
+
+    def _end_parked(self, exchange: Exchange) -> None:
+        """Close the connection of a client that has left, unless its exchange has come to life meanwhile."""
+        if exchange.connection.write_token.current is exchange and self.parked(exchange):
             exchange.connection.close()
 
     def forget(self, exchange: Exchange) -> None:

@@ -129,7 +129,7 @@ class TLSConnection(ProxiedConnection):
         if not self._shaken:
             self._handshake(data)
             data = b""
-        if self._shaken:
+        if self._shaken and not self.write_token.closed:
             self._read_on(data)
 
     def _handshake(self, data: bytes) -> None:

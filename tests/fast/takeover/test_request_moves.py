@@ -12,6 +12,8 @@ from itertools import permutations
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from graceful.sockets.binding import BoundSocket
 from graceful.takeover import connection_arrivals
@@ -22,8 +24,9 @@ from graceful.takeover.request_moves import HELD_FOR
 from graceful.web import body_spool
 from graceful.web.body_spool import MEMORY
 from graceful.web.carrying import Resume
-from graceful.web.exchange import QUEUED, Exchange
+from graceful.web.exchange import APPLICATION, QUEUED, Exchange
 from graceful.web.moving import BadConnection, take_in
+from graceful.web.resource_tree import ResourceTree
 from tests.fast.doubles import (
     CLOSE,
     CONTINUE,
@@ -88,6 +91,16 @@ class Successor:
         self.hang_up()
         for connection in list(self.engine.site.register.connections):
             connection.close()  # type: ignore[attr-defined]
+
+
+class Waiting(Resource):
+    """Answers nothing yet."""
+
+    isLeaf = True
+
+    def render(self, request: object) -> int:
+        """Wait."""
+        return NOT_DONE_YET
 
 
 class RequestCase(Case):
@@ -169,6 +182,29 @@ class MovedRequestTests(RequestCase):
         self.assertEqual([one.request_id for one in self.recorded], [name])
         self.nothing_left()
         self.assertEqual((self.engine.site.register.finished, self.engine.site.register.moved), (0, 1))
+
+    def leave_behind(self, behind: bytes) -> None:
+        """Have requests move whose client has half-closed, to a resource that has no answer for the first."""
+        client, first = self.ask(get(1))
+        first.phase = APPLICATION
+        self.engine.asked.remove(first)
+        client.send(get(2)).send(behind)
+        client.finish()
+        self.begin()
+        self.engine.answer(first)
+        self.engine.turn()
+        self.there.serve(ResourceTree(Waiting(), self.there.hub))
+        self.assertEqual(self.move(), 1)
+
+    def test_what_a_client_that_has_left_has_asked_ends_with_its_connection(self) -> None:
+        """Nothing stays on the register, and nothing is read of a connection that its resource has closed."""
+        self.leave_behind(get(3))
+        self.assertEqual((self.there.open, self.there.in_flight), (0, []))
+
+    def test_a_client_that_has_left_waits_for_no_100_continue(self) -> None:
+        """It was to get one, and has half-closed instead of waiting for it."""
+        self.leave_behind(EXPECT)
+        self.assertEqual((self.there.open, self.there.in_flight), (0, []))
 
     def test_a_request_in_the_application_stays_and_what_is_behind_it_moves(self) -> None:
         """Pipelined requests that were read already are answered by the new code, in order."""
