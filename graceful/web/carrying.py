@@ -11,6 +11,7 @@ Times are of the machine's monotonic clock, which all processes share.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
@@ -268,8 +269,11 @@ def go_on(connection: Connection, carried: Carried, resume: Mapping[str, Resume]
         exchange.phase = QUEUED
         if token.request_ready(exchange):
             connection.site.dispatch(exchange)
-    if token.closed:
-        return  # by what answers: its client is gone
+    if token.closed:  # by what answers: its client is gone
+        connection.abandon()
+        if carried.begun is not None and carried.begun.file >= 0:
+            os.close(carried.begun.file)
+        return
     if carried.begun is not None and carried.place is not None:
         receiver.go_on(carried.begun.exchange(connection), carried.place, carried.begun.file)
     elif carried.place is not None:

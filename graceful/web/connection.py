@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -297,10 +297,7 @@ class Connection(SendingHalf):
         self.drained = self.pull = None
         site.budget.remove(self.write_token)
         self._register.connections.discard(self)
-        for exchange in (*write_token.waiting, *self.receiver.drop()):
-            exchange.abandon()
-            exchange.release()
-        write_token.waiting.clear()
+        self.abandon(self.receiver.drop())
         current = write_token.current
         if current is not None:
             current.abandon()
@@ -313,6 +310,17 @@ class Connection(SendingHalf):
             gone.callback(None)
         if current is not None and current.released:
             write_token.forget()  # it refers to the connection: the collector would have to find both
+
+    def abandon(self, under_way: Sequence[Exchange] = ()) -> None:
+        """End the exchanges that wait for their turn, which they will never have.
+
+        :param under_way: those whose requests are not complete, behind them.
+        """
+        waiting = self.write_token.waiting
+        for exchange in (*waiting, *under_way):
+            exchange.abandon()
+            exchange.release()
+        waiting.clear()
 
     def half_close(self) -> None:
         """Close an idle connection; what has come meanwhile is still a request."""

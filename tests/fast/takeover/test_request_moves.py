@@ -201,6 +201,19 @@ class MovedRequestTests(RequestCase):
         self.leave_behind(get(3))
         self.assertEqual((self.there.open, self.there.in_flight), (0, []))
 
+    def test_requests_behind_one_that_closes_the_connection_end_with_it(self) -> None:
+        """They are made when it is closed already, and have a body in a file."""
+
+        def leave(exchange: Exchange) -> None:
+            exchange.connection.close()
+            exchange.release()
+
+        self.ask(get(1) + get(2) + post(MEMORY + 10), buffer=MEMORY * 2)
+        self.begin()
+        self.patch(self.there.site, "dispatch", leave)
+        self.assertEqual(self.move(), 1)
+        self.assertEqual((self.there.open, self.there.in_flight), (0, []))
+
     def test_a_client_that_has_left_waits_for_no_100_continue(self) -> None:
         """It was to get one, and has half-closed instead of waiting for it."""
         self.leave_behind(EXPECT)
