@@ -260,9 +260,9 @@ $(MEASURED)-compiled/.installed: dist/.built $(MEASURED)/.bench | $(VENV)/.test
 	if ! $(MEASURED)/bin/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then \
 	    tools/apt-missing gcc $$($(MEASURED)/bin/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'); \
 	fi
-	$(call make_environment,$(MEASURED)-compiled)
+	$(MEASURED_PYTHON) -m venv --clear --without-pip $(MEASURED)-compiled
 	$(MEASURED)-compiled/bin/python tools/borrow.py $(MEASURED)
-	$(PIP_MEASURED) install 'mypy>=2.4,<3' 'mypy-zope>=1.0.17,<2' 'setuptools>=77'
+	$(PIP_MEASURED) install "$(WHEEL)[all]" 'mypy>=2.4,<3' 'mypy-zope>=1.0.17,<2' 'setuptools>=77'
 	GRACEFUL_COMPILE=1 $(PIP_MEASURED) wheel --no-deps --no-build-isolation --wheel-dir $(MEASURED)-compiled/wheel .
 	$(PIP) --python $(MEASURED)-compiled install --no-compile --no-deps --no-index --ignore-installed \
 	    $(MEASURED)-compiled/wheel/graceful_app-*.whl

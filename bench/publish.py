@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
+from textwrap import wrap
 from typing import Any, Final
 
 from measure import NOISE, Cell
@@ -94,7 +95,8 @@ class Figures:
     def noisy(self) -> str:
         """Says in how many cells other programs used too much of the processors."""
         noisy = sum(cell.noisy for cell in self._cells)
-        return f"in {noisy} of {len(self._cells)} cells, other programs used more than {NOISE:.0%} of a processor"
+        share = f"{100 * NOISE:.0f} % of a processor"
+        return f"in {noisy} of {len(self._cells)} cells, other programs used more than {share}"
 
 
 def number(value: float | None) -> str:
@@ -110,10 +112,12 @@ def bold(server: str, text: str) -> str:
 
 
 def rows(figures: Figures, columns: Mapping[str, str], value: Value, by: str) -> list[list[str]]:
-    """Returns the cells of a table, with its heading."""
-    table = [["server", *columns.values()]]
-    for server in figures.servers(columns, by):
-        table.append([NAMES[server], *(bold(server, number(figures.median(server, one, value))) for one in columns)])
+    """Returns the cells of a table, with its heading, without loads that were not measured."""
+    servers = figures.servers(columns, by)
+    measured = [one for one in columns if any(figures.median(server, one, value) is not None for server in servers)]
+    table = [["server", *(columns[one] for one in measured)]]
+    for server in servers:
+        table.append([NAMES[server], *(bold(server, number(figures.median(server, one, value))) for one in measured)])
     return table
 
 
@@ -140,7 +144,7 @@ def in_markdown(table: Sequence[Sequence[str]]) -> str:
 
 def page(figures: Figures, facts: dict[str, object]) -> str:
     """Returns what the page of benchmarks has between its markers."""
-    parts = [f"{machine_line(facts)}; {figures.noisy()}."]
+    parts = ["\n".join(wrap(f"{machine_line(facts)}; {figures.noisy()}.", 118, break_on_hyphens=False))]
     several: dict[str, tuple[Mapping[str, str], Value]] = {
         "Answers a second:": (WSGI, lambda cell: cell.rate),
         "CPU time of the server for each, µs:": (WSGI, lambda cell: cell.cpu),

@@ -172,7 +172,16 @@ KINDS = {
         Kind("waitress", "waitress", _waitress),
         Kind("cheroot", "cheroot", _cheroot),
         # wrk opens a new connection only after an answer that says `Connection: close`.
-        Kind("uwsgi", "pyuwsgi", _uwsgi, {"close": "keeps connections that it is asked to close"}),
+        Kind(
+            "uwsgi",
+            "pyuwsgi",
+            _uwsgi,
+            {
+                "close": "keeps connections that it is asked to close",
+                "mix": "has an API of its own for chunks",
+                "open": "closes connections for which it has no thread",
+            },
+        ),
         Kind("granian", "granian", _granian),
         Kind("fastpysgi", "fastpysgi", _fastpysgi),
         Kind("uvicorn", "uvicorn", _uvicorn, interface="asgi"),

@@ -138,7 +138,7 @@ def machine(kinds: dict[str, Kind]) -> dict[str, object]:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": interpreter(),
         "wrk": wrk.split()[1],
         "versions": versions(kinds),
