@@ -78,6 +78,8 @@ COMMANDS = {
     "twistd graceful-app --version": "says what `graceful --version` says",
     "make bench": "a benchmark: it takes minutes, and servers that the tests do not need",
     "make bench BENCH=--tls": "a benchmark",
+    "make figures": "a benchmark",
+    "python bench/instructions.py": "a benchmark",
     "make redeploy": "a benchmark",
     "make matrix MATRIX=compiled": "it installs other interpreters, and compiles on each",
     "make matrix": "it installs other interpreters; `make test` runs its short form",
