@@ -13,8 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +30,6 @@ REQUESTS: Final = 1000
 AT_ONCE: Final = 100
 #: Seconds that a server may take to start, some thirty times slower than without callgrind.
 START: Final = 180.0
-COUNTED: Final = (0, 1, 2)
 
 
 def watched(kind: Kind) -> Kind:
@@ -64,21 +61,20 @@ def switch(how: str) -> None:
 def total(logs: Path, name: str) -> int:
     """Returns the instructions that all processes of a server have counted."""
     texts = [file.read_text() for file in logs.glob(f"{name}-*.callgrind")]
-    return sum(int(found) for text in texts for found in re.findall(r"^summary: (\d+)", text, re.M))
+    return sum(int(found) for text in texts for found in re.findall(r"^totals: (\d+)", text, re.M))
 
 
 def count(kind: Kind, scenario: Scenario) -> float:
     """Returns the instructions of a server for a request."""
-    logs = Path(tempfile.mkdtemp(prefix="graceful-bench-"))
-    with ExitStack() as stack:
-        server = stack.enter_context(Server(watched(kind), 0, logs))
-        server.wait_until_ready()
-        ask(server, scenario, WARM_UP)
-        switch("on")
-        ask(server, scenario, REQUESTS)
-        switch("off")
-        time.sleep(0.5)
-    return total(logs, kind.name) / REQUESTS
+    with tempfile.TemporaryDirectory(prefix="graceful-bench-") as place:
+        logs = Path(place)
+        with Server(watched(kind), 0, logs) as server:
+            server.wait_until_ready()
+            ask(server, scenario, WARM_UP)
+            switch("on")
+            ask(server, scenario, REQUESTS)
+            switch("off")
+        return total(logs, kind.name) / REQUESTS
 
 
 def main() -> None:
