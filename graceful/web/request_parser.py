@@ -133,7 +133,7 @@ class RequestParser(RequestRules):
             self._note(data, False)
             self._incomplete(data)
             return
-        self._headers = _NO_FIELDS
+        self._headers, self._sent = _NO_FIELDS, b""
 
     def _feed(self, data: bytes) -> None:
         """Have llhttp parse something.  Connections whose heads are all known never need its parser.
