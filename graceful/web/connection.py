@@ -189,7 +189,7 @@ class Connection(SendingHalf):
         return self.write_token.idle() and not self.receiver.more_requests()
 
     def rest(self) -> None:
-        """Give back, while it is idle, what its next request makes again: half of its memory.  Reactor thread."""
+        """Give back, while it is idle, what its next request makes again.  Reactor thread."""
         self.memo = None
         self.receiver.parser.rest()
 
