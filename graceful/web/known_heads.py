@@ -2,9 +2,9 @@
 
 A browser sends the same ten fields with each of its requests, a proxy or a client program the same three, and parsing
 them costs more than everything else that the server does for a small request.  So what was parsed is remembered by
-its bytes, for all connections together, boundedly.  Only plain heads are: no body, nothing about the connection,
-HTTP/1.1 and one Host.  For those the parser's verdict on the fields depends on nothing but their bytes, nor that on
-an ordinary request line.
+its bytes, for all connections together, boundedly.  Only plain heads are: HTTP/1.1, one Host, and a body that came
+with its head and has a Content-Length, or none.  For those the parser's verdict on the fields depends on nothing but
+their bytes, nor that on an ordinary request line.
 
 What is remembered is shared by requests of several clients, and therefore immutable.  Reactor thread, except as said.
 """
@@ -29,10 +29,14 @@ _LINE: Final = re.compile(rb"([A-Z]+) (/[!$-;=?-Z_a-z~]*) HTTP/1\.1\Z")
 class KnownFields(tuple[tuple[bytes, bytes], ...]):
     """The fields of a head that may come again: name and value of each, as an exchange has them.
 
+    :ivar length: bytes of the body that they announce; 0: there is none.
+    :ivar keep: whether the connection may carry another exchange; what `Connection` says.
     :ivar environ: the same as PEP 3333 has them, once a thread has made that; never changed.  Any thread.
     :ivar lowered: the same as ASGI has them, once that was asked for; never changed.  Any thread.
     """
 
+    length: int = 0
+    keep: bool = True
     environ: dict[str, Any] | None = None
     lowered: list[tuple[bytes, bytes]] | None = None
 
@@ -47,11 +51,13 @@ known_fields: Final = _fields.get
 known_line: Final = _lines.get
 
 
-def learn_fields(data: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+def learn_fields(data: bytes, fields: list[tuple[bytes, bytes]], length: int = 0, keep: bool = True) -> None:
     """Remember the fields of a plain head, if they have come before.
 
     :param data: as they were sent, from the line break before them to the empty line.
     :param fields: what was parsed.
+    :param length: bytes of the body that they announce.
+    :param keep: whether the connection may carry another exchange.
     """
     if len(data) > LONGEST_FIELDS:
         return
@@ -63,7 +69,8 @@ def learn_fields(data: bytes, fields: list[tuple[bytes, bytes]]) -> None:
     else:
         if len(_fields) >= REMEMBERED:
             _fields.clear()  # those that really come again will soon be back
-        _fields[data] = KnownFields(fields)
+        known = _fields[data] = KnownFields(fields)
+        known.length, known.keep = length, keep
 
 
 def learn_line(line: bytes, methods: dict[bytes, str]) -> tuple[str, bytes] | None:

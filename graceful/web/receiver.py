@@ -316,6 +316,13 @@ class Receiver:
             self.parser.held = True
             self.pause()
 
+    def whole(self, exchange: Exchange, body: bytes) -> None:
+        """A request is whole, and its body came with its head."""
+        exchange.received = len(body)
+        exchange.body = [body]
+        self._learn_client(exchange)
+        self.complete(exchange)
+
     def refuse(self, status: int) -> Exchange | None:
         """Answer with this status what has not been received to its end; None if there is no such request."""
         spooled, self._spooled = self._spooled, None

@@ -22,7 +22,7 @@ from attrs import frozen
 
 from graceful.web.chunk_place import ChunkPlace
 from graceful.web.exchange import Exchange
-from graceful.web.known_heads import known_fields, known_line, learn_line
+from graceful.web.known_heads import KnownFields, known_fields, known_line, learn_line
 from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, TOKEN, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
@@ -64,6 +64,8 @@ class Place:
 def _is_one(data: bytes, head_end: int) -> bool:
     """Whether the body that this head announces by a Content-Length ends where the data ends.
 
+    :param head_end: where the head ends, behind its empty line; 3 if it has not ended.
+
     The field is looked for as nearly all clients write it; another one, or a second one, is for the parser to find.
     """
     for name in _LENGTHS:
@@ -72,7 +74,7 @@ def _is_one(data: bytes, head_end: int) -> bool:
             start += len(name)
             end = data.find(b"\r", start)
             digits = data[start:end]
-            return len(digits) < _LENGTH_DIGITS and digits.isdigit() and head_end + 4 + int(digits) == len(data)
+            return len(digits) < _LENGTH_DIGITS and digits.isdigit() and head_end + int(digits) == len(data)
     return False
 
 
@@ -106,22 +108,24 @@ class RequestParser(RequestRules):
             or self.unparsed
             or self.held
             or not data.startswith(_HTTP, (line_end := data.find(b"\r\n")) - 9)
-            or ((head_end := data.find(END, line_end)) != len(data) - 4 and not _is_one(data, head_end))
         ):
             self.unparsed += data
             self.resume()
             return
-        # By far the most of what comes: one request in one piece, and most of them have no body, and came before.
-        sent = data[line_end:] if head_end == len(data) - 4 else b""
+        # By far the most of what comes: one request in one piece, and with fields that came before.
+        head_end = data.find(END, line_end) + 4
+        sent = data[line_end:head_end]
+        left = len(data) - head_end
         fields = known_fields(sent)
-        if fields is not None:
+        if fields is not None and fields.length == left <= self._max_body:
             line = known_line(data[:line_end]) or learn_line(data[:line_end], METHODS)
             if line is not None:
-                exchange = self._sink.began()
-                exchange.method, exchange.target = line
-                exchange.headers = fields
-                self._sink.complete(exchange)
+                self._take(line, fields, data[head_end:] if left else b"")
                 return
+        if left and not _is_one(data, head_end):
+            self.unparsed += data
+            self.resume()
+            return
         self._sent = sent
         try:
             self._feed(data)
@@ -134,6 +138,20 @@ class RequestParser(RequestRules):
             self._incomplete(data)
             return
         self._headers, self._sent = _NO_FIELDS, b""
+
+    def _take(self, line: tuple[str, bytes], fields: KnownFields, body: bytes) -> None:
+        """Take in a request whose head is known, and which is whole."""
+        sink = self._sink
+        exchange = sink.began()
+        exchange.method, exchange.target = line
+        exchange.headers = fields
+        if not fields.keep:
+            exchange.keep = False
+            self.ignoring = True
+        if body:
+            sink.whole(exchange, body)
+        else:
+            sink.complete(exchange)
 
     def _feed(self, data: bytes) -> None:
         """Have llhttp parse something.  Connections whose heads are all known never need its parser.
@@ -195,6 +213,7 @@ class RequestParser(RequestRules):
 
     def _parse(self, data: bytes) -> None:
         self._special = True
+        self._sent = b""
         self._unread += len(data)
         if self._start:
             data, self._start = self._start + data, b""

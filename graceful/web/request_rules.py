@@ -103,6 +103,9 @@ class Sink(Protocol):
     def complete(self, exchange: Exchange) -> None:
         """The request is whole, or refused (`exchange.error`)."""
 
+    def whole(self, exchange: Exchange, body: bytes) -> None:
+        """The request is whole, and its body came with its head: instead of the three calls before."""
+
     def full(self) -> bool:
         """Whether parsing has to stop until `resume` is called."""
 
@@ -173,7 +176,7 @@ class RequestRules:
         self._priming = False  # the parser is being fed what the client did not send
         self._progress = False  # something of the body has come
         self._special = False  # the request is more than a plain one in one piece: more is to be reset
-        # The fields of the head that is being parsed, as they were sent, if there is nothing but it.
+        # The fields of the head that is being parsed, as they were sent, if it is whole and may be plain.
         self._sent = b""
         self._fault = 0  # the status for what is wrong with a field of the head under way
         self._refused: Refuse | None = None
@@ -228,6 +231,8 @@ class RequestRules:
                 _hosts.add(value)
             return
         self._special = True
+        if kind != _CONNECTION and kind != _LENGTH:
+            self._sent = b""  # it is not a plain head
         if kind == _CONNECTION:
             tokens = {token.strip() for token in value.lower().split(b",")}
             if b"close" in tokens:
@@ -306,6 +311,8 @@ class RequestRules:
         """What an HTTP version that may not be 1.1 means (RFC 9112 §2.3, §9.3), and whether a field was wrong."""
         self._special = True
         exchange.version = version
+        if version != "1.1":
+            self._sent = b""
         if self._fault:
             self._refuse(self._fault)
         if version == "1.0":
@@ -353,6 +360,7 @@ class RequestRules:
         others = [(n, v) for n, v in exchange.headers if n.lower() != b"host"]
         exchange.headers = [*others, (b"Host", authority)]
         self._special = True
+        self._sent = b""
 
     def on_body(self, data: bytes) -> None:
         if self._priming:
@@ -384,7 +392,7 @@ class RequestRules:
                 # What is ignored here, as a `Connection: close` among the trailers (RFC 9110 §6.5.1), counts for
                 # llhttp, which would refuse the next request.
                 self._parser = httptools.HttpRequestParser(self)
-        elif self._sent:
+        if self._sent:
             # Before anything else can come: what answers the request may read from the connection.
-            learn_fields(self._sent, self._headers)
+            learn_fields(self._sent, self._headers, exchange.received, exchange.keep)
         self._sink.complete(exchange)

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web import known_heads, request_parser
 from graceful.web.known_heads import LONGEST_FIELDS, LONGEST_LINE, REMEMBERED, SEEN_ONCE, KnownFields
+from graceful.web.request_parser import RequestParser
 from graceful.wsgi.environ import add_fields
 from tests.fast.web.test_request_parser import END, GET, HOST, Request, Sink, feed, outcome
 
@@ -54,13 +55,23 @@ FIELDS = [
 lines = st.tuples(st.sampled_from(METHODS), st.sampled_from(TARGETS), st.sampled_from(VERSIONS)).map(b" ".join)
 ordinary = st.sampled_from([b"GET / HTTP/1.1", b"GET /a HTTP/1.1", b"POST / HTTP/1.1"])
 fields = st.lists(st.sampled_from(FIELDS), max_size=4).map(b"".join)
-plain = st.sampled_from([HOST, HOST + b"Accept: */*\r\n", b"Cookie: a=1\r\nCookie: b=2\r\n" + HOST])
-heads = st.tuples(ordinary | lines, plain | fields).map(lambda head: head[0] + END + head[1] + END)
+plain = st.sampled_from(
+    [
+        HOST,
+        HOST + b"Accept: */*\r\n",
+        b"Cookie: a=1\r\nCookie: b=2\r\n" + HOST,
+        HOST + b"Connection: keep-alive\r\n",
+        HOST + b"Content-Length: 5\r\n",
+        b"content-length: 5\r\nConnection: close\r\n" + HOST,
+    ]
+)
+bodies = st.sampled_from([b"", b"", b"", b"12345", b"1234", b"123456", b"5\r\n12345\r\n0\r\n\r\n"])
+heads = st.tuples(ordinary | lines, plain | fields, bodies).map(lambda head: END.join(head[:2]) + END + head[2])
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A head with a byte too many, too few, or wrong."""
+    """A head, perhaps with a body, with a byte too many, too few, or wrong."""
     head = draw(heads)
     at = draw(st.integers(0, len(head)))
     return head[:at] + draw(st.binary(max_size=2)) + head[at + draw(st.integers(0, 2)) :]
@@ -126,14 +137,47 @@ class MemoryTests(SynchronousTestCase):
         self.assertIs(type(first), KnownFields)
         self.assertIs(first, second)
 
-    def test_what_says_something_about_the_connection_is_not_remembered(self) -> None:
-        """Nothing with a body, another version, or a word about the connection."""
-        for more in (b"Connection: close\r\n", b"Content-Length: 0\r\n", b"Upgrade: h2c\r\n"):
+    def test_what_the_framing_depends_on_is_not_remembered(self) -> None:
+        """Another version, another protocol, a body in chunks or in several reads, a second length."""
+        for more in (b"Upgrade: h2c\r\n", b"Proxy-Connection: close\r\n", b"Expect: ,\r\n", b"X_Y: 1\r\n" + 2 * HOST):
             for _ in range(2):
                 self.headers(GET + more + END)
         for _ in range(2):
             self.headers(b"GET / HTTP/1.0\r\n" + HOST + END)
+            self.headers(b"GET / HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n" + END)
+            self.headers(b"GET http://other.example/ HTTP/1.1\r\n" + HOST + b"Connection: close\r\n" + END)
+            self.headers(GET + b"Content-Length: 5\r\n" + END, b"12345")
+            self.headers(GET + b"Content-Length: 5\r\n" + END + b"12", b"345")
+            self.headers(GET + b"Content-Length: 5\r\n" + END + b"12345" + GET + END)
+            self.headers(GET + b"Content-Length: 5\r\nContent-Length: 5\r\n" + END + b"12345")
+            self.headers(GET + b"Transfer-Encoding: chunked\r\n" + END + b"0\r\n\r\n")
         self.assertEqual(known_heads._fields, {})
+
+    def test_a_body_that_came_with_its_head_is_known_by_it(self) -> None:
+        """Length and persistence are remembered with the fields, and hold for these bytes only."""
+        post = b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nConnection: close\r\n" + END
+        for _ in range(2):
+            outcome(post + b"12345")
+        (known,) = known_heads._fields.values()
+        self.assertEqual((known.length, known.keep), (5, False))
+        with patch.object(RequestParser, "_feed", side_effect=AssertionError("it was parsed again")):
+            (request,) = outcome(post + b"abcde")
+        assert isinstance(request, Request)
+        self.assertEqual((request.body, request.keep), (b"abcde", False))
+        _, parser = feed(post + b"abcde")
+        self.assertTrue(parser.ignoring)
+        for other in (post + b"abcd", post + b"abcdef", post):
+            self.assertEqual(outcome(other), slow(other))
+
+    def test_what_another_site_takes_may_be_too_much_for_this_one(self) -> None:
+        """Sites share what is remembered, but each has its own limit of a body."""
+        post = b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 1001\r\n" + END + 1001 * b"x"
+        for _ in range(2):
+            sink = Sink()
+            sink.parser = RequestParser(sink, 2000)
+            sink.parser.feed(post)
+        self.assertEqual(len(known_heads._fields), 1)
+        self.assertEqual(outcome(post), [413])
 
     def test_the_memory_is_bounded(self) -> None:
         """However many different heads come, a bounded number of them is held; large ones never are."""

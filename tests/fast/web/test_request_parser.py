@@ -89,6 +89,11 @@ class Sink:
         )
         self.parser.held = self.full()
 
+    def whole(self, exchange: Exchange, body: bytes) -> None:
+        exchange.received = len(body)
+        self.body(exchange, body)
+        self.complete(exchange)
+
     def full(self) -> bool:
         return len(self.done) >= self.room
 
