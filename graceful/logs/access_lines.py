@@ -88,6 +88,7 @@ def stamp(second: int) -> str:
 
 def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) -> list[str]:
     lines = []
+    clients: dict[int, str] = {}  # by identity, since requests with the same head share its fields
     for exchange in batch:
         started = exchange.started
         second = int(started + offset)
@@ -99,19 +100,28 @@ def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) ->
             request = f"{exchange.method} {target.decode('latin-1')} HTTP/{exchange.version}"
         else:
             request = "-"
-        referer = agent = "-"
-        for name, value in exchange.headers:
-            size = len(name)
-            if size == 10:
-                if name == b"User-Agent" or name.lower() == b"user-agent":
-                    agent = value.decode("latin-1")
-            elif size == 7 and (name == b"Referer" or name.lower() == b"referer"):
-                referer = value.decode("latin-1")
+        headers = exchange.headers
+        client = clients.get(id(headers))
+        if client is None:
+            client = clients[id(headers)] = _client(headers)
         lines.append(
             f'{exchange.peer or "-"} - - [{moment}] "{request}" {exchange.status} {exchange.sent}'
-            f' "{referer}" "{agent}" {exchange.ended - started:.6f} {exchange.request_id}\n'
+            f" {client} {exchange.ended - started:.6f} {exchange.request_id}\n"
         )
     return lines
+
+
+def _client(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Returns what the fields of a head say of where the client comes from, and what it is."""
+    referer = agent = "-"
+    for name, value in headers:
+        size = len(name)
+        if size == 10:
+            if name == b"User-Agent" or name.lower() == b"user-agent":
+                agent = value.decode("latin-1")
+        elif size == 7 and (name == b"Referer" or name.lower() == b"referer"):
+            referer = value.decode("latin-1")
+    return f'"{referer}" "{agent}"'
 
 
 def _clean(data: bytes, count: int) -> bool:

@@ -5,10 +5,11 @@ or refuse.  So neither a thread that holds a request nor the reactor thread may 
 exchanges before an exit prove that no request was interrupted, and must not be lost.
 
 So the server only appends a finished exchange to a deque (:attr:`AccessLog.record` is the deque's own `append`: one C
-call, atomic, from any thread).  The log's thread formats a batch of them, and writes it with one `write(2)` to a
+call, atomic, from any thread).  The log's thread formats some of them, and writes them with one `write(2)` to a
 descriptor opened with O_APPEND, so that an instance and its successor can share the file.  While there is little to
 write, the thread looks four times a second.  Under load it looks more often, since each waiting exchange is memory
-that the garbage collector has to traverse.
+that the garbage collector has to traverse, and sleeps between two pieces, since a thread that formats holds the
+interpreter's lock.
 
 :mod:`graceful.logs.access_lines` defines the content of a line, :mod:`graceful.logs.access_forms` the other forms.
 """
@@ -42,6 +43,14 @@ BUSY_INTERVAL: Final = 0.02
 
 #: Lines in a batch; with this many or more, the log is busy.
 BUSY_LINES: Final = 100
+
+#: Lines that are formatted in one go, unless far more wait: no other thread runs meanwhile, for a quarter of a
+#: millisecond.
+PIECE_LINES: Final = 100
+
+#: Seconds between two pieces of a batch.  To let go of the lock for a moment is not enough: this thread would be back
+#: before another one has woken up.
+PIECE_INTERVAL: Final = 0.0005
 
 #: Lines that are kept while they cannot be written; they take about 20 MB.
 KEPT_LINES: Final = 100_000
@@ -185,9 +194,15 @@ class AccessLog:
             count = len(records)
             if count == _GATHERED:
                 log.error("access log {path} took too long to write: lines are lost", path=self.path)
-            if count:
-                self._keep([records.popleft() for _ in range(count)])
             self._send()
+            left = count
+            while left:
+                lines = min(left, max(PIECE_LINES, left // 8))
+                self._keep([records.popleft() for _ in range(lines)])
+                self._send()
+                left -= lines
+                if left:
+                    self._wake.wait(PIECE_INTERVAL)  # not at all if a caller waits for the lines
             return count
         finally:
             for done in flushes:

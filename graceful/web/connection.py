@@ -155,10 +155,10 @@ class Connection(SendingHalf):
                 parser.feed(data)
                 if parser.unparsed:
                     self.receiver.pause()
+        elif self.receiver.end_of_input() or self.site.parked(self.write_token.current):
+            self.close()
         else:
             self.read(False)
-            if self.receiver.end_of_input() or self.site.parked(self.write_token.current):
-                self.close()
 
     def read(self, more: bool) -> None:
         """Read on, or leave what comes in the kernel."""

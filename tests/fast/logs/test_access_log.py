@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.logs.access_log
 from graceful.logs.access_lines import escape, format_lines, stamp
-from graceful.logs.access_log import AccessLog
+from graceful.logs.access_log import PIECE_INTERVAL, AccessLog
 
 MOMENT = 1_795_442_160
 """23 November 2026, 13:56:00 UTC."""
@@ -228,10 +228,25 @@ class FileTests(LogTestCase):
         """What was recorded is in the file after one round, in order, with one write."""
         disk = Disk()
         log = self.make(write=disk.write)
-        self.record(log, *range(500))
-        self.assertEqual(log.write_pending(), 500)
-        self.assertEqual(self.numbers(content=disk.content), list(range(500)))
+        self.record(log, *range(100))
+        self.assertEqual(log.write_pending(), 100)
+        self.assertEqual(self.numbers(content=disk.content), list(range(100)))
         self.assertEqual(disk.calls, 1)
+
+    def test_much_is_written_in_pieces_between_which_other_threads_run(self) -> None:
+        """Formatting holds the interpreter's lock, so the writer sleeps between two pieces; more of more at once."""
+        disk = Disk()
+        log = self.make(write=disk.write, kept=10_000)
+        wake = Wake(lambda: self.record(log, 2350), *2 * [lambda: None])
+        self.patch(log, "_wake", wake)
+        self.record(log, *range(350))
+        self.assertEqual(log.write_pending(), 350)
+        self.assertEqual((disk.calls, wake.waited), (4, 3 * [PIECE_INTERVAL]))
+        self.record(log, *range(351, 2350))
+        wake.script = 100 * [lambda: None]
+        self.assertEqual(log.write_pending(), 2000)
+        self.assertEqual(self.numbers(content=disk.content), [*range(350), 2350, *range(351, 2350)])
+        self.assertEqual(disk.calls, 4 + 15)
 
     def test_recording_is_one_call_into_c(self) -> None:
         """Recording is one call into C, which no other thread can get into the middle of."""
