@@ -30,7 +30,7 @@ shared = [
 #: What every request goes through, and the classes that inherit from it, since an interpreted class cannot inherit
 #: from a compiled one.  They are one group: calls between them are calls in C.
 HOT = """
-    threads/pool
+    threads/pool tls/session
     web/answer_framing web/body_stream web/connection web/exchange web/hub web/limits web/moved_exchange
     web/prefix_routes web/proxied_connection web/receiver web/register web/request_parser web/request_rules
     web/response_headers web/send_buffer web/sending_half web/site web/tls_connection web/transport_connection
