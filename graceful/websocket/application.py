@@ -95,7 +95,9 @@ class WebSocketEvents:
     def received(self, message: Message) -> None:
         """A message has come."""
         self._inbox.append(message)
-        self._tell()
+        if self._waiting and not self._waking:  # as `_tell` does
+            self._waking = True
+            self._loop.call(self._wake)
 
     def writable(self) -> None:
         """The client has taken what was sent."""
@@ -139,13 +141,20 @@ class WebSocketEvents:
             self._said_connect = True
             return {"type": "websocket.connect"}
         inbox = self._inbox
-        if not inbox:
-            await self._change(inbox.__len__)
+        while not inbox:  # as `_change` does, without a coroutine for each message
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            try:
+                if not inbox:
+                    await future
+            finally:
+                if self._waiting and future in self._waiting:
+                    self._waiting.remove(future)
         message = inbox[0]
         if isinstance(message, tuple):  # which stays there, for all that ask
             code, reason = message
             return {"type": "websocket.disconnect", "code": code, "reason": reason}
-        inbox.pop(0)
+        del inbox[0]
         self.session.taken(message)
         return {"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message}
 

@@ -44,6 +44,7 @@ class Keeper:
     :param settings: their limits.
     :param clock: monotonic time.
     :param call: calls a function in the reactor thread, from any thread.
+    :ivar seconds: returns monotonic seconds.
     :ivar spread: seconds over which a drain closes them.
     """
 
@@ -51,8 +52,8 @@ class Keeper:
         self, register: Register, settings: Settings, clock: IReactorTime, call: Callable[..., object]
     ) -> None:
         self._register = register
-        self._clock = clock
         self.call = call
+        self.seconds: Callable[[], float] = clock.seconds
         self.max_message = settings.websocket_max_message
         self.ping_interval = settings.websocket_ping_interval
         self.ping_timeout = settings.websocket_ping_timeout
@@ -60,10 +61,6 @@ class Keeper:
         # So that all have been told, and have had a moment to close, when the deadline comes.
         self.spread = min(settings.close_spread, settings.deadline / 2)
         self._draining = False
-
-    def seconds(self) -> float:
-        """Returns monotonic seconds."""
-        return float(self._clock.seconds())
 
     def sessions(self) -> Iterator[Session]:
         """The WebSockets of this server."""

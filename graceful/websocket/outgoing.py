@@ -40,11 +40,11 @@ class Outgoing:
         with self._lock:
             if self._closing:
                 raise Disconnected("the WebSocket is closed")
-            self._out.append(frame)
             if self._sending:
+                self._out.append(frame)
                 return
             self._sending = True
-        self._send_out()
+        self._send_on(frame, False)
 
     def queue(self, data: bytes, closing: bool, last: bool) -> None:
         """Send what the protocol itself has to say.
@@ -57,28 +57,25 @@ class Outgoing:
             if self._last:
                 return
             self._last = last
-            if data:
-                self._out.append(data)
-            if self._sending or not (data or last):
+            if self._sending:
+                if data:
+                    self._out.append(data)
+                return
+            if not (data or last):
                 return
             self._sending = True
         try:
-            self._send_out()
+            self._send_on(data, last)
         except Disconnected:
             pass  # the connection says so itself
 
-    def _send_out(self) -> None:
-        """Send what is in the list, until it is empty.  By the party that has set `_sending`."""
+    def _send_on(self, data: bytes, last: bool) -> None:
+        """Send bytes, and then what is in the list until it is empty.  By the party that has set `_sending`.
+
+        :param last: these are the last bytes.
+        """
         answered = self._answered
-        last = False
         while True:
-            with self._lock:
-                if not self._out and (last or not self._last):
-                    self._sending = last
-                    return
-                data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-                self._out.clear()
-                last = self._last
             answered.sent += len(data)
             if last:
                 answered.ended = self._seconds()
@@ -90,6 +87,13 @@ class Outgoing:
                     self._closing = self._last = True
                     self._out.clear()  # `_sending` stays: nothing is sent any more
                 raise
+            with self._lock:
+                if last or not (self._out or self._last):
+                    self._sending = last  # behind the last bytes nothing is sent any more
+                    return
+                data = b"".join(self._out)
+                self._out.clear()
+                last = self._last
 
     def drop(self) -> None:
         """Send nothing any more: the client has left, or its connection was cut."""

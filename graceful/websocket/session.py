@@ -65,6 +65,7 @@ class Times(Protocol):
     :ivar ping_interval: seconds of silence after which a client is asked whether it is there; 0: never.
     :ivar ping_timeout: seconds within which it must answer; 0: it need not.
     :ivar compresses: whether messages are compressed where the client offers it.
+    :ivar seconds: returns monotonic seconds.
     """
 
     call: Callable[..., object]
@@ -72,9 +73,7 @@ class Times(Protocol):
     ping_interval: float
     ping_timeout: float
     compresses: bool
-
-    def seconds(self) -> float:
-        """Returns monotonic seconds."""
+    seconds: Callable[[], float]
 
     def opened(self, session: Session) -> None:
         """A WebSocket is open.  Reactor thread."""
@@ -189,7 +188,18 @@ class Session(AfterUpgrade):
         """The client has sent bytes."""
         self._heard = self._times.seconds()
         self._answered.received += len(data)
-        self._take(self._unfed + data if self._unfed else data)
+        if self._unfed:
+            self._take(self._unfed + data)
+            return
+        framing = self._framing
+        assert framing is not None
+        message = framing.whole(data)
+        if message is None:
+            self._take(data)
+            return
+        self._give(message)
+        if self._full():
+            self._pause()
 
     def _take(self, data: bytes) -> None:
         self._unfed = b""
@@ -215,11 +225,15 @@ class Session(AfterUpgrade):
         if not framing.over and (out := framing.to_send()):
             self._outgoing.queue(out, framing.closing, False)  # before an answer of the application's
         for message in messages:
-            if not self._closed:
-                self._given += len(message) + EACH
-                self._application.received(message)
+            self._give(message)
         if framing.over:
             self._finish(*framing.ended_with)
+
+    def _give(self, message: Message) -> None:
+        """Give a message to the application, unless that knows that no more comes."""
+        if not self._closed:
+            self._given += len(message) + EACH
+            self._application.received(message)
 
     def _full(self) -> bool:
         """Whether the application, or the client, does not take what it gets."""

@@ -38,6 +38,12 @@ any_frame = st.builds(
 )
 
 
+def taken(framing: Framing, piece: bytes) -> list[Message]:
+    """The messages in a piece of what a client sends, taken as a session takes it."""
+    message = framing.whole(piece)
+    return framing.receive(piece) if message is None else [message]
+
+
 class FramingCase(SynchronousTestCase):
     """One connection's framing."""
 
@@ -47,7 +53,7 @@ class FramingCase(SynchronousTestCase):
 
     def feed(self, *pieces: bytes) -> list[Message]:
         """The messages in what a client sends."""
-        return [message for piece in pieces for message in self.framing.receive(piece)]
+        return [message for piece in pieces for message in taken(self.framing, piece)]
 
     def sent(self) -> list[Frame]:
         """The frames to send now."""
@@ -84,7 +90,7 @@ class MessageTests(FramingCase):
         found: list[Message] = []
         while wire:
             size = data.draw(st.integers(1, 40))
-            found += framing.receive(wire[:size])
+            found += taken(framing, wire[:size])
             wire = wire[size:]
         self.assertEqual(found, said)
         frames, _ = read_frames(framing.to_send())
@@ -100,12 +106,12 @@ class MessageTests(FramingCase):
         for size in [*cuts, len(wire)] if cuts else []:
             slices, wire = [*slices, wire[:size]], wire[size:]
         framing, slow = Framing(MOST), Framing(MOST)
-        slow._short = -1
+        slow._short = slow._longest = -1
         for both in (framing, slow):
             if closing:
                 both.close(1001)
         for piece in slices:
-            self.assertEqual(framing.receive(piece), slow.receive(piece))
+            self.assertEqual(taken(framing, piece), slow.receive(piece))
             self.assertEqual(framing.to_send(), slow.to_send())
             self.assertEqual((framing.over, framing.ended_with), (slow.over, slow.ended_with))
 
@@ -115,10 +121,19 @@ class MessageTests(FramingCase):
             framing = Framing(1 << 20)
             wire = frame(BINARY, payload)
             for cut in (10, len(wire) - 1):
-                self.assertEqual(framing.receive(wire[:cut]), [])
+                self.assertEqual(taken(framing, wire[:cut]), [])
                 self.assertNotEqual(framing._missing, 0)
-                self.assertEqual(framing.receive(wire[cut:]), [payload])
+                self.assertEqual(taken(framing, wire[cut:]), [payload])
                 self.assertEqual(framing._missing, 0)
+                self.assertEqual(framing.whole(frame(TEXT, b"short")), "short")
+
+    def test_the_end_of_a_frame_that_looks_like_a_short_one_is_none(self) -> None:
+        """What a frame begins with says how much belongs to it."""
+        short = frame(TEXT, b"short")
+        wire = frame(BINARY, bytes(200) + short, mask=False)
+        masked = wire[:1] + bytes((wire[1] | 0x80,)) + wire[2:4] + bytes(4) + wire[4:]  # a mask that changes nothing
+        self.assertEqual(self.feed(masked[: -len(short)]), [])
+        self.assertEqual(self.feed(short), [bytes(200) + short])
 
     @given(st.one_of(st.text(), st.binary(max_size=70_000)))
     def test_a_message_is_sent_in_one_frame(self, message: Message) -> None:

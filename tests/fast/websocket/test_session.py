@@ -119,6 +119,14 @@ class MessageTests(WebSocketCase):
         self.assertEqual([one.opcode for one in peer.frames()], [TEXT, CLOSE])
         self.assertTrue(peer.client.eof)
 
+    def test_an_end_without_a_word_waits_for_its_turn_too(self) -> None:
+        """The client's close comes while the server's is being sent: the connection ends, and nothing is added."""
+        peer = self.open()
+        peer.client.socket.meanwhile = lambda: peer.client.connection.parser.feed(close(1000))
+        peer.session.end(1000)
+        self.assertEqual([one.opcode for one in peer.frames()], [CLOSE])
+        self.assertTrue(peer.client.eof)
+
     def test_a_client_that_is_gone_while_it_is_sent_to_is_told(self) -> None:
         """Sending raises, and the application learns that nothing more comes."""
         peer = self.open()
@@ -154,6 +162,21 @@ class BackPressureTests(WebSocketCase):
             self.engine.turn()
             waiting += len(peer.application.waiting) > waiting
         self.assertTrue(peer.client.connection.reading)
+
+    def test_a_client_waits_that_sends_its_messages_one_by_one(self) -> None:
+        """Short ones that come alone are taken in another way, and count all the same."""
+        peer = self.open()
+        for _ in range(INBOX // EACH):
+            peer.send(frame(TEXT, b"short"))
+            self.engine.turn()
+            if not peer.client.connection.reading:
+                break
+        self.assertFalse(peer.client.connection.reading)
+        waiting = peer.application.waiting
+        self.assertLess(len(waiting) * EACH, INBOX)
+        while not peer.client.connection.reading:
+            peer.session.taken(waiting.pop())
+            self.engine.turn()
 
     def test_the_messages_of_one_packet_are_not_all_parsed_at_once(self) -> None:
         """A packet of thousands of empty messages costs no more than a large one."""
