@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred
 
 from graceful.web.exchange import Exchange
-from graceful.web.receiver import READ, Receiver
+from graceful.web.received_bodies import READ
+from graceful.web.receiver import Receiver
 from graceful.web.sending_half import SendingHalf
 
 if TYPE_CHECKING:

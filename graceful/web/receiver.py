@@ -1,84 +1,37 @@
 """The half of a connection that takes requests in, for as long as there is room for them.
 
-What a client sends must cost bounded memory, whatever it sends and however slowly it is answered: only a few
-requests wait behind the one that is being answered, a large body goes to a file or as fast as it is read to the
-application, and while the one or the other is behind, nothing more is read.  Everything here is done by the reactor
-thread.
+What a client sends must cost bounded memory, whatever it sends and however slowly it is answered.  So only a few
+requests wait behind the one that is being answered, and nothing more is read meanwhile; how their bodies are taken in
+is the base class's matter.  Everything here is done by the reactor thread.
 """
 
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from twisted.logger import Logger
-
-from graceful.web.body_spool import FULL, HIGH, LOW, MEMORY, Spool
 from graceful.web.body_stream import BodyStream
-from graceful.web.carrier import Carrier
 from graceful.web.exchange import QUEUED, Exchange
+from graceful.web.received_bodies import ReceivedBodies, ReceivingCarrier
 from graceful.web.request_parser import Place, RequestParser
 
 if TYPE_CHECKING:
     from graceful.web.site import Site
 
-log = Logger(namespace="graceful")
-
-
 #: Requests that may wait behind the current one on a connection; reading stops there.
 PIPELINE: Final = 8
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: Bytes read at once.
-READ: Final = 65536
-#: The same of a body that the application reads while it arrives: each piece costs a wake-up of two threads.
-READ_OF_BODY: Final = 262_144
 
 
-class ReceivingCarrier(Carrier[Exchange], Protocol):
-    """The connection, as its receiver uses it."""
+class Receiver(ReceivedBodies):
+    """Takes requests in, and gives each to its connection's write token when it is complete."""
 
-    reading: bool
-    read_size: int
-    leaving: bool
-
-    def read(self, more: bool) -> None:
-        """Read on, or leave what comes in the kernel."""
-
-    def send_interim(self, data: bytes, exchange: Exchange | None = None) -> bool:
-        """Send an interim answer, if nothing is being answered, or the exchange is and its answer has not begun."""
-
-
-class Receiver:
-    """Takes requests in, and gives each to its connection's write token when it is complete.
-
-    :ivar parser: finds the requests in what the client sends.
-    """
-
-    _connection: ReceivingCarrier
-    __deletable__ = ("_connection",)  # for mypyc, whose attributes cannot be deleted unless it is said
-    __slots__ = (
-        "_connection",
-        "_expects",
-        "_site",
-        "_spool",
-        "_spooled",
-        "_stream",
-        "_upgrade",
-        "_write_token",
-        "parser",
-    )
+    __slots__ = ("_expects", "_upgrade")
 
     def __init__(self, connection: ReceivingCarrier, site: Site) -> None:
-        self._connection = connection
-        self._write_token = connection.write_token
-        self._site = site
+        ReceivedBodies.__init__(self, connection, site)
         self.parser = RequestParser(self, site.settings.max_body)
-        self._expects = False
-        self._spool: Spool | None = None
-        # The body under way, if the application reads it while it arrives.
-        self._stream: BodyStream | None = None
-        # Whole, but for the end of its body, which is still on its way to the disk.
-        self._spooled: Exchange | None = None
+        self._expects = False  # the client waits for 100 Continue
         # What follows it may be another protocol's, which its answer decides.
         self._upgrade: Exchange | None = None
 
@@ -109,11 +62,9 @@ class Receiver:
         Enough requests wait already, or a body is on its way to the disk or to the application, or a request that may
         become a WebSocket waits for its answer.
         """
-        stream = self._stream
         return (
             len(self._write_token.waiting) >= PIPELINE
-            or self._spooled is not None
-            or (stream is not None and stream.full())
+            or self._full_of_body()
             or (self._upgrade is not None and self._upgrade_is_open())
         )
 
@@ -143,23 +94,15 @@ class Receiver:
 
         What has asked for a WebSocket is not settled either: the application has it.
         """
-        spool = self._spool
         return (
-            self._spooled is None
-            and self._stream is None
-            and self._upgrade is None
-            and (spool is None or (spool.error is None and not spool.behind))
+            self._upgrade is None
+            and self._body_is_settled()
             and not any(isinstance(one.body, BodyStream) for one in self._write_token.waiting)
         )
 
     def stalled(self) -> bool:
         """Whether the server is behind, not the client."""
-        return (
-            self._expects
-            or not self._connection.reading
-            or (self._spool is not None and self._spool.behind > LOW)
-            or (self._stream is not None and self._stream.expecting)
-        )
+        return self._expects or not self._connection.reading or self._waits_for_server()
 
     # -- room ---------------------------------------------------------------------------------------------
 
@@ -177,24 +120,18 @@ class Receiver:
         """Whether the client waits for 100 Continue."""
         return self._expects
 
-    def file_so_far(self) -> int:
-        """The descriptor of the file that the body under way is in; -1 if it is in none."""
-        file = self._spool.file if self._spool is not None else None
-        return file.fileno() if file is not None else -1
-
     def go_on(self, exchange: Exchange, place: Place, file: int) -> None:
         """Go on with a request whose head, and a part of its body, another process has received.
 
         :param file: the descriptor of the file that the part is in, which is owned from now on; -1: in memory.
         """
-        if file >= 0:
-            self._spool = self._site.spooler.go_on(file, exchange.received, self._caught_up)
+        self._go_on_with_file(exchange, file)
         self.parser.go_on(exchange, place)
 
     # -- room, once more ------------------------------------------------------------------------------------
 
     def _no_room(self) -> bool:
-        return self.full() or (self._spool is not None and self._spool.behind > HIGH)
+        return self.full() or self._disk_is_behind()
 
     def pause(self) -> None:
         """Read on when an answer is done, or the disk has caught up; which may have been just now."""
@@ -260,47 +197,14 @@ class Receiver:
             self._expects = False
             self._connection.active = monotonic()  # the client has waited for this
 
-    def body(self, exchange: Exchange, data: bytes) -> None:
-        """A piece of a body: to memory, through the spooler to a file, or to the application."""
-        stream = self._stream
-        if stream is not None:
-            exchange.arrived = monotonic()  # a limit counts from the last piece
-            stream.put(data)
-            if stream.full():
-                self.pause()
-            return
-        spool = self._spool
-        if spool is None:
-            pieces = exchange.body
-            if pieces is None:
-                exchange.body = [data]
-                return
-            assert isinstance(pieces, list)
-            if exchange.received <= MEMORY:
-                pieces.append(data)
-                return
-            spool = self._spool = Spool(self._caught_up)
-            data = b"".join(pieces) + data
-            exchange.body = None
-        self._site.spooler.write(spool, data)
-        if spool.behind > HIGH:
-            self.pause()
-
     def complete(self, exchange: Exchange) -> None:
         """A request is whole, or refused."""
         self._expects = False  # it did not wait
         if self._stream is not None:
             self._end_stream(exchange)
             return
-        spool = self._spool
-        if spool is not None:
-            if exchange.error:
-                self._drop_spool()
-            else:
-                self._spooled = exchange
-                self.parser.held = True
-                self._site.spooler.finish(spool, lambda: self._written(spool, exchange))
-                return
+        if self._spool is not None and self._end_spool(exchange):
+            return
         connection = self._connection
         if connection.trusted and not exchange.received:  # else it was done at the end of the head
             self._site.forwarded(exchange)
@@ -355,75 +259,3 @@ class Receiver:
         self.parser.close()
         del self._connection  # else the collector would have to find each connection that has ended
         return lost
-
-    # -- a body that the application reads while it arrives -----------------------------------------------
-
-    def _begin_stream(self, exchange: Exchange) -> None:
-        """Give a request to the application before its body has come."""
-        connection = self._connection
-        connection.read_size = READ_OF_BODY
-        self._stream = exchange.body = BodyStream(lambda: connection.call(self._stream_has_room))
-        exchange.phase = QUEUED
-        self._write_token.attention = True  # its answer may end before its body
-        if self._write_token.request_ready(exchange):
-            self._site.dispatch(exchange)
-
-    def _stream_has_room(self) -> None:
-        """The application has read what has come."""
-        if not self._write_token.closed:
-            self.pause()
-
-    def _break_stream(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            self._connection.read_size = READ
-            stream.break_off()
-
-    def _end_stream(self, exchange: Exchange) -> None:
-        """The body is whole, or what comes is none."""
-        if not exchange.error:
-            stream, self._stream = self._stream, None
-            assert stream is not None
-            self._connection.read_size = READ
-            exchange.arrived = monotonic()
-            stream.end()
-            return
-        self._break_stream()
-        substitute = exchange.substitute()
-        substitute.error, substitute.keep = exchange.error, False
-        if self._write_token.replace(exchange, substitute):
-            self._site.replaced(substitute)
-            self._site.disconnected(exchange)
-            self._site.answer(substitute, substitute.error)
-
-    # -- the spooler --------------------------------------------------------------------------------------
-
-    def _drop_spool(self) -> None:
-        spool, self._spool = self._spool, None
-        if spool is not None:
-            self._site.spooler.drop(spool)
-
-    def _caught_up(self, spool: Spool) -> None:
-        """The disk has caught up with the client, or has failed; if the body is whole, `_written` follows."""
-        if self._spool is spool and self._spooled is None:
-            if spool.error is not None:
-                self._drop_spool()
-                self.parser.refuse(self._why_not_written(spool.error))
-            self.pause()
-
-    def _written(self, spool: Spool, exchange: Exchange) -> None:
-        """The whole body is in its file, or never will be."""
-        if self._spool is not spool:
-            return  # dropped meanwhile, and the file with it
-        self._spool = self._spooled = None
-        if spool.error is None:
-            exchange.body = spool.file
-        else:
-            self.parser.ignoring = True
-            exchange.error, exchange.keep = self._why_not_written(spool.error), False
-        self.complete(exchange)
-        self.pause()
-
-    def _why_not_written(self, error: Exception) -> int:
-        log.error("a request body could not be written: {error}", error=error)
-        return 507 if getattr(error, "errno", None) in FULL else 500

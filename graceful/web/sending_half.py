@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from graceful.web.disconnected import Disconnected
 from graceful.web.exchange import Exchange
-from graceful.web.receiver import READ
+from graceful.web.received_bodies import READ
 from graceful.web.send_buffer import bound_send_buffer
 from graceful.web.write_token import GONE, REACTOR, SEND, Piece, WriteToken
 

@@ -38,7 +38,7 @@ from graceful.tls.session import TLSSession
 from graceful.web.client_certificate import facts_of
 from graceful.web.connection import Address
 from graceful.web.proxied_connection import ProxiedConnection
-from graceful.web.receiver import READ
+from graceful.web.received_bodies import READ
 from graceful.web.send_buffer import bound_send_buffer
 from graceful.web.sending_half import JOIN
 from graceful.web.write_token import Piece

@@ -12,7 +12,7 @@ from graceful.application.deadlines import Takedown
 from graceful.asgi.asgi_host import AsgiHost
 from graceful.asgi.blocked_code import in_application_code
 from graceful.web.body_stream import HIGH
-from graceful.web.receiver import READ, READ_OF_BODY
+from graceful.web.received_bodies import READ, READ_OF_BODY
 from graceful.web.sending_half import ROOM
 from tests.fast.asgi.doubles import AsgiCase, Message, Receive, Send, answer, answering
 from tests.fast.doubles import CONTINUE, EXPECT, GET, HOST, MIB, get, parse_answers, post
