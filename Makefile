@@ -101,7 +101,7 @@ test: system dist/.built $(VENV)/.runtime
 # A wheel that says `linux` is for this machine alone; auditwheel looks which versions of glibc it can run with.
 wheels: wheel dist/.compiled $(VENV)/.labels
 	rm -rf dist/manylinux
-	PATH=$$PWD/$(BIN):$$PATH auditwheel repair --wheel-dir dist/manylinux dist/compiled/*.whl
+	$(BIN)/python tools/label.py dist/compiled/*.whl
 	$(BIN)/python tools/check_wheel.py dist/manylinux/*.whl
 	$(BIN)/twine check --strict dist/manylinux/*
 
@@ -212,11 +212,21 @@ tests: $(VENV)/.test install $(VENV)/.scanner
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 
-# Debian has the venv module without what it needs, until its package is installed.
+# Debian has the venv module without what it needs, and no headers for a C compiler, until a package is installed.
+have_venv = $(call have,$(1),import ensurepip$(comma) venv,python%d.%d-venv)
+have_headers = $(call have,$(1),import os$(comma) sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h"),gcc python%d.%d-dev)
+have = $(1) -c '$(2)' 2>/dev/null || tools/apt-missing $$($(1) -c 'import sys; print("$(3)" % sys.version_info[:2])')
+comma := ,
+
+# A compiled wheel, whose name says for which Python and platform it is: $(1) is that Python, $(2) the place.
+compile = GRACEFUL_COMPILE=$(or $(3),1) $(1) wheel --no-deps --no-build-isolation --wheel-dir $(2) .
+
+# Twisted keeps a list of the plugins beside them, which a server that may not write there cannot bring up to date; so
+# it is done where one is installed.
+list_plugins = $(1)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+
 $(VENV)/.python:
-	if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
-	    tools/apt-missing $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
-	fi
+	$(call have_venv,$(PYTHON))
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(PIP) install 'pip>=25' 'setuptools>=77'
 	touch $@
@@ -243,30 +253,26 @@ $(VENV)/.test: pyproject.toml | dist/.built $(VENV)/.runtime
 	touch $@
 
 $(MEASURED)/.bench: pyproject.toml | dist/.built
-	if ! $(MEASURED_PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
-	    tools/apt-missing $$($(MEASURED_PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
-	fi
+	$(call have_venv,$(MEASURED_PYTHON))
 	$(MEASURED_PYTHON) -m venv --clear $(MEASURED)
 	$(PIP_MEASURED) install "$(WHEEL)[bench]"
 	touch $@
 
 $(MEASURED)/.installed: dist/.built $(MEASURED)/.bench
 	$(PIP_MEASURED) install --no-deps --no-index --force-reinstall $(WHEEL)
-	$(MEASURED)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	$(call list_plugins,$(MEASURED))
 	touch $@
 
 # The same with the compiled wheel, which is made by the Python that is measured.
 $(MEASURED)-compiled/.installed: dist/.built $(MEASURED)/.bench | $(VENV)/.test
-	if ! $(MEASURED)/bin/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then \
-	    tools/apt-missing gcc $$($(MEASURED)/bin/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'); \
-	fi
+	$(call have_headers,$(MEASURED)/bin/python)
 	$(MEASURED_PYTHON) -m venv --clear --without-pip $(MEASURED)-compiled
 	$(MEASURED)-compiled/bin/python tools/borrow.py $(MEASURED)
 	$(PIP_MEASURED) install "$(WHEEL)[all]" 'mypy>=2.4,<3' 'mypy-zope>=1.0.17,<2' 'setuptools>=77'
-	GRACEFUL_COMPILE=1 $(PIP_MEASURED) wheel --no-deps --no-build-isolation --wheel-dir $(MEASURED)-compiled/wheel .
+	$(call compile,$(PIP_MEASURED),$(MEASURED)-compiled/wheel)
 	$(PIP) --python $(MEASURED)-compiled install --no-compile --no-deps --no-index --ignore-installed \
 	    $(MEASURED)-compiled/wheel/graceful_app-*.whl
-	$(MEASURED)-compiled/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	$(call list_plugins,$(MEASURED)-compiled)
 	touch $@
 
 # What the fast tests need, and no more: what pyproject.toml no longer names is gone from here, too.
@@ -282,12 +288,9 @@ $(VENV)/.alone-installed: dist/.built $(VENV)/.alone
 # Compiled wheels, whose names say for which Python and platform they are; mypyc is in mypy, which the tests have.
 # These are made beside other targets: nothing is removed that is not theirs.
 dist/.compiled dist/.quick: dist/.%: dist/.built | $(VENV)/.test
-	if ! $(BIN)/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then \
-	    tools/apt-missing $$($(BIN)/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'); \
-	fi
+	$(call have_headers,$(BIN)/python)
 	rm -rf dist/$*
-	GRACEFUL_COMPILE=$(if $(filter quick,$*),quick,1) \
-	    $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist/$* .
+	$(call compile,$(PIP),dist/$*,$(filter quick,$*))
 	$(BIN)/python tools/check_wheel.py dist/$*/graceful_app-*.whl
 	touch $@
 
@@ -296,7 +299,7 @@ $(VENV)/.compiled-installed $(VENV)/.quick-installed: $(VENV)/.%-installed: dist
 	$(call make_environment,$(VENV)/$*)
 	$(VENV)/$*/bin/python tools/borrow.py $(VENV)
 	$(PIP) --python $(VENV)/$* install --no-compile --no-deps --no-index --ignore-installed dist/$*/graceful_app-*.whl
-	$(VENV)/$*/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	$(call list_plugins,$(VENV)/$*)
 	touch $@
 
 # Applications of other projects have many dependencies, which nothing else is to be tested with.
@@ -307,7 +310,7 @@ $(VENV)/.applications: pyproject.toml | dist/.built
 
 $(VENV)/.applications-installed: dist/.built $(VENV)/.applications
 	$(call install_into,$(APPLICATIONS)) --no-deps --no-index --force-reinstall $(WHEEL)
-	$(APPLICATIONS)/bin/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	$(call list_plugins,$(APPLICATIONS))
 	touch $@
 
 $(VENV)/.labels: pyproject.toml | $(VENV)/.test
@@ -331,9 +334,7 @@ $(VENV)/.lowest-installed: dist/.built $(VENV)/.lowest
 	$(call install_into,$(LOWEST)) --no-deps --no-index --force-reinstall $(WHEEL)
 	touch $@
 
-# Twisted keeps a list of the plugins beside them, which a server that may not write there cannot bring up to
-# date; so it is done here.
 $(VENV)/.installed: dist/.built $(VENV)/.runtime
 	$(PIP) install --no-deps --no-index --force-reinstall $(WHEEL)
-	$(BIN)/python -I -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+	$(call list_plugins,$(VENV))
 	touch $@

@@ -135,7 +135,7 @@ class Interpreter:
             if self.run("env", "GRACEFUL_COMPILE=1", *pip[:-2], *build):
                 return False
             wheel = str(next(built.glob("*.whl")))
-            label(wheel)
+            subprocess.run([sys.executable, str(ROOT / "tools" / "label.py"), wheel], check=True)
         return kind == "short" or self.run(*pip, "--no-deps", "--no-index", "--force-reinstall", wheel) == 0
 
     def place(self, kind: str) -> Path:
@@ -148,14 +148,6 @@ class Interpreter:
             shutil.copytree(ROOT / name, copy / name)
         shutil.copy(ROOT / "pyproject.toml", copy)
         return copy
-
-
-def label(wheel: str) -> None:
-    """Put a copy of a compiled wheel into `dist/manylinux`, whose name says with which glibc it runs."""
-    programs = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-    place = str(ROOT / "dist" / "manylinux")
-    subprocess.run(["auditwheel", "repair", "--wheel-dir", place, wheel], env=environment, check=True)
 
 
 def versions() -> list[str]:
