@@ -1,7 +1,8 @@
 """How long a connection may do nothing: one look at all of them, instead of a timer for each.
 
-A timer per request costs more than the request; one sweep a second over thousands of idle connections costs a
-few milliseconds.  Each connection is in exactly one of these situations, and each has its rule:
+A timer per request costs more than the request; one sweep a second over thousands of idle connections costs a few
+milliseconds for each thousand.  It is done in portions, between which the server serves what has come meanwhile.
+Each connection is in exactly one of these situations, and each has its rule:
 
 * *lingering*: the kernel has everything, and the client has yet to take it and to close;
 * *sending*: the client is slow to take what is left of an answer;
@@ -15,6 +16,7 @@ An exchange that is queued or in the application waits for the server, not for t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
@@ -38,6 +40,8 @@ FRESH_LEAST: Final = 1.0
 PAST_KEEP_ALIVE: Final = 1.0
 #: Seconds of silence after which an idle connection gives back what its next request makes again.
 RESTS: Final = 1.0
+#: Connections that are looked at in one go, for about a millisecond.
+PORTION: Final = 400
 
 
 class Sweep:
@@ -58,15 +62,27 @@ class Sweep:
 
     def __call__(self, now: float) -> None:
         """Look at all connections; `now` is in monotonic seconds."""
+        for _ in self.portions(now):
+            pass
+
+    def portions(self, now: float) -> Iterator[None]:
+        """Look at all connections, and yield between two portions.
+
+        :param now: monotonic seconds, when it began.
+        """
         self._unsent_before, self._unsent = self._unsent, {}
-        for connection in list(open_connections(self._site)):
-            if connection.write_token.closed or connection.leaving:
-                continue
-            try:
-                self.look(connection, now)
-            except Exception:
-                log.failure("a connection failed and is closed")
-                connection.close()
+        connections = list(open_connections(self._site))
+        for start in range(0, len(connections), PORTION):
+            if start:
+                yield
+            for connection in connections[start : start + PORTION]:
+                if connection.write_token.closed or connection.leaving:
+                    continue
+                try:
+                    self.look(connection, now)
+                except Exception:
+                    log.failure("a connection failed and is closed")
+                    connection.close()
 
     def look(self, connection: Connection, now: float) -> None:
         """Apply the rule that fits the connection's situation."""

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from graceful.config.settings import ON_ITS_WAY
+from graceful.web import timeouts
 from graceful.web.body_spool import HIGH, MEMORY
 from graceful.web.connection import Connection
 from graceful.web.timeouts import FRESH_LEAST, LINGER, LINGER_LONGEST, PAST_KEEP_ALIVE, RESTS
@@ -581,3 +582,22 @@ class SweepTests(Timed):
             client.end.close()
         self.engine.sweep(self.clock.seconds())
         self.nothing_left()
+
+
+class PortionTests(Timed):
+    """A look at very many connections."""
+
+    def test_all_are_looked_at_a_portion_at_a_time(self) -> None:
+        """Each connection that is open when its turn comes is looked at once."""
+        self.patch(timeouts, "PORTION", 2)
+        clients = [Client(self.engine) for _ in range(5)]
+        sweep = timeouts.Sweep(self.engine.site)
+        looked: list[Connection] = []
+        self.patch(sweep, "look", lambda connection, now: looked.append(connection))
+        portions = sweep.portions(self.clock.seconds())
+        next(portions)
+        self.assertEqual(len(looked), 2)
+        left = [client.connection for client in clients if client.connection not in looked]
+        left[0].close()
+        self.assertEqual(len(list(portions)), 1)
+        self.assertCountEqual(looked, [client.connection for client in clients if client.connection is not left[0]])
