@@ -208,7 +208,7 @@ docs: $(VENV)/.test
 # Most real tests wait for something most of the time, so more processes share them than there are processors;
 # tests/conftest.py says how.
 tests: $(VENV)/.test install $(VENV)/.scanner
-	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
+	$(BIN)/pytest --numprocesses=4 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 
