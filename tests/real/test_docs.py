@@ -80,6 +80,7 @@ COMMANDS = {
     "make bench BENCH=--tls": "a benchmark",
     "make figures": "a benchmark",
     "python bench/instructions.py": "a benchmark",
+    'make bench BENCH="--scenarios asgi-events --rounds 1 --seconds 5"': "a benchmark",
     "make redeploy": "a benchmark",
     "make matrix MATRIX=compiled": "it installs other interpreters, and compiles on each",
     "make matrix": "it installs other interpreters; `make test` runs its short form",
