@@ -315,13 +315,14 @@ class Engine:
 
     def _look_on(self) -> None:
         """Look at the next portion of the connections; and at the one behind it when all else has had its turn."""
-        if self._portions is not None:
+        portions, self._portions = self._portions, None  # one that fails is over, and the next look begins
+        if portions is not None:
             try:
-                next(self._portions)
+                next(portions)
             except StopIteration:
-                self._portions = None
-            else:
-                self.clock.callLater(0, self._look_on)
+                return
+            self._portions = portions
+            self.clock.callLater(0, self._look_on)
 
     def _refuse_late(self, now: float) -> None:
         if self._settings.max_wait is not None:

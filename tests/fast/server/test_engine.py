@@ -71,6 +71,24 @@ class EngineTests(SynchronousTestCase):
         engine._sweep()
         self.assertEqual((done, len(begun)), ([0, 1, 2, 0], 2))
 
+    def test_a_look_that_fails_in_a_later_portion_is_not_the_last_one(self) -> None:
+        """The next one begins in its time."""
+        engine = self.engine()
+        begun: list[float] = []
+        later: list[Callable[[], None]] = []
+
+        def portions(now: float) -> Iterator[None]:
+            begun.append(now)
+            yield
+            raise ZeroDivisionError
+
+        self.patch(engine._overdue, "portions", portions)
+        self.patch(engine.clock, "callLater", lambda delay, function: later.append(function) if not delay else None)
+        engine._sweep()
+        self.assertRaises(ZeroDivisionError, later.pop())
+        engine._sweep()
+        self.assertEqual(len(begun), 2)
+
     def test_what_ends_and_what_has_waited_is_counted(self) -> None:
         """An engine that is given counters has its exchanges counted."""
         counters = Counters()
