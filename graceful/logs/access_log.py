@@ -275,7 +275,13 @@ class AccessLog:
             self._written = self._kept[0][0].rfind(b"\n", 0, self._written) + 1
 
     def _finish(self) -> None:
-        self.write_pending()
+        left = -1
+        while len(self._records) != left:  # as long as it gets on
+            left = len(self._records)
+            try:
+                self.write_pending()
+            except Exception:
+                log.failure("a batch of the access log is lost")
         if self._kept_lines or self._dropped:
             log.error(
                 "access log {path}: {lost} lines could not be written and are lost",

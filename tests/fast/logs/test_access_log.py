@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.logs.access_log
 from graceful.logs.access_lines import escape, format_lines, stamp
-from graceful.logs.access_log import PIECE_INTERVAL, AccessLog
+from graceful.logs.access_log import PIECE_INTERVAL, PIECE_LINES, AccessLog
 
 MOMENT = 1_795_442_160
 """23 November 2026, 13:56:00 UTC."""
@@ -565,6 +565,16 @@ class ThreadTests(LogTestCase):
         self.assertTrue(log.flush(30))
         self.assertEqual(self.numbers(), [2])
         self.assertTrue(log.close(30))
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+    def test_at_the_end_an_exchange_that_cannot_be_formatted_costs_only_its_piece(self) -> None:
+        """What was recorded behind it is written all the same, and the file is closed."""
+        log = self.make()
+        log.record(None)  # type: ignore[arg-type]
+        self.record(log, *range(PIECE_LINES + 50))
+        self.assertTrue(log.close())
+        self.assertEqual(self.numbers(), list(range(PIECE_LINES - 1, PIECE_LINES + 50)))
+        self.assertRaises(OSError, os.fstat, log._descriptor)
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
 
     def test_looks_more_often_under_load(self) -> None:
