@@ -64,7 +64,7 @@ class Place:
 def _is_one(data: bytes, head_end: int) -> bool:
     """Whether the body that this head announces by a Content-Length ends where the data ends.
 
-    :param head_end: where the head ends, behind its empty line; 3 if it has not ended.
+    :param head_end: where the head ends, behind its empty line.
 
     The field is looked for as nearly all clients write it; another one, or a second one, is for the parser to find.
     """
@@ -108,12 +108,12 @@ class RequestParser(RequestRules):
             or self.unparsed
             or self.held
             or not data.startswith(_HTTP, (line_end := data.find(b"\r\n")) - 9)
+            or (head_end := data.find(END, line_end) + 4) == 3  # it has not ended
         ):
             self.unparsed += data
             self.resume()
             return
         # By far the most of what comes: one request in one piece, and with fields that came before.
-        head_end = data.find(END, line_end) + 4
         sent = data[line_end:head_end]
         left = len(data) - head_end
         fields = known_fields(sent)
