@@ -128,7 +128,7 @@ class Machine:
             binds.append(f"--bind-ro={sys.base_prefix}:{PYTHON}")
         command = [
             "systemd-nspawn", "--boot", "--quiet", "--register=no", "--keep-unit", "--private-network",
-            "--console=pipe", f"--directory={self.root}", f"--machine={self.root.name.replace('_', '-')}",
+            "--console=pipe", f"--directory={self.root}", f"--machine={self.root.name.replace('_', '0')}",
             "--link-journal=no", "--resolv-conf=off", "--timezone=off", *binds, "systemd.unit=test.target",
         ]  # fmt: skip
         try:
