@@ -218,7 +218,7 @@ have_headers = $(call have,$(1),import os$(comma) sysconfig; os.stat(sysconfig.g
 have = $(1) -c '$(2)' 2>/dev/null || tools/apt-missing $$($(1) -c 'import sys; print("$(3)" % sys.version_info[:2])')
 comma := ,
 
-# A compiled wheel, whose name says for which Python and platform it is: $(1) is that Python, $(2) the place.
+# Make a compiled wheel: by the pip $(1), for whose Python it is, into the directory $(2); with $(3) as setup.py says.
 compile = GRACEFUL_COMPILE=$(or $(3),1) $(1) wheel --no-deps --no-build-isolation --wheel-dir $(2) .
 
 # Twisted keeps a list of the plugins beside them, which a server that may not write there cannot bring up to date; so

@@ -155,14 +155,12 @@ class Cell:
         return self.foreign > NOISE
 
 
-def cpu_time(pid: int, with_dead_children: bool = False) -> float:
-    """Returns the CPU time of a process so far, user and system, in seconds.
+def cpu_time(pid: int) -> float:
+    """Returns the CPU time so far of a process and those of its children that have ended, in seconds.
 
-    :param with_dead_children: add the time of those children that have ended.
     :raises FileNotFoundError: the process has ended.
     """
-    fields = read_stat(pid)
-    return sum(map(int, fields[11 : 15 if with_dead_children else 13])) / TICKS
+    return sum(map(int, read_stat(pid)[11:15])) / TICKS
 
 
 def exact_time(pid: int) -> float:
@@ -202,7 +200,7 @@ def foreign_time(own: Collection[int]) -> float:
     for pid in all_pids():
         if pid not in own:
             try:
-                total += cpu_time(pid, with_dead_children=True)
+                total += cpu_time(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
     with open("/proc/stat") as stat:

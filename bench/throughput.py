@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NoReturn
@@ -156,6 +156,14 @@ def machine_line(facts: dict[str, object]) -> str:
     )
 
 
+@contextmanager
+def another(server: Server) -> Iterator[Server]:
+    """A server of the same kind, for one cell."""
+    with Server(server.kind, server.cpu, server.logs) as other:
+        other.wait_until_ready()
+        yield other
+
+
 def cells(
     servers: Sequence[Server], scenarios: Sequence[str], options: argparse.Namespace, wrk_cpu: int
 ) -> Iterator[Cell]:
@@ -163,15 +171,11 @@ def cells(
     for number in range(1, options.rounds + 1):
         for name in random.sample(scenarios, len(scenarios)):
             for server in random.sample(servers, len(servers)):
-                if not server.kind.can(name, SCENARIOS[name].interface):
-                    continue
-                if SCENARIOS[name].load != "events":
-                    yield measure(server, SCENARIOS[name], number, options.seconds, wrk_cpu)
-                    continue
-                # Some go on for minutes with the streams of clients that have left, beside what is measured next.
-                with Server(server.kind, server.cpu, server.logs) as alone:
-                    alone.wait_until_ready()
-                    yield measure(alone, SCENARIOS[name], number, options.seconds, wrk_cpu)
+                scenario = SCENARIOS[name]
+                if server.kind.can(name, scenario.interface):
+                    # Some go on for minutes with the streams of clients that have left, beside what is measured next.
+                    with another(server) if scenario.load == "events" else nullcontext(server) as loaded:
+                        yield measure(loaded, scenario, number, options.seconds, wrk_cpu)
 
 
 def run(options: argparse.Namespace) -> int:

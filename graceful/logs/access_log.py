@@ -169,14 +169,20 @@ class AccessLog:
         while not self._stop:
             self._wake.wait(interval)
             self._wake.clear()
-            lines = 0
-            try:
-                lines = self.write_pending()
-            except Exception:
-                # A batch may fail, but the thread must not end: nothing would be written any more.
-                log.failure("a batch of the access log is lost")
+            lines = self._try_to_write()
             interval = BUSY_INTERVAL if lines >= BUSY_LINES else IDLE_INTERVAL
         self._finish()
+
+    def _try_to_write(self) -> int:
+        """Write what is recorded.  It may fail, but the thread must not end: nothing would be written any more.
+
+        :returns: the number of lines formatted; 0 if it has failed.
+        """
+        try:
+            return self.write_pending()
+        except Exception:
+            log.failure("a batch of the access log is lost")
+            return 0
 
     def write_pending(self) -> int:
         """Write what is recorded; before that, open the path again if :meth:`reopen` was called.
@@ -278,10 +284,7 @@ class AccessLog:
         left = -1
         while len(self._records) != left:  # as long as it gets on
             left = len(self._records)
-            try:
-                self.write_pending()
-            except Exception:
-                log.failure("a batch of the access log is lost")
+            self._try_to_write()
         if self._kept_lines or self._dropped:
             log.error(
                 "access log {path}: {lost} lines could not be written and are lost",

@@ -22,7 +22,7 @@ from attrs import frozen
 
 from graceful.web.chunk_place import ChunkPlace
 from graceful.web.exchange import Exchange
-from graceful.web.known_heads import KnownFields, known_fields, known_line, learn_line
+from graceful.web.known_heads import known_fields, known_line, learn_line
 from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, TOKEN, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
@@ -102,30 +102,44 @@ class RequestParser(RequestRules):
 
     def feed(self, data: bytes) -> None:
         """Parse what has been received, as far as the sink has room."""
-        under_way = self.exchange
-        if (
-            under_way is not None  # looked at first: a body may have no line at all
-            or self.unparsed
-            or self.held
-            or not data.startswith(_HTTP, (line_end := data.find(b"\r\n")) - 9)
-            or (head_end := data.find(END, line_end) + 4) == 3  # it has not ended
-        ):
+        # The request under way is looked for first: its body may have no line at all.
+        if self.exchange is not None or self.unparsed or self.held or not self._take_one(data):
             self.unparsed += data
             self.resume()
-            return
-        # By far the most of what comes: one request in one piece, and with fields that came before.
+
+    def _take_one(self, data: bytes) -> bool:
+        """Take in data that is one request in one piece, as is by far the most of what comes.
+
+        If its fields came before, it is not parsed again.
+
+        :returns: False if the data may be something else; then nothing is done.
+        """
+        line_end = data.find(b"\r\n")
+        if not data.startswith(_HTTP, line_end - 9):
+            return False
+        head_end = data.find(END, line_end) + 4
+        if head_end == 3:  # it has not ended
+            return False
         sent = data[line_end:head_end]
         left = len(data) - head_end
         fields = known_fields(sent)
         if fields is not None and fields.length == left <= self._max_body:
             line = known_line(data[:line_end]) or learn_line(data[:line_end], METHODS)
             if line is not None:
-                self._take(line, fields, data[head_end:] if left else b"")
-                return
+                sink = self._sink
+                exchange = sink.began()
+                exchange.method, exchange.target = line
+                exchange.headers = fields
+                if not fields.keep:
+                    exchange.keep = False
+                    self.ignoring = True
+                if left:
+                    sink.whole(exchange, data[head_end:])
+                else:
+                    sink.complete(exchange)
+                return True
         if left and not _is_one(data, head_end):
-            self.unparsed += data
-            self.resume()
-            return
+            return False
         self._sent = sent
         try:
             self._feed(data)
@@ -136,22 +150,9 @@ class RequestParser(RequestRules):
             self._unread += len(data)
             self._note(data, False)
             self._incomplete(data)
-            return
-        self._headers, self._sent = _NO_FIELDS, b""
-
-    def _take(self, line: tuple[str, bytes], fields: KnownFields, body: bytes) -> None:
-        """Take in a request whose head is known, and which is whole."""
-        sink = self._sink
-        exchange = sink.began()
-        exchange.method, exchange.target = line
-        exchange.headers = fields
-        if not fields.keep:
-            exchange.keep = False
-            self.ignoring = True
-        if body:
-            sink.whole(exchange, body)
         else:
-            sink.complete(exchange)
+            self._headers, self._sent = _NO_FIELDS, b""
+        return True
 
     def _feed(self, data: bytes) -> None:
         """Have llhttp parse something.  Connections whose heads are all known never need its parser.

@@ -96,7 +96,7 @@ class Framing:
         returns then are the last bytes.
     """
 
-    __slots__ = ("_decoder", "_is_text", "_longest", "_missing", "_parts", "_protocol", "_short", "over")
+    __slots__ = ("_between", "_decoder", "_is_text", "_missing", "_parts", "_protocol", "_short", "over")
 
     def __init__(self, max_message: int, extensions: Sequence[Any] = ()) -> None:
         self._protocol = _Protocol(SERVER, max_size=max_message)
@@ -105,23 +105,26 @@ class Framing:
         self._parts: bytearray | None = None  # of a message whose last frame has not come
         self._decoder: codecs.IncrementalDecoder | None = None
         self._missing = 0  # bytes that are to come of the last frame that has begun; -1: not known any more
-        # Bytes of the longest frame that need not go through the protocol; -1 if all must.
-        self._longest = -1 if extensions else min(max_message, _SHORT)
-        self._short = self._longest  # the same just now
+        # Bytes of the longest payload that need not go through the protocol; -1 if all must.
+        self._short = -1 if extensions else min(max_message, _SHORT)
+        self._between = True  # no message has begun, and the connection is open
         self.over = False
 
     def whole(self, data: bytes) -> Message | None:
         """Returns the message of a short frame that came alone; None: :meth:`receive` is to parse it."""
         size = len(data) - _HEAD
-        if not 0 <= size <= self._short or data[1] != size | _MASKED or self._missing:
+        if not 0 <= size <= self._short or data[1] != size | _MASKED or self._missing or not self._between:
             return None
         first = data[0]
-        if first == _WHOLE_TEXT:
-            try:
-                return apply_mask(data[_HEAD:], data[2:_HEAD]).decode()
-            except UnicodeDecodeError:
-                return None
-        return apply_mask(data[_HEAD:], data[2:_HEAD]) if first == _WHOLE_BINARY else None
+        if first != _WHOLE_TEXT and first != _WHOLE_BINARY:
+            return None
+        payload = apply_mask(data[_HEAD:], data[2:_HEAD])
+        if first == _WHOLE_BINARY:
+            return payload
+        try:
+            return payload.decode()
+        except UnicodeDecodeError:
+            return None
 
     def receive(self, data: bytes | memoryview) -> list[Message]:
         """Parse a slice of what the client has sent.  Returns the messages that are complete with it."""
@@ -145,8 +148,7 @@ class Framing:
             if not self.over:
                 protocol.fail(CloseCode.INVALID_DATA)
                 self.over = True
-        between = self._parts is None and not self.over and protocol.state is OPEN
-        self._short = self._longest if between else -1
+        self._between = self._parts is None and not self.over and protocol.state is OPEN
         return messages
 
     def _add(self, frame: Frame) -> Message | None:

@@ -106,7 +106,7 @@ class MessageTests(FramingCase):
         for size in [*cuts, len(wire)] if cuts else []:
             slices, wire = [*slices, wire[:size]], wire[size:]
         framing, slow = Framing(MOST), Framing(MOST)
-        slow._short = slow._longest = -1
+        slow._short = -1
         for both in (framing, slow):
             if closing:
                 both.close(1001)
