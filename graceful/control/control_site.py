@@ -60,7 +60,7 @@ class ControlSite:
         limits: Settings = LIMITS,
     ) -> None:
         self.site = Site(handler, limits, on_room=self._room)
-        self._sweep = Sweep(self.site)
+        self._sweep = Sweep(self.site, clock)
         self._reactor = reactor
         self._clock = clock
         self._hub = hub

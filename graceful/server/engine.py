@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall
@@ -197,8 +197,7 @@ class Engine:
             interceptors=interceptors if traces is None else [*interceptors, traces],
         )
         self._resume = Resuming(disk, relays).kinds
-        self._overdue = Sweep(self.site)
-        self._portions: Iterator[None] | None = None  # of a look at all connections that is not done
+        self._end_overdue = Sweep(self.site, clock)
         self._end_lost = LostExchanges(self.site, self.working, pools.queued)
         self.request_timeouts = RequestTimeouts(
             self.site, clock, self.working, pools.queued, self.interrupt_scheduler, self.reports, pools.replace
@@ -306,23 +305,6 @@ class Engine:
             except Exception:
                 log.failure("a look at what is in flight failed, and is repeated")
         self.callbacks.look()
-
-    def _end_overdue(self, now: float) -> None:
-        """Look at all connections, unless the last look still goes on."""
-        if self._portions is None:
-            self._portions = self._overdue.portions(now)
-            self._look_on()
-
-    def _look_on(self) -> None:
-        """Look at the next portion of the connections; and at the one behind it when all else has had its turn."""
-        portions, self._portions = self._portions, None  # one that fails is over, and the next look begins
-        if portions is not None:
-            try:
-                next(portions)
-            except StopIteration:
-                return
-            self._portions = portions
-            self.clock.callLater(0, self._look_on)
 
     def _refuse_late(self, now: float) -> None:
         if self._settings.max_wait is not None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from graceful.config.settings import ON_ITS_WAY
@@ -48,10 +49,13 @@ class Sweep:
     """Applies the rules to every connection of a site.  Reactor thread.
 
     :param site: whose connections; its settings give the limits in seconds.
+    :param clock: gives the others their turn between two portions.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, clock: IReactorTime) -> None:
         self._site = site
+        self._clock = clock
+        self._portions: Iterator[None] | None = None  # of a look that is not done
         # Not before the announced time is over and what was sent in it has come; `idle_grace` is not shorter either.
         self._kept = site.settings.keep_alive + PAST_KEEP_ALIVE
         if announced := site.settings.announced_keep_alive:
@@ -61,15 +65,24 @@ class Sweep:
         self._unsent_before = self._unsent
 
     def __call__(self, now: float) -> None:
-        """Look at all connections; `now` is in monotonic seconds."""
-        for _ in self.portions(now):
-            pass
+        """Look at all connections, unless the last look still goes on; `now` is in monotonic seconds."""
+        if self._portions is None:
+            self._portions = self._look_at_all(now)
+            self._look_on()
 
-    def portions(self, now: float) -> Iterator[None]:
-        """Look at all connections, and yield between two portions.
+    def _look_on(self) -> None:
+        """Look at the next portion; and at the one behind it when all else has had its turn."""
+        portions, self._portions = self._portions, None  # one that fails is over, and the next look begins
+        if portions is not None:
+            try:
+                next(portions)
+            except StopIteration:
+                return
+            self._portions = portions
+            self._clock.callLater(0, self._look_on)
 
-        :param now: monotonic seconds, when it began.
-        """
+    def _look_at_all(self, now: float) -> Iterator[None]:
+        """Look at all connections, and yield between two portions."""
         self._unsent_before, self._unsent = self._unsent, {}
         connections = list(open_connections(self._site))
         for start in range(0, len(connections), PORTION):

@@ -95,9 +95,7 @@ class WebSocketEvents:
     def received(self, message: Message) -> None:
         """A message has come."""
         self._inbox.append(message)
-        if self._waiting and not self._waking:  # as `_tell` does
-            self._waking = True
-            self._loop.call(self._wake)
+        self._tell()
 
     def writable(self) -> None:
         """The client has taken what was sent."""
@@ -122,18 +120,26 @@ class WebSocketEvents:
             if not future.done():
                 future.set_result(None)
 
+    def _begin_to_wait(self) -> asyncio.Future[None]:
+        """Returns what is done when something changes from now on: look once more before awaiting it."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(told)
+        return told
+
+    def _end_wait(self, told: asyncio.Future[None]) -> None:
+        """Forget it: an application that waits with a time limit, again and again, would leave one each time."""
+        if self._waiting and told in self._waiting:
+            self._waiting.remove(told)
+
     async def _change(self, until: Callable[[], object]) -> None:
         """Wait until something is so that the reactor thread brings about."""
         while not until():
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)  # before looking: what happens meanwhile wakes us
+            told = self._begin_to_wait()
             try:
                 if not until():
-                    await future
+                    await told
             finally:
-                # An application that waits with a time limit, again and again, would leave one future each time.
-                if self._waiting and future in self._waiting:
-                    self._waiting.remove(future)
+                self._end_wait(told)
 
     async def receive(self) -> Event:
         """Return the next event: `websocket.connect`, `websocket.receive` or `websocket.disconnect`."""
@@ -142,14 +148,12 @@ class WebSocketEvents:
             return {"type": "websocket.connect"}
         inbox = self._inbox
         while not inbox:  # as `_change` does, without a coroutine for each message
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
+            told = self._begin_to_wait()
             try:
                 if not inbox:
-                    await future
+                    await told
             finally:
-                if self._waiting and future in self._waiting:
-                    self._waiting.remove(future)
+                self._end_wait(told)
         message = inbox[0]
         if isinstance(message, tuple):  # which stays there, for all that ask
             code, reason = message

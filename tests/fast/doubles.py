@@ -19,8 +19,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -320,7 +321,7 @@ class Engine:
         test.patch(body_module, "tempfile", SimpleNamespace(TemporaryFile=self.disk.open))
         self.routes = PrefixRoutes()
         self.site = Site(self.handler, Settings(**settings), record=record, proxies=proxies, spooler=self.disk)
-        self.sweep = Sweep(self.site)
+        self.sweep = Sweep(self.site, cast(IReactorTime, Clock()))
         test.addCleanup(self.hub.stop)
 
     def serve(self, handler: Any) -> None:

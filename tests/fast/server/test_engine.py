@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -45,49 +44,6 @@ class EngineTests(SynchronousTestCase):
             self.assertEqual(len(looked), number)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
         self.assertGreater(SWEEP, 0)
-
-    def test_a_look_at_very_many_connections_lets_others_have_their_turn(self) -> None:
-        """It goes on in later turns of the reactor, and no other one begins meanwhile."""
-        engine = self.engine()
-        begun: list[float] = []
-        done: list[int] = []
-        later: list[Callable[[], None]] = []
-
-        def portions(now: float) -> Iterator[None]:
-            begun.append(now)
-            for number in range(3):
-                done.append(number)
-                yield
-
-        self.patch(engine._overdue, "portions", portions)
-        self.patch(engine.clock, "callLater", lambda delay, function: later.append(function) if not delay else None)
-        engine._sweep()
-        self.assertEqual(done, [0])
-        engine._sweep()
-        self.assertEqual((done, len(begun)), ([0], 1))
-        while later:
-            later.pop()()
-        self.assertEqual(done, [0, 1, 2])
-        engine._sweep()
-        self.assertEqual((done, len(begun)), ([0, 1, 2, 0], 2))
-
-    def test_a_look_that_fails_in_a_later_portion_is_not_the_last_one(self) -> None:
-        """The next one begins in its time."""
-        engine = self.engine()
-        begun: list[float] = []
-        later: list[Callable[[], None]] = []
-
-        def portions(now: float) -> Iterator[None]:
-            begun.append(now)
-            yield
-            raise ZeroDivisionError
-
-        self.patch(engine._overdue, "portions", portions)
-        self.patch(engine.clock, "callLater", lambda delay, function: later.append(function) if not delay else None)
-        engine._sweep()
-        self.assertRaises(ZeroDivisionError, later.pop())
-        engine._sweep()
-        self.assertEqual(len(begun), 2)
 
     def test_what_ends_and_what_has_waited_is_counted(self) -> None:
         """An engine that is given counters has its exchanges counted."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+from twisted.internet.interfaces import IReactorTime
 
 from graceful.config.settings import ON_ITS_WAY
 from graceful.web import timeouts
@@ -587,17 +591,54 @@ class SweepTests(Timed):
 class PortionTests(Timed):
     """A look at very many connections."""
 
+    def setUp(self) -> None:
+        """Look at two of five connections at a time."""
+        super().setUp()
+        self.patch(timeouts, "PORTION", 2)
+        self.clients = [Client(self.engine) for _ in range(5)]
+        self.turns: list[Callable[[], None]] = []  # not a Clock, which makes calls at once that others have asked for
+        clock = SimpleNamespace(callLater=lambda delay, function: self.turns.append(function))
+        self.look = timeouts.Sweep(self.engine.site, cast(IReactorTime, clock))
+        self.looked: list[Connection] = []
+        self.patch(self.look, "look", lambda connection, now: self.looked.append(connection))
+
     def test_all_are_looked_at_a_portion_at_a_time(self) -> None:
         """Each connection that is open when its turn comes is looked at once."""
-        self.patch(timeouts, "PORTION", 2)
-        clients = [Client(self.engine) for _ in range(5)]
-        sweep = timeouts.Sweep(self.engine.site)
-        looked: list[Connection] = []
-        self.patch(sweep, "look", lambda connection, now: looked.append(connection))
-        portions = sweep.portions(self.clock.seconds())
-        next(portions)
-        self.assertEqual(len(looked), 2)
-        left = [client.connection for client in clients if client.connection not in looked]
+        self.look(self.clock.seconds())
+        self.assertEqual(len(self.looked), 2)
+        left = [client.connection for client in self.clients if client.connection not in self.looked]
         left[0].close()
-        self.assertEqual(len(list(portions)), 1)
-        self.assertCountEqual(looked, [client.connection for client in clients if client.connection is not left[0]])
+        while self.turns:
+            self.turns.pop()()
+        self.assertCountEqual(
+            self.looked, [client.connection for client in self.clients if client.connection is not left[0]]
+        )
+
+    def test_no_other_look_begins_meanwhile(self) -> None:
+        """It goes on in later turns of the reactor, and the next one begins when it is done."""
+        self.look(self.clock.seconds())
+        self.look(self.clock.seconds())
+        self.assertEqual(len(self.looked), 2)
+        self.turns.pop()()
+        self.assertEqual(len(self.looked), 4)
+        while self.turns:
+            self.turns.pop()()
+        self.assertEqual(len(set(self.looked)), 5)
+        self.assertEqual(len(self.looked), 5)
+        self.look(self.clock.seconds())
+        self.assertEqual(len(self.looked), 7)
+
+    def test_a_look_that_fails_in_a_later_portion_is_not_the_last_one(self) -> None:
+        """The next one begins in its time."""
+        begun: list[float] = []
+
+        def look_at_all(now: float) -> Iterator[None]:
+            begun.append(now)
+            yield
+            raise ZeroDivisionError
+
+        self.patch(self.look, "_look_at_all", look_at_all)
+        self.look(self.clock.seconds())
+        self.assertRaises(ZeroDivisionError, self.turns.pop())
+        self.look(self.clock.seconds())
+        self.assertEqual(len(begun), 2)
