@@ -84,6 +84,6 @@ def test_edits_are_deployed_without_a_loss(home: Home) -> None:
         edit(helper, "TEXT = b'mended'\n")
         wait_for(lambda: get(server.port).body == b"mended")
         page.call("Page.reload")
-        page.wait("document.body.textContent == 'mended'")
+        page.wait("document.body?.textContent == 'mended'")
         clients.stop()
         assert clients.answers > 100
