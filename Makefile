@@ -128,7 +128,8 @@ soak: $(VENV)/.test install $(VENV)/.scanner $(VENV)/.applications-installed
 	GRACEFUL_TEST_POINTS=25 $(BIN)/pytest --quiet tests/real/test_moving_killed.py
 	GRACEFUL_TEST_POINTS=8 $(BIN)/pytest --quiet tests/real/test_workers_moving_killed.py
 	GRACEFUL_TEST_EDITS=50 $(BIN)/pytest --quiet tests/real/test_reload.py
-	GRACEFUL_TEST_DEPLOYS=20 $(BIN)/pytest --quiet tests/real/test_tls_clients.py
+	GRACEFUL_TEST_DEPLOYS=20 $(BIN)/pytest --quiet tests/real/test_tls_clients.py \
+		tests/real/test_stop.py::test_nobody_notices_deploys_in_a_row
 	GRACEFUL_TEST_WEBSOCKETS=5000 $(BIN)/pytest --quiet tests/real/test_websockets_many.py
 	$(APPLICATIONS)/bin/python bench/applications.py
 	$(MAKE) compiled
@@ -208,7 +209,7 @@ docs: $(VENV)/.test
 # Most real tests wait for something most of the time, so more processes share them than there are processors;
 # tests/conftest.py says how.
 tests: $(VENV)/.test install $(VENV)/.scanner
-	$(BIN)/pytest --numprocesses=4 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
+	$(BIN)/pytest --numprocesses=5 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 

@@ -12,7 +12,7 @@ from tests.support.load import Load
 
 QUICK = ("--idle-grace", "1", "--deadline", "20")
 #: `bench/deploys.py` has as many as one likes.
-ROUNDS = 5
+ROUNDS = 3
 
 
 @pytest.fixture

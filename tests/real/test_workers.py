@@ -365,7 +365,7 @@ def test_the_supervisor_is_killed(home: Home) -> None:
         wait_for(lambda: not any(alive(pid) for pid in workers))
 
 
-@pytest.mark.parametrize("option", [("--max-requests", "150+-40"), ("--max-rss", "200M")], ids=["requests", "rss"])
+@pytest.mark.parametrize("option", [("--max-requests", "300+-80"), ("--max-rss", "200M")], ids=["requests", "rss"])
 def test_recycled_workers_lose_no_request(home: Home, option: tuple[str, str]) -> None:
     """Workers that have served enough, or have become too large, are replaced, and nobody notices."""
     with ExitStack() as stack:

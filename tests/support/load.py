@@ -102,7 +102,7 @@ def new(client: Client) -> Callable[[], None]:
     """Return the turn of a client that takes a new connection for each request."""
 
     def turn() -> None:
-        time.sleep(random.uniform(0, 0.050))  # 150 times in a second, all four: several tests share the processors
+        time.sleep(random.uniform(0, 0.070))  # 100 times in a second, all four: several tests share the processors
         with client.connect() as connection:
             word = random.randbytes(8).hex()
             client.begin(connection, request(f"/echo?{word}", "Connection: close"))
@@ -117,7 +117,7 @@ def kept(client: Client) -> Callable[[], None]:
     keeper = Keeper(client)
 
     def turn() -> None:
-        time.sleep(random.uniform(0, 0.080))
+        time.sleep(random.uniform(0, 0.120))
         connection = keeper.choose()
         time.sleep(random.uniform(0, 0.020))
         word = random.randbytes(8).hex()
