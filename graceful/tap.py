@@ -13,6 +13,7 @@ from graceful.process.own_process import OwnProcess
 from graceful.server.app_server import AppServer
 from graceful.server.engine import Root
 from graceful.server.instance import Instance
+from graceful.web.hub_reactor import install_unless_chosen
 from graceful.workers.parent import Parent
 from graceful.wsgi import WSGIResource
 
@@ -32,6 +33,7 @@ def makeService(options: Options) -> Instance:
             return found
         return ASGIResource(found) if is_asgi(found, options.interface) else WSGIResource(None, None, found)
 
+    install_unless_chosen()
     process = OwnProcess(
         startup=options.startup,
         pid_file=options.pid_file,

@@ -249,7 +249,7 @@ class Engine:
         :param factory: makes the protocols of these endpoints.
         :param silent: another process logs which sockets are closed.
         """
-        self._hub.start()
+        self._hub.start(outer=True)
         factory.serve(self.site, self._hub, self.listening.pause_at_limit)
         self.listening.accept(bound, foreign, silent)
         self._sweeping = self.clock.callLater(SWEEP, self._sweep)

@@ -7,6 +7,7 @@ is safe from any thread, a worker that has to leave the rest of an answer says s
 
 That is so with TLS, too: :mod:`graceful.web.tls_connection` encrypts between the application and the socket.  What
 Twisted's endpoints accept (`ssl:` and those of plugins), timers and everything else stay the reactor's.
+With a :class:`~graceful.web.hub_reactor.HubReactor` the epolls are nested the other way round.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any, Final, Protocol
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
+
+from graceful.web.hub_reactor import HubReactor
 
 log = Logger(namespace="graceful")
 
@@ -79,17 +82,27 @@ class Hub:
         self.now = monotonic()
         self._batches: tuple[Batch, ...] = (batch,) if batch is not None else ()
         self._loop_threads: set[int] = set()
+        # The descriptor of the reactor's epoll, if ours has that in it, and whether that has to be looked into.
+        self._inner = -1
+        self._turn = False
 
-    def start(self) -> None:
-        """Have the reactor watch the epoll.  Reactor thread."""
+    def start(self, outer: bool = False) -> None:
+        """Have the reactor watch the epoll.  Reactor thread.
+
+        :param outer: or have the epoll watch the reactor's, if it can be done: most of what comes will come here.
+        """
         self._thread = threading.get_ident()
-        self._reactor.addReader(self)
+        reactor = self._reactor
+        if not (outer and isinstance(reactor, HubReactor) and reactor.attach(self)):
+            reactor.addReader(self)
 
     def stop(self) -> None:
         """Close what is still open, and the epoll."""
         for connection in list(self._connections.values()):
             connection.close()
-        self._reactor.removeReader(self)
+        reactor = self._reactor
+        if not (isinstance(reactor, HubReactor) and reactor.detach(self)):
+            reactor.removeReader(self)
         self._epoll.close()
 
     def call(self, function: Callable[..., object], *args: object) -> None:
@@ -155,11 +168,38 @@ class Hub:
 
     def doRead(self) -> None:
         """Work through what is ready now.  Raises nothing: the reactor would look at the epoll no more."""
+        try:
+            events = self._epoll.poll(0, BATCH)
+        except OSError:
+            log.failure("the connections cannot be polled")
+            return
+        self._work(events)
+
+    # -- OuterPoll ----------------------------------------------------------------------------------------
+
+    def enclose(self, inner: int) -> None:
+        """Watch the reactor's epoll.  Reactor thread."""
+        self._epoll.register(inner, IN)
+        self._inner = inner
+
+    def poll(self, timeout: float) -> bool:
+        """Wait for what is ready, and work it through.  Returns whether the reactor's turn has come."""
+        events = self._epoll.poll(timeout, BATCH)
+        # The reactor's may be one that did not fit: it has its turn, as it has behind each batch of a reader.
+        self._turn = len(events) == BATCH
+        if events:
+            self._work(events)
+        return self._turn
+
+    # -- batches ------------------------------------------------------------------------------------------
+
+    def _work(self, events: list[tuple[int, int]]) -> None:
+        """Work through what is ready.  Raises nothing."""
         self.now = monotonic()
         try:
             for batch in self._batches:
                 batch.hold()
-            self._read_batch()
+            self._read_batch(events)
         except Exception:
             log.failure("a batch of connections failed")
         finally:
@@ -174,13 +214,15 @@ class Hub:
         for _ in range(len(self._connections) // BATCH + 1):
             self.doRead()
 
-    def _read_batch(self) -> None:
+    def _read_batch(self, events: list[tuple[int, int]]) -> None:
         connections = self._connections
-        for fd, event in self._epoll.poll(0, BATCH):
+        for fd, event in events:
             try:
                 connection = connections.get(fd)
-                if connection is None:
-                    continue  # closed earlier in this batch
+                if connection is None:  # closed earlier in this batch, or the reactor's epoll
+                    if fd == self._inner:
+                        self._turn = True
+                    continue
                 if event & OUT:
                     connection.writable()
                     if event == OUT:

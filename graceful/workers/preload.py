@@ -46,9 +46,9 @@ EVERY_WORKERS: Final = (
     "graceful.asgi",
     "graceful.control.metrics",
     "graceful.server.app_server",
+    "graceful.web.hub_reactor",  # the module, which installs nothing
     "graceful.workers.supervised_sockets",
     "graceful.wsgi",
-    "twisted.internet.epollreactor",  # the module, which installs nothing
 )
 
 #: The same of what may not be installed; behind the application, which may have to set something before.
