@@ -186,7 +186,7 @@ quick: $(VENV)/.quick-installed
 
 # What a version of a dependency lets through that is older than the one at hand shows in the parser first.
 lowest-parser: $(VENV)/.lowest-installed
-	$(call elsewhere,$(LOWEST),tests/fast/web/test_request_parser.py tests/fast/web/test_known_heads.py tests/fast/web/test_exchange.py \
+	$(call elsewhere,$(LOWEST),tests/fast/web/test_request_parser.py tests/fast/web/test_known_heads.py tests/fast/web/test_field_lines.py tests/fast/web/test_exchange.py \
 		tests/fast/websocket)
 
 lowest: $(VENV)/.lowest-installed

@@ -31,10 +31,10 @@ shared = [
 #: from a compiled one.  They are one group: calls between them are calls in C.
 HOT = """
     threads/pool tls/session
-    web/answer_framing web/body_stream web/connection web/exchange web/hub web/limits web/moved_exchange
-    web/prefix_routes web/proxied_connection web/received_bodies web/receiver web/register web/request_parser
-    web/request_rules web/response_headers web/send_buffer web/sending_half web/site web/tls_connection
-    web/transport_connection web/write_token
+    web/answer_framing web/body_stream web/connection web/exchange web/field_kinds web/field_lines web/hub
+    web/limits web/moved_exchange web/prefix_routes web/proxied_connection web/received_bodies web/receiver
+    web/register web/request_parser web/request_rules web/response_headers web/send_buffer web/sending_half
+    web/site web/tls_connection web/transport_connection web/write_token
     wsgi/environ wsgi/filewrapper wsgi/resource wsgi/runner
 """.split()
 

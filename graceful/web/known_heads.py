@@ -41,8 +41,13 @@ class KnownFields(tuple[tuple[bytes, bytes], ...]):
     lowered: list[tuple[bytes, bytes]] | None = None
 
 
+class ComposedFields(KnownFields):
+    """The fields of a head that was put together; it will hardly come again, so nothing is made to be shared."""
+
+
 _fields: dict[bytes, KnownFields] = {}
-# Hashes of fields that have come once.  What a proxy makes unique for each request is not worth more.
+# Hashes of fields, and of single lines of them, that have come.  What a proxy makes unique for each request is not
+# worth more.
 _once: set[int] = set()
 _lines: dict[bytes, tuple[str, bytes]] = {}
 
@@ -61,16 +66,22 @@ def learn_fields(data: bytes, fields: list[tuple[bytes, bytes]], length: int = 0
     """
     if len(data) > LONGEST_FIELDS:
         return
-    key = hash(data)
-    if key not in _once:
-        if len(_once) >= SEEN_ONCE:
-            _once.clear()
-        _once.add(key)
-    else:
+    if has_come(data):
         if len(_fields) >= REMEMBERED:
             _fields.clear()  # those that really come again will soon be back
         known = _fields[data] = KnownFields(fields)
         known.length, known.keep = length, keep
+
+
+def has_come(data: bytes) -> bool:
+    """Whether these bytes have come before; if not, they have now."""
+    key = hash(data)
+    if key in _once:
+        return True
+    if len(_once) >= SEEN_ONCE:
+        _once.clear()
+    _once.add(key)
+    return False
 
 
 def learn_line(line: bytes, methods: dict[bytes, str]) -> tuple[str, bytes] | None:

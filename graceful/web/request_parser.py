@@ -22,8 +22,10 @@ from attrs import frozen
 
 from graceful.web.chunk_place import ChunkPlace
 from graceful.web.exchange import Exchange
+from graceful.web.field_kinds import TOKEN
+from graceful.web.field_lines import put_together
 from graceful.web.known_heads import known_fields, known_line, learn_line
-from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, TOKEN, RequestRules, Sink
+from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
 #: Bytes of the longest method that is passed on; registered ones have at most 17.
@@ -122,10 +124,10 @@ class RequestParser(RequestRules):
             return False
         sent = data[line_end:head_end]
         left = len(data) - head_end
-        fields = known_fields(sent)
-        if fields is not None and fields.length == left <= self._max_body:
-            line = known_line(data[:line_end]) or learn_line(data[:line_end], METHODS)
-            if line is not None:
+        line = known_line(data[:line_end]) or learn_line(data[:line_end], METHODS)
+        if line is not None and left <= self._max_body:
+            fields = known_fields(sent) or put_together(sent, left)
+            if fields is not None and fields.length == left:
                 sink = self._sink
                 exchange = sink.began()
                 exchange.method, exchange.target = line

@@ -16,6 +16,22 @@ from typing import Final, Protocol
 import httptools
 
 from graceful.web.exchange import Exchange
+from graceful.web.field_kinds import (
+    BAD,
+    CODING,
+    CONNECTION,
+    DROP,
+    EXPECT,
+    HOST,
+    LENGTH,
+    PLAIN,
+    PROXY_CONNECTION,
+    SINGLE,
+    UPGRADE,
+    kind_of,
+    known_kind,
+)
+from graceful.web.field_lines import learn_lines
 from graceful.web.known_heads import learn_fields
 
 #: Bytes of a request target; RFC 9112 §3 asks for at least 8,000.
@@ -24,34 +40,6 @@ MAX_TARGET: Final = 8190
 MAX_HEAD: Final = 65536
 #: Fields in one head.
 MAX_FIELDS: Final = 200
-TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-
-# What a field means to the framing, by its name as sent; names are learnt, boundedly.
-_PLAIN, _HOST, _CONNECTION, _PROXY_CONNECTION, _EXPECT, _LENGTH, _CODING, _UPGRADE, _DROP, _BAD = range(10)
-# Fields that have one value: which of two counts, a proxy and an application may see differently (RFC 9110 §5.3).  As
-# numbers each has a bit of its own, above the other kinds.
-_SINGLE_VALUED: Final = (
-    b"authorization",
-    b"content-type",
-    b"if-modified-since",
-    b"if-range",
-    b"if-unmodified-since",
-    b"max-forwards",
-    b"proxy-authorization",
-    b"range",
-)
-_SINGLE: Final = 16
-_KINDS: Final = {
-    b"host": _HOST,
-    b"connection": _CONNECTION,
-    b"proxy-connection": _PROXY_CONNECTION,
-    b"expect": _EXPECT,
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"upgrade": _UPGRADE,
-    **{name: _SINGLE << number for number, name in enumerate(_SINGLE_VALUED)},
-}
-_names: dict[bytes, int] = {}
 _hosts: set[bytes] = set()
 #: Methods that the parser has taken before, with their names.
 METHODS: Final[dict[bytes, str]] = {}
@@ -108,16 +96,6 @@ class Sink(Protocol):
 
     def full(self) -> bool:
         """Whether parsing has to stop until `resume` is called."""
-
-
-def _learn(name: bytes) -> int:
-    # A name with an underscore looks in the environ like its twin with a hyphen: a way past proxies' filters.
-    if not TOKEN.match(name):
-        return _BAD
-    kind = _DROP if b"_" in name else _KINDS.get(name.lower(), _PLAIN)
-    if len(_names) < _REMEMBERED:
-        _names[name] = kind
-    return kind
 
 
 class RequestRules:
@@ -194,36 +172,36 @@ class RequestRules:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         exchange: Exchange = self.exchange  # type: ignore[assignment]
-        kind = _names.get(name)
+        kind = known_kind(name)
         if kind is None:
-            kind = _learn(name)
+            kind = kind_of(name)
         if self.head_done:
             self._trailer(exchange, kind, name, value)
             return
         value = value.rstrip(b" \t")
         if kind:
-            if kind == _HOST and value in _hosts:
+            if kind == HOST and value in _hosts:
                 self._hosts += 1
-            elif kind >= _SINGLE:
+            elif kind >= SINGLE:
                 if self._singles & kind:
                     self._wrong(400)
                 self._singles |= kind
-            elif kind == _DROP:
+            elif kind == DROP:
                 return
             else:
                 self._framing(kind, value, exchange)
         self._headers.append((name, value))
 
     def _trailer(self, exchange: Exchange, kind: int, name: bytes, value: bytes) -> None:
-        if kind == _BAD:
+        if kind == BAD:
             self._refuse(400)
-        if not self._priming and (kind == _PLAIN or kind >= _SINGLE):
+        if not self._priming and (kind == PLAIN or kind >= SINGLE):
             if exchange.trailers is None:
                 exchange.trailers = []
             exchange.trailers.append((name, value.rstrip(b" \t")))
 
     def _framing(self, kind: int, value: bytes, exchange: Exchange) -> None:
-        if kind == _HOST:
+        if kind == HOST:
             self._hosts += 1
             if not _is_host(value):
                 self._wrong(400)
@@ -231,36 +209,36 @@ class RequestRules:
                 _hosts.add(value)
             return
         self._special = True
-        if kind != _CONNECTION and kind != _LENGTH:
+        if kind != CONNECTION and kind != LENGTH:
             self._sent = b""  # it is not a plain head
-        if kind == _CONNECTION:
+        if kind == CONNECTION:
             tokens = {token.strip() for token in value.lower().split(b",")}
             if b"close" in tokens:
                 exchange.keep = False
             elif b"keep-alive" in tokens:
                 self._persist = True
-        elif kind == _PROXY_CONNECTION:
+        elif kind == PROXY_CONNECTION:
             # No business of ours; but llhttp takes it for the real one, and would take no more requests.
             if b"close" in value.lower():
                 exchange.keep = False
-        elif kind == _EXPECT:
+        elif kind == EXPECT:
             # A list, which may have empty members (RFC 9110 §10.1.1, §5.6.1).
             members = {member.strip(b" \t") for member in value.lower().split(b",")} - {b""}
             if members == {b"100-continue"}:
                 self._expect = True
             elif members:
                 self._wrong(417)
-        elif kind == _LENGTH:
+        elif kind == LENGTH:
             self._length = int(value)
-        elif kind == _CODING:
+        elif kind == CODING:
             # What follows an unknown coding cannot be framed (RFC 9112 §6.1).
             if self._chunked or value.lower() != b"chunked":
                 self._wrong(501)
             self._chunked = True
-        elif kind == _UPGRADE:
+        elif kind == UPGRADE:
             self._upgrade = True
             exchange.upgrade = b"websocket" in [token.strip(b" \t") for token in value.lower().split(b",")]
-        elif kind == _BAD:
+        elif kind == BAD:
             self._wrong(400)
 
     def _wrong(self, status: int) -> None:
@@ -394,5 +372,6 @@ class RequestRules:
                 self._parser = httptools.HttpRequestParser(self)
         if self._sent:
             # Before anything else can come: what answers the request may read from the connection.
+            learn_lines(self._sent, self._headers)
             learn_fields(self._sent, self._headers, exchange.received, exchange.keep)
         self._sink.complete(exchange)

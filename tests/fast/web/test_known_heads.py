@@ -79,7 +79,10 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 def slow(*pieces: bytes) -> list[Request | int]:
     """What becomes of these bytes if nothing is remembered."""
-    with patch.object(request_parser, "known_fields", lambda data: None):
+    with (
+        patch.object(request_parser, "known_fields", lambda data: None),
+        patch.object(request_parser, "put_together", lambda data, body: None),
+    ):
         return outcome(*pieces)
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web.exchange import Exchange
+from graceful.web.field_kinds import SINGLE_VALUED
 from graceful.web.request_parser import MAX_METHOD, RequestParser
-from graceful.web.request_rules import _SINGLE_VALUED, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Refuse
+from graceful.web.request_rules import MAX_FIELDS, MAX_HEAD, MAX_TARGET, Refuse
 
 MAX_BODY = 1000
 READ = 65536
@@ -411,7 +412,7 @@ BAD: dict[str, tuple[int, bytes]] = {
     "ICE": (400, b"SOURCE / ICE/1.0\r\n" + HOST + END),
     **{
         f"two of {name.decode()}": (400, GET + name + b": 1\r\nX: y\r\n" + name.title() + b": 1\r\n\r\n")
-        for name in _SINGLE_VALUED
+        for name in SINGLE_VALUED
     },
     "no host in the target": (400, b"GET http://:80/x HTTP/1.1\r\n" + HOST + END),
     "an IPv6 address of colons": (400, b"GET / HTTP/1.1\r\nHost: [:::::::::]\r\n\r\n"),

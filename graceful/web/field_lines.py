@@ -1,0 +1,147 @@
+"""Heads that never come again are put together of lines that do.
+
+A proxy gives each request an id of its own, so that its head is like no other, and :mod:`graceful.web.known_heads`
+does not know it; yet all its other lines have come before.  What a line means depends on no other line, but for a few
+fields (RFC 9112 §5).  So the lines of plain heads that the parser has taken are remembered with the field that each
+became, and a head is put together of them.  A line that has not come before may be among them if nothing can be
+doubtful about it: its name has come and means nothing to the framing, and its value is printable ASCII.
+
+All else is the parser's to judge: a second line of a field that can have one, a line that is folded, a coding.
+Nothing here refuses a request.  Reactor thread only.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from graceful.web.field_kinds import CONNECTION, HOST, LENGTH, PLAIN, SINGLE, known_kind
+from graceful.web.known_heads import LONGEST_FIELDS, ComposedFields, has_come, learn_fields
+
+#: As many lines are remembered, of at most so many bytes.
+REMEMBERED: Final = 1024
+LONGEST: Final = 1024
+#: Lines of a head that is put together; the parser takes more.
+MOST: Final = 100
+
+_BREAK: Final = b"\r\n"
+_VALUE: Final = re.compile(rb"[!-~](?:[ -~]*[!-~])?\Z")
+_LENGTH_DIGITS: Final = 8
+# A bit for each kind of which a head has one at most, beside those of the fields that have one value.
+_ONE_HOST: Final = 1
+_ONE_CONNECTION: Final = 2
+_ONE_LENGTH: Final = 4
+
+
+class FieldLine:
+    """What a line of a head is.
+
+    :ivar field: name and value.
+    :ivar bit: of its kind, of which a head has one line at most; 0: any number.
+    :ivar length: of the body, if it says that.
+    :ivar keep: whether the connection may carry another exchange, as far as it says.
+    """
+
+    __slots__ = ("bit", "field", "keep", "length")
+
+    def __init__(self, name: bytes, value: bytes, bit: int) -> None:
+        self.field = (name, value)
+        self.bit = bit
+        self.length = int(value) if bit == _ONE_LENGTH else 0
+        self.keep = bit != _ONE_CONNECTION or b"close" not in {token.strip() for token in value.lower().split(b",")}
+
+
+_lines: dict[bytes, FieldLine] = {}
+
+
+def put_together(data: bytes, body: int) -> ComposedFields | None:
+    """Returns the fields of a head that was never parsed; None if the parser has to judge it.
+
+    :param data: as they were sent, from the line break before them to the empty line.
+    :param body: bytes that have come behind it; the body has to end with them.
+    """
+    if len(data) > LONGEST_FIELDS:
+        return None
+    lines = data.split(_BREAK)
+    count = len(lines) - 2  # nothing stands before the first line break, nor around the last
+    if count > MOST:
+        return None
+    fields: list[tuple[bytes, bytes]] = []
+    had = length = 0
+    keep = True
+    for number in range(1, count):
+        line = lines[number]
+        known = _lines.get(line)
+        if known is None:
+            known = _plain(line)
+            if known is None:
+                return None
+        bit = known.bit
+        if bit:
+            if had & bit:
+                return None
+            had |= bit
+            length += known.length
+            keep = keep and known.keep
+        fields.append(known.field)
+    if not had & _ONE_HOST or length != body:
+        return None
+    learn_fields(data, fields, length, keep)
+    composed = ComposedFields(fields)
+    composed.length, composed.keep = length, keep
+    return composed
+
+
+def _plain(line: bytes) -> FieldLine | None:
+    """Returns what a line is that has not come before; None if there may be a doubt."""
+    name, _, value = line.partition(b": ")
+    kind = known_kind(name)
+    if kind == PLAIN or (kind is not None and kind >= SINGLE):
+        if not _VALUE.match(value):
+            return None
+        bit = kind
+    elif kind == LENGTH:
+        if not value.isdigit() or len(value) >= _LENGTH_DIGITS:
+            return None
+        bit = _ONE_LENGTH
+    else:
+        return None
+    known = FieldLine(name, value, bit)
+    if has_come(line):
+        _remember(line, known)
+    return known
+
+
+def learn_lines(data: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    """Remember the lines of a plain head that have come before.
+
+    :param data: as they were sent, from the line break before them to the empty line.
+    :param fields: what the parser has made of them.
+    """
+    lines = data.split(_BREAK)[1:-2]
+    if len(lines) != len(fields):
+        return  # some are not passed on, or folded
+    for line, field in zip(lines, fields, strict=True):
+        name, value = field
+        kind = known_kind(name)
+        if kind is None or line in _lines or line[: len(name) + 1] != name + b":":
+            continue
+        if kind == HOST:
+            bit = _ONE_HOST
+        elif kind == CONNECTION:
+            bit = _ONE_CONNECTION
+        elif kind == LENGTH:
+            bit = _ONE_LENGTH
+        elif kind == PLAIN or kind >= SINGLE:
+            bit = kind
+        else:
+            continue
+        if line[len(name) + 1 :].strip(b" \t") == value and has_come(line):
+            _remember(line, FieldLine(name, value, bit))
+
+
+def _remember(line: bytes, known: FieldLine) -> None:
+    if len(line) <= LONGEST:
+        if len(_lines) >= REMEMBERED:
+            _lines.clear()  # those that really come again will soon be back
+        _lines[line] = known
