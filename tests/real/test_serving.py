@@ -370,6 +370,25 @@ def test_each_listener_is_opened_logged_and_closed(home: Home) -> None:
         assert server.wait() == 0
 
 
+@pytest.mark.parametrize("reactor", ["poll", "asyncio"])
+def test_a_reactor_that_was_chosen_serves_and_drains(home: Home, reactor: str) -> None:
+    """With `twistd --reactor=` all is as with the reactor that is used without it."""
+    with (
+        Server(home, "--idle-grace", "0.5", twistd_options=(f"--reactor={reactor}",)) as server,
+        Gate(home.path / "gate") as gate,
+        Connection(server.port) as connection,
+    ):
+        assert connection.get("/").body == b"Hello, world!"
+        connection.send(request(gate.target()))
+        gate.wait_reached()
+        server.terminate()
+        server.wait_closed()
+        gate.open()
+        assert connection.answer().body == b"passed"
+        connection.end()
+        assert server.wait() == 0
+
+
 def digest(body: bytes) -> bytes:
     """Return what `/upload` answers to this body."""
     return f"{len(body)} {hashlib.sha256(body).hexdigest()}".encode()
