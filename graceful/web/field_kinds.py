@@ -57,6 +57,7 @@ def kind_of(name: bytes) -> int:
     if not TOKEN.match(name):
         return BAD
     kind = DROP if b"_" in name else _KINDS.get(name.lower(), PLAIN)
-    if len(_names) < _REMEMBERED:
-        _names[name] = kind
+    if len(_names) >= _REMEMBERED:
+        _names.clear()  # those that really come again will soon be back; a client may have sent all the others
+    _names[name] = kind
     return kind

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.web import field_lines, known_heads, request_parser
+from graceful.web import field_kinds, field_lines, known_heads, request_parser
 from graceful.web.field_lines import LONGEST, MOST, REMEMBERED, put_together
 from graceful.web.known_heads import ComposedFields
 from graceful.web.request_parser import RequestParser
@@ -84,7 +84,13 @@ def asked(head: bytes) -> bytes:
 
 def forget() -> None:
     """Remember nothing."""
-    for memory in (known_heads._fields, known_heads._once, known_heads._lines, field_lines._lines):
+    for memory in (
+        known_heads._fields,
+        known_heads._once,
+        known_heads._lines,
+        field_lines._lines,
+        field_kinds._names,
+    ):
         memory.clear()  # type: ignore[attr-defined]
 
 
@@ -166,7 +172,7 @@ class MemoryTests(SynchronousTestCase):
     def test_what_may_be_doubtful_is_for_the_parser(self) -> None:
         """A name that never came, one that the framing depends on, a value that is more than printable ASCII."""
         for line in (
-            b"Really-Never: 1",
+            b"Never: 1",
             b"Expect: 1",
             b"X_Id: 1",
             b"X-Id:1",
@@ -203,6 +209,16 @@ class MemoryTests(SynchronousTestCase):
         for _ in range(3):
             outcome(GET + b"X-Id: " + LONGEST * b"x" + END + END)
         self.assertLessEqual(max(map(len, field_lines._lines)), LONGEST)
+
+    def test_names_that_a_client_makes_up_keep_no_others_out(self) -> None:
+        """However many different names came before, those that come again are soon known."""
+        for number in range(2000):
+            outcome(GET + b"X-Made-Up-%d: 1\r\n" % number + END)
+        self.assertLessEqual(len(field_kinds._names), 1024)
+        for _ in range(2):
+            outcome(GET + b"X-Other: 1\r\n" + END)
+        with unparsed():
+            outcome(GET + b"X-Other: 2\r\n" + END)
 
     def test_the_parser_is_asked_when_nothing_is_known(self) -> None:
         """The first request of all is parsed, and so is the second."""
