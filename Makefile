@@ -75,6 +75,9 @@ QUICK_TESTS := $(patsubst %,tests/real/test_%.py,serving application downloads) 
 	tests/real/test_deadlines.py::test_out_of_time \
 	tests/real/test_tls.py::test_tls_exchanges_are_taken_down_at_the_deadline
 
+# Those of what rests on the parsers of other projects.
+PARSER_TESTS := $(patsubst %,tests/fast/web/test_%.py,request_parser known_heads field_lines exchange) tests/fast/websocket
+
 MATRIX := full
 
 # What is measured, and the scanner of TLS, run on the distribution's Python, whichever the tests run on.
@@ -186,8 +189,7 @@ quick: $(VENV)/.quick-installed
 
 # What a version of a dependency lets through that is older than the one at hand shows in the parser first.
 lowest-parser: $(VENV)/.lowest-installed
-	$(call elsewhere,$(LOWEST),tests/fast/web/test_request_parser.py tests/fast/web/test_known_heads.py tests/fast/web/test_field_lines.py tests/fast/web/test_exchange.py \
-		tests/fast/websocket)
+	$(call elsewhere,$(LOWEST),$(PARSER_TESTS))
 
 lowest: $(VENV)/.lowest-installed
 	$(call elsewhere,$(LOWEST),--numprocesses=auto tests/fast)

@@ -33,7 +33,6 @@ def makeService(options: Options) -> Instance:
             return found
         return ASGIResource(found) if is_asgi(found, options.interface) else WSGIResource(None, None, found)
 
-    install_unless_chosen()
     process = OwnProcess(
         startup=options.startup,
         pid_file=options.pid_file,
@@ -69,4 +68,5 @@ def makeService(options: Options) -> Instance:
         options.startup.undo.close()
         print(f"{options.application or 'the demo'} would start, at {', '.join(server.names())}")
         sys.exit(0)
+    install_unless_chosen()
     return server

@@ -11,20 +11,22 @@ from typing import Final
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
 PLAIN: Final = 0
+# A plain head may have one of each of these; as numbers each has a bit of its own.
 HOST: Final = 1
 CONNECTION: Final = 2
-PROXY_CONNECTION: Final = 3
-EXPECT: Final = 4
-LENGTH: Final = 5
-CODING: Final = 6
-UPGRADE: Final = 7
-#: Not passed on: with an underscore it looks in the environ like its twin with a hyphen, a way past proxies' filters.
-DROP: Final = 8
-#: No name of a field.
-BAD: Final = 9
+LENGTH: Final = 4
 #: The first kind of fields that have one value: which of two counts, a proxy and an application may see differently
-#: (RFC 9110 §5.3).  As numbers each has a bit of its own, above the other kinds.
+#: (RFC 9110 §5.3).  They have a bit each, from this one on.
 SINGLE: Final = 16
+# With one of these a head is not plain, or refused: they are below zero.
+PROXY_CONNECTION: Final = -1
+EXPECT: Final = -2
+CODING: Final = -3
+UPGRADE: Final = -4
+#: Not passed on: with an underscore it looks in the environ like its twin with a hyphen, a way past proxies' filters.
+DROP: Final = -5
+#: No name of a field.
+BAD: Final = -6
 SINGLE_VALUED: Final = (
     b"authorization",
     b"content-type",
@@ -45,6 +47,7 @@ _KINDS: Final = {
     b"upgrade": UPGRADE,
     **{name: SINGLE << number for number, name in enumerate(SINGLE_VALUED)},
 }
+_LENGTH_DIGITS: Final = 8
 _REMEMBERED: Final = 1024
 _names: dict[bytes, int] = {}
 
@@ -61,3 +64,13 @@ def kind_of(name: bytes) -> int:
         _names.clear()  # those that really come again will soon be back; a client may have sent all the others
     _names[name] = kind
     return kind
+
+
+def connection_options(value: bytes) -> set[bytes]:
+    """Returns the options that a `Connection` field lists (RFC 9110 §7.6.1), in lower case."""
+    return {option.strip() for option in value.lower().split(b",")}
+
+
+def is_short_length(value: bytes) -> bool:
+    """Whether this is a Content-Length as nearly all are: digits, and few."""
+    return len(value) < _LENGTH_DIGITS and value.isdigit()

@@ -15,10 +15,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from graceful.web.field_kinds import CONNECTION, HOST, LENGTH, PLAIN, SINGLE, known_kind
+from graceful.web.field_kinds import (
+    CONNECTION,
+    HOST,
+    LENGTH,
+    PLAIN,
+    SINGLE,
+    connection_options,
+    is_short_length,
+    known_kind,
+)
 from graceful.web.known_heads import LONGEST_FIELDS, ComposedFields, has_come, learn_fields
 
-#: As many lines are remembered, of at most so many bytes.
+#: How many lines are remembered, and of how many bytes at most.
 REMEMBERED: Final = 1024
 LONGEST: Final = 1024
 #: Lines of a head that is put together; the parser takes more.
@@ -26,29 +35,24 @@ MOST: Final = 100
 
 _BREAK: Final = b"\r\n"
 _VALUE: Final = re.compile(rb"[!-~](?:[ -~]*[!-~])?\Z")
-_LENGTH_DIGITS: Final = 8
-# A bit for each kind of which a head has one at most, beside those of the fields that have one value.
-_ONE_HOST: Final = 1
-_ONE_CONNECTION: Final = 2
-_ONE_LENGTH: Final = 4
 
 
 class FieldLine:
-    """What a line of a head is.
+    """What a line of a plain head is.
 
     :ivar field: name and value.
-    :ivar bit: of its kind, of which a head has one line at most; 0: any number.
+    :ivar kind: what the name means; unless that is 0, a head has one of it at most.
     :ivar length: of the body, if it says that.
     :ivar keep: whether the connection may carry another exchange, as far as it says.
     """
 
-    __slots__ = ("bit", "field", "keep", "length")
+    __slots__ = ("field", "keep", "kind", "length")
 
-    def __init__(self, name: bytes, value: bytes, bit: int) -> None:
+    def __init__(self, name: bytes, value: bytes, kind: int) -> None:
         self.field = (name, value)
-        self.bit = bit
-        self.length = int(value) if bit == _ONE_LENGTH else 0
-        self.keep = bit != _ONE_CONNECTION or b"close" not in {token.strip() for token in value.lower().split(b",")}
+        self.kind = kind
+        self.length = int(value) if kind == LENGTH else 0
+        self.keep = kind != CONNECTION or b"close" not in connection_options(value)
 
 
 _lines: dict[bytes, FieldLine] = {}
@@ -76,15 +80,15 @@ def put_together(data: bytes, body: int) -> ComposedFields | None:
             known = _plain(line)
             if known is None:
                 return None
-        bit = known.bit
-        if bit:
-            if had & bit:
+        kind = known.kind
+        if kind:
+            if had & kind:
                 return None
-            had |= bit
+            had |= kind
             length += known.length
             keep = keep and known.keep
         fields.append(known.field)
-    if not had & _ONE_HOST or length != body:
+    if not had & HOST or length != body:
         return None
     learn_fields(data, fields, length, keep)
     composed = ComposedFields(fields)
@@ -96,17 +100,15 @@ def _plain(line: bytes) -> FieldLine | None:
     """Returns what a line is that has not come before; None if there may be a doubt."""
     name, _, value = line.partition(b": ")
     kind = known_kind(name)
-    if kind == PLAIN or (kind is not None and kind >= SINGLE):
-        if not _VALUE.match(value):
-            return None
-        bit = kind
-    elif kind == LENGTH:
-        if not value.isdigit() or len(value) >= _LENGTH_DIGITS:
-            return None
-        bit = _ONE_LENGTH
-    else:
+    if kind is None:
         return None
-    known = FieldLine(name, value, bit)
+    if kind == LENGTH:
+        is_sure = is_short_length(value)
+    else:
+        is_sure = (kind == PLAIN or kind >= SINGLE) and _VALUE.match(value) is not None
+    if not is_sure:
+        return None
+    known = FieldLine(name, value, kind)
     if has_come(line):
         _remember(line, known)
     return known
@@ -124,20 +126,10 @@ def learn_lines(data: bytes, fields: list[tuple[bytes, bytes]]) -> None:
     for line, field in zip(lines, fields, strict=True):
         name, value = field
         kind = known_kind(name)
-        if kind is None or line in _lines or line[: len(name) + 1] != name + b":":
-            continue
-        if kind == HOST:
-            bit = _ONE_HOST
-        elif kind == CONNECTION:
-            bit = _ONE_CONNECTION
-        elif kind == LENGTH:
-            bit = _ONE_LENGTH
-        elif kind == PLAIN or kind >= SINGLE:
-            bit = kind
-        else:
+        if kind is None or kind < 0 or line in _lines or line[: len(name) + 1] != name + b":":
             continue
         if line[len(name) + 1 :].strip(b" \t") == value and has_come(line):
-            _remember(line, FieldLine(name, value, bit))
+            _remember(line, FieldLine(name, value, kind))
 
 
 def _remember(line: bytes, known: FieldLine) -> None:

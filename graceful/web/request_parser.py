@@ -22,7 +22,7 @@ from attrs import frozen
 
 from graceful.web.chunk_place import ChunkPlace
 from graceful.web.exchange import Exchange
-from graceful.web.field_kinds import TOKEN
+from graceful.web.field_kinds import TOKEN, is_short_length
 from graceful.web.field_lines import put_together
 from graceful.web.known_heads import known_fields, known_line, learn_line
 from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, RequestRules, Sink
@@ -42,7 +42,6 @@ _OTHER_PROTOCOLS: Final = (b"RTSP/", b"ICE/")
 _LINE_END: Final = 16
 # At the beginning of a line, where nothing else can stand but the field.
 _LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
-_LENGTH_DIGITS: Final = 8
 #: What each connection has between two requests: the fields of the last one would be a third of its memory.  Nothing
 #: is put into it.
 _NO_FIELDS: Final[list[tuple[bytes, bytes]]] = []
@@ -76,7 +75,7 @@ def _is_one(data: bytes, head_end: int) -> bool:
             start += len(name)
             end = data.find(b"\r", start)
             digits = data[start:end]
-            return len(digits) < _LENGTH_DIGITS and digits.isdigit() and head_end + int(digits) == len(data)
+            return is_short_length(digits) and head_end + int(digits) == len(data)
     return False
 
 

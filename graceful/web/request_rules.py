@@ -28,6 +28,7 @@ from graceful.web.field_kinds import (
     PROXY_CONNECTION,
     SINGLE,
     UPGRADE,
+    connection_options,
     kind_of,
     known_kind,
 )
@@ -212,10 +213,10 @@ class RequestRules:
         if kind != CONNECTION and kind != LENGTH:
             self._sent = b""  # it is not a plain head
         if kind == CONNECTION:
-            tokens = {token.strip() for token in value.lower().split(b",")}
-            if b"close" in tokens:
+            options = connection_options(value)
+            if b"close" in options:
                 exchange.keep = False
-            elif b"keep-alive" in tokens:
+            elif b"keep-alive" in options:
                 self._persist = True
         elif kind == PROXY_CONNECTION:
             # No business of ours; but llhttp takes it for the real one, and would take no more requests.

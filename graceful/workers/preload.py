@@ -46,7 +46,6 @@ EVERY_WORKERS: Final = (
     "graceful.asgi",
     "graceful.control.metrics",
     "graceful.server.app_server",
-    "graceful.web.hub_reactor",  # the module, which installs nothing
     "graceful.workers.supervised_sockets",
     "graceful.wsgi",
 )

@@ -380,10 +380,7 @@ def test_a_reactor_that_was_chosen_serves_and_drains(home: Home, reactor: str) -
     ):
         assert connection.get("/").body == b"Hello, world!"
         connection.send(request(gate.target()))
-        gate.wait_reached()
-        server.terminate()
-        server.wait_closed()
-        gate.open()
+        gate.open_in_a_stop(server)
         assert connection.answer().body == b"passed"
         connection.end()
         assert server.wait() == 0

@@ -158,10 +158,7 @@ def test_client_that_half_closes(home: Home) -> None:
     with Server(home) as server, Gate(home.path / "gate") as gate, Connection(server.port) as connection:
         connection.send(request(gate.target()))
         connection.half_close()
-        gate.wait_reached()
-        server.terminate()
-        server.wait_closed()
-        gate.open()
+        gate.open_in_a_stop(server)
         assert connection.answer().body == b"passed"
         connection.end()
         assert server.wait() == 0

@@ -218,10 +218,7 @@ def test_the_server_runs_under_twist(home: Home) -> None:
     with Server(home, program="twist") as server, Gate(home.path / "gate") as gate:
         with Connection(server.port) as connection:
             connection.send(request(gate.target()))
-            gate.wait_reached()
-            server.terminate()
-            server.wait_closed()
-            gate.open()
+            gate.open_in_a_stop(server)
             assert connection.answer().body == b"passed"
         assert server.wait() == 0
         assert server.drained() == (1, 0, 0)

@@ -93,10 +93,7 @@ def test_stop_waits_for_the_application(home: Home) -> None:
     """A request in the application is finished after the socket is closed, and its answer says close."""
     with Server(home) as server, Gate(home.path / "gate") as gate, Connection(server.port) as connection:
         connection.send(request(gate.target()) + request("/echo?pipelined"))
-        gate.wait_reached()
-        server.terminate()
-        server.wait_closed()
-        gate.open()
+        gate.open_in_a_stop(server)
         assert connection.answer().body == b"passed"
         last = connection.answer()
         assert (last.body, last.says_close) == (b"pipelined", True)
@@ -109,10 +106,7 @@ def test_pipelined_requests_are_finished(home: Home) -> None:
     """However many requests came in one packet before the signal, all are answered; the last one says close."""
     with Server(home) as server, Gate(home.path / "gate") as gate, Connection(server.port) as connection:
         connection.send(request(gate.target()) + b"".join(request(f"/echo?{n}") for n in range(100)))
-        gate.wait_reached()
-        server.terminate()
-        server.wait_closed()
-        gate.open()
+        gate.open_in_a_stop(server)
         answers = [connection.answer() for _ in range(101)]
         assert [answer.body for answer in answers] == [b"passed", *(b"%d" % n for n in range(100))]
         assert [answer.says_close for answer in answers] == [False] * 100 + [True]
@@ -125,10 +119,7 @@ def test_a_streamed_answer_is_finished(home: Home) -> None:
     """An answer that has begun before the signal goes on after it."""
     with Server(home) as server, Gate(home.path / "gate") as gate, Connection(server.port) as connection:
         connection.send(request(gate.target("/half-gate")))
-        gate.wait_reached()
-        server.terminate()
-        server.wait_closed()
-        gate.open()
+        gate.open_in_a_stop(server)
         assert connection.answer().body == b"firstafter"
         connection.close()
         assert server.wait() == 0
@@ -338,10 +329,7 @@ def stuck() -> Iterator[dict[str, Server]]:
             server.wait_open()
             with Gate(server.home.path / "gate") as gate, Connection(server.port) as connection:
                 connection.send(request(gate.target(f"/{place}")))
-                gate.wait_reached()
-                server.terminate()
-                server.wait_closed()
-                gate.open()
+                gate.open_in_a_stop(server)
         yield servers
 
 

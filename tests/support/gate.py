@@ -12,9 +12,20 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlencode
 
 from tests.support.waiting import PATIENCE
+
+
+class Stopping(Protocol):
+    """A server that can be told to stop."""
+
+    def terminate(self) -> float:
+        """Send SIGTERM."""
+
+    def wait_closed(self) -> float:
+        """Wait until it says that its sockets are closed."""
 
 
 class Gate:
@@ -52,6 +63,13 @@ class Gate:
                 if time.monotonic() > end:
                     raise AssertionError(f"nobody came to {self.path.name} in {timeout} s") from None
                 time.sleep(0.002)
+
+    def open_in_a_stop(self, server: Stopping) -> None:
+        """Have a server stop when the application stands here, and let that go on when the sockets are closed."""
+        self.wait_reached()
+        server.terminate()
+        server.wait_closed()
+        self.open()
 
     def open(self) -> None:
         """Let the application go on; it must have reached the gate."""

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.web import known_heads, request_parser
+from graceful.web import field_kinds, field_lines, known_heads, request_parser
 from graceful.web.known_heads import LONGEST_FIELDS, LONGEST_LINE, REMEMBERED, SEEN_ONCE, KnownFields
 from graceful.web.request_parser import RequestParser
 from graceful.wsgi.environ import add_fields
@@ -77,6 +77,13 @@ def damaged(draw: st.DrawFn) -> bytes:
     return head[:at] + draw(st.binary(max_size=2)) + head[at + draw(st.integers(0, 2)) :]
 
 
+def forget() -> None:
+    """Remember nothing."""
+    heads = (known_heads._fields, known_heads._once, known_heads._lines)
+    for memory in (*heads, field_lines._lines, field_kinds._names):
+        memory.clear()  # type: ignore[attr-defined]
+
+
 def slow(*pieces: bytes) -> list[Request | int]:
     """What becomes of these bytes if nothing is remembered."""
     with (
@@ -115,8 +122,7 @@ class MemoryTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Begin with nothing."""
-        for memory in (known_heads._fields, known_heads._once, known_heads._lines):
-            memory.clear()  # type: ignore[attr-defined]
+        forget()
 
     def headers(self, *pieces: bytes) -> list[object]:
         """The fields of the exchanges that these bytes become."""
