@@ -169,7 +169,7 @@ class Engine:
         register = Register()
         self.websockets = Keeper(register, settings, clock, hub.call)
         self.listening = ListeningSockets(
-            reactor,
+            hub,
             clock,
             register.connections,
             settings.max_connections,

@@ -17,7 +17,7 @@ from graceful.process.clock import MonotonicClock
 from graceful.sockets.backlog import Queue, backlog
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.endpoint_listener import EndpointListener
-from graceful.sockets.listener import Listener
+from graceful.sockets.listener import Listener, Readers
 
 log = Logger(namespace="graceful")
 
@@ -25,7 +25,7 @@ log = Logger(namespace="graceful")
 class ListeningSockets:
     """Owns the sockets that an engine accepts from.  Reactor thread.
 
-    :param reactor: Twisted's.
+    :param readers: watches the sockets.
     :param clock: monotonic.
     :param connections: all that are open.
     :param limit: how many there may be.
@@ -36,7 +36,7 @@ class ListeningSockets:
 
     def __init__(
         self,
-        reactor: Any,
+        readers: Readers,
         clock: MonotonicClock,
         connections: Sized,
         limit: int,
@@ -45,7 +45,7 @@ class ListeningSockets:
         is_draining: Callable[[], bool],
     ) -> None:
         self.clock = clock
-        self._reactor = reactor
+        self._readers = readers
         self._connections = connections
         self._limit = limit
         self._close_within = close_within
@@ -71,7 +71,7 @@ class ListeningSockets:
         """Accept from more sockets, which are ours from now on."""
         self._listeners = [listener for listener in self._listeners if not listener.closed]
         for one in bound:
-            listener = Listener(self._reactor, self.clock, one, self._accepts(one), silent=self._silent)
+            listener = Listener(self._readers, self.clock, one, self._accepts(one), silent=self._silent)
             self._listeners.append(listener)
             listener.start()
         if bound:

@@ -18,11 +18,11 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReadDescriptor
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,7 +37,7 @@ log = Logger(namespace="graceful")
 
 Accepted = Callable[[socket.socket, Any], object]
 
-#: Connections accepted in one turn of the reactor, so that a long queue does not delay its other descriptors.
+#: Connections accepted in one go, so that a long queue does not delay what else is ready.
 A_TURN: Final = 256
 
 #: Seconds until the next attempt to accept after the system had no room for one more connection.
@@ -83,9 +83,19 @@ class _Queue(Enum):
     NO_ROOM = auto()  # EMFILE, ENFILE, ENOBUFS, ENOMEM, or an unknown error: trying again at once would spin
 
 
+class Readers(Protocol):
+    """What calls `doRead` when a socket is ready: the server's hub, or a reactor."""
+
+    def addReader(self, reader: Any) -> object:
+        """Watch it, unless that is done already."""
+
+    def removeReader(self, reader: Any) -> object:
+        """Watch it no more, if that was done."""
+
+
 @implementer(IReadDescriptor)
 class Listener:
-    """One listening socket in the reactor.  Everything here happens in the reactor thread.
+    """One listening socket.  Everything here happens in the reactor thread.
 
     :ivar name: what log lines call the socket.
     :ivar paused: why nothing is accepted for now, None if it is; a full server says `max-connections`.
@@ -95,7 +105,7 @@ class Listener:
 
     def __init__(
         self,
-        reactor: IReactorFDSet,
+        readers: Readers,
         clock: IReactorTime,
         bound: BoundSocket,
         accepted: Accepted,
@@ -106,7 +116,7 @@ class Listener:
     ) -> None:
         """Take over a bound socket; nothing is accepted before `start`.
 
-        :param reactor: watches the socket.
+        :param readers: watches the socket.
         :param clock: times the pauses.
         :param bound: the socket; closed by us from now on.
         :param accepted: called with each new connection's non-blocking socket and its peer's address.
@@ -118,7 +128,7 @@ class Listener:
         self.paused: str | None = None
         self.closed = False
         self.bound = bound
-        self._reactor = reactor
+        self._readers = readers
         self._clock = clock
         self._accepted = accepted
         self._half_open = half_open
@@ -183,31 +193,31 @@ class Listener:
                 self.bound = one
 
     def fileno(self) -> int:
-        """Return the socket's descriptor, -1 once closed.  For the reactor."""
+        """Return the socket's descriptor, -1 once closed.  For what watches it, as are the following."""
         return self.bound.socket.fileno()
 
     def logPrefix(self) -> str:
-        """Return what the reactor calls us in the log.  For the reactor."""
+        """Return what we are called in its log."""
         return self.name
 
     def doRead(self) -> None:
-        """Accept the connections in the queue.  For the reactor."""
+        """Accept the connections in the queue."""
         if self._accept_some() is _Queue.NO_ROOM:
             self._retry = self._clock.callLater(NO_ROOM_PAUSE, self._watch_again)
             self._watch()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Close at once: the reactor shuts down.  For the reactor."""
+        """Close at once: it stops, or :meth:`doRead` has raised."""
         self._finish()
 
     def _watch(self) -> None:
-        """Add the socket to the reactor, or remove it, as our state requires."""
+        """Have the socket watched, or not, as our state requires."""
         if self.closed:
             return
         if self._started and self.paused is None and self._retry is None and not self._closing:
-            self._reactor.addReader(self)
+            self._readers.addReader(self)
         else:
-            self._reactor.removeReader(self)
+            self._readers.removeReader(self)
 
     def _watch_again(self) -> None:
         self._retry = None
@@ -321,7 +331,7 @@ class Listener:
         """Close the descriptor, log it, and fire the deferreds of `close`."""
         if self.closed:
             return
-        self._reactor.removeReader(self)
+        self._readers.removeReader(self)
         self.closed = True
         if self._retry is not None:
             self._retry.cancel()

@@ -5,8 +5,9 @@ back of a thread that is sending on it.  The hub is one descriptor to the reacto
 connections is read in one go, and the worker threads are woken once, at the end of the batch.  Since `epoll_ctl`
 is safe from any thread, a worker that has to leave the rest of an answer says so to the epoll itself.
 
-That is so with TLS, too: :mod:`graceful.web.tls_connection` encrypts between the application and the socket.  What
-Twisted's endpoints accept (`ssl:` and those of plugins), timers and everything else stay the reactor's.
+That is so with TLS, too: :mod:`graceful.web.tls_connection` encrypts between the application and the socket.  The
+sockets that the connections come from are watched here as well.  What Twisted's endpoints accept (`ssl:` and those of
+plugins), timers and everything else stay the reactor's.
 With a :class:`~graceful.web.hub_reactor.HubReactor` the epolls are nested the other way round.
 """
 
@@ -18,8 +19,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Protocol
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from graceful.web.hub_reactor import HubReactor
@@ -78,6 +81,7 @@ class Hub:
         self._reactor = reactor
         self._epoll = select.epoll()
         self._connections: dict[int, Pollable] = {}
+        self._readers: dict[int, IReadDescriptor] = {}
         self._thread = threading.get_ident()
         self.now = monotonic()
         self._batches: tuple[Batch, ...] = (batch,) if batch is not None else ()
@@ -98,6 +102,8 @@ class Hub:
 
     def stop(self) -> None:
         """Close what is still open, and the epoll."""
+        for reader in list(self._readers.values()):
+            self._lose(reader, Failure(ConnectionDone()))
         for connection in list(self._connections.values()):
             connection.close()
         reactor = self._reactor
@@ -152,6 +158,34 @@ class Hub:
         """Stop looking at a connection, before its descriptor is closed.  Reactor thread."""
         if self._connections.pop(connection.fd, None) is not None:
             self._epoll.unregister(connection.fd)
+
+    # -- listening sockets: reactor thread ----------------------------------------------------------------
+
+    def addReader(self, reader: IReadDescriptor) -> None:
+        """Watch a listening socket, as a reactor does, unless that is done already.
+
+        :raises OSError: the epoll has no room for another descriptor.
+        """
+        fd = reader.fileno()
+        if fd not in self._readers:
+            self._epoll.register(fd, IN)
+            self._readers[fd] = reader
+
+    def removeReader(self, reader: IReadDescriptor) -> None:
+        """Watch it no more, before its descriptor is closed."""
+        if self._readers.pop(reader.fileno(), None) is not None:
+            self._epoll.unregister(reader.fileno())
+
+    def _accept(self, reader: IReadDescriptor) -> None:
+        try:
+            reader.doRead()
+        except Exception:
+            log.failure("{socket} failed and is closed", socket=reader.logPrefix())
+            self._lose(reader, Failure())
+
+    def _lose(self, reader: IReadDescriptor, reason: Failure) -> None:
+        self.removeReader(reader)
+        reader.connectionLost(reason)
 
     # -- IReadDescriptor ----------------------------------------------------------------------------------
 
@@ -219,10 +253,13 @@ class Hub:
         for fd, event in events:
             try:
                 connection = connections.get(fd)
-                if connection is None:  # closed earlier in this batch, or the reactor's epoll
-                    if fd == self._inner:
+                if connection is None:
+                    reader = self._readers.get(fd)
+                    if reader is not None:
+                        self._accept(reader)
+                    elif fd == self._inner:
                         self._turn = True
-                    continue
+                    continue  # or it was closed earlier in this batch
                 if event & OUT:
                     connection.writable()
                     if event == OUT:
