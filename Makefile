@@ -33,7 +33,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo manual test wheels compiled lowest bench figures redeploy soak matrix install clean \
-	system lint types wheel fast lowest-parser quick pythons docs tests
+	system lint types wheel collected fast lowest-parser quick pythons docs tests
 
 # One thing after the other, whatever is said on the command line, but for those that `make test` has run beside each
 # other: they share no file that one of them writes.
@@ -96,9 +96,9 @@ SOURCES := $(shell find graceful share twisted -name __pycache__ -prune -o \
 demo: install
 	exec $(BIN)/twistd -n graceful-app
 
-test: system dist/.built $(VENV)/.runtime
-	$(MAKE) BESIDE=1 --jobs=2 --output-sync=target $(VENV)/.test pythons quick fast types lowest-parser docs wheel lint \
-		$(VENV)/.scanner
+test: system dist/.built
+	$(MAKE) BESIDE=1 --jobs=2 --output-sync=target $(VENV)/.test collected pythons quick fast types lowest-parser docs \
+		wheel lint $(VENV)/.scanner
 	$(MAKE) tests
 
 # A wheel that says `linux` is for this machine alone; auditwheel looks which versions of glibc it can run with.
@@ -173,6 +173,15 @@ wheel: $(VENV)/.test install
 	$(BIN)/twine check --strict dist/upload/*
 	if [ -e .git ]; then $(BIN)/check-manifest --quiet --no-build-isolation; fi
 
+# Pytest rewrites the assertions of what it imports, which takes longer than most tests.  Where this is done beforehand,
+# each process that runs tests finds it done.
+collected: $(VENV)/.test install
+	$(BIN)/pytest --quiet --collect-only tests >$(VENV)/collected.log || { cat $(VENV)/collected.log; exit 1; }
+
+ifdef BESIDE
+fast quick lowest-parser: collected
+endif
+
 # Out of the checkout, in an environment of their own, the fast tests can only import what the wheel has and what it
 # asks for.  They run nowhere else, since the wheel is the same as the checkout, byte by byte.
 fast: $(VENV)/.alone-installed
@@ -197,7 +206,7 @@ lowest: $(VENV)/.lowest-installed
 # Run pytest of an environment, with these arguments, on a copy of the tests and of what else is named.
 define elsewhere
 	place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
-	cp -r tests pyproject.toml $(3) "$$place"; pytest=$$PWD/$(1)/bin/pytest; cd "$$place"; \
+	cp -a tests pyproject.toml $(3) "$$place"; pytest=$$PWD/$(1)/bin/pytest; cd "$$place"; \
 	env -u PYTHONPATH "$$pytest" --quiet $(2)
 endef
 
@@ -239,11 +248,13 @@ ifdef BESIDE
 $(VENV)/.installed: | $(VENV)/.test
 endif
 
-# What an earlier build has left in build/ would be packed again.
+# What an earlier build has left in build/ would be packed again.  And a directory that Python makes later would look like
+# a change of the sources.
 dist/.built: $(SOURCES) $(VENV)/.python
 	rm -rf build dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	rm -rf build graceful_app.egg-info
+	find graceful twisted -type d ! -name __pycache__ -exec mkdir -p {}/__pycache__ \;
 	touch $@
 
 # What the wheel needs, and with it for a moment the wheel itself.

@@ -13,6 +13,7 @@ elsewhere.  Without that variable nothing is compiled, and no compiler is needed
 compiler does not optimize: for tests of what mypyc has made, in a third of the time.
 """
 
+import gc
 import os
 import sys
 from tempfile import TemporaryDirectory
@@ -50,7 +51,13 @@ def compiled(place: str) -> list[Extension]:
     from mypyc.build import mypycify  # a requirement of this kind of build alone
 
     paths = [f"graceful/{name}.py" for name in HOT]
-    return mypycify(paths, opt_level=level, debug_level="0", group_name="graceful", target_dir=place)
+    extensions = mypycify(paths, opt_level=level, debug_level="0", group_name="graceful", target_dir=place)
+    for extension in extensions:
+        extension.extra_compile_args.append(
+            "-w"
+        )  # the search for warnings takes longer than quick's whole compilation
+    gc.freeze()  # else the collector would look through all of mypy's objects at the end, for seconds
+    return extensions
 
 
 with TemporaryDirectory(prefix="graceful-build-") as place:

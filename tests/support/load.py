@@ -201,7 +201,7 @@ def download(client: Client) -> Callable[[], None]:
 
         def consume(piece: bytes) -> None:
             digest.update(piece)
-            time.sleep(0.006)
+            time.sleep(0.012)
 
         with client.connect(receive_buffer=DOWNLOAD_BUFFER) as connection:
             client.begin(connection, request(f"/big?bytes={DOWNLOAD_SIZE}", "Connection: close"))

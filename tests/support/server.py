@@ -223,6 +223,8 @@ class Server:
         return subprocess.CompletedProcess(self.command, process.returncode, said)
 
     def _popen(self) -> subprocess.Popen[str]:
+        # Without a function to call in the child, the tests' own large process is not copied for it.
+        limited = self._open_files is not None or self._cpu is not None
         return subprocess.Popen(
             self.command,
             cwd=self.home.run,
@@ -230,7 +232,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=self._limit,
+            preexec_fn=self._limit if limited else None,
             pass_fds=self._pass_fds,
             errors="replace",
         )

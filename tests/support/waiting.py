@@ -13,9 +13,15 @@ PATIENCE: Final = 40.0
 def wait_for(condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
     """Wait until a condition holds.
 
+    Between two looks it sleeps for longer than a look takes: one that starts a command would take a whole processor.
+
     :raises AssertionError: if it does not in `timeout` seconds.
     """
     end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"not in {timeout} s"
-        time.sleep(0.01)
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        ended = time.monotonic()
+        assert ended < end, f"not in {timeout} s"
+        time.sleep(max(0.01, 2 * (ended - began)))
