@@ -173,9 +173,8 @@ class Pool(Generic[Job]):
         idle, backlog, working, run = self._idle, self.backlog, self.working, self._run
         me = threading.get_ident()
         while True:
-            try:
-                job = backlog.popleft()
-            except IndexError:
+            woken = False
+            if not backlog:
                 if self._stopping:
                     return
                 idle.append(mine)
@@ -188,12 +187,13 @@ class Pool(Generic[Job]):
                         pass  # another thread has chosen this one and is about to release its lock
                 mine.acquire()
                 self._waking = False
-                try:
-                    job = backlog.popleft()
-                except IndexError:
-                    continue
-                if backlog and idle:
-                    self._wake()
+                woken = True
+            try:
+                job = backlog.popleft()
+            except IndexError:
+                continue  # another thread was faster
+            if woken and backlog and idle:
+                self._wake()
             working[me] = job
             try:
                 run(job)

@@ -59,9 +59,9 @@ def evenly(stack: ExitStack, port: int, workers: int, count: int) -> list[Connec
 
 
 def busy(stack: ExitStack, server: Server, count: int) -> tuple[Gate, list[Connection]]:
-    """Returns clients whose requests are in the application, and the gate that they wait at."""
+    """Returns clients whose requests are in the application, in both workers, and the gate that they wait at."""
     gate = stack.enter_context(Gate(server.home.path / "gate"))
-    clients = [stack.enter_context(Connection(server.port)) for _ in range(count)]
+    clients = evenly(stack, server.port, 2, count)
     for client in clients:
         client.send(request(gate.target()))
     gate.wait_reached()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IDelayedCall
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web.hub import BATCH, Hub
@@ -117,6 +119,90 @@ class AttachTests(Case):
             self.reactor.attach(Refusing())
         self.reactor.doIteration(0)
         self.assertEqual(self.pipe.calls, 1)
+
+
+class Batches(Outer):
+    """A hub that does something in each of its batches, and says in the last one that it is the reactor's turn."""
+
+    def __init__(self, *batches: Callable[[], object]) -> None:
+        super().__init__()
+        self._batches = list(batches)
+
+    def poll(self, timeout: float) -> bool:
+        """Work through the next batch."""
+        self.polled.append(timeout)
+        self._batches.pop(0)()
+        return not self._batches
+
+
+class MainLoopTests(Case):
+    """While only the hub has something to do, Twisted's main loop makes no round."""
+
+    def setUp(self) -> None:
+        """Run, with a clock that stands still."""
+        super().setUp()
+        self.now = 0.0
+        self.patch(self.reactor, "seconds", lambda: self.now)
+        self.reactor.running, self.reactor._stopped = True, False
+        self.calls: list[str] = []
+
+    def detach(self) -> None:
+        """Detach the hub that polls."""
+        hub = self.reactor._hub
+        assert hub is not None
+        self.assertTrue(self.reactor.detach(hub))
+
+    def run_batches(self, *batches: Callable[[], object]) -> Batches:
+        """Have these batches worked through in one call of the main loop."""
+        hub = Batches(*batches)
+        self.reactor.attach(hub)
+        self.reactor.doIteration(self.reactor.timeout())
+        return hub
+
+    def test_batches_follow_each_other_until_it_is_the_reactors_turn(self) -> None:
+        """Each waits for as long as the first one."""
+        hub = self.run_batches(*[lambda: None] * 3)
+        self.assertEqual((hub.polled, self.pipe.calls), ([-1.0] * 3, 1))
+
+    def test_a_timer_that_a_batch_sets_bounds_the_next_wait(self) -> None:
+        """So do one that is moved forward, and the time that passes."""
+        later = self.reactor.callLater(9, self.calls.append, "later")
+        self.addCleanup(later.cancel)
+
+        def pass_time() -> None:
+            self.now += 1
+
+        sooner: list[IDelayedCall] = []
+        hub = self.run_batches(
+            lambda: sooner.append(self.reactor.callLater(5, self.calls.append, "sooner")),
+            lambda: sooner[0].reset(3),
+            pass_time,
+            lambda: None,
+        )
+        sooner[0].cancel()
+        self.assertEqual(hub.polled, [9, 5, 3, 2])
+
+    def test_a_timer_that_is_due_ends_the_batches(self) -> None:
+        """The main loop calls it."""
+        hub = self.run_batches(lambda: self.reactor.callLater(0, self.calls.append, "due"), lambda: None)
+        self.assertEqual((len(hub.polled), self.pipe.calls), (1, 0))
+        self.reactor.runUntilCurrent()
+        self.assertEqual(self.calls, ["due"])
+
+    def test_a_stop_ends_the_batches(self) -> None:
+        """The main loop has to see it."""
+        hub = self.run_batches(self.reactor.stop, lambda: None)
+        self.assertEqual(len(hub.polled), 1)
+
+    def test_a_crash_ends_the_batches(self) -> None:
+        """As Twisted calls an end without a shutdown."""
+        hub = self.run_batches(self.reactor.crash, lambda: None)
+        self.assertEqual(len(hub.polled), 1)
+
+    def test_a_hub_that_is_detached_in_a_batch_polls_no_more(self) -> None:
+        """Its epoll is closed behind that."""
+        hub = self.run_batches(self.detach, lambda: None)
+        self.assertEqual(len(hub.polled), 1)
 
 
 class HubTests(Case):
