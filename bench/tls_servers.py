@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from servers import KINDS, THREADS, Kind, program
+from servers import COMPILED, KINDS, THREADS, Kind, program
 
 NGINX = """
 daemon off;
@@ -80,11 +80,15 @@ def _nginx(port: int, logs: Path) -> list[str]:
     return ["nginx", "-c", str(configuration), "-p", str(logs)]
 
 
-def _ours(port: int, logs: Path) -> list[str]:
+def _ours(port: int, logs: Path, twistd: str | None = None) -> list[str]:
     listen = f"tls:{port}:interface=127.0.0.1:certificate={logs / 'site.pem'}:key={logs / 'site.key'}"
     log = ["--access-log", str(logs / f"access-{port}.log")]
     arguments = ["--listen", listen, "--threads", str(THREADS), *log, "app:application"]
-    return [program("twistd"), "-n", "--pidfile=", "graceful-app", *arguments]
+    return [twistd or program("twistd"), "-n", "--pidfile=", "graceful-app", *arguments]
+
+
+def _ours_compiled(port: int, logs: Path) -> list[str]:
+    return _ours(port, logs, str(COMPILED / "twistd"))
 
 
 TLS_KINDS = {
@@ -97,6 +101,7 @@ TLS_KINDS = {
         Kind("granian-tls", "granian", _granian, tls=True),
         Kind("nginx-tls", "", _nginx, {"big": "has no application", "sleep": "has no application"}, tls=True),
         Kind("ours-tls", "graceful-app", _ours, tls=True),
+        *([Kind("ours-compiled-tls", "graceful-app", _ours_compiled, tls=True)] if COMPILED.exists() else []),
     )
 }
 
