@@ -173,14 +173,10 @@ wheel: $(VENV)/.test install
 	$(BIN)/twine check --strict dist/upload/*
 	if [ -e .git ]; then $(BIN)/check-manifest --quiet --no-build-isolation; fi
 
-# Pytest rewrites the assertions of what it imports, which takes longer than most tests.  Where this is done beforehand,
-# each process that runs tests finds it done.
+# Pytest rewrites the assertions of what it imports: for the real tests, each process would do so for ten seconds.
 collected: $(VENV)/.test install
-	$(BIN)/pytest --quiet --collect-only tests >$(VENV)/collected.log || { cat $(VENV)/collected.log; exit 1; }
-
-ifdef BESIDE
-fast quick lowest-parser: collected
-endif
+	$(BIN)/pytest --quiet --collect-only tests/real tests/integration >$(VENV)/collected.log || \
+		{ cat $(VENV)/collected.log; exit 1; }
 
 # Out of the checkout, in an environment of their own, the fast tests can only import what the wheel has and what it
 # asks for.  They run nowhere else, since the wheel is the same as the checkout, byte by byte.
@@ -206,7 +202,8 @@ lowest: $(VENV)/.lowest-installed
 # Run pytest of an environment, with these arguments, on a copy of the tests and of what else is named.
 define elsewhere
 	place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
-	cp -a tests pyproject.toml $(3) "$$place"; pytest=$$PWD/$(1)/bin/pytest; cd "$$place"; \
+	tar --create --exclude=__pycache__ tests pyproject.toml $(3) | tar --extract --directory "$$place"; \
+	pytest=$$PWD/$(1)/bin/pytest; cd "$$place"; \
 	env -u PYTHONPATH "$$pytest" --quiet $(2)
 endef
 
@@ -220,7 +217,7 @@ docs: $(VENV)/.test
 # Most real tests wait for something most of the time, so more processes share them than there are processors;
 # tests/conftest.py says how.
 tests: $(VENV)/.test install $(VENV)/.scanner
-	$(BIN)/pytest --numprocesses=5 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
+	$(BIN)/pytest --numprocesses=6 --dist=loadscope --no-loadscope-reorder tests/real tests/integration
 
 # The environment.  A file whose name begins with a dot says when something was last done.
 

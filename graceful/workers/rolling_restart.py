@@ -3,7 +3,8 @@
 Each new worker is ready before the former one stops accepting, and only one is started at a time: so there is never
 less capacity than before, and no more memory in use than for one worker more.  If one fails, what was replaced
 already is replaced once more, by the release from before, so that an instance never serves two of them for long; and
-where even that fails, whatever is started next is of that release.
+where even that fails, whatever is started next is of that release.  A deploy is called done when the last former
+worker has closed its sockets: whatever asks then is answered by the new release.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class RollingRestart:
         failed, replaced = await self._forward(release)
         if failed is None:
             self.release = release
+            await self._pool.former_closed()
             log.info("deployed: all workers run {new}", new=release.application)
         elif failed == STOPPING:
             log.info("no deploy: {why}", why=failed)
@@ -96,6 +98,7 @@ class RollingRestart:
         if why is not None and why != STOPPING:
             log.critical("no way back in all places: {why}", why=why)
         elif replaced and why is None:
+            await self._pool.former_closed()
             log.info("all workers run {old} again", old=self.release.application)
 
     async def _forward(self, release: Origin) -> tuple[str | None, list[Slot]]:

@@ -35,6 +35,9 @@ REMOVED: Final = "there are fewer workers now"
 #: Seconds within which the signal that a worker got may reach the supervisor: systemd sends it to all of a unit.
 SAME_SIGNAL: Final = 2.0
 
+#: Seconds for which the end of a deploy waits for a replaced worker to close its sockets.  It takes milliseconds.
+CLOSES_IN: Final = 2.0
+
 
 class CannotStart(Exception):
     """A worker cannot start, and so the instance cannot.  Its text is one line for the operator."""
@@ -111,6 +114,7 @@ class WorkerPool:
         self._takers = WorkerTakers(self)
         self._listener = listener
         self.fleet_drain: DrainEvents | None = None
+        self._former_closed: Deferred[None] | None = None
 
     # -- the workers -------------------------------------------------------------------------------------
 
@@ -282,8 +286,23 @@ class WorkerPool:
 
     def closed(self, worker: WorkerProcess) -> None:
         """The worker has closed its sockets."""
+        self._tell_closed()
         if self.fleet_drain is not None:
             self.fleet_drain.closed(worker)
+
+    def former_closed(self) -> Deferred[None]:
+        """Fires when no worker that was replaced accepts any more, and in :data:`CLOSES_IN` seconds at the latest."""
+        awaited: Deferred[None] = Deferred()
+        awaited.addTimeout(CLOSES_IN, self._clock, lambda failure, seconds: None)
+        self._former_closed = awaited
+        self._tell_closed()
+        return awaited
+
+    def _tell_closed(self) -> None:
+        awaited = self._former_closed
+        if awaited is not None and all(worker.closed for worker in self.leaving):
+            self._former_closed = None
+            awaited.callback(None)
 
     def ended(self, worker: WorkerProcess) -> None:
         """The process of the worker has ended: fill its slot again, unless it was draining."""
@@ -293,6 +312,7 @@ class WorkerPool:
         slot = self.slot_of(worker)
         if worker in self.leaving:
             self.leaving.remove(worker)
+            self._tell_closed()
         elif worker is slot.coming:
             slot.coming = None
             slot.not_late()

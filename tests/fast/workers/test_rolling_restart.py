@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from graceful.workers.fleet_drain import FleetDrain
 from graceful.workers.rolling_restart import RollingRestart
+from graceful.workers.worker_pool import CLOSES_IN
 from tests.fast.workers.workforce import NEW, OLD, WorkerProcess, Workforce, origin
 
 
@@ -51,6 +52,34 @@ class RollingRestartTests(Workforce):
         self.assertEqual((self.coming(), self.running()), ([], ["/srv/new"] * 3))
         self.assertEqual(self.said(), ["deployed: all workers run /srv/new"])
         self.assertIs(self.roll.release, NEW)
+        self.assertFalse(self.roll.under_way)
+        self.no_timers()
+
+    def test_it_is_done_when_no_former_worker_accepts_any_more(self) -> None:
+        """What asks when the log says so is answered by the new release."""
+        self.roll.begin()
+        self.arrive()
+        self.arrive()
+        third = self.next()
+        third.says("ready", "accepts")
+        self.assertEqual(self.said()[1:], [])
+        self.assertTrue(self.roll.under_way)
+        self.pool.leaving[-1].end()  # type: ignore[attr-defined]
+        self.assertEqual(self.said(), ["deployed: all workers run /srv/new"])
+        self.assertFalse(self.roll.under_way)
+        self.no_timers()
+
+    def test_a_former_worker_that_hangs_is_not_waited_for_for_ever(self) -> None:
+        """It may never say that it has closed its sockets."""
+        self.roll.begin()
+        self.arrive()
+        self.arrive()
+        self.next().says("ready", "accepts")
+        self.clock.advance(CLOSES_IN - 0.1)
+        self.assertTrue(self.roll.under_way)
+        self.clock.advance(0.1)
+        self.assertIn("deployed: all workers run /srv/new", self.said())
+        self.pool.leaving[-1].says("closed")  # type: ignore[attr-defined]
         self.assertFalse(self.roll.under_way)
         self.no_timers()
 

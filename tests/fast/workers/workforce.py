@@ -222,9 +222,11 @@ class Workforce(SynchronousTestCase):
         return worker
 
     def arrive(self) -> WorkerProcess:
-        """Have the only worker that is being started accept.  Returns it."""
+        """Have the only worker that is being started accept, and those that leave close.  Returns the new one."""
         worker = self.next()
         worker.says("ready", "accepts")
+        for former in self.pool.leaving:
+            former.says("closed")  # type: ignore[attr-defined]
         worker.told()
         return worker
 
