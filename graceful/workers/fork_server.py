@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
+from graceful.control import client
 from graceful.humanize import ending
 from graceful.process.child import Child
 from graceful.process.origin import Origin
@@ -29,8 +30,10 @@ from graceful.workers.reading import read_what_comes
 
 log = Logger(namespace="graceful")
 
-#: Seconds that a fork server may take for an answer; a fork of a large process takes tens of milliseconds.
-ANSWERS_IN: Final = 5.0
+#: Seconds that a fork server may take for an answer; a fork of a large process takes tens of milliseconds.  The
+#: supervisor waits for it, and its own clients for the supervisor (:data:`graceful.control.client.ANSWERS_IN`): so they
+#: are told before they give up.
+ANSWERS_IN: Final = 0.6 * client.ANSWERS_IN
 
 
 class ForkedProcess:
