@@ -31,8 +31,7 @@ from graceful.workers.reading import read_what_comes
 log = Logger(namespace="graceful")
 
 #: Seconds that a fork server may take for an answer; a fork of a large process takes tens of milliseconds.  The
-#: supervisor waits for it, and its own clients for the supervisor (:data:`graceful.control.client.ANSWERS_IN`): so they
-#: are told before they give up.
+#: supervisor waits for it, and does not answer meanwhile: its own clients give up later.
 ANSWERS_IN: Final = 0.6 * client.ANSWERS_IN
 
 
