@@ -53,9 +53,8 @@ def compiled(place: str) -> list[Extension]:
     paths = [f"graceful/{name}.py" for name in HOT]
     extensions = mypycify(paths, opt_level=level, debug_level="0", group_name="graceful", target_dir=place)
     for extension in extensions:
-        extension.extra_compile_args.append(
-            "-w"
-        )  # the search for warnings takes longer than quick's whole compilation
+        # To search the C for warnings takes longer than to compile it for tests.
+        extension.extra_compile_args.append("-w")
     gc.freeze()  # else the collector would look through all of mypy's objects at the end, for seconds
     return extensions
 

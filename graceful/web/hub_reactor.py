@@ -83,8 +83,8 @@ class HubReactor(EPollReactor):
             super().doPoll(timeout)  # type: ignore[no-untyped-call]
             return
         while not hub.poll(_FOREVER if timeout is None else timeout):
-            # A round of the main loop costs five times as much as this look at what it has to do.  What other threads
-            # want called wakes the reactor's epoll.
+            # A round of the main loop costs several times as much as this look at what it has to do.  What other
+            # threads want called wakes the reactor's epoll.
             if self._stops or not self.running or self._hub is not hub:
                 return
             timeout = self.timeout()
