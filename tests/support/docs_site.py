@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.docs_blocks import by_name
+from tests.support.files import be_newer
 from tests.support.home import Home
 from tests.support.server import APPLICATIONS, LOOPBACK, PROGRAMS, Server
 
@@ -175,7 +176,9 @@ class Site:
         """Write a file of the site."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        former = path.stat().st_mtime if path.exists() else 0.0
         path.write_text(text)
+        be_newer(path, former)
         return path
 
     def module(self) -> None:
