@@ -199,7 +199,8 @@ lowest-parser: $(VENV)/.lowest-installed
 lowest: $(VENV)/.lowest-installed
 	$(call elsewhere,$(LOWEST),--numprocesses=auto tests/fast)
 
-# Run pytest of an environment, with these arguments, on a copy of the tests and of what else is named.
+# Run pytest of an environment, with these arguments, on a copy of the tests and of what else is named, without what has
+# been compiled of them, which another target may just be writing.
 define elsewhere
 	place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
 	tar --create --exclude=__pycache__ tests pyproject.toml $(3) | tar --extract --directory "$$place"; \

@@ -7,6 +7,7 @@ form.  nginx has no application; it shows what a handshake costs a server that d
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from servers import COMPILED, KINDS, THREADS, Kind, program
@@ -87,10 +88,6 @@ def _ours(port: int, logs: Path, twistd: str | None = None) -> list[str]:
     return [twistd or program("twistd"), "-n", "--pidfile=", "graceful-app", *arguments]
 
 
-def _ours_compiled(port: int, logs: Path) -> list[str]:
-    return _ours(port, logs, str(COMPILED / "twistd"))
-
-
 TLS_KINDS = {
     kind.name: kind
     for kind in (
@@ -101,7 +98,11 @@ TLS_KINDS = {
         Kind("granian-tls", "granian", _granian, tls=True),
         Kind("nginx-tls", "", _nginx, {"big": "has no application", "sleep": "has no application"}, tls=True),
         Kind("ours-tls", "graceful-app", _ours, tls=True),
-        *([Kind("ours-compiled-tls", "graceful-app", _ours_compiled, tls=True)] if COMPILED.exists() else []),
+        *(
+            [Kind("ours-compiled-tls", "graceful-app", partial(_ours, twistd=str(COMPILED / "twistd")), tls=True)]
+            if COMPILED.exists()
+            else []
+        ),
     )
 }
 

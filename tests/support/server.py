@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -104,8 +105,11 @@ class Server:
         self.status: int | None = None
         self.tracebacks: int | None = 0
         self._wait_open = wait_open
-        self._open_files = open_files
-        self._cpu = cpu
+        self._limits: list[Callable[[], object]] = []
+        if open_files is not None:
+            self._limits.append(partial(resource.setrlimit, resource.RLIMIT_NOFILE, (open_files, open_files)))
+        if cpu is not None:
+            self._limits.append(partial(os.sched_setaffinity, 0, {cpu}))
         self._pass_fds = pass_fds
         self._follower: Follower | None = None
         if command is None:
@@ -223,8 +227,6 @@ class Server:
         return subprocess.CompletedProcess(self.command, process.returncode, said)
 
     def _popen(self) -> subprocess.Popen[str]:
-        # Without a function to call in the child, the tests' own large process is not copied for it.
-        limited = self._open_files is not None or self._cpu is not None
         return subprocess.Popen(
             self.command,
             cwd=self.home.run,
@@ -232,17 +234,15 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=self._limit if limited else None,
+            preexec_fn=self._limit if self._limits else None,  # for a function, this large process is copied
             pass_fds=self._pass_fds,
             errors="replace",
         )
 
     def _limit(self) -> None:
         """Set the limits of the new process, in the new process."""
-        if self._open_files is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files, self._open_files))
-        if self._cpu is not None:
-            os.sched_setaffinity(0, {self._cpu})
+        for limit in self._limits:
+            limit()
 
     def wait_line(self, pattern: str, timeout: float = PATIENCE, count: int = 1, start: int = 0) -> re.Match[str]:
         """Wait for the `count`-th log line from number `start` on that matches, and return the match."""

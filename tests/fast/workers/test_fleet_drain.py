@@ -131,9 +131,7 @@ class StopTests(Case):
     def test_a_former_worker_that_drains_keeps_its_slots_socket_shared(self) -> None:
         """While a former worker drains, its successor in the slot does not hold the socket alone."""
         self.pool.replace(self.slot(1))
-        worker = self.next()
-        worker.says("ready", "accepts")
-        worker.told()
+        worker = self.begin_to_accept()
         self.fleet_drain.begin(False)
         self.assertEqual(self.first.orders(), [("/stop", {"quiet": False})])
         self.assertEqual(self.may_close(worker), [])

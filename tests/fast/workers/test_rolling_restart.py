@@ -37,6 +37,13 @@ class RollingRestartTests(Workforce):
         """Returns the release that runs in each slot."""
         return [slot.worker.release.application if slot.worker else "" for slot in self.pool.slots]
 
+    def replace_all(self) -> None:
+        """Deploy until all new workers accept; the last one that they replace does so, too."""
+        self.roll.begin()
+        self.arrive()
+        self.arrive()
+        self.begin_to_accept()
+
     def said(self) -> list[str]:
         """Returns the lines of the log about the deploy."""
         return [line for line in self.lines() if "deploy" in line or "no way back" in line or "again" in line]
@@ -57,11 +64,7 @@ class RollingRestartTests(Workforce):
 
     def test_it_is_done_when_no_former_worker_accepts_any_more(self) -> None:
         """What asks when the log says so is answered by the new release."""
-        self.roll.begin()
-        self.arrive()
-        self.arrive()
-        third = self.next()
-        third.says("ready", "accepts")
+        self.replace_all()
         self.assertEqual(self.said()[1:], [])
         self.assertTrue(self.roll.under_way)
         self.pool.leaving[-1].end()  # type: ignore[attr-defined]
@@ -69,12 +72,20 @@ class RollingRestartTests(Workforce):
         self.assertFalse(self.roll.under_way)
         self.no_timers()
 
-    def test_a_former_worker_that_hangs_is_not_waited_for_for_ever(self) -> None:
-        """It may never say that it has closed its sockets."""
+    def test_the_way_back_is_done_when_no_newer_worker_accepts_any_more(self) -> None:
+        """What asks when the log says so is answered by the release from before."""
         self.roll.begin()
         self.arrive()
-        self.arrive()
-        self.next().says("ready", "accepts")
+        self.next().end(1)
+        self.begin_to_accept()
+        self.assertNotIn("all workers run /srv/old again", self.said())
+        self.pool.leaving[-1].says("closed")  # type: ignore[attr-defined]
+        self.assertEqual(self.said(), ["all workers run /srv/old again"])
+        self.no_timers()
+
+    def test_a_former_worker_that_hangs_is_not_waited_for_for_ever(self) -> None:
+        """It may never say that it has closed its sockets."""
+        self.replace_all()
         self.clock.advance(CLOSES_IN - 0.1)
         self.assertTrue(self.roll.under_way)
         self.clock.advance(0.1)

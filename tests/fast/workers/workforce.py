@@ -221,10 +221,16 @@ class Workforce(SynchronousTestCase):
         (worker,) = self.coming()
         return worker
 
-    def arrive(self) -> WorkerProcess:
-        """Have the only worker that is being started accept, and those that leave close.  Returns the new one."""
+    def begin_to_accept(self) -> WorkerProcess:
+        """Have the only worker that is being started accept, beside the one that it replaces.  Returns it."""
         worker = self.next()
         worker.says("ready", "accepts")
+        worker.told()
+        return worker
+
+    def arrive(self) -> WorkerProcess:
+        """Have the only worker that is being started accept, and those that leave close.  Returns the new one."""
+        worker = self.begin_to_accept()
         for former in self.pool.leaving:
             former.says("closed")  # type: ignore[attr-defined]
         worker.told()
