@@ -120,7 +120,6 @@ class ControlSite:
         return connection
 
     def _room(self) -> None:
-        self._reserve.refill()  # before the application has what the connection has left
         if len(self.site.register.connections) < MOST_CONNECTIONS:
             for listener in self._listeners:
                 if listener.paused is not None:

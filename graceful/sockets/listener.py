@@ -18,6 +18,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final, Protocol
 
 from attrs import evolve
@@ -30,7 +31,7 @@ from zope.interface import implementer
 
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.handshakes import drop_new, half_open, refuse_new, release
-from graceful.sockets.reserve import Reserve, connection_waits
+from graceful.sockets.reserve import NO_DESCRIPTORS, Reserve, connection_waits
 
 log = Logger(namespace="graceful")
 
@@ -71,8 +72,6 @@ _THAT_ONE_IS_GONE: Final = frozenset(
         errno.EINTR,
     }
 )
-
-_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class _Queue(Enum):
@@ -122,7 +121,7 @@ class Listener:
         :param accepted: called with each new connection's non-blocking socket and its peer's address.
         :param half_open: counts the handshakes under way on a TCP port.
         :param silent: do not say "closed", by which scripts know that a successor may start.
-        :param reserve: makes room for connections when there are no descriptors left.
+        :param reserve: has descriptors for connections when there are no others left.
         """
         self.name = bound.name
         self.paused: str | None = None
@@ -133,7 +132,9 @@ class Listener:
         self._accepted = accepted
         self._half_open = half_open
         self._silent = silent
-        self._reserve = reserve
+        self._accept: Callable[[], tuple[socket.socket, Any]] = (
+            bound.socket.accept if reserve is None else partial(reserve.accept, bound.socket)
+        )
         self._started = False
         self._closing = False
         self._drops_handshakes = False  # in a way that accepted connections inherit
@@ -225,27 +226,18 @@ class Listener:
 
     def _accept_some(self) -> _Queue:
         """Accept until the queue is empty, but at most `A_TURN` times."""
-        queue = self._accept_turn()
-        if self._reserve is not None:
-            self._reserve.refill()
-        return queue
-
-    def _accept_turn(self) -> _Queue:
         for _ in range(A_TURN):
             if self.paused is not None and not self._closing:
                 return _Queue.MAY_HAVE_MORE
             try:
-                connection, address = self.bound.socket.accept()
+                connection, address = self._accept()
             except BlockingIOError:
                 return _Queue.EMPTY
             except OSError as error:
                 if error.errno in _THAT_ONE_IS_GONE:
                     continue
-                if error.errno in _NO_DESCRIPTORS:
-                    if not connection_waits(self.bound.socket):
-                        return _Queue.EMPTY
-                    if self._reserve is not None and self._reserve.give():
-                        continue
+                if error.errno in NO_DESCRIPTORS and not connection_waits(self.bound.socket):
+                    return _Queue.EMPTY
                 self._say_no_room(error)
                 return _Queue.NO_ROOM
             if self._no_room:
@@ -269,7 +261,7 @@ class Listener:
             "socket {name} cannot accept: {reason}; new connections wait in its queue until it can{advice}",
             name=self.name,
             reason=error.strerror,
-            advice="; raise the limit on open files" if error.errno in _NO_DESCRIPTORS else "",
+            advice="; raise the limit on open files" if error.errno in NO_DESCRIPTORS else "",
         )
 
     async def _close(self, give_up: float) -> None:

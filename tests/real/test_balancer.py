@@ -57,7 +57,7 @@ class Balancer:
             )
             command = ["haproxy", "-db", "-f", str(configuration)]
             self._process = subprocess.Popen(command, pass_fds=[clients.fileno()], stderr=subprocess.DEVNULL)
-        wait_for(lambda: Path(self._socket).exists())
+        wait_for(self._listens)
 
     def __enter__(self) -> Balancer:
         return self
@@ -65,6 +65,13 @@ class Balancer:
     def __exit__(self, *ignored: object) -> None:
         self._process.kill()
         self._process.wait()
+
+    def _listens(self) -> bool:
+        """Whether it answers: the path of its socket is there a moment before it listens."""
+        try:
+            return bool(self.states())
+        except OSError:
+            return False
 
     def states(self) -> dict[str, str]:
         """What it takes each server for: UP, DOWN, NOLB …"""

@@ -523,11 +523,12 @@ def test_control_and_status_answer_when_no_descriptor_is_left(home: Home) -> Non
         match = server.wait_line(r"status page at http://127\.0\.0\.1:([0-9]+)/")
         assert get(server.port).status == 200
         wait_for(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) >= 99)
-        for _ in range(20):
+        for _ in range(5):
             assert status_of(home)["state"] == "serving"
-            with Connection(int(match[1])) as client:
-                client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert client.answer().status == 200
+            for _ in range(100):
+                with Connection(int(match[1])) as client:
+                    client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    assert client.answer().status == 200
         assert graceful(home, "stop", "--wait", "gone").returncode == 0
         assert server.wait() == 0
 

@@ -29,7 +29,6 @@ from graceful.sockets.listener import (
     SENT_AGAIN_WAIT,
     Listener,
 )
-from graceful.sockets.reserve import Reserve
 
 
 class Readers:
@@ -147,7 +146,7 @@ class Case(SynchronousTestCase):
         self.refused.append(listening)
         return self.may_refuse
 
-    def listener(self, queue: Queue, reserve: Reserve | None = None, **more: Any) -> Listener:
+    def listener(self, queue: Queue, **more: Any) -> Listener:
         """Make a listener on a queue, and start it."""
         bound = BoundSocket("tcp:0.0.0.0:8080", cast(socket.socket, queue), **more)
         made = Listener(
@@ -156,7 +155,6 @@ class Case(SynchronousTestCase):
             bound,
             lambda connection, address: self.taken.append(connection),
             half_open=lambda port: self.half_open.pop(0) if self.half_open else 0,
-            reserve=reserve,
         )
         made.start()
         return made
@@ -224,48 +222,6 @@ class AcceptTests(Case):
             made.doRead()
             self.assertEqual(self.taken, [first, second])
             self.assertEqual((first.closed, second.closed), (False, False))
-
-    def test_a_listener_with_a_reserve_accepts_without_descriptors(self) -> None:
-        """Each connection gets the place of a reserved descriptor; what is free again goes back into the reserve."""
-        free = [5, 6, 7]
-        reserve = Reserve(2, free.pop, free.append)
-        reserve.refill()
-        free.clear()
-
-        class Full(Queue):
-            """Like the kernel it asks for a descriptor first."""
-
-            def accept(self) -> tuple[Connection, tuple[str, int]]:
-                if not free:
-                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                taken = super().accept()
-                free.pop()
-                return taken
-
-        def refuse() -> int:
-            if not free:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            return free.pop()
-
-        reserve._make = refuse
-        first, second, third = Connection(), Connection(), Connection()
-        queue = Full(first)
-        made = self.listener(queue, reserve=reserve)
-        made.doRead()
-        self.assertEqual((self.taken, self.lines()), ([first], []))
-        queue.left.append(second)
-        made.doRead()
-        self.assertEqual((self.taken, self.lines()), ([first, second], []))
-        queue.left.append(third)
-        made.doRead()
-        self.assertEqual(self.taken, [first, second])
-        self.assertIn("cannot accept", self.lines()[0])
-        free.append(5)  # the first one has ended
-        reserve.refill()
-        self.assertEqual(free, [])
-        self.clock.advance(NO_ROOM_PAUSE)
-        made.doRead()
-        self.assertEqual(self.taken, [first, second, third])
 
     def test_an_empty_queue_needs_no_room(self) -> None:
         """The kernel asks for a descriptor before it looks into the queue: an empty one is no reason to wait."""
