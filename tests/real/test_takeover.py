@@ -264,11 +264,11 @@ def test_twenty_takeovers_keep_a_download_and_grow_nothing(home: Home) -> None:
         slow = stack.enter_context(Connection(first.port))
         slow.send(request(gate.target("/half-gate")))
         gate.wait_reached()
-        quick = stack.enter_context(Quick(home.run, first.environment))
+        quick = stack.enter_context(Quick(first.environment))
         command = starting(first, *options).command
         descriptors = memory = 0
         for number in range(CHAIN):
-            pid = quick.start(command)
+            pid = quick.start(command, home.run, first.environment)
             stack.callback(end, pid)
             wait_for(lambda pid=pid: status_of_quickly(home)["pid"] == pid)  # type: ignore[misc]
             with Connection(first.port) as connection:
@@ -345,9 +345,9 @@ def test_killed_at_any_point(home: Home) -> None:
     with Server(home, *SHORT, wait_open=True) as old, ExitStack() as stack:
         command, counted = starting(old).command, home.path / "count"
         environment = {**old.environment, "LD_PRELOAD": str(library("kill_at", home.path))}
-        quick = stack.enter_context(Quick(home.run, environment))
+        quick = stack.enter_context(Quick(environment))
         client = stack.enter_context(Asking(old.port))
-        measured = quick.start(command, KILL_AT="0", KILL_COUNT=str(counted))
+        measured = quick.start(command, home.run, {**environment, "KILL_AT": "0", "KILL_COUNT": str(counted)})
         stack.callback(end, measured)
         old.wait_line(rf"handed to {measured}$")
         gone(old)
@@ -355,7 +355,8 @@ def test_killed_at_any_point(home: Home) -> None:
         assert calls > KILL_POINTS
         with successor(old) as server:
             for point in range(KILL_POINTS):
-                pid = quick.start(command, KILL_AT=str(1 + point * (calls - 1) // KILL_POINTS))
+                at = {"KILL_AT": str(1 + point * (calls - 1) // KILL_POINTS)}
+                pid = quick.start(command, home.run, {**environment, **at})
                 server.wait_line(rf"no takeover: process {pid} has ended before it accepted")
             client.check()
             serves(server)

@@ -1,7 +1,12 @@
 """Starting servers quickly: what they import is imported once, and each of them is a fork.
 
-A test that kills fifty servers at the start is about what they do to others, not about how long Python takes to find
-its modules.  This module is both sides: `Quick` starts the process that forks, `main` is that process.
+A start takes half a second of a processor, nearly all of it for importing the same modules, and a test run has more
+than a thousand.  Most tests are about what a server does later.  So a process imports the modules, and becomes a
+server by a fork: with its own command line, environment, directory and output, on its way through twistd's `run`.
+Where a fork makes a difference (a daemon, another user, limits, descriptors, libraries, the start itself), the server
+is started as people do; and so are workers, successors, and all that a shell starts.
+
+This module is both sides: `Quick` starts the process that forks, `main` is that process.
 """
 
 from __future__ import annotations
@@ -11,72 +16,120 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 class Quick:
     """The process that forks servers.
 
-    :param directory: where they run.
-    :param environment: theirs.
+    :param environment: what counts while Python starts and imports: its path, preloaded libraries.
     """
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._lock = threading.Lock()  # some tests start servers side by side
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.quick", str(directory)],
-            cwd=Path(__file__).parent.parent.parent,
+            [sys.executable, __file__],
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._hear()
+        assert self._hear() == "ready"
 
     def __enter__(self) -> Quick:
         return self
 
     def __exit__(self, *ignored: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End it; not the servers."""
         self._process.communicate()
 
-    def start(self, command: Sequence[str], **environment: str) -> int:
-        """Run a command line of twistd, with some variables set; its process number."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([list(command), environment]) + "\n")
-        self._process.stdin.flush()
-        return int(self._hear())
+    def start(
+        self,
+        command: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        output: int | None = None,
+    ) -> int:
+        """Run a command line of twistd.
+
+        :param output: the descriptor for what it prints.  With it, the server is a child of the nearest process above
+            that adopts orphans, for which it waits; else it is nobody's business how it ends.
+        :returns: the process.
+        """
+        said = {
+            "command": list(command),
+            "directory": str(directory),
+            "environment": dict(environment),
+            "output": os.devnull if output is None else f"/proc/{os.getpid()}/fd/{output}",
+            "adopted": output is not None,
+        }
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(said) + "\n")
+            self._process.stdin.flush()
+            return int(self._hear())
 
     def _hear(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the process that forks has ended"
-        return line
+        return line.strip()
 
 
-def main(directory: str) -> None:
-    """Fork a server for each line of standard input."""
+def main() -> int | str | None:
+    """Fork a server for each line of standard input; returns, in each of these, the status that it exits with."""
+    sys.path[0] = os.path.dirname(sys.executable)  # where the script `twistd` is
+    from twisted.plugin import IPlugin, getPlugins
     from twisted.scripts import twistd
 
-    import graceful.server.app_server
-
-    assert graceful.server.app_server and "twisted.internet.reactor" not in sys.modules
-    os.chdir(directory)
+    list(getPlugins(IPlugin))
+    assert "twisted.internet.reactor" not in sys.modules
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
     for line in sys.stdin:
-        pid = os.fork()
-        if pid:
-            print(pid, flush=True)
-            continue
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for descriptor in range(3):
-            os.dup2(nothing, descriptor)
-        sys.argv, environment = json.loads(line)
-        os.environ.update(environment)
-        twistd.run()
-        os._exit(0)
+        said = json.loads(line)
+        output = os.open(said["output"], os.O_WRONLY)
+        reads, writes = os.pipe()
+        child = os.fork()
+        if child == 0 and (not said["adopted"] or os.fork() == 0):
+            os.write(writes, str(os.getpid()).encode())
+            for descriptor in (reads, writes):
+                os.close(descriptor)
+            _become(said, output)
+            return twistd.run()  # type: ignore[no-any-return, func-returns-value, unused-ignore]
+        if child == 0:
+            os._exit(0)  # the server is adopted
+        if said["adopted"]:
+            with suppress(ChildProcessError):
+                os.waitpid(child, 0)
+        for descriptor in (writes, output):
+            os.close(descriptor)
+        print(os.read(reads, 16).decode(), flush=True)
+        os.close(reads)
+    return None
+
+
+def _become(said: dict[str, Any], output: int) -> None:
+    """Make this process as one that has been started."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(said["directory"])
+    os.environ.clear()
+    os.environ.update(said["environment"])
+    sys.argv[:] = said["command"]
+    sys.orig_argv[:] = [sys.executable, *said["command"]]
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for standard, descriptor in enumerate((nothing, output, output)):
+        os.dup2(descriptor, standard)
+    os.close(nothing)
+    os.close(output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main())

@@ -9,6 +9,7 @@ stand in its log.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import re
@@ -19,13 +20,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 
 from tests.support.home import Home
 from tests.support.log import Log
 from tests.support.log_followers import FileFollower, Follower, PipeFollower
+from tests.support.quick import Quick
 from tests.support.waiting import PATIENCE, wait_for
 
 APPLICATIONS = Path(__file__).parent.parent / "apps"
@@ -52,6 +54,8 @@ KEEPS_READING = (
     "--bounding-set=-all,+dac_read_search,+setuid,+setgid,+chown",
 )
 PR_SET_CHILD_SUBREAPER = 36
+#: Variables that count while Python starts, or its C library: a process that has started cannot be given them.
+AT_THE_START = re.compile("PYTHON|LD_|MALLOC_|GLIBC_|TZ|LC_|LANG")
 
 
 class Server:
@@ -74,6 +78,7 @@ class Server:
     :param command: what to run instead of all that: another program that has a server in it.
     :param wait_open: whether to wait until it accepts connections.
     :param tls: whether the server can import pyOpenSSL though no word of its command has to do with TLS.
+    :param fresh: whether Python itself is started: for what a start does, and when; see :mod:`tests.support.quick`.
     :ivar tracebacks: how many tracebacks the test expects in the log; None: any number.
     """
 
@@ -96,6 +101,7 @@ class Server:
         command: Sequence[str] | None = None,
         wait_open: bool = True,
         tls: bool = False,
+        fresh: bool = False,
     ) -> None:
         self.home = home
         self.daemon = daemon
@@ -112,6 +118,8 @@ class Server:
             self._limits.append(partial(os.sched_setaffinity, 0, {cpu}))
         self._pass_fds = pass_fds
         self._follower: Follower | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._fresh = fresh or daemon or command is not None or program != "twistd" or bool(prefix or pass_fds)
         if command is None:
             listen = listen or [LOOPBACK.format(port=port)]
             command = self._command(prefix, program, twistd_options, options, listen, application)
@@ -188,6 +196,14 @@ class Server:
 
     def start(self) -> None:
         """Start the process; with `daemon`, return when the parent has ended well."""
+        if self._may_fork():
+            reads, writes = os.pipe()
+            try:
+                self.pid = _quick().start(self.command, self.home.run, self.environment, writes)
+            finally:
+                os.close(writes)
+            self._follower = PipeFollower(os.fdopen(reads, errors="replace"), self.log)
+            return
         process = self._popen()
         self._process = process
         if not self.daemon:
@@ -225,6 +241,13 @@ class Server:
                 process.kill()
                 raise AssertionError(f"does not end in {timeout} s: {hang.output!r}") from None
         return subprocess.CompletedProcess(self.command, process.returncode, said)
+
+    def _may_fork(self) -> bool:
+        """Whether the server can be a fork of a process that has imported what it needs."""
+        if self._fresh or self._limits or self.home.uid != os.getuid():
+            return False
+        own = {name: value for name, value in self.environment.items() if AT_THE_START.match(name)}
+        return own == _at_the_start()
 
     def _popen(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -336,7 +359,7 @@ class Server:
     def _reap(self) -> None:
         # Not by `Popen.wait`, to which a child that somebody else has collected is one that ended well.
         self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        if not self.daemon:
+        if self._process is not None:
             self._process.returncode = self.status
         if self._follower is not None:
             self._follower.process_has_ended()
@@ -348,6 +371,22 @@ class Server:
         if self.tracebacks is None:
             return
         assert len(tracebacks) == len(found) == self.tracebacks, f"expected {self.tracebacks} tracebacks:\n{self.log}"
+
+
+@cache
+def _quick() -> Quick:
+    """Returns the process that becomes a server by a fork; it ends with this one."""
+    become_subreaper()
+    quick = Quick({**os.environ, **_at_the_start()})
+    atexit.register(quick.end)
+    return quick
+
+
+@cache
+def _at_the_start() -> dict[str, str]:
+    """Returns the variables that count while an ordinary server starts."""
+    inherited = {name: value for name, value in os.environ.items() if AT_THE_START.match(name)}
+    return {**inherited, "PYTHONPATH": f"{WITHOUT_TLS}:{APPLICATIONS}", "PYTHONUNBUFFERED": "1"}
 
 
 def become_subreaper() -> None:
