@@ -128,6 +128,7 @@ redeploy: $(MEASURED)/.installed
 
 soak: $(VENV)/.test install $(VENV)/.scanner $(VENV)/.applications-installed
 	$(BIN)/python bench/soak.py $(BENCH)
+	GRACEFUL_TEST_EXAMPLES=20 $(BIN)/pytest --quiet $(PARSER_TESTS) tests/fast/sockets/test_proxy_header.py
 	GRACEFUL_TEST_POINTS=25 $(BIN)/pytest --quiet tests/real/test_moving_killed.py
 	GRACEFUL_TEST_POINTS=8 $(BIN)/pytest --quiet tests/real/test_workers_moving_killed.py
 	GRACEFUL_TEST_EDITS=50 $(BIN)/pytest --quiet tests/real/test_reload.py
@@ -194,7 +195,7 @@ quick: $(VENV)/.quick-installed
 
 # What a version of a dependency lets through that is older than the one at hand shows in the parser first.
 lowest-parser: $(VENV)/.lowest-installed
-	$(call elsewhere,$(LOWEST),$(PARSER_TESTS))
+	export GRACEFUL_TEST_EXAMPLES=0.2; $(call elsewhere,$(LOWEST),$(PARSER_TESTS))
 
 lowest: $(VENV)/.lowest-installed
 	$(call elsewhere,$(LOWEST),--numprocesses=auto tests/fast)

@@ -36,13 +36,13 @@ def fails(server: Server, *words: str) -> None:
 
 def test_start_and_stop(any_home: Home, daemon: bool) -> None:
     """A server starts, serves and stops, in the foreground and as a daemon, as each kind of user."""
-    with Server(any_home, daemon=daemon) as server:
+    with Server(any_home, daemon=daemon, fresh=True) as server:
         assert get(server.port).body == b"Hello, world!"
 
 
 def test_without_a_module_the_demo_is_served(home: Home) -> None:
     """Without a MODULE the built-in demo is served."""
-    with Server(home, application=None) as server:
+    with Server(home, application=None, fresh=True) as server:
         assert b"kill -TERM" in get(server.port).body
 
 
@@ -209,7 +209,7 @@ def test_stale_pid_file(home: Home, daemon: bool) -> None:
         ended = os.spawnlp(os.P_NOWAIT, "true", "true")
         os.waitpid(ended, 0)
     (home.run / "twistd.pid").write_text(f"{ended}\n")
-    with Server(home, daemon=daemon) as server:
+    with Server(home, daemon=daemon, fresh=True) as server:
         assert get(server.port).status == 200
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import struct
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.sockets.proxy_header import LONGEST, LONGEST_LINE, BadHeader, ProxyHeader, Told
+from tests.support.examples import examples
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.1 50000 80\r\n"
@@ -147,7 +148,7 @@ class BinaryTests(SynchronousTestCase):
 class TornTests(SynchronousTestCase):
     """A header in pieces."""
 
-    @settings(deadline=None)
+    @examples(100)
     @given(
         header=st.sampled_from([LINE, binary(), binary(INET + by_tls(1)), binary(b"", 0, 0x20)]),
         sizes=st.lists(st.integers(1, 20), min_size=60, max_size=60),
@@ -163,7 +164,7 @@ class TornTests(SynchronousTestCase):
         self.assertEqual((reader.done, taken), (True, len(header)))
         self.assertEqual(reader.told, read(header))
 
-    @settings(deadline=None, max_examples=500)
+    @examples(200)
     @given(
         data=st.one_of(
             st.binary(max_size=300),

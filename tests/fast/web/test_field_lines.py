@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +16,7 @@ from graceful.web.known_heads import ComposedFields
 from graceful.web.request_parser import RequestParser
 from tests.fast.web.test_known_heads import FIELDS, bodies, forget, slow
 from tests.fast.web.test_request_parser import END, GET, HOST, Request, outcome
+from tests.support.examples import examples
 
 NAMES = [
     b"X-Id",
@@ -101,7 +102,7 @@ class SameTests(SynchronousTestCase):
     @example([LINE + HOST + b"X-Id: 1\n2\r\n" + END])
     @example([LINE + HOST + b"X-Id: 1\r\n 2\r\n" + END])
     @example([LINE + HOST + b"Content-Length: 05\r\n" + END + b"12345"])
-    @settings(max_examples=700, deadline=None)
+    @examples(250)
     def test_a_head_that_never_came_is_the_same_request(self, pieces: list[bytes]) -> None:
         """For any lines there are the same requests, or the same refusal, as by the parser."""
         forget()
@@ -111,7 +112,7 @@ class SameTests(SynchronousTestCase):
             self.assertEqual(outcome(piece), slow(piece))
 
     @given(st.lists(lines, max_size=6).map(b"".join), st.binary(max_size=3), st.integers(0, 200))
-    @settings(max_examples=300, deadline=None)
+    @examples(120)
     def test_a_damaged_head_is_the_same_request(self, fields: bytes, more: bytes, at: int) -> None:
         """So it is with bytes that are wrong anywhere."""
         head = GET + fields + END

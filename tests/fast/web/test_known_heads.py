@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,6 +13,7 @@ from graceful.web.known_heads import LONGEST_FIELDS, LONGEST_LINE, REMEMBERED, S
 from graceful.web.request_parser import RequestParser
 from graceful.wsgi.environ import add_fields
 from tests.fast.web.test_request_parser import END, GET, HOST, Request, Sink, feed, outcome
+from tests.support.examples import examples
 
 METHODS = [b"GET", b"POST", b"HEAD", b"OPTIONS", b"CONNECT", b"PRI", b"DESCRIBE", b"M-SEARCH", b"FOO", b"get", b""]
 TARGETS = [
@@ -99,7 +100,7 @@ class SameTests(SynchronousTestCase):
     @given(st.lists(heads | damaged() | st.binary(max_size=30), min_size=1, max_size=5))
     @example([GET + END, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\nGET /x HTTP/1.1\r\n\r\n"])
     @example([line + END + HOST + END for line in (b"PRI / HTTP/1.1", b"PRI /HTTP/1.1", b"GET / HTTP/1.1")])
-    @settings(max_examples=500, deadline=None)
+    @examples(200)
     def test_a_head_that_comes_again_is_the_same_request(self, pieces: list[bytes]) -> None:
         """For any bytes on a connection there are the same requests, or the same refusal, as without a memory."""
         for piece in 2 * pieces:
@@ -108,7 +109,7 @@ class SameTests(SynchronousTestCase):
         self.assertEqual(outcome(*pieces), slow(*pieces))
 
     @given(heads | damaged())
-    @settings(max_examples=300, deadline=None)
+    @examples(120)
     def test_an_ordinary_line_fits_any_fields_that_are_known(self, head: bytes) -> None:
         """What was learnt with one request line holds with each other that is not left to the parser."""
         rest = head.partition(END)[2]

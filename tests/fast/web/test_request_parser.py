@@ -6,7 +6,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,6 +14,7 @@ from graceful.web.exchange import Exchange
 from graceful.web.field_kinds import SINGLE_VALUED
 from graceful.web.request_parser import MAX_METHOD, RequestParser
 from graceful.web.request_rules import MAX_FIELDS, MAX_HEAD, MAX_TARGET, Refuse
+from tests.support.examples import examples
 
 MAX_BODY = 1000
 READ = 65536
@@ -887,7 +888,7 @@ class CutTests(SynchronousTestCase):
     """Pipelined requests of all kinds, cut anywhere."""
 
     @given(mixes(), st.integers(1, 4))
-    @settings(max_examples=300, deadline=None)
+    @examples(120)
     def test_requests_survive_any_cut(self, mix: tuple[list[bytes], list[Request | int]], room: int) -> None:
         """Cut anywhere and taken in at any pace, requests are what they are, in order, and none is made up."""
         pieces, expected = mix
@@ -904,7 +905,7 @@ class CutTests(SynchronousTestCase):
         self.assertEqual(sink.begun, len(expected))
 
     @given(mixes(), st.integers(1, 4), st.lists(st.booleans(), min_size=1, max_size=40))
-    @settings(max_examples=300, deadline=None)
+    @examples(120)
     def test_requests_survive_any_cut_and_any_move(
         self, mix: tuple[list[bytes], list[Request | int]], room: int, moves: list[bool]
     ) -> None:
