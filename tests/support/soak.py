@@ -86,7 +86,7 @@ class Soak:
         :param every: seconds from the beginning of one event to the next.
         """
         with ExitStack() as stack:
-            server = stack.enter_context(Server(home, *OPTIONS))
+            server = stack.enter_context(Server(home, *OPTIONS, fresh=True))
             load = stack.enter_context(Load(server.port))
             load.mark()
             events: list[tuple[str, Callable[[Server], None]]] = [
@@ -117,7 +117,7 @@ class Soak:
 
     @staticmethod
     def _take_over(stack: ExitStack, old: Server) -> Server:
-        new = Server(old.home, "--takeover", *OPTIONS, port=old.port, wait_open=False)
+        new = Server(old.home, "--takeover", *OPTIONS, port=old.port, wait_open=False, fresh=True)
         stack.enter_context(new)
         new.wait_line(r"took over from process (\d+)", timeout=DEPLOY)
         assert old.wait(60) == 0
