@@ -272,8 +272,7 @@ class Listener:
         listening = self.bound.socket
         own_tcp = listening.family != socket.AF_UNIX and not self.bound.shared
         wait = self._shut_out_new(listening) if own_tcp else 0.0
-        await self._accept_all(give_up)
-        if wait:
+        if await self._accept_all(give_up) and wait:
             await self._handshakes_done(listening.getsockname()[1], self._clock.seconds() + wait)
             await self._accept_all(give_up)
         self._finish()
@@ -288,11 +287,16 @@ class Listener:
             return SENT_AGAIN_WAIT
         return HANDSHAKES_WAIT if self._drops_handshakes else 0.0
 
-    async def _accept_all(self, give_up: float) -> None:
+    async def _accept_all(self, give_up: float) -> bool:
+        """Accept until the queue is empty.
+
+        :param give_up: the clock's time at which to stop trying to accept without room for it.
+        :returns: False if connections are left, or the socket has been closed meanwhile.
+        """
         while not self.closed:
             queue = self._accept_some()
             if queue is _Queue.EMPTY:
-                return
+                return True
             if queue is _Queue.MAY_HAVE_MORE:
                 await deferLater(self._clock, 0)
             elif self._clock.seconds() + NO_ROOM_PAUSE <= give_up:
@@ -303,7 +307,8 @@ class Listener:
                     " to accept them; raise the limit on open files",
                     name=self.name,
                 )
-                return
+                return False
+        return False
 
     async def _handshakes_done(self, port: int, give_up: float) -> None:
         """Wait for clients that have sent their SYN and are about to be connected, and accept them.
