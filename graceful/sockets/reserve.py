@@ -41,6 +41,7 @@ def accept_in_place(descriptor: int, listening: int) -> int:
     :returns: the connection's, which does not block.
     :raises OSError: as accept(2) says; EMFILE if something else has got the place.
     """
+    # Python takes the lock away only 5 ms after a thread got it, and poll(2) in `connection_waits` has just let it go.
     _LIBC.close(descriptor)
     accepted: int = _LIBC.accept4(listening, None, None, socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     if accepted < 0:
@@ -118,10 +119,13 @@ class Reserve:
         raise full
 
     def take(self, descriptor: int) -> bool:
-        """Take a connection's descriptor, and close the connection.  False if nothing is lacking."""
+        """Take a connection's descriptor, and close the connection.  False if nothing is lacking, or it cannot."""
         if not 0 < len(self._descriptors) < self._kept:
             return False
-        self._replace(descriptor, self._descriptors[0])
+        try:
+            self._replace(descriptor, self._descriptors[0])
+        except OSError:
+            return False
         self._descriptors.append(descriptor)
         return True
 

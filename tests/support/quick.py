@@ -60,7 +60,7 @@ class Quick:
         """Run a command line of twistd.
 
         :param output: the descriptor for what it prints.  With it, the server is a child of the nearest process above
-            that adopts orphans, for which it waits; else it is nobody's business how it ends.
+            that adopts orphans, which can wait for it; without it, the server is this process's own child.
         :returns: the process.
         """
         said = {

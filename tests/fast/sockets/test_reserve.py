@@ -115,6 +115,18 @@ class ReserveTests(SynchronousTestCase):
         during.close()
         self.assertEqual(len(self.replaced), 1)
 
+    def test_a_connection_closes_whatever_the_reserve_can_do(self) -> None:
+        """If the system refuses to replace a connection, that is closed all the same."""
+
+        def refuse(descriptor: int, by: int) -> None:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+        client = self.client()
+        connection = self.accept()
+        self.reserve._replace = refuse
+        connection.close()
+        self.assertEqual((client.recv(1), connection.fileno()), (b"", -1))
+
     def test_a_lost_place_is_not_the_last(self) -> None:
         """If something else gets a place that was free for a moment, the connection gets the next one."""
         self.client(), self.client()
