@@ -41,7 +41,7 @@ def accept_in_place(descriptor: int, listening: int) -> int:
     :returns: the connection's, which does not block.
     :raises OSError: as accept(2) says; EMFILE if something else has got the place.
     """
-    # Python takes the lock away only 5 ms after a thread got it, and poll(2) in `connection_waits` has just let it go.
+    # Python takes the lock away 5 ms after a thread got it: here, when poll(2) in `connection_waits` had let it go.
     _LIBC.close(descriptor)
     accepted: int = _LIBC.accept4(listening, None, None, socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     if accepted < 0:
