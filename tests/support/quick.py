@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ def main() -> int | str | None:
     from twisted.plugin import IPlugin, getPlugins
     from twisted.scripts import twistd
 
+    from graceful.workers.preload import EVERY_WORKERS
+
+    for module in ("graceful.options", "graceful.tap", *EVERY_WORKERS):
+        import_module(module)
     list(getPlugins(IPlugin))
     assert "twisted.internet.reactor" not in sys.modules
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
