@@ -15,5 +15,8 @@ FACTOR: Final = float(os.environ.get("GRACEFUL_TEST_EXAMPLES", "1"))
 
 
 def examples(number: int) -> settings:
-    """Returns the decorator for a property of which so many examples are tried in `make test`."""
+    """Returns the decorator of a property.
+
+    :param number: how many examples of it are tried in `make test`.
+    """
     return settings(max_examples=max(1, round(number * FACTOR)), deadline=None)

@@ -469,6 +469,7 @@ class CloseTests(Case):
         self.clock.pump([NO_ROOM_PAUSE] * 3)
         self.assert_closed(queue, done)
         said = "closes with connections in its queue, which are reset"
+        self.assertIn(said, self.lines(LogLevel.error)[-1])
         self.assertEqual([said in line for line in self.lines(LogLevel.error)].count(True), 1)
 
     def test_closes_when_the_reactor_ends(self) -> None:

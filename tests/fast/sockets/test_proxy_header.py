@@ -164,7 +164,7 @@ class TornTests(SynchronousTestCase):
         self.assertEqual((reader.done, taken), (True, len(header)))
         self.assertEqual(reader.told, read(header))
 
-    @examples(200)
+    @examples(500)
     @given(
         data=st.one_of(
             st.binary(max_size=300),

@@ -8,11 +8,13 @@ import socket
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.sockets.binding import BoundSocket
 from graceful.sockets.listener import NO_ROOM_PAUSE, Listener
 from graceful.sockets.reserve import Reserve
+from tests.fast.sockets.test_listener import Readers
 
 
 class Full(socket.socket):
@@ -25,16 +27,6 @@ class Full(socket.socket):
         if self.full:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return super().accept()
-
-
-class Readers:
-    """Watches nothing."""
-
-    def addReader(self, reader: Any) -> None:
-        """Do not."""
-
-    def removeReader(self, reader: Any) -> None:
-        """Do not."""
 
 
 class ReserveTests(SynchronousTestCase):
@@ -157,7 +149,10 @@ class ReserveTests(SynchronousTestCase):
         self.accept()
 
     def test_a_listener_accepts_by_its_reserve(self) -> None:
-        """A listener accepts as long as places are left, and goes on when one comes back."""
+        """A listener accepts as long as places are left, says that none is, and goes on when one comes back."""
+        logs = capturedLogs()
+        events = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
         taken: list[socket.socket] = []
         clock = Clock()
         bound = BoundSocket("unix:control", self.listening)
@@ -166,10 +161,14 @@ class ReserveTests(SynchronousTestCase):
         )
         self.addCleanup(listener.connectionLost, None)
         listener.start()
-        for _ in range(3):
+        for _ in range(2):
             self.client()
         listener.doRead()
+        self.assertEqual((len(taken), events), (2, []))
+        self.client()
+        listener.doRead()
         self.assertEqual(len(taken), 2)
+        self.assertIn("cannot accept", formatEvent(events[0]))
         for one in taken:
             one.close()
         clock.advance(NO_ROOM_PAUSE)

@@ -102,7 +102,7 @@ class SameTests(SynchronousTestCase):
     @example([LINE + HOST + b"X-Id: 1\n2\r\n" + END])
     @example([LINE + HOST + b"X-Id: 1\r\n 2\r\n" + END])
     @example([LINE + HOST + b"Content-Length: 05\r\n" + END + b"12345"])
-    @examples(250)
+    @examples(700)
     def test_a_head_that_never_came_is_the_same_request(self, pieces: list[bytes]) -> None:
         """For any lines there are the same requests, or the same refusal, as by the parser."""
         forget()
@@ -112,7 +112,7 @@ class SameTests(SynchronousTestCase):
             self.assertEqual(outcome(piece), slow(piece))
 
     @given(st.lists(lines, max_size=6).map(b"".join), st.binary(max_size=3), st.integers(0, 200))
-    @examples(120)
+    @examples(300)
     def test_a_damaged_head_is_the_same_request(self, fields: bytes, more: bytes, at: int) -> None:
         """So it is with bytes that are wrong anywhere."""
         head = GET + fields + END

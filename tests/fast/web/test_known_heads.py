@@ -100,7 +100,7 @@ class SameTests(SynchronousTestCase):
     @given(st.lists(heads | damaged() | st.binary(max_size=30), min_size=1, max_size=5))
     @example([GET + END, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\nGET /x HTTP/1.1\r\n\r\n"])
     @example([line + END + HOST + END for line in (b"PRI / HTTP/1.1", b"PRI /HTTP/1.1", b"GET / HTTP/1.1")])
-    @examples(200)
+    @examples(500)
     def test_a_head_that_comes_again_is_the_same_request(self, pieces: list[bytes]) -> None:
         """For any bytes on a connection there are the same requests, or the same refusal, as without a memory."""
         for piece in 2 * pieces:
@@ -109,7 +109,7 @@ class SameTests(SynchronousTestCase):
         self.assertEqual(outcome(*pieces), slow(*pieces))
 
     @given(heads | damaged())
-    @examples(120)
+    @examples(300)
     def test_an_ordinary_line_fits_any_fields_that_are_known(self, head: bytes) -> None:
         """What was learnt with one request line holds with each other that is not left to the parser."""
         rest = head.partition(END)[2]

@@ -888,7 +888,7 @@ class CutTests(SynchronousTestCase):
     """Pipelined requests of all kinds, cut anywhere."""
 
     @given(mixes(), st.integers(1, 4))
-    @examples(120)
+    @examples(300)
     def test_requests_survive_any_cut(self, mix: tuple[list[bytes], list[Request | int]], room: int) -> None:
         """Cut anywhere and taken in at any pace, requests are what they are, in order, and none is made up."""
         pieces, expected = mix
@@ -905,7 +905,7 @@ class CutTests(SynchronousTestCase):
         self.assertEqual(sink.begun, len(expected))
 
     @given(mixes(), st.integers(1, 4), st.lists(st.booleans(), min_size=1, max_size=40))
-    @examples(120)
+    @examples(300)
     def test_requests_survive_any_cut_and_any_move(
         self, mix: tuple[list[bytes], list[Request | int]], room: int, moves: list[bool]
     ) -> None:
