@@ -166,7 +166,7 @@ def test_client_certificates_are_the_applications(home: Home, certificate: Certi
 
 def test_handshakes_without_descriptors_wait_and_a_stop_loses_none(home: Home, certificate: Certificate) -> None:
     """Clients that the server had no descriptors to accept make their handshake later, in a stop as well."""
-    options = ("--max-connections", "1000", *SHORT)
+    options = ("--max-connections", "1000")  # and the usual time for a first request: the clients share a processor
     context = certificate.context()
 
     def ask(accepted_or_not: socket.socket) -> int:

@@ -357,6 +357,25 @@ class EndTests(TLSCase):
             self.engine.sweep(clock.seconds())
         self.assertEqual(client.recv(10), b"")
 
+    def test_a_first_request_has_its_time_from_the_end_of_the_handshake(self) -> None:
+        """Serving or in a drain: however long the handshake has taken, the request is on its way only after it."""
+        clock = virtual_time(self)
+        for draining, time in ((False, Settings().header_timeout), (True, Settings().idle_grace)):
+            with self.subTest(draining=draining):
+                client = self.connect()
+                site = self.engine.site
+                site.draining, site.draining_since = draining, clock.seconds()
+                clock.advance(time - 1)
+                client.shake()
+                clock.advance(time - 1)
+                self.engine.sweep(clock.seconds())
+                self.assertEqual(client.take(), b"")
+                self.assertFalse(client.eof)
+                clock.advance(2)
+                self.engine.sweep(clock.seconds())
+                client.take()
+                self.assertTrue(client.eof)
+
     def test_a_reset_has_no_goodbye(self) -> None:
         """What is cut must not look whole."""
         client = self.connect().shake().send(GET)
