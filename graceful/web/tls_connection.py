@@ -19,8 +19,8 @@ What a client must not get at a cut is TLS's goodbye (`close_notify`): it says t
 after the last byte of an answer that is whole, and to an idle client.  What a client leaves out at its own end is not
 asked for: requests have their own ends, and one that is cut is refused as on a plain connection.
 
-A handshake has as much time as a first request (`--header-timeout`), and few bytes; the first request has its own time
-behind it, in a drain as well.  A client that speaks plain HTTP is told so.
+A handshake has as much time as a first request (`--header-timeout`), and few bytes; that request's own time begins at
+the end of it, in a drain as well.  A client that speaks plain HTTP is told so.
 """
 
 from __future__ import annotations
