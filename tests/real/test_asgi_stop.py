@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.support.command import status_of
 from tests.support.gate import Gate
 from tests.support.home import Home
 from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 APPLICATION = "asgi_starlette:app"
 SHORT = ("--idle-grace", "0.5", "--deadline", "2")
@@ -96,9 +96,7 @@ def test_a_task_that_refuses_to_end_is_named_and_abandoned(home: Home) -> None:
     """A task that swallows its cancellation is cancelled again, named, and abandoned: exit status 71."""
     with served(home, *SHORT) as server, Connection(server.port) as client:
         client.send(request("/swallow"))
-        client_began = time.monotonic()
-        while not status_of(home)["in_flight_count"]:
-            assert time.monotonic() - client_began < 20
+        wait_for(lambda: status_of(home)["in_flight_count"] == 1)
         server.terminate()
         assert client.answer().status == 503
         server.wait_line(r"its task could not be brought down \(cancelled its task \d times\) and is abandoned")
@@ -114,9 +112,7 @@ def test_a_blocked_loop_blocks_only_the_application(home: Home) -> None:
         assert get(server.port, "/+haproxy").status == 200
         with Connection(server.port) as waiting:
             waiting.send(request("/"))
-            began = time.monotonic()
-            while status_of(home)["in_flight_count"] < 2:
-                assert time.monotonic() - began < 20
+            wait_for(lambda: status_of(home)["in_flight_count"] == 2)
             server.wait_line(r"the asyncio loop has been blocked for \d s")
             server.wait_line("in block")
             server.terminate()
@@ -176,9 +172,7 @@ def test_an_upload_goes_on_through_a_stop(home: Home) -> None:
     """A body that the application reads while it arrives is read to its end in a drain."""
     with served(home, "--idle-grace", "0.5", "--deadline", "30") as server, Connection(server.port) as client:
         client.send(request("/upload", "Content-Length: 200000", method="POST") + b"x" * 100_000)
-        began = time.monotonic()
-        while not status_of(home)["in_flight_count"]:
-            assert time.monotonic() - began < 20
+        wait_for(lambda: status_of(home)["in_flight_count"] == 1)
         server.terminate()
         server.wait_closed()
         client.send(b"x" * 100_000)

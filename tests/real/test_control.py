@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients import Connection, ask, get, request
-from tests.support.command import graceful, start_graceful, status_of
+from tests.support.command import graceful, start_graceful, status_of, told_status
 from tests.support.gate import Gate
 from tests.support.home import UNPRIVILEGED, Home
 from tests.support.log import Log
@@ -46,7 +46,7 @@ def test_what_is_in_flight(home: Home, gate: Gate) -> None:
         assert idle.get("/").status == 200
         busy.send(request(gate.target()))
         gate.wait_reached()
-        status = status_of(home)
+        status = told_status(home)
         (exchange,) = status["in_flight"]
         assert (exchange["method"], exchange["path"], exchange["phase"]) == ("GET", "/gate", "in the application")
         assert exchange["thread"].startswith("graceful-")
@@ -84,7 +84,7 @@ def test_leave_and_enter(home: Home) -> None:
         for _ in range(2):
             assert graceful(home, "leave").returncode == 0
             assert health() == (404, b"away, version 7\n")
-            assert status_of(home)["rotation"] == "away"
+            assert told_status(home)["rotation"] == "away"
             assert get(server.port).status == 200
         for _ in range(2):
             assert graceful(home, "enter").returncode == 0
@@ -137,7 +137,7 @@ def test_stop_and_wait(home: Home, gate: Gate) -> None:
         wait_for(lambda: waiters(home) == 1)
         assert graceful(home, "stop", "--wait", "closed").returncode == 0
         assert server.log.find_all("closed")
-        status = status_of(home)
+        status = told_status(home)
         assert (status["state"], status["sockets"][0]["state"]) == ("finishing", "closed")
         assert 90 < status["deadline"] <= 100
         assert 100 < status["latest_exit"] <= 112
@@ -221,7 +221,7 @@ def test_a_moved_deadline_counts_and_moves_the_last_limit(home: Home, gate: Gate
         gate.wait_reached()
         assert graceful(home, "stop", "--wait", "closed").returncode == 0
         assert graceful(home, "extend", "97").returncode == 0
-        status = status_of(home)
+        status = told_status(home)
         assert 95 < status["deadline"] < 101
         assert 105 < status["latest_exit"] < 113
         assert server.stays(4.5)
@@ -236,12 +236,12 @@ def test_take_one_down(home: Home, gate: Gate) -> None:
         victim.send(request(gate.target()))
         gate.wait_reached()
         assert other.get("/").status == 200
-        number = status_of(home)["in_flight"][0]["id"]
+        number = told_status(home)["in_flight"][0]["id"]
         assert graceful(home, "takedown", str(number)).returncode == 0
         assert victim.answer().status == 503
         assert victim.get("/").status == 200  # its connection goes on, too
         assert other.get("/").status == 200
-        assert status_of(home)["taken_down"] == 1
+        assert told_status(home)["taken_down"] == 1
         again = graceful(home, "takedown", str(number))
         assert (again.returncode, again.stderr.count("\n")) == (1, 1)
         gate.open()
@@ -253,7 +253,7 @@ def test_a_lame_duck_says_that_it_goes_down_and_serves(home: Home) -> None:
     with Server(home, *FAST, "--lame-duck", "60") as server:
         server.terminate()
         wait_for(lambda: get(server.port, "/+haproxy").status == 503)
-        status = status_of(home)
+        status = told_status(home)
         assert (status["state"], status["rotation"]) == ("lame-duck", "leaving")
         assert status["sockets"][0]["state"] == "open"
         assert 212 < status["latest_exit"] <= 272
@@ -286,7 +286,7 @@ def test_two_in_one_directory(home: Home, gate: Gate) -> None:
         first.terminate()
         first.wait_closed()
         with Server(home, *given, port=port) as second:
-            status = status_of(home)
+            status = told_status(home)
             assert (status["pid"], status["state"]) == (second.pid, "serving")
             assert [(one["pid"], one["state"]) for one in status["draining"]] == [(first.pid, "finishing")]
             assert json.loads(ask(page, request("/status", host="127.0.0.1")).body)["pid"] == second.pid
@@ -294,13 +294,13 @@ def test_two_in_one_directory(home: Home, gate: Gate) -> None:
             waiting = start_graceful(home, "wait", "gone")
             assert graceful(home, "wait", "closed").returncode == 0
             wait_for(lambda: connected(home.run / f"graceful.sock.{first.pid}"))
-            assert len(status_of(home)["draining"]) == 1  # what was asked before has been read by now
+            assert len(told_status(home)["draining"]) == 1  # what was asked before has been read by now
             gate.open()
             assert client.answer().status == 200
             client.end()
             assert waiting.wait(10) == 0
             assert first.wait() == 0
-            assert status_of(home)["draining"] == []
+            assert told_status(home)["draining"] == []
 
 
 def test_the_path_is_taken(home: Home) -> None:
@@ -312,9 +312,9 @@ def test_the_path_is_taken(home: Home) -> None:
         assert f"process {first.pid} answers at the control socket" in told.stdout
         with Server(home, twistd_options=["--pidfile="]) as second:
             second.wait_line(f"this server's is .*graceful.sock.{second.pid}")
-            status = status_of(home)
+            status = told_status(home)
             assert [status["pid"], *(one["pid"] for one in status["draining"])] == [first.pid, second.pid]
-        assert status_of(home)["draining"] == []
+        assert told_status(home)["draining"] == []
 
 
 def test_where_it_is(home: Home) -> None:
@@ -337,7 +337,7 @@ def test_a_stale_file_is_replaced(home: Home) -> None:
         killed.status = 0
     assert (home.run / "graceful.sock").exists()
     with Server(home) as server:
-        assert status_of(home)["pid"] == server.pid
+        assert told_status(home)["pid"] == server.pid
 
 
 def test_only_root_and_the_servers_user_may_give_orders(home: Home) -> None:
@@ -363,7 +363,7 @@ def test_only_root_and_the_servers_user_may_give_orders(home: Home) -> None:
             # It may not rename its socket in root's directory: a successor, who may, does.
             root = [word.replace("+setuid", "+setuid,+dac_override") for word in KEEPS_READING]
             with Server(home, *FAST, "--spool", str(spool), twistd_options=options, prefix=root) as second:
-                status = status_of(home)
+                status = told_status(home)
                 assert [status["pid"], *(one["pid"] for one in status["draining"])] == [second.pid, server.pid]
                 gate.open()
                 assert client.answer().status == 200
@@ -406,7 +406,7 @@ def test_nonsense_gets_a_clear_answer_and_the_server_goes_on(home: Home, daemon:
         with control(home) as large:
             large.send(request("/stop", method="POST", body=b"x" * 5000))
             assert large.answer().status == 413
-        assert status_of(home)["pid"] == server.pid
+        assert told_status(home)["pid"] == server.pid
 
 
 def test_no_drain_waits_for_control(home: Home) -> None:
@@ -452,7 +452,7 @@ def test_among_other_services(home: Home) -> None:
             log.add(line)
             if "control at" in line:
                 break
-        assert status_of(home, "--control", "mine.sock")["state"] == "serving"
+        assert told_status(home, "--control", "mine.sock")["state"] == "serving"
         stopped = graceful(home, "stop", "--control", "mine.sock", "--wait", "gone")
         assert stopped.returncode == 0, stopped
         assert process.wait(10) == 0
@@ -524,7 +524,7 @@ def test_control_and_status_answer_when_no_descriptor_is_left(home: Home) -> Non
         assert get(server.port).status == 200
         wait_for(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) >= 99)
         for _ in range(5):
-            assert status_of(home)["state"] == "serving"
+            assert told_status(home)["state"] == "serving"
             for _ in range(100):
                 with Connection(int(match[1])) as client:
                     client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -544,7 +544,7 @@ def test_while_it_starts(home: Home, gate: Gate) -> None:
         assert f"process {server.pid} has not answered for 5 s: it is starting" in told.stderr
         gate.open()
         server.wait_open()
-        assert status_of(home)["state"] == "serving"
+        assert told_status(home)["state"] == "serving"
         assert graceful(home, "stop", "--wait", "gone").returncode == 0
         assert waiting.wait(10) == 0
         assert server.wait() == 0

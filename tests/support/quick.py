@@ -90,10 +90,13 @@ def main() -> int | str | None:
     from twisted.plugin import IPlugin, getPlugins
     from twisted.scripts import twistd
 
-    from graceful.workers.preload import EVERY_WORKERS
+    from graceful.workers.preload import AND_IF_THERE, EVERY_WORKERS
 
     for module in ("graceful.options", "graceful.tap", *EVERY_WORKERS):
         import_module(module)
+    for module in AND_IF_THERE:
+        with suppress(ImportError):
+            import_module(module)
     list(getPlugins(IPlugin))
     assert "twisted.internet.reactor" not in sys.modules
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

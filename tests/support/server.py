@@ -199,7 +199,7 @@ class Server:
         if self._may_fork():
             reads, writes = os.pipe()
             try:
-                self.pid = _quick().start(self.command, self.home.run, self.environment, writes)
+                self.pid = _quick(self._with_tls()).start(self.command, self.home.run, self.environment, writes)
             finally:
                 os.close(writes)
             self._follower = PipeFollower(os.fdopen(reads, errors="replace"), self.log)
@@ -247,7 +247,11 @@ class Server:
         if self._fresh or self._limits or self.home.uid != os.getuid():
             return False
         own = {name: value for name, value in self.environment.items() if AT_THE_START.match(name)}
-        return own == _at_the_start()
+        return own == _at_the_start(self._with_tls())
+
+    def _with_tls(self) -> bool:
+        """Whether it can import pyOpenSSL."""
+        return not self.environment["PYTHONPATH"].startswith(f"{WITHOUT_TLS}:")
 
     def _popen(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -374,19 +378,20 @@ class Server:
 
 
 @cache
-def _quick() -> Quick:
-    """Returns the process that becomes a server by a fork; it ends with this one."""
+def _quick(tls: bool) -> Quick:
+    """Returns the process that becomes a server by a fork, with pyOpenSSL or without; it ends with this one."""
     become_subreaper()
-    quick = Quick({**os.environ, **_at_the_start()})
+    quick = Quick({**os.environ, **_at_the_start(tls)})
     atexit.register(quick.end)
     return quick
 
 
 @cache
-def _at_the_start() -> dict[str, str]:
-    """Returns the variables that count while an ordinary server starts."""
+def _at_the_start(tls: bool) -> dict[str, str]:
+    """Returns the variables that count while an ordinary server starts, with pyOpenSSL or without."""
     inherited = {name: value for name, value in os.environ.items() if AT_THE_START.match(name)}
-    return {**inherited, "PYTHONPATH": f"{WITHOUT_TLS}:{APPLICATIONS}", "PYTHONUNBUFFERED": "1"}
+    path = str(APPLICATIONS) if tls else f"{WITHOUT_TLS}:{APPLICATIONS}"
+    return {**inherited, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def become_subreaper() -> None:
