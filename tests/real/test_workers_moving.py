@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from graceful.control.client import ControlClient
 from tests.support.clients import Connection, request
 from tests.support.command import status_of
 from tests.support.gate import Gate
@@ -223,8 +224,12 @@ def test_descriptors_are_the_same_after_many_rounds(home: Home, stack: ExitStack
     for count in range(1, 6):
         deploy(server, count)
         ask(clients)
+        wait_for(lambda: len(served_by(home)) == 2)  # the former ones have ended
         wait_for(lambda: not [name for pid in served_by(home) for name in threads_of(pid) if "arrivals" in name])
-        counts.append((open_files(server.pid), sorted(open_files(pid) for pid in served_by(home))))
+        with ControlClient(str(home.run / "graceful.sock")) as control:
+            for _ in range(2):  # before the second answer it has read that former clients have hung up
+                workers = control.get("/status")["workers"]
+            counts.append((open_files(server.pid), sorted(open_files(one["pid"]) for one in workers)))
     assert counts[1:] == counts[:-1]
 
 
