@@ -3,7 +3,8 @@
     python bench/instructions.py --servers ours,uwsgi,granian --scenarios small,headers,close
 
 Rates and CPU times differ from hour to hour on a machine that others share; this count hardly does.  It is of user
-code alone: what the kernel does for a request is not in it.  One client asks, one request after the other.
+code alone: what the kernel does for a request is not in it.  One client asks, one request after the other.  In the
+count of a thousand requests by TLS (`ours-tls`, `granian-tls`) there is one handshake.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from attrs import evolve
 
 import servers
 from measure import SCENARIOS, Scenario
-from servers import KINDS, Kind, Server, ServerFailed
+from servers import Kind, Server, ServerFailed
 from throughput import leave_well
+from tls_servers import ALL_KINDS, make_certificate
 
 #: Requests before the count begins: what is remembered has been seen by then.
 WARM_UP: Final = 300
 REQUESTS: Final = 1000
-#: A connection carries so many, unless each request has its own.
+#: A connection carries so many, unless each request has its own; behind a handshake of millions of instructions, all.
 AT_ONCE: Final = 100
 #: Seconds that a server may take to start, some thirty times slower than without callgrind.
 START: Final = 180.0
@@ -49,8 +51,9 @@ def ask(server: Server, scenario: Scenario, count: int) -> None:
     :raises ServerFailed: one is not answered with 200.
     """
     alone = "Connection" in scenario.headers
-    for first in range(0, count, 1 if alone else AT_ONCE):
-        server.get(scenario.path, scenario.headers, 1 if alone else min(AT_ONCE, count - first))
+    at_once = 1 if alone else REQUESTS if server.kind.tls else AT_ONCE
+    for first in range(0, count, at_once):
+        server.get(scenario.path, scenario.headers, min(at_once, count - first))
 
 
 def switch(how: str) -> None:
@@ -68,6 +71,8 @@ def count(kind: Kind, scenario: Scenario) -> float:
     """Returns the instructions of a server for a request."""
     with tempfile.TemporaryDirectory(prefix="graceful-bench-") as place:
         logs = Path(place)
+        if kind.tls:
+            make_certificate(logs)
         with Server(watched(kind), 0, logs) as server:
             server.wait_until_ready()
             ask(server, scenario, WARM_UP)
@@ -88,7 +93,7 @@ def main() -> None:
     print(f"| server | {' | '.join(SCENARIOS[name].title for name in names)} |")
     print(f"|---|{'---:|' * len(names)}")
     for name in options.servers.split(","):
-        kind = KINDS[name]
+        kind = ALL_KINDS[name]
         figures = [f"{count(kind, SCENARIOS[one]):,.0f}" if kind.can(one, "wsgi") else "–" for one in names]
         print(f"| {name} | {' | '.join(figures)} |", flush=True)
 
