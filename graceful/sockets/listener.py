@@ -38,7 +38,7 @@ log = Logger(namespace="graceful")
 
 Accepted = Callable[[socket.socket, Any], object]
 
-#: Connections accepted in one go, so that a long queue does not delay what else is ready.
+#: Connections accepted in one go at most, so that a long queue does not delay what else is ready.
 A_TURN: Final = 256
 
 #: Seconds until the next attempt to accept after the system had no room for one more connection.
@@ -80,6 +80,24 @@ class _Queue(Enum):
     EMPTY = auto()
     MAY_HAVE_MORE = auto()
     NO_ROOM = auto()  # EMFILE, ENFILE, ENOBUFS, ENOMEM, or an unknown error: trying again at once would spin
+
+
+def accepts_from(listening: socket.socket) -> Callable[[], tuple[socket.socket, Any]]:
+    """Returns what accepts a connection, as `socket.accept` does.
+
+    That one makes enumerations of the listening socket's family and type for each connection, which costs more than
+    all else that Python does for it.
+    """
+    accept = getattr(listening, "_accept", None)  # what CPython's own `accept` calls
+    if accept is None:
+        return listening.accept
+    family, kind, proto = int(listening.family), int(listening.type), listening.proto
+
+    def accepted() -> tuple[socket.socket, Any]:
+        descriptor, peer = accept()
+        return socket.socket(family, kind, proto, descriptor), peer
+
+    return accepted
 
 
 class Readers(Protocol):
@@ -133,12 +151,14 @@ class Listener:
         self._half_open = half_open
         self._silent = silent
         self._accept: Callable[[], tuple[socket.socket, Any]] = (
-            bound.socket.accept if reserve is None else partial(reserve.accept, bound.socket)
+            accepts_from(bound.socket) if reserve is None else partial(reserve.accept, bound.socket)
         )
         self._started = False
         self._closing = False
         self._drops_handshakes = False  # in a way that accepted connections inherit
         self._no_room = False  # the last accept found no room; said in the log once, until one succeeds
+        self._at_once = 1
+        self._full_turns = 0  # since the queue was last found empty
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
 
@@ -202,8 +222,19 @@ class Listener:
         return self.name
 
     def doRead(self) -> None:
-        """Accept the connections in the queue."""
-        if self._accept_some() is _Queue.NO_ROOM:
+        """Accept connections that are in the queue; what is left there is found ready again.
+
+        Most often there is one, and to find the queue empty behind it costs half as much as to accept.  So one is
+        accepted, and more each time that there were more.
+        """
+        queue = self._accept_some(self._at_once)
+        if queue is _Queue.EMPTY:
+            self._at_once, self._full_turns = 1, 0
+        elif queue is _Queue.MAY_HAVE_MORE:
+            self._full_turns += 1
+            if self._full_turns % 2 == 0:
+                self._at_once = min(2 * self._at_once, A_TURN)
+        else:
             self._retry = self._clock.callLater(NO_ROOM_PAUSE, self._watch_again)
             self._watch()
 
@@ -224,9 +255,9 @@ class Listener:
         self._retry = None
         self._watch()
 
-    def _accept_some(self) -> _Queue:
-        """Accept until the queue is empty, but at most `A_TURN` times."""
-        for _ in range(A_TURN):
+    def _accept_some(self, at_once: int = A_TURN) -> _Queue:
+        """Accept until the queue is empty, but at most `at_once` times."""
+        for _ in range(at_once):
             if self.paused is not None and not self._closing:
                 return _Queue.MAY_HAVE_MORE
             try:

@@ -66,7 +66,7 @@ select_epoll = select.epoll
 
 #: What can fail: where, and by which name there.
 FAULTS: dict[str, tuple[Any, str]] = {
-    "accept": (socket.socket, "accept"),
+    "accept": (socket.socket, "_accept"),
     "setblocking": (socket.socket, "setblocking"),
     "recv": (socket.socket, "recv"),
     "send": (socket.socket, "send"),
