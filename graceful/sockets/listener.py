@@ -38,7 +38,7 @@ log = Logger(namespace="graceful")
 
 Accepted = Callable[[socket.socket, Any], object]
 
-#: Connections accepted in one go at most, so that a long queue does not delay what else is ready.
+#: Connections accepted in one go, so that a long queue does not delay what else is ready.
 A_TURN: Final = 256
 
 #: Seconds until the next attempt to accept after the system had no room for one more connection.
@@ -156,8 +156,6 @@ class Listener:
         self._closing = False
         self._drops_handshakes = False  # in a way that accepted connections inherit
         self._no_room = False  # the last accept found no room; said in the log once, until one succeeds
-        self._at_once = 1
-        self._full_turns = 0  # since the queue was last found empty
         self._retry: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
 
@@ -221,19 +219,8 @@ class Listener:
         return self.name
 
     def doRead(self) -> None:
-        """Accept connections that are in the queue; what is left there is found ready again.
-
-        Most often there is one, and to find the queue empty behind it costs half as much as to accept.  So one is
-        accepted, and more each time that there were more.
-        """
-        queue = self._accept_some(self._at_once)
-        if queue is _Queue.EMPTY:
-            self._at_once, self._full_turns = 1, 0
-        elif queue is _Queue.MAY_HAVE_MORE:
-            self._full_turns += 1
-            if self._full_turns % 2 == 0:
-                self._at_once = min(2 * self._at_once, A_TURN)
-        else:
+        """Accept the connections in the queue."""
+        if self._accept_some() is _Queue.NO_ROOM:
             self._retry = self._clock.callLater(NO_ROOM_PAUSE, self._watch_again)
             self._watch()
 
@@ -254,9 +241,9 @@ class Listener:
         self._retry = None
         self._watch()
 
-    def _accept_some(self, at_once: int = A_TURN) -> _Queue:
-        """Accept until the queue is empty, but at most `at_once` times."""
-        for _ in range(at_once):
+    def _accept_some(self) -> _Queue:
+        """Accept until the queue is empty, but at most `A_TURN` times."""
+        for _ in range(A_TURN):
             if self.paused is not None and not self._closing:
                 return _Queue.MAY_HAVE_MORE
             try:

@@ -163,7 +163,7 @@ class ReserveTests(SynchronousTestCase):
         listener.start()
         for _ in range(2):
             self.client()
-            listener.doRead()
+        listener.doRead()
         self.assertEqual((len(taken), events), (2, []))
         self.client()
         listener.doRead()
