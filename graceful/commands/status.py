@@ -16,30 +16,40 @@ from graceful.humanize import counted, duration, size
 
 def status(arguments: argparse.Namespace) -> int:
     """Show the status of the server at the control socket, and of those that have given it up."""
-    path = control_path(arguments)
-    found: list[dict[str, Any]] = []
-    failed = False
-    try:
-        found.append(_ask(ControlClient(path)))
-    except NobodyThere as nobody:
-        problem: ClientError | None = nobody
-    else:
-        problem = None
-    for client in connect_beside(path):
-        try:
-            found.append(_ask(client))
-        except ClientError as error:
-            failed = True
-            say(str(error))
+    found, failed = statuses(control_path(arguments))
+    for error in failed:
+        say(str(error))
     if not found:
-        if problem is not None and not failed:
-            raise problem
         return FAILED
     if arguments.json:
         print(json.dumps({**found[0], "draining": found[1:]}))
     else:
         print("\n\n".join(text_of(one) for one in found))
     return DONE
+
+
+def statuses(path: str) -> tuple[list[dict[str, Any]], list[ClientError]]:
+    """Ask the server at a control path, and those beside it, which have given it up.
+
+    :returns: what they say, and why others beside it do not.
+    :raises NobodyThere: there is no server, neither at the path nor beside it.
+    :raises ClientError: the one at the path does not answer.
+    """
+    found: list[dict[str, Any]] = []
+    failed: list[ClientError] = []
+    nobody: NobodyThere | None = None
+    try:
+        found.append(_ask(ControlClient(path)))
+    except NobodyThere as error:
+        nobody = error
+    for client in connect_beside(path):
+        try:
+            found.append(_ask(client))
+        except ClientError as error:
+            failed.append(error)
+    if nobody is not None and not found and not failed:
+        raise nobody
+    return found, failed
 
 
 def _ask(client: ControlClient) -> dict[str, Any]:

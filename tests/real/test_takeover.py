@@ -270,12 +270,12 @@ def test_twenty_takeovers_keep_a_download_and_grow_nothing(home: Home) -> None:
         for number in range(CHAIN):
             pid = quick.start(command, home.run, first.environment)
             stack.callback(end, pid)
-            wait_for(lambda pid=pid: status_of_quickly(home)["pid"] == pid)  # type: ignore[misc]
+            wait_for(lambda pid=pid: has_the_path(home, pid))  # type: ignore[misc]
             with Connection(first.port) as connection:
                 assert connection.get("/echo?x").body == b"x"
                 connection.close()
             download.take_some()  # on a slow machine it would be cut as one that takes nothing
-            wait_for(lambda: status_of_quickly(home)["in_flight_count"] == 1)
+            wait_for(lambda: status_of(home)["in_flight_count"] == 1)
             if number == 0:
                 descriptors, memory = len(descriptors_of(pid)), resident(pid)
         assert resident(pid) < memory + 4 * MIB
@@ -507,7 +507,7 @@ def test_nothing_is_left_of_failed_ones(home: Home) -> None:
             predecessor = Predecessor.find(str(home.run / "graceful.sock"))
             assert predecessor is not None
             predecessor.close()
-            wait_for(lambda: not status_of_quickly(home)["takeover"])
+            wait_for(lambda: not status_of(home)["takeover"])
 
         def size() -> tuple[int, int]:
             return len(descriptors_of(old.pid)), resident(old.pid)
@@ -542,14 +542,12 @@ def descriptors_of(pid: int) -> list[str]:
     return os.listdir(f"/proc/{pid}/fd")
 
 
-def status_of_quickly(home: Home) -> dict[str, Any]:
-    """The status, without starting a command; of nobody, if the one that was asked has ended just then."""
+def has_the_path(home: Home, pid: int) -> bool:
+    """Whether a process is the one at the control path; not yet if another has ended while it was asked."""
     try:
-        with ControlClient(str(home.run / "graceful.sock")) as client:
-            status: dict[str, Any] = client.get("/status?limit=0")
-            return status
+        return bool(status_of(home)["pid"] == pid)
     except Vanished:
-        return {"pid": None}
+        return False
 
 
 # -- what the old one is doing ----------------------------------------------------------------------------
@@ -559,7 +557,7 @@ def test_takeover_in_the_lame_duck(home: Home) -> None:
     """One that is told to stop and still accepts hands over all the same, and waits for the balancer no longer."""
     with Server(home, *SHORT, "--lame-duck", "30") as old:
         old.terminate()
-        wait_for(lambda: status_of_quickly(home)["state"] == "lame-duck")
+        wait_for(lambda: status_of(home)["state"] == "lame-duck")
         with successor(old) as new:
             gone(old)
             serves(new)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from graceful.commands.common import USUAL
-from graceful.control.client import ClientError, ControlClient, NobodyThere
-from graceful.control.discovery import connect_beside
+from graceful.commands.status import statuses
 from tests.support.home import Home
 from tests.support.server import PROGRAMS, UNPRIVILEGED_USER
 from tests.support.waiting import PATIENCE
@@ -49,14 +47,7 @@ def start_graceful(home: Home, *arguments: str) -> subprocess.Popen[str]:
 
 def status_of(home: Home) -> dict[str, Any]:
     """What `graceful status --json` would say, without a start of Python: tests look at it all the time."""
-    path = str(home.run / USUAL)
-    found = []
-    with suppress(NobodyThere):
-        found.append(_asked(ControlClient(path)))
-    for client in connect_beside(path):
-        with suppress(ClientError):  # it has just ended
-            found.append(_asked(client))
-    assert found, f"no server answers at {path}"
+    found, _ = statuses(str(home.run / USUAL))
     return {**found[0], "draining": found[1:]}
 
 
@@ -66,12 +57,6 @@ def told_status(home: Home, *arguments: str) -> dict[str, Any]:
     assert told.returncode == 0, told
     status: dict[str, Any] = json.loads(told.stdout)
     return status
-
-
-def _asked(client: ControlClient) -> dict[str, Any]:
-    with client:
-        status: dict[str, Any] = client.get("/status")
-        return status
 
 
 def _user(uid: int | None) -> Sequence[str]:
