@@ -10,6 +10,7 @@ count of a thousand requests by TLS (`ours-tls`, `granian-tls`) there is one han
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Final
 from attrs import evolve
 
 import servers
-from measure import SCENARIOS, Scenario
+from measure import SCENARIOS, UNIQUE_SCRIPT, Scenario
 from servers import Kind, Server, ServerFailed
 from throughput import leave_well
 from tls_servers import ALL_KINDS, make_certificate
@@ -30,6 +31,8 @@ WARM_UP: Final = 300
 REQUESTS: Final = 1000
 #: A connection carries so many, unless each request has its own; behind a handshake of millions of instructions, all.
 AT_ONCE: Final = 100
+#: Values that never come again, as the script for wrk has them.
+UNIQUE: Final = (f"{number:016x}" for number in itertools.count())
 #: Seconds that a server may take to start, some thirty times slower than without callgrind.
 START: Final = 180.0
 
@@ -52,8 +55,9 @@ def ask(server: Server, scenario: Scenario, count: int) -> None:
     """
     alone = "Connection" in scenario.headers
     at_once = 1 if alone else REQUESTS if server.kind.tls else AT_ONCE
+    ids = UNIQUE if scenario.script == UNIQUE_SCRIPT else None
     for first in range(0, count, at_once):
-        server.get(scenario.path, scenario.headers, min(at_once, count - first))
+        server.get(scenario.path, scenario.headers, min(at_once, count - first), ids)
 
 
 def switch(how: str) -> None:

@@ -77,6 +77,8 @@ LOADS = {"websocket": "asgi_load.py", "events": "asgi_load.py", "open": "open_lo
 
 MIX = "mix.lua"
 """The script of the scenario that has bodies of several kinds."""
+UNIQUE_SCRIPT = "unique.lua"
+"""The script of the scenario whose requests have a value that never comes again."""
 HANDSHAKES = "handshake"
 """The name of the scenario that wrk cannot do."""
 
@@ -88,7 +90,7 @@ SCENARIOS = {
         Scenario("big", "`/big`, 1 MiB", "/big", {}),
         Scenario("headers", "`/` with 9 headers as a browser sends them", "/", BROWSER),
         Scenario(HANDSHAKES, "`/`, a TLS handshake for each request", "/", {}),
-        Scenario("unique", "`/` with these and one that never comes again", "/", BROWSER, script="unique.lua"),
+        Scenario("unique", "`/` with these and one that never comes again", "/", BROWSER, script=UNIQUE_SCRIPT),
         Scenario("post", "a POST of 10 KiB", "/upload", {}, upload=10 << 10),
         Scenario("mix", "GET, POST and chunked POST in turns", "/", {}, script=MIX),
         Scenario("small-256", "`/`, 256 connections", "/", {}, connections=256),

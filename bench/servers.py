@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -322,9 +322,12 @@ class Server:
             time.sleep(0.05)
         self.pids = process_tree(self._process.pid)
 
-    def get(self, path: str, headers: Mapping[str, str], times: int = 1) -> tuple[list[bytes], bool]:
+    def get(
+        self, path: str, headers: Mapping[str, str], times: int = 1, ids: Iterator[str] | None = None
+    ) -> tuple[list[bytes], bool]:
         """Ask for a path `times` times on one connection.
 
+        :param ids: a value of `X-Request-Id` for each request; None: they have no such field.
         :returns: the bodies, and whether the server left the connection open after the last one.
         :raises ServerFailed: an answer has another status than 200, or the connection did not last.
         """
@@ -334,7 +337,8 @@ class Server:
             connection.connect()
             first = connection.sock
             for _ in range(times):
-                connection.request("GET", path, headers=dict(headers))
+                own = {} if ids is None else {"X-Request-Id": next(ids)}
+                connection.request("GET", path, headers={**headers, **own})
                 response = connection.getresponse()
                 bodies.append(response.read())
                 if response.status != 200:
