@@ -12,7 +12,6 @@ Nothing here refuses a request.  Reactor thread only.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from graceful.web.field_kinds import (
@@ -25,7 +24,8 @@ from graceful.web.field_kinds import (
     is_short_length,
     known_kind,
 )
-from graceful.web.known_heads import LONGEST_FIELDS, ComposedFields, has_come, learn_fields
+from graceful.web.known_heads import LONGEST_FIELDS, ComposedFields, has_come, known_fields, learn_fields
+from graceful.web.unique_fields import VALUE, cut, note_name, shared, with_own
 
 #: How many lines are remembered, and of how many bytes at most.
 REMEMBERED: Final = 1024
@@ -34,7 +34,6 @@ LONGEST: Final = 1024
 MOST: Final = 100
 
 _BREAK: Final = b"\r\n"
-_VALUE: Final = re.compile(rb"[!-~](?:[ -~]*[!-~])?\Z")
 
 
 class FieldLine:
@@ -66,6 +65,13 @@ def put_together(data: bytes, body: int) -> ComposedFields | None:
     """
     if len(data) > LONGEST_FIELDS:
         return None
+    rest, own = cut(data)
+    if own:
+        shared_fields = known_fields(rest)
+        if shared_fields is not None and shared_fields.in_lines and len(shared_fields) + len(own) <= MOST:
+            composed = with_own(shared_fields, own)
+            learn_fields(data, composed, composed.length, composed.keep)
+            return composed
     lines = data.split(_BREAK)
     count = len(lines) - 2  # nothing stands before the first line break, nor around the last
     if count > MOST:
@@ -91,6 +97,8 @@ def put_together(data: bytes, body: int) -> ComposedFields | None:
     if not had & HOST or length != body:
         return None
     learn_fields(data, fields, length, keep)
+    if own:
+        learn_fields(rest, shared(fields, own), length, keep)
     composed = ComposedFields(fields)
     composed.length, composed.keep = length, keep
     return composed
@@ -105,12 +113,14 @@ def _plain(line: bytes) -> FieldLine | None:
     if kind == LENGTH:
         is_sure = is_short_length(value)
     else:
-        is_sure = (kind == PLAIN or kind >= SINGLE) and _VALUE.match(value) is not None
+        is_sure = (kind == PLAIN or kind >= SINGLE) and VALUE.match(value) is not None
     if not is_sure:
         return None
     known = FieldLine(name, value, kind)
     if has_come(line):
         _remember(line, known)
+    elif kind == PLAIN:
+        note_name(name)
     return known
 
 

@@ -12,6 +12,7 @@ What is remembered is shared by requests of several clients, and therefore immut
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 #: Fields of as many heads are remembered, and as many request lines.
@@ -31,18 +32,27 @@ class KnownFields(tuple[tuple[bytes, bytes], ...]):
 
     :ivar length: bytes of the body that they announce; 0: there is none.
     :ivar keep: whether the connection may carry another exchange; what `Connection` says.
+    :ivar in_lines: each is one line of the head, and the head has no other.
     :ivar environ: the same as PEP 3333 has them, once a thread has made that; never changed.  Any thread.
     :ivar lowered: the same as ASGI has them, once that was asked for; never changed.  Any thread.
     """
 
     length: int = 0
     keep: bool = True
+    in_lines: bool = False
     environ: dict[str, Any] | None = None
     lowered: list[tuple[bytes, bytes]] | None = None
 
 
 class ComposedFields(KnownFields):
-    """The fields of a head that was put together; it will hardly come again, so nothing is made to be shared."""
+    """The fields of a head that was put together; it will hardly come again, so nothing is made to be shared.
+
+    :ivar rest: those of them that do come again; None if that is not known.
+    :ivar own: the others, if there are any.
+    """
+
+    rest: KnownFields | None = None
+    own: list[tuple[bytes, bytes]] = []
 
 
 _fields: dict[bytes, KnownFields] = {}
@@ -56,7 +66,7 @@ known_fields: Final = _fields.get
 known_line: Final = _lines.get
 
 
-def learn_fields(data: bytes, fields: list[tuple[bytes, bytes]], length: int = 0, keep: bool = True) -> None:
+def learn_fields(data: bytes, fields: Sequence[tuple[bytes, bytes]], length: int = 0, keep: bool = True) -> None:
     """Remember the fields of a plain head, if they have come before.
 
     :param data: as they were sent, from the line break before them to the empty line.
@@ -71,6 +81,10 @@ def learn_fields(data: bytes, fields: list[tuple[bytes, bytes]], length: int = 0
             _fields.clear()  # those that really come again will soon be back
         known = _fields[data] = KnownFields(fields)
         known.length, known.keep = length, keep
+        lines = data.split(b"\r\n")[1:-2]
+        known.in_lines = len(lines) == len(fields) and all(
+            line.startswith(name + b":") for line, (name, _) in zip(lines, fields, strict=True)
+        )
 
 
 def has_come(data: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from graceful.web.body_stream import BodyStream
-from graceful.web.known_heads import KnownFields
+from graceful.web.known_heads import ComposedFields, KnownFields
 from graceful.wsgi.filewrapper import FileWrapper
 
 if TYPE_CHECKING:
@@ -81,22 +81,40 @@ def add_fields(environ: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) 
             environ[key] = value.decode("latin-1")
 
 
+def _shared(known: KnownFields) -> dict[str, Any]:
+    """Returns what the fields of a head become that comes again; not to be changed."""
+    fields = known.environ
+    if fields is None:
+        fields = {}
+        add_fields(fields, known)
+        known.environ = fields
+    return fields
+
+
+def with_fields(base: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """Returns what :func:`of_connection` made, and what the fields of a head become."""
+    if type(headers) is KnownFields:
+        return base | _shared(headers)
+    if type(headers) is ComposedFields and headers.rest is not None:
+        environ = base | _shared(headers.rest)
+        for name, value in headers.own:
+            key = _keys.get(name) or _key(name)
+            if key in environ:
+                break  # in several lines, whose order counts
+            environ[key] = value.decode("latin-1")
+        else:
+            return environ
+    environ = base.copy()
+    add_fields(environ, headers)
+    return environ
+
+
 def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
     """The environ of one request.
 
     :param base: what :func:`of_connection` made.
     """
-    headers = exchange.headers
-    if type(headers) is KnownFields:
-        fields = headers.environ
-        if fields is None:
-            fields = {}
-            add_fields(fields, headers)
-            headers.environ = fields
-        environ = base | fields
-    else:
-        environ = base.copy()
-        add_fields(environ, headers)
+    environ = with_fields(base, exchange.headers)
     environ["graceful.exchange"] = exchange
     environ["REQUEST_METHOD"] = exchange.method
     environ["REQUEST_URI"] = path = exchange.target.decode("latin-1")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest.mock import patch
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.web import field_kinds, field_lines, known_heads, request_parser
+from graceful.web import field_kinds, field_lines, known_heads, request_parser, unique_fields
 from graceful.web.known_heads import LONGEST_FIELDS, LONGEST_LINE, REMEMBERED, SEEN_ONCE, KnownFields
 from graceful.web.request_parser import RequestParser
 from graceful.wsgi.environ import add_fields
@@ -81,16 +83,23 @@ def damaged(draw: st.DrawFn) -> bytes:
 def forget() -> None:
     """Remember nothing."""
     heads = (known_heads._fields, known_heads._once, known_heads._lines)
-    for memory in (*heads, field_lines._lines, field_kinds._names):
+    for memory in (*heads, field_lines._lines, field_kinds._names, unique_fields._noted):
         memory.clear()  # type: ignore[attr-defined]
 
 
-def slow(*pieces: bytes) -> list[Request | int]:
-    """What becomes of these bytes if nothing is remembered."""
+@contextmanager
+def parsed() -> Iterator[None]:
+    """Whatever is remembered, all that comes is parsed."""
     with (
         patch.object(request_parser, "known_fields", lambda data: None),
         patch.object(request_parser, "put_together", lambda data, body: None),
     ):
+        yield
+
+
+def slow(*pieces: bytes) -> list[Request | int]:
+    """What becomes of these bytes if nothing is remembered."""
+    with parsed():
         return outcome(*pieces)
 
 

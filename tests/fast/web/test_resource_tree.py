@@ -65,7 +65,8 @@ class WhileParsingTests(Case):
         self.engine.connect().send(asked(b"/3", b"alice"))
         self.assertEqual(self.page.seen[-1], (b"/3", [b"alice"]))
         for sent, known in known_heads._fields.items():
-            self.assertIn(dict(known)[b"Cookie"], sent)
+            for _, value in known:
+                self.assertIn(value, sent)
 
     def test_a_request_that_came_meanwhile_is_answered(self) -> None:
         """It is a request, as on each idle connection that is to be closed; the connection ends after it."""

@@ -1,0 +1,156 @@
+"""Heads that are known but for some fields: the same request, and the same environ, as if parsed."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from graceful.web import field_lines, known_heads, unique_fields
+from graceful.web.known_heads import ComposedFields
+from graceful.web.request_rules import MAX_FIELDS
+from graceful.web.unique_fields import NOTED
+from graceful.wsgi.environ import add_fields, with_fields
+from tests.fast.web.test_field_lines import LINE, VALUES, train, unparsed
+from tests.fast.web.test_known_heads import forget, parsed, slow
+from tests.fast.web.test_request_parser import END, GET, HOST, Sink, feed, outcome
+from tests.support.examples import examples
+
+BASE = {"SERVER_NAME": "example.org"}
+#: Lines that may be the same in all heads of a client, or in two of the names below.
+SAME = [
+    b"Accept: 0",
+    b"X-Id: 0",
+    b"x-id: 0",
+    b"Range: 0",
+    b"Connection: close",
+    b"X-Two: a\r\n b",
+    b"X_Id: 1",
+    b"Never: 1",
+]
+OWN = [b"X-Id", b"x-id", b"X-Two", b"Cookie", b"User-Agent"]
+
+same = st.lists(st.sampled_from(SAME).map(lambda line: line + END), max_size=3)
+values = st.integers(0, 2**64).map(lambda number: b"%d" % number) | st.sampled_from(VALUES) | st.binary(max_size=4)
+own = st.lists(st.tuples(st.integers(0, 4), st.sampled_from(OWN)), min_size=1, max_size=3)
+
+
+class Looking(Sink):
+    """Keeps the fields of the requests."""
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        super().__init__(room)
+        self.seen: list[object] = []
+
+    def complete(self, exchange: object) -> None:
+        """Note what it has."""
+        self.seen.append(exchange.headers)  # type: ignore[attr-defined]
+        super().complete(exchange)  # type: ignore[arg-type]
+
+
+def fields_of(head: bytes) -> object:
+    """Returns the fields of the request that this is, as the exchange has them."""
+    with patch("tests.fast.web.test_request_parser.Sink", Looking):
+        sink, _ = feed(head)
+    assert isinstance(sink, Looking)
+    return sink.seen[0] if sink.seen else []
+
+
+def slow_fields_of(head: bytes) -> object:
+    """Returns the same as they are if nothing is remembered."""
+    with parsed():
+        return fields_of(head)
+
+
+class SameTests(SynchronousTestCase):
+    """Cut and put back, or parsed."""
+
+    @given(same, own, st.lists(st.tuples(values, values, values), min_size=4, max_size=7))
+    @example([b"X-Id: 0\r\n"], [(0, b"X-Id")], [(b"%d" % n,) * 3 for n in range(7)])
+    @example([b"X-Id: 0\r\n"], [(4, b"x-id")], [(b"%d" % n,) * 3 for n in range(7)])
+    @example(
+        [b"Accept: 0\r\n"], [(0, b"X-Id"), (1, b"Cookie"), (4, b"X-Id")], [(b"%d" % n, b"a", b"b") for n in range(7)]
+    )
+    @example([b"X_Id: 1\r\n", b"Accept: 0\r\n"], [(2, b"X-Id")], [(b"%d" % n,) * 3 for n in range(7)])
+    @example([b"X-Two: a\r\n b\r\n"], [(1, b"X-Id")], [(b"%d" % n,) * 3 for n in range(7)])
+    @examples(300)
+    def test_a_head_with_new_values_is_the_same_request(
+        self, lines: list[bytes], names: list[tuple[int, bytes]], rounds: list[tuple[bytes, ...]]
+    ) -> None:
+        """Wherever its own fields stand, and whatever they say; and an application sees the same."""
+        forget()
+        train()
+        for name in OWN:
+            for value in (b"a", b"b", b"c"):
+                outcome(GET + name + b": " + value + END + END)
+        for _ in range(2):
+            outcome(LINE + HOST + b"".join(lines) + END)  # what is left may have come by itself
+        for said in rounds:
+            head = [HOST, *lines]
+            for (place, name), value in zip(names, said, strict=False):
+                head.insert(place, name + b": " + value + END)
+            piece = LINE + b"".join(head) + END
+            fields = fields_of(piece)  # first: to the others, it is a head that has come before
+            self.assertEqual(list(fields), list(slow_fields_of(piece)))  # type: ignore[call-overload]
+            self.assertEqual(outcome(piece), slow(piece))
+            environ = dict(BASE)
+            add_fields(environ, list(fields))  # type: ignore[call-overload]
+            self.assertEqual(with_fields(BASE, fields), environ)  # type: ignore[arg-type]
+
+
+class MemoryTests(SynchronousTestCase):
+    """What is cut, and what is remembered for that."""
+
+    def setUp(self) -> None:
+        """Begin with nothing."""
+        forget()
+
+    def test_the_rest_of_the_head_is_shared(self) -> None:
+        """After a few requests none of their lines is looked at any more, and one environ serves for all."""
+        for number in range(6):
+            outcome(GET + b"Accept: a\r\nX-Id: %d\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END)
+        with unparsed(), patch.object(field_lines, "_lines", {}):
+            first, second = (
+                fields_of(GET + b"Accept: a\r\nX-Id: %d\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END)
+                for number in (7, 8)
+            )
+        assert isinstance(first, ComposedFields)
+        assert isinstance(second, ComposedFields)
+        self.assertEqual(first[1:], ((b"Accept", b"a"), (b"X-Id", b"7"), (b"Traceparent", b"7-0"), (b"Age", b"0")))
+        self.assertIsNotNone(first.rest)
+        self.assertIs(first.rest, second.rest)
+
+    def test_a_head_that_comes_again_is_known_as_a_whole(self) -> None:
+        """A client whose fields are not those of others is known by all of them."""
+        for number in range(6):
+            outcome(GET + b"Cookie: %d\r\n" % number + END)
+        for _ in range(2):
+            outcome(GET + b"Cookie: again\r\n" + END)
+        self.assertIn(b"\r\n" + HOST + b"Cookie: again\r\n" + END, known_heads._fields)
+
+    def test_few_names_are_noted(self) -> None:
+        """However many a client makes up; those that really have new values are soon back."""
+        for number in range(3 * NOTED + 1):
+            for value in range(4):
+                outcome(GET + b"X-%d: %d\r\n" % (number, value) + END)
+            self.assertLessEqual(len(unique_fields._noted), NOTED)
+        self.assertIn(b"\r\nX-%d: " % number, unique_fields._noted)
+
+    def test_a_name_that_the_framing_depends_on_is_not_noted(self) -> None:
+        """Nor is one of which a head may have one only."""
+        for number in range(6):
+            outcome(GET + b"Content-Length: %d\r\nRange: bytes=%d-\r\n" % (number, number) + END + b"x" * number)
+        self.assertEqual(unique_fields._noted, {})
+
+    def test_no_head_gets_more_fields_than_the_parser_takes(self) -> None:
+        """What is left may have as many as a head may have."""
+        for number in range(6):
+            outcome(GET + b"X-Id: %d\r\n" % number + END)
+        many = GET + (MAX_FIELDS - 1) * b"A: 1\r\n"
+        for _ in range(3):
+            outcome(many + END)
+        for number in range(3):
+            head = many + b"X-Id: 1%d\r\n" % number + END
+            self.assertEqual(outcome(head), slow(head))
