@@ -37,6 +37,9 @@ class Finished(Protocol):
     ended: float
 
     @property
+    def client_fields(self) -> Sequence[tuple[bytes, bytes]]: ...
+
+    @property
     def request_id(self) -> str: ...
 
     @property
@@ -67,6 +70,7 @@ class _Escaped:
         self.headers: Sequence[tuple[bytes, bytes]] = [
             (name, escape(value.decode("latin-1")).encode("ascii")) for name, value in exchange.headers
         ]
+        self.client_fields = self.headers
         self.started = exchange.started
         self.ended = exchange.ended
         self.request_id = escape(exchange.request_id)
@@ -100,10 +104,10 @@ def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) ->
             request = f"{exchange.method} {target.decode('latin-1')} HTTP/{exchange.version}"
         else:
             request = "-"
-        headers = exchange.headers
-        client = clients.get(id(headers))
+        fields = exchange.client_fields
+        client = clients.get(id(fields))
         if client is None:
-            client = clients[id(headers)] = _client(headers)
+            client = clients[id(fields)] = _client(fields)
         lines.append(
             f'{exchange.peer or "-"} - - [{moment}] "{request}" {exchange.status} {exchange.sent}'
             f" {client} {exchange.ended - started:.6f} {exchange.request_id}\n"

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from graceful.threads.async_exc import AsyncExc, Hook, clear_pending
 from graceful.web.answer_framing import AnswerFraming
 from graceful.web.disconnected import Disconnected
+from graceful.web.known_heads import ComposedFields
 from graceful.web.response_headers import reason
 from graceful.web.trace_context import trace_id
 
@@ -52,6 +53,8 @@ PHASES: Final = (
 codecs.lookup("unicode_escape")
 
 # What describes the request, and the exchange as a whole: a substitute has it in common with what it stands for.
+#: Fields that say which program the client is, and where it comes from; see `client_fields`.
+_OF_CLIENT: Final = frozenset((b"user-agent", b"referer"))
 _OF_REQUEST: Final = (
     "arrived",
     "headers",
@@ -198,6 +201,17 @@ class Exchange(AnswerFraming):
     def trace_id(self) -> str | None:
         """The id of the trace that it belongs to, by its `traceparent`; None if it has none."""
         return trace_id(self.headers)
+
+    @property
+    def client_fields(self) -> Sequence[tuple[bytes, bytes]]:
+        """Those of its fields, at least, that say which program the client is; requests with the same share them."""
+        headers = self.headers
+        if type(headers) is ComposedFields and headers.rest is not None:
+            for name, _ in headers.own:
+                if name.lower() in _OF_CLIENT:
+                    return headers
+            return headers.rest
+        return headers
 
     def substitute(self) -> Exchange:
         """Return an exchange that is answered in place of this one.

@@ -62,7 +62,7 @@ def cut(data: bytes) -> tuple[bytes, list[OwnField]]:
         if start >= 0:
             end = rest.find(_BREAK, start + 2)
             value = rest[start + len(beginning) : end]
-            if VALUE.match(value) is None:
+            if not value.isalnum() and VALUE.match(value) is None:
                 return data, []
             own.append(OwnField(rest.count(_BREAK, 0, start), name, value))
             rest = rest[:start] + rest[end:]
@@ -89,6 +89,9 @@ def with_own(known: KnownFields, own: list[OwnField]) -> ComposedFields:
     for one in reversed(own):
         fields.insert(one.place, one.field)
     composed = ComposedFields(fields)
-    composed.length, composed.keep = known.length, known.keep
     composed.rest, composed.own = known, [one.field for one in own]
+    if known.length:
+        composed.length = known.length
+    if not known.keep:
+        composed.keep = False
     return composed

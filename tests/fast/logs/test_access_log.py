@@ -46,6 +46,11 @@ class Exchange:
     request_id: str = "run-1"
     trace_id: str | None = None
 
+    @property
+    def client_fields(self) -> list[tuple[bytes, bytes]]:
+        """All of them."""
+        return self.headers
+
 
 def line(exchange: Exchange) -> str:
     """The one line of one exchange, without its end."""

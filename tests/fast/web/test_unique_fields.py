@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.web import field_lines, known_heads, unique_fields
+from graceful.web.exchange import Exchange
 from graceful.web.known_heads import ComposedFields
 from graceful.web.request_rules import MAX_FIELDS
 from graceful.web.unique_fields import NOTED
 from graceful.wsgi.environ import add_fields, with_fields
 from tests.fast.web.test_field_lines import LINE, VALUES, train, unparsed
 from tests.fast.web.test_known_heads import forget, parsed, slow
-from tests.fast.web.test_request_parser import END, GET, HOST, Sink, feed, outcome
+from tests.fast.web.test_request_parser import END, GET, HOST, Request, Sink, feed, outcome
 from tests.support.examples import examples
 
 BASE = {"SERVER_NAME": "example.org"}
@@ -38,30 +39,35 @@ own = st.lists(st.tuples(st.integers(0, 4), st.sampled_from(OWN)), min_size=1, m
 
 
 class Looking(Sink):
-    """Keeps the fields of the requests."""
+    """Keeps the exchanges."""
 
     def __init__(self, room: int = 1 << 30) -> None:
         super().__init__(room)
-        self.seen: list[object] = []
+        self.seen: list[Exchange] = []
 
-    def complete(self, exchange: object) -> None:
-        """Note what it has."""
-        self.seen.append(exchange.headers)  # type: ignore[attr-defined]
-        super().complete(exchange)  # type: ignore[arg-type]
+    def complete(self, exchange: Exchange) -> None:
+        """Keep it."""
+        self.seen.append(exchange)
+        super().complete(exchange)
 
 
-def fields_of(head: bytes) -> object:
-    """Returns the fields of the request that this is, as the exchange has them."""
+def exchanges_of(head: bytes) -> list[Exchange]:
+    """Returns the exchanges that this becomes: one, or none if it is refused."""
     with patch("tests.fast.web.test_request_parser.Sink", Looking):
         sink, _ = feed(head)
     assert isinstance(sink, Looking)
-    return sink.seen[0] if sink.seen else []
+    return sink.seen
 
 
-def slow_fields_of(head: bytes) -> object:
-    """Returns the same as they are if nothing is remembered."""
-    with parsed():
-        return fields_of(head)
+def exchange_of(head: bytes) -> Exchange:
+    """Returns the exchange that this becomes."""
+    (exchange,) = exchanges_of(head)
+    return exchange
+
+
+def seen_of(exchange: Exchange) -> tuple[object, ...]:
+    """Returns what there is to compare of it."""
+    return exchange.method, exchange.target, list(exchange.headers), exchange.keep
 
 
 class SameTests(SynchronousTestCase):
@@ -92,12 +98,15 @@ class SameTests(SynchronousTestCase):
             for (place, name), value in zip(names, said, strict=False):
                 head.insert(place, name + b": " + value + END)
             piece = LINE + b"".join(head) + END
-            fields = fields_of(piece)  # first: to the others, it is a head that has come before
-            self.assertEqual(list(fields), list(slow_fields_of(piece)))  # type: ignore[call-overload]
+            became = exchanges_of(piece)  # first: to the others, it is a head that has come before
+            with parsed():
+                expected = exchanges_of(piece)
+            self.assertEqual([seen_of(one) for one in became], [seen_of(one) for one in expected])
             self.assertEqual(outcome(piece), slow(piece))
-            environ = dict(BASE)
-            add_fields(environ, list(fields))  # type: ignore[call-overload]
-            self.assertEqual(with_fields(BASE, fields), environ)  # type: ignore[arg-type]
+            for exchange in became:
+                environ = dict(BASE)
+                add_fields(environ, list(exchange.headers))
+                self.assertEqual(with_fields(BASE, exchange.headers), environ)
 
 
 class MemoryTests(SynchronousTestCase):
@@ -113,7 +122,9 @@ class MemoryTests(SynchronousTestCase):
             outcome(GET + b"Accept: a\r\nX-Id: %d\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END)
         with unparsed(), patch.object(field_lines, "_lines", {}):
             first, second = (
-                fields_of(GET + b"Accept: a\r\nX-Id: %d\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END)
+                exchange_of(
+                    GET + b"Accept: a\r\nX-Id: %d\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END
+                ).headers
                 for number in (7, 8)
             )
         assert isinstance(first, ComposedFields)
@@ -122,6 +133,16 @@ class MemoryTests(SynchronousTestCase):
         self.assertIsNotNone(first.rest)
         self.assertIs(first.rest, second.rest)
 
+    def test_a_body_that_came_with_its_head_is_known_by_it(self) -> None:
+        """The length is one of the lines that come again."""
+        head = GET + b"Content-Length: 3\r\nX-Id: %d\r\n" + END
+        for number in range(6):
+            outcome(head % number + b"abc")
+        with unparsed(), patch.object(field_lines, "_lines", {}):
+            (request,) = outcome(head % 7 + b"def")
+        assert isinstance(request, Request)
+        self.assertEqual(request.body, b"def")
+
     def test_a_head_that_comes_again_is_known_as_a_whole(self) -> None:
         """A client whose fields are not those of others is known by all of them."""
         for number in range(6):
@@ -129,6 +150,21 @@ class MemoryTests(SynchronousTestCase):
         for _ in range(2):
             outcome(GET + b"Cookie: again\r\n" + END)
         self.assertIn(b"\r\n" + HOST + b"Cookie: again\r\n" + END, known_heads._fields)
+
+    def test_the_log_names_the_client_of_each(self) -> None:
+        """Requests share what their clients are called only if no name of one is cut out."""
+        head = GET + b"User-Agent: %s\r\nX-Id: %s\r\n" + END
+        for number in range(6):
+            outcome(head % (b"same", b"%d" % number))
+        first, second = (exchange_of(head % (b"same", b"1%d" % number)) for number in range(2))
+        self.assertIn((b"User-Agent", b"same"), first.client_fields)
+        self.assertIs(first.client_fields, second.client_fields)
+        for number in range(6):
+            outcome(head % (b"agent/%d" % number, b"2%d" % number))
+        for agent in (b"one/1", b"two/2"):
+            exchange = exchange_of(head % (agent, b"3" + agent))
+            self.assertIs(type(exchange.headers), ComposedFields)
+            self.assertIn((b"User-Agent", agent), exchange.client_fields)
 
     def test_few_names_are_noted(self) -> None:
         """However many a client makes up; those that really have new values are soon back."""
