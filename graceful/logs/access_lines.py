@@ -104,10 +104,12 @@ def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) ->
             request = f"{exchange.method} {target.decode('latin-1')} HTTP/{exchange.version}"
         else:
             request = "-"
-        fields = exchange.client_fields
-        client = clients.get(id(fields))
+        headers = exchange.headers
+        client = clients.get(id(headers))
         if client is None:
-            client = clients[id(fields)] = _client(fields)
+            fields = exchange.client_fields
+            client = clients.get(id(fields)) or _client(fields)
+            clients[id(headers)] = clients[id(fields)] = client
         lines.append(
             f'{exchange.peer or "-"} - - [{moment}] "{request}" {exchange.status} {exchange.sent}'
             f" {client} {exchange.ended - started:.6f} {exchange.request_id}\n"

@@ -207,7 +207,7 @@ class Exchange(AnswerFraming):
         """Those of its fields, at least, that say which program the client is; requests with the same share them."""
         headers = self.headers
         if type(headers) is ComposedFields and headers.rest is not None:
-            for name, _ in headers.own:
+            for _, (name, _) in headers.own:
                 if name.lower() in _OF_CLIENT:
                     return headers
             return headers.rest

@@ -24,7 +24,14 @@ from graceful.web.field_kinds import (
     is_short_length,
     known_kind,
 )
-from graceful.web.known_heads import LONGEST_FIELDS, ComposedFields, has_come, known_fields, learn_fields
+from graceful.web.known_heads import (
+    LONGEST_FIELDS,
+    ComposedFields,
+    has_come,
+    known_fields,
+    learn_fields,
+    remember_fields,
+)
 from graceful.web.unique_fields import VALUE, cut, note_name, shared, with_own
 
 #: How many lines are remembered, and of how many bytes at most.
@@ -70,7 +77,8 @@ def put_together(data: bytes, body: int) -> ComposedFields | None:
         shared_fields = known_fields(rest)
         if shared_fields is not None and shared_fields.in_lines and len(shared_fields) + len(own) <= MOST:
             composed = with_own(shared_fields, own)
-            learn_fields(data, composed, composed.length, composed.keep)
+            if has_come(data):
+                remember_fields(data, composed, composed.length, composed.keep)
             return composed
     lines = data.split(_BREAK)
     count = len(lines) - 2  # nothing stands before the first line break, nor around the last

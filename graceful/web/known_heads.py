@@ -48,11 +48,11 @@ class ComposedFields(KnownFields):
     """The fields of a head that was put together; it will hardly come again, so nothing is made to be shared.
 
     :ivar rest: those of them that do come again; None if that is not known.
-    :ivar own: the others, if there are any.
+    :ivar own: the others, each behind its place among all.
     """
 
     rest: KnownFields | None = None
-    own: list[tuple[bytes, bytes]] = []
+    own: Sequence[tuple[int, tuple[bytes, bytes]]] = ()
 
 
 _fields: dict[bytes, KnownFields] = {}
@@ -74,17 +74,20 @@ def learn_fields(data: bytes, fields: Sequence[tuple[bytes, bytes]], length: int
     :param length: bytes of the body that they announce.
     :param keep: whether the connection may carry another exchange.
     """
-    if len(data) > LONGEST_FIELDS:
-        return
-    if has_come(data):
-        if len(_fields) >= REMEMBERED:
-            _fields.clear()  # those that really come again will soon be back
-        known = _fields[data] = KnownFields(fields)
-        known.length, known.keep = length, keep
-        lines = data.split(b"\r\n")[1:-2]
-        known.in_lines = len(lines) == len(fields) and all(
-            line.startswith(name + b":") for line, (name, _) in zip(lines, fields, strict=True)
-        )
+    if len(data) <= LONGEST_FIELDS and has_come(data):
+        remember_fields(data, fields, length, keep)
+
+
+def remember_fields(data: bytes, fields: Sequence[tuple[bytes, bytes]], length: int, keep: bool) -> None:
+    """Remember fields that have come before; see :func:`learn_fields`."""
+    if len(_fields) >= REMEMBERED:
+        _fields.clear()  # those that really come again will soon be back
+    known = _fields[data] = KnownFields(fields)
+    known.length, known.keep = length, keep
+    lines = data.split(b"\r\n")[1:-2]
+    known.in_lines = len(lines) == len(fields) and all(
+        line.startswith(name + b":") for line, (name, _) in zip(lines, fields, strict=True)
+    )
 
 
 def has_come(data: bytes) -> bool:

@@ -33,8 +33,10 @@ MAX_HOPS: Final = 16
 MAX_LIST: Final = 4096
 """Characters of a `Forwarded` list that are read, from its end."""
 
-#: Entries whose result is cached.
-_REMEMBERED: Final = 4096
+#: Results that are cached, of entries and of all that is told about a client; and spellings of names.
+_REMEMBERED: Final = 1024
+#: Bytes of fields whose result is cached.
+_SHORT: Final = 256
 _LONGEST_NODE: Final = 128
 # A port may be obfuscated (RFC 7239 §6).
 _PORT: Final = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
@@ -44,6 +46,21 @@ _PAIR: Final = re.compile(r"[ \t]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)=(?:\"([^\"\\]*)
 _LIST_MARK: Final = re.compile('[",]')
 _REQUEST_ID: Final = re.compile(r"[!#-\[\]-~]{1,128}\Z")
 _SCHEMES: Final = frozenset(("http", "https"))
+
+
+_TELLING: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"forwarded", b"x-request-id"))
+# Names as they were sent: in lower case if they tell something, else nothing.
+_names: dict[bytes, bytes] = {}
+_known_name: Final = _names.get
+
+
+def _learn_name(name: bytes) -> bytes:
+    lowered = name.lower()
+    kind = lowered if lowered in _TELLING else b""
+    if len(_names) >= _REMEMBERED:
+        _names.clear()  # those that really come again will soon be back
+    _names[name] = kind
+    return kind
 
 
 class Forwarded(NamedTuple):
@@ -82,7 +99,8 @@ class TrustedProxies:
         self._unix = UNIX in networks
         self._networks = [parse_network(text) for text in networks if text != UNIX]
         # The same addresses come again; parsing one and comparing it with every network takes microseconds.
-        self._judge = lru_cache(_REMEMBERED)(self._judge_uncached)
+        self._judge_short = lru_cache(_REMEMBERED)(self._judge_uncached)
+        self._told_shortly = lru_cache(_REMEMBERED)(self._told)
 
     def __bool__(self) -> bool:
         return self._unix or bool(self._networks)
@@ -107,33 +125,45 @@ class TrustedProxies:
         :param headers: the request's fields, names in any case.
         :param peer: the peer's own address, which is returned if the fields tell no other.
         """
-        addresses: list[bytes] = []
-        schemes: list[bytes] = []
-        forwarded: list[bytes] = []
-        request_id = None
+        addresses = schemes = forwarded = request_id = None
+        size = 0
         for name, value in headers:
-            lowered = name.lower()
-            if lowered == b"x-forwarded-for":
-                addresses.append(value)
-            elif lowered == b"x-forwarded-proto":
-                schemes.append(value)
-            elif lowered == b"forwarded":
-                forwarded.append(value)
-            elif lowered == b"x-request-id":
+            kind = _known_name(name)
+            if kind is None:
+                kind = _learn_name(name)
+            if not kind:
+                continue
+            size += len(value)
+            # A field in several lines is one list (RFC 9110 §5.3).
+            if kind == b"x-forwarded-for":
+                addresses = value if addresses is None else addresses + b"," + value
+            elif kind == b"x-forwarded-proto":
+                schemes = value if schemes is None else schemes + b"," + value
+            elif kind == b"forwarded":
+                forwarded = value if forwarded is None else forwarded + b"," + value
+            else:
                 text = value.decode("latin-1")
                 request_id = text if _REQUEST_ID.match(text) else None
-        if addresses:
+        told = self._told_shortly if size <= _SHORT else self._told
+        address, scheme = told(addresses, schemes, forwarded, peer)
+        return Forwarded(address, scheme, request_id)
+
+    def _told(
+        self, addresses: bytes | None, schemes: bytes | None, forwarded: bytes | None, peer: str
+    ) -> tuple[str, str | None]:
+        """Returns address and scheme of the client, by the three lists; None: there is no such field."""
+        if addresses is not None:
             address, hop = self._walk(_split_from_end(addresses), peer)
         else:
             address, hop = peer, 0
-        scheme = _scheme_at(schemes, hop) if schemes else None
-        if forwarded and not (addresses and schemes):
+        scheme = _scheme_at(schemes, hop) if schemes is not None else None
+        if forwarded is not None and (addresses is None or schemes is None):
             told_address, told_scheme = self._walk_forwarded(forwarded, peer)
-            if not addresses:
+            if addresses is None:
                 address = told_address
-            if not schemes:
+            if schemes is None:
                 scheme = told_scheme
-        return Forwarded(address, scheme, request_id)
+        return address, scheme
 
     def _walk(self, entries: Sequence[str], peer: str) -> tuple[str, int]:
         """Returns the client's address, and how many entries follow the one that names it in the list.
@@ -152,10 +182,10 @@ class TrustedProxies:
                 break
         return address, hop
 
-    def _walk_forwarded(self, fields: Sequence[bytes], peer: str) -> tuple[str, str | None]:
+    def _walk_forwarded(self, field: bytes, peer: str) -> tuple[str, str | None]:
         address = peer
         scheme = None
-        for element in _forwarded_from_end(fields):
+        for element in _forwarded_from_end(field):
             pairs = _pairs(element)
             if pairs is None:
                 break
@@ -173,9 +203,12 @@ class TrustedProxies:
     def _contains(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
-    def _judge_uncached(self, text: str) -> _Node | None:
+    def _judge(self, text: str) -> _Node | None:
         """Returns the address in an entry, without its port; None if the entry is no address."""
-        match = _NODE.fullmatch(text) if len(text) <= _LONGEST_NODE else None
+        return self._judge_short(text) if len(text) <= _LONGEST_NODE else None
+
+    def _judge_uncached(self, text: str) -> _Node | None:
+        match = _NODE.fullmatch(text)
         if match is None:
             return None
         try:
@@ -185,31 +218,31 @@ class TrustedProxies:
         return _Node(str(address), self._contains(address))
 
 
-def _split_from_end(fields: Sequence[bytes]) -> list[str]:
+def _split_from_end(field: bytes) -> list[str]:
     """Returns the last entries of a comma-separated list, last first, without empty ones (RFC 9110 §5.6.1)."""
-    parts = b",".join(fields).rsplit(b",", MAX_HOPS)
+    parts = field.rsplit(b",", MAX_HOPS)
     if len(parts) > MAX_HOPS:
         del parts[0]
     entries = [part.strip(b" \t").decode("latin-1") for part in reversed(parts)]
     return [entry for entry in entries if entry]
 
 
-def _scheme_at(fields: Sequence[bytes], hop: int) -> str | None:
+def _scheme_at(field: bytes, hop: int) -> str | None:
     """Returns the scheme written beside the client's address; if not every proxy writes one, the leftmost."""
-    entries = _split_from_end(fields)
+    entries = _split_from_end(field)
     if not entries:
         return None
     scheme = entries[min(hop, len(entries) - 1)].lower()
     return scheme if scheme in _SCHEMES else None
 
 
-def _forwarded_from_end(fields: Sequence[bytes]) -> Iterator[str]:
+def _forwarded_from_end(field: bytes) -> Iterator[str]:
     """Yields the elements of a `Forwarded` list, last first.
 
     The list is parsed from its end, so that a quote which a client left open cannot hide what proxies appended.
     That is sound because no usable element has a backslash in it, and so no escaped quote.
     """
-    text = b",".join(fields).decode("latin-1")
+    text = field.decode("latin-1")
     whole = len(text) <= MAX_LIST
     if not whole:
         text = text[-MAX_LIST:]

@@ -13,7 +13,7 @@ thread only.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, TypeAlias
 
 from graceful.web.known_heads import ComposedFields, KnownFields
 
@@ -28,18 +28,9 @@ VALUE: Final = re.compile(rb"[!-~](?:[ -~]*[!-~])?\Z")
 _noted: dict[bytes, bytes] = {}
 
 
-class OwnField:
-    """A field that was cut out of a head.
-
-    :ivar place: how many lines are before it, those aside that were cut out later.
-    :ivar field: name and value.
-    """
-
-    __slots__ = ("field", "place")
-
-    def __init__(self, place: int, name: bytes, value: bytes) -> None:
-        self.place = place
-        self.field = (name, value)
+#: A field that was cut out of a head: how many lines are before it, but for those that were cut out earlier; name and
+#: value.
+OwnField: TypeAlias = tuple[int, tuple[bytes, bytes]]
 
 
 def note_name(name: bytes) -> None:
@@ -64,7 +55,7 @@ def cut(data: bytes) -> tuple[bytes, list[OwnField]]:
             value = rest[start + len(beginning) : end]
             if not value.isalnum() and VALUE.match(value) is None:
                 return data, []
-            own.append(OwnField(rest.count(_BREAK, 0, start), name, value))
+            own.append((rest.count(_BREAK, 0, start), (name, value)))
             rest = rest[:start] + rest[end:]
     return rest, own
 
@@ -75,8 +66,8 @@ def shared(fields: list[tuple[bytes, bytes]], own: list[OwnField]) -> list[tuple
     :param fields: of the whole head; one for each of its lines.
     """
     left = fields.copy()
-    for one in own:
-        del left[one.place]
+    for place, _ in own:
+        del left[place]
     return left
 
 
@@ -86,10 +77,10 @@ def with_own(known: KnownFields, own: list[OwnField]) -> ComposedFields:
     :param known: those of what was left; one for each of its lines.
     """
     fields = list(known)
-    for one in reversed(own):
-        fields.insert(one.place, one.field)
+    for place, field in reversed(own):
+        fields.insert(place, field)
     composed = ComposedFields(fields)
-    composed.rest, composed.own = known, [one.field for one in own]
+    composed.rest, composed.own = known, own
     if known.length:
         composed.length = known.length
     if not known.keep:

@@ -97,7 +97,7 @@ def with_fields(base: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) ->
         return base | _shared(headers)
     if type(headers) is ComposedFields and headers.rest is not None:
         environ = base | _shared(headers.rest)
-        for name, value in headers.own:
+        for _, (name, value) in headers.own:
             key = _keys.get(name) or _key(name)
             if key in environ:
                 break  # in several lines, whose order counts
@@ -114,7 +114,11 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
 
     :param base: what :func:`of_connection` made.
     """
-    environ = with_fields(base, exchange.headers)
+    headers = exchange.headers
+    if type(headers) is KnownFields and headers.environ is not None:  # nearly always: without a further call
+        environ = base | headers.environ
+    else:
+        environ = with_fields(base, headers)
     environ["graceful.exchange"] = exchange
     environ["REQUEST_METHOD"] = exchange.method
     environ["REQUEST_URI"] = path = exchange.target.decode("latin-1")

@@ -7,6 +7,7 @@ import timeit
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.config.values import parse_network
+from graceful.web import proxies
 from graceful.web.proxies import Forwarded, TrustedProxies
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "2001:db8:f::/48", "unix"])
@@ -303,3 +304,16 @@ class WorkTests(SynchronousTestCase):
         ):
             seconds = min(timeit.repeat(lambda n=name, v=value: client((n, v)), number=1, repeat=3))  # type: ignore[misc]
             self.assertLess(seconds, 0.1, (name, value[:20]))
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        """However many names, addresses and lists come, and however long: few are kept, and only short ones."""
+        trusted = TrustedProxies(["10.0.0.0/8"])
+        for number in range(3000):
+            trusted.client([(b"X-%d" % number, b"1"), (b"X-Forwarded-For", b"192.0.2.1, 10.0.0.%d" % number)], PEER)
+        self.assertLessEqual(len(proxies._names), 1024)
+        self.assertLessEqual(trusted._told_shortly.cache_info().currsize, 1024)
+        long = TrustedProxies(["10.0.0.0/8"])
+        long.client([(b"X-Forwarded-For", b"1" * 200), (b"X-Forwarded-Proto", b"https" * 20)], PEER)
+        long.client([(b"X-Forwarded-For", b"192.0.2.1, " + b"1" * 200)], PEER)
+        self.assertEqual(long._told_shortly.cache_info().currsize, 1)
+        self.assertEqual(long._judge_short.cache_info().currsize, 0)
