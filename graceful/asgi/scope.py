@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from graceful.asgi.tls_extension import tls_extension
-from graceful.web.known_heads import KnownFields
+from graceful.web.field_kinds import LONGEST_NAME, REMEMBERED_NAMES
+from graceful.web.known_heads import ComposedFields, KnownFields
 
 if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
@@ -16,8 +17,6 @@ Scope = dict[str, Any]
 
 #: The versions of ASGI, and of its HTTP and WebSocket messages, that a scope names.
 ASGI: Final = {"version": "3.0", "spec_version": "2.5"}
-_REMEMBERED: Final = 1024
-_LONGEST_REMEMBERED: Final = 64
 
 #: Field names in lower case, by how they were sent.
 _names: dict[bytes, bytes] = {}
@@ -25,16 +24,23 @@ _names: dict[bytes, bytes] = {}
 
 def _lower(name: bytes) -> bytes:
     lower = name.lower()
-    if len(_names) < _REMEMBERED and len(name) <= _LONGEST_REMEMBERED:
+    if len(name) <= LONGEST_NAME:
+        if len(_names) >= REMEMBERED_NAMES:
+            _names.clear()  # those that really come again will soon be back
         _names[name] = lower
     return lower
 
 
-def _lowered(fields: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def lowered_fields(fields: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Returns the fields of a head with their names in lower case, as a new list."""
     if type(fields) is KnownFields and fields.lowered is not None:
         return fields.lowered.copy()
     known = _names.get
+    if type(fields) is ComposedFields and fields.rest is not None:
+        lowered = lowered_fields(fields.rest)
+        for place, (name, value) in reversed(fields.own):
+            lowered.insert(place, (known(name) or _lower(name), value))
+        return lowered
     lowered = [(known(name) or _lower(name), value) for name, value in fields]
     if type(fields) is KnownFields:
         fields.lowered = lowered.copy()
@@ -57,7 +63,7 @@ def http_scope(exchange: Exchange, extensions: dict[str, Any], state: dict[str, 
     path = raw_path.decode("latin-1")
     if "%" in path or not raw_path.isascii():
         path = unquote(raw_path, errors="replace") if raw_path.isascii() else raw_path.decode("utf-8", "replace")
-    headers = _lowered(exchange.headers)
+    headers = lowered_fields(exchange.headers)
     if exchange.own_id is not None:
         # What a trusted proxy says of the request's id; of the client's own fields none is left.
         headers = [field for field in headers if field[0] != b"x-request-id"]

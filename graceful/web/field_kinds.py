@@ -48,7 +48,9 @@ _KINDS: Final = {
     **{name: SINGLE << number for number, name in enumerate(SINGLE_VALUED)},
 }
 _LENGTH_DIGITS: Final = 8
-_REMEMBERED: Final = 1024
+#: Names that are remembered, here and by others, and the bytes of the longest one: a client can make up any.
+REMEMBERED_NAMES: Final = 1024
+LONGEST_NAME: Final = 64
 _names: dict[bytes, int] = {}
 
 #: The kind of a name that has come before, as it was sent; None for others.
@@ -60,9 +62,10 @@ def kind_of(name: bytes) -> int:
     if not TOKEN.match(name):
         return BAD
     kind = DROP if b"_" in name else _KINDS.get(name.lower(), PLAIN)
-    if len(_names) >= _REMEMBERED:
-        _names.clear()  # those that really come again will soon be back; a client may have sent all the others
-    _names[name] = kind
+    if len(name) <= LONGEST_NAME:
+        if len(_names) >= REMEMBERED_NAMES:
+            _names.clear()  # those that really come again will soon be back; a client may have sent all the others
+        _names[name] = kind
     return kind
 
 

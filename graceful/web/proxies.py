@@ -26,6 +26,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from graceful.config.values import UNIX, Address, parse_network
+from graceful.web.field_kinds import LONGEST_NAME, REMEMBERED_NAMES
 
 MAX_HOPS: Final = 16
 """Entries of a list that are read, from its end."""
@@ -33,7 +34,7 @@ MAX_HOPS: Final = 16
 MAX_LIST: Final = 4096
 """Characters of a `Forwarded` list that are read, from its end."""
 
-#: Results that are cached, of entries and of all that is told about a client; and spellings of names.
+#: Results that are cached, of entries and of all that is told about a client.
 _REMEMBERED: Final = 1024
 #: Bytes of fields whose result is cached.
 _SHORT: Final = 256
@@ -57,9 +58,10 @@ _known_name: Final = _names.get
 def _learn_name(name: bytes) -> bytes:
     lowered = name.lower()
     kind = lowered if lowered in _TELLING else b""
-    if len(_names) >= _REMEMBERED:
-        _names.clear()  # those that really come again will soon be back
-    _names[name] = kind
+    if len(name) <= LONGEST_NAME:
+        if len(_names) >= REMEMBERED_NAMES:
+            _names.clear()  # those that really come again will soon be back
+        _names[name] = kind
     return kind
 
 

@@ -45,6 +45,8 @@ _hosts: set[bytes] = set()
 #: Methods that the parser has taken before, with their names.
 METHODS: Final[dict[bytes, str]] = {}
 _REMEMBERED: Final = 1024
+#: Bytes of the longest one that is remembered: a name of the DNS and a port.
+_LONGEST_HOST: Final = 260
 _HASH: Final = ord("#")  # as a number it is found ten times as fast
 # Three kinds of host (RFC 3986 §3.2.2): an IPv6 address, an address of the future, a name or an IPv4 address.
 _HOST_FORM: Final = re.compile(
@@ -206,7 +208,9 @@ class RequestRules:
             self._hosts += 1
             if not _is_host(value):
                 self._wrong(400)
-            elif len(_hosts) < _REMEMBERED:
+            elif len(value) <= _LONGEST_HOST:
+                if len(_hosts) >= _REMEMBERED:
+                    _hosts.clear()  # those that really come again will soon be back
                 _hosts.add(value)
             return
         self._special = True

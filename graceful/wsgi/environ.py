@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from graceful.web.body_stream import BodyStream
+from graceful.web.field_kinds import LONGEST_NAME, REMEMBERED_NAMES
 from graceful.web.known_heads import ComposedFields, KnownFields
 from graceful.wsgi.filewrapper import FileWrapper
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
 
 _keys: dict[bytes, str] = {}
-_REMEMBERED: Final = 1024
 
 
 def _key(name: bytes) -> str:
@@ -29,7 +29,9 @@ def _key(name: bytes) -> str:
     key = name.decode("ascii").upper().replace("-", "_")
     if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         key = "HTTP_" + key
-    if len(_keys) < _REMEMBERED:
+    if len(name) <= LONGEST_NAME:
+        if len(_keys) >= REMEMBERED_NAMES:
+            _keys.clear()  # those that really come again will soon be back
         _keys[name] = key
     return key
 

@@ -10,10 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.web import field_kinds, field_lines, known_heads, request_parser
+from graceful.asgi import scope
+from graceful.asgi.scope import lowered_fields
+from graceful.web import field_kinds, field_lines, known_heads, proxies, request_parser, request_rules
+from graceful.web.field_kinds import LONGEST_NAME, REMEMBERED_NAMES
 from graceful.web.field_lines import LONGEST, MOST, REMEMBERED, put_together
 from graceful.web.known_heads import ComposedFields
+from graceful.web.proxies import TrustedProxies
 from graceful.web.request_parser import RequestParser
+from graceful.wsgi import environ
+from graceful.wsgi.environ import add_fields
 from tests.fast.web.test_known_heads import FIELDS, bodies, forget, slow
 from tests.fast.web.test_request_parser import END, GET, HOST, Request, outcome
 from tests.support.examples import examples
@@ -198,11 +204,33 @@ class MemoryTests(SynchronousTestCase):
         """However many different names came before, those that come again are soon known."""
         for number in range(2000):
             outcome(GET + b"X-Made-Up-%d: 1\r\n" % number + END)
-        self.assertLessEqual(len(field_kinds._names), 1024)
+        self.assertLessEqual(len(field_kinds._names), REMEMBERED_NAMES)
         for _ in range(2):
             outcome(GET + b"X-Other: 1\r\n" + END)
         with unparsed():
             outcome(GET + b"X-Other: 2\r\n" + END)
+
+    def test_hosts_are_remembered_boundedly(self) -> None:
+        """A client can make up any; those that really come again are soon known."""
+        for number in range(3000):
+            outcome(LINE + b"Host: %d.example.org\r\n" % number + END)
+        self.assertLessEqual(len(request_rules._hosts), 1024)
+        self.assertIn(b"2999.example.org", request_rules._hosts)
+        long = 300 * b"a"
+        outcome(LINE + b"Host: " + long + END + END)
+        self.assertNotIn(long, request_rules._hosts)
+
+    def test_long_names_are_not_remembered(self) -> None:
+        """A client can make up a thousand of them, of tens of thousands of bytes each."""
+        name = b"X-" + LONGEST_NAME * b"a"
+        (request,) = outcome(GET + name + b": 1\r\n" + END)
+        assert isinstance(request, Request)
+        add_fields({}, request.headers)
+        lowered_fields(request.headers)
+        TrustedProxies(["unix"]).client(request.headers, "")
+        for remembered in (field_kinds._names, environ._keys, scope._names, proxies._names):
+            self.assertIn(b"Host", remembered)
+            self.assertNotIn(name, remembered)
 
     def test_the_parser_is_asked_when_nothing_is_known(self) -> None:
         """The first request of all is parsed, and so is the second."""

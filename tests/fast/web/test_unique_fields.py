@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from graceful.asgi.scope import lowered_fields
 from graceful.web import field_lines, known_heads, unique_fields
 from graceful.web.exchange import Exchange
 from graceful.web.known_heads import ComposedFields
@@ -107,6 +108,8 @@ class SameTests(SynchronousTestCase):
                 environ = dict(BASE)
                 add_fields(environ, list(exchange.headers))
                 self.assertEqual(with_fields(BASE, exchange.headers), environ)
+                lowered = [(name.lower(), value) for name, value in exchange.headers]
+                self.assertEqual(lowered_fields(exchange.headers), lowered)
 
 
 class MemoryTests(SynchronousTestCase):
