@@ -93,12 +93,15 @@ def stamp(second: int) -> str:
 def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) -> list[str]:
     lines = []
     clients: dict[int, str] = {}  # by identity, since requests with the same head share its fields
+    moment = ""
+    begins = ends = 0.0  # the second of `moment`
     for exchange in batch:
         started = exchange.started
-        second = int(started + offset)
-        moment = stamps.get(second)
-        if moment is None:
-            moment = stamps[second] = stamp(second)
+        if not begins <= started < ends:
+            second = int(started + offset)
+            begins, ends = second - offset, second - offset + 1
+            moment = stamps.get(second) or stamp(second)
+            stamps[second] = moment
         target = exchange.target
         if target:
             request = f"{exchange.method} {target.decode('latin-1')} HTTP/{exchange.version}"
