@@ -48,7 +48,7 @@ class ComposedFields(KnownFields):
     """The fields of a head that was put together; it will hardly come again, so nothing is made to be shared.
 
     :ivar rest: those of them that do come again; None if that is not known.
-    :ivar own: the others, each behind its place among all.
+    :ivar own: the others, each with its place (see :mod:`graceful.web.unique_fields`).
     """
 
     rest: KnownFields | None = None

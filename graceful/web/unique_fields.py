@@ -27,7 +27,6 @@ VALUE: Final = re.compile(rb"[!-~](?:[ -~]*[!-~])?\Z")
 # How a line with such a name begins, with the line break before it, and the name.
 _noted: dict[bytes, bytes] = {}
 
-
 #: A field that was cut out of a head: how many lines are before it, but for those that were cut out earlier; name and
 #: value.
 OwnField: TypeAlias = tuple[int, tuple[bytes, bytes]]
