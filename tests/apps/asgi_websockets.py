@@ -47,7 +47,7 @@ async def flood(websocket: WebSocket) -> None:
         while True:
             await websocket.send_bytes(bytes(65536))
             sent += 1
-            if sent % 16 == 0:
+            if sent % 8 == 0:
                 print(f"flood sent {sent}", flush=True)
     except WebSocketDisconnect:
         print("flood ended", flush=True)
