@@ -117,10 +117,12 @@ bench: $(MEASURED)/.installed $(MEASURED)-compiled/.installed
 	tools/apt-missing wrk
 	$(MEASURED)/bin/python bench/throughput.py $(BENCH)
 
+# A cell that is invalid fails, and is left out of the tables.
 figures: $(MEASURED)/.installed $(MEASURED)-compiled/.installed
 	tools/apt-missing wrk
-	$(MEASURED)/bin/python bench/throughput.py --json $(MEASURED)/throughput.json $(BENCH)
-	$(MEASURED)/bin/python bench/publish.py $(MEASURED)/throughput.json
+	rm -f $(MEASURED)/throughput.json
+	failed=0; $(MEASURED)/bin/python bench/throughput.py --json $(MEASURED)/throughput.json $(BENCH) || failed=$$?; \
+	$(MEASURED)/bin/python bench/publish.py $(MEASURED)/throughput.json; exit $$failed
 
 redeploy: $(MEASURED)/.installed
 	$(MEASURED)/bin/python bench/redeploy.py $(BENCH)
