@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from graceful.asgi.tls_extension import tls_extension
-from graceful.web.field_kinds import LONGEST_NAME, REMEMBERED_NAMES
+from graceful.web.field_kinds import remember_name
 from graceful.web.known_heads import ComposedFields, KnownFields
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ _names: dict[bytes, bytes] = {}
 
 def _lower(name: bytes) -> bytes:
     lower = name.lower()
-    if len(name) <= LONGEST_NAME:
-        if len(_names) >= REMEMBERED_NAMES:
-            _names.clear()  # those that really come again will soon be back
-        _names[name] = lower
+    remember_name(_names, name, lower)
     return lower
 
 

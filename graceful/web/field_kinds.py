@@ -6,7 +6,9 @@ Names are learnt, boundedly: what a name means is looked up for each field of ea
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, TypeVar
+
+Learnt = TypeVar("Learnt")
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
@@ -48,7 +50,7 @@ _KINDS: Final = {
     **{name: SINGLE << number for number, name in enumerate(SINGLE_VALUED)},
 }
 _LENGTH_DIGITS: Final = 8
-#: Names that are remembered, here and by others, and the bytes of the longest one: a client can make up any.
+#: Names that are remembered, and the bytes of the longest one.
 REMEMBERED_NAMES: Final = 1024
 LONGEST_NAME: Final = 64
 _names: dict[bytes, int] = {}
@@ -62,11 +64,19 @@ def kind_of(name: bytes) -> int:
     if not TOKEN.match(name):
         return BAD
     kind = DROP if b"_" in name else _KINDS.get(name.lower(), PLAIN)
-    if len(name) <= LONGEST_NAME:
-        if len(_names) >= REMEMBERED_NAMES:
-            _names.clear()  # those that really come again will soon be back; a client may have sent all the others
-        _names[name] = kind
+    remember_name(_names, name, kind)
     return kind
+
+
+def remember_name(memory: dict[bytes, Learnt], name: bytes, learnt: Learnt) -> None:
+    """Remember what a name means, boundedly: a client can make up any.
+
+    :param memory: what is remembered, by the names as they were sent; any thread that may use it.
+    """
+    if len(name) <= LONGEST_NAME:
+        if len(memory) >= REMEMBERED_NAMES:
+            memory.clear()  # those that really come again will soon be back
+        memory[name] = learnt
 
 
 def connection_options(value: bytes) -> set[bytes]:

@@ -26,7 +26,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from graceful.config.values import UNIX, Address, parse_network
-from graceful.web.field_kinds import LONGEST_NAME, REMEMBERED_NAMES
+from graceful.web.field_kinds import remember_name
 
 MAX_HOPS: Final = 16
 """Entries of a list that are read, from its end."""
@@ -58,10 +58,7 @@ _known_name: Final = _names.get
 def _learn_name(name: bytes) -> bytes:
     lowered = name.lower()
     kind = lowered if lowered in _TELLING else b""
-    if len(name) <= LONGEST_NAME:
-        if len(_names) >= REMEMBERED_NAMES:
-            _names.clear()  # those that really come again will soon be back
-        _names[name] = kind
+    remember_name(_names, name, kind)
     return kind
 
 

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from graceful.web.body_stream import BodyStream
-from graceful.web.field_kinds import LONGEST_NAME, REMEMBERED_NAMES
+from graceful.web.field_kinds import remember_name
 from graceful.web.known_heads import ComposedFields, KnownFields
 from graceful.wsgi.filewrapper import FileWrapper
 
@@ -29,10 +29,7 @@ def _key(name: bytes) -> str:
     key = name.decode("ascii").upper().replace("-", "_")
     if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         key = "HTTP_" + key
-    if len(name) <= LONGEST_NAME:
-        if len(_keys) >= REMEMBERED_NAMES:
-            _keys.clear()  # those that really come again will soon be back
-        _keys[name] = key
+    remember_name(_keys, name, key)
     return key
 
 
