@@ -2,10 +2,10 @@
 
 A proxy gives each request an id of its own, so that its head is like no other, and :mod:`graceful.web.known_heads`
 does not know it.  If it does know the rest, :mod:`graceful.web.unique_fields` puts the id back into that.  If not, at
-least most of its lines have come before.  What a line means depends on no other line, but for a few
-fields (RFC 9112 §5).  So the lines of plain heads that the parser has taken are remembered with the field that each
-became, and a head is put together of them.  A line that has not come before may be among them if nothing can be
-doubtful about it: its name has come and means nothing to the framing, and its value is printable ASCII.
+least most of its lines have come before.  What a line means depends on no other line, but for a few fields (RFC 9112
+§5).  So the lines of plain heads that the parser has taken are remembered with the field that each became, and a head
+is put together of them.  A line that has not come before may be among them if nothing can be doubtful about it: its
+name has come and means nothing to the framing, and its value is printable ASCII.
 
 All else is the parser's to judge: a second line of a field that can have one, a line that is folded, a coding.
 Nothing here refuses a request.  Reactor thread only.

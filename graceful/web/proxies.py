@@ -47,8 +47,6 @@ _PAIR: Final = re.compile(r"[ \t]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)=(?:\"([^\"\\]*)
 _LIST_MARK: Final = re.compile('[",]')
 _REQUEST_ID: Final = re.compile(r"[!#-\[\]-~]{1,128}\Z")
 _SCHEMES: Final = frozenset(("http", "https"))
-
-
 _TELLING: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"forwarded", b"x-request-id"))
 # Names as they were sent: in lower case if they tell something, else nothing.
 _names: dict[bytes, bytes] = {}
@@ -124,7 +122,8 @@ class TrustedProxies:
         :param headers: the request's fields, names in any case.
         :param peer: the peer's own address, which is returned if the fields tell no other.
         """
-        addresses = schemes = forwarded = request_id = None
+        lists: dict[bytes, bytes] = {}
+        request_id = None
         size = 0
         for name, value in headers:
             kind = _known_name(name)
@@ -133,18 +132,15 @@ class TrustedProxies:
             if not kind:
                 continue
             size += len(value)
-            # A field in several lines is one list (RFC 9110 §5.3).
-            if kind == b"x-forwarded-for":
-                addresses = value if addresses is None else addresses + b"," + value
-            elif kind == b"x-forwarded-proto":
-                schemes = value if schemes is None else schemes + b"," + value
-            elif kind == b"forwarded":
-                forwarded = value if forwarded is None else forwarded + b"," + value
-            else:
+            if kind == b"x-request-id":
                 text = value.decode("latin-1")
                 request_id = text if _REQUEST_ID.match(text) else None
+            else:  # in several lines it is one list (RFC 9110 §5.3)
+                lists[kind] = lists[kind] + b"," + value if kind in lists else value
         told = self._told_shortly if size <= _SHORT else self._told
-        address, scheme = told(addresses, schemes, forwarded, peer)
+        address, scheme = told(
+            lists.get(b"x-forwarded-for"), lists.get(b"x-forwarded-proto"), lists.get(b"forwarded"), peer
+        )
         return Forwarded(address, scheme, request_id)
 
     def _told(
