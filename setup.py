@@ -31,7 +31,7 @@ shared = [
 #: What every request goes through, and the classes that inherit from it, since an interpreted class cannot inherit
 #: from a compiled one.  They are one group: calls between them are calls in C.
 HOT = """
-    threads/pool tls/session
+    logs/access_lines logs/access_log threads/pool tls/session
     web/answer_framing web/body_stream web/connection web/exchange web/field_kinds web/field_lines web/hub
     web/limits web/moved_exchange web/prefix_routes web/proxied_connection web/received_bodies web/receiver
     web/register web/request_parser web/request_rules web/response_headers web/send_buffer web/sending_half

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from graceful.logs.access_lines import Finished, escape, format_lines
+from graceful.logs.access_lines import CombinedLines, Finished, escape
 
 COMBINED: Final = "combined"
 JSON: Final = "json"
 
-#: Renders a batch of finished exchanges: with seconds to add to monotonic times, and time stamps made so far.
-Render = Callable[[Sequence[Finished], float, dict[int, str]], bytes]
+#: Returns the line of an exchange that began at a time, seconds since the epoch.  Any thread.
+Render = Callable[[Finished, float], str]
 #: What a field shows of an exchange that began at a time, seconds since the epoch; None if there is nothing.
 _Value = Callable[[Finished, float], str | int | float | None]
 
@@ -134,15 +134,8 @@ def renderer(form: str) -> Render:
     """
     parts = parse_template(form)
     if form == COMBINED:
-        return format_lines
-    return _rendering(_json_line if form == JSON else lambda exchange, began: _line(parts, exchange, began))
-
-
-def _rendering(line: Callable[[Finished, float], str]) -> Render:
-    def render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) -> bytes:
-        return "".join(line(exchange, exchange.started + offset) for exchange in batch).encode()
-
-    return render
+        return CombinedLines()
+    return _json_line if form == JSON else lambda exchange, began: _line(parts, exchange, began)
 
 
 def _json_line(exchange: Finished, began: float) -> str:

@@ -1,12 +1,11 @@
-"""Formatting the lines of the access log, so that no client can forge one.
+"""The lines of the access log, so that no client can forge one.
 
 The format is the combined one of the Apache HTTP server, with the time when the request began, plus the
 seconds from its first byte to its answer's last, and the request id.
 
-What a client sends ends up in these lines, and a client that could end a line could forge one.  Everything
-outside printable ASCII, quotes and backslashes are escaped.  Searching each field would be slow, so a
-whole batch is checked at once: with the harmless characters deleted, exactly six quotes and a line
-end must remain of each line.
+What a client sends ends up in these lines, and a client that could end a line could forge one.  So everything outside
+printable ASCII, quotes and backslashes are escaped in what a client can choose: its request line, and two fields.
+Those that come again are looked through once.
 """
 
 from __future__ import annotations
@@ -14,22 +13,49 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
-_HARMLESS: Final = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
-_FRAME: Final = b'""""""\n'
 _SUSPECT: Final = re.compile(r"[^ !#-\[\]-~]")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-class Finished(Protocol):
-    """The attributes of a finished exchange that the log reads."""
+class Finished:
+    """What a log reads of an exchange that is over; an exchange is one.
+
+    It is a class and no Protocol: what a Protocol names, the compiled server looks up by its name, for each line.
+
+    :ivar peer: the client's address; empty on a Unix socket.
+    :ivar scheme: `http` or `https`.
+    :ivar method: the method token.
+    :ivar target: the request target as it was sent; empty if there was none.
+    :ivar version: of HTTP, `"1.1"` or `"1.0"`.
+    :ivar line: its request line, if that is known to have nothing in it that has to be escaped; else empty.
+    :ivar status: the answer's status code.
+    :ivar sent: bytes of the answer's body.
+    :ivar headers: name and value of each field of the request.
+    :ivar started, ended: when its first byte came and its last one went, monotonic seconds.
+    """
+
+    __slots__ = (
+        "ended",
+        "headers",
+        "line",
+        "method",
+        "peer",
+        "scheme",
+        "sent",
+        "started",
+        "status",
+        "target",
+        "version",
+    )
 
     peer: str
     scheme: str
     method: str
     target: bytes
     version: str
+    line: str
     status: int
     sent: int
     headers: Sequence[tuple[bytes, bytes]]
@@ -37,44 +63,29 @@ class Finished(Protocol):
     ended: float
 
     @property
-    def client_fields(self) -> Sequence[tuple[bytes, bytes]]: ...
+    def shown_client(self) -> str:
+        """Where its client says it comes from, and what it is: as :func:`client_of` returns it."""
+        return client_of(self.headers)
 
     @property
-    def request_id(self) -> str: ...
+    def request_id(self) -> str:
+        """Its id, unlike that of any other, and harmless: an id that a proxy has chosen was looked at."""
+        raise NotImplementedError
 
     @property
-    def trace_id(self) -> str | None: ...
+    def trace_id(self) -> str | None:
+        """The id of the trace that it belongs to; None if it has none."""
+        return None
 
 
 def escape(text: str) -> str:
     r"""Make text harmless inside a quoted field: `\"`, `\\`, and `\xNN` for all but printable ASCII."""
-
-    def replace(match: re.Match[str]) -> str:
-        character = match.group()
-        return "\\" + character if character in '"\\' else f"\\x{ord(character):02x}"
-
-    return _SUSPECT.sub(replace, text)
+    return text if _SUSPECT.search(text) is None else _SUSPECT.sub(_escaped, text)
 
 
-class _Escaped:
-    """An exchange's stand-in with everything escaped that a client or a proxy supplied."""
-
-    def __init__(self, exchange: Finished) -> None:
-        self.peer = escape(exchange.peer)
-        self.scheme = exchange.scheme
-        self.method = escape(exchange.method)
-        self.target = escape(exchange.target.decode("latin-1")).encode("ascii")
-        self.version = escape(exchange.version)
-        self.status = exchange.status
-        self.sent = exchange.sent
-        self.headers: Sequence[tuple[bytes, bytes]] = [
-            (name, escape(value.decode("latin-1")).encode("ascii")) for name, value in exchange.headers
-        ]
-        self.client_fields = self.headers
-        self.started = exchange.started
-        self.ended = exchange.ended
-        self.request_id = escape(exchange.request_id)
-        self.trace_id = None  # the combined form does not show it
+def _escaped(match: re.Match[str]) -> str:
+    character = match.group()
+    return "\\" + character if character in '"\\' else f"\\x{ord(character):02x}"
 
 
 def stamp(second: int) -> str:
@@ -90,38 +101,41 @@ def stamp(second: int) -> str:
     )
 
 
-def _render(batch: Sequence[Finished], offset: float, stamps: dict[int, str]) -> list[str]:
-    lines = []
-    clients: dict[int, str] = {}  # by identity, since requests with the same head share its fields
-    moment = ""
-    begins = ends = 0.0  # the second of `moment`
-    for exchange in batch:
-        started = exchange.started
-        if not begins <= started < ends:
-            second = int(started + offset)
-            begins, ends = second - offset, second - offset + 1
-            moment = stamps.get(second) or stamp(second)
-            stamps[second] = moment
-        target = exchange.target
-        if target:
-            request = f"{exchange.method} {target.decode('latin-1')} HTTP/{exchange.version}"
-        else:
-            request = "-"
-        headers = exchange.headers
-        client = clients.get(id(headers))
-        if client is None:
-            fields = exchange.client_fields
-            client = clients.get(id(fields)) or _client(fields)
-            clients[id(headers)] = clients[id(fields)] = client
-        lines.append(
-            f'{exchange.peer or "-"} - - [{moment}] "{request}" {exchange.status} {exchange.sent}'
-            f" {client} {exchange.ended - started:.6f} {exchange.request_id}\n"
+class CombinedLines:
+    """Makes the lines of the combined form.  Any thread."""
+
+    def __init__(self) -> None:
+        self._known = (0, "")  # a second, and its stamp: most lines are of the same
+
+    def __call__(self, exchange: Finished, began: float) -> str:
+        """Returns the line of an exchange.
+
+        :param began: when it began, seconds since the epoch.
+        """
+        second = int(began)
+        known, moment = self._known
+        if known != second:
+            moment = stamp(second)
+            self._known = (second, moment)
+        took = exchange.ended - exchange.started
+        microseconds = int(took * 1e6 + 0.5)
+        # Compiled, it takes a third of what formatting a float does.
+        seconds = "0." + str(1_000_000 + microseconds)[1:] if 0 <= microseconds < 1_000_000 else f"{took:.6f}"
+        line = exchange.line or _request_of(exchange)
+        return (
+            f'{exchange.peer or "-"} - - [{moment}] "{line}" {exchange.status} {exchange.sent}'
+            f" {exchange.shown_client} {seconds} {exchange.request_id}\n"
         )
-    return lines
 
 
-def _client(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """Returns what the fields of a head say of where the client comes from, and what it is."""
+def _request_of(exchange: Finished) -> str:
+    if not exchange.target:
+        return "-"
+    return escape(f"{exchange.method} {exchange.target.decode('latin-1')} HTTP/{exchange.version}")
+
+
+def client_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Returns what the fields of a head say of where a client comes from, and what it is: each escaped, in quotes."""
     referer = agent = "-"
     for name, value in headers:
         size = len(name)
@@ -130,27 +144,4 @@ def _client(headers: Sequence[tuple[bytes, bytes]]) -> str:
                 agent = value.decode("latin-1")
         elif size == 7 and (name == b"Referer" or name.lower() == b"referer"):
             referer = value.decode("latin-1")
-    return f'"{referer}" "{agent}"'
-
-
-def _clean(data: bytes, count: int) -> bool:
-    return data.translate(None, _HARMLESS) == _FRAME * count
-
-
-def format_lines(batch: Sequence[Finished], offset: float, stamps: dict[int, str] | None = None) -> bytes:
-    """Return the log lines of finished exchanges.
-
-    :param batch: the exchanges, in the order of their lines.
-    :param offset: seconds to add to the exchanges' monotonic times to get the time since the epoch.
-    :param stamps: time stamps made so far, by second; new ones are added.
-    """
-    if stamps is None:
-        stamps = {}
-    lines = _render(batch, offset, stamps)
-    data = "".join(lines).encode()
-    if not _clean(data, len(lines)):
-        for number, line in enumerate(lines):
-            if not _clean(line.encode(), 1):
-                (lines[number],) = _render([_Escaped(batch[number])], offset, stamps)
-        data = "".join(lines).encode()
-    return data
+    return f'"{escape(referer)}" "{escape(agent)}"'

@@ -1,15 +1,14 @@
 """The access log: one line for each exchange, written by a thread of its own, and no line lost in a drain.
 
-Writing a line costs more than answering a small request: formatting takes microseconds, and a disk may take seconds
-or refuse.  So neither a thread that holds a request nor the reactor thread may do it.  Yet the lines of the last
-exchanges before an exit prove that no request was interrupted, and must not be lost.
+A line costs as much as a quarter of a small request, and a disk may take seconds for it, or refuse it.  So neither a
+thread that holds a request nor the reactor thread may write one.  Yet the lines of the last exchanges before an exit
+prove that no request was interrupted, and must not be lost.
 
 So the server only appends a finished exchange to a deque (:attr:`AccessLog.record` is the deque's own `append`: one C
-call, atomic, from any thread).  The log's thread formats some of them, and writes them with one `write(2)` to a
-descriptor opened with O_APPEND, so that an instance and its successor can share the file.  While there is little to
-write, the thread looks four times a second.  Under load it looks more often, since each waiting exchange is memory
-that the garbage collector has to traverse, and sleeps between two pieces, since a thread that formats holds the
-interpreter's lock.
+call, atomic, from any thread).  A thread of the application that has run out of requests makes the lines: then no
+request waits for that, and all that it reads is still in the processor's cache, which halves the price.  The log's
+own thread makes those that are left, and writes all with one `write(2)` to a descriptor opened with O_APPEND, so that
+an instance and its successor can share the file.  It looks four times a second, and under load more often.
 
 :mod:`graceful.logs.access_lines` defines the content of a line, :mod:`graceful.logs.access_forms` the other forms.
 """
@@ -26,7 +25,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from graceful.logs.access_forms import Render
-from graceful.logs.access_lines import Finished, format_lines
+from graceful.logs.access_lines import CombinedLines, Finished
 from graceful.threads.start import start_thread
 
 log = Logger(namespace="graceful")
@@ -44,18 +43,17 @@ BUSY_INTERVAL: Final = 0.02
 #: Lines in a batch; with this many or more, the log is busy.
 BUSY_LINES: Final = 100
 
-#: Lines that are formatted in one go, unless far more wait: no other thread runs meanwhile, for a quarter of a
-#: millisecond.
+#: Lines that the log's thread makes in one go, unless far more wait: no other thread runs meanwhile.
 PIECE_LINES: Final = 100
 
-#: Seconds between two pieces of a batch.  To let go of the lock for a moment is not enough: this thread would be back
-#: before another one has woken up.
+#: Seconds between two pieces of a batch.  To let go of the interpreter's lock for a moment is not enough: this thread
+#: would be back before another one has woken up.
 PIECE_INTERVAL: Final = 0.0005
 
 #: Lines that are kept while they cannot be written; they take about 20 MB.
 KEPT_LINES: Final = 100_000
 
-#: Exchanges that may wait while a write does not return, as into a pipe that no process reads.
+#: Exchanges, and lines, that may wait while a write does not return, as into a pipe that no process reads.
 _GATHERED: Final = 100_000
 
 
@@ -69,7 +67,7 @@ class AccessLog:
     :param wall: returns seconds since the epoch.
     :param write: as `os.write`.
     :param kept_lines: how many lines are kept while they cannot be written.
-    :param render: makes the lines of a batch.
+    :param render: makes the line of an exchange.
     :raises OSError: the file cannot be opened.
 
     :ivar record: takes a :class:`Finished` exchange; any thread, never waits, never raises.
@@ -83,25 +81,29 @@ class AccessLog:
         wall: Callable[[], float] = time.time,
         write: Callable[[int, bytes], int] = os.write,
         kept_lines: int = KEPT_LINES,
-        render: Render = format_lines,
+        render: Render | None = None,
     ) -> None:
-        self._render = render
+        self._render = render if render is not None else CombinedLines()
         self.path = path
         self._clock = clock
         self._wall = wall
         self._write = write
         self._kept_limit = kept_lines
-        # Any thread appends; only the writer takes from the front.
+        # Any thread appends; the thread that has the lock takes from the front, and appends the lines that it makes.
         self._records: deque[Finished] = deque(maxlen=_GATHERED)
         self.record: Callable[[Finished], None] = self._records.append
+        self._making = threading.Lock()
+        # Only the writer takes from the front.
+        self._lines: deque[str] = deque(maxlen=_GATHERED)
+        # Seconds from the monotonic time to that since the epoch: the writer follows it, any thread reads it.
+        self._offset = wall() - clock()
         # Set by any thread, read by the writer.
         self._wake = threading.Event()
         self._flushes: deque[threading.Event] = deque()
         self._reopen = self._stop = False
         # The fields below belong to the writer; other threads may read `_kept_lines`.
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self._descriptor = self._open()
-        self._stamps: dict[int, str] = {}
         self._kept: deque[tuple[bytes, int]] = deque()
         self._kept_lines = 0
         self._written = 0
@@ -115,12 +117,32 @@ class AccessLog:
 
     # -- any thread -----------------------------------------------------------------------------------------
 
+    def make_lines(self) -> None:
+        """Make the lines of all that is recorded, unless another thread makes some just now.  Never waits.
+
+        An exchange whose line cannot be made has none, which the server's log says.
+        """
+        if self._records and self._making.acquire(False):
+            try:
+                self._make_lines(len(self._records))
+            finally:
+                self._making.release()
+
+    def _make_lines(self, count: int) -> None:
+        records, lines, render, offset = self._records, self._lines, self._render, self._offset
+        for _ in range(count):
+            exchange = records.popleft()
+            try:
+                lines.append(render(exchange, exchange.started + offset))
+            except Exception:
+                log.failure("{exchange} has no line in the access log", exchange=exchange)
+
     def start(self) -> None:
         """Start the writer thread.
 
         :raises NoThread: the system refuses it.
         """
-        self._thread = start_thread(self._run, "access log", "the thread of the access log")
+        self._writer = start_thread(self._run, "access log", "the thread of the access log")
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Write everything that was recorded before this call, at the end of a drain.  Blocks.
@@ -128,7 +150,7 @@ class AccessLog:
         :param timeout: seconds to wait at most.
         :returns: whether it is all written.
         """
-        if self._thread is None:
+        if self._writer is None:
             self.write_pending()
         else:
             done = threading.Event()
@@ -154,11 +176,11 @@ class AccessLog:
         """
         self._stop = True
         self._wake.set()
-        if self._thread is None:
+        if self._writer is None:
             self._finish()
         else:
-            self._thread.join(timeout)
-            if self._thread.is_alive():
+            self._writer.join(timeout)
+            if self._writer.is_alive():
                 return False
         return not self._kept_lines
 
@@ -176,7 +198,7 @@ class AccessLog:
     def _try_to_write(self) -> int:
         """Write what is recorded.  It may fail, but the thread must not end: nothing would be written any more.
 
-        :returns: the number of lines formatted; 0 if it has failed.
+        :returns: the number of lines taken; 0 if it has failed.
         """
         try:
             return self.write_pending()
@@ -189,32 +211,40 @@ class AccessLog:
 
         Called in the writer thread; in other threads only while there is no writer thread.
 
-        :returns: the number of lines formatted.
+        :returns: the number of lines taken.
         """
         flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
         try:
+            self._offset = self._wall() - self._clock()
             if self._reopen:
                 self._reopen = False
                 self._open_anew()
-            records = self._records
-            count = len(records)
-            if count == _GATHERED:
-                log.error("access log {path} took too long to write: lines are lost", path=self.path)
             self._send()
-            left = count
-            while left:
-                lines = min(left, max(PIECE_LINES, left // 8))
-                self._keep([records.popleft() for _ in range(lines)])
+            self._make_all()
+            lines = self._lines
+            count = len(lines)
+            if count:
+                self._keep([lines.popleft() for _ in range(count)])
                 self._send()
-                left -= lines
-                if left:
-                    self._wake.wait(PIECE_INTERVAL)  # not at all if a caller waits for the lines
             return count
         finally:
             for done in flushes:
                 done.set()
 
-    def _keep(self, batch: list[Finished]) -> None:
+    def _make_all(self) -> None:
+        """Make the lines of what is recorded by now, with pauses."""
+        left = len(self._records)
+        if _GATHERED in (left, len(self._lines)):
+            log.error("access log {path} took too long to write: lines are lost", path=self.path)
+        while left > 0:
+            piece = max(PIECE_LINES, left // 8)
+            with self._making:
+                self._make_lines(min(piece, len(self._records)))
+            left -= piece
+            if left > 0:
+                self._wake.wait(PIECE_INTERVAL)  # not at all if a caller waits for the lines
+
+    def _keep(self, batch: list[str]) -> None:
         room = max(0, self._kept_limit - self._kept_lines)
         if self._troubled and len(batch) > room:
             if not self._dropped:
@@ -227,10 +257,7 @@ class AccessLog:
             del batch[room:]
             if not batch:
                 return
-        if len(self._stamps) > 1000:
-            self._stamps.clear()
-        data = self._render(batch, self._wall() - self._clock(), self._stamps)
-        self._kept.append((data, len(batch)))
+        self._kept.append(("".join(batch).encode(), len(batch)))
         self._kept_lines += len(batch)
 
     def _send(self) -> None:

@@ -135,7 +135,8 @@ class Engine:
         times = QueueTimes.needed(settings, counters.waits.count if counters is not None else None)
         runner: Callable[[Exchange], None] = Runner(self.reports, settings.workers > 1)
         run = runner if times is None else times.runs(runner)
-        self._pools = pools = PoolSet(settings.threads, settings.queue, run, Runner.give_up)
+        make_lines = self.access_log.make_lines if self.access_log is not None else None
+        self._pools = pools = PoolSet(settings.threads, settings.queue, run, Runner.give_up, make_lines)
         self.threads = pools.counts
         self._hub = hub = Hub(reactor, pools)
         self._disk = disk = DiskThreads(hub.call)

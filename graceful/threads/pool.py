@@ -39,15 +39,22 @@ class Pool(Generic[Job]):
     :param queue: how many jobs may wait when all threads are busy.
     :param run: called with each job in a thread.  An exception that it raises is logged.
     :param failed: called with a job for which `run` has raised, in the `except` block.
+    :param on_idle: called by each thread that has run out of jobs, before it waits; must be short.
     :ivar backlog: the jobs that wait; any thread.
     :ivar working: the job of each busy thread, by its `threading.get_ident()`; each thread writes its own entry.
     """
 
     def __init__(
-        self, size: int, queue: int, run: Callable[[Job], None], failed: Callable[[Job], object] | None = None
+        self,
+        size: int,
+        queue: int,
+        run: Callable[[Job], None],
+        failed: Callable[[Job], object] | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> None:
         self.size = size
         self._most = size + queue
+        self._on_idle = on_idle
         self._run = run
         self._failed = failed
         self.backlog: deque[Job] = deque()
@@ -171,12 +178,18 @@ class Pool(Generic[Job]):
         mine = threading.Lock()
         mine.acquire()
         idle, backlog, working, run = self._idle, self.backlog, self.working, self._run
+        on_idle = self._on_idle
         me = threading.get_ident()
         while True:
             woken = False
             if not backlog:
                 if self._stopping:
                     return
+                if on_idle is not None:
+                    try:
+                        on_idle()
+                    except Exception:
+                        log.failure("a thread of the pool goes on after this")
                 idle.append(mine)
                 if (backlog and not self._waking) or self._stopping:
                     # A job, or the stop, came after this thread had looked and before it was in the list.

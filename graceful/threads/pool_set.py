@@ -27,15 +27,22 @@ class PoolSet(Generic[Job]):
     :param queue: how many jobs may wait in each pool when all its threads are busy.
     :param run: called with each job in a thread.
     :param failed: called with a job for which `run` has raised, in the `except` block.
+    :param on_idle: called by threads that have run out of jobs, as :class:`~graceful.threads.pool.Pool` says.
     """
 
     def __init__(
-        self, size: int, queue: int, run: Callable[[Job], None], failed: Callable[[Job], object] | None = None
+        self,
+        size: int,
+        queue: int,
+        run: Callable[[Job], None],
+        failed: Callable[[Job], object] | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> None:
         self._size = size
         self._queue = queue
         self._run = run
         self._failed = failed
+        self._on_idle = on_idle
         self._pools: dict[Any, Pool[Job]] = {}  # any thread; single dict operations are atomic
         self._all: tuple[Pool[Job], ...] = ()  # its values; the hub reads it for each batch
         self._lacks_threads = False
@@ -48,7 +55,8 @@ class PoolSet(Generic[Job]):
         known = self._pools.get(threadpool)
         if known is not None:
             return known
-        made = Pool(self._size if threadpool is None else threadpool.max, self._queue, self._run, self._failed)
+        size = self._size if threadpool is None else threadpool.max
+        made = Pool(size, self._queue, self._run, self._failed, self._on_idle)
         try:
             made.start()
         except NoThread as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from graceful.logs.access_lines import Finished
 from graceful.web.response_headers import (
     CONNECTION,
     DATE,
@@ -52,7 +53,7 @@ class FramingSite(Protocol):
         """The end of a head that lacks a field or two."""
 
 
-class AnswerFraming:
+class AnswerFraming(Finished):
     """The head of an answer, and the framing of its body; an exchange is one.
 
     What of the request decides with it is here, too: its method, its version, and whether the connection is to stay.
@@ -77,10 +78,7 @@ class AnswerFraming:
         "head",
         "keep",
         "length",
-        "method",
         "offer",
-        "status",
-        "version",
     )
 
     _flags: int

@@ -16,10 +16,11 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
+from graceful.logs.access_lines import client_of
 from graceful.threads.async_exc import AsyncExc, Hook, clear_pending
 from graceful.web.answer_framing import AnswerFraming
 from graceful.web.disconnected import Disconnected
-from graceful.web.known_heads import ComposedFields
+from graceful.web.known_heads import ComposedFields, KnownFields
 from graceful.web.response_headers import reason
 from graceful.web.trace_context import trace_id
 
@@ -53,13 +54,14 @@ PHASES: Final = (
 codecs.lookup("unicode_escape")
 
 # What describes the request, and the exchange as a whole: a substitute has it in common with what it stands for.
-#: Fields that say which program the client is, and where it comes from; see `client_fields`.
+#: Fields that say which program the client is, and where it comes from; see `shown_client`.
 _OF_CLIENT: Final = frozenset((b"user-agent", b"referer"))
 _OF_REQUEST: Final = (
     "arrived",
     "headers",
     "id",
     "keep",
+    "line",
     "method",
     "own_id",
     "peer",
@@ -95,6 +97,7 @@ class Exchange(AnswerFraming):
     :ivar phase: index into `PHASES`.
     :ivar target: the request target as it was sent (RFC 9112 §3.2), without a URI's scheme and authority.
     :ivar headers: name and value of each field in order, names as sent, values without surrounding whitespace.
+    :ivar line: its request line, if that has come before and is harmless to logs; else empty.
     :ivar trailers: fields that came behind a chunked body; never mixed with the headers.
     :ivar peer: the client's address, which a trusted proxy may have told; empty on a Unix socket.
     :ivar scheme: `http` or `https`, which a trusted proxy may have told.
@@ -125,27 +128,20 @@ class Exchange(AnswerFraming):
         "body",
         "connection",
         "download",
-        "ended",
         "entered",
         "environ",
         "error",
         "handler",
-        "headers",
         "hooks",
         "id",
         "in_application",
         "mount",
         "own_id",
-        "peer",
         "phase",
         "received",
         "report",
-        "scheme",
-        "sent",
-        "started",
         "takedown",
         "taken_down",
-        "target",
         "trailers",
         "upgrade",
         "waited",
@@ -167,6 +163,7 @@ class Exchange(AnswerFraming):
         self.ended = self.arrived = 0.0
         self.phase = RECEIVING
         self.target = b""
+        self.line = ""
         self.headers: Sequence[tuple[bytes, bytes]] = ()
         self.trailers: list[tuple[bytes, bytes]] | None = None
         self.peer = connection.peer
@@ -203,15 +200,20 @@ class Exchange(AnswerFraming):
         return trace_id(self.headers)
 
     @property
-    def client_fields(self) -> Sequence[tuple[bytes, bytes]]:
-        """Those of its fields, at least, that say which program the client is; requests with the same share them."""
+    def shown_client(self) -> str:
+        """What the access log says of its client; requests with the same head share that."""
         headers = self.headers
         if type(headers) is ComposedFields and headers.rest is not None:
             for _, (name, _) in headers.own:
                 if name.lower() in _OF_CLIENT:
-                    return headers
-            return headers.rest
-        return headers
+                    return client_of(headers)
+            headers = headers.rest
+        if type(headers) is not KnownFields:
+            return client_of(headers)
+        client = headers.shown_client
+        if client is None:
+            client = headers.shown_client = client_of(headers)
+        return client
 
     def substitute(self) -> Exchange:
         """Return an exchange that is answered in place of this one.

@@ -23,7 +23,8 @@ SEEN_ONCE: Final = 4096
 LONGEST_FIELDS: Final = 4096
 LONGEST_LINE: Final = 256
 
-# Of an origin-form target only characters that every parser takes (RFC 3986 §3.3), and no fragment.
+# Of an origin-form target only characters that every parser takes (RFC 3986 §3.3), and no fragment; none of them has
+# to be escaped in a log.
 _LINE: Final = re.compile(rb"([A-Z]+) (/[!$-;=?-Z_a-z~]*) HTTP/1\.1\Z")
 
 
@@ -35,6 +36,7 @@ class KnownFields(tuple[tuple[bytes, bytes], ...]):
     :ivar in_lines: each is one line of the head, and the head has no other.
     :ivar environ: the same as PEP 3333 has them, once a thread has made that; never changed.  Any thread.
     :ivar lowered: the same as ASGI has them, once that was asked for; never changed.  Any thread.
+    :ivar shown_client: what the access log tells of them, once that was asked for.  Any thread.
     """
 
     length: int = 0
@@ -42,6 +44,7 @@ class KnownFields(tuple[tuple[bytes, bytes], ...]):
     in_lines: bool = False
     environ: dict[str, Any] | None = None
     lowered: list[tuple[bytes, bytes]] | None = None
+    shown_client: str | None = None
 
 
 class ComposedFields(KnownFields):
@@ -59,7 +62,7 @@ _fields: dict[bytes, KnownFields] = {}
 # Hashes of fields, and of single lines of them, that have come.  What a proxy makes unique for each request is not
 # worth more.
 _once: set[int] = set()
-_lines: dict[bytes, tuple[str, bytes]] = {}
+_lines: dict[bytes, tuple[str, bytes, str]] = {}
 
 # A method that is looked up of an imported name is made for each call; these are made once.
 known_fields: Final = _fields.get
@@ -101,12 +104,12 @@ def has_come(data: bytes) -> bool:
     return False
 
 
-def learn_line(line: bytes, methods: dict[bytes, str]) -> tuple[str, bytes] | None:
+def learn_line(line: bytes, methods: dict[bytes, str]) -> tuple[str, bytes, str] | None:
     """Remember an ordinary request line.
 
     :param line: as it was sent, without its line break.
     :param methods: those that the parser has taken before, with their names.
-    :returns: method and target; None if the line is one for the parser.
+    :returns: method, target, and the line as text, harmless to logs; None if it is one for the parser.
     """
     match = _LINE.match(line) if len(line) <= LONGEST_LINE else None
     name = methods.get(match[1]) if match is not None else None
@@ -114,5 +117,5 @@ def learn_line(line: bytes, methods: dict[bytes, str]) -> tuple[str, bytes] | No
         return None
     if len(_lines) >= REMEMBERED:
         _lines.clear()
-    known = _lines[line] = name, match[2]
+    known = _lines[line] = name, match[2], line.decode("ascii")
     return known

@@ -129,7 +129,7 @@ class RequestParser(RequestRules):
             if fields is not None and fields.length == left:
                 sink = self._sink
                 exchange = sink.began()
-                exchange.method, exchange.target = line
+                exchange.method, exchange.target, exchange.line = line
                 exchange.headers = fields
                 if not fields.keep:
                     exchange.keep = False

@@ -12,6 +12,7 @@ import time
 import types
 from calendar import timegm
 from collections.abc import Callable, Sequence
+from typing import Any
 from unittest.mock import patch
 
 from attrs import define, field
@@ -19,8 +20,8 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.logs.access_log
-from graceful.logs.access_lines import escape, format_lines, stamp
-from graceful.logs.access_log import PIECE_INTERVAL, PIECE_LINES, AccessLog
+from graceful.logs.access_lines import CombinedLines, client_of, escape, stamp
+from graceful.logs.access_log import PIECE_INTERVAL, AccessLog
 
 MOMENT = 1_795_442_160
 """23 November 2026, 13:56:00 UTC."""
@@ -46,15 +47,17 @@ class Exchange:
     request_id: str = "run-1"
     trace_id: str | None = None
 
+    line: str = ""
+
     @property
-    def client_fields(self) -> list[tuple[bytes, bytes]]:
-        """All of them."""
-        return self.headers
+    def shown_client(self) -> str:
+        """As a finished exchange has it."""
+        return client_of(self.headers)
 
 
 def line(exchange: Exchange) -> str:
     """The one line of one exchange, without its end."""
-    text = format_lines([exchange], MOMENT - CLOCK).decode("ascii")
+    text = CombinedLines()(exchange, exchange.started + MOMENT - CLOCK)
     assert text.endswith("\n")
     return text[:-1]
 
@@ -109,11 +112,30 @@ class LineTests(SynchronousTestCase):
             [f"09/{name}" for name in months],
         )
 
-    def test_lines_stand_in_the_order_of_the_exchanges(self) -> None:
-        """The lines stand in the order of the exchanges, each with its own time."""
-        batch = [Exchange(b"/%d" % number, started=CLOCK + number / 2) for number in range(100)]
-        lines = format_lines(batch, MOMENT - CLOCK).decode().splitlines()
-        self.assertEqual(lines, [line(exchange) for exchange in batch])
+    def test_each_line_has_its_own_time_whatever_the_order(self) -> None:
+        """A line has the time of its own exchange, also behind one of another second."""
+        made = CombinedLines()
+        for number in (0, 1, 99, 2, 3, 98, 1):
+            exchange = Exchange(started=CLOCK + number / 2)
+            self.assertEqual(made(exchange, exchange.started + MOMENT - CLOCK), line(exchange) + "\n")
+
+    def test_durations_are_rounded_to_microseconds(self) -> None:
+        """Six digits behind the point, whatever the duration."""
+        for took, shown in (
+            (0.0, "0.000000"),
+            (0.0000004, "0.000000"),
+            (0.0000016, "0.000002"),
+            (0.0123456, "0.012346"),
+            (0.9999994, "0.999999"),
+            (0.9999996, "1.000000"),
+            (12.5, "12.500000"),
+            (-0.25, "-0.250000"),
+        ):
+            self.assertIn(f" {shown} run-1", line(Exchange(started=0.0, ended=took)), took)
+
+    def test_a_request_line_that_is_known_to_be_harmless_stands_as_it_is(self) -> None:
+        """What was looked at when it came first is not put together again."""
+        self.assertIn('"GET /known HTTP/1.1" 200', line(Exchange(line="GET /known HTTP/1.1")))
 
 
 class ForgeryTests(SynchronousTestCase):
@@ -125,7 +147,6 @@ class ForgeryTests(SynchronousTestCase):
             Exchange(target=b"/" + text),
             Exchange(headers=[(b"Referer", text)]),
             Exchange(headers=[(b"user-agent", text)]),
-            Exchange(request_id=text.decode("latin-1")),
             Exchange(method=text.decode("latin-1")),
         ]
 
@@ -152,12 +173,9 @@ class ForgeryTests(SynchronousTestCase):
         for target in (b'""""""\n', b'\n""""""', b'"', b'"""""" \n"""""" \n'):
             self.assertNotIn("\n", line(Exchange(target=target)))
 
-    def test_only_the_bad_line(self) -> None:
-        """The lines around a bad one are what they are without it."""
-        good, bad = Exchange(b"/good"), Exchange(b'/"bad')
-        lines = format_lines([good, bad, good], MOMENT - CLOCK).decode().splitlines()
-        self.assertEqual(lines, [line(good), line(bad), line(good)])
-        self.assertIn(r'"GET /\"bad HTTP/1.1"', lines[1])
+    def test_a_bad_target_is_escaped(self) -> None:
+        """A quote in a target does not end it."""
+        self.assertIn(r'"GET /\"bad HTTP/1.1"', line(Exchange(b'/"bad')))
 
     def test_quotes_and_backslashes_get_a_backslash_and_other_bytes_their_number(self) -> None:
         """Quotes and backslashes get a backslash, everything else that is not printable ASCII its number."""
@@ -238,20 +256,20 @@ class FileTests(LogTestCase):
         self.assertEqual(self.numbers(content=disk.content), list(range(100)))
         self.assertEqual(disk.calls, 1)
 
-    def test_much_is_written_in_pieces_between_which_other_threads_run(self) -> None:
-        """Formatting holds the interpreter's lock, so the writer sleeps between two pieces; more of more at once."""
+    def test_many_lines_are_made_in_pieces_between_which_other_threads_run(self) -> None:
+        """Making lines holds the interpreter's lock: the writer sleeps between two pieces, more of more at once."""
         disk = Disk()
         log = self.make(write=disk.write, kept=10_000)
         wake = Wake(lambda: self.record(log, 2350), *2 * [lambda: None])
         self.patch(log, "_wake", wake)
         self.record(log, *range(350))
-        self.assertEqual(log.write_pending(), 350)
-        self.assertEqual((disk.calls, wake.waited), (4, 3 * [PIECE_INTERVAL]))
+        self.assertEqual(log.write_pending(), 351)
+        self.assertEqual((disk.calls, wake.waited), (1, 3 * [PIECE_INTERVAL]))
         self.record(log, *range(351, 2350))
         wake.script = 100 * [lambda: None]
-        self.assertEqual(log.write_pending(), 2000)
+        self.assertEqual(log.write_pending(), 1999)
         self.assertEqual(self.numbers(content=disk.content), [*range(350), 2350, *range(351, 2350)])
-        self.assertEqual(disk.calls, 4 + 15)
+        self.assertEqual((disk.calls, len(wake.waited)), (2, 3 + 14))
 
     def test_recording_is_one_call_into_c(self) -> None:
         """Recording is one call into C, which no other thread can get into the middle of."""
@@ -560,27 +578,86 @@ class ThreadTests(LogTestCase):
         self.assertTrue(log.close(30))
         self.assertEqual(self.numbers(content=stuck.content), [1, 2])
 
-    def test_an_exchange_that_cannot_be_formatted_costs_only_its_batch(self) -> None:
-        """An exchange that cannot be formatted costs its batch, and is told, but not the thread."""
+    def test_an_exchange_whose_line_cannot_be_made_costs_no_other_line(self) -> None:
+        """It is told, and the thread goes on."""
         log = self.make()
         log.start()
+        self.record(log, 1)
         log.record(None)  # type: ignore[arg-type]
-        log.flush(30)
+        self.record(log, 2)
+        self.assertTrue(log.flush(30))
+        self.assertEqual(self.numbers(), [1, 2])
+        self.assertTrue(log.close(30))
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+    def test_a_batch_that_cannot_be_kept_costs_not_the_thread(self) -> None:
+        """Whatever fails in a look is told, and the next look is made all the same."""
+        log = self.make()
+        log.start()
+        with patch.object(log, "_keep", side_effect=MemoryError):
+            self.record(log, 1)
+            log.flush(30)
         self.record(log, 2)
         self.assertTrue(log.flush(30))
         self.assertEqual(self.numbers(), [2])
         self.assertTrue(log.close(30))
-        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
 
-    def test_at_the_end_an_exchange_that_cannot_be_formatted_costs_only_its_piece(self) -> None:
-        """What was recorded behind it is written all the same, and the file is closed."""
+    def test_at_the_end_a_look_that_fails_does_not_keep_the_file_open(self) -> None:
+        """The file is closed when nothing more can be written."""
         log = self.make()
-        log.record(None)  # type: ignore[arg-type]
-        self.record(log, *range(PIECE_LINES + 50))
-        self.assertTrue(log.close())
-        self.assertEqual(self.numbers(), list(range(PIECE_LINES - 1, PIECE_LINES + 50)))
+        self.record(log, 1)
+        with patch.object(log, "_keep", side_effect=MemoryError):
+            log.close()
         self.assertRaises(OSError, os.fstat, log._descriptor)
-        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
+
+    def test_a_thread_that_has_time_makes_the_lines(self) -> None:
+        """It makes them in the order of the exchanges, and the next look writes those and what came meanwhile."""
+        made: list[int] = []
+
+        def render(exchange: Any, began: float) -> str:
+            made.append(threading.get_ident())
+            return f"{exchange}\n"
+
+        disk = Disk()
+        log = AccessLog(self.path, clock=lambda: CLOCK, wall=lambda: MOMENT, write=disk.write, render=render)
+        for number in range(3):
+            log.record(Exchange(b"%d" % number))
+        thread = threading.Thread(target=log.make_lines)
+        thread.start()
+        thread.join()
+        self.assertEqual((made, disk.calls), (3 * [thread.ident], 0))
+        log.record(Exchange(b"3"))
+        self.assertEqual(log.write_pending(), 4)
+        self.assertEqual(made[3:], [threading.get_ident()])
+        self.assertEqual(re.findall(rb"target=b'(\d)'", disk.content), [b"0", b"1", b"2", b"3"])
+
+    def test_no_thread_waits_for_another_that_makes_lines(self) -> None:
+        """While one makes lines, the others have nothing to do; a flush waits until they are made."""
+        entered, go_on = threading.Event(), threading.Event()
+
+        def render(exchange: Any, began: float) -> str:
+            if exchange.target == b"/1":
+                entered.set()
+                go_on.wait(30)
+            return f"{exchange.target}\n"
+
+        disk = Disk()
+        log = AccessLog(self.path, write=disk.write, render=render)
+        log.start()
+        self.record(log, 1)
+        thread = threading.Thread(target=log.make_lines)
+        thread.start()
+        self.assertTrue(entered.wait(30))
+        self.record(log, 2)
+        log.make_lines()  # returns at once
+        self.assertFalse(log.flush(0.01))
+        go_on.set()
+        thread.join()
+        self.assertTrue(log.flush(30))
+        self.assertEqual(disk.content, b"b'/1'\nb'/2'\n")
+        self.assertTrue(log.close(30))
 
     def test_looks_more_often_under_load(self) -> None:
         """The writer looks four times a second, and sooner after a large batch."""

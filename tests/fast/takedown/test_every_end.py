@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from graceful.control.counters import CLASSES, Counters
 from graceful.drain.state import State
-from graceful.logs.access_lines import format_lines
+from graceful.logs.access_lines import CombinedLines, Finished
 from graceful.reports.interruption import Interruption
 from graceful.reports.reporter import Reporter
 from graceful.server.server_status import ServerStatus
@@ -255,7 +255,7 @@ class EveryEnd(Case):
                     client.close()
                 self.nothing_left()
                 (recorded,) = self.recorded
-                line = format_lines([recorded], 0.0).decode()
+                line = CombinedLines()(recorded, recorded.started)
                 match = LINE.match(line)
                 assert match is not None, line
                 self.assertEqual((match[1], int(match[2]), int(match[3])), told, line)
@@ -296,4 +296,5 @@ class EveryEnd(Case):
             handler head hooks in_application length mount offer phase sent status takedown
         """.split()
         of_request = [*exchange_module._OF_REQUEST, *exchange_module._MEASURED]
-        self.assertEqual(sorted([*of_request, *of_answer]), sorted([*AnswerFraming.__slots__, *Exchange.__slots__]))
+        attributes = [*Finished.__slots__, *AnswerFraming.__slots__, *Exchange.__slots__]
+        self.assertEqual(sorted([*of_request, *of_answer]), sorted(attributes))

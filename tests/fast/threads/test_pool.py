@@ -100,6 +100,30 @@ class JobTests(Case):
         self.at_rest(pool)
         self.assertEqual(pool.working, {})
 
+    def test_a_thread_that_has_run_out_of_jobs_says_so_before_it_waits(self) -> None:
+        """It takes the jobs that have come meanwhile, with no thread to wake, and may fail to no harm."""
+        looked: list[list[int]] = []
+        done: list[int] = []
+        last = threading.Event()
+
+        def look() -> None:
+            looked.append(done.copy())
+            if done == [1]:
+                pool.offer(2)
+            elif done == [1, 2]:
+                last.set()
+                raise ZeroDivisionError
+
+        pool: Pool[int] = Pool(1, 10, done.append, on_idle=look)
+        pool.start()
+        self.addCleanup(pool.stop, LONG)
+        self.at_rest(pool)
+        pool.offer(1)
+        self.assertTrue(last.wait(LONG))
+        self.at_rest(pool)
+        self.assertEqual(looked, [[], [1], [1, 2]])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_failed_job_does_not_end_the_thread(self) -> None:
         """A job that fails, however badly, is logged, and its thread goes on."""
         pool = self.pool(1)

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from graceful.logs.access_lines import escape
 from graceful.web import field_kinds, field_lines, known_heads, request_parser, unique_fields
 from graceful.web.known_heads import LONGEST_FIELDS, LONGEST_LINE, REMEMBERED, SEEN_ONCE, KnownFields
 from graceful.web.request_parser import RequestParser
@@ -187,6 +188,15 @@ class MemoryTests(SynchronousTestCase):
         self.assertTrue(parser.ignoring)
         for other in (post + b"abcd", post + b"abcdef", post):
             self.assertEqual(outcome(other), slow(other))
+
+    def test_a_line_that_is_known_is_harmless_to_logs(self) -> None:
+        """It stands in the access log as it came: no character that is remembered would have to be escaped."""
+        methods = {b"GET": "GET"}
+        known = [known_heads.learn_line(b"GET /a%cb?c HTTP/1.1" % code, methods) for code in range(256)]
+        texts = [line[2] for line in known if line is not None]
+        self.assertEqual(texts, [escape(text) for text in texts])
+        self.assertIn("GET /a%b?c HTTP/1.1", texts)
+        self.assertEqual(known[ord('"')], None)
 
     def test_what_another_site_takes_may_be_too_much_for_this_one(self) -> None:
         """Sites share what is remembered, but each has its own limit of a body."""
