@@ -5,10 +5,10 @@ thread that holds a request nor the reactor thread may write one.  Yet the lines
 prove that no request was interrupted, and must not be lost.
 
 So the server only appends a finished exchange to a deque (:attr:`AccessLog.record` is the deque's own `append`: one C
-call, atomic, from any thread).  A thread of the application that has run out of requests makes the lines: then no
-request waits for that, and all that it reads is still in the processor's cache, which halves the price.  The log's
-own thread makes those that are left, and writes all with one `write(2)` to a descriptor opened with O_APPEND, so that
-an instance and its successor can share the file.  It looks four times a second, and under load more often.
+call, atomic, from any thread).  Under load, a thread of the application that has run out of requests makes the lines:
+then no request waits for that, and all that it reads is still in the processor's cache, which halves the price.  The
+log's own thread makes those that are left, and writes all with one `write(2)` to a descriptor opened with O_APPEND:
+so an instance and its successor can share the file.  It looks four times a second, and under load more often.
 
 :mod:`graceful.logs.access_lines` defines the content of a line, :mod:`graceful.logs.access_forms` the other forms.
 """
@@ -43,7 +43,8 @@ BUSY_INTERVAL: Final = 0.02
 #: Lines in a batch; with this many or more, the log is busy.
 BUSY_LINES: Final = 100
 
-#: Lines that the log's thread makes in one go, unless far more wait: no other thread runs meanwhile.
+#: Lines that a thread makes in one go, since no other thread runs meanwhile; the log's own makes more if far more
+#: wait.  Fewer do not pay: clients get their answers in bursts, and each break in one wakes them once more.
 PIECE_LINES: Final = 100
 
 #: Seconds between two pieces of a batch.  To let go of the interpreter's lock for a moment is not enough: this thread
@@ -118,19 +119,20 @@ class AccessLog:
     # -- any thread -----------------------------------------------------------------------------------------
 
     def make_lines(self) -> None:
-        """Make the lines of all that is recorded, unless another thread makes some just now.  Never waits.
-
-        An exchange whose line cannot be made has none, which the server's log says.
-        """
-        if self._records and self._making.acquire(False):
+        """Make lines if enough exchanges wait for theirs, and no other thread makes some just now.  Never waits."""
+        if len(self._records) >= PIECE_LINES and self._making.acquire(False):
             try:
-                self._make_lines(len(self._records))
+                self._make_lines(PIECE_LINES)
             finally:
                 self._making.release()
 
-    def _make_lines(self, count: int) -> None:
+    def _make_lines(self, most: int) -> None:
+        """Make the lines of the first exchanges.  If one cannot be made, the server's log says so.
+
+        :param most: how many, or all that there are.
+        """
         records, lines, render, offset = self._records, self._lines, self._render, self._offset
-        for _ in range(count):
+        for _ in range(min(most, len(records))):
             exchange = records.popleft()
             try:
                 lines.append(render(exchange, exchange.started + offset))
@@ -239,7 +241,7 @@ class AccessLog:
         while left > 0:
             piece = max(PIECE_LINES, left // 8)
             with self._making:
-                self._make_lines(min(piece, len(self._records)))
+                self._make_lines(piece)
             left -= piece
             if left > 0:
                 self._wake.wait(PIECE_INTERVAL)  # not at all if a caller waits for the lines

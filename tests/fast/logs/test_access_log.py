@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import graceful.logs.access_log
 from graceful.logs.access_lines import CombinedLines, client_of, escape, stamp
-from graceful.logs.access_log import PIECE_INTERVAL, AccessLog
+from graceful.logs.access_log import PIECE_INTERVAL, PIECE_LINES, AccessLog
 
 MOMENT = 1_795_442_160
 """23 November 2026, 13:56:00 UTC."""
@@ -263,7 +263,7 @@ class FileTests(LogTestCase):
         wake = Wake(lambda: self.record(log, 2350), *2 * [lambda: None])
         self.patch(log, "_wake", wake)
         self.record(log, *range(350))
-        self.assertEqual(log.write_pending(), 351)
+        self.assertEqual(log.write_pending(), 351)  # with what came meanwhile
         self.assertEqual((disk.calls, wake.waited), (1, 3 * [PIECE_INTERVAL]))
         self.record(log, *range(351, 2350))
         wake.script = 100 * [lambda: None]
@@ -621,17 +621,19 @@ class ThreadTests(LogTestCase):
             return f"{exchange}\n"
 
         disk = Disk()
-        log = AccessLog(self.path, clock=lambda: CLOCK, wall=lambda: MOMENT, write=disk.write, render=render)
-        for number in range(3):
-            log.record(Exchange(b"%d" % number))
+        log = AccessLog(self.path, write=disk.write, render=render)
+        self.record(log, *range(PIECE_LINES - 1))
+        log.make_lines()  # so few are left to the log's own thread
+        self.assertEqual(made, [])
+        self.record(log, *range(PIECE_LINES - 1, PIECE_LINES + 5))
         thread = threading.Thread(target=log.make_lines)
         thread.start()
         thread.join()
-        self.assertEqual((made, disk.calls), (3 * [thread.ident], 0))
-        log.record(Exchange(b"3"))
-        self.assertEqual(log.write_pending(), 4)
-        self.assertEqual(made[3:], [threading.get_ident()])
-        self.assertEqual(re.findall(rb"target=b'(\d)'", disk.content), [b"0", b"1", b"2", b"3"])
+        self.assertEqual((made, disk.calls), (PIECE_LINES * [thread.ident], 0))
+        self.assertEqual(log.write_pending(), PIECE_LINES + 5)
+        self.assertEqual(made[PIECE_LINES:], 5 * [threading.get_ident()])
+        targets = [int(found) for found in re.findall(rb"target=b'/(\d+)'", disk.content)]
+        self.assertEqual(targets, list(range(PIECE_LINES + 5)))
 
     def test_no_thread_waits_for_another_that_makes_lines(self) -> None:
         """While one makes lines, the others have nothing to do; a flush waits until they are made."""
@@ -641,22 +643,23 @@ class ThreadTests(LogTestCase):
             if exchange.target == b"/1":
                 entered.set()
                 go_on.wait(30)
-            return f"{exchange.target}\n"
+            return f"{exchange.target.decode()}\n"
 
         disk = Disk()
         log = AccessLog(self.path, write=disk.write, render=render)
         log.start()
-        self.record(log, 1)
+        self.record(log, *range(PIECE_LINES))
         thread = threading.Thread(target=log.make_lines)
         thread.start()
         self.assertTrue(entered.wait(30))
-        self.record(log, 2)
+        self.record(log, *range(PIECE_LINES, 2 * PIECE_LINES))
         log.make_lines()  # returns at once
         self.assertFalse(log.flush(0.01))
+        self.assertEqual(disk.content, b"")
         go_on.set()
         thread.join()
         self.assertTrue(log.flush(30))
-        self.assertEqual(disk.content, b"b'/1'\nb'/2'\n")
+        self.assertEqual(disk.content, b"".join(b"/%d\n" % number for number in range(2 * PIECE_LINES)))
         self.assertTrue(log.close(30))
 
     def test_looks_more_often_under_load(self) -> None:
