@@ -32,7 +32,7 @@ shared = [
 #: from a compiled one.  They are one group: calls between them are calls in C.
 HOT = """
     logs/access_lines logs/access_log threads/pool tls/session
-    web/answer_framing web/body_stream web/connection web/exchange web/field_kinds web/field_lines web/hub
+    web/answer_framing web/body_stream web/carrier web/connection web/exchange web/field_kinds web/field_lines web/hub
     web/limits web/moved_exchange web/prefix_routes web/proxied_connection web/received_bodies web/receiver
     web/register web/request_parser web/request_rules web/response_headers web/send_buffer web/sending_half
     web/site web/tls_connection web/transport_connection web/unique_fields web/write_token

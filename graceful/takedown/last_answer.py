@@ -26,17 +26,17 @@ def take_down(connection: Carrier[Exchange]) -> list[Exchange]:
     write_token = connection.write_token
     current = write_token.current
     if current is None:
-        under_way = connection.receiver.under_way()
+        under_way = connection.under_way()
         if not under_way:
             connection.close()
             return []
         for exchange in under_way:
             exchange.taken_down = True
-        connection.receiver.refuse(503)
+        connection.refuse(503)
         return under_way
     if write_token.lingering and connection.unsent() == 0:
         return []
-    interrupted = [current, *write_token.waiting, *connection.receiver.under_way()]
+    interrupted = [current, *write_token.waiting, *connection.under_way()]
     for exchange in interrupted:
         exchange.taken_down = True
     if not _replace(current, keep=False):

@@ -81,7 +81,7 @@ class LostExchanges:
             if connection in self._site.register.connections:
                 return True  # its transport is closing, and will say when that is done
         elif exchange is not write_token.current:
-            return exchange in (*write_token.waiting, *connection.receiver.under_way())
+            return exchange in (*write_token.waiting, *connection.under_way())
         elif write_token.holder or write_token.lingering:
             return True
         elif exchange.released:

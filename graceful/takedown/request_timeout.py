@@ -46,7 +46,7 @@ def take_down_one(site: Site, timeouts: RequestTimeouts, number: int) -> list[in
     connection = exchange.connection
     current = connection.write_token.current
     if current is None:
-        if exchange not in connection.receiver.under_way():
+        if exchange not in connection.under_way():
             return []
     elif current is not exchange:
         return []
@@ -193,7 +193,7 @@ class RequestTimeouts:
             exchange.taken_down = False
         if exchange.phase not in (QUEUED, APPLICATION, SENDING) or exchange.download or (cut and exchange.ended):
             return take_down(connection)
-        behind = [*connection.write_token.waiting, *connection.receiver.under_way()]
+        behind = [*connection.write_token.waiting, *connection.under_way()]
         if not interrupt(exchange):
             return []
         return [exchange, *(behind if connection.write_token.closed or connection.write_token.closing else ())]

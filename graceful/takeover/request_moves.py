@@ -109,7 +109,7 @@ class RequestMoves:
     def left(self, connection: Connection) -> None:
         """Another process goes on with a connection: close this one's descriptor for it, and forget its requests."""
         token = connection.write_token
-        exchanges = [*token.waiting, *connection.receiver.under_way()]
+        exchanges = [*token.waiting, *connection.under_way()]
         if token.current is not None:
             exchanges.append(token.current)
         for exchange in exchanges:

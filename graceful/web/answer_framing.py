@@ -8,8 +8,6 @@ Heads repeat.  What was checked once, a whole head or a line of it, is remembere
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from graceful.logs.access_lines import Finished
 from graceful.web.response_headers import (
     CONNECTION,
@@ -35,7 +33,7 @@ from graceful.web.response_headers import (
 )
 
 
-class FramingSite(Protocol):
+class FramingSite:
     """What of a site goes into each head.
 
     :ivar draining: the server stops.
@@ -51,6 +49,7 @@ class FramingSite(Protocol):
 
     def tail(self, keep: bool | None, date: bool, server: bool) -> str:
         """The end of a head that lacks a field or two."""
+        raise NotImplementedError
 
 
 class AnswerFraming(Finished):

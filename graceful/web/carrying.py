@@ -92,7 +92,7 @@ class CarriedRequest:
             setattr(exchange, name, getattr(self, name))
         if self.body is not None:
             exchange.body = [self.body]
-        connection.site.register.add(exchange)
+        connection.register.add(exchange)
         return exchange
 
 

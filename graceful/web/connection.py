@@ -75,6 +75,7 @@ class Connection(SendingHalf):
     :ivar peer: the client's address as text; empty on a Unix socket.
     :ivar receiver: the half that reads HTTP, with its `parser`.  Reactor thread.
     :ivar parser: gets what comes: the receiver's, or that of the protocol which goes on.  Reactor thread.
+    :ivar register: lists it, and the exchanges on it.
     :ivar reading: whether what comes is read.  Changed by the reactor thread.
     :ivar read_size: bytes read at once.  Reactor thread.
     :ivar leaving: it is on its way to another process, and nothing is done to it meanwhile.  Reactor thread.
@@ -85,26 +86,13 @@ class Connection(SendingHalf):
 
     __slots__ = (
         "_gone",
-        "_register",
         "_reset",
-        "facts",
-        "leaving",
         "listener",
-        "memo",
         "opened",
         "parser",
-        "peer",
-        "port",
-        "read_size",
-        "reading",
         "receiver",
-        "scheme",
-        "server",
-        "trusted",
+        "register",
     )
-
-    #: Whether a connection of this kind can move to another process: all of it is in the kernel.
-    movable = True
 
     def __init__(self, site: Site, hub: Hub, sock: socket.socket, peer: Address | None, server: Address) -> None:
         self.sock = sock
@@ -127,8 +115,8 @@ class Connection(SendingHalf):
         self.memo: Any = None
         self._reset = False
         self._gone: tuple[Deferred[None], ...] = ()
-        self._register = site.register
-        self._register.connections.add(self)
+        self.register = site.register
+        self.register.connections.add(self)
 
     def when_gone(self) -> Deferred[None]:
         """Return a new Deferred that fires when the connection is closed.  Reactor thread."""
@@ -184,6 +172,18 @@ class Connection(SendingHalf):
     def _arm(self) -> None:
         """Tell the epoll what is waited for.  Any thread, under the write token's lock."""
         self._hub.interest(self)
+
+    def more_requests(self) -> bool:
+        """Whether requests that have been read wait behind the current exchange.  Any thread."""
+        return self.receiver.more_requests()
+
+    def under_way(self) -> list[Exchange]:
+        """The exchanges whose requests have not been received to their end."""
+        return self.receiver.under_way()
+
+    def refuse(self, status: int) -> Exchange | None:
+        """Answer the request under way with this status; None if there is none."""
+        return self.receiver.refuse(status)
 
     def idle(self) -> bool:
         """Whether nothing is owed to the client, and nothing has come that is not answered."""
@@ -297,7 +297,7 @@ class Connection(SendingHalf):
         site, write_token = self.site, self.write_token
         self.drained = self.pull = None
         site.budget.remove(self.write_token)
-        self._register.connections.discard(self)
+        self.register.connections.discard(self)
         self.abandon(self.receiver.drop())
         current = write_token.current
         if current is not None:
@@ -346,5 +346,5 @@ def spared_exchanges(site: Site) -> set[Exchange]:
     for connection in open_connections(site):
         current = connection.write_token.current
         if current is not None and current.download:
-            spared.update((current, *connection.write_token.waiting, *connection.receiver.under_way()))
+            spared.update((current, *connection.write_token.waiting, *connection.under_way()))
     return spared

@@ -270,7 +270,7 @@ class Exchange(AnswerFraming):
     def _stays_in_drain(self) -> bool:
         """What has been read is still answered; the last of it says close, unless the connection moves."""
         connection = self.connection
-        return (connection.movable and connection.site.mover is not None) or connection.receiver.more_requests()
+        return (connection.movable and connection.site.mover is not None) or connection.more_requests()
 
     def begin(self) -> bytes:
         """Return the head, for a caller that sends it and the body itself; the length has been announced."""

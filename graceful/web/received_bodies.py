@@ -8,7 +8,7 @@ arrives.  While either is behind, nothing more is read from the client.  Reactor
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 
@@ -17,6 +17,7 @@ from graceful.web.body_stream import BodyStream
 from graceful.web.carrier import Carrier
 from graceful.web.exchange import QUEUED, Exchange
 from graceful.web.request_parser import RequestParser
+from graceful.web.request_rules import Sink
 
 if TYPE_CHECKING:
     from graceful.web.site import Site
@@ -31,8 +32,10 @@ READ: Final = 65536
 READ_OF_BODY: Final = 262_144
 
 
-class ReceivingCarrier(Carrier[Exchange], Protocol):
+class ReceivingCarrier(Carrier[Exchange]):
     """The connection, as its receiver uses it."""
+
+    __slots__ = ("leaving", "read_size", "reading")
 
     reading: bool
     read_size: int
@@ -40,12 +43,10 @@ class ReceivingCarrier(Carrier[Exchange], Protocol):
 
     def read(self, more: bool) -> None:
         """Read on, or leave what comes in the kernel."""
-
-    def send_interim(self, data: bytes, exchange: Exchange | None = None) -> bool:
-        """Send an interim answer, if nothing is being answered, or the exchange is and its answer has not begun."""
+        raise NotImplementedError
 
 
-class ReceivedBodies:
+class ReceivedBodies(Sink):
     """Takes in the bodies of one connection's requests.
 
     :ivar parser: finds the requests in what the client sends.

@@ -24,7 +24,7 @@ from graceful.web.chunk_place import ChunkPlace
 from graceful.web.exchange import Exchange
 from graceful.web.field_kinds import TOKEN, is_short_length
 from graceful.web.field_lines import put_together
-from graceful.web.known_heads import known_fields, known_line, learn_line
+from graceful.web.known_heads import KnownFields, known_fields, known_line, learn_line
 from graceful.web.request_rules import MAX_HEAD, MAX_TARGET, METHODS, RequestRules, Sink
 
 END: Final = b"\r\n\r\n"
@@ -116,28 +116,27 @@ class RequestParser(RequestRules):
         :returns: False if the data may be something else; then nothing is done.
         """
         line_end = data.find(b"\r\n")
+        line = known_line(data[:line_end])
+        rest = b""
+        if line is not None and line[0] == "GET":  # nearly always without a body: then the rest is all of the head
+            rest = data[line_end:]
+            fields = known_fields(rest)
+            if fields is not None and not fields.length:
+                self._take(line, fields, b"")
+                return True
         if not data.startswith(_HTTP, line_end - 9):
             return False
         head_end = data.find(END, line_end) + 4
         if head_end == 3:  # it has not ended
             return False
-        sent = data[line_end:head_end]
         left = len(data) - head_end
-        line = known_line(data[:line_end]) or learn_line(data[:line_end], METHODS)
+        sent = rest if rest and not left else data[line_end:head_end]
+        if line is None:
+            line = learn_line(data[:line_end], METHODS)
         if line is not None and left <= self._max_body:
             fields = known_fields(sent) or put_together(sent, left)
             if fields is not None and fields.length == left:
-                sink = self._sink
-                exchange = sink.began()
-                exchange.method, exchange.target, exchange.line = line
-                exchange.headers = fields
-                if not fields.keep:
-                    exchange.keep = False
-                    self.ignoring = True
-                if left:
-                    sink.whole(exchange, data[head_end:])
-                else:
-                    sink.complete(exchange)
+                self._take(line, fields, data[head_end:])
                 return True
         if left and not _is_one(data, head_end):
             return False
@@ -154,6 +153,20 @@ class RequestParser(RequestRules):
         else:
             self._headers, self._sent = _NO_FIELDS, b""
         return True
+
+    def _take(self, line: tuple[str, bytes, str], fields: KnownFields, body: bytes) -> None:
+        """Take in a request whose line and fields came before."""
+        sink = self._sink
+        exchange = sink.began()
+        exchange.method, exchange.target, exchange.line = line
+        exchange.headers = fields
+        if not fields.keep:
+            exchange.keep = False
+            self.ignoring = True
+        if body:
+            sink.whole(exchange, body)
+        else:
+            sink.complete(exchange)
 
     def _feed(self, data: bytes) -> None:
         """Have llhttp parse something.  Connections whose heads are all known never need its parser.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address
-from typing import Final, Protocol
+from typing import Final
 
 import httptools
 
@@ -76,29 +76,38 @@ class Refuse(Exception):
         self.status = status
 
 
-class Sink(Protocol):
-    """The receiver of what the parser finds; a connection, or a test."""
+class Sink:
+    """The receiver of what the parser finds; the receiving half of a connection is one."""
+
+    __slots__ = ()
 
     def began(self) -> Exchange:
         """The first byte of a request has come."""
+        raise NotImplementedError
 
     def announced(self, exchange: Exchange) -> None:
         """A head is complete, behind which a body is to come."""
+        raise NotImplementedError
 
     def expects(self) -> None:
         """The client waits for 100 Continue before it sends the body."""
+        raise NotImplementedError
 
     def body(self, exchange: Exchange, data: bytes) -> None:
         """A piece of the body has come."""
+        raise NotImplementedError
 
     def complete(self, exchange: Exchange) -> None:
         """The request is whole, or refused (`exchange.error`)."""
+        raise NotImplementedError
 
     def whole(self, exchange: Exchange, body: bytes) -> None:
         """The request is whole, and its body came with its head: instead of the three calls before."""
+        raise NotImplementedError
 
     def full(self) -> bool:
         """Whether parsing has to stop until `resume` is called."""
+        raise NotImplementedError
 
 
 class RequestRules:

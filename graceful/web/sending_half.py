@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from graceful.web.disconnected import Disconnected
 from graceful.web.exchange import Exchange
-from graceful.web.received_bodies import READ
+from graceful.web.received_bodies import READ, ReceivingCarrier
 from graceful.web.send_buffer import bound_send_buffer
 from graceful.web.write_token import GONE, REACTOR, SEND, Piece, WriteToken
 
@@ -40,7 +40,7 @@ UNSENT: Final = 1 << 18
 _NO_SENDFILE: Final = frozenset((errno.EPERM, errno.EINVAL, errno.ENOSYS))
 
 
-class SendingHalf:
+class SendingHalf(ReceivingCarrier):
     """Sends answers on one connection; a connection is one.
 
     :param site: what is served here, with its limits and its register.
@@ -58,19 +58,13 @@ class SendingHalf:
     __slots__ = (
         "_bounded",
         "_hub",
-        "active",
         "answered",
-        "drained",
         "fd",
         "pull",
         "pull_paused",
-        "site",
-        "sock",
-        "write_token",
         "writing",
     )
 
-    sock: socket.socket
     fd: int
 
     def __init__(self, site: Site, hub: Hub) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from twisted.logger import Logger
 
 from graceful.config.settings import Settings
-from graceful.web.carrier import HandOver
+from graceful.web.carrier import HandOver, Mover, ServedSite
 from graceful.web.disconnected import Disconnected
 from graceful.web.exchange import Exchange
 from graceful.web.limits import Limits
@@ -38,19 +38,6 @@ log = Logger(namespace="graceful")
 HELD_BY_ALL: Final = 1 << 28
 #: A line of each 503: in 5 seconds an overload or a deploy is likely to be over.
 RETRY_AFTER: Final = "Retry-After: 5\r\n"
-
-
-class Mover(Protocol):
-    """Takes connections to another process (see :class:`graceful.takeover.connection_moves.ConnectionMoves`)."""
-
-    def takes(self, connection: Any) -> bool:
-        """Whether it takes a connection on which a request comes.  Reactor thread."""
-
-    def holds(self, exchange: Exchange) -> bool:
-        """Whether it keeps a request whose turn has come, for the other process to answer.  Any thread."""
-
-    def tick(self, now: float) -> None:
-        """Look at what has waited for too long.  Several times a second."""
 
 
 class Interceptor(Protocol):
@@ -90,7 +77,7 @@ class Budget:
         return sum(write_token.held for write_token in self._slow.copy()) < self._limit
 
 
-class Site:
+class Site(ServedSite[Exchange]):
     """A tree of resources, served.
 
     :param handler: answers each exchange that no route has answered, an :class:`~graceful.web.interfaces.IHandler`.
@@ -166,7 +153,7 @@ class Site:
         self.budget = Budget()
         self.limits = Limits(self.settings.request_timeout, self.settings.deadline, takedown_at)
         self.going_down = self.draining = self.quiet = False
-        self.mover: Mover | None = None
+        self.mover: Mover[Exchange] | None = None
         self.draining_since = 0.0
         self.moved = self.arrived = 0
         self.run_id = f"{os.getpid():x}-{os.urandom(4).hex()}"

@@ -114,10 +114,9 @@ def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
     :param base: what :func:`of_connection` made.
     """
     headers = exchange.headers
-    if type(headers) is KnownFields and headers.environ is not None:  # nearly always: without a further call
-        environ = base | headers.environ
-    else:
-        environ = with_fields(base, headers)
+    known = headers.environ if type(headers) is KnownFields else None
+    # Nearly always without a further call.
+    environ = base | known if known is not None else with_fields(base, headers)
     environ["graceful.exchange"] = exchange
     environ["REQUEST_METHOD"] = exchange.method
     environ["REQUEST_URI"] = path = exchange.target.decode("latin-1")
