@@ -33,7 +33,7 @@ from graceful.web.known_heads import (
     learn_fields,
     remember_fields,
 )
-from graceful.web.unique_fields import VALUE, cut, note_name, shared, with_own
+from graceful.web.unique_fields import VALUE, cut, reconsider, shared, value_comes_again, value_is_new, with_own
 
 #: How many lines are remembered, and of how many bytes at most.
 REMEMBERED: Final = 1024
@@ -77,7 +77,8 @@ def put_together(data: bytes, body: int) -> ComposedFields | None:
     if own:
         shared_fields = known_fields(rest)
         if shared_fields is not None and shared_fields.in_lines and len(shared_fields) + len(own) <= MOST:
-            composed = with_own(shared_fields, own)
+            composed = with_own(shared_fields, rest, own)
+            reconsider(data, own)
             if has_come(data):
                 remember_fields(data, composed, composed.length, composed.keep)
             return composed
@@ -95,6 +96,8 @@ def put_together(data: bytes, body: int) -> ComposedFields | None:
             known = _plain(line)
             if known is None:
                 return None
+        elif not known.kind:
+            value_comes_again(known.field[0])
         kind = known.kind
         if kind:
             if had & kind:
@@ -107,7 +110,7 @@ def put_together(data: bytes, body: int) -> ComposedFields | None:
         return None
     learn_fields(data, fields, length, keep)
     if own:
-        learn_fields(rest, shared(fields, own), length, keep)
+        learn_fields(rest, shared(fields, rest, own), length, keep)
     composed = ComposedFields(fields)
     composed.length, composed.keep = length, keep
     return composed
@@ -128,8 +131,9 @@ def _plain(line: bytes) -> FieldLine | None:
     known = FieldLine(name, value, kind)
     if has_come(line):
         _remember(line, known)
+        value_comes_again(name)
     elif kind == PLAIN:
-        note_name(name)
+        value_is_new(name)
     return known
 
 

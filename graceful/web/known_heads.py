@@ -34,6 +34,7 @@ class KnownFields(tuple[tuple[bytes, bytes], ...]):
     :ivar length: bytes of the body that they announce; 0: there is none.
     :ivar keep: whether the connection may carry another exchange; what `Connection` says.
     :ivar in_lines: each is one line of the head, and the head has no other.
+    :ivar places: how many lines are before the line that begins at a byte.  Reactor thread.
     :ivar environ: the same as PEP 3333 has them, once a thread has made that; never changed.  Any thread.
     :ivar lowered: the same as ASGI has them, once that was asked for; never changed.  Any thread.
     :ivar shown_client: what the access log tells of them, once that was asked for.  Any thread.
@@ -42,6 +43,7 @@ class KnownFields(tuple[tuple[bytes, bytes], ...]):
     length: int = 0
     keep: bool = True
     in_lines: bool = False
+    places: dict[int, int]
     environ: dict[str, Any] | None = None
     lowered: list[tuple[bytes, bytes]] | None = None
     shown_client: str | None = None
@@ -51,7 +53,7 @@ class ComposedFields(KnownFields):
     """The fields of a head that was put together; it will hardly come again, so nothing is made to be shared.
 
     :ivar rest: those of them that do come again; None if that is not known.
-    :ivar own: the others, each with its place (see :mod:`graceful.web.unique_fields`).
+    :ivar own: the others, each with its place in the rest (see :mod:`graceful.web.unique_fields`).
     """
 
     rest: KnownFields | None = None
@@ -86,7 +88,7 @@ def remember_fields(data: bytes, fields: Sequence[tuple[bytes, bytes]], length: 
     if len(_fields) >= REMEMBERED:
         _fields.clear()  # those that really come again will soon be back
     known = _fields[data] = KnownFields(fields)
-    known.length, known.keep = length, keep
+    known.length, known.keep, known.places = length, keep, {}
     lines = data.split(b"\r\n")[1:-2]
     known.in_lines = len(lines) == len(fields) and all(
         line.startswith(name + b":") for line, (name, _) in zip(lines, fields, strict=True)

@@ -84,7 +84,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 def forget() -> None:
     """Remember nothing."""
     heads = (known_heads._fields, known_heads._once, known_heads._lines)
-    for memory in (*heads, field_lines._lines, field_kinds._names, unique_fields._noted):
+    for memory in (*heads, field_lines._lines, field_kinds._names, unique_fields._noted, unique_fields._new):
         memory.clear()  # type: ignore[attr-defined]
 
 

@@ -13,12 +13,15 @@ from graceful.web import field_lines, known_heads, unique_fields
 from graceful.web.exchange import Exchange
 from graceful.web.known_heads import ComposedFields
 from graceful.web.request_rules import MAX_FIELDS
-from graceful.web.unique_fields import NOTED
+from graceful.web.unique_fields import NEW, NOTED, SAMPLE
 from graceful.wsgi.environ import add_fields, with_fields
 from tests.fast.web.test_field_lines import LINE, VALUES, train, unparsed
 from tests.fast.web.test_known_heads import forget, parsed, slow
 from tests.fast.web.test_request_parser import END, GET, HOST, Request, Sink, feed, outcome
 from tests.support.examples import examples
+
+#: Heads with a new value each after which the next one is known but for that.
+SOON = NEW + 4
 
 BASE = {"SERVER_NAME": "example.org"}
 #: Lines that may be the same in all heads of a client, or in two of the names below.
@@ -89,9 +92,10 @@ class SameTests(SynchronousTestCase):
         """Wherever its own fields stand, and whatever they say; and an application sees the same."""
         forget()
         train()
-        for name in OWN:
-            for value in (b"a", b"b", b"c"):
-                outcome(GET + name + b": " + value + END + END)
+        with patch.object(unique_fields, "NEW", 1):
+            for name in OWN:
+                for value in (b"a", b"b", b"c"):
+                    outcome(GET + name + b": " + value + END + END)
         for _ in range(2):
             outcome(LINE + HOST + b"".join(lines) + END)  # what is left may have come by itself
         for said in rounds:
@@ -121,25 +125,25 @@ class MemoryTests(SynchronousTestCase):
 
     def test_the_rest_of_the_head_is_shared(self) -> None:
         """After a few requests none of their lines is looked at any more, and one environ serves for all."""
-        for number in range(6):
-            outcome(GET + b"Accept: a\r\nX-Id: %d\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END)
+        for number in range(SOON):
+            outcome(GET + b"X-Id: %d\r\nAccept: a\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END)
         with unparsed(), patch.object(field_lines, "_lines", {}):
             first, second = (
                 exchange_of(
-                    GET + b"Accept: a\r\nX-Id: %d\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END
+                    GET + b"X-Id: %d\r\nAccept: a\r\nTraceparent: %d-0\r\nAge: 0\r\n" % (number, number) + END
                 ).headers
                 for number in (7, 8)
             )
         assert isinstance(first, ComposedFields)
         assert isinstance(second, ComposedFields)
-        self.assertEqual(first[1:], ((b"Accept", b"a"), (b"X-Id", b"7"), (b"Traceparent", b"7-0"), (b"Age", b"0")))
+        self.assertEqual(first[1:], ((b"X-Id", b"7"), (b"Accept", b"a"), (b"Traceparent", b"7-0"), (b"Age", b"0")))
         self.assertIsNotNone(first.rest)
         self.assertIs(first.rest, second.rest)
 
     def test_a_body_that_came_with_its_head_is_known_by_it(self) -> None:
         """The length is one of the lines that come again."""
         head = GET + b"Content-Length: 3\r\nX-Id: %d\r\n" + END
-        for number in range(6):
+        for number in range(SOON):
             outcome(head % number + b"abc")
         with unparsed(), patch.object(field_lines, "_lines", {}):
             (request,) = outcome(head % 7 + b"def")
@@ -148,7 +152,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_a_head_that_comes_again_is_known_as_a_whole(self) -> None:
         """A client whose fields are not those of others is known by all of them."""
-        for number in range(6):
+        for number in range(SOON):
             outcome(GET + b"Cookie: %d\r\n" % number + END)
         for _ in range(2):
             outcome(GET + b"Cookie: again\r\n" + END)
@@ -157,35 +161,68 @@ class MemoryTests(SynchronousTestCase):
     def test_the_log_names_the_client_of_each(self) -> None:
         """Requests share what their clients are called only if no name of one is cut out."""
         head = GET + b"User-Agent: %s\r\nX-Id: %s\r\n" + END
-        for number in range(6):
+        for number in range(SOON):
             outcome(head % (b"same", b"%d" % number))
         first, second = (exchange_of(head % (b"same", b"1%d" % number)) for number in range(2))
         self.assertEqual(first.shown_client, '"-" "same"')
         self.assertIs(first.shown_client, second.shown_client)
-        for number in range(6):
+        for number in range(SOON):
             outcome(head % (b"agent/%d" % number, b"2%d" % number))
         for agent in (b"one/1", b"two/2"):
             exchange = exchange_of(head % (agent, b"3" + agent))
             self.assertIs(type(exchange.headers), ComposedFields)
             self.assertEqual(exchange.shown_client, f'"-" "{agent.decode()}"')
 
+    def test_a_name_whose_values_come_again_is_not_cut_out(self) -> None:
+        """However many clients there are: what they are called is not new for each request."""
+        for number in range(5 * NEW):
+            for _ in range(3):
+                outcome(GET + b"User-Agent: agent/%d\r\n" % number + END)
+        self.assertEqual(unique_fields._noted, {})
+        self.assertLessEqual(max(unique_fields._new.values(), default=0), 1)
+
+    def test_what_comes_again_now_and_then_does_not_count_as_new(self) -> None:
+        """New clients come among old ones."""
+        for number in range(3 * NEW):
+            outcome(GET + b"User-Agent: agent/%d\r\n" % number + END)
+            with patch.object(field_lines, "known_fields", lambda data: None):  # the rest of the head is another
+                outcome(GET + b"User-Agent: same\r\nX-Id: %d\r\n" % number + END)
+        self.assertEqual(list(unique_fields._noted.values()), [b"X-Id"])
+
+    def test_a_name_whose_values_come_again_after_all_is_cut_out_no_more(self) -> None:
+        """Enough clients may have come at once, each with a name of its own, when the server was new."""
+        head = GET + b"User-Agent: agent/%d\r\nX-Id: %d\r\n" + END
+        for number in range(SOON):
+            outcome(head % (number, number))
+        self.assertEqual(set(unique_fields._noted.values()), {b"User-Agent", b"X-Id"})
+        for number in range(SOON, 100 * SAMPLE):
+            outcome(head % (number % 4, number))
+        self.assertEqual(set(unique_fields._noted.values()), {b"X-Id"})
+
+    def test_names_with_new_values_are_counted_boundedly(self) -> None:
+        """A client may make up as many as it likes."""
+        for number in range(300):
+            for value in range(4):
+                outcome(GET + b"X-%d: %d\r\n" % (number, value) + END)
+        self.assertLessEqual(len(unique_fields._new), unique_fields._COUNTED)
+
     def test_few_names_are_noted(self) -> None:
         """However many a client makes up; those that really have new values are soon back."""
         for number in range(3 * NOTED + 1):
-            for value in range(4):
+            for value in range(NEW + 1):
                 outcome(GET + b"X-%d: %d\r\n" % (number, value) + END)
             self.assertLessEqual(len(unique_fields._noted), NOTED)
         self.assertIn(b"\r\nX-%d: " % number, unique_fields._noted)
 
     def test_a_name_that_the_framing_depends_on_is_not_noted(self) -> None:
         """Nor is one of which a head may have one only."""
-        for number in range(6):
+        for number in range(SOON):
             outcome(GET + b"Content-Length: %d\r\nRange: bytes=%d-\r\n" % (number, number) + END + b"x" * number)
         self.assertEqual(unique_fields._noted, {})
 
     def test_no_head_gets_more_fields_than_the_parser_takes(self) -> None:
         """What is left may have as many as a head may have."""
-        for number in range(6):
+        for number in range(SOON):
             outcome(GET + b"X-Id: %d\r\n" % number + END)
         many = GET + (MAX_FIELDS - 1) * b"A: 1\r\n"
         for _ in range(3):
