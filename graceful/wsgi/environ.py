@@ -90,33 +90,52 @@ def _shared(known: KnownFields) -> dict[str, Any]:
     return fields
 
 
-def with_fields(base: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
-    """Returns what :func:`of_connection` made, and what the fields of a head become."""
-    if type(headers) is KnownFields:
-        return base | _shared(headers)
-    if type(headers) is ComposedFields and headers.rest is not None:
-        environ = base | _shared(headers.rest)
-        for _, (name, value) in headers.own:
-            key = _keys.get(name) or _key(name)
-            if key in environ:
-                break  # in several lines, whose order counts
-            environ[key] = value.decode("latin-1")
-        else:
-            return environ
-    environ = base.copy()
-    add_fields(environ, headers)
-    return environ
+class ConnectionEnviron:
+    """What the environs of one connection have in common, with the fields of its last head, if that has come twice.
 
-
-def of_request(base: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
-    """The environ of one request.
+    The thread that answers the connection's current request uses it.
 
     :param base: what :func:`of_connection` made.
     """
-    headers = exchange.headers
-    known = headers.environ if type(headers) is KnownFields else None
-    # Nearly always without a further call.
-    environ = base | known if known is not None else with_fields(base, headers)
+
+    __slots__ = ("_base", "_known", "_merged")
+
+    def __init__(self, base: dict[str, Any]) -> None:
+        self._base = base
+        self._known: KnownFields | None = None
+        self._merged: dict[str, Any] | None = None
+
+    def with_fields(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
+        """Returns a new environ with what the fields of a head become."""
+        if type(headers) is KnownFields:
+            return self._with_known(headers)
+        if type(headers) is ComposedFields and headers.rest is not None:
+            environ = self._with_known(headers.rest)
+            for _, (name, value) in headers.own:
+                key = _keys.get(name) or _key(name)
+                if key in environ:
+                    break  # in several lines, whose order counts
+                environ[key] = value.decode("latin-1")
+            else:
+                return environ
+        environ = self._base.copy()
+        add_fields(environ, headers)
+        return environ
+
+    def _with_known(self, known: KnownFields) -> dict[str, Any]:
+        if known is not self._known:
+            self._known, self._merged = known, None
+            return self._base | _shared(known)
+        # A client sends the same fields again and again, and to copy takes a fifth of what it takes to merge.
+        merged = self._merged
+        if merged is None:
+            merged = self._merged = self._base | _shared(known)
+        return merged.copy()
+
+
+def of_request(connection: ConnectionEnviron, exchange: Exchange) -> dict[str, Any]:
+    """The environ of one request."""
+    environ = connection.with_fields(exchange.headers)
     environ["graceful.exchange"] = exchange
     environ["REQUEST_METHOD"] = exchange.method
     environ["REQUEST_URI"] = path = exchange.target.decode("latin-1")

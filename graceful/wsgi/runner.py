@@ -26,7 +26,7 @@ from graceful.threads.async_exc import NOTHING, clear_pending, set_exception
 from graceful.web.disconnected import Disconnected
 from graceful.web.exchange import APPLICATION, SENDING, Exchange
 from graceful.web.response_headers import ResponseFields
-from graceful.wsgi.environ import of_connection, of_request, of_server
+from graceful.wsgi.environ import ConnectionEnviron, of_connection, of_request, of_server
 from graceful.wsgi.filewrapper import FileWrapper
 
 log = Logger(namespace="graceful")
@@ -57,14 +57,14 @@ class Runner:
             return
         exchange.phase = APPLICATION
         set_current(exchange)
-        base = connection.memo
-        if base is None:
-            base = connection.memo = of_connection(self._server, connection)
+        common = connection.memo
+        if common is None:
+            common = connection.memo = ConnectionEnviron(of_connection(self._server, connection))
         result: Iterable[bytes] | None = None
         handed_over: Callable[[], object] | None = None
         try:
             try:
-                environ = exchange.environ = of_request(base, exchange)
+                environ = exchange.environ = of_request(common, exchange)
                 if exchange.mount is not None:
                     environ["SCRIPT_NAME"], environ["PATH_INFO"] = exchange.mount
                 start_response = partial(_start_response, exchange)  # half of what a nested function costs

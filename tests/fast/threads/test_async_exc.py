@@ -16,6 +16,7 @@ from graceful.threads.async_exc import NOTHING, AsyncExc, Hook
 from graceful.web import exchange as exchange_module
 from graceful.web.exchange import Exchange
 from graceful.wsgi import runner as run
+from graceful.wsgi.environ import ConnectionEnviron
 from graceful.wsgi.runner import Runner
 from tests.fast.interleave import Scheduler, Violation, explore
 
@@ -132,7 +133,7 @@ class World:
             port=0,
             server=("", 80),
             scheme="http",
-            memo={"wsgi.url_scheme": "http"},
+            memo=ConnectionEnviron({"wsgi.url_scheme": "http"}),
             trusted=False,
             write_token=SimpleNamespace(closed=False, current=None),
             send=self._send,

@@ -25,6 +25,7 @@ from graceful.threads.async_exc import AsyncExc
 from graceful.web import exchange as exchange_module
 from graceful.web.exchange import Exchange
 from graceful.wsgi import runner as runner_module
+from graceful.wsgi.environ import ConnectionEnviron
 from graceful.wsgi.runner import Runner
 
 #: Instructions that CPython 3.10 to 3.15 executes without a checkpoint.  One that is not here needs a look at the
@@ -182,7 +183,7 @@ def make_exchange(application: Callable[..., Any], reads: list[Callable[[], Any]
         port=0,
         server=("", 80),
         scheme="http",
-        memo={"wsgi.url_scheme": "http"},
+        memo=ConnectionEnviron({"wsgi.url_scheme": "http"}),
         trusted=False,
         write_token=SimpleNamespace(closed=False, current=None),
         send=lambda *ignored: None,
