@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from graceful.web.answer_framing import FramingSite
+from graceful.web.hub import Pollable
 
 if TYPE_CHECKING:
     import socket
@@ -112,7 +113,7 @@ class ServedSite(FramingSite, Generic[E]):
         raise NotImplementedError
 
 
-class Carrier(Generic[E]):
+class Carrier(Pollable, Generic[E]):
     """The connection, as exchanges and the code that answers them use it (see `graceful.web.connection.Connection`).
 
     It is named here so that an exchange need not know how it is transported.

@@ -46,13 +46,17 @@ class Batch(Protocol):
         """The batch is over."""
 
 
-class Pollable(Protocol):
+class Pollable:
     """What the hub asks of a connection.
+
+    It is a base class for the reason that :mod:`graceful.web.carrier` tells.
 
     :ivar fd: its descriptor.
     :ivar reading: whether the hub calls `readable` for what comes.
     :ivar writing: whether the hub calls `writable` when the kernel takes more.
     """
+
+    __slots__ = ("fd", "reading", "writing")
 
     fd: int
     reading: bool
@@ -60,12 +64,15 @@ class Pollable(Protocol):
 
     def readable(self) -> None:
         """There is something to read, or the client has closed."""
+        raise NotImplementedError
 
     def writable(self) -> None:
         """The kernel takes more."""
+        raise NotImplementedError
 
     def close(self) -> object:
         """Close the descriptor, and have the hub forget it first."""
+        raise NotImplementedError
 
 
 @implementer(IReadDescriptor)

@@ -35,9 +35,8 @@ READ_OF_BODY: Final = 262_144
 class ReceivingCarrier(Carrier[Exchange]):
     """The connection, as its receiver uses it."""
 
-    __slots__ = ("leaving", "read_size", "reading")
+    __slots__ = ("leaving", "read_size")
 
-    reading: bool
     read_size: int
     leaving: bool
 

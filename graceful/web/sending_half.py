@@ -59,13 +59,9 @@ class SendingHalf(ReceivingCarrier):
         "_bounded",
         "_hub",
         "answered",
-        "fd",
         "pull",
         "pull_paused",
-        "writing",
     )
-
-    fd: int
 
     def __init__(self, site: Site, hub: Hub) -> None:
         self.site = site
