@@ -19,7 +19,7 @@ from graceful.logs.access_lines import CombinedLines, Finished, escape
 COMBINED: Final = "combined"
 JSON: Final = "json"
 
-#: Returns the line of an exchange that began at a time, seconds since the epoch.  Any thread.
+#: Returns the line of an exchange that began at a time, seconds since the epoch.  One thread at a time.
 Render = Callable[[Finished, float], str]
 #: What a field shows of an exchange that began at a time, seconds since the epoch; None if there is nothing.
 _Value = Callable[[Finished, float], str | int | float | None]

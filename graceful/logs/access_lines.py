@@ -102,7 +102,7 @@ def stamp(second: int) -> str:
 
 
 class CombinedLines:
-    """Makes the lines of the combined form.  Any thread."""
+    """Makes the lines of the combined form.  One thread at a time."""
 
     def __init__(self) -> None:
         self._known = (0, "")  # a second, and its stamp: most lines are of the same

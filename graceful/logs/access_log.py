@@ -1,6 +1,6 @@
 """The access log: one line for each exchange, written by a thread of its own, and no line lost in a drain.
 
-A line costs as much as a quarter of a small request, and a disk may take seconds for it, or refuse it.  So neither a
+A line costs as much as a tenth of a small request, and a disk may take seconds for it, or refuse it.  So neither a
 thread that holds a request nor the reactor thread may write one.  Yet the lines of the last exchanges before an exit
 prove that no request was interrupted, and must not be lost.
 
@@ -68,7 +68,7 @@ class AccessLog:
     :param wall: returns seconds since the epoch.
     :param write: as `os.write`.
     :param kept_lines: how many lines are kept while they cannot be written.
-    :param render: makes the line of an exchange.
+    :param render: makes the line of an exchange; one thread at a time.
     :raises OSError: the file cannot be opened.
 
     :ivar record: takes a :class:`Finished` exchange; any thread, never waits, never raises.
