@@ -196,15 +196,9 @@ class LiveServer:
         """Returns the exchanges in flight in all processes of the server, as `graceful status --json` has them."""
         found: list[dict[str, Any]] = []
         for process in self._processes:
-            if process.alive():
-                for path in (f"{self._control}.{process.popen.pid}", self._control):
-                    try:
-                        with ControlClient(path) as client:
-                            if client.peer_pid == process.popen.pid:
-                                found += client.get("/status")["in_flight"]
-                                break
-                    except ClientError:
-                        pass  # the process is just ending, or has not moved its control socket to that path yet
+            status = self._status_of(process)
+            if status is not None:
+                found += status["in_flight"]
         return found
 
     def log(self) -> str:
@@ -272,15 +266,25 @@ class LiveServer:
         process = self._processes[-1]
         if not process.alive():
             return True
-        for path in (f"{self._control}.{process.popen.pid}", self._control):
+        status = self._status_of(process, "/status?limit=0")
+        state = State.parse(status["state"]) if status is not None else None
+        return state is not None and state.closed
+
+    def _status_of(self, process: _Process, target: str = "/status") -> dict[str, Any] | None:
+        """Returns the status of one process; None if it has ended, or is just ending."""
+        moved = f"{self._control}.{process.popen.pid}"
+        # Twice, since a process that is replaced moves its socket there, maybe between the first look and the second.
+        for path in (moved, self._control, moved):
+            if not process.alive():
+                break
             try:
                 with ControlClient(path) as client:
                     if client.peer_pid == process.popen.pid:
-                        state = State.parse(client.get("/status?limit=0")["state"])
-                        return state is not None and state.closed
+                        status: dict[str, Any] = client.get(target)
+                        return status
             except ClientError:
                 pass
-        return False
+        return None
 
     def _wait(self, true: Callable[[], bool], within: float, text: str) -> None:
         end = time.monotonic() + within
