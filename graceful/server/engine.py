@@ -43,6 +43,7 @@ from graceful.takedown.request_timeout import RequestTimeouts
 from graceful.takedown.thread_interrupt import InterruptScheduler
 from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
+from graceful.threads.pool import Pool
 from graceful.threads.pool_set import PoolSet
 from graceful.threads.stacks import stack_of
 from graceful.tls.certificates import CertificateStore
@@ -136,7 +137,9 @@ class Engine:
         runner: Callable[[Exchange], None] = Runner(self.reports, settings.workers > 1)
         run = runner if times is None else times.runs(runner)
         make_lines = self.access_log.make_lines if self.access_log is not None else None
-        self._pools = pools = PoolSet(settings.threads, settings.queue, run, Runner.give_up, make_lines)
+        self._pools = pools = PoolSet(
+            settings.threads, lambda size: Pool(size, settings.queue, run, Runner.give_up, make_lines)
+        )
         self.threads = pools.counts
         self._hub = hub = Hub(reactor, pools)
         self._disk = disk = DiskThreads(hub.call)

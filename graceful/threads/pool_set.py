@@ -24,25 +24,12 @@ class PoolSet(Generic[Job]):
     """Finds, wakes and describes pools; a `graceful.web.hub.Batch`.
 
     :param size: how many threads a pool has for applications that name no `ThreadPool`.
-    :param queue: how many jobs may wait in each pool when all its threads are busy.
-    :param run: called with each job in a thread.
-    :param failed: called with a job for which `run` has raised, in the `except` block.
-    :param on_idle: called by threads that have run out of jobs, as :class:`~graceful.threads.pool.Pool` says.
+    :param make: returns a new pool with this number of threads, which is not started.
     """
 
-    def __init__(
-        self,
-        size: int,
-        queue: int,
-        run: Callable[[Job], None],
-        failed: Callable[[Job], object] | None = None,
-        on_idle: Callable[[], object] | None = None,
-    ) -> None:
+    def __init__(self, size: int, make: Callable[[int], Pool[Job]]) -> None:
         self._size = size
-        self._queue = queue
-        self._run = run
-        self._failed = failed
-        self._on_idle = on_idle
+        self._make = make
         self._pools: dict[Any, Pool[Job]] = {}  # any thread; single dict operations are atomic
         self._all: tuple[Pool[Job], ...] = ()  # its values; the hub reads it for each batch
         self._lacks_threads = False
@@ -55,8 +42,7 @@ class PoolSet(Generic[Job]):
         known = self._pools.get(threadpool)
         if known is not None:
             return known
-        size = self._size if threadpool is None else threadpool.max
-        made = Pool(size, self._queue, self._run, self._failed, self._on_idle)
+        made = self._make(self._size if threadpool is None else threadpool.max)
         try:
             made.start()
         except NoThread as error:

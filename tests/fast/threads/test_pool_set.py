@@ -8,6 +8,7 @@ from typing import Any
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
+from graceful.threads.pool import Pool
 from graceful.threads.pool_set import PoolSet
 
 
@@ -17,7 +18,7 @@ class PoolSetTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make pools whose jobs are events: each waits until it is set."""
         self.begun = threading.Semaphore(0)
-        self.pools: PoolSet[threading.Event] = PoolSet(2, 5, self.run_job)
+        self.pools: PoolSet[threading.Event] = PoolSet(2, lambda size: Pool(size, 5, self.run_job))
         self.own = ThreadPool(0, 1)
         self.addCleanup(self.pools.stop, 5.0)
 
