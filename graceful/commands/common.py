@@ -7,10 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final
 
-from graceful.control.client import ControlClient, NobodyThere
+from graceful.control.client import ControlClient, NobodyThere, connect_to
 from graceful.control.discovery import connect_beside
 
 #: Exit statuses: done; refused or failed; the server cannot be asked; it has ended without a last word.
@@ -35,11 +34,8 @@ def control_path(arguments: argparse.Namespace, environ: Mapping[str, str] = os.
     pid = getattr(arguments, "pid", None)
     if pid is None:
         return path
-    for candidate in (f"{path}.{pid}", path):
-        with suppress(NobodyThere), ControlClient(candidate) as client:
-            if client.peer_pid == pid:
-                return candidate
-    raise NobodyThere(f"process {pid} is not at the control socket {path}, nor beside it")
+    with connect_to(path, pid) as client:
+        return client.path
 
 
 def say(text: str) -> None:

@@ -150,6 +150,27 @@ class ControlClient:
         return ClientError(f"{self.path}: what answers there is not a graceful server")
 
 
+def connect_to(path: str, pid: int, timeout: float | None = ANSWERS_IN) -> ControlClient:
+    """Connect to one process, which may have given the path to another one and be beside it.
+
+    :param path: the control socket's usual path.
+    :param timeout: seconds to wait for an answer; None for as long as it takes.
+    :raises NobodyThere: it is at neither place.
+    :raises ClientError: one of them cannot be connected to.
+    """
+    beside = f"{path}.{pid}"
+    # Twice, since a process that is replaced moves its socket there, maybe between the first look and the second.
+    for candidate in (beside, path, beside):
+        try:
+            client = ControlClient(candidate, timeout)
+        except NobodyThere:
+            continue
+        if client.peer_pid == pid:
+            return client
+        client.close()
+    raise NobodyThere(f"process {pid} is not at the control socket {path}, nor beside it")
+
+
 def _connect(path: str, timeout: float | None) -> socket.socket:
     """Returns a socket that is connected to the control socket at a path.
 

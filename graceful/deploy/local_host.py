@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from graceful.control.client import ClientError, ControlClient, NobodyThere, process_descriptor
+from graceful.control.client import ClientError, ControlClient, NobodyThere, connect_to, process_descriptor
 from graceful.control.discovery import connect_beside
 from graceful.deploy.host import ProcessError, Reply, ServerHandle
 from graceful.deploy.plan import Plan
@@ -81,20 +81,8 @@ class ServerProcess:
 
     def _connected(self) -> ControlClient:
         if self._client is None:
-            self._client = self._connect()
+            self._client = connect_to(self._path, self.pid, STATUS_IN)
         return self._client
-
-    def _connect(self) -> ControlClient:
-        """Connect to it again, at whichever path it is by now."""
-        for path in (f"{self._path}.{self.pid}", self._path):
-            try:
-                client = ControlClient(path, timeout=STATUS_IN)
-            except NobodyThere:
-                continue
-            if client.peer_pid == self.pid:
-                return client
-            client.close()
-        raise ClientError(f"process {self.pid} no longer answers at {self._path}")
 
     def _hang_up(self) -> None:
         if self._client is not None:
@@ -112,7 +100,7 @@ class ServerProcess:
     def listen(self) -> None:
         """Wait for its last word, in a thread."""
         try:
-            client = self._connect()
+            client = connect_to(self._path, self.pid, STATUS_IN)
         except ClientError as error:
             raise ProcessError(str(error)) from None
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from graceful.control.client import ClientError, ControlClient
+from graceful.control.client import ClientError, ControlClient, connect_to
 from graceful.drain.state import State
 from graceful.testing.client import Answer, Lost, Pending, StrictClient
 
@@ -272,19 +272,14 @@ class LiveServer:
 
     def _status_of(self, process: _Process, target: str = "/status") -> dict[str, Any] | None:
         """Returns the status of one process; None if it has ended, or is just ending."""
-        moved = f"{self._control}.{process.popen.pid}"
-        # Twice, since a process that is replaced moves its socket there, maybe between the first look and the second.
-        for path in (moved, self._control, moved):
-            if not process.alive():
-                break
-            try:
-                with ControlClient(path) as client:
-                    if client.peer_pid == process.popen.pid:
-                        status: dict[str, Any] = client.get(target)
-                        return status
-            except ClientError:
-                pass
-        return None
+        if not process.alive():
+            return None
+        try:
+            with connect_to(self._control, process.popen.pid) as client:
+                status: dict[str, Any] = client.get(target)
+                return status
+        except ClientError:
+            return None
 
     def _wait(self, true: Callable[[], bool], within: float, text: str) -> None:
         end = time.monotonic() + within

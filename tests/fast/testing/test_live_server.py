@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from graceful.control.client import ClientError
-from graceful.testing import server as live
+from graceful.control import client as control_client
+from graceful.control.client import NobodyThere
 from graceful.testing.server import LiveServer
 
 CONTROL = "control"
@@ -33,27 +33,26 @@ class ReplacedTests(SynchronousTestCase):
         class Client:
             """Stands for a client of control."""
 
-            def __init__(self, path: str) -> None:
+            def __init__(self, path: str, timeout: float) -> None:
                 test.looked.append(path)
-                self.pid = test.sockets.get(path)
+                self.peer_pid = test.sockets.get(path)
                 test.after(path)
+                if self.peer_pid is None:
+                    raise NobodyThere("nobody listens")
 
             def __enter__(self) -> Client:
-                if self.pid is None:
-                    raise ClientError("nobody listens")
                 return self
 
             def __exit__(self, *error: object) -> None:
                 pass
 
-            @property
-            def peer_pid(self) -> int | None:
-                return self.pid
+            def close(self) -> None:
+                pass
 
             def get(self, target: str) -> dict[str, Any]:
-                return {"in_flight": [self.pid], "state": "finishing"}
+                return {"in_flight": [self.peer_pid], "state": "finishing"}
 
-        self.patch(live, "ControlClient", Client)
+        self.patch(control_client, "ControlClient", Client)
 
     def process(self, pid: int) -> Any:
         """Returns a process."""
