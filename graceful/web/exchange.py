@@ -53,9 +53,10 @@ PHASES: Final = (
 # Loaded now: what is said when no descriptor is left cannot open a file for it.
 codecs.lookup("unicode_escape")
 
-# What describes the request, and the exchange as a whole: a substitute has it in common with what it stands for.
 #: Fields that say which program the client is, and where it comes from; see `shown_client`.
 _OF_CLIENT: Final = frozenset((b"user-agent", b"referer"))
+
+# What describes the request, and the exchange as a whole: a substitute has it in common with what it stands for.
 _OF_REQUEST: Final = (
     "arrived",
     "headers",

@@ -23,7 +23,7 @@ NOTED: Final = 6
 NEW: Final = 8
 #: Names whose new values are counted.
 _COUNTED: Final = 64
-#: Of so many heads one is looked at: do the values that are cut out come again after all?
+#: One head of this number is looked at: do the values that are cut out come again after all?
 SAMPLE: Final = 64
 
 _BREAK: Final = b"\r\n"
