@@ -4,8 +4,8 @@ The format is the combined one of the Apache HTTP server, with the time when the
 seconds from its first byte to its answer's last, and the request id.
 
 What a client sends ends up in these lines, and a client that could end a line could forge one.  So everything outside
-printable ASCII, quotes and backslashes are escaped in what a client can choose: its request line, and two fields.
-Those that come again are looked through once.
+printable ASCII, quotes and backslashes are escaped in what a client can choose: its request line, two fields, and its
+address, as far as an endpoint of a plugin believes any.  Those that come again are looked through once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from typing import Final
 
 _SUSPECT: Final = re.compile(r"[^ !#-\[\]-~]")
+#: Addresses that are remembered, and the characters of the longest one.
+_PEERS: Final = 1024
+_LONGEST_PEER: Final = 64
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -106,6 +109,7 @@ class CombinedLines:
 
     def __init__(self) -> None:
         self._known = (0, "")  # a second, and its stamp: most lines are of the same
+        self._peers: dict[str, str] = {}  # addresses, as they are shown
 
     def __call__(self, exchange: Finished, began: float) -> str:
         """Returns the line of an exchange.
@@ -122,10 +126,20 @@ class CombinedLines:
         # Compiled, it takes a third of what formatting a float does.
         seconds = "0." + str(1_000_000 + microseconds)[1:] if 0 <= microseconds < 1_000_000 else f"{took:.6f}"
         line = exchange.line or _request_of(exchange)
+        peer = exchange.peer
         return (
-            f'{exchange.peer or "-"} - - [{moment}] "{line}" {exchange.status} {exchange.sent}'
+            f'{self._peers.get(peer) or self._shown(peer)} - - [{moment}] "{line}" {exchange.status} {exchange.sent}'
             f" {exchange.shown_client} {seconds} {exchange.request_id}\n"
         )
+
+    def _shown(self, peer: str) -> str:
+        """Returns an address as one field; a hyphen if there is none."""
+        shown = escape(peer).replace(" ", "\\x20") or "-"
+        if len(peer) <= _LONGEST_PEER:
+            if len(self._peers) >= _PEERS:
+                self._peers.clear()  # those that come again will soon be back
+            self._peers[peer] = shown
+        return shown
 
 
 def _request_of(exchange: Finished) -> str:

@@ -148,6 +148,7 @@ class ForgeryTests(SynchronousTestCase):
             Exchange(headers=[(b"Referer", text)]),
             Exchange(headers=[(b"user-agent", text)]),
             Exchange(method=text.decode("latin-1")),
+            Exchange(peer=text.decode("latin-1") + "1"),
         ]
 
     def test_no_byte_breaks_a_line_or_passes_for_its_escape(self) -> None:
@@ -172,6 +173,14 @@ class ForgeryTests(SynchronousTestCase):
         """A line whose quotes and ends only add up to those of a good one is escaped as well."""
         for target in (b'""""""\n', b'\n""""""', b'"', b'"""""" \n"""""" \n'):
             self.assertNotIn("\n", line(Exchange(target=target)))
+
+    def test_addresses_are_remembered_boundedly(self) -> None:
+        """A client may make up as many as an endpoint of a plugin believes, however long."""
+        made = CombinedLines()
+        for number in range(3000):
+            for peer in (f"10.0.{number}", f"10.0.{number}" * 20):
+                self.assertTrue(made(Exchange(peer=peer), MOMENT).startswith(peer + " - - ["))
+        self.assertLessEqual(sum(map(len, made._peers)), 1024 * 64)
 
     def test_a_bad_target_is_escaped(self) -> None:
         """A quote in a target does not end it."""
