@@ -29,7 +29,9 @@ shared = [
 ]
 
 #: What every request goes through, and the classes that inherit from it, since an interpreted class cannot inherit
-#: from a compiled one.  They are one group: calls between them are calls in C.
+#: from a compiled one.  They are one group: calls between them are calls in C.  What runs in the thread of an asyncio
+#: loop is not here: a takedown looks at the frames of that thread (graceful/asgi/blocked_code.py), and compiled
+#: functions have none.
 HOT = """
     logs/access_lines logs/access_log threads/pool tls/session
     web/answer_framing web/body_stream web/carrier web/connection web/exchange web/field_kinds web/field_lines web/hub
@@ -45,7 +47,7 @@ def compiled(place: str) -> list[Extension]:
 
     :param place: where their C is written.
     """
-    level = {"1": "3", "quick": "0"}.get(os.environ.get("GRACEFUL_COMPILE", ""))
+    level = {"1": "2", "quick": "0"}.get(os.environ.get("GRACEFUL_COMPILE", ""))
     if level is None or "bdist_wheel" not in sys.argv:
         return []
     from mypyc.build import mypycify  # a requirement of this kind of build alone
@@ -53,8 +55,9 @@ def compiled(place: str) -> list[Extension]:
     paths = [f"graceful/{name}.py" for name in HOT]
     extensions = mypycify(paths, opt_level=level, debug_level="0", group_name="graceful", target_dir=place)
     for extension in extensions:
-        # To search the C for warnings takes longer than to compile it for tests.
-        extension.extra_compile_args.append("-w")
+        # To search the C for warnings takes longer than to compile it for tests.  The other two make calls direct:
+        # those within the module, and those of Python's functions.
+        extension.extra_compile_args = [*extension.extra_compile_args, "-w", "-fvisibility=hidden", "-fno-plt"]
     gc.freeze()  # else the collector would look through all of mypy's objects at the end, for seconds
     return extensions
 

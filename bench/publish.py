@@ -43,8 +43,9 @@ NAMES: Final = {
     "daphne": "daphne",
     "granian-asgi": "granian",
     "ours-asgi": "**graceful**",
+    "ours-asgi-compiled": "**graceful, compiled**",
 }
-OWN: Final = ("ours", "ours-compiled", "ours-asgi")
+OWN: Final = ("ours", "ours-compiled", "ours-asgi", "ours-asgi-compiled")
 #: Those of the README: servers, and loads.
 DOOR: Final = ("stock", "gunicorn", "uwsgi", "ours", "ours-compiled", "granian")
 DOOR_LOADS: Final = {"small": "`/`, 13 bytes", "headers": "with browser headers", "big": "1 MiB"}

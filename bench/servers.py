@@ -161,6 +161,8 @@ def _ours(
     return command
 
 
+_COMPILED = (str(COMPILED / "twistd"),)
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -190,12 +192,13 @@ KINDS = {
         Kind("daphne", "daphne", _daphne, interface="asgi"),
         Kind("granian-asgi", "granian", _granian_asgi, interface="asgi"),
         Kind("ours-asgi", "graceful-app", _ours(served=ASGI), interface="asgi"),
+        Kind("ours-asgi-compiled", "graceful-app", _ours(program=_COMPILED, served=ASGI), interface="asgi"),
         # No server, but the upper bound for all of them: see bare.py.
         Kind("bare", "graceful-app", _bare, {"sleep": "has no application", "close": "closes nothing"}),
         Kind("ours", "graceful-app", _ours()),
         # The same again, to see by how much two equal servers differ.
         Kind("ours2", "graceful-app", _ours()),
-        Kind("ours-compiled", "graceful-app", _ours(program=(str(COMPILED / "twistd"),))),
+        Kind("ours-compiled", "graceful-app", _ours(program=_COMPILED)),
         Kind("ours-nolog", "graceful-app", _ours(log=False)),
         Kind(
             "ours-noregister",

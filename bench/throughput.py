@@ -92,10 +92,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--tls", action="store_true", help="compare servers that speak TLS, and their handshakes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every cell to this file")
     options = parser.parse_args(arguments)
-    own = ["ours", "ours-compiled"] if COMPILED.exists() else ["ours"]
-    options.servers = options.servers or (
-        list(TLS_KINDS) if options.tls else [*PEERS, *own, *ASGI_PEERS, "ours-asgi"]
-    )
+    own, own_asgi = ["ours"], ["ours-asgi"]
+    if COMPILED.exists():
+        own.append("ours-compiled")
+        own_asgi.append("ours-asgi-compiled")
+    options.servers = options.servers or (list(TLS_KINDS) if options.tls else [*PEERS, *own, *ASGI_PEERS, *own_asgi])
     plain = [name for name in SCENARIOS if name != HANDSHAKES]
     options.scenarios = options.scenarios or (["small", "big", HANDSHAKES] if options.tls else plain)
     if options.control and "ours2" not in options.servers:
