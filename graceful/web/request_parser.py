@@ -37,6 +37,8 @@ _RTSP: Final = frozenset(
 )
 # llhttp takes `GET / RTSP/1.0` for HTTP/1.0, and says nothing of it.
 _HTTP: Final = b" HTTP/1."
+#: Bytes of that with its last digit.
+_VERSION: Final = 9
 _OTHER_PROTOCOLS: Final = (b"RTSP/", b"ICE/")
 #: Bytes of the end of a request line that tell the protocol.
 _LINE_END: Final = 16
@@ -124,7 +126,9 @@ class RequestParser(RequestRules):
             if fields is not None and not fields.length:
                 self._take(line, fields, b"")
                 return True
-        if not data.startswith(_HTTP, line_end - 9):
+        version = line_end - _VERSION
+        # A place before the beginning would be counted from the end of the data, which is the client's to choose.
+        if version < 0 or not data.startswith(_HTTP, version):
             return False
         head_end = data.find(END, line_end) + 4
         if head_end == 3:  # it has not ended
@@ -243,6 +247,8 @@ class RequestParser(RequestRules):
             self._exceptional(error, data)
         if self.exchange is not None:
             self._incomplete(data)
+        else:
+            self._unread = 0  # empty lines between two requests do not add up
 
     def _look_at_line(self, data: bytes) -> None:
         """Refuse a request of another protocol (RFC 9112 §2.3)."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.logs.access_lines import escape
-from graceful.web import field_kinds, field_lines, known_heads, request_parser, unique_fields
+from graceful.web import field_kinds, field_lines, known_heads, unique_fields
 from graceful.web.known_heads import LONGEST_FIELDS, LONGEST_LINE, REMEMBERED, SEEN_ONCE, KnownFields
 from graceful.web.request_parser import RequestParser
 from graceful.wsgi.environ import add_fields
@@ -69,8 +69,14 @@ plain = st.sampled_from(
         b"content-length: 5\r\nConnection: close\r\n" + HOST,
     ]
 )
+empty = st.sampled_from([b"", b"", b"", b"\r\n", b"\n", b"\n\r\n", b"\r\n\r\n"])
 bodies = st.sampled_from([b"", b"", b"", b"12345", b"1234", b"123456", b"5\r\n12345\r\n0\r\n\r\n"])
-heads = st.tuples(ordinary | lines, plain | fields, bodies).map(lambda head: END.join(head[:2]) + END + head[2])
+# With a body that ends as a request line does.
+POSE = HOST + b"Content-Length: 9\r\n" + END + b" HTTP/1.1"
+posing = st.tuples(empty, ordinary | lines).map(lambda head: head[0] + head[1] + END + POSE)
+heads = st.tuples(empty, ordinary | lines, plain | fields, bodies).map(
+    lambda head: head[0] + END.join(head[1:3]) + END + head[3]
+)
 
 
 @st.composite
@@ -90,11 +96,8 @@ def forget() -> None:
 
 @contextmanager
 def parsed() -> Iterator[None]:
-    """Whatever is remembered, all that comes is parsed."""
-    with (
-        patch.object(request_parser, "known_fields", lambda data: None),
-        patch.object(request_parser, "put_together", lambda data, body: None),
-    ):
+    """Whatever is remembered, all that comes is parsed, piece by piece."""
+    with patch.object(RequestParser, "_take_one", lambda parser, data: False):
         yield
 
 
@@ -107,8 +110,10 @@ def slow(*pieces: bytes) -> list[Request | int]:
 class SameTests(SynchronousTestCase):
     """Remembered or parsed."""
 
-    @given(st.lists(heads | damaged() | st.binary(max_size=30), min_size=1, max_size=5))
+    @given(st.lists(heads | damaged() | posing | st.binary(max_size=30), min_size=1, max_size=5))
     @example([GET + END, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\nGET /x HTTP/1.1\r\n\r\n"])
+    @example([END + b"GET / RTSP/1.0\r\n" + POSE])
+    @example([END + b"GET / HTTP/1.1\r\n" + POSE, b"GET /a HTTP/1.1\r\nGET / HTTP/1.1\r\n" + POSE])
     @example([line + END + HOST + END for line in (b"PRI / HTTP/1.1", b"PRI /HTTP/1.1", b"GET / HTTP/1.1")])
     @examples(500)
     def test_a_head_that_comes_again_is_the_same_request(self, pieces: list[bytes]) -> None:

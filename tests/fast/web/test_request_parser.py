@@ -794,6 +794,11 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(parser.unparsed, b"")
         self.assertLessEqual(sink.begun, 1)
 
+    def test_empty_lines_between_requests_do_not_add_up(self) -> None:
+        """However many have come on a connection, the next request may be as long as the first."""
+        requests = [GET + END, END * 1000] * 50 + [GET + b"X-Not-Known: y\r\n" + END]
+        self.assertEqual([one.method for one in outcome(*requests)], ["GET"] * 51)  # type: ignore[union-attr]
+
     def test_a_head_may_have_its_limit_and_no_byte_more(self) -> None:
         """A head may have so many bytes and not one more, however the reads cut it."""
         start = GET + b"X: "
