@@ -331,10 +331,12 @@ class SendingHalf(ReceivingCarrier):
             self._hub.call(self.close)
             return True
         if rest:
-            write_token.leave_to_reactor(rest, False)
+            closing = write_token.leave_to_reactor(rest, False)
             self._want_write()
         else:
-            write_token.release()
+            closing = write_token.release()
+        if closing:
+            self._hub.call(self.attend)
         return True
 
     def unsent(self) -> int:

@@ -189,10 +189,14 @@ class WriteToken(Generic[E]):
         finally:
             lock.release()
 
-    def release(self) -> None:
-        """Let go of the token; no answer has ended."""
+    def release(self) -> bool:
+        """Let go of the token; no answer has ended.
+
+        True when the reactor wants to be called: it meant to close meanwhile.
+        """
         with self.lock:
             self.holder = NOBODY
+            return self.closing
 
     def leave_to_reactor(self, rest: list[Piece], last: bool) -> bool:
         """The kernel did not take it all; the token goes to the reactor, with the rest.

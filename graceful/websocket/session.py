@@ -171,7 +171,7 @@ class Session(AfterUpgrade):
     def _open(self, framing: Framing) -> None:
         """The head that opens it is sent: read frames from now on."""
         connection = self._connection
-        if self._over or connection.write_token.closed:
+        if self._over or connection.write_token.closing:  # a sender that lets go now has to say so, to have it closed
             return
         if connection.write_token.eof:  # a request may end so, but not a WebSocket
             connection.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +24,7 @@ from graceful.web.disconnected import Disconnected
 from graceful.web.exchange import Exchange
 from graceful.web.site import Site
 from graceful.web.write_token import WriteToken
+from graceful.websocket.session import Session
 from tests.fast.doubles import CONTINUE, parse_answers
 from tests.fast.interleave import Scheduler, Violation, explore
 
@@ -222,6 +224,8 @@ class World:
         if write_token.holder and not kernel.closed:
             raise Violation(f"the token is held by {write_token.holder!r} for ever")
         if not kernel.closed:
+            if write_token.closing:
+                raise Violation("the reactor meant to close, and never does")
             if (write_token.waiting or write_token.current is not None) and not write_token.lingering:
                 raise Violation(f"a request sleeps: {write_token.current} {list(write_token.waiting)}")
             if self.connection.parser.unparsed and not write_token.lingering:
@@ -294,6 +298,24 @@ def announced(exchange: Exchange) -> None:
     exchange.finish(b"")
 
 
+def interim(exchange: Exchange) -> None:
+    """Say that the body may come, and answer."""
+    exchange.connection.send_interim(CONTINUE, exchange)
+    whole(exchange)
+
+
+def websocket(exchange: Exchange) -> None:
+    """Go on with WebSocket, and send until the client has left."""
+    connection: Any = exchange.connection
+    world = connection._hub
+    frames = SimpleNamespace(call=world.call, seconds=lambda: 0.0, max_message=1, opened=lambda session: None)
+    application = SimpleNamespace(closed=lambda code, reason: None, writable=lambda: None)
+    session = Session(exchange, application, frames)  # type: ignore[arg-type]
+    session.accept(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    for _ in range(2):
+        session.send(b"frame")
+
+
 def get(path: str, fields: str = "") -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode()
 
@@ -362,6 +384,16 @@ class TurnTests(SynchronousTestCase):
     def test_reset_meets_answer(self) -> None:
         """A connection that breaks is closed once, and never under a sender."""
         self.run_all([received(get("/1")), reset], pieces, preemptions=3)
+
+    def test_reset_meets_interim_answer(self) -> None:
+        """A connection that breaks under an interim answer of the thread's is closed, as under an answer."""
+        self.run_all([received(get("/1")), reset], interim, preemptions=3)
+        self.run_all([received(get("/1")), reset], interim, takes=[10, 0])
+
+    def test_reset_meets_a_websocket_that_opens(self) -> None:
+        """The same while the thread sends its first messages, and the reactor is about to read the client's."""
+        self.run_all([received(get("/1")), reset], websocket, preemptions=3)
+        self.run_all([received(get("/1")), reset], websocket, takes=[10, 0])
 
     def test_reset_meets_rest(self) -> None:
         """A connection that breaks while the reactor has a rest to send is closed, and its thread is let go."""
