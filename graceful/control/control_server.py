@@ -218,6 +218,10 @@ class ControlServer:
         """Returns the path at which this instance takes orders; None if there is none."""
         return self._control.where if self._control is not None else None
 
+    def awaits_predecessor(self) -> bool:
+        """Whether a predecessor still answers at the control socket."""
+        return self._inherited is not None
+
     def asked_path(self) -> str:
         """Returns the path at which the newest instance takes orders; empty if there is none."""
         return self._control.path if self._control is not None else ""

@@ -179,6 +179,7 @@ class AppServer(Instance):
                 self._reactor,
                 self.engine.clock,
                 settings.takeover_timeout,
+                takes_over=control.awaits_predecessor,
             )
 
     def _descriptors(self) -> list[int]:
@@ -212,6 +213,8 @@ class AppServer(Instance):
 
     def _inherited(self) -> None:
         self._source.inherited()
+        if self._reload is not None:
+            self._reload.has_taken_over()
 
     def leave_after(self, error: BaseException) -> None:
         """Stop, with exit status 1, since something failed."""

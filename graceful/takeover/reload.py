@@ -42,6 +42,7 @@ class Reload:
     :param timeout: seconds from the start of the successor until it accepts.
     :param start: starts a program that becomes a child of process 1.
     :param container_ends: returns why a container would end with this process; None if it would not.
+    :param takes_over: returns whether this process itself takes over just now, so that no successor can ask it yet.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reload:
         start: Callable[..., Orphan] = Orphan,
         container_ends: Callable[[], str | None] = ends_with_this_process,
         kill: Callable[[int, int], object] = os.kill,
+        takes_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._origin = origin
         self._control = control
@@ -65,12 +67,18 @@ class Reload:
         self._start = start
         self._container_ends = container_ends
         self._kill = kill
+        self._takes_over = takes_over
         self._child: Orphan | None = None
         self._timer: IDelayedCall | None = None
         self._gone: Deferred[None] | None = None  # fires when the successor of an abandoned deploy is gone
+        self._again = False  # another deploy was asked for while this one is under way
 
     def deploy(self) -> None:
-        """Start a successor, unless one is on its way."""
+        """Start a successor; if a takeover is under way, after that, which may be of an older release."""
+        if self._timer is not None or self._takes_over():
+            self._again = True
+            log.info("deploy: one is under way; another one follows it")
+            return
         why = self._why_not()
         if why is not None:
             log.error("no deploy: {why}; this one serves on", why=why)
@@ -114,6 +122,7 @@ class Reload:
         An operator that stops a server does not want another one to start; and the sockets are open as long as the
         successor holds them.
         """
+        self._again = False
         if self._timer is None:
             return succeed(None)
         self._stop_timer()
@@ -135,8 +144,8 @@ class Reload:
             gone.callback(None)
 
     def _why_not(self) -> str | None:
-        if self._timer is not None or self._gone is not None:
-            return "one is under way"
+        if self._gone is not None:
+            return "it is stopping"
         if (why := self._container_ends()) is not None:
             return why
         if not self._control():
@@ -168,9 +177,28 @@ class Reload:
             self._child.let_go()
             self._child = None
         self._look_whether_gone()
+        self._once_more()
+
+    def has_taken_over(self) -> None:
+        """This process has taken over."""
+        self._once_more()
 
     def _say(self, why: str) -> None:
         log.error("no deploy: {why}; this one serves on", why=why)
+        self._once_more()
+
+    def _once_more(self) -> None:
+        """Begin the deploy that was asked for meanwhile, or leave it to the process that serves now."""
+        handover = self._handover
+        if not self._again or (handover.successor and not handover.handed):
+            return
+        self._again = False
+        if handover.handed:
+            log.info("deploy: process {pid} is to begin another one", pid=handover.successor)
+            with suppress(ProcessLookupError):
+                self._kill(handover.successor, signal.SIGHUP)
+        else:
+            self.deploy()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

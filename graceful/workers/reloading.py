@@ -27,16 +27,14 @@ class Reloading:
     def __init__(self, pool: WorkerPool, rolling_restart: RollingRestart) -> None:
         self._pool = pool
         self._rolling_restart = rolling_restart
-        self._again = False  # something has changed since the deploy began that is under way
         self._error = ""
 
     def changed(self, files: Sequence[str]) -> None:
         """Deploy, since files have changed; if a deploy is under way, another one after it."""
         log.info("changed: {files}", files=", ".join(files))
-        if self._rolling_restart.under_way:
-            self._again = True
-        else:
-            self._begin()
+        if not self._rolling_restart.under_way:
+            self._error = ""
+        self._rolling_restart.begin()
 
     def worker_ended(self, worker: WorkerProcess) -> None:
         """Remember why a worker could not start."""
@@ -47,17 +45,12 @@ class Reloading:
         """Remember why no worker could start: what is to be imported once cannot be."""
         self._error = error
 
-    def _begin(self) -> None:
-        self._again, self._error = False, ""
-        self._rolling_restart.begin()
-
     def deploy_ended(self, why: str | None) -> None:
         """A deploy has ended, with the reason why it has failed or None."""
         if why is None or why == STOPPING:
             text = None
         else:
             text = self._error or why
+        self._error = ""
         for worker in self._pool.serving():
             worker.say_broken(text)
-        if self._again:
-            self._begin()

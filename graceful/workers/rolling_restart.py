@@ -45,13 +45,18 @@ class RollingRestart:
         self._origin = origin
         self._may_not = may_not
         self.under_way = False
+        self._again = False  # another deploy was asked for while this one is under way
         self.release = release
         self._ended = ended
         self._preload = preload
 
     def begin(self) -> None:
-        """Deploy what the paths lead to now, unless that is under way."""
-        why = "one is under way" if self.under_way else self._may_not()
+        """Deploy what the paths lead to; if a deploy is under way, after that, which may be of another release."""
+        if self.under_way:
+            self._again = True
+            log.info("deploy: one is under way; another one follows it")
+            return
+        why = self._may_not()
         if why is not None:
             log.error("no deploy: {why}; the workers serve on", why=why)
             return
@@ -72,7 +77,10 @@ class RollingRestart:
             failed = await self._replace_all(release)
         finally:
             self.under_way = False
+            again, self._again = self._again, False
             self._ended(failed)
+            if again and failed != STOPPING:
+                self.begin()
 
     async def _replace_all(self, release: Origin) -> str | None:
         """Replace all workers, or none for long.  Returns why they were not replaced."""

@@ -74,7 +74,7 @@ def test_the_next_release_of_all(home: Home) -> None:
 
 
 def test_a_release_that_fails_at_once(home: Home) -> None:
-    """One that cannot be imported, or hangs, replaces nobody."""
+    """One that cannot be imported, or hangs, replaces nobody; the one that was asked for meanwhile does."""
     releases = Releases(home)
     releases.make("41")
     with served(home, releases, "--takeover-timeout", "5") as server:
@@ -84,11 +84,14 @@ def test_a_release_that_fails_at_once(home: Home) -> None:
             releases.make("hangs", f"open({str(gate.path)!r}).read()")
             server.send_signal(signal.SIGHUP)
             gate.wait_reached()
+            assert pids(home) == before
+            assert releases_of(server) == {b"41"}
+            releases.make("42")
             server.send_signal(signal.SIGHUP)
-            server.wait_line("no deploy: one is under way")
+            server.wait_line("deploy: one is under way; another one follows it")
             server.wait_line("no deploy: it has not accepted within 5 s; the old release serves on")
-        assert pids(home) == before
-        assert releases_of(server) == {b"41"}
+        server.wait_line(DEPLOYED)
+        assert releases_of(server) == {b"42"}
         home.disturbed = True  # one was killed
 
 

@@ -106,6 +106,7 @@ class ReloadTests(SynchronousTestCase):
         self.trouble: OSError | None = None
         self.control: str | None = "/run/site.sock"
         self.container_ends: str | None = None
+        self.takes_over = False
         self.killed: list[tuple[int, int]] = []
         origin = Origin(("/srv/bin/twistd", "-n"), "/srv", {"A": "b"}, "/srv")
         self.reload = Reload(
@@ -118,6 +119,7 @@ class ReloadTests(SynchronousTestCase):
             self.start,
             lambda: self.container_ends,
             lambda pid, number: self.killed.append((pid, number)),
+            lambda: self.takes_over,
         )
         logs = capturedLogs()
         self.events = logs.__enter__()
@@ -152,15 +154,56 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(self.started, [(["/srv/bin/twistd", "-n"], "/srv", environment)])
         self.assertEqual(self.said(), "deploy: successor, process 5000, runs /srv (was /srv)")
 
-    def test_refuses_second_deploy_until_first_has_ended(self) -> None:
-        """A second deploy is refused until the first has ended."""
-        self.reload.deploy()
-        self.reload.deploy()
-        self.assertEqual(self.said(), "no deploy: one is under way; this one serves on")
-        self.handover.offer(self, 1, PROTOCOL)
-        self.handover.lost(self)
-        self.reload.deploy()
+    def test_another_deploy_follows_one_that_fails(self) -> None:
+        """Of deploys that are asked for during one, a single one begins when that has failed."""
+        successor = self.deploy()
+        for _ in range(2):
+            self.reload.deploy()
+            self.assertEqual(self.said(), "deploy: one is under way; another one follows it")
+        self.assertEqual(len(self.started), 1)
+        self.reload.ended(successor, 1)
         self.assertEqual(len(self.started), 2)
+        self.reload.ended(self.processes[1], 1)
+        self.assertEqual(len(self.started), 2)
+
+    def test_another_deploy_waits_until_the_sockets_are_back(self) -> None:
+        """The successor that is too late has the sockets until its end; before that no other one can get them."""
+        self.reload.deploy()
+        self.clock.advance(1)
+        self.handover.offer(self, 1, PROTOCOL)
+        self.reload.deploy()
+        self.clock.advance(TIMEOUT - 1)
+        self.assertEqual((self.processes[0].done, len(self.started)), (["kill"], 1))
+        self.handover.lost(self)
+        self.assertEqual(len(self.started), 2)
+
+    def test_another_deploy_is_left_to_the_process_that_has_taken_over(self) -> None:
+        """When the deploy succeeds, the process that serves now is asked for the next one, as by an operator."""
+        successor = self.deploy()
+        self.reload.deploy()
+        self.handover.offer(self, successor.pid, PROTOCOL)
+        self.handover.accepts(self, [])
+        self.assertEqual(self.killed, [(successor.pid, signal.SIGHUP)])
+        self.assertEqual(len(self.started), 1)
+
+    def test_deploys_when_it_has_taken_over_itself(self) -> None:
+        """A process that takes over itself has no control socket yet: its successor is started when it has."""
+        self.takes_over, self.control = True, None
+        self.reload.deploy()
+        self.assertEqual((self.said(), self.started), ("deploy: one is under way; another one follows it", []))
+        self.takes_over, self.control = False, "/run/site.sock"
+        self.reload.has_taken_over()
+        self.assertEqual(len(self.started), 1)
+        self.reload.has_taken_over()
+        self.assertEqual(len(self.started), 1)
+
+    def test_no_other_deploy_follows_a_stop(self) -> None:
+        """What was asked for before a stop is forgotten with it."""
+        self.reload.deploy()
+        self.reload.deploy()
+        self.reload.give_up()
+        self.reload.ended(self.processes[0], -9)
+        self.assertEqual(len(self.started), 1)
 
     def test_fails_when_successor_exits_early(self) -> None:
         """A successor that exits before it asks for the sockets has failed."""
@@ -179,7 +222,7 @@ class ReloadTests(SynchronousTestCase):
         self.reload.ended(self.deploy(), 0)
         self.assertIn("deploy: successor", self.said())
         self.reload.deploy()
-        self.assertEqual(self.said(), "no deploy: one is under way; this one serves on")
+        self.assertEqual(self.said(), "deploy: one is under way; another one follows it")
 
     def test_fails_when_successor_cannot_be_started(self) -> None:
         """A launcher that cannot start the program ends the deploy with one line; the next one is possible."""
