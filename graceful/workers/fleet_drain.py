@@ -117,8 +117,9 @@ class FleetDrain:
         self._look()
 
     def kill(self) -> None:
-        """Kill the workers that are still there."""
+        """Kill the workers that are still there.  What they had in hand is lost, and unknown: the status is 71."""
         for worker in self._pool.workers():
+            self._worst = ABANDONED
             log.error(
                 "worker {number}, process {pid}, is still there at the last limit, and is killed",
                 number=worker.number,
@@ -240,7 +241,8 @@ class FleetDrain:
             self._moved += _moved(word)
         self._taken_down += worker.lost
         if worker.has_served and status is not None and (status > 0 or (word is None and status < 0)):
-            self._worst = max(self._worst, status if status in (TAKEN_DOWN, ABANDONED) else TAKEN_DOWN)
+            at_its_limit = status in (ABANDONED, -signal.SIGALRM)  # by its watchdog, or by the kernel's timer
+            self._worst = max(self._worst, ABANDONED if at_its_limit else TAKEN_DOWN)
         self._look()
 
     def _look(self) -> None:

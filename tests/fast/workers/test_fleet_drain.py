@@ -307,6 +307,9 @@ class StopTests(Case):
         self.first.end()
         self.fleet_drain.kill()
         self.assertEqual([worker.signals for worker in self.workers], [[], [signal.SIGKILL], [signal.SIGKILL]])
+        for worker in (self.second, self.third):
+            worker.end(-signal.SIGKILL)
+        self.assertEqual(self.over().exit_status, 71)
 
 
 class StatusTests(Case):
