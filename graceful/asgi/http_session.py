@@ -91,6 +91,7 @@ class HttpSession:
         "_news",
         "_offered",
         "_surroundings",
+        "_told",
         "_trailers",
         "progress",
     )
@@ -104,6 +105,7 @@ class HttpSession:
         self._surroundings = surroundings
         self._body: RequestBody | None = None  # until the application asks for it
         self._gone = self._offered = False
+        self._told = False  # the application has got `http.disconnect`, though its answer could still be sent
         self._news: asyncio.Future[None] | None = None
         self._trailers: str | None = None
         self.progress = NOTHING
@@ -125,13 +127,13 @@ class HttpSession:
         try:
             await self._application(scope, self.receive, self.send)
             if self.progress < COMPLETE:
-                if not self._gone:
+                if not (self._gone or self._told):
                     raise RuntimeError("the ASGI application has returned without completing its answer")
-                exchange.abandon()
+                self._leave_unanswered()
         except Exception as error:
-            if not (self._gone and says_that_the_client_left(error)):
+            if not ((self._gone or self._told) and says_that_the_client_left(error)):
                 raise
-            exchange.abandon()
+            self._leave_unanswered()
         finally:
             if self.progress < COMPLETE:
                 self._gone = True  # for a task that the application has left behind
@@ -140,6 +142,13 @@ class HttpSession:
                 body.close()
                 exchange.body = None
         return self.progress is HANDED_OVER
+
+    def _leave_unanswered(self) -> None:
+        """The application gives up, since the client has left or will send nothing more."""
+        if self._gone:
+            self._exchange.abandon()
+        elif self.progress < COMPLETE:
+            self._exchange.cut()
 
     # -- news from the reactor thread ---------------------------------------------------------------------
 
@@ -179,7 +188,7 @@ class HttpSession:
             if piece is not None:
                 return {"type": "http.request", "body": piece[0], "more_body": piece[1]}
             if body.broken:
-                return _DISCONNECT.copy()
+                return self._disconnect()
             assert stream is not None
             stream.on_news = self._tell
             if not stream.want():
@@ -188,6 +197,10 @@ class HttpSession:
         write_token = self._exchange.connection.write_token
         while not self._gone and self.progress < COMPLETE and not write_token.eof:
             await self._wait()
+        return self._disconnect()
+
+    def _disconnect(self) -> Message:
+        self._told = self._told or self.progress < COMPLETE
         return _DISCONNECT.copy()
 
     # -- send ---------------------------------------------------------------------------------------------

@@ -128,7 +128,8 @@ class ParkedRequest:
                     self._events.follow(what)
                 return
         except Disconnected:
-            exchange.abandon()
+            self.disconnected(exchange)
+            return
         except (ValueError, TypeError):
             log.failure("{exchange}: an answer to a parked request cannot be sent", exchange=exchange)
             self._leave()

@@ -309,8 +309,7 @@ class Connection(SendingHalf):
         site.connection_gone()
         for gone in self._gone:
             gone.callback(None)
-        if current is not None and current.released:
-            write_token.forget()  # it refers to the connection: the collector would have to find both
+        write_token.forget()  # the exchange refers to the connection: the collector would have to find both
 
     def abandon(self, under_way: Sequence[Exchange] = ()) -> None:
         """End the exchanges that wait for their turn, which they will never have.

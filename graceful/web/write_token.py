@@ -316,7 +316,7 @@ class WriteToken(Generic[E]):
             return self.lingering or self.current is None
 
     def forget(self) -> None:
-        """The descriptor is closed, and the current exchange is over."""
+        """The descriptor is closed, and the current exchange has been told, or is over."""
         with self.lock:
             self.current = None
 

@@ -18,6 +18,12 @@ from tests.fast.asgi.doubles import AsgiCase, Message, Receive, Send, answer, an
 from tests.fast.doubles import CONTINUE, EXPECT, GET, HOST, MIB, get, parse_answers, post
 
 CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class ClientDisconnect(Exception):
+    """What frameworks raise when a client has left."""
+
+
 STREAM = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
 
 
@@ -405,6 +411,32 @@ class LeavingTests(AsgiCase):
         client.finish()
         self.turn()
         self.assertEqual(seen, [{"type": "http.disconnect"}])
+
+    def test_an_application_need_not_answer_a_client_that_has_left(self) -> None:
+        """Told that the client sends nothing more, it returns or raises: its answer ends, without a report."""
+        for begins in (False, True):
+            for left in (None, ClientDisconnect()):
+
+                async def application(
+                    scope: Message, receive: Receive, send: Send, begins: bool = begins, left: Any = left
+                ) -> None:
+                    if begins:
+                        await send({**STREAM, "headers": [(b"content-length", b"9")]})
+                        await send(piece(b"one"))
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                    if left is not None:
+                        raise left
+
+                self.serve(application)
+                client = self.connect(GET)
+                client.connection.write_token.end_of_input()  # seen while bytes waited: the connection stays
+                for session in self.host.tasks.working().values():
+                    session.job.wake()  # type: ignore[attr-defined]
+                self.turn()
+                self.assertNotIn(b"500", client.take())
+                self.assertEqual((self.reports.kept, client.eof), ([], True))
+                self.assertEqual((self.engine.site.register.exchanges, len(self.host.tasks)), ({}, 0))
 
 
 class FaultTests(AsgiCase):

@@ -379,6 +379,16 @@ class GoneTests(Case):
         self.assertEqual(self.gone, [ticket])
         self.nothing_left()
 
+    def test_client_leaves_while_an_event_is_sent(self) -> None:
+        """A client is found to have left when an event is sent, before the event loop has seen it."""
+        client, ticket = self.park(stream=True)
+        client.socket.script.append(BrokenPipeError())
+        self.assertTrue(ticket.send(b"data: 1\n\n"))
+        self.engine.turn()
+        self.assertEqual(self.gone, [ticket])
+        self.assertFalse(ticket.send(b"data: 2\n\n"))
+        self.nothing_left()
+
     def test_client_leaves_after_the_answer_was_taken(self) -> None:
         """A client leaves between the answer and the reactor: the answer was taken, so `gone` does not fire."""
         client, ticket = self.park()

@@ -236,6 +236,8 @@ class World:
                 raise Violation("nobody will hear what the client sends, or that it has closed")
         elif self.site.register.connections:
             raise Violation("a closed connection stays in the register")
+        elif write_token.current is not None:
+            raise Violation("a closed connection and its exchange refer to each other")
         left = [e for e in self.site.register.exchanges.values() if kernel.closed or not write_token.lingering]
         if left:
             raise Violation(f"left in the register: {left}")
