@@ -171,8 +171,8 @@ class Session(AfterUpgrade):
     def _open(self, framing: Framing) -> None:
         """The head that opens it is sent: read frames from now on."""
         connection = self._connection
-        if self._over or connection.write_token.closing:  # a sender that lets go now has to say so, to have it closed
-            return
+        if self._over or connection.write_token.closing:
+            return  # the sender that still holds the token is to find `attention` set, and to have it closed
         if connection.write_token.eof:  # a request may end so, but not a WebSocket
             connection.close()
             return
