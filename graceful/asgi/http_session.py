@@ -127,11 +127,11 @@ class HttpSession:
         try:
             await self._application(scope, self.receive, self.send)
             if self.progress < COMPLETE:
-                if not (self._gone or self._told):
+                if not self._owes_nothing:
                     raise RuntimeError("the ASGI application has returned without completing its answer")
                 self._leave_unanswered()
         except Exception as error:
-            if not ((self._gone or self._told) and says_that_the_client_left(error)):
+            if not (self._owes_nothing and says_that_the_client_left(error)):
                 raise
             self._leave_unanswered()
         finally:
@@ -142,6 +142,11 @@ class HttpSession:
                 body.close()
                 exchange.body = None
         return self.progress is HANDED_OVER
+
+    @property
+    def _owes_nothing(self) -> bool:
+        """Whether the application may know that its client has left."""
+        return self._gone or self._told
 
     def _leave_unanswered(self) -> None:
         """The application gives up, since the client has left or will send nothing more."""
@@ -200,7 +205,8 @@ class HttpSession:
         return self._disconnect()
 
     def _disconnect(self) -> Message:
-        self._told = self._told or self.progress < COMPLETE
+        if self.progress < COMPLETE:
+            self._told = True
         return _DISCONNECT.copy()
 
     # -- send ---------------------------------------------------------------------------------------------

@@ -32,13 +32,11 @@ class Reloading:
     def changed(self, files: Sequence[str]) -> None:
         """Deploy, since files have changed; if a deploy is under way, another one after it."""
         log.info("changed: {files}", files=", ".join(files))
-        if not self._rolling_restart.under_way:
-            self._error = ""
         self._rolling_restart.begin()
 
     def worker_ended(self, worker: WorkerProcess) -> None:
-        """Remember why a worker could not start."""
-        if not worker.has_served:
+        """Remember why a worker of a deploy could not start."""
+        if self._rolling_restart.under_way and not worker.has_served:
             self._error = worker.error
 
     def import_failed(self, error: str) -> None:

@@ -18,7 +18,7 @@ from tests.support.gate import Gate
 from tests.support.home import Home
 from tests.support.load import Load
 from tests.support.processes import alive, children_of
-from tests.support.releases import Releases, deploy_broken
+from tests.support.releases import FOLLOWS, RELEASE, Releases, deploy_broken
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
@@ -74,7 +74,7 @@ def test_the_next_release_of_all(home: Home) -> None:
 
 
 def test_a_release_that_fails_at_once(home: Home) -> None:
-    """One that cannot be imported, or hangs, replaces nobody; the one that was asked for meanwhile does."""
+    """One that cannot be imported, or hangs, replaces nobody."""
     releases = Releases(home)
     releases.make("41")
     with served(home, releases, "--takeover-timeout", "5") as server:
@@ -84,15 +84,32 @@ def test_a_release_that_fails_at_once(home: Home) -> None:
             releases.make("hangs", f"open({str(gate.path)!r}).read()")
             server.send_signal(signal.SIGHUP)
             gate.wait_reached()
-            assert pids(home) == before
-            assert releases_of(server) == {b"41"}
-            releases.make("42")
-            server.send_signal(signal.SIGHUP)
-            server.wait_line("deploy: one is under way; another one follows it")
             server.wait_line("no deploy: it has not accepted within 5 s; the old release serves on")
-        server.wait_line(DEPLOYED)
-        assert releases_of(server) == {b"42"}
+        assert pids(home) == before
+        assert releases_of(server) == {b"41"}
         home.disturbed = True  # one was killed
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_release_that_comes_during_a_deploy(home: Home, fails: bool) -> None:
+    """It is deployed afterwards, whether that deploy succeeds or fails."""
+    releases = Releases(home)
+    releases.make("41")
+    with served(home, releases) as server, Gate(home.path / "gate") as gate:
+        text = "raise RuntimeError('no database here')" if fails else RELEASE % "42"
+        mark = str(home.path / "mark")
+        once = f"import os\nif not os.path.exists({mark!r}):\n    open({mark!r}, 'w').close()\n"
+        releases.make("42", f"{once}    open({str(gate.path)!r}).read()\n{text}")  # the first worker waits
+        server.send_signal(signal.SIGHUP)
+        gate.wait_reached()
+        new = releases.make("43")
+        for _ in range(2):
+            server.send_signal(signal.SIGHUP)
+        server.wait_line(FOLLOWS)
+        gate.open()
+        server.wait_line(f"{DEPLOYED} {new}")
+        assert releases_of(server) == {b"43"}
+        assert len(server.log.find_all("deploy: workers that run")) == 2
 
 
 def test_the_way_back(home: Home) -> None:

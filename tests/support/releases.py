@@ -20,6 +20,10 @@ def application(environ, start_response):
 """
 
 
+#: What is logged when a deploy is asked for during one.
+FOLLOWS: Final = "deploy: one is under way; another one follows it"
+
+
 class Releases:
     """Directories with one release each, and a symbolic link to the one that is current."""
 

@@ -18,13 +18,11 @@ from tests.fast.asgi.doubles import AsgiCase, Message, Receive, Send, answer, an
 from tests.fast.doubles import CONTINUE, EXPECT, GET, HOST, MIB, get, parse_answers, post
 
 CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+STREAM = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
 
 
 class ClientDisconnect(Exception):
     """What frameworks raise when a client has left."""
-
-
-STREAM = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
 
 
 def piece(body: bytes, more: bool = True) -> Message:
