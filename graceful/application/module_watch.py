@@ -55,6 +55,7 @@ class ModuleWatch:
     :param modules: those that are imported, by name.
     :param watch: tells of changes in directories.
     :param places: directories that are not watched, each with a slash at its end.
+    :param now: tells the time as files have it, seconds since the epoch.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class ModuleWatch:
         modules: Mapping[str, Any] = sys.modules,
         watch: Watch = watched_by_watchfiles,
         places: tuple[str, ...] | None = None,
+        now: Callable[[], float] = time,
     ) -> None:
         self._changed = changed
         self._since = since
         self._modules = modules
         self._watch = watch
         self._places = installed() if places is None else places
+        self._now = now
         self._times: dict[str, float] = {}
 
     def start(self) -> None:
@@ -87,9 +90,9 @@ class ModuleWatch:
         """Watch until the application has imported something from another directory."""
         directories = self._directories()
         for paths in self._watch(sorted(directories)):
-            changed = sorted(paths | self._later())
+            changed = paths | self._later(paths)
             if changed:
-                self._changed(changed)
+                self._changed(sorted(changed))
             if self._directories() != directories:
                 return
 
@@ -107,14 +110,20 @@ class ModuleWatch:
     def _directories(self) -> set[str]:
         return {os.path.dirname(path) for path in self.files()} or {os.path.realpath(os.getcwd())}
 
-    def _later(self) -> set[str]:
-        """Returns the files that have changed since the last look, or, seen for the first time, since the import."""
-        found, now = set(), time()
-        for path in self.files():
+    def _later(self, told: set[str]) -> set[str]:
+        """Returns the files that have changed since the last look, or, seen for the first time, since the import.
+
+        :param told: those that are known to have changed: what they are now is not found again.
+        """
+        found, now = set(), self._now()
+        for path in self.files() | told:
             try:
                 changed = os.stat(path).st_mtime
             except OSError:
                 continue  # an editor is just replacing it
+            if path in told:
+                self._times[path] = changed
+                continue
             before = self._times.get(path, self._since)
             if before < changed <= now:  # a time in the future would be later than each import
                 found.add(path)

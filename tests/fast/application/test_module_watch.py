@@ -66,6 +66,15 @@ class ModuleWatchTests(SynchronousTestCase):
         self.watch.follow()
         self.assertEqual(self.changed, [])
 
+    def test_what_an_event_has_told_is_not_found_again(self) -> None:
+        """A file that was never looked at, and whose time is a moment in the future: a clock's, or a test's."""
+        now = time.time()
+        soon = self.imported("soon", now + 1)
+        self.events = [{soon}, set()]
+        times = iter([now, now + 2])
+        ModuleWatch(self.changed.append, self.since, self.modules, self.yields, (), times.__next__).follow()
+        self.assertEqual(self.changed, [[soon]])
+
     def test_follows_what_is_imported_later(self) -> None:
         """When a module of another directory is imported, that is watched, too."""
         events = iter([set(), set()])

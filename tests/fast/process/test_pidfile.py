@@ -348,7 +348,7 @@ class TakeoverTests(Case):
         self.assertEqual(self.files(), {"app.pid": str(SOMEBODY)})
 
     def test_takes_a_path_that_was_released_meanwhile(self) -> None:
-        """A predecessor that was told to stop has moved its file: the path is taken anew."""
+        """A predecessor that was told to stop has moved its file: the path is taken."""
         self.put(f"{SOMEBODY}\n")
         new = self.pid_file()
         new.prepare(SOMEBODY)
