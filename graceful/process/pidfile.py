@@ -7,7 +7,8 @@ finishes its requests.  So the file has several lives, and each instance touches
 
 * an instance that starts takes the path, unless the process named there is alive (`check`, `write`);
 * one that takes over opens the file of its predecessor (`prepare`), and writes itself into it when that one has let
-  go (`take_over`): in place, since it may have no right to make a new one by then;
+  go (`take_over`): in place, since it may have no right to make a new one by then.  Until then it holds a shared
+  lock, by which a predecessor that ends sees that the file is still needed;
 * one that has closed its sockets gives the path up (`release`): it lives on at `PATH.<pid>`, or, where it may
   no longer rename, leaves an empty file behind, which means that the path is free;
 * one that ends removes its own (`remove`).
@@ -128,7 +129,9 @@ class PidFile:
         :raises PidFileError: if it cannot be written.
         """
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # The predecessor may be removing it just now: then take_over() finds another file at the path, or none.
+            fcntl.flock(fd, fcntl.LOCK_SH)
         except FileNotFoundError:
             self.write()
             return
@@ -136,7 +139,6 @@ class PidFile:
             raise PidFileError(
                 f"cannot write the pid file {self.path}: {error.strerror}; give another --pidfile"
             ) from None
-        self._fd = fd
         if _pid_in(os.pread(fd, 64, 0)) != pid:
             try:
                 self._judge(os.pread(fd, 64, 0))
@@ -148,8 +150,6 @@ class PidFile:
         """Write ourselves into the file that a predecessor has let go of."""
         if self._where is not None or self._fd < 0:
             return
-        # The predecessor may be removing it this moment: each looks and acts while the other does neither.
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
         if _same(self._fd, self.path):
             self._pid, self._where = os.getpid(), self.path
             os.ftruncate(self._fd, os.pwrite(self._fd, f"{self._pid}\n".encode(), 0))
@@ -176,8 +176,7 @@ class PidFile:
     def remove(self) -> None:
         """Remove what is our own, at the end.  A successor's file is left alone."""
         if self._where is not None and self._pid == os.getpid():  # a forked process would lock it for its parent
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            if self._ours():
+            if self._unneeded() and self._ours():
                 try:
                     os.unlink(self._where)
                 except OSError:
@@ -187,6 +186,16 @@ class PidFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _unneeded(self) -> bool:
+        """Whether no successor is about to write itself into the file; none comes then until the lock is released."""
+        if self._where != self.path:
+            return True
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _ours(self) -> bool:
         """Whether what is at the path is still the file that we have written, and still says so.

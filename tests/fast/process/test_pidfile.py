@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -32,6 +33,12 @@ class Case(SynchronousTestCase):
         """An instance's hold, which ends with the test."""
         made = PidFile(self.path, lambda pid: pid in self.living)
         self.addCleanup(made.remove)
+        return made
+
+    def predecessor(self) -> PidFile:
+        """An instance that has the path."""
+        made = self.pid_file()
+        made.write()
         return made
 
     def put(self, text: str) -> None:
@@ -148,6 +155,18 @@ class StartTests(Case):
         os.symlink("/nonexistent", self.path)
         self.assertRaises(PidFileError, self.pid_file().write)
         PidFile("/nonexistent/app.pid").check()
+
+    def test_a_file_system_without_locks_is_one_line(self) -> None:
+        """As some network file systems have none."""
+        self.put("")
+
+        def refuse(fd: int, how: int) -> None:
+            if how != fcntl.LOCK_UN:
+                raise OSError(errno.ENOLCK, "No locks available")
+
+        self.patch(fcntl, "flock", refuse)
+        for take in (PidFile.write, lambda made: made.prepare(SOMEBODY)):
+            self.assertIn("No locks available", str(self.assertRaises(PidFileError, take, self.pid_file())))
 
     def test_refuses_a_path_that_another_instance_is_writing(self) -> None:
         """While another instance is just writing it, the path is refused."""
@@ -315,6 +334,41 @@ class TakeoverTests(Case):
         self.assertEqual(self.files(), {"app.pid": ME})
         new.remove()
         self.assertEqual(self.files(), {})
+
+    def test_the_path_is_never_missing(self) -> None:
+        """A predecessor that ends before its successor has come to write leaves the file to it."""
+        old, new = self.predecessor(), self.pid_file()
+        new.prepare(os.getpid())
+        old.remove()
+        self.assertEqual(self.files(), {"app.pid": ME})
+        new.take_over()
+        new.remove()
+        self.assertEqual(self.files(), {})
+
+    def test_a_predecessor_outlives_a_failed_successor(self) -> None:
+        """When the successor is gone, what was its predecessor removes its file."""
+        old, new = self.predecessor(), self.pid_file()
+        new.prepare(os.getpid())
+        new.remove()
+        old.remove()
+        self.assertEqual(self.files(), {})
+
+    def test_a_predecessor_that_was_told_to_stop_leaves_nothing(self) -> None:
+        """What it has put aside is nobody else's, though a successor had opened it at the path."""
+        old, new = self.predecessor(), self.pid_file()
+        new.prepare(os.getpid())
+        old.release()
+        old.remove()
+        self.assertEqual(self.files(), {})
+
+    def test_a_successor_that_hangs_delays_no_other_one(self) -> None:
+        """One that was given up while it still holds the file: another one takes it."""
+        self.put(f"{SOMEBODY}\n")
+        hangs, new = self.pid_file(), self.pid_file()
+        hangs.prepare(SOMEBODY)
+        new.prepare(SOMEBODY)
+        new.take_over()
+        self.assertEqual(self.files(), {"app.pid": ME})
 
     def test_a_failed_successor_leaves_the_file(self) -> None:
         """A successor that fails leaves the file as it is."""
