@@ -73,8 +73,9 @@ class Outgoing:
         """Send bytes, and then what is in the list until it is empty.  By the party that has set `_sending`.
 
         :param last: these are the last bytes.
+        :raises Disconnected: the client will not read these.  What is in the list is of parties that do not wait.
         """
-        answered = self._answered
+        answered, own = self._answered, True
         while True:
             answered.sent += len(data)
             if last:
@@ -82,11 +83,14 @@ class Outgoing:
             try:
                 # Never as a head: that would count as unsaid if the client is gone.
                 answered.connection.send(answered, b"", data, last)
-            except BaseException:
+            except BaseException as error:
                 with self._lock:
                     self._closing = self._last = True
                     self._out.clear()  # `_sending` stays: nothing is sent any more
+                if isinstance(error, Disconnected) and not own:
+                    return
                 raise
+            own = False
             with self._lock:
                 if last or not (self._out or self._last):
                     self._sending = last  # behind the last bytes nothing is sent any more
