@@ -30,6 +30,7 @@ PLACE: Final = ROOT / ".venv" / "matrix"
 TREE: Final = PLACE / "debian"
 #: The tests of what rests on the interpreter, which take a few seconds.
 SHORT: Final = (
+    "tests/fast/asgi/test_executor_threads.py",
     "tests/fast/threads/test_async_exc.py",
     "tests/fast/threads/test_checkpoints.py",
     "tests/fast/takedown/test_python_waits.py",
@@ -52,7 +53,7 @@ TESTS: Final = {"short": SHORT, "full": FULL, "compiled": COMPILED}
 _FULL: Final = ("WHEEL[fast]", "psycopg[binary,pool]>=3.1", "requests>=2.31")
 #: What an environment has for each kind, with WHEEL for the wheel: tests of stuck threads need more than fast ones.
 NEEDS: Final = {
-    "short": ("WHEEL", "hypothesis", "pytest", "pytest-xdist"),
+    "short": ("WHEEL", "anyio", "asgiref", "hypothesis", "pytest", "pytest-xdist"),
     "full": _FULL,
     "compiled": (*_FULL, "mypy>=2.4,<3", "mypy-zope>=1.0.17,<2", "setuptools>=77"),
 }

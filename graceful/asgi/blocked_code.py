@@ -11,6 +11,7 @@ import asyncio
 import os
 import selectors
 import sys
+from types import FrameType
 from typing import Final
 
 _SERVER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -29,19 +30,17 @@ _CALLERS: Final = frozenset(
 )
 
 
-def in_application_code(thread: int) -> bool:
-    """Whether a thread that runs an event loop is in code that is neither the loop's nor the server's.
+def application_frame(thread: int) -> FrameType | None:
+    """Returns the innermost frame of a thread that runs an event loop; None in the loop's or the server's code.
 
     :param thread: its `threading.get_ident()`.
     """
-    frame = sys._current_frames().get(thread)
-    depth = 0
+    innermost = frame = sys._current_frames().get(thread)
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(_SERVER):
-            return depth > 0 and (name, frame.f_code.co_name) in _CALLERS
+            return innermost if (name, frame.f_code.co_name) in _CALLERS and frame is not innermost else None
         if name.startswith(_LOOP) or name == _SELECT:
-            return depth > 0
-        depth += 1
+            return innermost if frame is not innermost else None
         frame = frame.f_back
-    return False
+    return None

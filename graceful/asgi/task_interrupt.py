@@ -1,4 +1,8 @@
-"""Bringing a task down: by cancelling it, again after a second, and by freeing a loop that is blocked.
+"""Bringing a task down: by its threads' exceptions, by cancelling it, and by freeing a loop that is blocked.
+
+A task may wait for a thread in which its framework runs blocking code (:mod:`graceful.asgi.executor_threads`).  Such
+a thread gets the exception that a thread of a WSGI application gets, and the task gets that from the thread.  A task
+that waits for none, or does not end by that, is cancelled, and again after a second.
 
 A cancellation is raised where the task waits, so it needs a loop that comes round.  A loop whose thread is stuck in
 one task's code does not: then the takedown of threads applies to that thread, which raises an exception in the code
@@ -10,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from graceful.asgi.blocked_code import in_application_code
-from graceful.threads.async_exc import NOTHING, AsyncExc, RunsApplication, set_exception
+from graceful.asgi.blocked_code import application_frame
+from graceful.asgi.executor_threads import ExecutorExc
+from graceful.threads.async_exc import AsyncExc, RunsApplication, set_exception_at
+from graceful.threads.stacks import native_id
 
 if TYPE_CHECKING:
     from graceful.asgi.loop_thread import LoopThread
@@ -44,24 +50,14 @@ InterruptThread = Callable[["Exchange", AsyncExc, int, float], ThreadStep]
 
 
 class LoopExc(AsyncExc):
-    """Raises the exception of a takedown in a loop's thread, if that is in the application's code right now.
-
-    That thread does not tell where it is, as a thread of the pool does, so its frames are looked at.  They are old
-    as soon as this thread has waited for anything: it looks directly before the exception is set, and clears it if
-    the thread has gone on meanwhile.
-    """
+    """Raises the exception of a takedown in a loop's thread, if that is in the application's code right now."""
 
     __slots__ = ()
 
     def inject(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
         """Have an exception raised, as :meth:`AsyncExc.inject` does."""
-        if not in_application_code(self.thread):
-            return False
-        raised: bool = set_exception(self.thread, exception) == 1
-        if not in_application_code(self.thread):
-            set_exception(self.thread, NOTHING)
-            return False
-        return raised
+        frame = application_frame(self.thread)
+        return frame is not None and set_exception_at(self.thread, frame, frame.f_lasti, exception)
 
 
 class InterruptedWork(Protocol):
@@ -70,14 +66,17 @@ class InterruptedWork(Protocol):
     exchange: Exchange
     thread: LoopThread
 
-    def cancel(self) -> None:
-        """Cancel the task."""
+    def cancel(self) -> bool:
+        """Cancel the task.  Returns False if it is over."""
 
     def stack(self) -> str:
         """Returns the stack of the task."""
 
     def runs_now(self) -> bool:
         """Whether the loop's thread runs this task's code."""
+
+    def threads(self) -> list[int]:
+        """Returns the threads of executors that run code for the exchange."""
 
 
 class TaskInterrupt:
@@ -99,14 +98,16 @@ class TaskInterrupt:
         self._next = now
         self._freeing: ThreadStep | None = None
         self._freed: list[str] = []
+        self._threads: dict[int, ThreadStep] = {}
+        self._told: list[str] = []  # what was done to threads that have ended
         # Says that the exchange is being taken down, and by which thread's exception if its loop is blocked.
         self.exchange.takedown = AsyncExc(work.thread.ident)
 
     def look(self, now: float) -> None:
-        """Take the next step; call it often while the task works for the exchange."""
-        if now >= self._next:
-            self.thread.cancel()
-            self._cancelled += 1
+        """Take the next step; call it often while the task, or one of its threads, works for the exchange."""
+        self._interrupt_threads(now)
+        if now >= self._next and (not self._threads or now - self.began >= AGAIN):
+            self._cancelled += self.thread.cancel()
             self._next = now + AGAIN
         self._free_loop(now)
 
@@ -114,14 +115,31 @@ class TaskInterrupt:
         """Give the task more time, since it could not be looked at for so long."""
         self.began += seconds
         self._next += seconds
-        if self._freeing is not None:
-            self._freeing.add_time(seconds)
+        for step in (self._freeing, *self._threads.values()):
+            if step is not None:
+                step.add_time(seconds)
 
     @property
     def story(self) -> list[str]:
         """What was done to bring the task down, in words."""
-        times = f" {self._cancelled} times" if self._cancelled > 1 else ""
-        return [f"cancelled its task{times}", *self._freed]
+        done = dict.fromkeys((*self._told, *(line for step in self._threads.values() for line in step.story)))
+        if self._cancelled:
+            done["cancelled its task" + (f" {self._cancelled} times" if self._cancelled > 1 else "")] = None
+        return [*done, *self._freed]
+
+    def _interrupt_threads(self, now: float) -> None:
+        """Bring down the threads that run code for the exchange."""
+        exchange, threads = self.exchange, self.thread.threads()
+        for thread in self._threads.keys() - threads:
+            self._told += self._threads.pop(thread).story
+        exchange.in_application = True
+        for thread in threads:
+            step = self._threads.get(thread)
+            if step is None:
+                exc = ExecutorExc(thread, exchange)
+                step = self._threads[thread] = self._interrupt_thread(exchange, exc, native_id(thread), now)
+            step.look(now)
+        exchange.in_application = False
 
     def _free_loop(self, now: float) -> None:
         """Bring down the code that blocks the loop, whichever task's it is."""
@@ -131,7 +149,7 @@ class TaskInterrupt:
             exchange.in_application = False
             self._freeing = None
             return
-        exchange.in_application = in_application_code(thread.ident)
+        exchange.in_application = application_frame(thread.ident) is not None
         if self._freeing is None:
             self._freed.append("its loop was blocked")
             self._freeing = self._interrupt_thread(exchange, LoopExc(thread.ident), thread.native, now)

@@ -2,7 +2,8 @@
 
 A drain, a takedown and the status ask who works for an exchange.  For a WSGI application that is a thread, for an
 ASGI application a task; this table knows all of them, from the moment at which an exchange is left to the loop, which
-may be blocked and not begin it, until its coroutine has returned.
+may be blocked and not begin it, until its coroutine has returned.  When an exchange is taken down, also the threads
+count in which a framework runs blocking code for it: until they have ended.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from twisted.logger import Logger
 from graceful.application.current import set_current
 from graceful.application.deadlines import Takedown
 from graceful.asgi.coroutine_stack import stack_of_task
+from graceful.asgi.executor_threads import executor_threads
 from graceful.asgi.loop_thread import LoopThread
 from graceful.asgi.task_interrupt import InterruptThread, TaskInterrupt
 from graceful.reports.failed_answer import answer_failure
 from graceful.reports.reporter import Reporter
-from graceful.threads.stacks import stack_of
+from graceful.threads.stacks import name_of, stack_of
 from graceful.web.exchange import APPLICATION, SENDING
 
 if TYPE_CHECKING:
@@ -62,18 +64,35 @@ class Work:
         self.task: asyncio.Task[None] | None = None
 
     def stack(self) -> str:
-        """Returns the stack of the task, innermost await last; of a blocked loop, its thread's.  Any thread."""
+        """Returns the stack of the task, innermost await last, and those of its threads.  Any thread.
+
+        If the loop is in the task's code, or has not begun it, the stack of the loop's thread.
+        """
         task = self.task
-        return stack_of(self.thread.ident) if task is None or self.runs_now() else stack_of_task(task)
+        stacks = [stack_of(self.thread.ident) if task is None or self.runs_now() else stack_of_task(task)]
+        for thread in self.threads():
+            stack = stack_of(thread)
+            stacks += [f"its thread {name_of(thread)!r} is here:\n{stack}"] if stack else []
+        return "\n".join(stack for stack in stacks if stack)
 
     def runs_now(self) -> bool:
         """Whether the loop's thread runs this task's code.  Any thread."""
         task = self.task
         return task is not None and asyncio.current_task(self.thread.loop) is task
 
-    def cancel(self) -> None:
-        """Cancel the task.  Any thread; does not wait."""
+    def threads(self) -> list[int]:
+        """Returns the threads of executors that run code for the exchange.  Any thread."""
+        return executor_threads(self.exchange, self.thread.ident)
+
+    def cancel(self) -> bool:
+        """Cancel the task.  Any thread; does not wait.
+
+        :returns: False if the task is over.
+        """
+        if self.task is not None and self.task.done():
+            return False
         self.thread.call(self._cancel)
+        return True
 
     def _cancel(self) -> None:
         if self.task is not None:
@@ -98,7 +117,9 @@ class TaskTable:
     def __init__(self, thread: LoopThread, reports: Reporter) -> None:
         self._thread = thread
         self._reports = reports
-        self._works: dict[Exchange, Work] = {}  # any thread; single operations are atomic
+        # Any thread; single operations are atomic.
+        self._works: dict[Exchange, Work] = {}
+        self._threads_left: dict[Exchange, Work] = {}  # the task of a takedown is over, but not all of its threads
 
     # -- any thread ---------------------------------------------------------------------------------------
 
@@ -123,8 +144,11 @@ class TaskTable:
         return None if work is None else work.job
 
     def working(self) -> dict[Exchange, Work]:
-        """Returns the exchanges that a task works for, each with its work."""
-        return self._works.copy()
+        """Returns the exchanges that a task works for, or a thread that is taken down with it, each with its work."""
+        for exchange, work in list(self._threads_left.items()):
+            if not work.threads():
+                self._threads_left.pop(exchange, None)
+        return {**self._threads_left, **self._works}
 
     # -- the loop's thread --------------------------------------------------------------------------------
 
@@ -157,6 +181,8 @@ class TaskTable:
                         hook.cancel()
                 exchange.environ = None
             finally:  # whatever a hook or an exception of a takedown that comes late does: a drain waits for this
+                if exchange.takedown is not None:
+                    self._threads_left[exchange] = work
                 self._works.pop(exchange, None)
                 if not released:
                     exchange.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
 from typing import Any, Protocol
 
@@ -44,3 +45,21 @@ def stack_of(worker: Worker) -> str:
         return "".join(traceback.format_stack(frame)).rstrip()
     finally:
         del frame
+
+
+def name_of(thread: int) -> str:
+    """Returns the name of a thread of Python's, by its `threading.get_ident()`; an empty string if it has ended."""
+    known = _python_thread(thread)
+    return known.name if known is not None else ""
+
+
+def native_id(thread: int) -> int:
+    """Returns a thread of Python's as the kernel numbers it; 0 if it has ended."""
+    known = _python_thread(thread)
+    return (known.native_id or 0) if known is not None else 0
+
+
+def _python_thread(thread: int) -> threading.Thread | None:
+    # Not by `threading.enumerate()`: that waits for a lock, which a thread may hold that is to be brought down.
+    found: threading.Thread | None = threading._active.get(thread)  # type: ignore[attr-defined]
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 
 from graceful.application.deadlines import Takedown
 from graceful.asgi.asgi_host import AsgiHost
-from graceful.asgi.blocked_code import in_application_code
+from graceful.asgi.blocked_code import application_frame
 from graceful.web.body_stream import HIGH
 from graceful.web.received_bodies import READ, READ_OF_BODY
 from graceful.web.sending_half import ROOM
@@ -536,7 +536,7 @@ class HostTests(AsgiCase):
 
         async def application(scope: Message, receive: Receive, send: Send) -> None:
             ident = threading.get_ident()
-            watch = threading.Thread(target=lambda: found.append(in_application_code(ident)))
+            watch = threading.Thread(target=lambda: found.append(application_frame(ident) is not None))
             watch.start()
             watch.join()
             await answer(send)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.application.deadlines import Takedown
-from graceful.asgi.blocked_code import in_application_code
+from graceful.asgi.blocked_code import application_frame
 from graceful.asgi.coroutine_stack import stack_of_task
 from graceful.asgi.loop_thread import LoopThread, new_event_loop
 from graceful.threads.async_exc import set_exception
@@ -108,7 +108,7 @@ class ThreadTests(SynchronousTestCase):
         deadline = time.monotonic() + LONG
         while self.thread.blocked() < 0.05:
             self.assertLess(time.monotonic(), deadline)
-        self.assertTrue(in_application_code(self.thread.ident))
+        self.assertIsNotNone(application_frame(self.thread.ident))
         gate.set()
         self.do(lambda: None)
         self.assertEqual(self.thread.blocked(), 0.0)
@@ -131,7 +131,7 @@ class ThreadTests(SynchronousTestCase):
         """Nothing may be raised in a loop that waits for events."""
         self.do(lambda: None)
         time.sleep(0.05)
-        self.assertFalse(in_application_code(self.thread.ident))
+        self.assertIsNone(application_frame(self.thread.ident))
 
     def test_the_stack_of_a_task_has_every_await(self) -> None:
         """What a task waits for is seen through all its coroutines."""

@@ -1,7 +1,8 @@
-"""Bringing a task down: cancelled, again after a second, its loop freed if that is blocked."""
+"""Bringing a task down: its threads, then itself, again after a second, its loop freed if that is blocked."""
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from graceful.application.deadlines import Takedown
 from graceful.asgi import task_interrupt
 from graceful.asgi.task_interrupt import BLOCKED, BLOCKED_BY_OTHERS, LoopExc, TaskInterrupt
-from graceful.threads.async_exc import NOTHING, AsyncExc
+from graceful.threads.async_exc import AsyncExc
 
 
 class Freeing:
@@ -18,10 +19,14 @@ class Freeing:
 
     def __init__(self) -> None:
         self.looks = 0
+        self.added = 0.0
         self.story = ["raised Takedown"]
 
     def look(self, now: float) -> None:
         self.looks += 1
+
+    def add_time(self, seconds: float) -> None:
+        self.added += seconds
 
 
 class InterruptTests(SynchronousTestCase):
@@ -34,23 +39,31 @@ class InterruptTests(SynchronousTestCase):
         self.now = 0.0
         self.cleared = 0
         self.freeing: list[Freeing] = []
+        self.threads: list[int] = []
+        self.over = False
         self.exchange: Any = SimpleNamespace(takedown=None, in_application=False)
         thread: Any = SimpleNamespace(ident=5, native=6, blocked=lambda: self.blocked, interrupted=self._clear)
         work: Any = SimpleNamespace(
             exchange=self.exchange,
             thread=thread,
             stack=lambda: "here",
-            cancel=lambda: self.cancelled.append(self.now),
+            cancel=self._cancel,
             runs_now=lambda: self.own,
+            threads=lambda: self.threads,
         )
-        self.patch(task_interrupt, "in_application_code", lambda ident: ident == 5)
+        self.patch(task_interrupt, "application_frame", lambda ident: sys._getframe() if ident == 5 else None)
         self.interrupt = TaskInterrupt(work, 0.0, self._free)
 
     def _clear(self) -> None:
         self.cleared += 1
 
+    def _cancel(self) -> bool:
+        self.cancelled.append(self.now)
+        return not self.over
+
     def _free(self, exchange: Any, async_exc: AsyncExc, native: int, now: float) -> Freeing:
-        self.assertEqual((exchange, async_exc.thread, native), (self.exchange, 5, 6))
+        expected = (5, 6) if isinstance(async_exc, LoopExc) else (7, 0)  # which is none of Python's
+        self.assertEqual((exchange, async_exc.thread, native), (self.exchange, *expected))
         self.freeing.append(Freeing())
         return self.freeing[-1]
 
@@ -68,6 +81,33 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual(self.interrupt.story, ["cancelled its task 3 times"])
         self.assertEqual((self.interrupt.stack, self.freeing), ("here", []))
         self.assertIsNotNone(self.exchange.takedown)
+
+    def test_the_threads_of_a_task_come_first(self) -> None:
+        """A task that waits for a thread is left alone for a second, since it gets the exception from there."""
+        self.threads = [7]
+        self.look(0.5)
+        self.assertEqual((self.cancelled, len(self.freeing), self.freeing[0].looks), ([], 1, 10))
+        self.assertFalse(self.exchange.in_application)
+        self.threads = []
+        self.look(0.1)
+        self.assertEqual(len(self.cancelled), 1)
+        self.assertEqual(self.interrupt.story, ["raised Takedown", "cancelled its task"])
+
+    def test_a_task_whose_threads_go_on_is_cancelled(self) -> None:
+        """It cannot wait for them for ever; a task that is over is not counted."""
+        self.threads = [7]
+        self.look(1.5)
+        self.assertEqual((len(self.cancelled), self.freeing[0].looks), (1, 30))
+        self.over = True
+        self.look(1.0)
+        self.assertEqual(self.interrupt.story, ["raised Takedown", "cancelled its task"])
+
+    def test_a_thread_gets_the_time_of_a_pause(self) -> None:
+        """Like the task: neither could be looked at."""
+        self.threads = [7]
+        self.look(0.05)
+        self.interrupt.add_time(3.0)
+        self.assertEqual(self.freeing[0].added, 3.0)
 
     def test_a_blocked_loop_is_freed(self) -> None:
         """A loop that this task's code blocks has its thread brought down, and what came late is cleared."""
@@ -94,26 +134,15 @@ class InterruptTests(SynchronousTestCase):
 class LoopExcTests(SynchronousTestCase):
     """An exception for a loop's thread, which does not tell where it is."""
 
-    def setUp(self) -> None:
-        """Note what is set, and answer one question after the other with the places that a test gives."""
-        self.set: list[object] = []
-        self.places: list[bool] = []
-        self.patch(task_interrupt, "set_exception", lambda ident, what: self.set.append(what) or 1)
-        self.patch(task_interrupt, "in_application_code", lambda ident: self.places.pop(0))
-
-    def inject(self, *places: bool) -> bool:
-        """Have the exception raised in a thread that is seen in these places."""
-        self.places = list(places)
-        return LoopExc(5).inject(SimpleNamespace(in_application=True), Takedown)
-
     def test_it_is_set_only_in_the_code_of_the_application(self) -> None:
-        """What was seen at an earlier look is not believed: the thread may have gone on."""
-        self.assertFalse(self.inject(False))
-        self.assertEqual(self.set, [])
-        self.assertTrue(self.inject(True, True))
-        self.assertEqual(self.set, [Takedown])
-
-    def test_it_is_cleared_if_the_thread_has_gone_on_meanwhile(self) -> None:
-        """The thread may leave the application between the look and the exception."""
-        self.assertFalse(self.inject(True, False))
-        self.assertEqual(self.set, [Takedown, NOTHING])
+        """And there only where the thread was seen: what was seen at an earlier look is not believed."""
+        frame, asked = sys._getframe(), []
+        places = [None, frame]
+        self.patch(task_interrupt, "application_frame", lambda ident: places.pop(0))
+        self.patch(task_interrupt, "set_exception_at", lambda *arguments: asked.append(arguments) or True)
+        exc, exchange = LoopExc(5), SimpleNamespace(in_application=True)
+        self.assertFalse(exc.inject(exchange, Takedown))
+        self.assertEqual(asked, [])
+        self.assertTrue(exc.inject(exchange, Takedown))
+        ((ident, seen, _, exception),) = asked
+        self.assertEqual((ident, seen, exception), (5, frame, Takedown))

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from graceful.asgi.blocked_code import in_application_code
+from graceful.asgi.blocked_code import application_frame
 from graceful.websocket.keeper import Keeper
 from tests.fast.asgi.doubles import AsgiCase, Message, Receive, Send
 from tests.support.frames import close, request
@@ -63,7 +63,7 @@ class TaskTests(AsgiCase):
 
         def look(name: str) -> None:
             ident = threading.get_ident()
-            watch = threading.Thread(target=lambda: found.update({name: in_application_code(ident)}))
+            watch = threading.Thread(target=lambda: found.update({name: application_frame(ident) is not None}))
             watch.start()
             watch.join()
 

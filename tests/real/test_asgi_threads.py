@@ -1,0 +1,120 @@
+"""Takedowns of what ASGI frameworks run in threads: interrupted as WSGI is, reported, and counted if it goes on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from tests.support.clients import Connection, Failure, get, request
+from tests.support.home import Home
+from tests.support.server import Server
+
+SHORT = ("--idle-grace", "0.5", "--deadline", "1")
+APPLICATION = "asgi_threads:app"
+
+
+@pytest.mark.parametrize("work", ["sleeps", "receives"])
+@pytest.mark.parametrize("way", ["endpoint", "asyncio", "asgiref"])
+def test_a_thread_is_interrupted_at_the_deadline(home: Home, way: str, work: str) -> None:
+    """Its code gets `Takedown`, where it waits or works, and the report shows where that was."""
+    reports = home.logs / "reports"
+    options = (*SHORT, "--reports", str(reports))
+    with Server(home, *options, application=APPLICATION) as server, Connection(server.port) as client:
+        client.send(request(f"/{way}/{work}"))
+        server.wait_line(f"{way}: working")
+        server.terminate()
+        assert client.answer().status == 503
+        assert server.wait() == 70
+        server.wait_line(f"{way}: Takedown")
+        assert server.drained() == (0, 1, 0)
+        (report,) = [path.read_text(errors="replace") for path in reports.rglob("*") if path.is_file()]
+        assert f"in {work}" in report
+        assert "raised Takedown" in report
+        server.tracebacks = None
+
+
+def test_all_threads_of_a_request_are_interrupted(home: Home) -> None:
+    """A task may wait for several."""
+    with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:
+        client.send(request("/two"))
+        server.wait_line("first: working")
+        server.wait_line("second: working")
+        server.terminate()
+        assert client.answer().status == 503
+        assert server.wait() == 70
+        server.wait_line("first: Takedown")
+        server.wait_line("second: Takedown")
+        server.tracebacks = None
+
+
+def test_a_thread_that_goes_on_is_named_and_counted(home: Home) -> None:
+    """The task is over at once, but its thread is not: exit status 71."""
+    with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:
+        client.send(request("/endpoint/insists"))
+        server.wait_line("endpoint: working")
+        server.terminate()
+        assert client.answer().status == 503
+        server.wait_line(r"its task could not be brought down \(raised Takedown \d times, .*\) and is abandoned")
+        server.wait_line("in insists", start=len(server.log) - 30)
+        assert server.wait() == 71
+        assert server.drained() == (0, 1, 1)
+        server.tracebacks = None
+
+
+def test_the_status_shows_where_a_thread_is(home: Home) -> None:
+    """Not only that its task waits for it."""
+    with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:
+        client.send(request("/endpoint/receives"))
+        server.wait_line("endpoint: working")
+        server.send_signal(signal.SIGUSR2)
+        server.wait_line("its thread 'AnyIO worker thread' is here:")
+        server.wait_line("in receives")
+        server.terminate()
+        client.answer()
+        assert server.wait() == 70
+
+
+def test_a_request_limit_frees_the_thread(home: Home) -> None:
+    """The server goes on, with all its threads, and no other request is harmed."""
+    limit = ("--request-timeout", "/endpoint/receives=0.5", "--idle-grace", "0.5")
+    with Server(home, *limit, application=APPLICATION) as server:
+        over, failures = threading.Event(), []
+
+        def others() -> None:
+            while not over.is_set():
+                try:
+                    assert get(server.port, "/endpoint/returns").status == 200
+                except (AssertionError, Failure) as failure:
+                    failures.append(failure)
+
+        clients = [threading.Thread(target=others) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for _ in range(3):
+            with Connection(server.port) as connection:
+                connection.send(request("/endpoint/receives"))
+                assert connection.answer().status == 503
+        server.wait_line("endpoint: Takedown", count=3)
+        server.wait_line("its task has come down", count=3)
+        over.set()
+        for client in clients:
+            client.join()
+        assert failures == []
+        server.terminate()
+        assert server.wait() == 0
+        server.tracebacks = None
+
+
+def test_a_thread_that_is_lost_holds_no_later_stop(home: Home) -> None:
+    """It was abandoned while the server went on: the stop does not wait for it, and its status tells of it."""
+    limit = ("--request-timeout", "/endpoint/insists=0.5", "--idle-grace", "0.5", "--deadline", "60")
+    with Server(home, *limit, application=APPLICATION) as server:
+        with Connection(server.port) as connection:
+            connection.send(request("/endpoint/insists"))
+            assert connection.answer().status == 503
+        server.wait_line("could not be brought down")
+        server.terminate()
+        assert server.wait() == 71
+        server.tracebacks = None
