@@ -33,6 +33,7 @@ SHORT: Final = (
     "tests/fast/asgi/test_executor_threads.py",
     "tests/fast/threads/test_async_exc.py",
     "tests/fast/threads/test_checkpoints.py",
+    "tests/fast/threads/test_one_pass.py",
     "tests/fast/takedown/test_python_waits.py",
     "tests/fast/takedown/test_with_blocks.py",
     "tests/fast/wsgi/test_runner.py",

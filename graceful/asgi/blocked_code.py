@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import selectors
-import sys
 from types import FrameType
 from typing import Final
+
+from graceful.threads.one_pass import frames_of
 
 _SERVER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _LOOP: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep
@@ -35,12 +36,11 @@ def application_frame(thread: int) -> FrameType | None:
 
     :param thread: its `threading.get_ident()`.
     """
-    innermost = frame = sys._current_frames().get(thread)
-    while frame is not None:
+    frames = frames_of(thread)
+    for frame in frames:
         name = frame.f_code.co_filename
         if name.startswith(_SERVER):
-            return innermost if (name, frame.f_code.co_name) in _CALLERS and frame is not innermost else None
+            return frames[0] if (name, frame.f_code.co_name) in _CALLERS and frame is not frames[0] else None
         if name.startswith(_LOOP) or name == _SELECT:
-            return innermost if frame is not innermost else None
-        frame = frame.f_back
+            return frames[0] if frame is not frames[0] else None
     return None

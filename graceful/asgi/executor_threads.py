@@ -9,43 +9,64 @@ None of these threads says for whom it works.  But all of them run the code in a
 the exchange is (:mod:`graceful.application.current`), and the function that calls the code has that context among its
 variables.  So it is found from the thread's outermost frames, in the functions that are known to do that.
 
-Between the application's code and the loop, these threads report what they have done.  An exception that is raised
-there would end the thread, and the task that waits for it would wait for ever.  So a takedown asks where the thread
-is.
+A context is copied by each new task, too, and one of those may outlive the request that has begun it, and work for
+all others: a consumer of a queue that the first request has started.  So it counts as well which future the thread
+is to fulfil: an exchange's own thread is one whose future its task waits for, or which was cancelled with its task.
+
+An executor's own code reports to the loop what the application's has done.  An exception that is raised there would
+end the thread, and the task that waits for it would wait for ever.  Each executor calls the application's code in a
+`try`, and by the only instruction of its kind, that of a call with `*arguments`: so a thread is in the application's
+code while its executor is at that instruction.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures.thread import _WorkItem
 from contextvars import Context
 from functools import partial
-from types import BuiltinMethodType, FrameType
-from typing import TYPE_CHECKING, Any, Final
+from opcode import opmap
+from time import monotonic
+from types import BuiltinMethodType, FrameType, FunctionType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attrs import frozen
 
 from graceful.application.current import current
-from graceful.threads.async_exc import AsyncExc, RunsApplication, set_exception_at
+from graceful.threads.async_exc import AsyncExc, RunsApplication
+from graceful.threads.one_pass import Variable, frames_of, set_exception_at, variables_of
 
 if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
 
-#: The functions that call an application's code in its context, by module and name.
-_CALLERS: Final = frozenset(
-    (
-        ("anyio._backends._asyncio", "run"),
-        ("asgiref.sync", "func"),
-        ("asgiref.sync", "thread_handler"),
-        ("concurrent.futures.thread", "run"),
-    )
-)
+#: The functions of executors that call what they are given, and report its end, by module and name.
+_EXECUTORS: Final = frozenset((("anyio._backends._asyncio", "run"), ("concurrent.futures.thread", "run")))
+#: The functions that have a variable with the application's context.
+_CALLERS: Final = _EXECUTORS | {("asgiref.sync", "func"), ("asgiref.sync", "thread_handler")}
 #: Frames that are looked at, from a thread's beginning: more than there are below the last of those functions.
 OUTERMOST: Final = 12
-#: What is called beside the application's code by the functions that call that: they report to the loop.
-_REPORTING: Final = frozenset(
-    ("call_soon_threadsafe", "is_closed", "set_exception", "set_result", "set_running_or_notify_cancel", "task_done")
-)
+#: What an executor calls the application's code by.
+_CALL: Final = opmap["CALL_FUNCTION_EX"]
+#: Seconds for which a look at all threads is believed.
+FRESH: Final = 0.02
+
+
+class ExecutorCall(NamedTuple):
+    """A call of the application's code in a thread of an executor.
+
+    :ivar thread: the thread, as `threading.get_ident()` numbers it.
+    :ivar future: the loop's future that the thread is to fulfil; None if there is none.
+    """
+
+    thread: int
+    future: asyncio.Future[Any] | None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nothing waits for it any more, though it goes on."""
+        return self.future is not None and self.future.cancelled()
 
 
 @frozen(eq=False)
@@ -54,87 +75,98 @@ class ThreadPlace:
 
     :ivar frame: the innermost one.
     :ivar instruction: its `f_lasti`.
-    :ivar certain: a function of the application's is running.  If not, a function in C is, or the thread has just
-        come back from it.
+    :ivar context: the variable that refers to the exchange's context.
     """
 
     frame: FrameType
     instruction: int
-    certain: bool
-
-    def same(self, other: ThreadPlace | None) -> bool:
-        """Whether this is where the thread was at another look."""
-        return other is not None and (self.frame, self.instruction) == (other.frame, other.instruction)
+    context: Variable
 
 
-def executor_threads(exchange: Exchange, loop: int) -> list[int]:
-    """Returns the threads that run code for an exchange, as `threading.get_ident()` numbers them.  Any thread.
+class ExecutorThreads:
+    """Knows which threads run code for which exchange.  Any thread.
 
-    :param loop: the loop's thread, which is none of them.
-    """
-    frames = sys._current_frames()
-    return [thread for thread, frame in frames.items() if thread != loop and _caller(frame, exchange) is not None]
+    One look at all threads answers all that is asked within :data:`FRESH` seconds: a takedown of a thousand tasks
+    asks for each of them, again and again.
 
-
-def place_of(thread: int, exchange: Exchange) -> ThreadPlace | None:
-    """Returns where a thread is in the code that it runs for an exchange; None if it runs none, or reports that."""
-    innermost = sys._current_frames().get(thread)
-    found = _caller(innermost, exchange) if innermost is not None else None
-    if innermost is None or found is None:
-        return None
-    caller, inside = found
-    called = next((frame for frame in inside if frame.f_code.co_filename != caller.f_code.co_filename), None)
-    if called is not None and called.f_code.co_name in _REPORTING:
-        return None
-    return ThreadPlace(innermost, innermost.f_lasti, called is not None)
-
-
-class ExecutorExc(AsyncExc):
-    """Raises the exception of a takedown in one of these threads, while it runs code for the exchange.
-
-    :param thread: its `threading.get_ident()`.
-    :param exchange: the exchange.
+    :param clock: returns monotonic seconds.
     """
 
-    __slots__ = ("_exchange", "_last")
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._seen: tuple[float, dict[int, list[ExecutorCall]]] = (-FRESH, {})  # when, and by the exchange's `id`
 
-    def __init__(self, thread: int, exchange: Exchange) -> None:
-        super().__init__(thread)
-        self._exchange = exchange
-        self._last: ThreadPlace | None = None
+    def of(self, exchange: Exchange, loop: int) -> list[ExecutorCall]:
+        """Returns the calls that run in the exchange's context.
 
-    def inject(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
-        """Have an exception raised, as :meth:`AsyncExc.inject` does.
-
-        A thread that is in a function in C must be found there twice: one that comes back from it looks the same.
+        :param loop: the loop's thread, which is no executor's.
         """
-        place, last = place_of(self.thread, self._exchange), self._last
-        self._last = place
-        if place is None or not (place.certain or place.same(last)):
-            return False
-        return set_exception_at(self.thread, place.frame, place.instruction, exception)
+        now, (looked, found) = self._clock(), self._seen
+        if now - looked >= FRESH:
+            found = {}
+            for thread in sys._current_frames():
+                for called_for, _, future in _calls(frames_of(thread)):
+                    found.setdefault(id(called_for), []).append(ExecutorCall(thread, future))
+            self._seen = now, found
+        return [call for call in found.get(id(exchange), ()) if call.thread != loop]
 
 
-def _caller(innermost: FrameType, exchange: Exchange) -> tuple[FrameType, list[FrameType]] | None:
-    """Returns the frame that has the exchange's context, and those inside it, outermost first."""
-    frames = [innermost]
-    while frames[-1].f_back is not None:
-        frames.append(frames[-1].f_back)
-    frames.reverse()
-    for number, frame in enumerate(frames[:OUTERMOST]):
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _CALLERS:
-            for value in list(frame.f_locals.values()):
-                context = _context_in(value)
-                if context is not None and context.get(current) is exchange:
-                    return frame, frames[number + 1 :]
+def place_of(thread: int, exchange: object) -> ThreadPlace | None:
+    """Returns where a thread is in the code that it runs for an exchange; None if it runs none, or reports that."""
+    frames = frames_of(thread)
+    # While the innermost frame stays where it is, those that have called it do, too: each may be looked at by itself.
+    instruction = frames[0].f_lasti if frames else 0
+    for called_for, context, _ in _calls(frames):
+        if called_for is exchange:
+            for number, frame in enumerate(frames):
+                at = instruction if number == 0 else frame.f_lasti
+                if _name_of(frame) in _EXECUTORS and frame.f_code.co_code[at] == _CALL:
+                    return ThreadPlace(frames[0], instruction, context)
+            break
     return None
 
 
-def _context_in(value: Any) -> Context | None:
-    """Returns the context that a variable refers to: by itself, as its `run`, or as what an executor is to call.
+class ExecutorExc(AsyncExc):
+    """Raises the exception of a takedown in one of these threads, while it runs code for the exchange."""
 
-    Only by exact types: to ask an object of the application's may run its code, such as a proxy's.
+    __slots__ = ()
+
+    def inject(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
+        """Have an exception raised, as :meth:`AsyncExc.inject` does."""
+        place = place_of(self.thread, exchange)
+        return place is not None and set_exception_at(
+            self.thread, place.frame, place.instruction, exception, place.context
+        )
+
+
+def _calls(frames: list[FrameType]) -> Iterator[tuple[Exchange, Variable, asyncio.Future[Any] | None]]:
+    """Yields each exchange that a thread runs code for, the variable with its context, and the future to fulfil.
+
+    :param frames: the thread's, innermost first.
     """
+    future = None
+    for frame in frames[: -OUTERMOST - 1 : -1]:
+        if _name_of(frame) in _CALLERS:
+            variables = variables_of(frame)
+            future = next((found for variable in variables for found in _futures_in(variable)), future)
+            for variable in variables:
+                context = _context_in(variable.value)
+                exchange = context.get(current) if context is not None else None
+                if exchange is not None:
+                    yield exchange, variable, future
+
+
+def _name_of(frame: FrameType) -> tuple[str, str]:
+    """Returns the module and the name of a function."""
+    module = frame.f_globals.get("__name__")
+    return (module if type(module) is str else "", frame.f_code.co_name)
+
+
+# Only exact types are looked for: to ask an object of the application's may run its code, such as a proxy's.
+
+
+def _context_in(value: Any) -> Context | None:
+    """Returns the context that a variable refers to: by itself, as its `run`, or as what an executor is to call."""
     if type(value) is _WorkItem:
         value = value.task[0] if hasattr(value, "task") else value.fn
     if type(value) is partial:
@@ -142,3 +174,17 @@ def _context_in(value: Any) -> Context | None:
     if type(value) is BuiltinMethodType:
         value = value.__self__
     return value if type(value) is Context else None
+
+
+def _futures_in(variable: Variable) -> Iterator[asyncio.Future[Any]]:
+    """Yields the loop's futures that an executor's variable leads to: anyio's own, or what asyncio has chained."""
+    value = variable.value
+    if variable.name == "future" and type(value) is asyncio.Future:
+        yield value
+    elif type(value) is _WorkItem:
+        for callback in list(value.future._done_callbacks):  # type: ignore[attr-defined]
+            if type(callback) is FunctionType and "destination" in callback.__code__.co_freevars:
+                cells = dict(zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True))
+                chained = cells["destination"].cell_contents
+                if type(chained) is asyncio.Future:
+                    yield chained

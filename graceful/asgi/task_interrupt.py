@@ -1,8 +1,9 @@
-"""Bringing a task down: by its threads' exceptions, by cancelling it, and by freeing a loop that is blocked.
+"""Bringing a task down: by the threads that it waits for, by cancelling it, and by freeing a loop that is blocked.
 
-A task may wait for a thread in which its framework runs blocking code (:mod:`graceful.asgi.executor_threads`).  Such
-a thread gets the exception that a thread of a WSGI application gets, and the task gets that from the thread.  A task
-that waits for none, or does not end by that, is cancelled, and again after a second.
+A task may wait for a thread in which its framework runs blocking code.  That thread gets the exception, and the task
+gets it from there, and has the rest of a second to clean up (:mod:`graceful.asgi.call_interrupts`).  A task that
+waits for none, or goes on, is cancelled, and again after each second.  Before that it has a moment to end by itself:
+Django leaves a view alone, with its thread, if it is cancelled before it has heard that the client has left.
 
 A cancellation is raised where the task waits, so it needs a loop that comes round.  A loop whose thread is stuck in
 one task's code does not: then the takedown of threads applies to that thread, which raises an exception in the code
@@ -11,42 +12,26 @@ that blocks it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from graceful.asgi.blocked_code import application_frame
-from graceful.asgi.executor_threads import ExecutorExc
-from graceful.threads.async_exc import AsyncExc, RunsApplication, set_exception_at
-from graceful.threads.stacks import native_id
+from graceful.asgi.call_interrupts import CallInterrupts, InterruptThread, ThreadStep
+from graceful.threads.async_exc import AsyncExc, RunsApplication
+from graceful.threads.one_pass import set_exception_at
 
 if TYPE_CHECKING:
+    from graceful.asgi.executor_threads import ExecutorCall
     from graceful.asgi.loop_thread import LoopThread
     from graceful.web.exchange import Exchange
 
+#: Seconds after which a task is cancelled: some frameworks end it better when they are told `http.disconnect`.
+TOLD: Final = 0.1
 #: Seconds after which a task that still works is cancelled again.
 AGAIN: Final = 1.0
 #: Seconds without a sign of life, after which a loop counts as blocked.
 BLOCKED: Final = 0.5
 #: The same if another task's code blocks it: its own request may be well, and only slow.
 BLOCKED_BY_OTHERS: Final = 2.0
-
-
-class ThreadStep(Protocol):
-    """Brings a thread down, as :class:`graceful.takedown.thread_interrupt.ThreadInterrupt` does."""
-
-    def look(self, now: float) -> None:
-        """Take the next step."""
-
-    def add_time(self, seconds: float) -> None:
-        """Give the thread more time."""
-
-    @property
-    def story(self) -> list[str]:
-        """What was done, in words."""
-
-
-#: Begins to bring a thread down: the exchange, what raises the exception, the kernel's number, monotonic seconds.
-InterruptThread = Callable[["Exchange", AsyncExc, int, float], ThreadStep]
 
 
 class LoopExc(AsyncExc):
@@ -75,8 +60,8 @@ class InterruptedWork(Protocol):
     def runs_now(self) -> bool:
         """Whether the loop's thread runs this task's code."""
 
-    def threads(self) -> list[int]:
-        """Returns the threads of executors that run code for the exchange."""
+    def calls(self) -> list[ExecutorCall]:
+        """Returns the calls in threads of executors for which the task waits, or that were cancelled."""
 
 
 class TaskInterrupt:
@@ -95,18 +80,19 @@ class TaskInterrupt:
         self.stack = work.stack()
         self._interrupt_thread = interrupt_thread
         self._cancelled = 0
-        self._next = now
+        self._next = now + TOLD
         self._freeing: ThreadStep | None = None
         self._freed: list[str] = []
-        self._threads: dict[int, ThreadStep] = {}
-        self._told: list[str] = []  # what was done to threads that have ended
+        self._calls = CallInterrupts(work.exchange, interrupt_thread)
         # Says that the exchange is being taken down, and by which thread's exception if its loop is blocked.
         self.exchange.takedown = AsyncExc(work.thread.ident)
 
     def look(self, now: float) -> None:
         """Take the next step; call it often while the task, or one of its threads, works for the exchange."""
-        self._interrupt_threads(now)
-        if now >= self._next and (not self._threads or now - self.began >= AGAIN):
+        self._calls.look(self.thread.calls(), now)
+        if self._calls.any and not self._cancelled:
+            self._next = self.began + AGAIN
+        if now >= self._next:
             self._cancelled += self.thread.cancel()
             self._next = now + AGAIN
         self._free_loop(now)
@@ -115,31 +101,15 @@ class TaskInterrupt:
         """Give the task more time, since it could not be looked at for so long."""
         self.began += seconds
         self._next += seconds
-        for step in (self._freeing, *self._threads.values()):
-            if step is not None:
-                step.add_time(seconds)
+        self._calls.add_time(seconds)
+        if self._freeing is not None:
+            self._freeing.add_time(seconds)
 
     @property
     def story(self) -> list[str]:
         """What was done to bring the task down, in words."""
-        done = dict.fromkeys((*self._told, *(line for step in self._threads.values() for line in step.story)))
-        if self._cancelled:
-            done["cancelled its task" + (f" {self._cancelled} times" if self._cancelled > 1 else "")] = None
-        return [*done, *self._freed]
-
-    def _interrupt_threads(self, now: float) -> None:
-        """Bring down the threads that run code for the exchange."""
-        exchange, threads = self.exchange, self.thread.threads()
-        for thread in self._threads.keys() - threads:
-            self._told += self._threads.pop(thread).story
-        exchange.in_application = True
-        for thread in threads:
-            step = self._threads.get(thread)
-            if step is None:
-                exc = ExecutorExc(thread, exchange)
-                step = self._threads[thread] = self._interrupt_thread(exchange, exc, native_id(thread), now)
-            step.look(now)
-        exchange.in_application = False
+        times = f" {self._cancelled} times" if self._cancelled > 1 else ""
+        return [*self._calls.story, *([f"cancelled its task{times}"] if self._cancelled else []), *self._freed]
 
     def _free_loop(self, now: float) -> None:
         """Bring down the code that blocks the loop, whichever task's it is."""

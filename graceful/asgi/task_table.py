@@ -15,10 +15,11 @@ from twisted.logger import Logger
 
 from graceful.application.current import set_current
 from graceful.application.deadlines import Takedown
-from graceful.asgi.coroutine_stack import stack_of_task
-from graceful.asgi.executor_threads import executor_threads
+from graceful.asgi.call_interrupts import InterruptThread
+from graceful.asgi.coroutine_stack import awaited_by, stack_of_task
+from graceful.asgi.executor_threads import ExecutorCall, ExecutorThreads
 from graceful.asgi.loop_thread import LoopThread
-from graceful.asgi.task_interrupt import InterruptThread, TaskInterrupt
+from graceful.asgi.task_interrupt import TaskInterrupt
 from graceful.reports.failed_answer import answer_failure
 from graceful.reports.reporter import Reporter
 from graceful.threads.stacks import name_of, stack_of
@@ -49,15 +50,26 @@ class Work:
     :param exchange: the exchange.
     :param job: what is to be done for it.
     :param thread: the loop's thread.
+    :param executors: know the threads that the task waits for.
+    :param taken_down: the works that are taken down, by their exchanges.
     :ivar task: the task; None until it has begun.
     """
 
-    __slots__ = ("exchange", "job", "task", "thread")
+    __slots__ = ("_executors", "_taken_down", "exchange", "job", "task", "thread")
 
     #: What the log calls a worker of this kind.
     kind = "task"
 
-    def __init__(self, exchange: Exchange, job: Job, thread: LoopThread) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        job: Job,
+        thread: LoopThread,
+        executors: ExecutorThreads,
+        taken_down: dict[Exchange, Work],
+    ) -> None:
+        self._executors = executors
+        self._taken_down = taken_down
         self.exchange = exchange
         self.job = job
         self.thread = thread
@@ -70,9 +82,9 @@ class Work:
         """
         task = self.task
         stacks = [stack_of(self.thread.ident) if task is None or self.runs_now() else stack_of_task(task)]
-        for thread in self.threads():
-            stack = stack_of(thread)
-            stacks += [f"its thread {name_of(thread)!r} is here:\n{stack}"] if stack else []
+        for call in self._executors.of(self.exchange, self.thread.ident):
+            stack = stack_of(call.thread)
+            stacks += [f"its thread {name_of(call.thread)!r} is here:\n{stack}"] if stack else []
         return "\n".join(stack for stack in stacks if stack)
 
     def runs_now(self) -> bool:
@@ -80,9 +92,11 @@ class Work:
         task = self.task
         return task is not None and asyncio.current_task(self.thread.loop) is task
 
-    def threads(self) -> list[int]:
-        """Returns the threads of executors that run code for the exchange.  Any thread."""
-        return executor_threads(self.exchange, self.thread.ident)
+    def calls(self) -> list[ExecutorCall]:
+        """Returns the calls in threads of executors for which the task waits, or that were cancelled.  Any thread."""
+        calls, task = self._executors.of(self.exchange, self.thread.ident), self.task
+        awaited = awaited_by(task) if calls and task is not None else ()
+        return [call for call in calls if call.cancelled or any(call.future is one for one in awaited)]
 
     def cancel(self) -> bool:
         """Cancel the task.  Any thread; does not wait.
@@ -104,6 +118,7 @@ class Work:
         :param now: monotonic seconds.
         :param interrupt_thread: brings down the loop's thread, if that is blocked.
         """
+        self._taken_down[self.exchange] = self
         return TaskInterrupt(self, now, interrupt_thread)
 
 
@@ -116,10 +131,11 @@ class TaskTable:
 
     def __init__(self, thread: LoopThread, reports: Reporter) -> None:
         self._thread = thread
+        self._executors = ExecutorThreads()
         self._reports = reports
         # Any thread; single operations are atomic.
         self._works: dict[Exchange, Work] = {}
-        self._threads_left: dict[Exchange, Work] = {}  # the task of a takedown is over, but not all of its threads
+        self._taken_down: dict[Exchange, Work] = {}  # until their tasks are over, and their threads
 
     # -- any thread ---------------------------------------------------------------------------------------
 
@@ -129,7 +145,7 @@ class TaskTable:
         When it returns, the exchange is released if the job has finished or abandoned it.  When it raises, the client
         gets 500, or sees its answer cut, and there is a report.
         """
-        work = self._works[exchange] = Work(exchange, job, self._thread)
+        work = self._works[exchange] = Work(exchange, job, self._thread, self._executors, self._taken_down)
         self._thread.call(self._begin, work)
 
     def __contains__(self, exchange: object) -> bool:
@@ -145,10 +161,10 @@ class TaskTable:
 
     def working(self) -> dict[Exchange, Work]:
         """Returns the exchanges that a task works for, or a thread that is taken down with it, each with its work."""
-        for exchange, work in list(self._threads_left.items()):
-            if not work.threads():
-                self._threads_left.pop(exchange, None)
-        return {**self._threads_left, **self._works}
+        for exchange, work in list(self._taken_down.items()):
+            if exchange not in self._works and not work.calls():
+                self._taken_down.pop(exchange, None)
+        return {**self._taken_down, **self._works}
 
     # -- the loop's thread --------------------------------------------------------------------------------
 
@@ -181,8 +197,6 @@ class TaskTable:
                         hook.cancel()
                 exchange.environ = None
             finally:  # whatever a hook or an exception of a takedown that comes late does: a drain waits for this
-                if exchange.takedown is not None:
-                    self._threads_left[exchange] = work
                 self._works.pop(exchange, None)
                 if not released:
                     exchange.release()

@@ -55,6 +55,7 @@ class PidFile:
         self._alive = alive
         self._fd = -1  # kept open: it can be emptied even when privileges are gone
         self._pid = 0
+        self._waits = 0  # the process that holds the shared lock
         self._where: str | None = None  # where our file is now; None if we have none
 
     def check(self) -> None:
@@ -130,8 +131,9 @@ class PidFile:
         """
         try:
             fd = self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            # The predecessor may be removing it just now: then take_over() finds another file at the path, or none.
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            self._waits = os.getpid()
+            with suppress(BlockingIOError):  # its owner is removing it: take_over() finds another one, or none
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             self.write()
             return
@@ -184,6 +186,8 @@ class PidFile:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._where = None
         if self._fd >= 0:
+            if self._waits == os.getpid():
+                fcntl.flock(self._fd, fcntl.LOCK_UN)  # which a forked process would hold on
             os.close(self._fd)
             self._fd = -1
 

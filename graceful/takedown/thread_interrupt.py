@@ -254,7 +254,14 @@ class InterruptScheduler:
         self._clock.callLater(LOOK_AGAIN, self._look)
 
     def _look(self) -> None:
-        now, working = self._clock.seconds(), self._working()
+        now = self._clock.seconds()
+        try:
+            self._look_at_all(now, self._working())
+        finally:  # or nobody would look any more: `start` takes it that a look is to come
+            if self._under_way:
+                self._look_again(now)
+
+    def _look_at_all(self, now: float, working: dict[Exchange, Any]) -> None:
         paused = now - self._due
         if paused > LATE:
             for interrupt, _ in self._under_way.values():
@@ -268,8 +275,6 @@ class InterruptScheduler:
                     tell(interrupt, down)
             else:
                 self._look_at(interrupt, now)
-        if self._under_way:
-            self._look_again(now)
 
     def _interrupt_thread(self, exchange: Exchange, async_exc: AsyncExc, native: int, now: float) -> ThreadInterrupt:
         return ThreadInterrupt(exchange, async_exc, native, now, self._waits, self._call)

@@ -29,12 +29,8 @@ exceptions raised at the worst moments.
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 from collections.abc import Callable
-from itertools import chain, islice
-from operator import attrgetter, eq, is_, itemgetter
-from types import FrameType
 from typing import Any, Final, Protocol
 
 #: Sets the exception to raise in a thread; with :data:`NOTHING`, clears it.  It does not release the GIL.
@@ -45,27 +41,6 @@ NOTHING: Final[Any] = ctypes.py_object()
 
 #: Seconds that `Hook.cancel` waits for a running hook: an application's hook may hang, its caller must not.
 HOOK_LIMIT: Final = 5.0
-
-
-def set_exception_at(thread: int, frame: FrameType, instruction: int, exception: type[BaseException]) -> bool:
-    """Have an exception raised in a thread that does not tell where it is, if it is still where it was seen.
-
-    All that `all` does is done in C, where the GIL is not released: the thread cannot go on between the look and the
-    setting.  (In a build of Python without the GIL it can.)
-
-    :param thread: its `threading.get_ident()`; not the caller's.
-    :param frame: the thread's innermost frame as it was seen.
-    :param instruction: that frame's `f_lasti` then.
-    :returns: False if the thread has gone on, or ended.
-    """
-    innermost = map(itemgetter(thread), islice(iter(sys._current_frames, None), 1))
-    in_this_frame = map(is_, innermost, (frame,))
-    at_this_instruction = map(eq, map(attrgetter("f_lasti"), (frame,)), (instruction,))
-    is_set = map(set_exception, (thread,), (exception,))
-    try:
-        return all(chain(in_this_frame, at_this_instruction, is_set))
-    except KeyError:
-        return False
 
 
 class RunsApplication(Protocol):

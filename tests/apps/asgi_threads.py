@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from asgiref.sync import sync_to_async
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 app = FastAPI()
+queue: asyncio.Queue[tuple[str, asyncio.Future[None]]] = asyncio.Queue()
+consumers: list[asyncio.Task[None]] = []
 
 
 @contextmanager
@@ -55,6 +61,7 @@ def returns(where: str) -> None:
     """Work for a moment."""
     for _ in range(100):
         sum(range(100))
+    time.sleep(0.01)
 
 
 WORK: dict[str, Callable[[str], None]] = {
@@ -98,3 +105,63 @@ async def in_two() -> dict[str, Any]:
     """In two threads at once."""
     await asyncio.gather(asyncio.to_thread(sleeps, "first"), asyncio.to_thread(receives, "second"))
     return {}
+
+
+def session() -> Iterator[None]:
+    """A dependency with an end that takes a while, in a thread of its own."""
+    try:
+        yield
+    finally:
+        with told("cleanup"):
+            time.sleep(0.3)
+        print("cleanup: done", flush=True)
+
+
+@app.get("/dependency/{work}")
+def with_session(work: str, used: Annotated[None, Depends(session)]) -> dict[str, str]:
+    """What it has begun to use is to be cleaned up, in order."""
+    WORK[work]("dependency")
+    return {}
+
+
+@app.get("/cleans")
+async def cleans() -> dict[str, str]:
+    """A task that cleans up by itself when its thread was interrupted."""
+    try:
+        await asyncio.to_thread(sleeps, "cleans")
+    finally:
+        with told("task"):
+            await asyncio.sleep(0.3)
+        print("task: done", flush=True)
+    return {}
+
+
+async def consume() -> None:
+    """Work for all requests, in the context of the first one."""
+    while True:
+        work, done = await queue.get()
+        await asyncio.to_thread(WORK[work], "consumer")
+        if not done.done():
+            done.set_result(None)
+
+
+@app.get("/shared/{work}")
+async def shared(work: str, hang: bool = False) -> dict[str, str]:
+    """Begin the consumer with the first request."""
+    if not consumers:
+        consumers.append(asyncio.create_task(consume()))
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await queue.put((work, done))
+    await done
+    if hang:
+        await asyncio.sleep(3600)
+    return {}
+
+
+async def unchanged(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """A middleware, which has what is behind it run in tasks of its own."""
+    return await call_next(request)
+
+
+wrapped = FastAPI(middleware=[Middleware(BaseHTTPMiddleware, dispatch=unchanged)] * 2)
+wrapped.include_router(app.router)

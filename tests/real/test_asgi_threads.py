@@ -8,8 +8,10 @@ import threading
 import pytest
 
 from tests.support.clients import Connection, Failure, get, request
+from tests.support.command import graceful, status_of
 from tests.support.home import Home
 from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 SHORT = ("--idle-grace", "0.5", "--deadline", "1")
 APPLICATION = "asgi_threads:app"
@@ -17,11 +19,12 @@ APPLICATION = "asgi_threads:app"
 
 @pytest.mark.parametrize("work", ["sleeps", "receives"])
 @pytest.mark.parametrize("way", ["endpoint", "asyncio", "asgiref"])
-def test_a_thread_is_interrupted_at_the_deadline(home: Home, way: str, work: str) -> None:
+@pytest.mark.parametrize("application", [APPLICATION, "asgi_threads:wrapped"])
+def test_a_thread_is_interrupted_at_the_deadline(home: Home, way: str, work: str, application: str) -> None:
     """Its code gets `Takedown`, where it waits or works, and the report shows where that was."""
     reports = home.logs / "reports"
     options = (*SHORT, "--reports", str(reports))
-    with Server(home, *options, application=APPLICATION) as server, Connection(server.port) as client:
+    with Server(home, *options, application=application) as server, Connection(server.port) as client:
         client.send(request(f"/{way}/{work}"))
         server.wait_line(f"{way}: working")
         server.terminate()
@@ -32,6 +35,20 @@ def test_a_thread_is_interrupted_at_the_deadline(home: Home, way: str, work: str
         (report,) = [path.read_text(errors="replace") for path in reports.rglob("*") if path.is_file()]
         assert f"in {work}" in report
         assert "raised Takedown" in report
+        server.tracebacks = None
+
+
+@pytest.mark.parametrize("work", ["sleeps", "receives"])
+def test_a_view_of_djangos_is_interrupted(home: Home, work: str) -> None:
+    """Django cancels its view itself when it is told that the client has left."""
+    with Server(home, *SHORT, application="asgi_django_threads:app") as server, Connection(server.port) as client:
+        client.send(request(f"/{work}"))
+        server.wait_line("view: working")
+        server.terminate()
+        assert client.answer().status == 503
+        assert server.wait() == 70
+        server.wait_line("view: Takedown")
+        assert server.drained() == (0, 1, 0)
         server.tracebacks = None
 
 
@@ -74,6 +91,54 @@ def test_the_status_shows_where_a_thread_is(home: Home) -> None:
         server.terminate()
         client.answer()
         assert server.wait() == 70
+
+
+@pytest.mark.parametrize("application", ["asgi_threads:app", "asgi_threads:wrapped"])
+def test_what_a_thread_has_begun_is_cleaned_up_in_order(home: Home, application: str) -> None:
+    """The end of a dependency runs in a thread, too, and is not interrupted for a second."""
+    with Server(home, *SHORT, application=application) as server:
+        with Connection(server.port) as client, Connection(server.port) as other:
+            client.send(request("/dependency/receives"))
+            server.wait_line("dependency: working")
+            other.send(request("/cleans"))
+            server.wait_line("cleans: working")
+            server.terminate()
+            assert client.answer().status == 503
+            assert other.answer().status == 503
+        assert server.wait() == 70
+        text = str(server.log)
+        assert text.index("dependency: Takedown") < text.index("cleanup: working") < text.index("cleanup: done")
+        assert text.index("cleans: Takedown") < text.index("task: done")
+        server.tracebacks = None
+
+
+def test_a_task_that_works_for_all_requests_is_left_alone(home: Home) -> None:
+    """It was begun by a request that is taken down, and has its context."""
+    with Server(home, "--idle-grace", "0.5", application=APPLICATION) as server:
+        answers: list[int] = []
+        with Connection(server.port) as first:
+            first.send(request("/shared/returns?hang=1"))
+            wait_for(lambda: [one["phase"] for one in status_of(home)["in_flight"]] == ["in the application"])
+            number = status_of(home)["in_flight"][0]["id"]
+
+            def others() -> None:
+                while not over.is_set():
+                    answers.append(get(server.port, "/shared/returns").status)
+
+            over = threading.Event()
+            clients = [threading.Thread(target=others) for _ in range(2)]
+            for client in clients:
+                client.start()
+            assert graceful(home, "takedown", str(number)).returncode == 0
+            assert first.answer().status == 503
+            server.wait_line("its task has come down")
+            over.set()
+            for client in clients:
+                client.join()
+        assert (set(answers), len(answers) > 5) == ({200}, True)
+        server.terminate()
+        assert server.wait() == 0
+        server.tracebacks = None
 
 
 def test_a_request_limit_frees_the_thread(home: Home) -> None:

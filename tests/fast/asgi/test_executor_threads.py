@@ -13,13 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
+import anyio
 from anyio.to_thread import run_sync
 from asgiref.sync import sync_to_async
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.application.current import set_current
 from graceful.application.deadlines import Takedown
-from graceful.asgi.executor_threads import ExecutorExc, executor_threads, place_of
+from graceful.asgi.coroutine_stack import awaited_by
+from graceful.asgi.executor_threads import FRESH, ExecutorExc, ExecutorThreads, place_of
 
 LONG = 10.0
 """Seconds after which a test gives up."""
@@ -37,6 +39,11 @@ class Stand:
         self.target = target
 
 
+def executor_threads(exchange: Any, loop: int) -> list[int]:
+    """The threads that run code for an exchange right now."""
+    return [call.thread for call in ExecutorThreads().of(exchange, loop)]
+
+
 class FoundTests(SynchronousTestCase):
     """A thread of each kind of executor, with a function that waits for the test."""
 
@@ -52,12 +59,17 @@ class FoundTests(SynchronousTestCase):
         assert self.goes_on.wait(LONG)
         return threading.get_ident()
 
-    def found_for(self, run: Callable[[Callable[[], int]], Any]) -> None:
-        """Assert that the thread in which `run` has the function called is found, as long as it runs it."""
+    def found_for(self, run: Callable[[Callable[[], int]], Any], awaited: bool = True) -> None:
+        """Assert that the thread in which `run` has the function called is found, as long as it runs it.
+
+        :param awaited: whether the task is seen to wait for it.
+        """
         result: list[int] = []
+        tasks: list[Any] = []
 
         async def task() -> None:
             set_current(self.exchange)
+            tasks.append(asyncio.current_task())
             result.append(await run(self.wait))
 
         async def main() -> None:
@@ -66,15 +78,24 @@ class FoundTests(SynchronousTestCase):
         loop = threading.Thread(target=asyncio.run, args=(main(),))
         loop.start()
         self.assertTrue(self.begun.wait(LONG))
+        until = time.monotonic() + LONG
+        while not awaited_by(tasks[0]) or self.seen(tasks[0]) != [awaited]:  # the thread may be faster
+            self.assertLess(time.monotonic(), until)
         found, other = executor_threads(self.exchange, loop.ident or 0), cast(Any, Stand())
         self.assertEqual(executor_threads(other, loop.ident or 0), [])
         place = place_of(found[0], self.exchange) if found else None
         self.goes_on.set()
         loop.join(LONG)
         self.assertEqual(found, result)
-        self.assertTrue(place is not None and place.certain)
+        self.assertIsNotNone(place)
         self.assertEqual(executor_threads(self.exchange, 0), [])
         self.assertIsNone(place_of(found[0], self.exchange))
+
+    def seen(self, task: asyncio.Task[Any]) -> list[bool]:
+        """Of each call in the exchange's context, whether the task waits for it; none of them is cancelled."""
+        calls = ExecutorThreads().of(self.exchange, 0)
+        self.assertFalse(any(call.cancelled for call in calls))
+        return [any(call.future is future for future in awaited_by(task)) for call in calls]
 
     def test_a_thread_of_asyncio_is_found(self) -> None:
         """`asyncio.to_thread`."""
@@ -86,7 +107,7 @@ class FoundTests(SynchronousTestCase):
 
     def test_a_thread_of_asgiref_is_found(self) -> None:
         """A synchronous view of Django's."""
-        self.found_for(lambda function: sync_to_async(function)())
+        self.found_for(lambda function: sync_to_async(function)(), awaited=False)
 
     def test_a_bound_run_is_found(self) -> None:
         """`run_in_executor` with the `run` of a context that was copied, as Quart does it."""
@@ -96,6 +117,108 @@ class FoundTests(SynchronousTestCase):
             return asyncio.get_running_loop().run_in_executor(None, context.run, function)
 
         self.found_for(run)
+
+    def test_a_thread_of_a_task_in_a_group_is_awaited(self) -> None:
+        """As those of requests behind Starlette's `BaseHTTPMiddleware`, also in groups within groups."""
+
+        async def run(function: Callable[[], int]) -> int:
+            found: list[int] = []
+
+            async def inner() -> None:
+                found.append(await run_sync(function))
+
+            async def outer() -> None:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(inner)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(outer)
+            return found[0]
+
+        self.found_for(run)
+
+    def test_a_thread_of_a_gathered_task_is_awaited(self) -> None:
+        """Through `gather` and a task of its own."""
+
+        async def run(function: Callable[[], int]) -> int:
+            _, found = await asyncio.gather(asyncio.sleep(0), asyncio.create_task(asyncio.to_thread(function)))
+            return found
+
+        self.found_for(run)
+
+    def test_the_thread_of_a_task_of_its_own_is_not_awaited(self) -> None:
+        """A task that the request has begun, and that may work for all requests."""
+        others: list[asyncio.Task[int]] = []
+
+        async def run(function: Callable[[], int]) -> int:
+            others.append(asyncio.create_task(asyncio.to_thread(function)))
+            done = asyncio.get_running_loop().create_future()
+            others[0].add_done_callback(lambda task: done.set_result(task.result()))
+            return int(await done)
+
+        self.found_for(run, awaited=False)
+
+    def test_a_cancelled_call_is_known_by_its_future(self) -> None:
+        """Nothing waits for it any more, though it goes on."""
+        for run in (asyncio.to_thread, run_sync):
+            self.begun.clear()
+            self.goes_on.clear()
+            seen: list[bool] = []
+
+            async def main(run: Any = run, seen: list[bool] = seen) -> None:
+                set_current(self.exchange)
+                task = asyncio.create_task(run(self.wait))
+                await asyncio.get_running_loop().run_in_executor(None, self.begun.wait, LONG)
+                task.cancel()
+                await asyncio.wait([task])
+                seen += [call.cancelled for call in ExecutorThreads().of(self.exchange, 0)]
+                self.goes_on.set()
+
+            asyncio.run(main())
+            self.assertEqual(seen, [True])
+
+    def test_a_name_that_the_executor_uses_may_be_the_applications(self) -> None:
+        """Only the executor's own code is left alone."""
+
+        def set_result() -> None:
+            self.wait()
+
+        context = contextvars.copy_context()
+        context.run(set_current, self.exchange)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(context.run, set_result)
+            self.assertTrue(self.begun.wait(LONG))
+            (thread,) = executor_threads(self.exchange, 0)
+            self.assertIsNotNone(place_of(thread, self.exchange))
+            self.goes_on.set()
+
+    def test_code_without_a_name_disturbs_nothing(self) -> None:
+        """The globals of a thread's code may be anything."""
+        code = compile("wait()", "exotic", "exec")
+        thread = threading.Thread(target=exec, args=(code, {"__name__": [], "wait": self.wait}))
+        thread.start()
+        self.assertTrue(self.begun.wait(LONG))
+        found = executor_threads(self.exchange, 0)
+        self.goes_on.set()
+        thread.join(LONG)
+        self.assertEqual(found, [])
+
+    def test_one_look_answers_all_that_is_asked_soon(self) -> None:
+        """Threads are looked at once in a while, however many exchanges are asked for."""
+        now = 5.0
+        threads = ExecutorThreads(lambda: now)
+        self.assertEqual(threads.of(self.exchange, 0), [])
+        context = contextvars.copy_context()
+        context.run(set_current, self.exchange)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(context.run, self.wait)
+            self.assertTrue(self.begun.wait(LONG))
+            now += FRESH / 2
+            self.assertEqual(threads.of(self.exchange, 0), [])
+            now += FRESH
+            found = [call.thread for call in threads.of(self.exchange, 0)]
+            self.goes_on.set()
+            self.assertEqual((found, threads.of(self.exchange, found[0])), ([future.result(LONG)], []))
 
     def test_a_thread_that_only_has_the_context_is_none(self) -> None:
         """It may be about to give it to another thread."""
@@ -185,24 +308,21 @@ class RaisedTests(SynchronousTestCase):
         while not over.is_set():
             for exchange in list(self.targets):
                 for thread in executor_threads(exchange, 0):
-                    ExecutorExc(thread, exchange).inject(exchange, Takedown)
+                    ExecutorExc(thread).inject(exchange, Takedown)
         feeder.join(LONG)
         self.assertEqual((len(self.hit) > 20, set(self.hit)), (True, {True}))
         self.assertTrue(all(thread.is_alive() for thread in self.pool._threads))
 
-    def test_a_function_in_c_must_be_seen_twice(self) -> None:
-        """Between two looks at the same place the thread was in it all the time, and has not just come back."""
+    def test_a_function_in_c_gets_it_when_it_returns(self) -> None:
+        """The executor's own function is the innermost one then."""
         exchange, context = cast(Any, Stand()), contextvars.copy_context()
         context.run(set_current, exchange)
         lock = threading.Lock()
         lock.acquire()
         future = self.pool.submit(partial(context.run, lock.acquire))
         until = time.monotonic() + LONG
-        while not (threads := executor_threads(exchange, 0)) or (place := place_of(threads[0], exchange)) is None:
+        while not (threads := executor_threads(exchange, 0)) or place_of(threads[0], exchange) is None:
             self.assertLess(time.monotonic(), until)
-        self.assertFalse(place.certain)
-        exc = ExecutorExc(threads[0], exchange)
-        self.assertFalse(exc.inject(exchange, Takedown))
-        self.assertTrue(exc.inject(exchange, Takedown))
+        self.assertTrue(ExecutorExc(threads[0]).inject(exchange, Takedown))
         lock.release()
         self.assertIsInstance(future.exception(LONG), Takedown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.application.deadlines import Takedown
 from graceful.asgi import task_interrupt
+from graceful.asgi.executor_threads import ExecutorCall
 from graceful.asgi.task_interrupt import BLOCKED, BLOCKED_BY_OTHERS, LoopExc, TaskInterrupt
 from graceful.threads.async_exc import AsyncExc
 
@@ -39,7 +41,7 @@ class InterruptTests(SynchronousTestCase):
         self.now = 0.0
         self.cleared = 0
         self.freeing: list[Freeing] = []
-        self.threads: list[int] = []
+        self.calls: list[ExecutorCall] = []
         self.over = False
         self.exchange: Any = SimpleNamespace(takedown=None, in_application=False)
         thread: Any = SimpleNamespace(ident=5, native=6, blocked=lambda: self.blocked, interrupted=self._clear)
@@ -49,7 +51,7 @@ class InterruptTests(SynchronousTestCase):
             stack=lambda: "here",
             cancel=self._cancel,
             runs_now=lambda: self.own,
-            threads=lambda: self.threads,
+            calls=lambda: self.calls,
         )
         self.patch(task_interrupt, "application_frame", lambda ident: sys._getframe() if ident == 5 else None)
         self.interrupt = TaskInterrupt(work, 0.0, self._free)
@@ -75,36 +77,63 @@ class InterruptTests(SynchronousTestCase):
             self.now += 0.05
 
     def test_a_task_is_cancelled_again_each_second(self) -> None:
-        """A task that goes on is cancelled at once, and again after each second."""
+        """A task that goes on is cancelled after a moment, and again after each second."""
         self.look(2.5)
-        self.assertEqual([round(at, 1) for at in self.cancelled], [0.0, 1.0, 2.0])
+        self.assertEqual([round(at, 1) for at in self.cancelled], [0.1, 1.1, 2.1])
         self.assertEqual(self.interrupt.story, ["cancelled its task 3 times"])
         self.assertEqual((self.interrupt.stack, self.freeing), ("here", []))
         self.assertIsNotNone(self.exchange.takedown)
 
     def test_the_threads_of_a_task_come_first(self) -> None:
         """A task that waits for a thread is left alone for a second, since it gets the exception from there."""
-        self.threads = [7]
+        self.calls = [ExecutorCall(7, None)]
         self.look(0.5)
         self.assertEqual((self.cancelled, len(self.freeing), self.freeing[0].looks), ([], 1, 10))
         self.assertFalse(self.exchange.in_application)
-        self.threads = []
-        self.look(0.1)
-        self.assertEqual(len(self.cancelled), 1)
+        self.calls = []
+        self.look(0.6)
+        self.assertEqual([round(at, 1) for at in self.cancelled], [1.0])
         self.assertEqual(self.interrupt.story, ["raised Takedown", "cancelled its task"])
 
     def test_a_task_whose_threads_go_on_is_cancelled(self) -> None:
         """It cannot wait for them for ever; a task that is over is not counted."""
-        self.threads = [7]
+        self.calls = [ExecutorCall(7, None)]
         self.look(1.5)
         self.assertEqual((len(self.cancelled), self.freeing[0].looks), (1, 30))
         self.over = True
         self.look(1.0)
         self.assertEqual(self.interrupt.story, ["raised Takedown", "cancelled its task"])
 
+    def test_what_is_begun_later_has_a_second(self) -> None:
+        """Also in the same thread: it may clean up what the first call has used."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        first, second = (ExecutorCall(7, loop.create_future()) for _ in range(2))
+        self.calls = [first]
+        self.look(0.2)
+        self.calls = [second]
+        self.look(0.9)
+        self.assertEqual(len(self.freeing), 1)
+        self.look(0.3)
+        self.assertEqual(len(self.freeing), 2)
+
+    def test_what_nothing_waits_for_is_brought_down_at_once(self) -> None:
+        """A call whose future was cancelled with its task."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        call = ExecutorCall(7, loop.create_future())
+        self.look(0.3)
+        self.calls = [call]
+        self.look(0.1)
+        self.assertEqual(self.freeing, [])
+        assert call.future is not None
+        call.future.cancel()
+        self.look(0.1)
+        self.assertEqual(self.freeing[0].looks, 2)
+
     def test_a_thread_gets_the_time_of_a_pause(self) -> None:
         """Like the task: neither could be looked at."""
-        self.threads = [7]
+        self.calls = [ExecutorCall(7, None)]
         self.look(0.05)
         self.interrupt.add_time(3.0)
         self.assertEqual(self.freeing[0].added, 3.0)

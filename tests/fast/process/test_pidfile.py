@@ -353,6 +353,26 @@ class TakeoverTests(Case):
         old.remove()
         self.assertEqual(self.files(), {})
 
+    def test_a_child_of_a_failed_successor_holds_nothing(self) -> None:
+        """What the application has forked may live longer than the successor, and has its descriptors."""
+        old, new = self.predecessor(), self.pid_file()
+        new.prepare(os.getpid())
+        held = os.dup(new._fd)  # as a child has it
+        self.addCleanup(os.close, held)
+        new.remove()
+        old.remove()
+        self.assertEqual(self.files(), {})
+
+    def test_a_successor_never_waits_for_a_lock(self) -> None:
+        """Others can hold it, too: every user with the right to read the file."""
+        self.put(f"{SOMEBODY}\n")
+        with open(self.path) as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            new = self.pid_file()
+            new.prepare(SOMEBODY)
+            new.take_over()
+        self.assertEqual(self.files(), {"app.pid": ME})
+
     def test_a_predecessor_that_was_told_to_stop_leaves_nothing(self) -> None:
         """What it has put aside is nobody else's, though a successor had opened it at the path."""
         old, new = self.predecessor(), self.pid_file()
