@@ -131,11 +131,19 @@ class ExecutorExc(AsyncExc):
 
     __slots__ = ()
 
-    def inject(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
-        """Have an exception raised, as :meth:`AsyncExc.inject` does."""
+    def inject(self, exchange: RunsApplication, exception: type[BaseException], asleep: bool = False) -> bool:
+        """Have an exception raised, as :meth:`AsyncExc.inject` does.
+
+        If the executor's own function is the innermost one, it is in a function in C, or has just come back and looks
+        for exceptions, while another thread has the GIL.  From CPython 3.13 on it does not see one that is set then,
+        and would meet it behind the call.  A thread that waits for the GIL is not asleep: it asks for it again and
+        again.
+        """
         place = place_of(self.thread, exchange)
-        return place is not None and set_exception_at(
-            self.thread, place.frame, place.instruction, exception, place.context
+        return (
+            place is not None
+            and (asleep or _name_of(place.frame) not in _EXECUTORS)
+            and set_exception_at(self.thread, place.frame, place.instruction, exception, place.context)
         )
 
 
@@ -144,7 +152,7 @@ def _calls(frames: list[FrameType]) -> Iterator[tuple[Exchange, Variable, asynci
 
     :param frames: the thread's, innermost first.
     """
-    future = None
+    future, found = None, []
     for frame in frames[: -OUTERMOST - 1 : -1]:
         if _name_of(frame) in _CALLERS:
             variables = variables_of(frame)
@@ -152,7 +160,8 @@ def _calls(frames: list[FrameType]) -> Iterator[tuple[Exchange, Variable, asynci
             for variable in variables:
                 context = _context_in(variable.value)
                 exchange = context.get(current) if context is not None else None
-                if exchange is not None:
+                if exchange is not None and exchange not in found:  # two functions may have the same context
+                    found.append(exchange)
                     yield exchange, variable, future
 
 

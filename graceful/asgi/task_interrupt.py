@@ -39,7 +39,7 @@ class LoopExc(AsyncExc):
 
     __slots__ = ()
 
-    def inject(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
+    def inject(self, exchange: RunsApplication, exception: type[BaseException], asleep: bool = False) -> bool:
         """Have an exception raised, as :meth:`AsyncExc.inject` does."""
         frame = application_frame(self.thread)
         return frame is not None and set_exception_at(self.thread, frame, frame.f_lasti, exception)

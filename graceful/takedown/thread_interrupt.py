@@ -109,6 +109,7 @@ class ThreadInterrupt:
         self._wait_since = now
         self._wait_ended: float | None = None
         self._asleep_in: BlockedCall | None = None
+        self._asleep = False
 
     def look(self, now: float) -> None:
         """Take the next step; call it every :data:`LOOK_AGAIN` seconds while the thread works for the exchange."""
@@ -150,7 +151,7 @@ class ThreadInterrupt:
         self._calls = [call for call in self._calls if not call.done()]
 
     def _shoot(self) -> bool:
-        return self._async_exc.inject(self.exchange, Takedown)
+        return self._async_exc.inject(self.exchange, Takedown, self._asleep)
 
     def _is_asleep(self) -> bool:
         """Whether the thread has not run since this was asked last, as far as the kernel tells."""
@@ -159,7 +160,8 @@ class ThreadInterrupt:
 
     def _fire(self, now: float) -> bool:
         """Raise `Takedown`, if the thread is where it may be raised."""
-        if delicate(self.thread, self._is_asleep()):
+        self._asleep = self._is_asleep()
+        if delicate(self.thread, self._asleep):
             return False
         waiting = in_condition(self.thread)
         if waiting is None or now - self.began >= AGAIN:

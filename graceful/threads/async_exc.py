@@ -65,9 +65,10 @@ class AsyncExc:
         self.thread = thread
         self.lock = threading.Lock()
 
-    def inject(self, exchange: RunsApplication, exception: type[BaseException]) -> bool:
+    def inject(self, exchange: RunsApplication, exception: type[BaseException], asleep: bool = False) -> bool:
         """Have an exception raised in the exchange's thread.  In any other thread; does not wait.
 
+        :param asleep: the thread has not run since it was looked at before.
         :returns: False if the thread is not in the application's code, or is just leaving it.
         """
         if not self.lock.acquire(blocking=False):

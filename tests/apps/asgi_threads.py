@@ -96,7 +96,9 @@ async def in_asgiref(work: str) -> dict[str, str]:
 @app.get("/c")
 async def in_c() -> dict[str, str]:
     """In a function that has no Python frame."""
-    await asyncio.to_thread(time.sleep, 3600)
+    here, there = socket.socketpair()
+    with told("c"), here, there:
+        await asyncio.to_thread(here.recv, 1)
     return {}
 
 

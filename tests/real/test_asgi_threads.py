@@ -52,6 +52,18 @@ def test_a_view_of_djangos_is_interrupted(home: Home, work: str) -> None:
         server.tracebacks = None
 
 
+def test_a_function_in_c_is_ended(home: Home) -> None:
+    """The exception is set while it sleeps, and met when what it waits for is ended."""
+    with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:
+        client.send(request("/c"))
+        server.wait_line("c: working")
+        server.terminate()
+        assert client.answer().status == 503
+        assert server.wait() == 70
+        server.wait_line("c: Takedown")
+        server.tracebacks = None
+
+
 def test_all_threads_of_a_request_are_interrupted(home: Home) -> None:
     """A task may wait for several."""
     with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:

@@ -73,7 +73,7 @@ class InterruptTests(Case):
         self.leaves = True
         self.child: Any = None
         self.delicate = False
-        self.patch(AsyncExc, "inject", lambda async_exc, exchange, exception: self.fire(exception))
+        self.patch(AsyncExc, "inject", lambda async_exc, exchange, exception, asleep: self.fire(exception))
         self.patch(thread_module, "in_condition", lambda thread: self.in_condition)
         self.patch(thread_module, "leave_condition", lambda condition, waiter, fire: self.leaves and fire())
         self.patch(thread_module, "child_of", lambda thread: self.child)
