@@ -54,7 +54,7 @@ TESTS: Final = {"short": SHORT, "full": FULL, "compiled": COMPILED}
 _FULL: Final = ("WHEEL[fast]", "psycopg[binary,pool]>=3.1", "requests>=2.31")
 #: What an environment has for each kind, with WHEEL for the wheel: tests of stuck threads need more than fast ones.
 NEEDS: Final = {
-    "short": ("WHEEL", "anyio", "asgiref", "hypothesis", "pytest", "pytest-xdist"),
+    "short": ("WHEEL", "anyio", "asgiref", "hypothesis", "pytest", "pytest-xdist", "starlette"),
     "full": _FULL,
     "compiled": (*_FULL, "mypy>=2.4,<3", "mypy-zope>=1.0.17,<2", "setuptools>=77"),
 }

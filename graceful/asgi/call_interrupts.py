@@ -8,8 +8,9 @@ is brought down at once: nothing else would end it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+import asyncio
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graceful.asgi.executor_threads import ExecutorCall, ExecutorExc, place_of
 from graceful.threads.async_exc import AsyncExc
@@ -45,12 +46,16 @@ class CallInterrupts:
 
     :param exchange: the exchange.
     :param interrupt_thread: begins to bring a thread down.
+    :param reached: the futures for which the task waits at the beginning, also of calls that have no thread yet.
     :ivar any: whether any call was or is brought down.
     """
 
-    def __init__(self, exchange: Exchange, interrupt_thread: InterruptThread) -> None:
+    def __init__(
+        self, exchange: Exchange, interrupt_thread: InterruptThread, reached: Collection[asyncio.Future[Any]]
+    ) -> None:
         self._exchange = exchange
         self._interrupt_thread = interrupt_thread
+        self._reached = reached
         self._due: dict[ExecutorCall, float] = {}  # when it is brought down
         self._steps: dict[ExecutorCall, ThreadStep] = {}
         self._over: list[str] = []  # what was done to calls that have ended
@@ -60,13 +65,16 @@ class CallInterrupts:
     def look(self, calls: list[ExecutorCall], now: float) -> None:
         """Take the next step with each call.
 
-        :param calls: those that run now, and for which the task waits, or which were cancelled.
+        :param calls: those that run now.
         :param now: monotonic seconds.
         """
         patience, self._first = (0.0 if self._first else CLEANUP), False
         for call in self._steps.keys() - calls:
             self._over += self._steps.pop(call).story
-        self._due = {call: now if call.cancelled else self._due.get(call, now + patience) for call in calls}
+        self._due = {
+            call: now if call.cancelled or call.future in self._reached else self._due.get(call, now + patience)
+            for call in calls
+        }
         for call, due in self._due.items():
             if now >= due:
                 self._bring_down(call, now)

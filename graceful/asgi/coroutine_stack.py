@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
-#: Frames that are looked at, and tasks, at most, so that a chain that is a circle has an end.
+from graceful.threads.one_pass import variables_of
+
+#: Frames that are looked at, at most, so that a chain that is a circle has an end.
 MOST: Final = 100
-#: Those that wait at their end for all the tasks that were begun in them, by module.
+#: Futures that are followed, at most.
+TASKS: Final = 10_000
+#: The modules of groups, which wait at their end for all the tasks that were begun in them.
 _GROUPS: Final = frozenset(("anyio._backends._asyncio", "asyncio.taskgroups"))
+#: The modules whose functions are looked through for groups.  Not the application's: to look at its variables from
+#: another thread may keep them alive for a moment, and let its finalizers run there.
+_WITH_GROUPS: Final = _GROUPS | {"starlette.middleware.base"}
 
 
 def stack_of_task(task: asyncio.Task[Any]) -> str:
@@ -26,27 +33,39 @@ def stack_of_task(task: asyncio.Task[Any]) -> str:
     return "".join(lines).rstrip()
 
 
-def awaited_by(task: asyncio.Task[Any]) -> list[asyncio.Future[Any]]:
-    """Returns the futures for which a task waits, also through tasks, `gather` and groups of tasks.  Any thread.
+def reached_by(task: asyncio.Task[Any]) -> set[asyncio.Future[Any]]:
+    """Returns the futures that a cancellation of a task reaches, through tasks, `gather` and groups.  Any thread.
 
-    What it waits for by a callback is not found, as with `asyncio.wait` and `asyncio.shield`.
+    What the task waits for without owning it is not reached, as with `asyncio.wait` and `asyncio.shield`: others may
+    wait for it, too.
     """
-    found: list[asyncio.Future[Any]] = []
-    tasks: list[Any] = [task]
-    for number, one in enumerate(tasks):
-        if number >= MOST:
-            break
-        waiter = getattr(one, "_fut_waiter", None)
-        for future in getattr(waiter, "_children", None) or [waiter]:
-            if isinstance(future, asyncio.Task):
-                tasks.append(future)
-            elif future is not None:
-                found.append(future)
-        for frame in _frames(one):
-            for value in list(frame.f_locals.values()):
+    reached: set[asyncio.Future[Any]] = set()
+    left: list[Any] = [task]
+    while left and len(reached) < TASKS:
+        future = left.pop()
+        if future in reached:
+            continue
+        reached.add(future)
+        if isinstance(future, asyncio.Task):
+            waiter = getattr(future, "_fut_waiter", None)
+            left += [waiter] if waiter is not None else []
+            left += _members(future)
+        else:
+            left += getattr(future, "_children", ())  # of `gather`
+    return reached
+
+
+def _members(task: asyncio.Task[Any]) -> list[asyncio.Task[Any]]:
+    """Returns the tasks in the groups that a task has entered, as far as they are seen."""
+    found: list[asyncio.Task[Any]] = []
+    for frame in _frames(task):
+        if frame.f_globals.get("__name__") in _WITH_GROUPS:
+            for _, _, value in variables_of(frame):
                 kind = type(value)
                 if kind.__name__ == "TaskGroup" and kind.__module__ in _GROUPS:
-                    tasks += [member for member in list(value._tasks) if member not in tasks]
+                    scope = getattr(value, "cancel_scope", None)
+                    if task is (value._parent_task if scope is None else scope._host_task):
+                        found += list(value._tasks)
     return found
 
 

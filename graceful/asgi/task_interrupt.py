@@ -12,7 +12,7 @@ that blocks it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graceful.asgi.blocked_code import application_frame
 from graceful.asgi.call_interrupts import CallInterrupts, InterruptThread, ThreadStep
@@ -20,6 +20,8 @@ from graceful.threads.async_exc import AsyncExc, RunsApplication
 from graceful.threads.one_pass import set_exception_at
 
 if TYPE_CHECKING:
+    import asyncio
+
     from graceful.asgi.executor_threads import ExecutorCall
     from graceful.asgi.loop_thread import LoopThread
     from graceful.web.exchange import Exchange
@@ -46,22 +48,23 @@ class LoopExc(AsyncExc):
 
 
 class InterruptedWork(Protocol):
-    """The task of an exchange, as its takedown sees it."""
+    """The task of an exchange, as its takedown sees it.
+
+    :ivar reached: the futures that a cancellation of it reaches.
+    """
 
     exchange: Exchange
     thread: LoopThread
+    reached: set[asyncio.Future[Any]]
 
     def cancel(self) -> bool:
         """Cancel the task.  Returns False if it is over."""
-
-    def stack(self) -> str:
-        """Returns the stack of the task."""
 
     def runs_now(self) -> bool:
         """Whether the loop's thread runs this task's code."""
 
     def calls(self) -> list[ExecutorCall]:
-        """Returns the calls in threads of executors for which the task waits, or that were cancelled."""
+        """Returns the calls in threads of executors that are taken down with the task."""
 
 
 class TaskInterrupt:
@@ -70,20 +73,18 @@ class TaskInterrupt:
     :param work: what works for the exchange.
     :param now: seconds of the clock that :meth:`look` is given as well.
     :param interrupt_thread: begins to bring down the loop's thread.
-    :ivar stack: of the task when it was interrupted, innermost await last.
     """
 
     def __init__(self, work: InterruptedWork, now: float, interrupt_thread: InterruptThread) -> None:
         self.exchange = work.exchange
         self.thread = work
         self.began = now
-        self.stack = work.stack()
         self._interrupt_thread = interrupt_thread
         self._cancelled = 0
         self._next = now + TOLD
         self._freeing: ThreadStep | None = None
         self._freed: list[str] = []
-        self._calls = CallInterrupts(work.exchange, interrupt_thread)
+        self._calls = CallInterrupts(work.exchange, interrupt_thread, frozenset(work.reached))
         # Says that the exchange is being taken down, and by which thread's exception if its loop is blocked.
         self.exchange.takedown = AsyncExc(work.thread.ident)
 

@@ -9,14 +9,14 @@ count in which a framework runs blocking code for it: until they have ended.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.logger import Logger
 
 from graceful.application.current import set_current
 from graceful.application.deadlines import Takedown
 from graceful.asgi.call_interrupts import InterruptThread
-from graceful.asgi.coroutine_stack import awaited_by, stack_of_task
+from graceful.asgi.coroutine_stack import reached_by, stack_of_task
 from graceful.asgi.executor_threads import ExecutorCall, ExecutorThreads
 from graceful.asgi.loop_thread import LoopThread
 from graceful.asgi.task_interrupt import TaskInterrupt
@@ -53,9 +53,10 @@ class Work:
     :param executors: know the threads that the task waits for.
     :param taken_down: the works that are taken down, by their exchanges.
     :ivar task: the task; None until it has begun.
+    :ivar reached: the futures that a cancellation of the task reaches, as seen since its takedown.
     """
 
-    __slots__ = ("_executors", "_taken_down", "exchange", "job", "task", "thread")
+    __slots__ = ("_everything", "_executors", "_taken_down", "exchange", "job", "reached", "task", "thread")
 
     #: What the log calls a worker of this kind.
     kind = "task"
@@ -74,6 +75,8 @@ class Work:
         self.job = job
         self.thread = thread
         self.task: asyncio.Task[None] | None = None
+        self._everything = False
+        self.reached: set[asyncio.Future[Any]] = set()
 
     def stack(self) -> str:
         """Returns the stack of the task, innermost await last, and those of its threads.  Any thread.
@@ -93,10 +96,17 @@ class Work:
         return task is not None and asyncio.current_task(self.thread.loop) is task
 
     def calls(self) -> list[ExecutorCall]:
-        """Returns the calls in threads of executors for which the task waits, or that were cancelled.  Any thread."""
+        """Returns the calls in threads of executors that are taken down with the task.  Reactor thread.
+
+        Those that a cancellation of the task reaches or has reached, also when it has ended without them; at the
+        deadline of a drain, all that run in the exchange's context.
+        """
         calls, task = self._executors.of(self.exchange, self.thread.ident), self.task
-        awaited = awaited_by(task) if calls and task is not None else ()
-        return [call for call in calls if call.cancelled or any(call.future is one for one in awaited)]
+        if self._everything:
+            return calls
+        if calls and task is not None and not task.done():
+            self.reached |= reached_by(task)
+        return [call for call in calls if call.cancelled or call.future in self.reached]
 
     def cancel(self) -> bool:
         """Cancel the task.  Any thread; does not wait.
@@ -112,13 +122,19 @@ class Work:
         if self.task is not None:
             self.task.cancel()
 
-    def interrupt(self, exchange: Exchange, now: float, interrupt_thread: InterruptThread) -> TaskInterrupt:
+    def interrupt(
+        self, exchange: Exchange, now: float, interrupt_thread: InterruptThread, everything: bool
+    ) -> TaskInterrupt:
         """Begin to bring it down.  Reactor thread.
 
         :param now: monotonic seconds.
         :param interrupt_thread: brings down the loop's thread, if that is blocked.
+        :param everything: also what the exchange has begun and left to itself.
         """
         self._taken_down[self.exchange] = self
+        self._everything = everything
+        if self.task is not None:
+            self.reached |= reached_by(self.task)
         return TaskInterrupt(self, now, interrupt_thread)
 
 

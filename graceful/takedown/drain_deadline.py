@@ -84,7 +84,7 @@ class DrainTakedown:
         for exchange, interruption in list(self.interrupted.items()):
             if exchange in working and interruption.down is None:
                 self._with_thread.add(exchange)
-                self._scheduler.start(exchange, working[exchange], self._came_down)
+                self._scheduler.start(exchange, working[exchange], self._came_down, True)
             elif exchange not in self._counted:
                 del self.interrupted[exchange]  # its last byte was on its way
             elif exchange not in self._with_thread:

@@ -20,7 +20,6 @@ from graceful.application.deadlines import Takedown
 from graceful.takedown.kernel_waits import BlockedCall, KernelWaits, end_child
 from graceful.takedown.python_waits import child_of, delicate, in_condition, leave_condition
 from graceful.threads.async_exc import AsyncExc, Hook
-from graceful.threads.stacks import stack_of
 from graceful.web.exchange import Exchange
 
 log = Logger(namespace="graceful")
@@ -48,12 +47,10 @@ class Interrupt(Protocol):
     :ivar exchange: the exchange.
     :ivar thread: what works for it.
     :ivar began: seconds of the clock that :meth:`look` is given as well.
-    :ivar stack: of the worker when it was interrupted, innermost call last.
     """
 
     exchange: Exchange
     began: float
-    stack: str
 
     @property
     def thread(self) -> Any: ...
@@ -78,7 +75,6 @@ class ThreadInterrupt:
     :param now: seconds of the clock that :meth:`look` is given as well.
     :param waits: finds out what threads wait for.
     :param call: calls a hook in another thread.
-    :ivar stack: of the thread when it was interrupted, innermost call last.
     """
 
     def __init__(
@@ -93,7 +89,6 @@ class ThreadInterrupt:
         self.exchange = exchange
         self.thread = async_exc.thread
         self.began = now
-        self.stack = stack_of(self.thread)
         self._done: list[str] = []
         self._native = native
         self._waits = waits
@@ -224,11 +219,12 @@ class InterruptScheduler:
         self._under_way: dict[Exchange, tuple[Interrupt, list[Ended]]] = {}
         self._due = 0.0
 
-    def start(self, exchange: Exchange, worker: Any, ended: Ended) -> Interrupt:
+    def start(self, exchange: Exchange, worker: Any, ended: Ended, everything: bool = False) -> Interrupt:
         """Begin to bring down what works for an exchange, unless that is under way.
 
         :param worker: a thread's `threading.get_ident()`, or a :class:`graceful.asgi.task_table.Work`.
         :param ended: called with the interrupt, and whether the worker has come down; if False, it is abandoned.
+        :param everything: also what the exchange has begun and left to itself, since the process ends.
         """
         known = self._under_way.get(exchange)
         if known is not None:
@@ -239,7 +235,7 @@ class InterruptScheduler:
         if isinstance(worker, int):
             interrupt = self._interrupt_thread(exchange, AsyncExc(worker), self._native(worker), now)
         else:
-            interrupt = worker.interrupt(exchange, now, self._interrupt_thread)
+            interrupt = worker.interrupt(exchange, now, self._interrupt_thread, everything)
         if not self._under_way:
             self._look_again(now)
         self._under_way[exchange] = interrupt, [ended]

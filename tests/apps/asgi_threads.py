@@ -109,6 +109,21 @@ async def in_two() -> dict[str, Any]:
     return {}
 
 
+@app.get("/gathered")
+async def gathered() -> dict[str, Any]:
+    """In two threads, of which one goes on when the task has ended by the other one's exception."""
+    await asyncio.gather(asyncio.to_thread(receives, "first"), asyncio.to_thread(insists, "second"))
+    return {}
+
+
+@app.get("/left")
+async def left() -> dict[str, Any]:
+    """In a task of its own, for which the request waits without owning it."""
+    consumers.append(asyncio.create_task(asyncio.to_thread(sleeps, "left")))
+    await asyncio.wait(consumers)
+    return {}
+
+
 def session() -> Iterator[None]:
     """A dependency with an end that takes a while, in a thread of its own."""
     try:

@@ -92,6 +92,32 @@ def test_a_thread_that_goes_on_is_named_and_counted(home: Home) -> None:
         server.tracebacks = None
 
 
+def test_a_thread_that_goes_on_behind_its_task_is_counted(home: Home) -> None:
+    """`gather` ends with the first exception, and waits no longer for the others."""
+    with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:
+        client.send(request("/gathered"))
+        server.wait_line("first: working")
+        server.wait_line("second: working")
+        server.terminate()
+        assert client.answer().status == 503
+        server.wait_line("first: Takedown")
+        assert server.wait() == 71
+        assert server.drained() == (0, 1, 1)
+        server.tracebacks = None
+
+
+def test_at_the_deadline_all_is_interrupted(home: Home) -> None:
+    """Also the threads of tasks that the request does not own, since the process ends."""
+    with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:
+        client.send(request("/left"))
+        server.wait_line("left: working")
+        server.terminate()
+        assert client.answer().status == 503
+        assert server.wait() == 70
+        server.wait_line("left: Takedown")
+        server.tracebacks = None
+
+
 def test_the_status_shows_where_a_thread_is(home: Home) -> None:
     """Not only that its task waits for it."""
     with Server(home, *SHORT, application=APPLICATION) as server, Connection(server.port) as client:

@@ -8,7 +8,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
@@ -16,11 +16,14 @@ from typing import Any, cast
 import anyio
 from anyio.to_thread import run_sync
 from asgiref.sync import sync_to_async
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.application.current import set_current
 from graceful.application.deadlines import Takedown
-from graceful.asgi.coroutine_stack import awaited_by
+from graceful.asgi.coroutine_stack import reached_by
 from graceful.asgi.executor_threads import FRESH, ExecutorExc, ExecutorThreads, place_of
 
 LONG = 10.0
@@ -79,7 +82,7 @@ class FoundTests(SynchronousTestCase):
         loop.start()
         self.assertTrue(self.begun.wait(LONG))
         until = time.monotonic() + LONG
-        while not awaited_by(tasks[0]) or self.seen(tasks[0]) != [awaited]:  # the thread may be faster
+        while len(reached_by(tasks[0])) < 2 or self.seen(tasks[0]) != [awaited]:  # the thread may be faster
             self.assertLess(time.monotonic(), until)
         found, other = executor_threads(self.exchange, loop.ident or 0), cast(Any, Stand())
         self.assertEqual(executor_threads(other, loop.ident or 0), [])
@@ -96,7 +99,7 @@ class FoundTests(SynchronousTestCase):
         """Of each call in the exchange's context, whether the task waits for it; none of them is cancelled."""
         calls = ExecutorThreads().of(self.exchange, 0)
         self.assertFalse(any(call.cancelled for call in calls))
-        return [any(call.future is future for future in awaited_by(task)) for call in calls]
+        return [call.future in reached_by(task) for call in calls]
 
     def test_a_thread_of_asyncio_is_found(self) -> None:
         """`asyncio.to_thread`."""
@@ -119,24 +122,66 @@ class FoundTests(SynchronousTestCase):
 
         self.found_for(run)
 
-    def test_a_thread_of_a_task_in_a_group_is_awaited(self) -> None:
-        """As those of requests behind Starlette's `BaseHTTPMiddleware`, also in groups within groups."""
+    def test_a_thread_behind_middleware_is_awaited(self) -> None:
+        """Starlette's `BaseHTTPMiddleware` runs what is behind it in a group of tasks, also twice."""
+
+        async def run(function: Callable[[], int]) -> int:
+            found: list[int] = []
+
+            async def application(scope: Any, receive: Any, send: Any) -> None:
+                found.append(await run_sync(function))
+                await Response()(scope, receive, send)
+
+            async def unchanged(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+                return await call_next(request)
+
+            async def nothing(*ignored: object) -> dict[str, Any]:
+                return {"type": "http.request"}
+
+            stack = BaseHTTPMiddleware(BaseHTTPMiddleware(application, unchanged), unchanged)
+            await stack({"type": "http", "method": "GET", "path": "/", "headers": []}, nothing, nothing)
+            return found[0]
+
+        self.found_for(run)
+
+    def test_a_thread_of_a_group_at_its_end_is_awaited(self) -> None:
+        """The task waits for all tasks in it."""
 
         async def run(function: Callable[[], int]) -> int:
             found: list[int] = []
 
             async def inner() -> None:
-                found.append(await run_sync(function))
-
-            async def outer() -> None:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(inner)
+                found.append(await asyncio.to_thread(function))
 
             async with anyio.create_task_group() as group:
-                group.start_soon(outer)
+                group.start_soon(inner)
             return found[0]
 
         self.found_for(run)
+
+    def test_the_group_of_another_task_is_not_awaited(self) -> None:
+        """As one that the lifespan has, in which all requests begin tasks."""
+
+        async def run(function: Callable[[], int]) -> int:
+            found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            groups: asyncio.Queue[Any] = asyncio.Queue()
+
+            async def inner() -> None:
+                found.set_result(await asyncio.to_thread(function))
+
+            async def has_the_group() -> None:
+                async with anyio.create_task_group() as group:
+                    await groups.put(group)
+                    await found
+
+            other = asyncio.create_task(has_the_group())
+            group = await groups.get()
+            group.start_soon(inner)
+            await asyncio.wait([found])
+            await asyncio.wait([other])
+            return await found
+
+        self.found_for(run, awaited=False)
 
     def test_a_thread_of_a_gathered_task_is_awaited(self) -> None:
         """Through `gather` and a task of its own."""
