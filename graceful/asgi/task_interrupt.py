@@ -55,7 +55,7 @@ class InterruptedWork(Protocol):
 
     exchange: Exchange
     thread: LoopThread
-    reached: set[asyncio.Future[Any]]
+    reached: frozenset[asyncio.Future[Any]]
 
     def cancel(self) -> bool:
         """Cancel the task.  Returns False if it is over."""
@@ -84,7 +84,7 @@ class TaskInterrupt:
         self._next = now + TOLD
         self._freeing: ThreadStep | None = None
         self._freed: list[str] = []
-        self._calls = CallInterrupts(work.exchange, interrupt_thread, frozenset(work.reached))
+        self._calls = CallInterrupts(work.exchange, interrupt_thread, work.reached)
         # Says that the exchange is being taken down, and by which thread's exception if its loop is blocked.
         self.exchange.takedown = AsyncExc(work.thread.ident)
 

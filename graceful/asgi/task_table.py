@@ -9,7 +9,7 @@ count in which a framework runs blocking code for it: until they have ended.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
 
 log = Logger(namespace="graceful")
+
+_NO_FUTURES: Final[frozenset[asyncio.Future[Any]]] = frozenset()
 
 
 class Job(Protocol):
@@ -76,7 +78,7 @@ class Work:
         self.thread = thread
         self.task: asyncio.Task[None] | None = None
         self._everything = False
-        self.reached: set[asyncio.Future[Any]] = set()
+        self.reached: frozenset[asyncio.Future[Any]] = _NO_FUTURES
 
     def stack(self) -> str:
         """Returns the stack of the task, innermost await last, and those of its threads.  Any thread.
@@ -96,7 +98,7 @@ class Work:
         return task is not None and asyncio.current_task(self.thread.loop) is task
 
     def calls(self) -> list[ExecutorCall]:
-        """Returns the calls in threads of executors that are taken down with the task.  Reactor thread.
+        """Returns the calls in threads of executors that are taken down with the task.  Any thread.
 
         Those that a cancellation of the task reaches or has reached, also when it has ended without them; at the
         deadline of a drain, all that run in the exchange's context.
