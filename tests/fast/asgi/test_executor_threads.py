@@ -28,6 +28,8 @@ from graceful.asgi.executor_threads import FRESH, ExecutorExc, ExecutorThreads, 
 
 LONG = 10.0
 """Seconds after which a test gives up."""
+ENOUGH = 100
+"""Exceptions that are raised among calls for other exchanges."""
 
 
 class Stand:
@@ -338,9 +340,10 @@ class RaisedTests(SynchronousTestCase):
             self.hit.append(False)
 
     def feed(self, over: threading.Event) -> None:
-        """Keep the threads busy."""
+        """Keep the threads busy, until enough exceptions were raised."""
         try:
-            for _ in range(60):
+            until = time.monotonic() + LONG
+            while len(self.hit) < ENOUGH and time.monotonic() < until:
                 for future in [self.begin() for _ in range(30)]:
                     future.exception(LONG)  # none is lost
         finally:
@@ -356,7 +359,7 @@ class RaisedTests(SynchronousTestCase):
                 for thread in executor_threads(exchange, 0):
                     ExecutorExc(thread).inject(exchange, Takedown)
         feeder.join(LONG)
-        self.assertEqual((len(self.hit) > 20, set(self.hit)), (True, {True}))
+        self.assertEqual((len(self.hit) >= ENOUGH, set(self.hit)), (True, {True}))
         self.assertTrue(all(thread.is_alive() for thread in self.pool._threads))
 
     def test_a_function_in_c_gets_it_when_it_returns(self) -> None:

@@ -93,7 +93,7 @@ class OtherThreadTests(SynchronousTestCase):
         thread = self.run_in_thread(self.waits)
         frame = self.frame_of_waits(thread)
         self.assertFalse(set_exception_at(thread, sys._getframe(), frame.f_lasti, Target))
-        self.assertFalse(set_exception_at(thread, frame, frame.f_lasti + 2, Target))
+        self.assertFalse(set_exception_at(thread, frame, -2, Target))
         self.assertFalse(set_exception_at(1, frame, frame.f_lasti, Target))
         self.assertEqual(self.raised, [])
         until = time.monotonic() + LONG
