@@ -152,16 +152,16 @@ def _calls(frames: list[FrameType]) -> Iterator[tuple[Exchange, Variable, asynci
 
     :param frames: the thread's, innermost first.
     """
-    future, found = None, []
+    future, yielded = None, []
     for frame in frames[: -OUTERMOST - 1 : -1]:
         if _name_of(frame) in _CALLERS:
             variables = variables_of(frame)
-            future = next((found for variable in variables for found in _futures_in(variable)), future)
+            future = next((one for variable in variables for one in _futures_in(variable)), future)
             for variable in variables:
                 context = _context_in(variable.value)
                 exchange = context.get(current) if context is not None else None
-                if exchange is not None and exchange not in found:  # two functions may have the same context
-                    found.append(exchange)
+                if exchange is not None and exchange not in yielded:  # two functions may have one context
+                    yielded.append(exchange)
                     yield exchange, variable, future
 
 

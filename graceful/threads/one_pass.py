@@ -74,7 +74,8 @@ class Variable(NamedTuple):
 
 def variables_of(frame: FrameType) -> list[Variable]:
     """Returns the variables of a function that is running; not for code that may itself ask for its `locals()`."""
-    found = [Variable(frame, name, value) for name, value in frame.f_locals.items()]
+    items = list(frame.f_locals.items())  # in one step: another thread may look at the same frame
+    found = [Variable(frame, name, value) for name, value in items]
     _forget_locals(frame)
     return found
 
