@@ -39,8 +39,8 @@ def application_frame(thread: int) -> FrameType | None:
     frames = frames_of(thread)
     for frame in frames:
         name = frame.f_code.co_filename
-        if name.startswith(_SERVER):
-            return frames[0] if (name, frame.f_code.co_name) in _CALLERS and frame is not frames[0] else None
-        if name.startswith(_LOOP) or name == _SELECT:
-            return frames[0] if frame is not frames[0] else None
+        is_server = name.startswith(_SERVER)
+        if is_server or name.startswith(_LOOP) or name == _SELECT:
+            called = frame is not frames[0] and (not is_server or (name, frame.f_code.co_name) in _CALLERS)
+            return frames[0] if called else None
     return None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graceful.asgi.executor_threads import ExecutorCall, ExecutorExc, place_of
 from graceful.threads.async_exc import AsyncExc
-from graceful.threads.stacks import native_id
 
 if TYPE_CHECKING:
     from graceful.web.exchange import Exchange
@@ -37,8 +36,8 @@ class ThreadStep(Protocol):
         """What was done, in words."""
 
 
-#: Begins to bring a thread down: the exchange, what raises the exception, the kernel's number, monotonic seconds.
-InterruptThread = Callable[["Exchange", AsyncExc, int, float], ThreadStep]
+#: Begins to bring a thread down: the exchange, what raises the exception, monotonic seconds.
+InterruptThread = Callable[["Exchange", AsyncExc, float], ThreadStep]
 
 
 class CallInterrupts:
@@ -83,8 +82,7 @@ class CallInterrupts:
     def _bring_down(self, call: ExecutorCall, now: float) -> None:
         exchange, step = self._exchange, self._steps.get(call)
         if step is None:
-            step = self._interrupt_thread(exchange, ExecutorExc(call.thread), native_id(call.thread), now)
-            self._steps[call] = step
+            step = self._steps[call] = self._interrupt_thread(exchange, ExecutorExc(call.thread), now)
             self.any = True
         exchange.in_application = place_of(call.thread, exchange) is not None
         step.look(now)

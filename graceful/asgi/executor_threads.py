@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.thread import _WorkItem
 from contextvars import Context
@@ -31,8 +32,6 @@ from opcode import opmap
 from time import monotonic
 from types import BuiltinMethodType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-from attrs import frozen
 
 from graceful.application.current import current
 from graceful.threads.async_exc import AsyncExc, RunsApplication
@@ -69,8 +68,7 @@ class ExecutorCall(NamedTuple):
         return self.future is not None and self.future.cancelled()
 
 
-@frozen(eq=False)
-class ThreadPlace:
+class ThreadPlace(NamedTuple):
     """Where a thread is in the code that it runs for an exchange.
 
     :ivar frame: the innermost one.
@@ -104,7 +102,7 @@ class ExecutorThreads:
         now, (looked, found) = self._clock(), self._seen
         if now - looked >= FRESH:
             found = {}
-            for thread in sys._current_frames():
+            for thread in sys._current_frames().keys() - {threading.get_ident()}:
                 for called_for, _, future in _calls(frames_of(thread)):
                     found.setdefault(id(called_for), []).append(ExecutorCall(thread, future))
             self._seen = now, found
@@ -115,15 +113,14 @@ def place_of(thread: int, exchange: object) -> ThreadPlace | None:
     """Returns where a thread is in the code that it runs for an exchange; None if it runs none, or reports that."""
     frames = frames_of(thread)
     # While the innermost frame stays where it is, those that have called it do, too: each may be looked at by itself.
-    instruction = frames[0].f_lasti if frames else 0
-    for called_for, context, _ in _calls(frames):
-        if called_for is exchange:
-            for number, frame in enumerate(frames):
-                at = instruction if number == 0 else frame.f_lasti
-                if _name_of(frame) in _EXECUTORS and frame.f_code.co_code[at] == _CALL:
-                    return ThreadPlace(frames[0], instruction, context)
-            break
-    return None
+    instructions = [frame.f_lasti for frame in frames]
+    context = next((context for called_for, context, _ in _calls(frames) if called_for is exchange), None)
+    calls = (
+        frame.f_code.co_code[instruction] == _CALL
+        for frame, instruction in zip(frames, instructions, strict=True)
+        if _name_of(frame) in _EXECUTORS
+    )
+    return ThreadPlace(frames[0], instructions[0], context) if context is not None and any(calls) else None
 
 
 class ExecutorExc(AsyncExc):

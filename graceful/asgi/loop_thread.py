@@ -48,7 +48,6 @@ class LoopThread:
     :param clock: returns monotonic seconds.
     :ivar loop: the loop; there is none before it runs, since most servers never need one.
     :ivar ident: the thread as `threading.get_ident()` numbers it; 0 before it runs.
-    :ivar native: the thread as the kernel numbers it.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -58,7 +57,7 @@ class LoopThread:
         make_loop: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.ident = self.native = 0
+        self.ident = 0
         self._make_loop = make_loop
         self._clock = clock
         self._thread: threading.Thread | None = None
@@ -80,7 +79,7 @@ class LoopThread:
         except NoThread:
             self.loop.close()
             raise
-        self.ident, self.native = thread.ident or 0, thread.native_id or 0
+        self.ident = thread.ident or 0
 
     # -- any thread ---------------------------------------------------------------------------------------
 

@@ -123,7 +123,7 @@ class TaskInterrupt:
         exchange.in_application = application_frame(thread.ident) is not None
         if self._freeing is None:
             self._freed.append("its loop was blocked")
-            self._freeing = self._interrupt_thread(exchange, LoopExc(thread.ident), thread.native, now)
+            self._freeing = self._interrupt_thread(exchange, LoopExc(thread.ident), now)
         thread.interrupted()
         self._freeing.look(now)
         self._freed[1:] = self._freeing.story

@@ -45,7 +45,7 @@ from graceful.threads.callbacks import CallbackThreads
 from graceful.threads.disk import DiskThreads
 from graceful.threads.pool import Pool
 from graceful.threads.pool_set import PoolSet
-from graceful.threads.stacks import stack_of
+from graceful.threads.stacks import native_id, stack_of
 from graceful.tls.certificates import CertificateStore
 from graceful.tls.watch import CertificateWatch
 from graceful.web.acceptor import acceptor
@@ -145,7 +145,7 @@ class Engine:
         self._disk = disk = DiskThreads(hub.call)
         self.asgi = asgi = AsgiHost(hub, disk, self.reports, times=times)
         self.interrupt_scheduler = InterruptScheduler(
-            clock, self.working, pools.native, KernelWaits(self._own_sockets), self.callbacks.call
+            clock, self.working, native_id, KernelWaits(self._own_sockets), self.callbacks.call
         )
 
         def upstream() -> Any:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import importlib
 import logging
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any, Final
 
 from graceful.takedown import with_blocks
+from graceful.threads.one_pass import frames_of
 
 #: A frame that runs this waits for a condition.
 _WAITING: Final = threading.Condition.wait.__code__
@@ -33,14 +32,6 @@ _DELICATE: Final = frozenset(
 _PLAIN_LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
 
 
-def _frames(thread: int) -> Iterator[FrameType]:
-    """Iterate over the frames of a thread, innermost first."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
 def delicate(thread: int, asleep: bool) -> bool:
     """Whether a thread is where no exception may be raised: where it takes a lock that it would then leave locked.
 
@@ -50,7 +41,7 @@ def delicate(thread: int, asleep: bool) -> bool:
 
     :param asleep: the thread has not run since the last look at it.
     """
-    frame = next(_frames(thread), None)
+    frame = next(iter(frames_of(thread)), None)
     if frame is None:
         return False
     if frame.f_code.co_filename in _DELICATE and frame.f_code is not _WAITING:
@@ -60,7 +51,7 @@ def delicate(thread: int, asleep: bool) -> bool:
 
 def in_condition(thread: int) -> tuple[Any, Any] | None:
     """Return the `Condition` that a thread waits for, and the private lock of its wait; None if it waits for none."""
-    frame = next(_frames(thread), None)
+    frame = next(iter(frames_of(thread)), None)
     if frame is None or frame.f_code is not _WAITING:
         return None
     found = frame.f_locals
@@ -91,7 +82,7 @@ def leave_condition(condition: Any, waiter: Any, fire: Callable[[], bool]) -> bo
 
 def child_of(thread: int) -> subprocess.Popen[Any] | None:
     """Return the child process for which a thread waits in `subprocess`; None if it waits for none."""
-    for frame in _frames(thread):
+    for frame in frames_of(thread):
         if frame.f_code in _FOR_CHILD:
             process = frame.f_locals.get("self")
             if isinstance(process, subprocess.Popen) and process.returncode is None and process.pid:

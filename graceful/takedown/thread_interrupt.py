@@ -233,7 +233,7 @@ class InterruptScheduler:
         now = self._clock.seconds()
         interrupt: Interrupt
         if isinstance(worker, int):
-            interrupt = self._interrupt_thread(exchange, AsyncExc(worker), self._native(worker), now)
+            interrupt = self._interrupt_thread(exchange, AsyncExc(worker), now)
         else:
             interrupt = worker.interrupt(exchange, now, self._interrupt_thread, everything)
         if not self._under_way:
@@ -274,7 +274,8 @@ class InterruptScheduler:
             else:
                 self._look_at(interrupt, now)
 
-    def _interrupt_thread(self, exchange: Exchange, async_exc: AsyncExc, native: int, now: float) -> ThreadInterrupt:
+    def _interrupt_thread(self, exchange: Exchange, async_exc: AsyncExc, now: float) -> ThreadInterrupt:
+        native = self._native(async_exc.thread)
         return ThreadInterrupt(exchange, async_exc, native, now, self._waits, self._call)
 
     def _look_at(self, interrupt: Interrupt, now: float) -> None:

@@ -49,7 +49,7 @@ def _innermost(thread: int) -> Iterator[FrameType]:
 def frames_of(thread: int) -> list[FrameType]:
     """Returns the frames of a thread at one moment, innermost first; none if it has ended.
 
-    :param thread: its `threading.get_ident()`.
+    :param thread: its `threading.get_ident()`; not the caller's, whose frame would refer to itself.
     """
     frames: list[Any] = []
     steps: Iterator[Any] = chain(_innermost(thread), repeat("f_back"))

@@ -119,13 +119,6 @@ class Pool(Generic[Job]):
         if self.backlog and not self._waking and self._idle:
             self._wake()
 
-    def native(self, thread: int) -> int:
-        """Returns the kernel's id of a thread of this pool; 0 for other threads.
-
-        :param thread: its `threading.get_ident()`.
-        """
-        return next((one.native_id or 0 for one in self.threads if one.ident == thread), 0)
-
     def replace(self, thread: int) -> bool:
         """Start a thread in the place of one that is lost: one that a takedown could not end.  Reactor thread.
 

@@ -79,10 +79,6 @@ class PoolSet(Generic[Job]):
         """Take a job out of the queue that it waits in; returns False if it waits in none.  Any thread."""
         return any(pool.withdraw(job) for pool in self._all)
 
-    def native(self, thread: int) -> int:
-        """Returns the kernel's number of a thread, by its `threading.get_ident()`; 0 if no pool has it."""
-        return max((pool.native(thread) for pool in self._all), default=0)
-
     def replace(self, thread: int) -> bool:
         """Start another thread in place of one that does not return.  Returns whether it was started."""
         pool = next((pool for pool in self._all if thread in pool.working), None)

@@ -31,7 +31,7 @@ class TurnedLoop(LoopThread):
         self.loop = asyncio.new_event_loop()
 
     def start(self) -> None:
-        self.ident, self.native = threading.get_ident(), threading.get_native_id()
+        self.ident = threading.get_ident()
 
     def _wake(self) -> None:
         self._woken = True

@@ -44,6 +44,13 @@ class Stand:
         self.target = target
 
 
+def context_of(exchange: Any) -> contextvars.Context:
+    """A copy of this context, in which code runs for an exchange."""
+    context = contextvars.copy_context()
+    context.run(set_current, exchange)
+    return context
+
+
 def executor_threads(exchange: Any, loop: int) -> list[int]:
     """The threads that run code for an exchange right now."""
     return [call.thread for call in ExecutorThreads().of(exchange, loop)]
@@ -231,8 +238,7 @@ class FoundTests(SynchronousTestCase):
         def set_result() -> None:
             self.wait()
 
-        context = contextvars.copy_context()
-        context.run(set_current, self.exchange)
+        context = context_of(self.exchange)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(context.run, set_result)
             self.assertTrue(self.begun.wait(LONG))
@@ -256,8 +262,7 @@ class FoundTests(SynchronousTestCase):
         now = 5.0
         threads = ExecutorThreads(lambda: now)
         self.assertEqual(threads.of(self.exchange, 0), [])
-        context = contextvars.copy_context()
-        context.run(set_current, self.exchange)
+        context = context_of(self.exchange)
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(context.run, self.wait)
             self.assertTrue(self.begun.wait(LONG))
@@ -270,8 +275,7 @@ class FoundTests(SynchronousTestCase):
 
     def test_a_thread_that_only_has_the_context_is_none(self) -> None:
         """It may be about to give it to another thread."""
-        context = contextvars.copy_context()
-        context.run(set_current, self.exchange)
+        context = context_of(self.exchange)
 
         def has(context: contextvars.Context) -> None:
             self.wait()
@@ -324,8 +328,7 @@ class RaisedTests(SynchronousTestCase):
     def begin(self) -> Future[None]:
         """Begin to work for an exchange, which may be a target."""
         exchange: Any = Stand(self.random.random() < 0.5)
-        context = contextvars.copy_context()
-        context.run(set_current, exchange)
+        context = context_of(exchange)
         if exchange.target:
             self.targets.add(exchange)
         size = self.random.randrange(50, 2000)
@@ -364,8 +367,8 @@ class RaisedTests(SynchronousTestCase):
 
     def test_a_function_in_c_gets_it_when_it_returns(self) -> None:
         """The executor's own function is the innermost one then."""
-        exchange, context = cast(Any, Stand()), contextvars.copy_context()
-        context.run(set_current, exchange)
+        exchange: Any = Stand()
+        context = context_of(exchange)
         lock = threading.Lock()
         lock.acquire()
         future = self.pool.submit(partial(context.run, lock.acquire))

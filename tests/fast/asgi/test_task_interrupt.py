@@ -45,7 +45,7 @@ class InterruptTests(SynchronousTestCase):
         self.reached: set[Any] = set()
         self.over = False
         self.exchange: Any = SimpleNamespace(takedown=None, in_application=False)
-        thread: Any = SimpleNamespace(ident=5, native=6, blocked=lambda: self.blocked, interrupted=self._clear)
+        thread: Any = SimpleNamespace(ident=5, blocked=lambda: self.blocked, interrupted=self._clear)
         work: Any = SimpleNamespace(
             exchange=self.exchange,
             thread=thread,
@@ -64,9 +64,9 @@ class InterruptTests(SynchronousTestCase):
         self.cancelled.append(self.now)
         return not self.over
 
-    def _free(self, exchange: Any, async_exc: AsyncExc, native: int, now: float) -> Freeing:
-        expected = (5, 6) if isinstance(async_exc, LoopExc) else (7, 0)  # which is none of Python's
-        self.assertEqual((exchange, async_exc.thread, native), (self.exchange, *expected))
+    def _free(self, exchange: Any, async_exc: AsyncExc, now: float) -> Freeing:
+        expected = 5 if isinstance(async_exc, LoopExc) else 7
+        self.assertEqual((exchange, async_exc.thread), (self.exchange, expected))
         self.freeing.append(Freeing())
         return self.freeing[-1]
 

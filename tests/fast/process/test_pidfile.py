@@ -35,11 +35,12 @@ class Case(SynchronousTestCase):
         self.addCleanup(made.remove)
         return made
 
-    def predecessor(self) -> PidFile:
-        """An instance that has the path."""
-        made = self.pid_file()
-        made.write()
-        return made
+    def taking_over(self) -> tuple[PidFile, PidFile]:
+        """An instance that has the path, and one that is about to have it."""
+        old, new = self.pid_file(), self.pid_file()
+        old.write()
+        new.prepare(os.getpid())
+        return old, new
 
     def put(self, text: str) -> None:
         """Have another process write the file."""
@@ -337,8 +338,7 @@ class TakeoverTests(Case):
 
     def test_the_path_is_never_missing(self) -> None:
         """A predecessor that ends before its successor has come to write leaves the file to it."""
-        old, new = self.predecessor(), self.pid_file()
-        new.prepare(os.getpid())
+        old, new = self.taking_over()
         old.remove()
         self.assertEqual(self.files(), {"app.pid": ME})
         new.take_over()
@@ -347,16 +347,14 @@ class TakeoverTests(Case):
 
     def test_a_predecessor_outlives_a_failed_successor(self) -> None:
         """When the successor is gone, what was its predecessor removes its file."""
-        old, new = self.predecessor(), self.pid_file()
-        new.prepare(os.getpid())
+        old, new = self.taking_over()
         new.remove()
         old.remove()
         self.assertEqual(self.files(), {})
 
     def test_a_child_of_a_failed_successor_holds_nothing(self) -> None:
         """What the application has forked may live longer than the successor, and has its descriptors."""
-        old, new = self.predecessor(), self.pid_file()
-        new.prepare(os.getpid())
+        old, new = self.taking_over()
         held = os.dup(new._fd)  # as a child has it
         self.addCleanup(os.close, held)
         new.remove()
@@ -375,8 +373,7 @@ class TakeoverTests(Case):
 
     def test_a_predecessor_that_was_told_to_stop_leaves_nothing(self) -> None:
         """What it has put aside is nobody else's, though a successor had opened it at the path."""
-        old, new = self.predecessor(), self.pid_file()
-        new.prepare(os.getpid())
+        old, _ = self.taking_over()
         old.release()
         old.remove()
         self.assertEqual(self.files(), {})

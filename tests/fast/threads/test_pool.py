@@ -10,6 +10,7 @@ from time import monotonic
 from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.threads.pool import Pool
+from graceful.threads.stacks import native_id
 
 LONG = 5.0
 """Seconds after which a test gives up."""
@@ -230,11 +231,11 @@ class LostTests(Case):
         (other,) = self.gates(pool, 1)
         self.assertFalse(pool.offer(lambda: None), "it has no more room than before")
         thread = next(thread for thread in pool.threads if thread.ident == lost)
-        self.assertEqual(pool.native(lost), thread.native_id)
+        self.assertEqual(native_id(lost), thread.native_id)
         stuck.go_on.set()
         thread.join(LONG)
         self.assertFalse(thread.is_alive())
-        self.assertEqual((len(pool.threads), pool.native(lost)), (1, 0))
+        self.assertEqual((len(pool.threads), native_id(lost)), (1, 0))
         other.go_on.set()
         self.at_rest(pool)
         self.gates(pool, 1)

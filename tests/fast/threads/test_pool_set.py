@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from graceful.threads.pool import Pool
 from graceful.threads.pool_set import PoolSet
+from graceful.threads.stacks import native_id
 
 
 class PoolSetTests(SynchronousTestCase):
@@ -54,8 +55,8 @@ class PoolSetTests(SynchronousTestCase):
         self.assertEqual(self.pools.counts(), (2, 3, 1))
         for thread in working.values():
             self.assertIn(thread, self.pools.thread_names())
-            self.assertNotEqual(self.pools.native(thread), 0)
-        self.assertEqual(self.pools.native(0), 0)
+            self.assertNotEqual(native_id(thread), 0)
+        self.assertEqual(native_id(0), 0)
 
     def test_a_thread_is_replaced_in_its_own_pool(self) -> None:
         """A pool of one, whose thread does not return, serves on; an unknown thread is not replaced."""
