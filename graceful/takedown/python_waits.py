@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -41,7 +42,7 @@ def delicate(thread: int, asleep: bool) -> bool:
 
     :param asleep: the thread has not run since the last look at it.
     """
-    frame = next(iter(frames_of(thread)), None)
+    frame = sys._current_frames().get(thread)
     if frame is None:
         return False
     if frame.f_code.co_filename in _DELICATE and frame.f_code is not _WAITING:
@@ -51,7 +52,7 @@ def delicate(thread: int, asleep: bool) -> bool:
 
 def in_condition(thread: int) -> tuple[Any, Any] | None:
     """Return the `Condition` that a thread waits for, and the private lock of its wait; None if it waits for none."""
-    frame = next(iter(frames_of(thread)), None)
+    frame = sys._current_frames().get(thread)
     if frame is None or frame.f_code is not _WAITING:
         return None
     found = frame.f_locals
