@@ -1290,7 +1290,10 @@ def check_deploy_in_place(site: Site, command: str, done: str, lines: str, befor
     shutil.rmtree(site.path / "mysite")
     site.shell(before + shown(command, {"tcp:8080": LOOPBACK.format(port=free_port())}))
     log = site.path / "site.log"
-    wait_for(lambda: done in log.read_text(), 60)
+    try:
+        wait_for(lambda: done in log.read_text(), 60)
+    except AssertionError:
+        raise AssertionError(f"no line {done!r} in the log:\n{log.read_text()}") from None
     (pid,) = pids(site)
     check_lines(lines, log.read_text().replace(str(site.path), "/srv/site").splitlines())
     os.kill(pid, signal.SIGTERM)
